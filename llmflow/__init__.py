@@ -1,0 +1,1 @@
+"""Run many texts through hosted LLMs at the provider's own speed."""

@@ -1,0 +1,271 @@
+"""Every error that llmflow raises, in one tree.
+
+::
+
+    LLMFlowError
+    ├── UsageError (ValueError)        the caller's mistake: fix the call, the input or the settings
+    │   ├── ConfigurationError         a setting is wrong
+    │   │   ├── MissingKeyError        no API key where one is needed
+    │   │   ├── MissingExtraError      an optional dependency is not installed
+    │   │   └── UnknownModelError      no provider knows this model name
+    │   └── InputError                 the input or the prompt template is wrong
+    ├── ProviderError                  the provider, or the way to it, said no
+    │   ├── RateLimitError             over a short limit: wait, then send again
+    │   │   ├── RampLimitError         traffic grew too fast
+    │   │   └── ConcurrencyLimitError  too many requests in flight
+    │   ├── QuotaExhaustedError        a daily or monthly quota is used up
+    │   ├── BillingError               no credit, spend limit reached
+    │   ├── TooLargeForLimitError      one request above the whole limit
+    │   ├── ContextLengthError         the prompt does not fit the model
+    │   ├── ContentFilterError         refused because of its content
+    │   ├── AuthenticationError        the key is wrong or may not do this
+    │   ├── ModelNotFoundError         the provider has no such model
+    │   ├── InvalidRequestError        the provider cannot read the request
+    │   ├── ConflictError              HTTP 409
+    │   ├── OverloadedError            the provider has no capacity now
+    │   ├── ServerError                the provider failed
+    │   ├── BadReplyError              the reply is not what the provider documents
+    │   ├── RequestTimeoutError        no answer in time
+    │   └── ConnectionFailedError      no connection, or it broke
+    └── FlowError                      a flow cannot go on
+        └── StepLimitError             more steps than ``max_steps``
+
+Errors carry data (provider, model, status, ...), can be pickled, and hold no
+secret: text that a provider sent is passed through `redact` first.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+_SECRET = re.compile(
+    r"(?i)(bearer\s+|(?:api[-_ ]?)?key[\"']?\s*[:=]\s*[\"']?)?"
+    r"\b(?:sk|pk|rk|gsk|xai|key|AIza|hf|nvapi|fw|tgp)[-_][A-Za-z0-9*_\-]{6,}|(?<=bearer )\S{8,}"
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_MESSAGE_LIMIT = 500
+
+
+def redact(text: str, *secrets: str | None) -> str:
+    """Return foreign text made fit for a log, an error or a terminal.
+
+    Given secrets and anything that looks like a key are masked, control
+    characters (terminal escapes among them) are dropped, and the text is cut
+    at 500 characters.
+
+    >>> redact("Incorrect API key provided: sk-abcdef123456. \\x1b[31m")
+    'Incorrect API key provided: ***. [31m'
+    """
+    for secret in secrets:
+        if secret and len(secret) >= 4:
+            text = text.replace(secret, "***")
+    text = _CONTROL.sub("", _SECRET.sub("***", text.replace("\n", " ")))
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 1] + "…"
+
+
+class LLMFlowError(Exception):
+    """The root of all errors of llmflow."""
+
+
+class UsageError(LLMFlowError, ValueError):
+    """The caller's mistake: the call, the input or the settings must change."""
+
+
+class ConfigurationError(UsageError):
+    """A setting is wrong; the message names it and the remedy."""
+
+
+class MissingKeyError(ConfigurationError):
+    """There is no API key where the provider needs one."""
+
+
+class MissingExtraError(ConfigurationError):
+    """An optional dependency is needed; the message names the extra to install."""
+
+
+class UnknownModelError(ConfigurationError):
+    """No installed provider knows this model name."""
+
+
+class InputError(UsageError):
+    """The input, or the prompt template for it, is wrong."""
+
+
+class FlowError(LLMFlowError):
+    """A flow cannot go on."""
+
+
+class StepLimitError(FlowError):
+    """A flow made more steps than its ``max_steps``: probably an endless cycle."""
+
+
+def _rebuild(cls: type[ProviderError], message: str, data: dict[str, Any]) -> ProviderError:
+    return cls(message, **data)
+
+
+class ProviderError(LLMFlowError):
+    """The provider, or the way to it, said no.
+
+    Args:
+        message: what the provider said, already passed through `redact`.
+        provider: the provider's name, such as ``"openai"``.
+        model: the model's name at the provider.
+        status: HTTP status, where there was one.
+        code: the provider's own error code.
+        request_id: the provider's id of this request, for its support.
+        retry_after: seconds that the server asked to wait, or None.
+        attempts: how often the request was sent and counted.
+
+    """
+
+    transient: ClassVar[bool] = False
+    """Whether sending the same request again later can succeed."""
+    fatal: ClassVar[bool] = False
+    """Whether every other request of the same run must fail in the same way."""
+    remedy: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.provider = provider
+        self.model = model
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        where = "/".join(part for part in (self.provider, self.model) if part)
+        facts = [f"HTTP {self.status}" if self.status else None, self.code]
+        if self.attempts > 1:
+            facts.append(f"{self.attempts} attempts")
+        detail = ", ".join(fact for fact in facts if fact)
+        text = f"{where}: {self.message}" if where else self.message
+        if detail:
+            text = f"{text} ({detail})"
+        return f"{text} {self.remedy}" if self.remedy else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        data = {
+            name: getattr(self, name)
+            for name in (
+                "provider",
+                "model",
+                "status",
+                "code",
+                "request_id",
+                "retry_after",
+                "attempts",
+            )
+        }
+        return _rebuild, (type(self), self.message, data)
+
+
+class RateLimitError(ProviderError):
+    """Over a limit that refills soon; the request itself is fine."""
+
+    transient = True
+
+
+class RampLimitError(RateLimitError):
+    """Traffic grew faster than the provider allows."""
+
+
+class ConcurrencyLimitError(RateLimitError):
+    """Too many requests are in flight at once."""
+
+
+class QuotaExhaustedError(ProviderError):
+    """A daily or monthly quota is used up; it comes back at its reset."""
+
+    remedy = "Run again after the quota's reset, or raise the quota at the provider."
+
+
+class BillingError(ProviderError):
+    """There is no credit, or a spend limit is reached."""
+
+    fatal = True
+    remedy = "Add credit or raise the spend limit at the provider, then run again."
+
+
+class TooLargeForLimitError(ProviderError):
+    """One request needs more than the whole limit: it can never be admitted."""
+
+    remedy = "Shorten the prompt, lower max_tokens, or get a higher limit."
+
+
+class ContextLengthError(ProviderError):
+    """The prompt and max_tokens do not fit the model's context."""
+
+    remedy = "Shorten the prompt or use a model with a longer context."
+
+
+class ContentFilterError(ProviderError):
+    """The provider refused because of the content."""
+
+
+class AuthenticationError(ProviderError):
+    """The key is missing, wrong, or may not do this."""
+
+    fatal = True
+    remedy = "Check the API key and its permissions."
+
+
+class ModelNotFoundError(ProviderError):
+    """The provider has no such model, or this key may not use it."""
+
+    fatal = True
+    remedy = "Check the model's name."
+
+
+class InvalidRequestError(ProviderError):
+    """The provider cannot read the request; sending it again changes nothing."""
+
+
+class ConflictError(ProviderError):
+    """HTTP 409: the provider asks to send the request again."""
+
+    transient = True
+
+
+class OverloadedError(ProviderError):
+    """The provider has no capacity at the moment (503, 529)."""
+
+    transient = True
+
+
+class ServerError(ProviderError):
+    """The provider failed (500, 502, 520 to 524)."""
+
+    transient = True
+
+
+class BadReplyError(ProviderError):
+    """The reply is not what the provider documents: cut off, HTML, or no answer in it."""
+
+    transient = True
+
+
+class RequestTimeoutError(ProviderError):
+    """No answer came within the time-out; the request may have run and been billed."""
+
+    transient = True
+
+
+class ConnectionFailedError(ProviderError):
+    """No connection could be made, or it broke before the answer was complete."""
+
+    transient = True

@@ -1,0 +1,211 @@
+"""The values that pass between the layers: plain, frozen, without behaviour of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from llmflow.errors import ConfigurationError
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
+
+
+def parse_amount(text: str | float, *, name: str = "amount") -> float:
+    """Read a quota value: a positive number, or text such as ``"10k"``, ``"2M"``, ``"500_000"``.
+
+    >>> parse_amount("2.5M")
+    2500000.0
+
+    Raises:
+        ConfigurationError: it is not a finite number above zero.
+
+    """
+    remedy = f"{name} must be a number above 0, such as 500, 10k or 2M; got {text!r}"
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ConfigurationError(remedy)
+    if isinstance(text, str):
+        digits = text.strip().lower().replace("_", "").replace(",", "")
+        unit = digits[-1:] if digits[-1:] in "kmb" else ""
+        try:
+            value = float(digits.removesuffix(unit)) * _SUFFIX[unit]
+        except ValueError:
+            raise ConfigurationError(remedy) from None
+    else:
+        value = float(text)
+    if not math.isfinite(value) or value <= 0:
+        raise ConfigurationError(remedy)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a provider allows for one key and model. None means "no such limit, or unknown".
+
+    >>> Quota(rpm=500, tpm="200k")
+    Quota(rpm=500.0, tpm=200000.0)
+
+    Args:
+        rpm: requests per minute.
+        tpm: tokens per minute, input and output together.
+        itpm: input tokens per minute, where the provider limits them apart.
+        otpm: output tokens per minute, likewise.
+        rpd: requests per day.
+        tpd: tokens per day.
+        max_concurrent: requests in flight at once.
+        burst_seconds: how many seconds' worth of a per-minute limit the provider
+            lets through at once. Providers enforce "600 per minute" in slices as
+            short as a second, so one second is assumed where nothing is said.
+
+    Raises:
+        ConfigurationError: a value is not a number above zero.
+
+    """
+
+    rpm: float | str | None = None
+    tpm: float | str | None = None
+    itpm: float | str | None = None
+    otpm: float | str | None = None
+    rpd: float | str | None = None
+    tpd: float | str | None = None
+    max_concurrent: int | None = None
+    burst_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                continue
+            if item.name == "max_concurrent":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ConfigurationError(
+                        f"max_concurrent must be a whole number of at least 1; got {value!r}"
+                    )
+                continue
+            object.__setattr__(self, item.name, parse_amount(value, name=item.name))
+
+    def __repr__(self) -> str:
+        given = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return f"Quota({', '.join(f'{k}={v!r}' for k, v in given if v is not None)})"
+
+
+class Charge(NamedTuple):
+    """What one request costs in each unit that a provider limits."""
+
+    requests: float = 1.0
+    tokens: float = 0.0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSignal:
+    """What a reply's headers say of the quota; None where they say nothing.
+
+    `limit` and `remaining` are per minute (or per day) in requests and tokens;
+    `reset` is seconds until the bucket is full again.
+    """
+
+    dimension: str
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call of a model, in no provider's dialect.
+
+    Args:
+        model: the model's name at the provider, without the provider's prefix.
+        messages: chat messages, each with ``role`` and ``content``.
+        system: instructions that come before the messages.
+        max_tokens: upper bound of the answer's tokens.
+        temperature: sampling temperature.
+        options: further fields of the provider's own body, sent as they are.
+
+    """
+
+    model: str
+    messages: tuple[Mapping[str, Any], ...]
+    system: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    options: Mapping[str, Any] = field(default=_EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that the provider counted. Cached and reasoning tokens are parts of the totals."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The answer to one `Request`, with what it took to get it.
+
+    Args:
+        text: the answer. Untrusted: it can hold anything.
+        usage: tokens as the provider counted them.
+        finish_reason: why the model stopped: ``stop``, ``length``, ``tool_calls``, ...
+        model: the model that answered, as the provider names it.
+        provider: the provider's name.
+        request_id: the provider's id of this request.
+        cost: US dollars where known, else None.
+        attempts: how often the request was sent and counted; a 429 is not counted.
+        waited: seconds spent waiting for the quota and between attempts.
+        raw: the provider's whole reply, for fields that have no place above.
+
+    """
+
+    text: str
+    usage: Usage
+    finish_reason: str | None
+    model: str
+    provider: str
+    request_id: str | None = None
+    cost: float | None = None
+    attempts: int = 1
+    waited: float = 0.0
+    raw: Mapping[str, Any] = field(default=_EMPTY, repr=False, compare=False)
+
+
+class WireRequest(NamedTuple):
+    """An encoded request, ready to be sent. Its headers hold the key: never log them."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"WireRequest({self.method} {self.url}, {len(self.body)} bytes)"
+
+
+class WireReply(NamedTuple):
+    """A reply as it came over the wire.
+
+    Args:
+        status: HTTP status.
+        headers: response headers; looked up with lower-case names.
+        body: the whole body.
+        received_at: wall-clock time of arrival, in seconds since 1970.
+
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: float
