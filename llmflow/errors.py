@@ -48,13 +48,13 @@ _MESSAGE_LIMIT = 500
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    """Return foreign text made fit for a log, an error or a terminal.
+    r"""Return foreign text made fit for a log, an error or a terminal.
 
     Given secrets and anything that looks like a key are masked, control
     characters (terminal escapes among them) are dropped, and the text is cut
     at 500 characters.
 
-    >>> redact("Incorrect API key provided: sk-abcdef123456. \\x1b[31m")
+    >>> redact("Incorrect API key provided: sk-abcdef123456. \x1b[31m")
     'Incorrect API key provided: ***. [31m'
     """
     for secret in secrets:

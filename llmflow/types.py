@@ -103,10 +103,13 @@ class Charge(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaSignal:
-    """What a reply's headers say of the quota; None where they say nothing.
+    """What a reply's headers say of one dimension of the quota; None where they are silent.
 
-    `limit` and `remaining` are per minute (or per day) in requests and tokens;
-    `reset` is seconds until the bucket is full again.
+    Args:
+        dimension: the name of the field of `Quota`, such as ``"rpm"``.
+        limit: the limit, per minute or per day as the dimension says.
+        remaining: what is left of it now.
+        reset: seconds until all of it is back.
     """
 
     dimension: str

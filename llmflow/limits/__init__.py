@@ -1,0 +1,5 @@
+"""Admission: when a request may be sent, decided once for all callers of one quota."""
+
+from llmflow.limits.limiter import Limiter, LimiterStatistics, Permit
+
+__all__ = ["Limiter", "LimiterStatistics", "Permit"]
