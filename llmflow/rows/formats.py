@@ -1,0 +1,139 @@
+"""How a row becomes bytes, and what a finished file still needs: JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmflow.rows import parquet
+from llmflow.rows.files import Appender, partial_path, sync_file
+from llmflow.rows.values import cell, json_line, well_formed
+
+
+class Format(Protocol):
+    """One output format."""
+
+    suffix: str
+    """The suffix of the partial file."""
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row's bytes."""
+        ...
+
+    def finish(self, partial: Path, target: Path, /) -> Path:
+        """Return the file to put in the target's place, made from the partial one."""
+        ...
+
+
+class JsonLines:
+    """One JSON object per line."""
+
+    def __init__(self, suffix: str = ".jsonl") -> None:
+        self.suffix = suffix
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as one line."""
+        return json_line(row)
+
+    def finish(self, partial: Path, _target: Path) -> Path:
+        """Return the partial file: it is complete."""
+        return partial
+
+
+class _Line:
+    """Where a csv writer writes to: it hands back the line instead of keeping it."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+class Csv:
+    """One record per line, as RFC 4180 has it: UTF-8, CRLF, quotes where needed.
+
+    The columns are the fields known beforehand, then those of the first row, then
+    any that later rows bring. Where later rows brought some, the file is written
+    once more at the end with the full header: nothing is dropped, and the usual
+    file costs nothing extra. Values are not changed to please a spreadsheet.
+    """
+
+    def __init__(self, suffix: str, fields: Sequence[str] = ()) -> None:
+        self.suffix = suffix
+        self._delimiter = "\t" if suffix == ".tsv" else ","
+        self._columns = dict.fromkeys(fields)
+        self._in_header = 0
+        self._writer: Any = csv.writer(_Line(), delimiter=self._delimiter)
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as one record, after the header if it is the first."""
+        columns = self._columns
+        if not row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(row))
+        header = b""
+        if not self._in_header:
+            self._in_header = len(columns)
+            header = self._line(columns)
+        values = map(row.get, columns)
+        return header + self._line(
+            [value if type(value) is str else cell(value) for value in values]
+        )
+
+    def finish(self, partial: Path, target: Path) -> Path:
+        """Return the partial file, or a copy with the columns that came later."""
+        if not self._in_header and self._columns:
+            partial.write_bytes(self._line(self._columns))
+        if len(self._columns) == self._in_header or not self._in_header:
+            return partial
+        whole = partial_path(target, f".whole{self.suffix}")
+        width = len(self._columns)
+        with (
+            partial.open(encoding="utf-8", newline="") as rows,
+            whole.open("wb", buffering=0) as raw,
+        ):
+            out = Appender(raw, name=str(whole), flush_interval=60.0)
+            csv.field_size_limit((1 << 31) - 1)
+            records = csv.reader(rows, delimiter=self._delimiter, strict=True)
+            next(records)
+            for values in chain([list(self._columns)], records):
+                out.append(self._line(values + [""] * (width - len(values))))
+            out.sync()
+        partial.unlink()
+        return whole
+
+    def _line(self, values: Any) -> bytes:
+        line: str = self._writer.writerow(values)
+        try:
+            return line.encode()
+        except UnicodeEncodeError:
+            return well_formed(line).encode()
+
+
+class Parquet:
+    """A Parquet file, made at the end from JSON lines.
+
+    Parquet fixes a column's type before its first value and is unreadable without
+    its last bytes. So the rows wait as JSON lines, which a crash leaves intact, and
+    the types come from all rows. Columns hold truth values, 64-bit integers, 64-bit
+    floats or text; mixed kinds, lists and objects become text.
+    """
+
+    suffix = ".jsonl"
+
+    def __init__(self, fields: Sequence[str] = ()) -> None:
+        parquet.need_pyarrow()
+        self._kinds: parquet.Kinds = {name: set() for name in fields}
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as one line of JSON, and remember its types."""
+        parquet.note_kinds(self._kinds, row)
+        return json_line(row)
+
+    def finish(self, partial: Path, target: Path) -> Path:
+        """Return the Parquet file made from the partial one."""
+        whole = partial_path(target)
+        parquet.write_parquet(partial, whole, self._kinds)
+        sync_file(whole)
+        partial.unlink()
+        return whole

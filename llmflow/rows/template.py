@@ -1,0 +1,214 @@
+"""The prompt with its blanks: ``Summarize: {text}``, filled from one row at a time.
+
+Only names, keys and positions inside the row's own data can be reached. Python's
+`str.format` would also follow attributes (``{text.__class__}``), which a template
+from somebody else must not be able to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from llmflow.errors import InputError
+from llmflow.rows.values import cell
+
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
+_NAME = re.compile(r"[^.\[\]]+")
+_NAMES_SHOWN = 20
+_ESCAPE = "Write {{ and }} for braces that are part of the prompt."
+
+
+class _MissingError(LookupError):
+    """A field leads nowhere; the message says where the way ended."""
+
+
+class _Field(NamedTuple):
+    """One ``{field}``: its text, and the steps into the row's nested data."""
+
+    text: str
+    steps: tuple[str, ...]
+
+
+class PromptTemplate:
+    """A prompt with ``{field}`` where a row's value goes.
+
+    A field names a column or key. ``{user.name}`` and ``{items[0]}`` look into
+    nested objects and lists, unless the row has a field of exactly that name.
+    ``{{`` and ``}}`` are literal braces. Text goes in as it is, also when it
+    holds braces; numbers as text; objects and lists as JSON.
+
+    >>> PromptTemplate("Summarize: {text}").render({"text": "A long story."})
+    'Summarize: A long story.'
+
+    Args:
+        text: the prompt.
+
+    Raises:
+        InputError: the prompt has no field, or a brace that belongs to none.
+
+    """
+
+    __slots__ = ("_fields", "_pieces", "fields", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # Literals at even places, None where a field's value goes.
+        self._pieces, found = _compile(text)
+        self._fields = tuple((2 * i + 1, field.text, field) for i, field in enumerate(found))
+        self.fields: tuple[str, ...] = tuple(dict.fromkeys(field.text for field in found))
+        if not found:
+            raise InputError(
+                f"the prompt {_short(text)} has no {{field}}: every row would ask the same. "
+                "Put a field's name in braces, such as {text}."
+            )
+
+    def render(self, row: Mapping[str, Any], *, index: int | None = None) -> str:
+        """Return the prompt for one row.
+
+        Args:
+            row: the row's fields.
+            index: the row's position, counted from 0, for error messages.
+
+        Raises:
+            InputError: a field is missing or null; names the row and its fields.
+
+        """
+        pieces = self._pieces.copy()
+        for place, name, field in self._fields:
+            try:
+                value = row[name]
+            except KeyError:
+                value = _look_up(row, field, index)
+            if type(value) is not str:
+                if value is None:
+                    raise InputError(f"{_row(index)}: field {name!r} is null")
+                value = cell(value)
+            pieces[place] = value
+        return "".join(pieces)
+
+    def check(self, row: Mapping[str, Any], *, index: int = 0) -> None:
+        """Check that a row, usually the first, has what the prompt needs.
+
+        Raises:
+            InputError: as `render` does.
+
+        """
+        self.render(row, index=index)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PromptTemplate) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"PromptTemplate({self.text!r})"
+
+
+def _compile(text: str) -> tuple[list[str], list[_Field]]:
+    """Split a prompt into literals (with an empty place for each field) and fields."""
+    pieces, fields, literal, end = [], [], "", 0
+    for match in _PIECE.finditer(text):
+        literal += text[end : match.start()]
+        end = match.end()
+        token = match.group()
+        if token in ("{{", "}}"):
+            literal += token[0]
+        elif match.group(1) is None:
+            around = text[max(0, match.start() - 20) : match.end() + 20]
+            raise InputError(f"the prompt has a single {token!r} near {around!r}. {_ESCAPE}")
+        else:
+            fields.append(_parse_field(match.group(1)))
+            pieces += [literal, ""]
+            literal = ""
+    return [*pieces, literal + text[end:]], fields
+
+
+def _parse_field(text: str) -> _Field:
+    """Read what stands between two braces."""
+    whole = "{" + text + "}"
+    if not text.strip():
+        raise InputError(f"the prompt has an empty field {whole}: name the field. {_ESCAPE}")
+    if any(mark in text for mark in "\"'\n"):
+        raise InputError(f"{_short(whole)} in the prompt is no field's name. {_ESCAPE}")
+    for mark, what in (("!", "conversions"), (":", "format specifications")):
+        if mark in text:
+            name = text.partition(mark)[0] or "field"
+            raise InputError(f"{whole}: {what} are not supported; write {{{name}}}. {_ESCAPE}")
+    start = _NAME.match(text)
+    steps = [start.group()] if start else []
+    end = start.end() if start else 0
+    while start and end < len(text):
+        step = _STEP.match(text, end)
+        if not step:
+            break
+        steps.append(step.group(1) or step.group(2))
+        end = step.end()
+    if not start or end < len(text):
+        raise InputError(
+            f"{whole} in the prompt cannot be read: write {{name}}, {{name.key}} or {{name[0]}}"
+        )
+    return _Field(text, tuple(steps))
+
+
+def _look_up(row: Mapping[str, Any], field: _Field, index: int | None) -> object:
+    """Follow a field's steps into nested data."""
+    value: object = row
+    for done, step in enumerate(field.steps):
+        try:
+            value = _step(value, step)
+        except _MissingError as error:
+            if done == 0:
+                raise InputError(_no_field(row, field, index)) from None
+            raise InputError(
+                f"{_row(index)}: field {field.text!r} leads nowhere: "
+                f"{'.'.join(field.steps[:done])!r} {error}"
+            ) from None
+    return value
+
+
+def _step(value: object, step: str) -> object:
+    if isinstance(value, Mapping):
+        if step not in value:
+            raise _MissingError(f"has {_names(value)}{_nearest(step, value)}")
+        return value[step]
+    if isinstance(value, list | tuple):
+        # isascii: int() also reads digits such as "²" or "٣", or fails on them.
+        if not (step.isascii() and step.isdigit()):
+            raise _MissingError(f"is a list: {step!r} is no position in it")
+        if int(step) >= len(value):
+            raise _MissingError(f"is a list of {len(value)}: it has no position {step}")
+        return value[int(step)]
+    kind = "null" if value is None else "text" if isinstance(value, str) else "a single value"
+    raise _MissingError(f"is {kind}, neither an object nor a list")
+
+
+def _no_field(row: Mapping[str, Any], field: _Field, index: int | None) -> str:
+    return (
+        f"{_row(index)} has no field {field.steps[0]!r}{_nearest(field.steps[0], row)}; "
+        f"it has {_names(row)}"
+    )
+
+
+def _nearest(name: str, row: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, [str(key) for key in row], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    names = [repr(key) for key in row]
+    more = len(names) - _NAMES_SHOWN
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "no fields"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _row(index: int | None) -> str:
+    return "the row" if index is None else f"row {index}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -1,0 +1,278 @@
+"""Where the answers go: rows written as they come, whole or not there, failures beside them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, BinaryIO, Self, cast
+
+from llmflow.errors import ConfigurationError
+from llmflow.rows.files import (
+    Appender,
+    cannot_write,
+    open_exclusive,
+    partial_path,
+    put_in_place,
+)
+from llmflow.rows.formats import Csv, Format, JsonLines, Parquet
+from llmflow.rows.records import failed_path
+from llmflow.rows.values import json_line
+
+WRITABLE = ".jsonl, .ndjson, .csv, .tsv, .parquet, or - for stdout"
+STREAM_FAILURES = "llmflow.failed.jsonl"
+"""Where failures go when the answers go to a stream: in the working directory."""
+
+
+class RowWriter:
+    """Rows written as they come, under a temporary name until `commit`.
+
+    Failures go to a second file of JSON lines, made when the first one comes. As
+    a context manager it commits at the end, or, after an exception, keeps the
+    partial file.
+
+    >>> with open_output("summaries.jsonl") as out:  # doctest: +SKIP
+    ...     out.write(answer_row(row, "A short text.", 0))
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        target: Path | None,
+        failures: Path,
+        encoding: Format,
+        stream: BinaryIO | None = None,
+        closes: bool = True,
+        flush_interval: float = 1.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        """What to call the output in messages."""
+        self.failed_path = failures
+        """Where failures go; there is such a file only if there are any."""
+        self.partial_path = partial_path(target, encoding.suffix) if target else None
+        """Where rows are until `commit`; None for a stream."""
+        self.written = 0
+        """Rows written so far."""
+        self.failed = 0
+        """Failures written so far."""
+        self._target = target
+        self._closes = closes
+        self._format = encoding
+        self._options: Any = {"flush_interval": flush_interval, "now": now}
+        self._failures: Appender | None = None
+        self._done = False
+        if self.partial_path:
+            name, stream = str(self.partial_path), open_exclusive(self.partial_path)
+        elif stream is None:
+            raise TypeError("RowWriter needs a target or a stream")
+        self._out = Appender(stream, name=name, **self._options)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add one row; it reaches the disk with its block, or after the flush interval.
+
+        Raises:
+            ConfigurationError: the disk is full, or standard output's reader is gone.
+
+        """
+        self._out.append(self._format.encode(row))
+        self.written += 1
+
+    def fail(self, row: Mapping[str, Any]) -> None:
+        """Add one row to the file of failures.
+
+        Raises:
+            ConfigurationError: the file cannot be written.
+
+        """
+        if self._failures is None:
+            path = partial_path(self.failed_path)
+            self._failures = Appender(open_exclusive(path), name=str(path), **self._options)
+        self._failures.append(json_line(row))
+        self.failed += 1
+
+    def flush(self) -> None:
+        """Write what is waiting, so that readers of the files see every row so far."""
+        self._out.flush()
+        if self._failures:
+            self._failures.flush()
+
+    def commit(self) -> None:
+        """Finish: give the files their names, and remove failures of an earlier run.
+
+        Raises:
+            ConfigurationError: a file cannot be written; what was written stays in
+                the partial file.
+
+        """
+        if self._done:
+            return
+        try:
+            self._commit_failures()
+            if self._target and self.partial_path:
+                self._out.sync()
+                if os.name == "nt":
+                    # Windows renames no open file; elsewhere the open file holds the lock.
+                    self._out.close()
+                try:
+                    whole = self._format.finish(self.partial_path, self._target)
+                except OSError as error:
+                    remedy = f"; the rows are in {self.partial_path}"
+                    raise cannot_write(self._target, error, remedy) from error
+                put_in_place(whole, self._target)
+            else:
+                self._out.flush()
+        finally:
+            self._close()
+
+    def abort(self, *, keep: bool = True) -> None:
+        """Finish without the output's name: the run did not reach its end.
+
+        Args:
+            keep: leave the rows so far in the partial files; else remove those.
+
+        """
+        if self._done:
+            return
+        try:
+            if keep:
+                self.flush()
+        finally:
+            self._close()
+            if not keep and self.partial_path:
+                self.partial_path.unlink(missing_ok=True)
+            if not keep and self._failures:
+                partial_path(self.failed_path).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.commit()
+            return
+        try:
+            self.abort()
+        except ConfigurationError as second:
+            # The first error is the reason; a full disk on top of it is a remark.
+            error.add_note(str(second))
+
+    def __repr__(self) -> str:
+        return f"<RowWriter {self.name}: {self.written} written, {self.failed} failed>"
+
+    def _commit_failures(self) -> None:
+        if self._failures:
+            self._failures.sync()
+            put_in_place(partial_path(self.failed_path), self.failed_path)
+            return
+        try:
+            self.failed_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(self.failed_path, error) from error
+
+    def _close(self) -> None:
+        self._done = True
+        if self._failures:
+            self._failures.close()
+        if self._closes:
+            self._out.close()
+
+
+def open_output(
+    path: str | os.PathLike[str],
+    *,
+    fields: Sequence[str] | None = None,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    stdout: IO[bytes] | None = None,
+    flush_interval: float = 1.0,
+    now: Callable[[], float] = time.monotonic,
+) -> RowWriter:
+    """Open the output; what cannot work is said now, before anything is paid for.
+
+    The format follows the name: ``.jsonl``, ``.ndjson`` or no suffix (JSON lines),
+    ``.csv``, ``.tsv``, ``.parquet``; ``-`` is standard output, as JSON lines.
+    ``summaries.jsonl`` is ``summaries.partial.jsonl`` until it is whole, and its
+    failures are ``summaries.failed.jsonl``. With ``-``, and with a pipe or device,
+    failures are ``llmflow.failed.jsonl`` in the working directory.
+
+    >>> out = open_output("summaries.csv", fields=["index", "text"])  # doctest: +SKIP
+
+    Args:
+        path: a path, or ``-``.
+        fields: columns known beforehand, for formats that have columns.
+        inputs: paths that the run reads; it must not write over them.
+        stdout: the binary stream that ``-`` means; by default the process's own.
+        flush_interval: seconds that a row may wait before it is in the file. A
+            stream gets every row at once.
+        now: a clock in seconds that never goes back.
+
+    Raises:
+        ConfigurationError: it cannot be written, or its format is not known.
+        MissingExtraError: Parquet without pyarrow.
+
+    """
+    name = os.fspath(path)
+    if name == "-":
+        stream = sys.stdout.buffer if stdout is None else stdout
+        return _stream_writer("<stdout>", cast("BinaryIO", stream), closes=False)
+    # A link is followed: renaming would replace it by a file.
+    target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    if target.is_dir():
+        raise ConfigurationError(f"{name} is a folder; name a file in it")
+    if target.exists() and not target.is_file():
+        # A pipe or a device such as /dev/null must not be replaced by a file.
+        return _stream_writer(name, _open_device(target), closes=True)
+    failures = failed_path(target)
+    for source in inputs:
+        for mine in (target, failures):
+            if mine.exists() and Path(source).exists() and mine.samefile(source):
+                raise ConfigurationError(
+                    f"{source} is read by this run and would be written over; name another output"
+                )
+    return RowWriter(
+        name=name,
+        target=target,
+        failures=failures,
+        encoding=_format_of(target, fields or ()),
+        flush_interval=flush_interval,
+        now=now,
+    )
+
+
+def _stream_writer(name: str, stream: BinaryIO, *, closes: bool) -> RowWriter:
+    return RowWriter(
+        name=name,
+        target=None,
+        failures=Path(STREAM_FAILURES),
+        encoding=JsonLines(),
+        stream=stream,
+        closes=closes,
+        flush_interval=0.0,
+    )
+
+
+def _open_device(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb", buffering=0)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _format_of(path: Path, fields: Sequence[str]) -> Format:
+    suffix = path.suffix.lower()
+    if suffix in ("", ".jsonl", ".ndjson"):
+        return JsonLines(path.suffix)
+    if suffix in (".csv", ".tsv"):
+        return Csv(suffix, fields)
+    if suffix == ".parquet":
+        return Parquet(fields)
+    raise ConfigurationError(f"{path}: unknown format; writable are {WRITABLE}")
