@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llmflow.errors import ConfigurationError
 
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -137,7 +135,7 @@ class Request:
     system: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    options: Mapping[str, Any] = field(default=_EMPTY)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +180,7 @@ class Response:
     cost: float | None = None
     attempts: int = 1
     waited: float = 0.0
-    raw: Mapping[str, Any] = field(default=_EMPTY, repr=False, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class WireRequest(NamedTuple):

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Self
 
 from llmflow.limits.admission import ADMITTED, Admission, Ticket
@@ -195,11 +194,9 @@ class Limiter:
                 rejected=admission.rejected,
                 paused_for=max(0.0, admission.paused_until - now),
                 max_in_flight=admission.max_in_flight,
-                limits=MappingProxyType({b.name: b.limit for b in buckets}),
-                levels=MappingProxyType({b.name: b.level_at(now) for b in buckets}),
-                utilisation=MappingProxyType(
-                    {b.name: b.utilisation(admission.active_at) for b in buckets}
-                ),
+                limits={b.name: b.limit for b in buckets},
+                levels={b.name: b.level_at(now) for b in buckets},
+                utilisation={b.name: b.utilisation(admission.active_at) for b in buckets},
             )
 
     # --- for Permit ------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Ways to get a `Response` for a `Request`."""

@@ -1,0 +1,48 @@
+"""One limiter per quota domain in this process, whoever asks for it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Hashable
+
+from llmflow.limits.limiter import Limiter
+from llmflow.types import Quota
+
+_limiters: dict[Hashable, Limiter] = {}
+_lock = threading.Lock()
+
+
+def limiter_for(domain: Hashable, quota: Quota | None, *, max_in_flight: int) -> Limiter:
+    """Return the limiter of a domain, made at the first call.
+
+    The domain's limiter is kept for the life of the process: a quota that was
+    spent a moment ago is still spent when the next object asks.
+
+    Args:
+        domain: what shares the quota, such as provider, key and model.
+        quota: the configured limits, or None to take what is there already. Where it
+            differs from what was configured before, it replaces that, with a warning.
+        max_in_flight: requests in flight at once where the quota does not say.
+    """
+    with _lock:
+        limiter = _limiters.get(domain)
+        if limiter is None:
+            limiter = _limiters[domain] = Limiter(quota, max_in_flight=max_in_flight)
+            return limiter
+    if quota is not None and quota != limiter.quota:
+        if limiter.quota != Quota():
+            warnings.warn(
+                f"the quota of a model is changed from {limiter.quota} to {quota}: objects with "
+                "the same provider, key and model share one limiter",
+                UserWarning,
+                stacklevel=4,
+            )
+        limiter.retune(quota)
+    return limiter
+
+
+def forget_limiters() -> None:
+    """Forget every limiter. For tests: a running program would spend its quota twice."""
+    with _lock:
+        _limiters.clear()

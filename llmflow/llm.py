@@ -1,0 +1,261 @@
+"""The one object that a program awaits: a model with its quota, retries and connections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from llmflow.background import background
+from llmflow.errors import ConfigurationError, InputError
+from llmflow.limits import Limiter
+from llmflow.limits.registry import limiter_for
+from llmflow.modes.parallel import Gate, ParallelMode
+from llmflow.provider import ClientProvider, Provider, WireProvider, provider_for
+from llmflow.retry import Retry
+from llmflow.transport import Timeout, connection_limit
+from llmflow.types import Quota, Request, Response
+
+Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
+"""A text, or chat messages with ``role`` and ``content``."""
+
+
+class LLM:
+    """A model at a provider, called at the provider's own speed.
+
+    Await it with a text or with chat messages; the answer's text comes back. Any
+    number of calls may run at once: admission by the quota, retries and
+    connections are shared by all objects with the same provider, key and model.
+
+    >>> llm = LLM("openai/gpt-4.1-mini", quota=Quota(rpm=500, tpm="200k"))
+    >>> async def summarise(text):
+    ...     return await llm(f"Summarize: {text}", max_tokens=200)
+
+    Args:
+        model: ``provider/model``, such as ``openai/gpt-4.1-mini``. ``sim/NAME`` is the
+            built-in simulator. A provider that llmflow does not know goes to litellm.
+            Or a provider object, such as `llmflow.testing.ScriptedProvider`.
+        base_url: where the API is, for a compatible server, up to and with ``/v1``.
+        api_key: the key; by default the provider's environment variable.
+        quota: what the provider allows. Without it, limits are learned from its headers.
+        retry: what happens after a failure.
+        timeout: seconds that one attempt may take, or a `Timeout`.
+        gate: one or more further gates to pass before each attempt, such as an
+            ``aiolimiter.AsyncLimiter``.
+        system: instructions for every call.
+        max_tokens: upper bound of every answer, in tokens.
+        temperature: sampling temperature of every call.
+        options: further fields for the body of every call, in the provider's dialect.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or nobody knows the model's provider.
+    """
+
+    def __init__(
+        self,
+        model: str | Provider,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        quota: Quota | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        gate: Gate | Sequence[Gate] | None = None,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if quota is not None and not isinstance(quota, Quota):
+            raise ConfigurationError(
+                f"quota must be a Quota, such as Quota(rpm=500); got {quota!r}"
+            )
+        if retry is not None and not isinstance(retry, Retry):
+            raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
+        if isinstance(model, str):
+            provider = provider_for(model, base_url=base_url, api_key=api_key)
+        else:
+            provider = model
+        if not isinstance(provider, WireProvider | ClientProvider):
+            raise ConfigurationError(
+                f"model must be a string such as 'openai/gpt-4.1-mini'; got {model!r}"
+            )
+        self.provider: Provider = provider
+        self.system = system
+        self.max_tokens = _checked_max_tokens(max_tokens)
+        self.temperature = _checked_temperature(temperature)
+        self.options = dict(options or {})
+        self.limiter: Limiter = limiter_for(
+            provider.domain,
+            quota or provider.default_quota,
+            max_in_flight=connection_limit(),
+        )
+        self._mode = ParallelMode(
+            provider,
+            limiter=self.limiter,
+            retry=retry or provider.default_retry or Retry(),
+            timeout=_as_timeout(timeout),
+            gates=_as_gates(gate),
+        )
+        self._prepared = False
+
+    def __repr__(self) -> str:
+        return f"LLM({self.model!r}, quota={self.limiter.quota!r})"
+
+    @property
+    def model(self) -> str:
+        """The model string, ``provider/model``."""
+        return f"{self.provider.name}/{self.provider.model}"
+
+    def prepare(self) -> None:
+        """Check key, model and extras now instead of at the first call.
+
+        Raises:
+            ConfigurationError: something is missing; the message says what to do.
+        """
+        if not self._prepared:
+            self.provider.prepare()
+            self._prepared = True
+
+    async def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> str:
+        """Ask, and return the answer's text. Arguments and errors as in `complete`."""
+        request = self._request(prompt, system, max_tokens, temperature, options)
+        return (await self._mode.complete(request)).text
+
+    async def complete(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> Response:
+        """Ask, and return the whole `Response`: text, usage, finish reason, cost, attempts.
+
+        Args:
+            prompt: a text, or chat messages with ``role`` and ``content``.
+            system: instructions, instead of the object's.
+            max_tokens: upper bound of the answer in tokens, instead of the object's.
+            temperature: sampling temperature, instead of the object's.
+            options: further fields of the body in the provider's dialect, such as ``top_p=0.9``.
+
+        Raises:
+            ProviderError: the call failed for good; the class says why.
+            UsageError: an argument or a setting is wrong.
+        """
+        return await self._mode.complete(
+            self._request(prompt, system, max_tokens, temperature, options)
+        )
+
+    def run(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> str:
+        """Ask from code that is not asynchronous, and return the answer's text.
+
+        >>> llm = LLM("sim/demo")
+        >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
+        'The tide rises.'
+        """
+        request = self._request(prompt, system, max_tokens, temperature, options)
+        return background.run(lambda: self._mode.complete(request), instead="await llm(...)").text
+
+    def complete_sync(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> Response:
+        """Ask from code that is not asynchronous, and return the whole `Response`."""
+        request = self._request(prompt, system, max_tokens, temperature, options)
+        return background.run(
+            lambda: self._mode.complete(request), instead="await llm.complete(...)"
+        )
+
+    def _request(
+        self,
+        prompt: Prompt,
+        system: str | None,
+        max_tokens: int | None,
+        temperature: float | None,
+        options: Mapping[str, Any],
+    ) -> Request:
+        if not self._prepared:
+            self.prepare()
+        if max_tokens is not None:
+            _checked_max_tokens(max_tokens)
+        if temperature is not None:
+            _checked_temperature(temperature)
+        return Request(
+            model=self.provider.model,
+            messages=_as_messages(prompt),
+            system=self.system if system is None else system,
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            temperature=self.temperature if temperature is None else temperature,
+            options={**self.options, **options} if options else self.options,
+        )
+
+
+def _as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(prompt, str):
+        return ({"role": "user", "content": prompt},)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
+        raise InputError(
+            f"the prompt must be a text or a list of messages; got {type(prompt).__name__}"
+        )
+    if not prompt or not all(isinstance(each, Mapping) and "role" in each for each in prompt):
+        raise InputError(
+            "the prompt must be a text, or a list of messages with 'role' and 'content', "
+            'such as [{"role": "user", "content": "Hello"}]'
+        )
+    return tuple(prompt)
+
+
+def _checked_max_tokens(value: int | None) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(f"max_tokens must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+def _checked_temperature(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"temperature must be a number of at least 0; got {value!r}")
+    return value
+
+
+def _as_timeout(value: float | Timeout | None) -> Timeout:
+    if value is None:
+        return Timeout()
+    return value if isinstance(value, Timeout) else Timeout(total=value)
+
+
+def _as_gates(gate: Gate | Sequence[Gate] | None) -> tuple[Gate, ...]:
+    if gate is None:
+        return ()
+    gates: tuple[Any, ...] = tuple(gate) if isinstance(gate, Sequence) else (gate,)
+    for each in gates:
+        if not callable(getattr(each, "acquire", None)):
+            raise ConfigurationError(
+                "a gate needs an acquire() to await, such as aiolimiter.AsyncLimiter(10, 1); "
+                f"got {each!r}"
+            )
+    return gates

@@ -1,0 +1,196 @@
+"""Live calls: admission, one attempt, and what follows when it fails.
+
+The order is fixed: the user's own gates, then admission by the limiter (quota and
+in-flight slot in one), then the call. Both are given back before any back-off
+sleep, so a request that waits to be sent again holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from llmflow import transport
+from llmflow.clock import Clock, SystemClock
+from llmflow.errors import ProviderError, RateLimitError, RequestTimeoutError
+from llmflow.limits import Limiter, Permit
+from llmflow.provider import ClientProvider, WireProvider
+from llmflow.retry import Retry
+from llmflow.transport import Timeout
+from llmflow.types import Charge, Request, Response, WireRequest
+
+logger = logging.getLogger("llmflow")
+
+_WORTH_TELLING = 1e-3
+
+
+class Gate(Protocol):
+    """Anything to pass before a call, such as an ``aiolimiter.AsyncLimiter``."""
+
+    async def acquire(self) -> None:
+        """Wait until one call may go."""
+        ...
+
+
+class _Call:
+    """What one request has gone through so far."""
+
+    __slots__ = ("attempts", "charge", "in_flight", "rejected_since", "request", "wire")
+
+    def __init__(self, request: Request, charge: Charge, wire: WireRequest | None) -> None:
+        self.request = request
+        self.charge = charge
+        self.wire = wire
+        self.attempts = 0
+        self.in_flight = 0.0
+        self.rejected_since: float | None = None
+
+
+class ParallelMode:
+    """Answers requests by live calls to one provider.
+
+    Args:
+        provider: who answers.
+        limiter: the domain's admission.
+        retry: what happens after a failure.
+        timeout: how long one attempt may take.
+        gates: further gates to pass before admission, in this order.
+        clock: where time and sleep come from.
+        rng: where jitter comes from.
+    """
+
+    def __init__(
+        self,
+        provider: WireProvider | ClientProvider,
+        *,
+        limiter: Limiter,
+        retry: Retry,
+        timeout: Timeout,
+        gates: Sequence[Gate] = (),
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.provider = provider
+        self.limiter = limiter
+        self.retry = retry
+        self.timeout = timeout
+        self.gates = tuple(gates)
+        self._wire = provider if isinstance(provider, WireProvider) else None
+        self._client = provider if isinstance(provider, ClientProvider) else None
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+
+    async def complete(self, request: Request) -> Response:
+        """Answer one request.
+
+        Raises:
+            ProviderError: it failed for good, with the number of its attempts.
+        """
+        wire = self._wire.encode(request) if self._wire is not None else None
+        call = _Call(request, self.provider.reserve(request), wire)
+        clock = self._clock
+        started = clock.monotonic()
+        try:
+            response = await self._attempt(call)
+        except ProviderError as failure:
+            if not self.retry.retries(failure):
+                failure.attempts = max(1, call.attempts)
+                raise
+            response = await self._recover(call, failure, started)
+        waited = clock.monotonic() - started - call.in_flight
+        if call.attempts == 1 and waited < _WORTH_TELLING:
+            return response
+        return replace(response, attempts=call.attempts, waited=max(0.0, waited))
+
+    async def _recover(self, call: _Call, failure: ProviderError, started: float) -> Response:
+        logger.info("retrying after: %s", failure)
+        try:
+            return await self.retry.recover(
+                failure,
+                lambda: self._attempt(call),
+                started=started,
+                clock=self._clock,
+                rng=self._rng,
+            )
+        except ProviderError as final:
+            final.attempts = call.attempts
+            raise
+
+    async def _attempt(self, call: _Call) -> Response:
+        """Send until there is an answer or a failure; a rate limit is neither."""
+        call.attempts += 1
+        for gate in self.gates:
+            await gate.acquire()
+        try:
+            permit = await self.limiter.acquire(call.charge)
+            try:
+                while True:
+                    try:
+                        return await self._exchange(call, permit)
+                    except RateLimitError as rejection:
+                        self._pause(call, permit, rejection)
+                    await permit.renew()
+            finally:
+                permit.release()
+        except ProviderError as error:
+            error.provider = error.provider or self.provider.name
+            error.model = error.model or self.provider.model
+            raise
+
+    async def _exchange(self, call: _Call, permit: Permit) -> Response:
+        clock = self._clock
+        sent = clock.monotonic()
+        try:
+            if self._wire is not None:
+                assert call.wire is not None
+                reply = await transport.send(call.wire, timeout=self.timeout)
+                signals = self._wire.signals(reply.headers)
+                if signals:
+                    self.limiter.observe(signals)
+                response = self._wire.decode(reply)
+            else:
+                assert self._client is not None
+                async with asyncio.timeout(self.timeout.total):
+                    response = await self._client.complete(call.request, timeout=self.timeout.total)
+        finally:
+            call.in_flight += clock.monotonic() - sent
+        permit.settle(self.provider.settle(call.charge, response.usage))
+        return response
+
+    async def _ask_client(self, request: Request) -> Response:
+        assert self._client is not None
+        seconds = self.timeout.total
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._client.complete(request, timeout=seconds)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer within {seconds:g} s") from error
+
+    def _pause(self, call: _Call, permit: Permit, rejection: RateLimitError) -> None:
+        """Pause the domain, and give up on a call that has met nothing else for too long."""
+        seconds = permit.reject(rejection.retry_after)
+        now = self._clock.monotonic()
+        if call.rejected_since is None:
+            call.rejected_since = now
+        logger.info(
+            "%s/%s: rate limited, all calls pause for %.3g s (%s)",
+            self.provider.name,
+            self.provider.model,
+            seconds,
+            rejection.message,
+        )
+        patience = self.retry.rate_limit_patience
+        if patience is not None and now + seconds - call.rejected_since > patience:
+            raise RateLimitError(
+                f"only rate limits for {now - call.rejected_since:.0f} s, and {seconds:.0f} s more "
+                f"to wait, which is over rate_limit_patience={patience:.0f}; the provider "
+                f"said: {rejection.message}",
+                status=rejection.status,
+                code=rejection.code,
+                request_id=rejection.request_id,
+                retry_after=rejection.retry_after,
+            ) from rejection

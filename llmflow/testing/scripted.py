@@ -1,0 +1,118 @@
+"""A provider that answers from a script: no network, no key, and on a virtual clock no time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeAlias
+
+from llmflow.errors import ProviderError
+from llmflow.retry import Retry
+from llmflow.types import Charge, Quota, Request, Response, Usage
+
+Reply: TypeAlias = str | ProviderError | Response
+"""An answer's text, an error to raise, or a whole response."""
+
+
+class ScriptedProvider:
+    """A provider whose replies are given beforehand.
+
+    Replies are used up in the order of the calls; then `default` answers. Every
+    request is kept in `requests`.
+
+    >>> from llmflow import LLM
+    >>> from llmflow.errors import OverloadedError
+    >>> from llmflow.testing import ScriptedProvider, run_virtual
+    >>> provider = ScriptedProvider([OverloadedError("busy"), "Hello."])
+    >>> llm = LLM(provider)
+    >>> run_virtual(llm.complete("Hi")).attempts
+    2
+
+    Args:
+        replies: what to answer, in order.
+        default: what to answer when the script is at its end: a reply, or a function
+            of the request that makes one.
+        latency: seconds that each call takes.
+        quota: the quota that this provider claims to have.
+        retry: the retry policy that it asks for.
+        model: the model's name.
+    """
+
+    name = "scripted"
+
+    def __init__(
+        self,
+        replies: Iterable[Reply] = (),
+        *,
+        default: Reply | Callable[[Request], Reply] = "ok",
+        latency: float = 0.0,
+        quota: Quota | None = None,
+        retry: Retry | None = None,
+        model: str = "model",
+    ) -> None:
+        self.model = model
+        self.default_quota = quota
+        self.default_retry = retry
+        self.requests: list[Request] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self._replies = deque(replies)
+        self._default = default
+        self._latency = latency
+        self._domain = object()
+
+    @property
+    def domain(self) -> Hashable:
+        """A quota domain of its own."""
+        return self._domain
+
+    def prepare(self) -> None:
+        """Nothing can be missing."""
+
+    def reserve(self, request: Request) -> Charge:
+        """Charge a quarter of the characters, and max_tokens."""
+        characters = sum(len(str(message.get("content"))) for message in request.messages)
+        prompt = math.ceil(characters / 4)
+        output = request.max_tokens or 0
+        return Charge(1, prompt + output, prompt, output)
+
+    def settle(self, charge: Charge, usage: Usage) -> Charge:
+        """Charge what was used in the end."""
+        return charge._replace(
+            tokens=usage.total_tokens,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
+
+    async def complete(self, request: Request, *, timeout: float) -> Response:  # noqa: ARG002
+        """Give the next reply."""
+        self.requests.append(request)
+        reply = self._next(request)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self._latency:
+                await asyncio.sleep(self._latency)
+        finally:
+            self.in_flight -= 1
+        if isinstance(reply, ProviderError):
+            raise reply
+        if isinstance(reply, Response):
+            return reply
+        charge = self.reserve(request)
+        return Response(
+            text=reply,
+            usage=Usage(
+                input_tokens=int(charge.input_tokens), output_tokens=math.ceil(len(reply) / 4)
+            ),
+            finish_reason="stop",
+            model=self.model,
+            provider=self.name,
+        )
+
+    def _next(self, request: Request) -> Reply:
+        if self._replies:
+            return self._replies.popleft()
+        return self._default(request) if callable(self._default) else self._default

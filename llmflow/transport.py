@@ -1,0 +1,192 @@
+"""Bytes out, bytes in: one HTTP session per event loop, shared by all providers.
+
+aiohttp, because a request costs a tenth of the CPU it costs through httpx (figures
+in ``benchmarks/README.md``). Every way in which it can fail is mapped onto
+`llmflow.errors` in one table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
+
+from llmflow.errors import (
+    BadReplyError,
+    ConfigurationError,
+    ConnectionFailedError,
+    LLMFlowError,
+    RequestTimeoutError,
+    redact,
+)
+from llmflow.types import WireReply, WireRequest
+
+if TYPE_CHECKING:
+    import aiohttp
+    import yarl
+
+# aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
+_LARGE_BODY = 2**20
+_MOST_CONNECTIONS = 1000
+_RESERVED_FILES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeout:
+    """How long one attempt may take. An attempt that takes longer is retried.
+
+    >>> Timeout(total=60.0)
+    Timeout(connect=10.0, total=60.0)
+
+    Args:
+        connect: seconds until a connection stands.
+        total: seconds until the whole answer is there.
+
+    Raises:
+        ConfigurationError: a value is not above zero.
+    """
+
+    connect: float = 10.0
+    total: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("connect", "total"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"timeout {name} must be seconds above 0; got {value!r}")
+
+
+class _Session:
+    """The session of one loop, and the generator by which the loop closes it at its end."""
+
+    __slots__ = ("client", "lifetime")
+
+    def __init__(self, client: aiohttp.ClientSession) -> None:
+        self.client = client
+        self.lifetime = self._live()
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        # A loop closes the asynchronous generators that were begun on it when it shuts
+        # down (asyncio.run, Runner, notebooks' kernels do): no session is left open.
+        try:
+            yield
+        finally:
+            await self.client.close()
+
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = WeakKeyDictionary()
+
+
+async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
+    """Send one request and return the reply, whatever its status.
+
+    Raises:
+        RequestTimeoutError: no whole answer in time.
+        ConnectionFailedError: there was no connection, or it broke.
+        BadReplyError: what came is not HTTP.
+        ConfigurationError: the URL or the server's certificate cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop) or await _open(loop)
+    body: Any = wire.body if len(wire.body) < _LARGE_BODY else io.BytesIO(wire.body)
+    url, proxy = _target(wire.url)
+    try:
+        async with session.client.request(
+            wire.method,
+            url,
+            data=body,
+            headers=wire.headers,
+            timeout=_client_timeout(timeout),
+            allow_redirects=False,
+            proxy=proxy,
+        ) as reply:
+            content = await reply.read()
+            return WireReply(reply.status, reply.headers, content, time.time())
+    except Exception as error:
+        mapped = _mapped(error, wire.url, timeout)
+        if mapped is None:
+            raise
+        raise mapped from error
+
+
+async def aclose() -> None:
+    """Close the running loop's session. Not needed where the loop is shut down properly."""
+    session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.lifetime.aclose()
+
+
+def connection_limit() -> int:
+    """Return how many connections this process may hold open at once."""
+    try:
+        import resource
+    except ImportError:  # Windows: select() takes 512 sockets
+        return 500 - _RESERVED_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_FILES))
+
+
+async def _open(loop: asyncio.AbstractEventLoop) -> _Session:
+    import aiohttp
+
+    for other in [each for each in _sessions if each.is_closed()]:
+        del _sessions[other]
+    client = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent",),
+    )
+    session = _sessions[loop] = _Session(client)
+    await session.lifetime.__anext__()
+    return session
+
+
+@functools.lru_cache(maxsize=256)
+def _target(url: str) -> tuple[yarl.URL, str | None]:
+    """Parse a URL, and find its proxy in the environment, once."""
+    import yarl
+
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and parts.hostname and proxy_bypass(parts.hostname):
+        proxy = None
+    return yarl.URL(url), proxy
+
+
+@functools.lru_cache(maxsize=64)
+def _client_timeout(timeout: Timeout) -> aiohttp.ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(total=timeout.total, sock_connect=timeout.connect)
+
+
+def _mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
+    """Translate what aiohttp raises; the order matters, special before general."""
+    import aiohttp
+
+    place = urlsplit(url).netloc.rpartition("@")[2]
+    what = redact(str(error) or type(error).__name__)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return ConfigurationError(f"{place}: the TLS certificate cannot be verified: {what}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return ConfigurationError(f"{redact(url)!r} is not a URL that can be called")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ConnectionFailedError(f"{place}: no connection within {timeout.connect:g} s")
+    if isinstance(error, TimeoutError):
+        return RequestTimeoutError(f"{place}: no answer within {timeout.total:g} s")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return BadReplyError(f"{place}: the reply is not HTTP: {what}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return ConnectionFailedError(f"cannot connect to {place}: {what}")
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return ConnectionFailedError(f"{place}: the connection broke: {what}")
+    return None

@@ -1,0 +1,262 @@
+"""OpenAI's chat completions, and every server that speaks the same dialect.
+
+Sources: OpenAI's API reference, its guides on rate limits and on error codes
+(autumn 2026), and error bodies seen of compatible servers (vLLM, Groq, Azure,
+OpenRouter, DeepSeek, xAI).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Hashable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from llmflow.errors import (
+    BadReplyError,
+    ConfigurationError,
+    MissingKeyError,
+    OverloadedError,
+    ProviderError,
+    ServerError,
+    redact,
+)
+from llmflow.headers import parse_number, parse_reset
+from llmflow.retry import Retry
+from llmflow.types import (
+    Charge,
+    Quota,
+    QuotaSignal,
+    Request,
+    Response,
+    Usage,
+    WireReply,
+    WireRequest,
+)
+from llmflow_providers.openai_errors import classify, read_error
+
+BASE_URL: Final = "https://api.openai.com/v1"
+KEY_VARIABLE: Final = "OPENAI_API_KEY"
+_URL_VARIABLE: Final = "OPENAI_BASE_URL"
+_CHARACTERS_PER_TOKEN: Final = 4
+
+
+class OpenAIProvider:
+    """Chat completions at OpenAI or a compatible server.
+
+    Args:
+        model: the model's name there, such as ``gpt-4.1-mini``.
+        base_url: where the API is, up to and with ``/v1``; else ``OPENAI_BASE_URL``, else
+            OpenAI's own.
+        api_key: the key; else ``OPENAI_API_KEY``. Other servers than OpenAI's may need none.
+
+    Raises:
+        ConfigurationError: the base URL is no HTTP URL, or holds a password.
+    """
+
+    name = "openai"
+    default_quota: Quota | None = None
+    default_retry: Retry | None = None
+
+    def __init__(
+        self, model: str, *, base_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        self.model = model
+        self.base_url = checked_base_url(base_url or os.environ.get(_URL_VARIABLE) or BASE_URL)
+        self._key = api_key or os.environ.get(KEY_VARIABLE) or None
+        self._official = self.base_url == BASE_URL
+        # Official: `max_tokens` is deprecated and refused by newer models. Elsewhere it is
+        # the name that every server knows.
+        self._max_tokens_field = "max_completion_tokens" if self._official else "max_tokens"
+        self._url = f"{self.base_url}/chat/completions"
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r})"
+
+    @property
+    def domain(self) -> Hashable:
+        """One quota per server, key and model; the key is there as a digest only."""
+        digest = hashlib.sha256((self._key or "").encode()).hexdigest()[:16]
+        return (self.name, self.base_url, digest, self.model)
+
+    def prepare(self) -> None:
+        """Check that there is a key where one is needed, and that it can be sent."""
+        if self._key is None and self._official:
+            raise MissingKeyError(
+                f"{self.name}/{self.model} needs an API key: "
+                f"set {KEY_VARIABLE}, or pass api_key=..."
+            )
+        if self._key is not None and (not self._key.isascii() or not self._key.isprintable()):
+            raise ConfigurationError(
+                f"the API key for {self.name} holds a line break or another character that "
+                f"cannot be sent in a header: check {KEY_VARIABLE}"
+            )
+
+    def encode(self, request: Request) -> WireRequest:
+        """Turn a request into a chat completion call."""
+        messages: list[Mapping[str, Any]] = list(request.messages)
+        if request.system is not None:
+            messages.insert(0, {"role": "system", "content": request.system})
+        body: dict[str, Any] = {"model": request.model, "messages": messages}
+        if request.max_tokens is not None:
+            body[self._max_tokens_field] = request.max_tokens
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.options:
+            body.update(request.options)
+        return WireRequest("POST", self._url, self._headers, _dump(body))
+
+    def decode(self, reply: WireReply) -> Response:
+        """Turn a chat completion into a response, or raise the error that it is."""
+        if reply.status != 200:
+            raise self._error(reply)
+        try:
+            data = orjson.loads(reply.body)
+            choice = data["choices"][0]
+            message = choice["message"]
+            text = _text(message.get("content")) or message.get("refusal") or ""
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self._unusable(reply) from None
+        finish_reason = choice.get("finish_reason")
+        if finish_reason in _FAILED_FINISH:
+            raise _FAILED_FINISH[finish_reason](
+                f"the answer ended with finish_reason {finish_reason!r}", status=200
+            )
+        usage = data.get("usage") or _EMPTY
+        return Response(
+            text=text,
+            usage=_usage(usage),
+            finish_reason=finish_reason,
+            model=data.get("model") or self.model,
+            provider=self.name,
+            request_id=reply.headers.get("x-request-id") or data.get("id"),
+            cost=_number(usage.get("cost")),
+            raw=data,
+        )
+
+    def signals(self, headers: Mapping[str, str]) -> list[QuotaSignal]:
+        """Read the ``x-ratelimit-*`` headers."""
+        found = []
+        for dimension, unit in (("rpm", "requests"), ("tpm", "tokens")):
+            limit = headers.get(f"x-ratelimit-limit-{unit}")
+            if limit is not None:
+                reset = headers.get(f"x-ratelimit-reset-{unit}")
+                found.append(
+                    QuotaSignal(
+                        dimension=dimension,
+                        limit=parse_number(limit),
+                        remaining=parse_number(headers.get(f"x-ratelimit-remaining-{unit}")),
+                        reset=parse_reset(reset, now=0.0) if reset is not None else None,
+                    )
+                )
+        return found
+
+    def reserve(self, request: Request) -> Charge:
+        """Return what arrives at the limiter: max(max_tokens, characters / 4).
+
+        That is OpenAI's rule (guide on rate limits, autumn 2026): tokens per minute
+        are charged when the request arrives, from max_tokens and the number of
+        characters, whatever the answer turns out to be.
+        """
+        characters = len(request.system or "")
+        for message in request.messages:
+            characters += _characters(message.get("content"))
+        prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
+        most = request.max_tokens or 0
+        return Charge(1.0, float(max(most, prompt)), float(prompt), float(most))
+
+    def settle(self, charge: Charge, usage: Usage) -> Charge:  # noqa: ARG002
+        """Return the reserve: what was charged on arrival is not given back."""
+        return charge
+
+    def _error(self, reply: WireReply) -> ProviderError:
+        details = read_error(reply, secret=self._key)
+        return classify(details, status=reply.status, headers=reply.headers, now=reply.received_at)
+
+    def _unusable(self, reply: WireReply) -> ProviderError:
+        """Return the error for a 200 that holds no answer."""
+        details = read_error(reply, secret=self._key)
+        if details.is_error:
+            return classify(
+                details, status=details.status, headers=reply.headers, now=reply.received_at
+            )
+        return BadReplyError(
+            f"HTTP 200 without a chat completion; it begins: {details.message}", status=200
+        )
+
+
+def checked_base_url(url: str) -> str:
+    """Return a base URL without its last slash.
+
+    Raises:
+        ConfigurationError: it is not an HTTP URL, or holds a password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(
+            f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
+        )
+    if parts.username or parts.password or parts.query:
+        raise ConfigurationError(
+            f"base_url for {parts.hostname} must hold no user, password or query: "
+            "pass the key as api_key"
+        )
+    return url.rstrip("/")
+
+
+_EMPTY: Final[Mapping[str, Any]] = {}
+# Answers that are failures although the status is 200 (DeepSeek, OpenRouter).
+_FAILED_FINISH: Final[dict[str, type[ProviderError]]] = {
+    "insufficient_system_resource": OverloadedError,
+    "error": ServerError,
+}
+
+
+def _dump(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        # A lone surrogate (text read with errors="surrogateescape") is no valid UTF-8.
+        try:
+            import json
+
+            return json.dumps(body, ensure_ascii=True).encode()
+        except (TypeError, ValueError):
+            raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
+
+
+def _text(content: Any) -> str:
+    """Return the text of a message: a string, or a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    return ""
+
+
+def _characters(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    return len(_text(content))
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    prompt = usage.get("prompt_tokens_details") or _EMPTY
+    completion = usage.get("completion_tokens_details") or _EMPTY
+    return Usage(
+        input_tokens=usage.get("prompt_tokens") or 0,
+        output_tokens=usage.get("completion_tokens") or 0,
+        cached_tokens=prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0,
+        reasoning_tokens=completion.get("reasoning_tokens") or 0,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
