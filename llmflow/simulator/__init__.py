@@ -1,0 +1,35 @@
+"""A local LLM provider with a real quota, for trying code and settings without a key or a cent.
+
+It speaks the OpenAI chat dialect over HTTP, with the headers, errors, limits
+and bad days of a real provider. Nothing of it is shared with llmflow's own
+limiter and client: independent clients get the same answers.
+
+Public: import from here, not from the modules below.
+"""
+
+from llmflow.simulator.engine import Engine, Reply
+from llmflow.simulator.hosting import (
+    SimulatorProcess,
+    SimulatorThread,
+    run_simulator,
+    serve_in_process,
+    serve_in_thread,
+)
+from llmflow.simulator.server import Simulator
+from llmflow.simulator.settings import Faults, Latency, SimulatorSettings
+from llmflow.simulator.stats import SimulatorStats
+
+__all__ = [
+    "Engine",
+    "Faults",
+    "Latency",
+    "Reply",
+    "Simulator",
+    "SimulatorProcess",
+    "SimulatorSettings",
+    "SimulatorStats",
+    "SimulatorThread",
+    "run_simulator",
+    "serve_in_process",
+    "serve_in_thread",
+]

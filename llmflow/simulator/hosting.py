@@ -1,0 +1,304 @@
+"""Where a simulator runs: in a thread, in a process of its own, or in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from llmflow.errors import ConfigurationError
+from llmflow.simulator.server import Simulator
+from llmflow.simulator.settings import SimulatorSettings
+from llmflow.simulator.stats import SimulatorStats
+
+_GRACE_SECONDS = 5.0
+
+
+def run_simulator(
+    settings: SimulatorSettings | None = None,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+    until_stdin_ends: bool = False,
+) -> SimulatorStats:
+    """Serve in the foreground until SIGINT or SIGTERM, and return what was counted.
+
+    Answers under way are still sent for five seconds; a second signal stops at once.
+
+    Args:
+        settings: what the provider is set to.
+        on_ready: called with the base URL once the simulator listens.
+        until_stdin_ends: stop as well when standard input ends, which it does
+            with the process that holds its other end.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+
+    """
+    return asyncio.run(_serve(settings, on_ready, until_stdin_ends))
+
+
+async def _serve(
+    settings: SimulatorSettings | None,
+    on_ready: Callable[[str], None] | None,
+    until_stdin_ends: bool,
+) -> SimulatorStats:
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def interrupt(*_: object) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    restore = _on_signals(loop, interrupt)
+    simulator = Simulator(settings)
+    try:
+        await simulator.start()
+        if until_stdin_ends:
+            watcher = threading.Thread(target=_watch_stdin, args=(loop, stop, hurry), daemon=True)
+            watcher.start()
+        if on_ready is not None:
+            on_ready(simulator.url)
+        await stop.wait()
+        closing = asyncio.ensure_future(simulator.close(grace=_GRACE_SECONDS))
+        hurrying = asyncio.ensure_future(hurry.wait())
+        await asyncio.wait({closing, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (closing, hurrying):
+            task.cancel()
+        await asyncio.gather(closing, hurrying, return_exceptions=True)
+        return simulator.stats()
+    finally:
+        restore()
+
+
+def _on_signals(
+    loop: asyncio.AbstractEventLoop, interrupt: Callable[..., None]
+) -> Callable[[], None]:
+    """Call `interrupt` on the loop at SIGINT and SIGTERM; return what undoes this."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None  # only the main thread is told of signals
+    try:
+        for number in signals:
+            loop.add_signal_handler(number, interrupt)
+    except NotImplementedError:  # Windows
+        for number in signals:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
+        return lambda: None
+
+    def restore() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    return restore
+
+
+def _watch_stdin(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, hurry: asyncio.Event
+) -> None:
+    # The bare descriptor: a thread inside sys.stdin's lock breaks the interpreter's exit.
+    while os.read(0, 4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(hurry.set)
+        loop.call_soon_threadsafe(stop.set)
+
+
+class SimulatorThread:
+    """A simulator on an event loop of its own, in a daemon thread. See `serve_in_thread`."""
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self._simulator = Simulator(settings)
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._last: SimulatorStats | None = None
+        self._thread = threading.Thread(target=self._run, name="llmflow-simulator", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+
+    @property
+    def url(self) -> str:
+        """The base URL for clients."""
+        return self._simulator.url
+
+    def stats(self) -> SimulatorStats:
+        """Return what was counted so far; after `close`, what was counted at the end."""
+        if self._last is not None:
+            return self._last
+
+        async def snapshot() -> SimulatorStats:
+            return self._simulator.stats()
+
+        return asyncio.run_coroutine_threadsafe(snapshot(), self._loop).result()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread's end."""
+        if self._last is None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self._error = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        async with self._simulator:
+            self._ready.set()
+            await self._stop.wait()
+            self._last = self._simulator.stats()
+
+
+class SimulatorProcess:
+    """A simulator in a process of its own. See `serve_in_process`."""
+
+    def __init__(
+        self,
+        settings: SimulatorSettings | None = None,
+        *,
+        cpu: int | None = None,
+        start_timeout: float = 30.0,
+    ) -> None:
+        command = [sys.executable, "-m", "llmflow.simulator", "--settings-json", "-"]
+        if cpu is not None:
+            command += ["--cpu", str(cpu)]
+        # The settings go through the pipe: a key must not show in the list of processes.
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._last: SimulatorStats | None = None
+        try:
+            self.url = self._start(settings or SimulatorSettings(), start_timeout)
+        except BaseException:
+            self._end()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def stats(self) -> SimulatorStats:
+        """Return what was counted so far; after `close`, what was counted at the end."""
+        if self._last is not None:
+            return self._last
+        host, port = self.url.removeprefix("http://").removesuffix("/v1").rsplit(":", 1)
+        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
+        try:
+            connection.request("GET", "/stats")
+            return SimulatorStats.from_dict(json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Stop, and wait for the process's end."""
+        if self._process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._last = self.stats()
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self, settings: SimulatorSettings, timeout: float) -> str:
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write(settings.to_json().encode() + b"\n")
+            stdin.flush()
+        # A reply that never comes must not block for ever: the timer ends the process.
+        timer = threading.Timer(timeout, self._process.kill)
+        timer.start()
+        line = stdout.readline()
+        timer.cancel()
+        if line:
+            return str(json.loads(line)["url"])
+        reason = stderr.read().decode(errors="replace").strip().removeprefix("error: ")
+        raise ConfigurationError(reason or f"the simulator did not start within {timeout:g} s")
+
+    def _end(self) -> None:
+        process = self._process
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def serve_in_thread(settings: SimulatorSettings | None = None) -> SimulatorThread:
+    """Start a simulator in a daemon thread, for tests and notebooks.
+
+    >>> with serve_in_thread(SimulatorSettings(rpm=600)) as sim:
+    ...     sim.stats().received
+    0
+
+    Args:
+        settings: what the provider is set to.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+
+    """
+    return SimulatorThread(settings)
+
+
+def serve_in_process(
+    settings: SimulatorSettings | None = None,
+    *,
+    cpu: int | None = None,
+    start_timeout: float = 30.0,
+) -> SimulatorProcess:
+    """Start a simulator in a process of its own, so that it does not slow what it measures.
+
+    The process ends with this one, however this one ends.
+
+    Args:
+        settings: what the provider is set to.
+        cpu: the processor that the process is bound to, where the system can do that.
+        start_timeout: seconds until it must listen.
+
+    Raises:
+        ConfigurationError: it did not start; the message says why.
+
+    """
+    return SimulatorProcess(settings, cpu=cpu, start_timeout=start_timeout)

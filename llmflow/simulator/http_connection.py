@@ -1,0 +1,292 @@
+"""One HTTP/1.1 connection: requests in, answers out, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import orjson
+
+from llmflow.simulator.http_parser import MAX_HEAD, Chunks, Head, HttpError, parse_head
+
+if TYPE_CHECKING:
+    from llmflow.simulator.http_server import HttpServer
+
+logger = logging.getLogger(__name__)
+
+_READ_AHEAD = 1_048_576
+_LINGER_SECONDS = 1.0
+_STATUS_LINES = {int(status): f"HTTP/1.1 {status:d} {status.phrase}" for status in HTTPStatus}
+# Closing such a socket sends a TCP reset instead of an orderly end.
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Exchange:
+    """One request and the way to answer it. Every reply after the first is ignored."""
+
+    __slots__ = ("_connection", "arrived", "body", "context", "head", "open", "timer")
+
+    def __init__(self, connection: Connection, head: Head, body: bytes, arrived: float) -> None:
+        self._connection = connection
+        self.head = head
+        self.body = body
+        self.arrived = arrived
+        """Loop time at which the request was complete."""
+        self.open = True
+        """Whether an answer is still awaited; False once the client has left."""
+        self.timer: asyncio.TimerHandle | None = None
+        """Cancelled when the client leaves."""
+        self.context: object = None
+        """The handler's own."""
+
+    def reply(
+        self, status: int, body: bytes, *, headers: str = "", kind: str = "application/json"
+    ) -> None:
+        """Send an answer; `headers` are whole lines, each with its line end."""
+        if self.open:
+            self._connection.send_head(status, f"content-length: {len(body)}\r\n{headers}", kind)
+            self._connection.send(b"" if self.head.method == "HEAD" else body)
+            self._connection.finish(self)
+
+    def start(self, *, headers: str = "") -> None:
+        """Begin a stream of server-sent events."""
+        if self.open:
+            headers = f"transfer-encoding: chunked\r\ncache-control: no-cache\r\n{headers}"
+            self._connection.send_head(200, headers, "text/event-stream; charset=utf-8")
+
+    def send(self, data: bytes) -> None:
+        """Send a part of a stream."""
+        if self.open:
+            self._connection.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        """End a stream."""
+        if self.open:
+            self._connection.send(b"0\r\n\r\n")
+            self._connection.finish(self)
+
+    def reset(self) -> None:
+        """Cut the connection with a TCP reset."""
+        if self.open:
+            self._connection.reset()
+
+
+class Connection(asyncio.Protocol):
+    """Reads the requests of one client and writes the answers, in order."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._head: Head | None = None
+        self._chunks: Chunks | None = None
+        self._exchange: Exchange | None = None
+        self._advancing = False
+        self._closing = False
+        self._write_paused = False
+        self._read_paused = False
+        self._linger: asyncio.TimerHandle | None = None
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The request that waits for its answer."""
+        return self._exchange
+
+    # --- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.joined(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        if self._closing:
+            return
+        self._buffer += data
+        if self._exchange is None:
+            self._advance()
+        busy = self._exchange is not None or self._write_paused
+        if busy and len(self._buffer) > _READ_AHEAD and self._transport is not None:
+            self._transport.pause_reading()
+            self._read_paused = True
+
+    def pause_writing(self) -> None:
+        """Stop answering a client that does not read its answers."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._write_paused = False
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the handler that the client has left, if it waits for an answer."""
+        del exc
+        self._closing = True
+        self._server.left(self)
+        if self._linger is not None:
+            self._linger.cancel()
+        self._abandon()
+        self._transport = None
+
+    # --- reading
+
+    def _advance(self) -> None:
+        # A handler that replies at once comes back here: the loop below is already running.
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._exchange is None and not self._closing and not self._write_paused:
+                request = self._next()
+                if request is None:
+                    break
+                self._exchange = Exchange(self, *request, self._server.loop.time())
+                self._serve(self._exchange)
+        except HttpError as error:
+            self._refuse(error)
+        finally:
+            self._advancing = False
+        idle = self._exchange is None and not self._write_paused and not self._closing
+        if self._read_paused and idle and self._transport is not None:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def _serve(self, exchange: Exchange) -> None:
+        try:
+            self._server.handle(exchange)
+        except Exception:  # a fault of the handler ends one request, not the server
+            logger.exception("The handler failed on %s", exchange.head.target)
+            exchange.reply(
+                500, _error_body("The simulator failed; its log says why.", "server_error")
+            )
+
+    def _next(self) -> tuple[Head, bytes] | None:
+        """Return the next request if all of it has come."""
+        head = self._head or self._read_head()
+        if head is None:
+            return None
+        buffer = self._buffer
+        body: bytes | None
+        if head.length is None:
+            self._chunks = self._chunks or Chunks(self._server.max_body)
+            body = self._chunks.take(buffer)
+        elif len(buffer) < head.length:
+            body = None
+        else:
+            body = bytes(buffer[: head.length])
+            del buffer[: head.length]
+        if body is None:
+            if head.expects and self._head is None:
+                self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._head = head
+            return None
+        self._head = self._chunks = None
+        return head, body
+
+    def _read_head(self) -> Head | None:
+        buffer = self._buffer
+        while buffer[:2] == b"\r\n":  # an empty line between requests is allowed
+            del buffer[:2]
+        if not buffer:
+            return None
+        if not 65 <= buffer[0] <= 90 and buffer != b"\r":
+            # A TLS handshake, say: its end of headers would never come.
+            raise HttpError(400, "This is not HTTP; note that the URL begins with http://")
+        end = buffer.find(b"\r\n\r\n")
+        if end > MAX_HEAD or (end < 0 and len(buffer) > MAX_HEAD):
+            raise HttpError(431, f"The headers are larger than {MAX_HEAD} bytes.")
+        if end < 0:
+            return None
+        head = parse_head(bytes(buffer[:end]))
+        del buffer[: end + 4]
+        if head.length is not None and head.length > self._server.max_body:
+            raise HttpError(413, f"The body is larger than {self._server.max_body} bytes.")
+        return head
+
+    # --- writing
+
+    def send_head(self, status: int, headers: str, kind: str) -> None:
+        """Write a status line and headers."""
+        exchange = self._exchange
+        stays = exchange is not None and exchange.head.keep_alive and not self._server.closing
+        connection = "keep-alive" if stays else "close"
+        line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown"
+        self.send(
+            f"{line}\r\ndate: {self._server.date()}\r\nserver: llmflow-simulator\r\n"
+            f"connection: {connection}\r\ncontent-type: {kind}\r\n{headers}\r\n".encode("latin-1")
+        )
+
+    def send(self, data: bytes) -> None:
+        """Write bytes."""
+        if data and self._transport is not None:
+            self._transport.write(data)
+
+    def finish(self, exchange: Exchange) -> None:
+        """End an exchange and go on to the next request."""
+        exchange.open = False
+        self._exchange = None
+        if self._transport is None:
+            return
+        if not exchange.head.keep_alive or self._server.closing:
+            self._closing = True
+            self._transport.close()
+        elif self._buffer or self._read_paused:
+            self._advance()
+
+    def _refuse(self, error: HttpError) -> None:
+        """Answer what is not a request, and end the connection.
+
+        Closing with bytes unread would reset it, and the client could miss the answer.
+        """
+        body = _error_body(str(error), "invalid_request_error")
+        self.send_head(error.status, f"content-length: {len(body)}\r\n", "application/json")
+        self.send(body)
+        self._closing = True
+        self._buffer.clear()
+        if self._transport is not None:
+            self._transport.write_eof()
+            self._linger = self._server.loop.call_later(_LINGER_SECONDS, self.close)
+
+    def close(self) -> None:
+        """Close after what is written."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def reset(self) -> None:
+        """Close at once, with a TCP reset."""
+        if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        if self._exchange is not None:
+            self._exchange.open = False
+            self._exchange = None
+        self.abort()
+
+    def _abandon(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and exchange.open:
+            exchange.open = False
+            if exchange.timer is not None:
+                exchange.timer.cancel()
+            self._server.gone(exchange)
+
+
+def _error_body(message: str, kind: str) -> bytes:
+    error = {"message": message, "type": kind, "param": None, "code": None}
+    return orjson.dumps({"error": error})

@@ -1,0 +1,254 @@
+"""Requests of the OpenAI chat dialect: read, or refuse in the real service's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from llmflow.simulator.openai_errors import DialectError
+from llmflow.simulator.settings import SimulatorSettings
+from llmflow.simulator.summary import count_tokens
+
+ROLES = ("system", "assistant", "user", "function", "tool", "developer")
+_IMAGE_TOKENS = 85
+_MESSAGE_TOKENS = 3
+_TYPE_NAMES = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRequest:
+    """What the simulator reads of a chat completion request."""
+
+    model: str
+    prompt: str
+    characters: int
+    prompt_tokens: int
+    max_tokens: int | None
+    choices: int
+    stream: bool
+    include_usage: bool
+    response_format: Mapping[str, Any] | None
+
+
+def _invalid(message: str, param: str, code: str) -> DialectError:
+    return DialectError(400, message, param=param, code=code)
+
+
+def _wrong_type(param: str, expected: str, value: object) -> DialectError:
+    got = _TYPE_NAMES.get(type(value), "something else")
+    return _invalid(
+        f"Invalid type for '{param}': expected {expected}, but got {got} instead.",
+        param,
+        "invalid_type",
+    )
+
+
+def _integer(body: Mapping[str, Any], name: str, *, low: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong_type(name, "an integer", value)
+    if value < low:
+        raise _invalid(
+            f"Invalid '{name}': integer below minimum value. "
+            f"Expected a value >= {low}, but got {value} instead.",
+            name,
+            "integer_below_min_value",
+        )
+    return value
+
+
+def _check_number(body: Mapping[str, Any], name: str, *, low: float, high: float) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _wrong_type(name, "a decimal", value)
+    if low <= value <= high:
+        return
+    side, sign, bound = (
+        ("above maximum", "<=", high) if value > high else ("below minimum", ">=", low)
+    )
+    raise _invalid(
+        f"Invalid '{name}': decimal {side} value. "
+        f"Expected a value {sign} {bound:g}, but got {value} instead.",
+        name,
+        "decimal_above_max_value" if value > high else "decimal_below_min_value",
+    )
+
+
+def _content(content: object, param: str) -> tuple[str, int]:
+    """Return a message's text, and what its images count."""
+    if isinstance(content, str):
+        return content, 0
+    if content is None:
+        return "", 0
+    if not isinstance(content, list):
+        raise _wrong_type(param, "one of a string or array of objects", content)
+    texts, images = [], 0
+    for index, part in enumerate(content):
+        if not isinstance(part, dict):
+            raise _wrong_type(f"{param}[{index}]", "an object", part)
+        if part.get("type") != "text":
+            images += _IMAGE_TOKENS
+        elif isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            raise _wrong_type(f"{param}[{index}].text", "a string", part.get("text"))
+    return "\n".join(texts), images
+
+
+def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
+    """Return the last user message, the characters of all, and their tokens."""
+    messages = body.get("messages")
+    if messages is None:
+        raise _invalid(
+            "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
+        )
+    if not isinstance(messages, list):
+        raise _wrong_type("messages", "an array of objects", messages)
+    if not messages:
+        raise _invalid(
+            "Invalid 'messages': empty array. "
+            "Expected an array with minimum length 1, but got an empty array instead.",
+            "messages",
+            "empty_array",
+        )
+    prompt, characters, tokens = "", 0, _MESSAGE_TOKENS
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong_type(f"messages[{index}]", "an object", message)
+        role = message.get("role")
+        if role not in ROLES:
+            raise _bad_role(index, role)
+        text, images = _content(message.get("content"), f"messages[{index}].content")
+        characters += len(text)
+        tokens += _MESSAGE_TOKENS + count_tokens(text) + images
+        if role == "user" or not prompt:
+            prompt = text
+    return prompt, characters, tokens
+
+
+def _bad_role(index: int, role: object) -> DialectError:
+    param = f"messages[{index}].role"
+    if role is None:
+        return _invalid(
+            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
+        )
+    if not isinstance(role, str):
+        return _wrong_type(param, "a string", role)
+    allowed = ", ".join(f"'{name}'" for name in ROLES[:-1])
+    return _invalid(
+        f"Invalid value: '{role}'. Supported values are: {allowed}, and '{ROLES[-1]}'.",
+        param,
+        "invalid_value",
+    )
+
+
+def _load(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        raise DialectError(
+            400,
+            "We could not parse the JSON body of your request. (HINT: This likely means you "
+            "aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, "
+            "but what was sent was not valid JSON.)",
+        )
+    return body
+
+
+def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
+    """Read a chat completion request.
+
+    Raises:
+        DialectError: the real service would refuse it, in these words.
+
+    """
+    body = _load(raw)
+    model = body.get("model")
+    if model is None:
+        raise _invalid(
+            "Missing required parameter: 'model'.", "model", "missing_required_parameter"
+        )
+    if not isinstance(model, str):
+        raise _wrong_type("model", "a string", model)
+    prompt, characters, prompt_tokens = _messages(body)
+    if settings.models and model not in settings.models:
+        raise DialectError(
+            404,
+            f"The model `{model}` does not exist or you do not have access to it.",
+            code="model_not_found",
+        )
+    old, new = (_integer(body, n, low=1) for n in ("max_tokens", "max_completion_tokens"))
+    if old is not None and new is not None:
+        raise _invalid(
+            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
+            "max_tokens",
+            "invalid_parameter_combination",
+        )
+    _check_number(body, "temperature", low=0, high=2)
+    _check_number(body, "top_p", low=0, high=1)
+    for name, kind, words in (
+        ("stream", bool, "a boolean"),
+        ("stream_options", dict, "an object"),
+        ("response_format", dict, "an object"),
+    ):
+        if not isinstance(body.get(name), (kind, type(None))):
+            raise _wrong_type(name, words, body[name])
+    chat = ChatRequest(
+        model=model,
+        prompt=prompt,
+        characters=characters,
+        prompt_tokens=prompt_tokens,
+        max_tokens=old if new is None else new,
+        choices=_integer(body, "n", low=1) or 1,
+        stream=bool(body.get("stream")),
+        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        response_format=body.get("response_format"),
+    )
+    _check_context(chat, settings.context_tokens)
+    return chat
+
+
+def _check_context(chat: ChatRequest, context: int | None) -> None:
+    if context is None:
+        return
+    most = f"This model's maximum context length is {context} tokens. However, "
+    if chat.prompt_tokens >= context:
+        text = (
+            f"{most}your messages resulted in {chat.prompt_tokens} tokens. "
+            "Please reduce the length of the messages."
+        )
+    elif chat.max_tokens is not None and chat.prompt_tokens + chat.max_tokens > context:
+        text = (
+            f"{most}you requested {chat.prompt_tokens + chat.max_tokens} tokens "
+            f"({chat.prompt_tokens} in the messages, {chat.max_tokens} in the completion). "
+            "Please reduce the length of the messages or completion."
+        )
+    else:
+        return
+    raise _invalid(text, "messages", "context_length_exceeded")
+
+
+def up_front_tokens(chat: ChatRequest, settings: SimulatorSettings) -> int:
+    """Return the tokens that a request is charged when it arrives."""
+    prompt = math.ceil(chat.characters / 4)
+    output = settings.default_max_tokens if chat.max_tokens is None else chat.max_tokens
+    output *= chat.choices
+    return max(output, prompt) if settings.charge == "max" else output + prompt

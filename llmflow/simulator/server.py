@@ -1,0 +1,153 @@
+"""The simulated provider on a socket of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+from llmflow.errors import ConfigurationError
+from llmflow.simulator.engine import Engine, Reply
+from llmflow.simulator.http_connection import Exchange
+from llmflow.simulator.http_server import HttpServer
+from llmflow.simulator.settings import SimulatorSettings
+from llmflow.simulator.stats import SimulatorStats
+
+
+class Simulator:
+    """A local LLM provider with a real quota, on the running event loop.
+
+    It speaks the OpenAI chat dialect over HTTP: point any client of that
+    dialect at `url`.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with Simulator(SimulatorSettings(rpm=600)) as sim:
+    ...         return sim.url.endswith("/v1"), sim.stats().received
+    >>> asyncio.run(main())
+    (True, 0)
+
+    Args:
+        settings: what the provider is set to; without them, no limit and half a second's latency.
+
+    Raises:
+        ConfigurationError: on entering, if the address cannot be listened on.
+
+    """
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self.settings = settings or SimulatorSettings()
+        self._engine: Engine | None = None
+        self._server: HttpServer | None = None
+        self._port = 0
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The base URL for clients, such as ``http://127.0.0.1:8000/v1``."""
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
+
+    def stats(self) -> SimulatorStats:
+        """Return what was counted so far."""
+        return self._started().stats()
+
+    def reset(self) -> None:
+        """Forget all that was: full buckets, counts at zero, chance from its start."""
+        self._started().reset(now=asyncio.get_running_loop().time())
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            ConfigurationError: the address is taken, or is none of this machine's.
+
+        """
+        self._loop = asyncio.get_running_loop()
+        self._engine = Engine(self.settings, now=self._loop.time(), wall=time.time())
+        server = HttpServer(self._handle, gone=self._gone, max_body=self.settings.max_body_bytes)
+        host, port = self.settings.host, self.settings.port
+        try:
+            self._port = await server.listen(host, port)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigurationError(
+                f"the simulator cannot listen on {host}:{port}: {reason}; "
+                "choose another port, or port 0 for a free one"
+            ) from error
+        self._server = server
+
+    async def close(self, *, grace: float = 0.0) -> None:
+        """Stop listening; answers under way are still sent for `grace` seconds."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close(grace=grace)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _started(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("the simulator is not started: use `async with Simulator(...)`")
+        return self._engine
+
+    def _handle(self, exchange: Exchange) -> None:
+        head = exchange.head
+        reply = self._started().receive(
+            head.method,
+            head.target,
+            authorization=head.headers.get("authorization", ""),
+            body=exchange.body,
+            now=exchange.arrived,
+        )
+        exchange.context = reply
+        if reply.fault == "hang":
+            return  # until the client leaves
+        if reply.delay <= 0:
+            self._answer(exchange, reply)
+        else:
+            due = exchange.arrived + reply.delay
+            exchange.timer = self._loop.call_at(due, self._answer, exchange, reply)
+
+    def _answer(self, exchange: Exchange, reply: Reply) -> None:
+        if reply.fault == "reset":
+            exchange.reset()
+        elif reply.events is not None:
+            exchange.start(headers=reply.headers)
+            self._stream(exchange, reply, 0)
+            return
+        else:
+            exchange.reply(reply.status, reply.body, headers=reply.headers, kind=reply.kind)
+        self._started().end(reply, now=self._loop.time())
+
+    def _stream(self, exchange: Exchange, reply: Reply, index: int) -> None:
+        events = reply.events or []
+        if not reply.event_gap:
+            exchange.send(b"".join(events))
+            index = len(events)
+        elif index < len(events):
+            exchange.send(events[index])
+            due = exchange.arrived + reply.delay + (index + 1) * reply.event_gap
+            exchange.timer = self._loop.call_at(due, self._stream, exchange, reply, index + 1)
+            return
+        exchange.end()
+        self._started().end(reply, now=self._loop.time())
+
+    def _gone(self, exchange: Exchange) -> None:
+        reply = exchange.context
+        if isinstance(reply, Reply) and self._server is not None:
+            self._started().end(reply, now=self._loop.time(), left=True)

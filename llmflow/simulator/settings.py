@@ -1,0 +1,331 @@
+"""What a simulated provider is set to: quota, latency, faults, manners."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+from llmflow.errors import ConfigurationError
+from llmflow.types import parse_amount
+
+Scope = Literal["key+model", "key", "model", "all"]
+ChargeRule = Literal["max", "sum"]
+QuotaHeaders = Literal["bucket", "minute", "off"]
+AnswerStyle = Literal["summary", "echo"]
+
+_T = TypeVar("_T")
+
+
+def _number(name: str, value: object, *, above: float | None = None, low: float = 0.0) -> float:
+    """Return a finite float of at least `low` (or above `above`), or say what is wrong."""
+    rule = f"above {above:g}" if above is not None else f"of at least {low:g}"
+    message = f"{name} must be a number {rule}; got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(message)
+    number = float(value)
+    if not math.isfinite(number) or (number <= above if above is not None else number < low):
+        raise ConfigurationError(message)
+    return number
+
+
+def _whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    rule = f"of at least {low}" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
+    if high is not None and value > high:
+        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
+    return value
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(f"{name} must be one of {allowed}; got {value!r}")
+
+
+def _from_mapping(cls: type[_T], data: object, *, name: str) -> _T:
+    """Build a settings object of `cls`; a key that it does not have is an error with its name."""
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(f"{name} must be a table of settings; got {data!r}")
+    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ConfigurationError(
+                f"{name} has no setting {key!r}; there are: {', '.join(sorted(known))}"
+            )
+    return cls(**data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """How long an answer takes, measured from the arrival of its request.
+
+    Constant by default; uniform with `spread`, lognormal with `sigma`.
+
+    >>> Latency(seconds=0.8, sigma=0.4).seconds
+    0.8
+
+    Args:
+        seconds: the constant, the middle of the uniform, or the median of the lognormal one.
+        spread: half the width of a uniform distribution, as a fraction of `seconds`: 0 to 1.
+        sigma: standard deviation of the logarithm of a lognormal distribution.
+        per_output_token: seconds added for every token of the answer.
+
+    Raises:
+        ConfigurationError: a value is out of range, or both `spread` and `sigma` are given.
+
+    """
+
+    seconds: float = 0.5
+    spread: float = 0.0
+    sigma: float = 0.0
+    per_output_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _number(f"latency.{item.name}", getattr(self, item.name))
+        if self.spread > 1:
+            raise ConfigurationError(
+                f"latency.spread must be at most 1, a fraction of seconds; got {self.spread!r}"
+            )
+        if self.spread and self.sigma:
+            raise ConfigurationError(
+                "latency.spread (uniform) and latency.sigma (lognormal) exclude each other; "
+                f"got {self.spread!r} and {self.sigma!r}; set one of them to 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """How often what goes wrong, as probabilities of an admitted request.
+
+    Which requests are hit follows from the seed and the ordinal of the
+    admitted request alone, so that a run can be repeated.
+
+    >>> Faults(server_error=0.05, reset=0.01).reset
+    0.01
+
+    Args:
+        server_error: HTTP 500 after the usual latency.
+        overloaded: HTTP 503 ``server_is_overloaded`` at once.
+        reset: the connection is cut with a TCP reset after the usual latency.
+        hang: no answer until the client leaves.
+        garbage: HTTP 200 with a body that is HTML, cut-off JSON or plain text.
+        slow: an answer that takes `slow_factor` times as long.
+        slow_factor: see `slow`.
+        straggler: an answer that takes `straggler_factor` times as long.
+        straggler_factor: see `straggler`.
+
+    Raises:
+        ConfigurationError: a value is out of range, or the probabilities exceed 1 together.
+
+    """
+
+    server_error: float = 0.0
+    overloaded: float = 0.0
+    reset: float = 0.0
+    hang: float = 0.0
+    garbage: float = 0.0
+    slow: float = 0.0
+    slow_factor: float = 3.0
+    straggler: float = 0.0
+    straggler_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _number(f"faults.{item.name}", getattr(self, item.name))
+        total = sum(probability for _, probability in self.table())
+        if total > 1 + 1e-9:
+            raise ConfigurationError(
+                f"the probabilities of faults must not exceed 1 together; got {total:g}; lower some"
+            )
+
+    def table(self) -> tuple[tuple[str, float], ...]:
+        """Return each kind of fault with its probability."""
+        kinds = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
+        return tuple((kind, float(getattr(self, kind))) for kind in kinds)
+
+
+class Limits(NamedTuple):
+    """The quota as plain numbers; None is no limit."""
+
+    rpm: float | None
+    tpm: float | None
+    rpd: float | None
+    tpd: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatorSettings:
+    """Everything a simulated provider can be set to.
+
+    >>> SimulatorSettings(rpm=600, tpm="100k", burst_seconds=1).limits
+    Limits(rpm=600.0, tpm=100000.0, rpd=None, tpd=None)
+
+    Args:
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        rpm: requests per minute. None: no such limit, as for the next three.
+        tpm: tokens per minute.
+        rpd: requests per day.
+        tpd: tokens per day.
+        burst_seconds: how many seconds' worth of a per-minute limit fit into its bucket.
+            60 is the friendliest reading of "per minute", 1 a strict one.
+        max_concurrent: requests in flight at once.
+        scope: what has a quota of its own: each key and model, each key, each model, or all.
+        charge: tokens charged on arrival: the larger of ``max_tokens`` and the
+            prompt's estimate, or their sum.
+        default_max_tokens: what counts as ``max_tokens`` where the request has none.
+        refund: settle the charge to the tokens really used when the answer is sent.
+        rejections_cost: a request rejected for its tokens still costs one request.
+        credit_requests: after this many admitted requests: 429 ``insufficient_quota``.
+        schedule: ``(second, factor)`` pairs, ascending: from that second after the start,
+            the per-minute limits are `factor` times what is set.
+        api_key: the only key accepted. None: any, or none at all.
+        models: the models that exist. Empty: all.
+        context_tokens: size of every model's context.
+        quota_headers: ``"bucket"`` shows what is really left in the enforced bucket;
+            ``"minute"`` shows the per-minute account only, as a provider does that enforces
+            shorter slices without saying so; ``"off"`` sends none.
+        retry_after: send ``retry-after`` with a 429.
+        retry_after_ms: send ``retry-after-ms`` with a 429.
+        retry_text: say "Please try again in ..." in the message of a 429.
+        organization: the name in messages and headers.
+        answer: ``"summary"`` extracts one or two sentences; ``"echo"`` repeats the prompt's
+            beginning, which costs the simulator less time.
+        latency: how long answers take; a number of seconds will do.
+        faults: what goes wrong, and how often.
+        seed: makes latencies and faults repeatable.
+        max_body_bytes: larger request bodies are refused with 413.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names it.
+
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    rpm: float | str | None = None
+    tpm: float | str | None = None
+    rpd: float | str | None = None
+    tpd: float | str | None = None
+    burst_seconds: float = 60.0
+    max_concurrent: int | None = None
+    scope: Scope = "key+model"
+    charge: ChargeRule = "max"
+    default_max_tokens: int = 16
+    refund: bool = False
+    rejections_cost: bool = True
+    credit_requests: int | None = None
+    schedule: tuple[tuple[float, float], ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    models: tuple[str, ...] = ()
+    context_tokens: int | None = None
+    quota_headers: QuotaHeaders = "bucket"
+    retry_after: bool = True
+    retry_after_ms: bool = False
+    retry_text: bool = True
+    organization: str = "org-simulator"
+    answer: AnswerStyle = "summary"
+    latency: Latency | float = Latency()
+    faults: Faults = Faults()
+    seed: int = 0
+    max_body_bytes: int = 16_777_216
+
+    def __post_init__(self) -> None:
+        for name in ("rpm", "tpm", "rpd", "tpd"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, parse_amount(value, name=name))
+        _whole("port", self.port, low=0, high=65535)
+        _number("burst_seconds", self.burst_seconds, above=0)
+        for name, low in (
+            ("max_concurrent", 1),
+            ("credit_requests", 0),
+            ("context_tokens", 1),
+            ("default_max_tokens", 0),
+            ("seed", 0),
+            ("max_body_bytes", 1),
+        ):
+            if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
+                _whole(name, getattr(self, name), low=low)
+        _choice("scope", self.scope, get_args(Scope))
+        _choice("charge", self.charge, get_args(ChargeRule))
+        _choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
+        _choice("answer", self.answer, get_args(AnswerStyle))
+        self._check_texts()
+        self._check_nested()
+
+    def _check_texts(self) -> None:
+        for name in ("refund", "rejections_cost", "retry_after", "retry_after_ms", "retry_text"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"{name} must be True or False; got {getattr(self, name)!r}"
+                )
+        for name in ("host", "organization"):
+            value = getattr(self, name)
+            # A line break here would end a header early.
+            if not isinstance(value, str) or not value or not value.isprintable():
+                raise ConfigurationError(f"{name} must be a printable text; got {value!r}")
+        if self.api_key is not None and (not isinstance(self.api_key, str) or not self.api_key):
+            raise ConfigurationError("api_key must be a text or None; got something else")
+        if isinstance(self.models, str) or not all(
+            isinstance(model, str) and model for model in self.models
+        ):
+            raise ConfigurationError(
+                f"models must be a list of names, such as ('gpt-4.1-mini',); got {self.models!r}"
+            )
+        object.__setattr__(self, "models", tuple(self.models))
+
+    def _check_nested(self) -> None:
+        latency: object = self.latency
+        if isinstance(latency, Mapping):
+            latency = _from_mapping(Latency, latency, name="latency")
+        elif not isinstance(latency, Latency):
+            latency = Latency(seconds=_number("latency", latency))
+        object.__setattr__(self, "latency", latency)
+        if not isinstance(self.faults, Faults):
+            object.__setattr__(self, "faults", _from_mapping(Faults, self.faults, name="faults"))
+        try:
+            steps = tuple((_number("at", at), _number("x", x, above=0)) for at, x in self.schedule)
+        except (TypeError, ValueError):
+            steps = ((1.0, 1.0), (0.0, 1.0))  # ends in the message below
+        if list(steps) != sorted(steps):
+            raise ConfigurationError(
+                "schedule must be ascending pairs (second of at least 0, factor above 0), "
+                f"such as [(0, 1), (60, 0.5)]; got {self.schedule!r}"
+            )
+        object.__setattr__(self, "schedule", steps)
+
+    @property
+    def limits(self) -> Limits:
+        """Return the quota as plain numbers."""
+        return Limits(*(self._limit(name) for name in Limits._fields))
+
+    def _limit(self, name: str) -> float | None:
+        value = getattr(self, name)
+        return None if value is None else float(value)
+
+    def to_json(self) -> str:
+        """Return these settings, the key included, as JSON for `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SimulatorSettings:
+        """Read what `to_json` wrote, or any JSON object of settings.
+
+        Raises:
+            ConfigurationError: it is not JSON, or a setting is unknown or wrong.
+
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ConfigurationError(f"the simulator's settings are not JSON: {error}") from None
+        return _from_mapping(cls, data, name="the simulator")
+
+
+_OPTIONAL_COUNTS = ("max_concurrent", "credit_requests", "context_tokens")
