@@ -21,6 +21,8 @@ from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
 _MINUTE, _DAY = 60.0, 86_400.0
+# Loops of one process agree on the time to about a millisecond.
+_CLOCK_NOISE: Final = 0.1
 
 # dimension: (index in Charge, period in seconds, least useful capacity)
 DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
@@ -98,9 +100,9 @@ class Admission:
         Raises:
             TooLargeForLimitError: it can never be admitted.
         """
+        self._check_fits(ticket.charge)
         self._advance(now)
         if len(self.queue) > self._cancelled or self._delay(ticket, now) > 0.0:
-            self._check_fits(ticket.charge)
             return False
         ticket.number = self._next_number
         self._next_number += 1
@@ -301,7 +303,7 @@ class Admission:
             self._recovery.left(ticket, answered=answered, now=self._now)
 
     def _advance(self, now: float) -> None:
-        if now < self._now - 1.0:
+        if now < self._now - _CLOCK_NOISE:
             # Another event loop with another clock: what counts is how long ago things were.
             shift = now - self._now
             self.paused_until += shift

@@ -1,0 +1,411 @@
+"""The limiter, on a virtual clock: pace, order, pauses, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from llmflow import Limiter, Quota
+from llmflow.errors import TooLargeForLimitError
+from llmflow.limits.bucket import burst_capacity
+from llmflow.testing import VirtualLoop
+from llmflow.types import Charge, QuotaSignal
+
+pytestmark = pytest.mark.virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def admitted_at(limiter: Limiter, charge: Charge | None = None) -> float:
+    """Take one permit, keep it, and return when it came."""
+    await limiter.acquire(charge)
+    return now()
+
+
+async def test_after_the_burst_requests_leave_evenly() -> None:
+    limiter = Limiter(Quota(rpm=600, burst_seconds=1))
+    times = await asyncio.gather(*(admitted_at(limiter) for _ in range(27)))
+    burst = int(burst_capacity(10.0, 1.0))
+    assert times[:burst] == [0.0] * burst
+    # 7.5 fit the bucket: the eighth waits for half a refill, then one leaves every 0.1 s.
+    assert times[burst:] == pytest.approx([0.05 + 0.1 * i for i in range(27 - burst)])
+
+
+async def test_a_rate_below_one_per_second_still_starts_at_once() -> None:
+    limiter = Limiter(Quota(rpm=3))
+    assert await asyncio.gather(*(admitted_at(limiter) for _ in range(3))) == [0.0, 20.0, 40.0]
+
+
+async def test_all_dimensions_are_taken_or_none() -> None:
+    limiter = Limiter(Quota(rpm=6000, tpm=6000))
+    await limiter.acquire(Charge(tokens=75))
+    waiting = asyncio.create_task(limiter.acquire(Charge(tokens=50)))
+    await asyncio.sleep(0.1)
+    level = limiter.statistics().levels
+    assert not waiting.done()
+    assert level["rpm"] == pytest.approx(75.0)  # no request was taken while tokens are short
+    await waiting
+    assert now() == pytest.approx(0.5)
+
+
+async def test_large_requests_are_not_starved_by_small_newcomers() -> None:
+    limiter = Limiter(Quota(tpm=60_000))
+    await limiter.acquire(Charge(tokens=750))
+    large = asyncio.create_task(admitted_at(limiter, Charge(tokens=700)))
+    small = [asyncio.create_task(admitted_at(limiter, Charge(tokens=10))) for _ in range(100)]
+    assert await large == pytest.approx(0.7)
+    assert min(await asyncio.gather(*small)) >= 0.7
+
+
+async def test_a_newcomer_never_passes_a_waiter_even_when_it_would_fit() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    await limiter.acquire(Charge(tokens=75))
+    first = asyncio.create_task(admitted_at(limiter, Charge(tokens=70)))
+    await asyncio.sleep(0.5)  # 50 are there: enough for the newcomer, not for the first
+    newcomer = asyncio.create_task(admitted_at(limiter, Charge(tokens=1)))
+    assert await first < await newcomer
+
+
+async def test_more_than_the_bucket_holds_is_slow_not_impossible() -> None:
+    limiter = Limiter(Quota(tpm=6000))  # the bucket holds 75
+    assert await admitted_at(limiter, Charge(tokens=675)) == 0.0
+    # The debt of 600 is paid first: 6 s, and then the bucket must hold what is asked for.
+    assert await admitted_at(limiter, Charge(tokens=50)) == pytest.approx(6.5)
+
+
+async def test_what_can_never_fit_fails_at_once_with_the_numbers() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    with pytest.raises(TooLargeForLimitError, match=r"needs 6,001 of tpm.*limit is 6,000"):
+        await limiter.acquire(Charge(tokens=6001))
+
+
+async def test_settling_gives_back_and_takes_more() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    permit = await limiter.acquire(Charge(tokens=75))
+    permit.settle(Charge(tokens=5))
+    assert limiter.statistics().levels["tpm"] == pytest.approx(70)
+    permit = await limiter.acquire(Charge(tokens=10))
+    permit.settle(Charge(tokens=110))
+    assert limiter.statistics().levels["tpm"] == pytest.approx(-40)
+
+
+async def test_a_refund_lets_the_next_waiter_go_at_once() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    permit = await limiter.acquire(Charge(tokens=75))
+    waiting = asyncio.create_task(admitted_at(limiter, Charge(tokens=60)))
+    await asyncio.sleep(0.01)
+    permit.settle(Charge(tokens=1))
+    assert await waiting == pytest.approx(0.01)
+
+
+async def test_the_in_flight_cap_holds_and_a_release_wakes_the_next() -> None:
+    limiter = Limiter(Quota(max_concurrent=2))
+    first, second = await limiter.acquire(), await limiter.acquire()
+    third = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(1)
+    assert not third.done()
+    first.release()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert third.done()
+    second.release()
+    (await third).release()
+    assert limiter.statistics().in_flight == 0
+
+
+async def test_releasing_twice_changes_nothing() -> None:
+    limiter = Limiter(Quota(max_concurrent=2))
+    permit = await limiter.acquire()
+    permit.settle()
+    permit.settle()
+    permit.release()
+    assert limiter.statistics().in_flight == 0
+
+
+async def test_a_rejection_pauses_the_whole_domain_until_the_servers_time() -> None:
+    limiter = Limiter()
+    rejected = await limiter.acquire()
+    assert rejected.reject(7.5) == pytest.approx(7.5)
+    others = [asyncio.create_task(admitted_at(limiter)) for _ in range(3)]
+    await rejected.renew()
+    assert now() == 7.5
+    rejected.settle()
+    assert min(await asyncio.gather(*others)) >= 7.5
+
+
+async def test_the_rejected_request_goes_first_after_the_pause() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    order: list[str] = []
+    rejected = await limiter.acquire()
+
+    async def other(name: str) -> None:
+        async with await limiter.acquire():
+            order.append(name)
+
+    tasks = [asyncio.create_task(other(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    rejected.reject(1.0)
+    await rejected.renew()
+    order.append("rejected")
+    rejected.settle()
+    await asyncio.gather(*tasks)
+    assert order == ["rejected", "a", "b"]
+
+
+async def test_several_rejected_requests_keep_their_order() -> None:
+    limiter = Limiter()
+    permits = [await limiter.acquire() for _ in range(5)]
+    order: list[int] = []
+
+    async def again(index: int) -> None:
+        permits[index].reject(1.0)
+        await permits[index].renew()
+        order.append(index)
+        permits[index].settle()
+
+    await asyncio.gather(*(again(i) for i in (3, 0, 4, 1, 2)))
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_one_probe_goes_before_the_rest() -> None:
+    limiter = Limiter()
+    rejected = await limiter.acquire()
+    await asyncio.sleep(0.2)  # the rejection takes a round trip of 0.2 s
+    rejected.reject(1.0)
+    others = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
+    await rejected.renew()
+    await asyncio.sleep(0.3)  # no word from the probe yet, and the grace time is 0.42 s
+    assert not any(task.done() for task in others)
+    rejected.settle()
+    await asyncio.sleep(0.01)
+    assert sum(task.done() for task in others) == 2
+    await asyncio.gather(*others)
+
+
+async def test_a_silent_probe_does_not_hold_up_the_domain() -> None:
+    limiter = Limiter()
+    rejected = await limiter.acquire()
+    await asyncio.sleep(0.1)
+    rejected.reject(1.0)
+    other = asyncio.create_task(admitted_at(limiter))
+    await rejected.renew()  # the probe, which never comes back
+    assert await other == pytest.approx(1.1 + 0.02 + 0.2)
+
+
+async def test_a_probe_that_fails_otherwise_is_followed_by_another() -> None:
+    limiter = Limiter()
+    rejected = await limiter.acquire()
+    rejected.reject(1.0)
+    other = asyncio.create_task(admitted_at(limiter))
+    await rejected.renew()
+    rejected.release()
+    assert await other == pytest.approx(1.0)
+
+
+async def test_the_release_after_a_pause_is_no_herd() -> None:
+    limiter = Limiter()
+    rejected = await limiter.acquire()
+    rejected.reject(1.0)
+    tasks = [asyncio.create_task(admitted_at(limiter)) for _ in range(500)]
+    await rejected.renew()
+    rejected.settle()
+    times = sorted(await asyncio.gather(*tasks))
+    in_the_first_quarter = sum(time < 1.25 for time in times)
+    assert in_the_first_quarter <= 4
+    assert times[-1] < 4.0
+
+
+async def test_a_pause_is_never_shortened() -> None:
+    limiter = Limiter()
+    first, second = await limiter.acquire(), await limiter.acquire()
+    first.reject(10.0)
+    second.reject(1.0)
+    assert await admitted_at(limiter) == 10.0
+
+
+async def test_many_rejections_of_one_moment_count_as_one_when_no_time_was_given() -> None:
+    limiter = Limiter(seed=1)
+    permits = [await limiter.acquire() for _ in range(100)]
+    await asyncio.sleep(0.1)
+    pauses = [permit.reject(None) for permit in permits]
+    assert 0.8 <= pauses[0] <= 1.2
+    assert pauses == [pauses[0]] * 100
+
+
+async def test_without_a_given_time_repeated_rejections_wait_longer_and_longer() -> None:
+    limiter = Limiter(seed=1)
+    permit = await limiter.acquire()
+    waits = []
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        waits.append(permit.reject(None))
+        await permit.renew()
+    for wait, expected in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60], strict=True):
+        assert wait == pytest.approx(expected, rel=0.2)
+
+
+async def test_a_bucket_counts_as_empty_after_a_rejection() -> None:
+    limiter = Limiter(Quota(rpm=60))
+    permit = await limiter.acquire()
+    permit.reject(5.0)
+    others = [asyncio.create_task(admitted_at(limiter)) for _ in range(3)]
+    await permit.renew()
+    permit.settle()
+    # The probe took what was not there: one more second before the next, then one each.
+    assert await asyncio.gather(*others) == pytest.approx([7.0, 8.0, 9.0])
+
+
+async def test_a_cancelled_head_lets_the_second_go_earlier() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    await limiter.acquire(Charge(tokens=75))
+    head = asyncio.create_task(admitted_at(limiter, Charge(tokens=70)))
+    second = asyncio.create_task(admitted_at(limiter, Charge(tokens=10)))
+    await asyncio.sleep(0.05)
+    head.cancel()
+    assert await second == pytest.approx(0.1)
+
+
+async def test_cancelled_waiters_leave_nothing_behind() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    holder = await limiter.acquire()
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(1000)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert limiter.statistics().waiting == 0
+    assert len(limiter._admission.queue) < 130
+    holder.release()
+    assert (await admitted_at(limiter)) == now()
+
+
+async def test_a_cancellation_in_the_moment_of_admission_gives_everything_back() -> None:
+    limiter = Limiter(Quota(rpm=60, max_concurrent=1))
+    holder = await limiter.acquire()
+    task = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(5)
+    holder.settle()  # admits the waiter: its future is set, its task has not run yet
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    statistics = limiter.statistics()
+    assert (statistics.in_flight, statistics.admitted) == (0, 1)
+    assert statistics.levels["rpm"] == pytest.approx(1.0)
+
+
+async def test_retuning_lets_waiters_go_at_the_new_rate() -> None:
+    limiter = Limiter(Quota(rpm=1))
+    await limiter.acquire()
+    waiting = asyncio.create_task(admitted_at(limiter))
+    await asyncio.sleep(1)
+    limiter.retune(Quota(rpm=60))
+    assert await waiting == pytest.approx(1 + (1 - 1 / 60))
+
+
+async def test_limits_are_learned_from_headers_when_none_are_configured() -> None:
+    limiter = Limiter()
+    limiter.observe([QuotaSignal(dimension="rpm", limit=60), QuotaSignal(dimension="x", limit=1)])
+    times = [await admitted_at(limiter) for _ in range(3)]
+    assert times == [0.0, 1.0, 2.0]
+    assert limiter.statistics().limits == {"rpm": 60.0}
+
+
+async def test_configured_limits_are_a_ceiling_for_learned_ones() -> None:
+    limiter = Limiter(Quota(rpm=600))
+    limiter.observe([QuotaSignal(dimension="rpm", limit=6000)])
+    assert limiter.statistics().limits == {"rpm": 600.0}
+    limiter.observe([QuotaSignal(dimension="rpm", limit=60)])
+    assert limiter.statistics().limits == {"rpm": 60.0}
+
+
+async def test_a_hundred_thousand_waiters_are_fine() -> None:
+    limiter = Limiter(Quota(rpm="60M", burst_seconds=0.001, max_concurrent=100_000))
+    tasks = [asyncio.create_task(admitted_at(limiter)) for _ in range(100_000)]
+    times = await asyncio.gather(*tasks)
+    assert times == sorted(times)
+    assert now() == pytest.approx(0.1, rel=0.02)
+
+
+async def test_repr_and_statistics_show_the_live_state() -> None:
+    limiter = Limiter(Quota(rpm=60, tpm=6000))
+    permit = await limiter.acquire(Charge(tokens=60))
+    waiting = asyncio.create_task(limiter.acquire(Charge(tokens=70)))
+    await asyncio.sleep(0)
+    assert repr(limiter) == "<Limiter rpm=60, tpm=6000: 1 in flight, 1 waiting>"
+    permit.reject(2.0)
+    assert "paused for 2 s" in repr(limiter)
+    waiting.cancel()
+
+
+@pytest.mark.parametrize("threads", [4])
+def test_loops_in_several_threads_share_one_limit(threads: int) -> None:
+    limiter = Limiter(Quota(rpm=60_000, burst_seconds=0.02))  # 1,000 per second
+    taken: list[float] = []
+
+    def work() -> None:
+        async def main() -> None:
+            async def one() -> None:
+                permit = await limiter.acquire()
+                taken.append(now())
+                permit.settle()
+
+            await asyncio.gather(*(one() for _ in range(100)))
+
+        asyncio.run(main())
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=30)
+    assert len(taken) == 400
+    assert max(taken) - min(taken) >= (400 - 20) / 1000 * 0.99
+    assert limiter.statistics().in_flight == 0
+
+
+def test_one_loop_after_another_shares_what_was_spent() -> None:
+    limiter = Limiter(Quota(rpm=60))
+
+    async def take() -> float:
+        started = now()
+        await limiter.acquire()
+        return now() - started
+
+    assert asyncio.run(take()) < 0.5
+    assert limiter.statistics().levels["rpm"] < 0.5
+
+
+def test_a_waiter_of_a_loop_that_was_closed_does_not_block_the_others() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    dead = asyncio.new_event_loop()
+    permit = dead.run_until_complete(limiter.acquire())
+    task = dead.create_task(limiter.acquire())
+    dead.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    dead.close()
+
+    async def after() -> int:
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        permit.settle()
+        await asyncio.wait_for(waiting, 5)
+        return limiter.statistics().in_flight
+
+    assert asyncio.run(after()) == 1
+
+
+def test_a_clock_that_starts_anew_does_not_freeze_the_limiter() -> None:
+    limiter = Limiter(Quota(rpm=60))
+
+    async def take() -> float:
+        await limiter.acquire()
+        await limiter.acquire()
+        return now()
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            assert runner.run(take()) <= 2.0
