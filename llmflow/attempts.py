@@ -1,0 +1,47 @@
+"""One call of ``exec`` after another for the same item.
+
+The count belongs to the call, never to the node: many items of one node can be
+at different attempts at the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, Token
+
+_current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=None)
+
+
+class Attempt:
+    """Which attempt of an owner (a node or a flow) this task is in, from 0.
+
+    Visible, through a context variable, to everything that the attempt calls.
+    """
+
+    __slots__ = ("index", "outer", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.index = 0
+        self.outer: Attempt | None = None
+
+    def enter(self) -> Token[Attempt | None]:
+        """Make this the current attempt of the running context."""
+        self.outer = _current.get()
+        return _current.set(self)
+
+    def leave(self, token: Token[Attempt | None]) -> None:
+        """Undo `enter`."""
+        _current.reset(token)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(seconds)
+
+
+def current_attempt(owner: object) -> Attempt | None:
+    """Return the attempt of this owner that the running context is in, if any."""
+    attempt = _current.get()
+    while attempt is not None and attempt.owner is not owner:
+        attempt = attempt.outer
+    return attempt

@@ -1,0 +1,282 @@
+"""How many items of one node, or runs of one flow, are at work at once.
+
+`Slots` belongs to a node or flow and is shared by all its copies. What it counts
+lives per event loop, so that a node can be used in one ``asyncio.run`` after
+another, and in several threads at a time.
+
+Waiting for slots cannot deadlock. A slot is given back while its item waits to
+retry, and `lend_slots` gives it back while an item waits for a run inside it that
+needs the same slots, directly or by way of another node's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from llmflow.errors import UsageError
+
+_held: ContextVar[Hold | None] = ContextVar("llmflow_held_slots", default=None)
+
+
+def check_limit(limit: object) -> int | None:
+    """Return the limit, or refuse what is neither None nor a whole number from 1 up."""
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise UsageError(
+            f"concurrency_limit must be at least 1, a whole number, or None; got {limit!r}"
+        )
+    return limit
+
+
+class Slots:
+    """The slots of one node or flow, in every event loop that uses it."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = check_limit(limit)
+        self._lock = threading.Lock()
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSlots] = WeakKeyDictionary()
+
+    def here(self) -> LoopSlots:
+        """Return the slots of the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            found = self._by_loop.get(loop)
+            if found is None:
+                found = self._by_loop[loop] = LoopSlots(self.limit)
+        return found
+
+    def in_use(self) -> int:
+        """Return how many slots are taken, in all event loops together."""
+        with self._lock:
+            return sum(slots.in_use for slots in self._by_loop.values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A deep copy, or a copy in another process, limits itself.
+        return Slots, (self.limit,)
+
+
+class ConcurrencyLimit:
+    """The attribute ``concurrency_limit`` of a node or flow, which stands for its slots."""
+
+    def __get__(self, owner: Any, kind: type | None = None) -> int | None:
+        limit: int | None = None if owner is None else owner._slots.limit
+        return limit
+
+    def __set__(self, owner: Any, limit: int | None) -> None:
+        owner._slots = Slots(limit)
+
+
+class LoopSlots:
+    """Slots in one event loop, handed out first come, first served.
+
+    A slot that is given back goes straight to the first waiter, so a newcomer
+    finds one free only when nobody waits.
+    """
+
+    __slots__ = ("__weakref__", "_waiters", "_wanted", "in_use", "limit")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit: float = math.inf if limit is None else limit
+        self.in_use = 0
+        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._wanted: WeakSet[LoopSlots] = WeakSet()
+
+    def has_waiters(self) -> bool:
+        """Whether somebody waits for a slot."""
+        return bool(self._waiters)
+
+    def take_free(self) -> bool:
+        """Take a slot if one is free."""
+        if self.in_use < self.limit:
+            self.in_use += 1
+            return True
+        return False
+
+    async def take(self) -> None:
+        """Take a slot, waiting for it if need be."""
+        if self.take_free():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = None
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.give_back()  # it was ours already, when the cancellation came
+            else:
+                self._waiters.pop(waiter, None)
+            raise
+
+    def give_back(self) -> None:
+        """Hand a slot on to the first waiter, or free it."""
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.in_use -= 1
+
+    def note_wanted(self, wanted: LoopSlots) -> None:
+        """Remember that somebody who holds these slots waits for the wanted ones."""
+        self._wanted.add(wanted)
+
+    def leads_to(self, goal: LoopSlots) -> bool:
+        """Whether a holder of these slots can come to wait for the goal's."""
+        reached: set[LoopSlots] = set()
+        ahead: list[LoopSlots] = [self]
+        while ahead:
+            here = ahead.pop()
+            if here is goal:
+                return True
+            if here not in reached:
+                reached.add(here)
+                ahead.extend(here._wanted)
+        return False
+
+
+class Crew(Protocol):
+    """Those who share the work of one run."""
+
+    def step_aside(self) -> None:
+        """One of them waits for something else, so another may start."""
+
+    def step_back(self) -> None:
+        """It is back."""
+
+
+class Hold:
+    """One worker's slot: taken, lent, or not there.
+
+    Everything that runs inside the worker's item finds it, and those around it,
+    through a context variable.
+    """
+
+    __slots__ = ("_aside", "_crew", "_item", "_lenders", "_retaking", "outer", "slots", "taken")
+
+    def __init__(self, slots: LoopSlots, crew: Crew) -> None:
+        self.slots = slots
+        self.taken = False
+        self.outer: Hold | None = None
+        self._crew = crew
+        self._item = 0
+        self._lenders = 0
+        self._retaking = 0
+        self._aside = 0
+
+    def enter(self) -> None:
+        """Make this the innermost hold of the running context."""
+        self.outer = _held.get()
+        _held.set(self)
+
+    async def take(self) -> None:
+        """Take a slot, waiting for it if need be."""
+        await self.slots.take()
+        self.taken = True
+
+    def end_item(self, *, keep: bool = False) -> None:
+        """End all loans: what an item left running has no claim to the next one's slot."""
+        self._item += 1
+        self._lenders = 0
+        if self._aside:
+            self._aside = 0
+            self._crew.step_back()
+        if self.taken and not keep:
+            self.taken = False
+            self.slots.give_back()
+
+    def lend(self, *, aside: bool) -> int | None:
+        """Give the slot back for a while; None if there is none to give."""
+        if self.taken:
+            self.taken = False
+            self.slots.give_back()
+        elif not self._lenders and not self._retaking:
+            return None
+        self._lenders += 1
+        if aside:
+            self._aside += 1
+            if self._aside == 1:
+                self._crew.step_aside()
+        return self._item
+
+    async def end_loan(self, item: int, *, aside: bool, retake: bool) -> None:
+        """Take the slot again once no other part of the same item lends it."""
+        if item != self._item:
+            return
+        self._lenders -= 1
+        if aside:
+            self._aside -= 1
+            if not self._aside:
+                self._crew.step_back()
+        if self._lenders or not retake:
+            return
+        self._retaking += 1
+        try:
+            await self.slots.take()
+        finally:
+            self._retaking -= 1
+        if item == self._item and not self._lenders and not self.taken:
+            self.taken = True
+        else:
+            self.slots.give_back()
+
+
+@asynccontextmanager
+async def _lent(holds: Iterable[Hold], *, aside: bool) -> AsyncIterator[None]:
+    loans = [(hold, item) for hold in holds if (item := hold.lend(aside=aside)) is not None]
+    retake = False
+    try:
+        yield
+        retake = True
+    except Exception:
+        retake = True  # the item may catch it and go on
+        raise
+    finally:
+        for hold, item in reversed(loans):
+            await hold.end_loan(item, aside=aside, retake=retake)
+
+
+def _holds() -> Iterator[Hold]:
+    hold = _held.get()
+    while hold is not None:
+        yield hold
+        hold = hold.outer
+
+
+def step_aside(*holds: Hold) -> AbstractAsyncContextManager[None]:
+    """Wait inside an item without a slot, so that further items start meanwhile.
+
+    For waits that are no work: before another attempt, or for a batch job.
+
+    >>> async def answer_of(job):
+    ...     async with step_aside():
+    ...         return await job
+
+    Args:
+        holds: whose slots to give back; by default all that the running item holds.
+
+    """
+    return _lent(holds or _holds(), aside=True)
+
+
+def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
+    """Run something that needs these slots without holding any that it waits for.
+
+    A slot around it is lent when the wanted ones are the same, or when one of
+    their holders could in turn wait for it.
+    """
+    lent = []
+    for hold in _holds():
+        if hold.slots.limit < math.inf and wanted.limit < math.inf:
+            hold.slots.note_wanted(wanted)
+            if wanted.leads_to(hold.slots):
+                lent.append(hold)
+    return _lent(lent, aside=False)

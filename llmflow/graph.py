@@ -1,0 +1,165 @@
+"""The node that every node and flow is made of, and the edges between nodes.
+
+``a >> b`` goes from *a* to *b* on the action ``"default"``, ``a - "retry" >> b``
+on ``"retry"``, and ``a >> None`` ends the flow there on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from llmflow.errors import FlowError
+from llmflow.threads import in_thread
+
+NextNode = TypeVar("NextNode", bound="BaseNode | None")
+
+_NOT_THE_USERS = tuple(
+    str(Path(file).parent) + os.sep for file in (__file__, str(asyncio.__file__))
+)
+
+
+class AsyncRunError(FlowError, RuntimeError):
+    """An async node or flow was run in the sync way."""
+
+
+class ActionError(FlowError, TypeError):
+    """A node returned something that cannot choose the next node."""
+
+
+def warn_user(message: str) -> None:
+    """Warn at the innermost line that is neither llmflow's nor asyncio's."""
+    level = 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def check_node(node: object) -> None:
+    """Refuse what a flow could not run."""
+    if node is None or isinstance(node, BaseNode):
+        return
+    if isinstance(node, _ConditionalTransition):
+        raise TypeError(
+            f"a >> b - {node.action!r} >> c does not mean what it seems to: give the "
+            f"transition a line of its own, as in  a >> b  and  b - {node.action!r} >> c"
+        )
+    raise TypeError(f"a node or None (the end) must follow >>; got {node!r}")
+
+
+class BaseNode:
+    """Prepare, execute, post: one step of a flow.
+
+    ``prep`` reads what it needs from the shared store, ``exec`` computes without
+    it, ``post`` writes back and returns the action that chooses the next node
+    (None means ``"default"``). A flow runs a shallow copy of the node per visit,
+    so that attributes set in one visit are not seen by the next.
+
+    >>> class Greet(BaseNode):
+    ...     def prep(self, shared):
+    ...         return shared["name"]
+    ...     def exec(self, name):
+    ...         return f"Hello, {name}"
+    ...     def post(self, shared, prep_res, exec_res):
+    ...         shared["greeting"] = exec_res
+    >>> shared = {"name": "Ada"}
+    >>> Greet().run(shared)
+    >>> shared["greeting"]
+    'Hello, Ada'
+    """
+
+    run_in_thread: ClassVar[bool] = True
+    """Whether an async flow runs ``exec`` of this (sync) node in a worker thread.
+
+    Set it to False on a class whose ``exec`` must stay on the event loop's thread;
+    it then blocks the loop while it works.
+    """
+
+    params: dict[str, Any]
+    successors: dict[Any, BaseNode | None]
+
+    def __init__(self) -> None:
+        self.params = {}
+        self.successors = {}
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Replace the parameters. Inside a flow, the flow's own replace them again."""
+        self.params = params
+
+    def next(self, node: NextNode, action: str = "default") -> NextNode:
+        """Go on to this node after this action, and return the node, for chaining.
+
+        Args:
+            node: the next node; None ends the flow there, without a warning.
+            action: what ``post`` returns to choose this edge.
+
+        Raises:
+            TypeError: it is not a node.
+
+        """
+        check_node(node)
+        if action in self.successors:
+            warn_user(f"Overwriting successor for action '{action}'")
+        self.successors[action] = node
+        return node
+
+    def prep(self, shared: Any, /) -> Any:
+        """Read what ``exec`` needs from the shared store."""
+
+    def exec(self, prep_res: Any, /) -> Any:
+        """Compute, without access to the shared store."""
+
+    def post(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
+        """Write to the shared store and return the action."""
+
+    def run(self, shared: Any) -> Any:
+        """Run this node alone and return its action."""
+        if self.successors:
+            warn_user("Node won't run successors. Use Flow.")
+        return self._run(shared)
+
+    def __rshift__(self, other: NextNode) -> NextNode:
+        return self.next(other)
+
+    def __sub__(self, action: str) -> _ConditionalTransition:
+        if not isinstance(action, str):
+            raise TypeError("Action must be a string")
+        return _ConditionalTransition(self, action)
+
+    def _exec(self, prep_res: Any) -> Any:
+        return self.exec(prep_res)
+
+    def _run(self, shared: Any) -> Any:
+        prep_res = self.prep(shared)
+        exec_res = self._exec(prep_res)
+        return self.post(shared, prep_res, exec_res)
+
+    async def _run_in_async_flow(self, shared: Any) -> Any:
+        """Run this sync node without blocking its siblings.
+
+        Only ``exec`` leaves the event loop's thread. ``prep`` and ``post`` stay on
+        it, so that no two of them touch the shared store at the same moment.
+        """
+        idle = type(self).exec is BaseNode.exec and "exec" not in self.__dict__
+        if idle or not self.run_in_thread:
+            return self._run(shared)
+        prep_res = self.prep(shared)
+        exec_res = await in_thread(self._exec, prep_res)
+        return self.post(shared, prep_res, exec_res)
+
+
+class _ConditionalTransition:
+    """The ``node - "action"`` half of ``node - "action" >> next``."""
+
+    def __init__(self, source: BaseNode, action: str) -> None:
+        self.source = source
+        self.action = action
+
+    def __rshift__(self, target: NextNode) -> NextNode:
+        return self.source.next(target, self.action)

@@ -1,0 +1,401 @@
+"""Nodes: one call with retries, many calls in turn, many calls at once.
+
+=======================  =========================  ==========================
+                         one item                   many items
+=======================  =========================  ==========================
+sync                     `Node`                     `BatchNode`
+async                    `AsyncNode`                `AsyncBatchNode`, in turn
+async, at once                                      `AsyncParallelBatchNode`
+=======================  =========================  ==========================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from contextlib import aclosing
+from typing import Any
+
+from llmflow.attempts import Attempt, current_attempt
+from llmflow.concurrency import ConcurrencyLimit, Slots
+from llmflow.errors import UsageError
+from llmflow.graph import AsyncRunError, BaseNode, warn_user
+from llmflow.items import async_items, each, sync_items
+from llmflow.pool import run_pool
+from llmflow.results import OnError, Results, check_on_error
+
+_SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
+_MOST_DOUBLINGS = 1000
+
+
+def _check_seconds(name: str, value: object, *, above: bool = False) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or math.isnan(value) or value < 0 or (above and value == 0):  # type: ignore[arg-type, operator]
+        bound = "a number of seconds above 0" if above else "a number of seconds, 0 or more"
+        raise UsageError(f"{name} must be {bound}; got {value!r}")
+
+
+class Node(BaseNode):
+    """A node whose ``exec`` is tried again when it fails.
+
+    Only ``exec`` is repeated, on any Exception. When the last attempt fails,
+    ``exec_fallback`` decides: what it returns becomes the result; by default it
+    raises the error again.
+
+    >>> class Flaky(Node):
+    ...     def exec(self, prep_res):
+    ...         if self.cur_retry == 0:
+    ...             raise OSError("try again")
+    ...         return "done"
+    ...     def post(self, shared, prep_res, exec_res):
+    ...         return exec_res
+    >>> Flaky(max_retries=2).run({})
+    'done'
+
+    Args:
+        max_retries: how many attempts there are in total, at least 1.
+        wait: seconds between two attempts.
+        exponential_backoff: double the wait after each attempt.
+        max_wait: upper bound of the wait in seconds; None for none.
+
+    Raises:
+        UsageError: an argument is out of range.
+
+    """
+
+    def __init__(
+        self,
+        max_retries: int = 1,
+        wait: float = 0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 1:
+            raise UsageError(
+                "max_retries counts all attempts and must be a whole number of at least 1; "
+                f"got {max_retries!r}"
+            )
+        _check_seconds("wait", wait)
+        if max_wait is not None:
+            _check_seconds("max_wait", max_wait)
+        self.max_retries = max_retries
+        self.wait = wait
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self._last_retry = 0
+
+    @property
+    def cur_retry(self) -> int:
+        """The attempt that the calling code is in, from 0; outside, the last attempt made."""
+        attempt = current_attempt(self)
+        return self._last_retry if attempt is None else attempt.index
+
+    def exec_fallback(self, prep_res: Any, exc: Exception, /) -> Any:  # noqa: ARG002
+        """Return the result of what failed for good, or raise (by default the error)."""
+        raise exc
+
+    def _get_wait_time(self, retry_count: int) -> float:
+        """Return the seconds to wait after the attempt of this index."""
+        if self.wait <= 0:
+            return 0
+        wait = self.wait
+        if self.exponential_backoff:
+            wait *= 2 ** min(retry_count, _MOST_DOUBLINGS)
+        return wait if self.max_wait is None else min(wait, self.max_wait)
+
+    def _exec(self, prep_res: Any) -> Any:
+        return self._exec_item(prep_res)
+
+    def _exec_item(self, item: Any) -> Any:
+        attempt = Attempt(self)
+        token = attempt.enter()
+        try:
+            while True:
+                self._last_retry = attempt.index
+                try:
+                    return self.exec(item)
+                except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+                    if attempt.index + 1 >= self.max_retries:
+                        return self.exec_fallback(item, error)
+                wait = self._get_wait_time(attempt.index)
+                if wait > 0:
+                    time.sleep(wait)
+                attempt.index += 1
+        finally:
+            attempt.leave(token)
+
+
+class BatchNode(Node):
+    """A node that calls ``exec`` for each item that ``prep`` returns, one after another.
+
+    ``post`` gets the results as a list in input order. Each item has its own
+    attempts and its own ``exec_fallback``, which gets the item.
+
+    >>> class Lengths(BatchNode):
+    ...     def prep(self, shared):
+    ...         return shared["texts"]
+    ...     def exec(self, text):
+    ...         return len(text)
+    ...     def post(self, shared, prep_res, exec_res):
+    ...         shared["lengths"] = exec_res
+    >>> shared = {"texts": ["a", "bcd"]}
+    >>> Lengths().run(shared)
+    >>> shared["lengths"]
+    [1, 3]
+
+    Args:
+        max_retries: how many attempts each item has, at least 1.
+        wait: seconds between two attempts.
+        exponential_backoff: double the wait after each attempt.
+        max_wait: upper bound of the wait in seconds; None for none.
+        on_error: ``"raise"`` ends the batch at the first failure, with the results
+            so far on the exception (`partial_results`); ``"collect"`` puts a
+            `Failure` in the place of the result and goes on.
+
+    """
+
+    def __init__(
+        self,
+        max_retries: int = 1,
+        wait: float = 0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> None:
+        super().__init__(max_retries, wait, exponential_backoff, max_wait)
+        self._on_error: OnError = check_on_error(on_error)
+
+    def _exec(self, prep_res: Any) -> Any:
+        items = sync_items(self, prep_res)
+        results = Results(items, self._on_error)
+        for item in items:
+            with results.guard(item, self):
+                results.values.append(self._exec_item(item))
+        return results.values
+
+
+class AsyncNode(Node):
+    """A node with ``prep_async``, ``exec_async``, ``exec_fallback_async`` and ``post_async``.
+
+    The rules are those of `Node`. It is run with ``await node.run_async(shared)``,
+    or inside an `AsyncFlow`.
+
+    >>> class Fetch(AsyncNode):
+    ...     async def exec_async(self, prep_res):
+    ...         return "page"
+    ...     async def post_async(self, shared, prep_res, exec_res):
+    ...         return exec_res
+    >>> import asyncio
+    >>> asyncio.run(Fetch().run_async({}))
+    'page'
+
+    Args:
+        max_retries: how many attempts there are in total, at least 1.
+        wait: seconds between two attempts.
+        exponential_backoff: double the wait after each attempt.
+        max_wait: upper bound of the wait in seconds; None for none.
+        timeout: seconds that one attempt may take; then it fails with TimeoutError,
+            which counts like any other error. None for no bound.
+
+    """
+
+    def __init__(
+        self,
+        max_retries: int = 1,
+        wait: float = 0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(max_retries, wait, exponential_backoff, max_wait)
+        if timeout is not None:
+            _check_seconds("timeout", timeout, above=True)
+        self._timeout = timeout
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for hook in _SYNC_HOOKS:
+            twin = f"{hook}_async"
+            definer = next(base for base in cls.__mro__ if twin in base.__dict__)
+            ignored = definer.__module__.partition(".")[0] == __name__.partition(".")[0]
+            if hook in cls.__dict__ and ignored and cls.__module__ != definer.__module__:
+                warn_user(
+                    f"{cls.__name__}.{hook} is never called, because {cls.__name__} is async: "
+                    f"write `async def {twin}`"
+                )
+
+    async def prep_async(self, shared: Any, /) -> Any:
+        """Read what ``exec_async`` needs from the shared store."""
+
+    async def exec_async(self, prep_res: Any, /) -> Any:
+        """Compute, without access to the shared store."""
+
+    async def exec_fallback_async(self, prep_res: Any, exc: Exception, /) -> Any:  # noqa: ARG002
+        """Return the result of what failed for good, or raise (by default the error)."""
+        raise exc
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
+        """Write to the shared store and return the action."""
+
+    async def run_async(self, shared: Any) -> Any:
+        """Run this node alone and return its action."""
+        if self.successors:
+            warn_user("Node won't run successors. Use AsyncFlow.")
+        return await self._run_async(shared)
+
+    def _run(self, shared: Any) -> Any:  # noqa: ARG002
+        name = type(self).__name__
+        raise AsyncRunError(
+            f"Use run_async. {name} is async: call `await {name.lower()}.run_async(shared)`, and "
+            "put it in an AsyncFlow, not in a Flow."
+        )
+
+    async def _run_async(self, shared: Any) -> Any:
+        prep_res = await self.prep_async(shared)
+        exec_res = await self._exec(prep_res)
+        return await self.post_async(shared, prep_res, exec_res)
+
+    async def _run_in_async_flow(self, shared: Any) -> Any:
+        return await self._run_async(shared)
+
+    async def _exec(self, prep_res: Any) -> Any:
+        return await self._exec_item_async(prep_res)
+
+    async def _exec_item_async(self, item: Any) -> Any:
+        attempt = Attempt(self)
+        token = attempt.enter()
+        try:
+            return await self._attempts(item, attempt)
+        finally:
+            attempt.leave(token)
+
+    async def _attempts(self, item: Any, attempt: Attempt) -> Any:
+        index = 0
+        while True:
+            attempt.index = self._last_retry = index
+            try:
+                if self._timeout is None:
+                    return await self.exec_async(item)
+                async with asyncio.timeout(self._timeout):
+                    return await self.exec_async(item)
+            except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+                if index + 1 >= self.max_retries:
+                    return await self.exec_fallback_async(item, error)
+            wait = self._get_wait_time(index)
+            if wait > 0:
+                await attempt.pause(wait)
+            index += 1
+
+
+class AsyncBatchNode(AsyncNode, BatchNode):
+    """An async `BatchNode`: one item after another.
+
+    ``prep_async`` may return an async iterable too, such as an async generator.
+
+    Args:
+        max_retries: how many attempts each item has, at least 1.
+        wait: seconds between two attempts.
+        exponential_backoff: double the wait after each attempt.
+        max_wait: upper bound of the wait in seconds; None for none.
+        timeout: seconds that one attempt may take, or None.
+        on_error: as in `BatchNode`.
+
+    """
+
+    def __init__(
+        self,
+        max_retries: int = 1,
+        wait: float = 0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        super().__init__(max_retries, wait, exponential_backoff, max_wait, timeout=timeout)
+        self._on_error: OnError = check_on_error(on_error)
+
+    async def _exec(self, prep_res: Any) -> Any:
+        items = async_items(self, prep_res)
+        results = Results(items, self._on_error)
+        async with aclosing(each(items)) as source:
+            async for item in source:
+                with results.guard(item, self):
+                    results.values.append(await self._exec_item_async(item))
+        return results.values
+
+
+class AsyncParallelBatchNode(AsyncNode, BatchNode):
+    """An async batch node that works on many items at once.
+
+    ``post_async`` gets the results in input order. ``prep_async`` may return any
+    iterable or async iterable, of any length: with a limit, an item is taken
+    only when it can start, or soon will, and the number of tasks stays bounded.
+
+    >>> class Summaries(AsyncParallelBatchNode):
+    ...     async def prep_async(self, shared):
+    ...         return shared["texts"]
+    ...     async def exec_async(self, text):
+    ...         return text[:3]
+    ...     async def post_async(self, shared, prep_res, exec_res_list):
+    ...         shared["summary"] = " ".join(exec_res_list)
+    >>> import asyncio
+    >>> shared = {"texts": ["first text", "second text"]}
+    >>> asyncio.run(Summaries(concurrency_limit=5).run_async(shared))
+    >>> shared["summary"]
+    'fir sec'
+
+    The limit bounds work in flight and nothing else; how many requests a minute
+    are allowed is the business of the model that they go to. It is shared by all
+    copies of this node, wherever they run in the same event loop. An item that
+    waits to be tried again does not count, and lets another one start.
+
+    When an item fails for good, all others are cancelled and awaited before the
+    error is raised (`partial_results` has what was finished), unless `on_error`
+    says to collect.
+
+    Args:
+        max_retries: how many attempts each item has, at least 1.
+        wait: seconds between two attempts.
+        exponential_backoff: double the wait after each attempt.
+        max_wait: upper bound of the wait in seconds; None for none.
+        concurrency_limit: how many items are worked on at once; None for all.
+        timeout: seconds that one attempt may take, or None.
+        on_error: as in `BatchNode`.
+
+    """
+
+    concurrency_limit = ConcurrencyLimit()
+    _slots: Slots
+
+    def __init__(
+        self,
+        max_retries: int = 1,
+        wait: float = 0,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        concurrency_limit: int | None = None,
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        super().__init__(max_retries, wait, exponential_backoff, max_wait, timeout=timeout)
+        self.concurrency_limit = concurrency_limit
+        self._on_error: OnError = check_on_error(on_error)
+
+    def get_concurrent_task_count(self) -> int:
+        """Return how many items this node and its copies are working on now."""
+        return self._slots.in_use()
+
+    async def _exec(self, prep_res: Any) -> Any:
+        return await run_pool(
+            self,
+            self._attempts,
+            async_items(self, prep_res),
+            slots=self._slots.here(),
+            on_error=self._on_error,
+        )

@@ -1,0 +1,260 @@
+"""Many items at once, with few tasks: the engine of parallel nodes and flows.
+
+Workers pull items from the source. A worker that takes an item makes sure that
+another one is on its way, so there are as many workers as items that wait for
+something, and never more than the limit. Items that never wait are all done by
+a handful of workers, one after another. Workers whose item waits to retry stand
+aside, and do not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator
+from contextlib import aclosing
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any
+
+from llmflow.attempts import Attempt
+from llmflow.concurrency import Hold, LoopSlots, lend_slots, step_aside
+from llmflow.items import Items, each
+from llmflow.results import NotRun, OnError, Results
+
+Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
+
+_NOTHING: Any = object()
+_ITEMS_PER_TURN = 32
+_READ_AHEAD = 16
+_ASIDE_AT_LEAST = 1000
+_ASIDE_PER_SLOT = 10
+
+
+@types.coroutine
+def _let_others_run() -> Generator[None, None, None]:
+    yield
+
+
+def _same_context(clean: Context) -> bool:
+    try:
+        return copy_context() == clean
+    except Exception:  # noqa: BLE001 (values of any kind are compared)
+        return False
+
+
+class Worker(Attempt):
+    """One task that works off items, and the slot it works on."""
+
+    __slots__ = ("hold",)
+
+    def __init__(self, owner: object, hold: Hold) -> None:
+        super().__init__(owner)
+        self.hold = hold
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next attempt, on no slot."""
+        async with step_aside(self.hold):
+            await asyncio.sleep(seconds)
+
+
+class _AsyncSource:
+    """Items of an async iterable, read by one task a few items ahead of the workers."""
+
+    def __init__(self, items: AsyncIterable[Any], read_ahead: int, on_item: Callable[[], None]):
+        self._items = items
+        self._read_ahead = read_ahead
+        self._on_item = on_item
+        self._ready: deque[Any] = deque()
+        self._space: asyncio.Future[None] | None = None
+
+    def take(self) -> Any:
+        """Return the next item, or `_NOTHING` for now."""
+        if not self._ready:
+            return _NOTHING
+        item = self._ready.popleft()
+        if self._space is not None and len(self._ready) <= self._read_ahead // 2:
+            if not self._space.done():
+                self._space.set_result(None)
+            self._space = None
+        return item
+
+    def has_more(self) -> bool:
+        """Whether an item is ready."""
+        return bool(self._ready)
+
+    async def read(self) -> None:
+        """Read to the end; then, or when stopped, close the iterator."""
+        async with aclosing(each(self._items)) as source:
+            async for item in source:
+                self._ready.append(item)
+                self._on_item()
+                while len(self._ready) >= self._read_ahead:
+                    self._space = asyncio.get_running_loop().create_future()
+                    await self._space
+
+
+class Pool:
+    """One run over many items. Use `run_pool`."""
+
+    def __init__(self, owner: object, call: Call, slots: LoopSlots, results: Results) -> None:
+        self._owner = owner
+        self._call = call
+        self._slots = slots
+        self._results = results
+        self._context: Context = copy_context()
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._working = 0  # workers that are not aside, those not yet started among them
+        self._starting = 0
+        self._aside = 0
+        self._aside_limit = max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit)
+        self._take: Callable[[], Any] = lambda: _NOTHING
+        self._has_more: Callable[[], bool] = lambda: False
+        self._exhausted = False
+
+    async def run(self, items: Items) -> None:
+        """Work off all items, or raise once everything has stopped."""
+        if isinstance(items, AsyncIterable):
+            read_ahead = int(min(_READ_AHEAD, self._slots.limit))
+            source = _AsyncSource(items, read_ahead, self._staff)
+            self._take, self._has_more = source.take, source.has_more
+            self._start_task(source.read())
+        else:
+            self._take = partial(next, iter(items), _NOTHING)
+            self._has_more = lambda: not self._exhausted
+            self._staff()
+        await self._until_stopped()
+        if self._failure is not None:
+            self._results.attach_to(self._failure)
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # or it would keep itself alive through this frame
+
+    async def _until_stopped(self) -> None:
+        cancelled: asyncio.CancelledError | None = None
+        while not self._finished.done():
+            try:
+                await asyncio.shield(self._finished)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self._stop(error)
+        if cancelled is not None:
+            self._failure = cancelled
+
+    def step_aside(self) -> None:
+        """Let another worker start while the item of one of them waits."""
+        self._working -= 1
+        self._aside += 1
+        self._staff()
+
+    def step_back(self) -> None:
+        """Count a worker again."""
+        self._working += 1
+        self._aside -= 1
+
+    def _staff(self, wanted: int = 1) -> None:
+        """See to it that this many workers are about to start, as far as the limits allow."""
+        while (
+            self._starting < wanted
+            and self._working < self._slots.limit
+            and self._aside < self._aside_limit
+            and self._failure is None
+            and self._has_more()
+        ):
+            self._starting += 1
+            self._working += 1
+            worker = Worker(self._owner, Hold(self._slots, self))
+            self._start_task(self._work(worker))
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        # A context of its own: what one item sets must not be seen by another.
+        task = self._loop.create_task(work, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            self._stop(asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._stop(error)
+        if not self._tasks and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _stop(self, error: BaseException) -> None:
+        """Stop everything because of this error, unless another one was first."""
+        if self._failure is None:
+            self._failure = error
+            for task in self._tasks:
+                task.cancel()
+
+    async def _work(self, worker: Worker) -> None:
+        self._starting -= 1
+        worker.enter()
+        worker.hold.enter()
+        clean = copy_context()
+        try:
+            await self._work_off(worker, clean)
+        finally:
+            worker.hold.end_item()
+            self._working -= 1
+            self._staff()
+
+    async def _work_off(self, worker: Worker, clean: Context) -> None:
+        hold, slots, values = worker.hold, self._slots, self._results.values
+        wanted, done = 2, 0  # the first item brings two workers, so that numbers double
+        while self._failure is None and self._working <= slots.limit:
+            item = self._take()
+            if item is _NOTHING:
+                self._exhausted = True
+                return
+            index = len(values)
+            values.append(NotRun)
+            if self._starting < wanted:
+                self._staff(wanted)
+            wanted = 1
+            if not hold.taken:
+                await hold.take()
+            try:
+                values[index] = await self._call(item, worker)
+            except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+                values[index] = self._results.failure(index, item, error, worker.index + 1)
+                if not self._results.collect:
+                    self._stop(error)
+            hold.end_item(keep=not slots.has_waiters())
+            if not _same_context(clean):
+                return  # the next item gets a worker that sees nothing of it
+            done += 1
+            if not done % _ITEMS_PER_TURN:
+                await _let_others_run()
+
+
+async def run_pool(
+    owner: object,
+    call: Call,
+    items: Items,
+    *,
+    slots: LoopSlots,
+    on_error: OnError,
+) -> list[Any]:
+    """Call for every item, many at once, and return the results in input order.
+
+    Args:
+        owner: the node or flow, for its `cur_retry`.
+        call: an async function of an item and its `Worker`.
+        items: consumed as slots get free. An async iterator is closed at the end.
+        slots: how many may be at work at once.
+        on_error: with ``"raise"``, the first failure stops the others, which are
+            awaited, and is raised with the results so far attached; with
+            ``"collect"``, a `Failure` takes the place of the result.
+
+    """
+    results = Results(items, on_error)
+    async with lend_slots(slots):
+        await Pool(owner, call, slots, results).run(items)
+    return results.values

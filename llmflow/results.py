@@ -1,0 +1,168 @@
+"""What many items came to: results, failures, and what was never finished."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Sized
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal
+
+from llmflow.errors import UsageError
+
+OnError = Literal["raise", "collect"]
+"""What a batch does when an item fails: stop at the first, or go on and collect."""
+
+_PARTIAL = "_llmflow_partial_results"
+_serial = itertools.count(1)
+
+
+class _Missing(enum.Enum):
+    NOT_RUN = "NotRun"
+
+    def __repr__(self) -> str:
+        return "NotRun"
+
+    __str__ = __repr__
+
+
+NotRun: Final = _Missing.NOT_RUN
+"""Stands, in partial results, where an item has neither a result nor an error."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Take the place of a result that failed.
+
+    With ``on_error="collect"``, ``post`` finds one at the place of every failed
+    item:
+
+    >>> results = ["a", Failure(1, "item", ValueError("no"), 3), "c"]
+    >>> [f.index for f in results if isinstance(f, Failure)]
+    [1]
+
+    Args:
+        index: the item's place in the input, from 0.
+        item: the item itself; for a batch flow, its parameters.
+        error: what the last attempt, or the fallback, raised.
+        attempts: how often ``exec`` was called for it.
+
+    """
+
+    index: int
+    item: Any
+    error: BaseException
+    attempts: int
+    _inner: list[Any] | None = field(default=None, repr=False, compare=False)
+
+
+class _Partial:
+    """The results on an exception; left behind when the exception is pickled."""
+
+    def __init__(self, results: list[Any] | None = None) -> None:
+        self.results = results
+        self.serial = next(_serial)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Partial, ()
+
+
+def partial_results(error: BaseException | Failure) -> list[Any] | None:
+    """Return what a batch had finished when it failed.
+
+    The list is in input order: results, a `Failure` for each item that failed,
+    `NotRun` for what was not finished. None means that no batch was involved.
+    Where batches are nested, an exception gives the outermost; the `Failure` in
+    it gives the next one inside.
+
+    >>> from llmflow.nodes import BatchNode
+    >>> class Invert(BatchNode):
+    ...     def prep(self, shared):
+    ...         return [1, 2, 0, 4]
+    ...     def exec(self, item):
+    ...         return 1 / item
+    >>> try:
+    ...     Invert().run({})
+    ... except ZeroDivisionError as error:
+    ...     print(partial_results(error)[:2], partial_results(error)[3])
+    [1.0, 0.5] NotRun
+
+    Args:
+        error: the exception that came out of the run; one raised because of it
+            (such as the TimeoutError of ``asyncio.timeout``) will do.
+
+    """
+    if isinstance(error, Failure):
+        return error._inner
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        partial = link.__dict__.get(_PARTIAL)
+        if partial is not None:
+            found: list[Any] | None = partial.results
+            return found
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def check_on_error(on_error: OnError) -> OnError:
+    """Return the policy, or refuse it."""
+    if on_error not in ("raise", "collect"):
+        raise UsageError(f'on_error must be "raise" or "collect"; got {on_error!r}')
+    return on_error
+
+
+class Results:
+    """The results of one batch run, in input order, as they come."""
+
+    def __init__(self, items: object, on_error: OnError) -> None:
+        self.values: list[Any] = []
+        self.collect = on_error == "collect"
+        self._total = len(items) if isinstance(items, Sized) else 0
+        self._serial = next(_serial)
+
+    def failure(self, index: int, item: Any, error: BaseException, attempts: int) -> Failure:
+        """Make the failure of one item, with what a batch inside it had finished."""
+        partial: _Partial | None = error.__dict__.get(_PARTIAL)
+        # An older one belongs to an earlier run that raised the same exception object.
+        nested = partial if partial is not None and partial.serial > self._serial else None
+        return Failure(index, item, error, attempts, nested.results if nested else None)
+
+    def attach_to(self, error: BaseException) -> None:
+        """Make these results reachable from the exception that ends the run."""
+        self.values.extend([NotRun] * (self._total - len(self.values)))
+        error.__dict__[_PARTIAL] = _Partial(self.values)
+
+    def guard(self, item: Any, owner: object) -> _Guard:
+        """Return a context in which one item of a sequential batch runs."""
+        return _Guard(self, item, owner)
+
+
+class _Guard:
+    """Turns the failure of one item into what the policy says."""
+
+    def __init__(self, results: Results, item: Any, owner: object) -> None:
+        self._results = results
+        self._item = item
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        results = self._results
+        attempts = int(getattr(self._owner, "cur_retry", 0)) + 1
+        values = results.values
+        values.append(results.failure(len(values), self._item, error, attempts))
+        if not results.collect:
+            results.attach_to(error)
+        return results.collect
