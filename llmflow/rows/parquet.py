@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ _READ_ROWS = 256
 _WRITE_ROWS = 10_000
 _WRITE_BYTES = 16 << 20
 _INT64 = range(-(1 << 63), 1 << 63)
+
+
+class _BigInt:
+    """Stands for integers that no column of Parquet holds."""
+
 
 Kinds = dict[str, set[type]]
 """For each column in order of appearance, the types of its values."""
@@ -69,7 +75,7 @@ def note_kinds(kinds: Kinds, row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         kind = type(value)
         if kind is int and value not in _INT64:
-            kind = str
+            kind = _BigInt
         try:
             kinds[name].add(kind)
         except KeyError:
@@ -89,18 +95,20 @@ def write_parquet(spool: Path, target: Path, kinds: Kinds) -> None:
     types = {name: _column_type(kinds[name]) for name in kinds}
     schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in types.items()])
     with pa.parquet.ParquetWriter(target, schema) as writer:
-        for rows in _batches(spool):
+        # orjson reads integers above 64 bits as floats.
+        big = any(_BigInt in seen for seen in kinds.values())
+        for rows in _batches(spool, json.loads if big else orjson.loads):
             columns = {
                 name: [_fit(row.get(name), kind) for row in rows] for name, kind in types.items()
             }
             writer.write_table(pa.Table.from_pydict(columns, schema=schema))
 
 
-def _batches(spool: Path) -> Iterator[list[dict[str, Any]]]:
+def _batches(spool: Path, loads: Callable[[bytes], Any]) -> Iterator[list[dict[str, Any]]]:
     rows, size = [], 0
     with spool.open("rb") as lines:
         for line in lines:
-            rows.append(orjson.loads(line))
+            rows.append(loads(line))
             size += len(line)
             if len(rows) >= _WRITE_ROWS or size >= _WRITE_BYTES:
                 yield rows
