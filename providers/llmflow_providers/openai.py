@@ -66,7 +66,7 @@ class OpenAIProvider:
         self, model: str, *, base_url: str | None = None, api_key: str | None = None
     ) -> None:
         self.model = model
-        self.base_url = checked_base_url(base_url or os.environ.get(_URL_VARIABLE) or BASE_URL)
+        self.base_url = checked_base_url(base_url or self._default_base_url())
         self._key = api_key or os.environ.get(KEY_VARIABLE) or None
         self._official = self.base_url == BASE_URL
         # Official: `max_tokens` is deprecated and refused by newer models. Elsewhere it is
@@ -76,6 +76,10 @@ class OpenAIProvider:
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
+
+    @staticmethod
+    def _default_base_url() -> str:
+        return os.environ.get(_URL_VARIABLE) or BASE_URL
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r})"
