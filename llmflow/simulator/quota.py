@@ -40,7 +40,7 @@ class Bucket:
         """Set the limit to `factor` times the original one."""
         self.limit = self._base * factor
         self.rate = self.limit / self._period
-        self.capacity = self.rate * self._burst
+        self.capacity = self.limit * self._burst / self._period
 
     def refill(self, now: float) -> None:
         """Add what has come in since the last look."""
@@ -214,10 +214,10 @@ class Ledger:
         Taking fractions too would let no one in whose client sends 1% too fast,
         for each rejection would eat what has just come in.
         """
-        if self._settings.rejections_cost:
-            for bucket in {refusal.domain.rpm, refusal.domain.shown_rpm}:
-                if bucket is not None and bucket.level >= 1:
-                    bucket.level -= 1
+        enforced = refusal.domain.rpm
+        if self._settings.rejections_cost and enforced is not None and enforced.level >= 1:
+            for bucket in _distinct(enforced, refusal.domain.shown_rpm):
+                bucket.level -= 1
         return refusal
 
     def _follow_schedule(self, now: float) -> None:

@@ -15,11 +15,12 @@ from typing import Any
 _READ_CHARS = 8_000
 _SENTENCES = 2
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f\uff1b])\s*|\n+")
-_WORD = re.compile(r"[^\W\d_]{4,}|[\u4e00-\u9fff]{2}")
+_WORD = re.compile(r"[^\W\d_\u4e00-\u9fff]{4,}|[\u4e00-\u9fff]")
 # A colon of a time, a URL or a path ends no instruction.
 _INSTRUCTION = re.compile(r"[^:\uff1a\n]{1,160}?(?:[:\uff1a](?![/\d])|\n)\s*")
 _OPTIONS = re.compile(r"((?:[\w-]+,\s+)*[\w-]+),?\s+or\s+([\w-]+)", re.IGNORECASE)
 _CHOOSING = re.compile(r"classif|sentiment|label|categor|\bis (?:this|it)\b", re.IGNORECASE)
+_NO_GAP_AFTER = "。\uff01\uff1f\uff1b"
 _COMMON_WORDS = (
     "about after also another because been before being between could does done each even "
     "from give have here into just like made make many more most much only other over same "
@@ -86,7 +87,10 @@ def summarize(text: str, *, max_tokens: int | None = None) -> str:
     ]
     ranked = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))
     best = sorted(ranked[:_SENTENCES])
-    summary = " ".join(sentences[index] for index in best)
+    summary = ""
+    for index in best:
+        gap = " " if summary and summary[-1] not in _NO_GAP_AFTER else ""
+        summary += gap + sentences[index]
     if max_tokens is not None and count_tokens(summary) > max_tokens:
         return sentences[ranked[0]]
     return summary
