@@ -38,13 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
         gc.freeze()
         run_simulator(settings, on_ready=_announce, until_stdin_ends=from_parent)
     except (ConfigurationError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        if from_parent:
+            _say({"error": str(error)})
+        else:
+            sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
 def _announce(url: str) -> None:
-    sys.stdout.write(json.dumps({"url": url}) + "\n")
+    _say({"url": url})
+
+
+def _say(message: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 

@@ -190,7 +190,11 @@ class SimulatorProcess:
             command += ["--cpu", str(cpu)]
         # The settings go through the pipe: a key must not show in the list of processes.
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Ctrl-C is for this process: its last requests still need their answers.
+            start_new_session=True,
         )
         self._last: SimulatorStats | None = None
         try:
@@ -235,10 +239,9 @@ class SimulatorProcess:
         self.close()
 
     def _start(self, settings: SimulatorSettings, timeout: float) -> str:
-        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        assert stderr is not None
         with contextlib.suppress(BrokenPipeError):
             stdin.write(settings.to_json().encode() + b"\n")
             stdin.flush()
@@ -247,14 +250,15 @@ class SimulatorProcess:
         timer.start()
         line = stdout.readline()
         timer.cancel()
-        if line:
-            return str(json.loads(line)["url"])
-        reason = stderr.read().decode(errors="replace").strip().removeprefix("error: ")
-        raise ConfigurationError(reason or f"the simulator did not start within {timeout:g} s")
+        said = json.loads(line) if line else {}
+        if "url" in said:
+            return str(said["url"])
+        late = f"the simulator's process ended, or did not listen within {timeout:g} s"
+        raise ConfigurationError(str(said.get("error", late)))
 
     def _end(self) -> None:
         process = self._process
-        for pipe in (process.stdin, process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import aiohttp
 import pytest
@@ -148,9 +153,6 @@ def test_a_process_serves_and_ends() -> None:
 
 
 def test_the_foreground_stops_at_a_signal() -> None:
-    import os
-    import signal
-
     urls: list[str] = []
 
     def on_ready(url: str) -> None:
@@ -160,3 +162,43 @@ def test_the_foreground_stops_at_a_signal() -> None:
     stats = run_simulator(SimulatorSettings(), on_ready=on_ready)
     assert urls[0].startswith("http://127.0.0.1:")
     assert stats.received == 0
+
+
+_PARENT = """
+from llmflow.simulator import serve_in_process
+sim = serve_in_process()
+print(sim.url, flush=True)
+input()
+"""
+
+
+def test_a_process_dies_with_its_parent() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    url = parent.stdout.readline().decode().strip()
+    port = int(url.removesuffix("/v1").rsplit(":", 1)[1])
+    socket.create_connection(("127.0.0.1", port)).close()
+    parent.kill()
+    parent.wait()
+    parent.stdin.close()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            pass  # it is closing at this moment
+        time.sleep(0.01)
+    pytest.fail("the simulator outlives its parent")
+
+
+def test_wrong_settings_are_reported_by_the_command() -> None:
+    command = [sys.executable, "-m", "llmflow.simulator", "--settings-json", '{"rqm": 1}']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the simulator has no setting 'rqm'")
