@@ -50,7 +50,8 @@ class RowSource:
         self._start = start
         self._limit = limit
         self._count = count
-        self._once = once
+        self.once = once
+        """Whether it can be read once only, and may block: a pipe or standard input."""
         self._single: Rows | None = None
         self._ahead: list[Row] = []
         self._open: list[Rows] = []
@@ -81,7 +82,7 @@ class RowSource:
             InputError: the source cannot be read, or has no rows.
 
         """
-        if not self._once:
+        if not self.once:
             rows = iter(self)
             try:
                 return list(islice(rows, count))
@@ -128,7 +129,7 @@ class RowSource:
         return f"<RowSource {self.name}>"
 
     def _begin(self) -> Rows:
-        if not self._once:
+        if not self.once:
             rows = self._start()
         elif self._single is not None:
             rows, self._single = self._single, None
@@ -161,6 +162,8 @@ def open_rows(
     ``.csv`` and ``.tsv`` (with a header), ``.txt`` (one text per line), each also
     with ``.gz``; ``.parquet``; a folder (one row per ``.txt`` or ``.md`` file, with
     ``file`` and the text); ``-`` for standard input (JSON lines or one text per line).
+    Values of a CSV are text. Integers above 64 bits in JSON are read as floats; write
+    such ids as text.
 
     >>> rows = open_rows("reviews.csv", limit=100)  # doctest: +SKIP
 

@@ -112,7 +112,6 @@ class RowWriter:
         if self._done:
             return
         try:
-            self._commit_failures()
             if self._target and self.partial_path:
                 self._out.sync()
                 if os.name == "nt":
@@ -126,6 +125,7 @@ class RowWriter:
                 put_in_place(whole, self._target)
             else:
                 self._out.flush()
+            self._commit_failures()
         finally:
             self._close()
 

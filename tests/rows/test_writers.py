@@ -421,8 +421,6 @@ class TestWhatCannotWork:
         if step == "finish":
             out.write({"b": 1})
             monkeypatch.setattr(Path, "unlink", refuse)
-            (tmp_path / "a.failed.jsonl").touch()
-            monkeypatch.setattr(out, "_commit_failures", lambda: None)
         else:
             monkeypatch.setattr(Path, "replace", refuse)
         with pytest.raises(ConfigurationError, match=r"the rows are in .*a\.partial\.csv"):
