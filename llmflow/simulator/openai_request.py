@@ -173,6 +173,29 @@ def _load(raw: bytes) -> dict[str, Any]:
     return body
 
 
+def _max_tokens(body: Mapping[str, Any]) -> int | None:
+    old, new = (_integer(body, n, low=1) for n in ("max_tokens", "max_completion_tokens"))
+    if old is not None and new is not None:
+        raise _invalid(
+            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
+            "max_tokens",
+            "invalid_parameter_combination",
+        )
+    return old if new is None else new
+
+
+def _check_options(body: Mapping[str, Any]) -> None:
+    _check_number(body, "temperature", low=0, high=2)
+    _check_number(body, "top_p", low=0, high=1)
+    for name, kind, words in (
+        ("stream", bool, "a boolean"),
+        ("stream_options", dict, "an object"),
+        ("response_format", dict, "an object"),
+    ):
+        if not isinstance(body.get(name), (kind, type(None))):
+            raise _wrong_type(name, words, body[name])
+
+
 def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
     """Read a chat completion request.
 
@@ -195,28 +218,14 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
             f"The model `{model}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
-    old, new = (_integer(body, n, low=1) for n in ("max_tokens", "max_completion_tokens"))
-    if old is not None and new is not None:
-        raise _invalid(
-            "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
-            "max_tokens",
-            "invalid_parameter_combination",
-        )
-    _check_number(body, "temperature", low=0, high=2)
-    _check_number(body, "top_p", low=0, high=1)
-    for name, kind, words in (
-        ("stream", bool, "a boolean"),
-        ("stream_options", dict, "an object"),
-        ("response_format", dict, "an object"),
-    ):
-        if not isinstance(body.get(name), (kind, type(None))):
-            raise _wrong_type(name, words, body[name])
+    max_tokens = _max_tokens(body)
+    _check_options(body)
     chat = ChatRequest(
         model=model,
         prompt=prompt,
         characters=characters,
         prompt_tokens=prompt_tokens,
-        max_tokens=old if new is None else new,
+        max_tokens=max_tokens,
         choices=_integer(body, "n", low=1) or 1,
         stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
