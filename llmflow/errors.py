@@ -191,6 +191,7 @@ class ConcurrencyLimitError(RateLimitError):
 class QuotaExhaustedError(ProviderError):
     """A daily or monthly quota is used up; it comes back at its reset."""
 
+    fatal = True
     remedy = "Run again after the quota's reset, or raise the quota at the provider."
 
 

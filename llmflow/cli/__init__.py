@@ -1,0 +1,1 @@
+"""The command line. It knows everything below; nothing knows it."""

@@ -1,0 +1,71 @@
+"""``llmflow``: the group of commands, and what an error looks like."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+import llmflow
+from llmflow.errors import LLMFlowError
+
+# Loaded when named: --help must not wait for what a command needs.
+_COMMANDS = {
+    "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
+    "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
+    "130 interrupted.",
+)
+@click.version_option(llmflow.__version__, prog_name="llmflow")
+def cli() -> None:
+    """Run many texts through hosted LLMs at the provider's own speed."""
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
+    except LLMFlowError as error:
+        _complain("; ".join([str(error), *getattr(error, "__notes__", ())]))
+        sys.exit(2)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _complain(message: str) -> None:
+    line = " ".join(message.split())
+    print(f"llmflow: error: {line}", file=sys.stderr)

@@ -1,0 +1,99 @@
+"""``llmflow simulate``: a local provider with a real quota, for any client."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from llmflow.cli.options import AMOUNT
+
+_KINDS = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
+_SECONDS = click.FloatRange(0.0)
+
+
+@click.command("simulate", short_help="Start a local provider with a real quota.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--rpm", type=AMOUNT, help="Requests per minute.")
+@click.option("--tpm", type=AMOUNT, help="Tokens per minute, charged on arrival.")
+@click.option("--rpd", type=AMOUNT, help="Requests per day.")
+@click.option(
+    "--burst-seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0.0, min_open=True),
+    help="Seconds' worth of a per-minute limit that may come at once; 1 is strict.",
+)
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
+@click.option("--latency", default=0.5, show_default=True, type=_SECONDS, help="Seconds, median.")
+@click.option("--latency-sigma", default=0.0, type=_SECONDS, help="Spread of a lognormal latency.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND=P",
+    help="A fault and its probability, such as server_error=0.05; more than once is fine. "
+    f"Kinds: {', '.join(_KINDS)}.",
+)
+@click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
+@click.option("--no-retry-after", is_flag=True, help="Do not say when to come back after a 429.")
+@click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
+def command(**options: Any) -> int:  # noqa: D301 - click reads the backslash-b
+    """Serve OpenAI's chat completions on loopback, with the quota that you set.
+
+    Headers, errors and limits are those of the real thing; answers are extracts of the
+    prompt. Any client can talk to it. GET /stats tells what it saw. Ctrl-C stops it.
+
+    \b
+    Example:
+      llmflow simulate --port 8000 --rpm 600 --tpm 100k --burst-seconds 1
+      llmflow run texts.jsonl --prompt "Summarize: {text}" --model openai/any \\
+          --base-url http://127.0.0.1:8000/v1 -o summaries.jsonl
+    """
+    from llmflow.simulator import Faults, Latency, SimulatorSettings, run_simulator
+
+    settings = SimulatorSettings(
+        host=options["host"],
+        port=options["port"],
+        rpm=options["rpm"],
+        tpm=options["tpm"],
+        rpd=options["rpd"],
+        burst_seconds=options["burst_seconds"],
+        max_concurrent=options["max_concurrent"],
+        latency=Latency(seconds=options["latency"], sigma=options["latency_sigma"]),
+        faults=Faults(**_faults(options["faults"])),
+        quota_headers="off" if options["no_headers"] else "bucket",
+        retry_after=not options["no_retry_after"],
+        retry_text=not options["no_retry_after"],
+        seed=options["seed"],
+    )
+    stats = run_simulator(settings, on_ready=_announce)
+    print(
+        f"{stats.received:,} requests: {stats.answered:,} answered, {stats.rejections:,} rejected",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _announce(url: str) -> None:
+    print(f"simulator at {url}, statistics at {url.removesuffix('/v1')}/stats", flush=True)
+
+
+def _faults(texts: tuple[str, ...]) -> dict[str, float]:
+    faults = {}
+    for text in texts:
+        kind, _, value = text.partition("=")
+        kind = kind.strip().replace("-", "_")
+        if kind not in _KINDS:
+            raise click.UsageError(
+                f"--fault: no such kind: {kind!r}; kinds are {', '.join(_KINDS)}"
+            )
+        try:
+            faults[kind] = float(value)
+        except ValueError:
+            raise click.UsageError(
+                f"--fault must be KIND=PROBABILITY, such as reset=0.03; got {text!r}"
+            ) from None
+    return faults

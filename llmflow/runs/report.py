@@ -1,0 +1,96 @@
+"""What a run did, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmflow.limits import LimiterStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The closing report of a run.
+
+    Args:
+        model: the model string.
+        items: rows that were read.
+        answered: rows with an answer.
+        failed: rows that failed for good.
+        requests: requests that were sent; retries and rejected ones among them.
+        rejected: rate-limit rejections (429).
+        input_tokens: tokens of the prompts that were answered.
+        output_tokens: tokens of the answers.
+        cost: US dollars where the provider says, else None.
+        seconds: how long the run took.
+        limits: the limits in force, by dimension.
+        utilisation: the share of each limit that was used, by dimension.
+        output: where the answers are.
+        failures: where the failures are, or None if there are none.
+        stopped_by: why the run ended before the last row, or None.
+    """
+
+    model: str
+    items: int
+    answered: int
+    failed: int
+    requests: int
+    rejected: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    seconds: float
+    limits: Mapping[str, float]
+    utilisation: Mapping[str, float]
+    output: str
+    failures: str | None
+    stopped_by: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return it as a few lines for a person."""
+        rate = self.items / self.seconds if self.seconds else 0.0
+        cost = f"; cost ${self.cost:.4f}" if self.cost is not None else ""
+        head = f"{self.answered:,} of {self.items:,} answered by {self.model}"
+        lines = [f"{head} in {duration(self.seconds)} ({rate:.3g}/s) -> {self.output}"]
+        lines.append(
+            f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
+            f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
+        )
+        if self.limits:
+            shares = (
+                f"{self.utilisation[name]:.0%} of {limit:,.0f} {name}"
+                for name, limit in self.limits.items()
+            )
+            lines.append(f"quota used: {', '.join(shares)}")
+        else:
+            lines.append("quota: none was set, and the provider named none")
+        if self.failed:
+            lines.append(f"{self.failed:,} failed -> {self.failures}")
+        if self.stopped_by:
+            lines.append(f"stopped early: {self.stopped_by}")
+        return lines
+
+
+def spent(before: LimiterStatistics, after: LimiterStatistics) -> tuple[int, int]:
+    """Return the requests sent and rejected between two moments."""
+    return after.admitted - before.admitted, after.rejected - before.rejected
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people write it.
+
+    >>> duration(3725)
+    '1 h 2 min'
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
