@@ -1,6 +1,6 @@
 """Measure what a parallel node costs per item, and print one JSON line.
 
-    python benchmarks/nodes.py --items 1000000 --limit 100 --kind trivial --source list
+python benchmarks/nodes.py --items 1000000 --limit 100 --kind trivial --source list
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Trivial(AsyncParallelBatchNode):
     async def exec_async(self, item: int) -> int:
         return item
 
-    async def post_async(self, shared: dict[str, Any], prep_res: Any, exec_res: list[int]) -> None:
+    async def post_async(self, shared: dict[str, Any], _prep_res: Any, exec_res: list[int]) -> None:
         shared["count"] = len(exec_res)
 
 

@@ -120,7 +120,7 @@ class BaseNode:
 
     def run(self, shared: Any) -> Any:
         """Run this node alone and return its action."""
-        if self.successors:
+        if self._leads_on():
             warn_user("Node won't run successors. Use Flow.")
         return self._run(shared)
 
@@ -131,6 +131,9 @@ class BaseNode:
         if not isinstance(action, str):
             raise TypeError("Action must be a string")
         return _ConditionalTransition(self, action)
+
+    def _leads_on(self) -> bool:
+        return any(node is not None for node in self.successors.values())
 
     def _exec(self, prep_res: Any) -> Any:
         return self.exec(prep_res)

@@ -92,6 +92,10 @@ class Node(BaseNode):
         attempt = current_attempt(self)
         return self._last_retry if attempt is None else attempt.index
 
+    @cur_retry.setter
+    def cur_retry(self, index: int) -> None:
+        self._last_retry = index  # for display only: no loop counts with it
+
     def exec_fallback(self, prep_res: Any, exc: Exception, /) -> Any:  # noqa: ARG002
         """Return the result of what failed for good, or raise (by default the error)."""
         raise exc
@@ -111,18 +115,19 @@ class Node(BaseNode):
     def _exec_item(self, item: Any) -> Any:
         attempt = Attempt(self)
         token = attempt.enter()
+        index = 0
         try:
             while True:
-                self._last_retry = attempt.index
+                attempt.index = self._last_retry = index
                 try:
                     return self.exec(item)
                 except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-                    if attempt.index + 1 >= self.max_retries:
+                    if index + 1 >= self.max_retries:
                         return self.exec_fallback(item, error)
-                wait = self._get_wait_time(attempt.index)
+                wait = self._get_wait_time(index)
                 if wait > 0:
                     time.sleep(wait)
-                attempt.index += 1
+                index += 1
         finally:
             attempt.leave(token)
 
@@ -222,7 +227,7 @@ class AsyncNode(Node):
             twin = f"{hook}_async"
             definer = next(base for base in cls.__mro__ if twin in base.__dict__)
             ignored = definer.__module__.partition(".")[0] == __name__.partition(".")[0]
-            if hook in cls.__dict__ and ignored and cls.__module__ != definer.__module__:
+            if ignored and hook in cls.__dict__:
                 warn_user(
                     f"{cls.__name__}.{hook} is never called, because {cls.__name__} is async: "
                     f"write `async def {twin}`"
@@ -243,15 +248,14 @@ class AsyncNode(Node):
 
     async def run_async(self, shared: Any) -> Any:
         """Run this node alone and return its action."""
-        if self.successors:
+        if self._leads_on():
             warn_user("Node won't run successors. Use AsyncFlow.")
         return await self._run_async(shared)
 
     def _run(self, shared: Any) -> Any:  # noqa: ARG002
-        name = type(self).__name__
         raise AsyncRunError(
-            f"Use run_async. {name} is async: call `await {name.lower()}.run_async(shared)`, and "
-            "put it in an AsyncFlow, not in a Flow."
+            f"Use run_async. {type(self).__name__} is async: call `await ….run_async(shared)`, "
+            "and inside another flow, make that an AsyncFlow."
         )
 
     async def _run_async(self, shared: Any) -> Any:

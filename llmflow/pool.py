@@ -62,7 +62,7 @@ class Worker(Attempt):
 class _AsyncSource:
     """Items of an async iterable, read by one task a few items ahead of the workers."""
 
-    def __init__(self, items: AsyncIterable[Any], read_ahead: int, on_item: Callable[[], None]):
+    def __init__(self, items: AsyncIterable[Any], read_ahead: int, on_item: Callable[[], bool]):
         self._items = items
         self._read_ahead = read_ahead
         self._on_item = on_item
@@ -89,7 +89,8 @@ class _AsyncSource:
         async with aclosing(each(self._items)) as source:
             async for item in source:
                 self._ready.append(item)
-                self._on_item()
+                if not self._on_item():
+                    return
                 while len(self._ready) >= self._read_ahead:
                     self._space = asyncio.get_running_loop().create_future()
                     await self._space
@@ -106,8 +107,9 @@ class Pool:
         self._context: Context = copy_context()
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were started
         self._failure: BaseException | None = None
+        self._source_error: Exception | None = None
         self._working = 0  # workers that are not aside, those not yet started among them
         self._starting = 0
         self._aside = 0
@@ -120,20 +122,22 @@ class Pool:
         """Work off all items, or raise once everything has stopped."""
         if isinstance(items, AsyncIterable):
             read_ahead = int(min(_READ_AHEAD, self._slots.limit))
-            source = _AsyncSource(items, read_ahead, self._staff)
+            source = _AsyncSource(items, read_ahead, self._on_item)
             self._take, self._has_more = source.take, source.has_more
-            self._start_task(source.read())
+            self._start_task(self._read(source))
         else:
             self._take = partial(next, iter(items), _NOTHING)
             self._has_more = lambda: not self._exhausted
             self._staff()
         await self._until_stopped()
-        if self._failure is not None:
-            self._results.attach_to(self._failure)
+        error = self._failure or self._source_error
+        if error is not None:
+            self._results.attach_to(error)
             try:
-                raise self._failure
+                raise error
             finally:
-                self._failure = None  # or it would keep itself alive through this frame
+                # Or the error would keep itself alive through this frame.
+                error = self._failure = self._source_error = None
 
     async def _until_stopped(self) -> None:
         cancelled: asyncio.CancelledError | None = None
@@ -171,14 +175,32 @@ class Pool:
             worker = Worker(self._owner, Hold(self._slots, self))
             self._start_task(self._work(worker))
 
+    async def _read(self, source: _AsyncSource) -> None:
+        try:
+            await source.read()
+        except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+            self._source_failed(error)
+
+    def _source_failed(self, error: Exception) -> None:
+        """Take no more items; those that have begun may end if failures are collected."""
+        self._exhausted = True
+        self._source_error = error
+        if not self._results.collect:
+            self._stop(error)
+
+    def _on_item(self) -> bool:
+        self._staff()
+        return self._failure is None
+
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        # A context of its own: what one item sets must not be seen by another.
-        task = self._loop.create_task(work, context=self._context.copy())
-        self._tasks.add(task)
+        # A context of its own: what one item sets must not be seen by another. And not by
+        # loop.create_task: an eager task factory would run one worker inside the other.
+        task = asyncio.Task(work, loop=self._loop, context=self._context.copy())
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         if task.cancelled():
             self._stop(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
@@ -209,7 +231,11 @@ class Pool:
         hold, slots, values = worker.hold, self._slots, self._results.values
         wanted, done = 2, 0  # the first item brings two workers, so that numbers double
         while self._failure is None and self._working <= slots.limit:
-            item = self._take()
+            try:
+                item = self._take()
+            except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+                self._source_failed(error)
+                return
             if item is _NOTHING:
                 self._exhausted = True
                 return
