@@ -155,11 +155,14 @@ def _target(url: str) -> tuple[yarl.URL, str | None]:
     """Parse a URL, and find its proxy in the environment, once."""
     import yarl
 
-    parts = urlsplit(url)
+    try:
+        parts, target = urlsplit(url), yarl.URL(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the URL cannot be called: {redact(str(error))}") from error
     proxy = getproxies().get(parts.scheme)
     if proxy and parts.hostname and proxy_bypass(parts.hostname):
         proxy = None
-    return yarl.URL(url), proxy
+    return target, proxy
 
 
 @functools.lru_cache(maxsize=64)
@@ -169,24 +172,41 @@ def _client_timeout(timeout: Timeout) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=timeout.total, sock_connect=timeout.connect)
 
 
-def _mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
-    """Translate what aiohttp raises; the order matters, special before general."""
+@functools.cache
+def _table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
+    """Return what each exception of aiohttp means; the first that fits counts."""
     import aiohttp
 
-    place = urlsplit(url).netloc.rpartition("@")[2]
-    what = redact(str(error) or type(error).__name__)
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return ConfigurationError(f"{place}: the TLS certificate cannot be verified: {what}")
-    if isinstance(error, aiohttp.InvalidURL):
-        return ConfigurationError(f"{redact(url)!r} is not a URL that can be called")
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return ConnectionFailedError(f"{place}: no connection within {timeout.connect:g} s")
-    if isinstance(error, TimeoutError):
-        return RequestTimeoutError(f"{place}: no answer within {timeout.total:g} s")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return BadReplyError(f"{place}: the reply is not HTTP: {what}")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return ConnectionFailedError(f"cannot connect to {place}: {what}")
-    if isinstance(error, aiohttp.ClientError | OSError):
-        return ConnectionFailedError(f"{place}: the connection broke: {what}")
+    certificate = "{place}: the TLS certificate cannot be verified: {what}"
+    return (
+        (aiohttp.ClientConnectorCertificateError, ConfigurationError, certificate),
+        (aiohttp.ClientSSLError, ConfigurationError, certificate),
+        (aiohttp.InvalidURL, ConfigurationError, "{place}: the URL cannot be called"),
+        (
+            aiohttp.ConnectionTimeoutError,
+            ConnectionFailedError,
+            "{place}: no connection within {connect:g} s",
+        ),
+        (TimeoutError, RequestTimeoutError, "{place}: no answer within {total:g} s"),
+        (aiohttp.ClientResponseError, BadReplyError, "{place}: the reply is not HTTP: {what}"),
+        (
+            aiohttp.ClientConnectorError,
+            ConnectionFailedError,
+            "cannot connect to {place}: {what}",
+        ),
+        (aiohttp.ClientError, ConnectionFailedError, "{place}: the connection broke: {what}"),
+        (OSError, ConnectionFailedError, "{place}: the connection broke: {what}"),
+    )
+
+
+def _mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
+    """Translate what aiohttp raised; None if it is not a failure of the connection."""
+    for kind, ours, text in _table():
+        if isinstance(error, kind):
+            # The place without a user or password, the reason without control characters.
+            place = redact(urlsplit(url).netloc.rpartition("@")[2])
+            what = redact(str(error) or type(error).__name__)
+            return ours(
+                text.format(place=place, what=what, connect=timeout.connect, total=timeout.total)
+            )
     return None

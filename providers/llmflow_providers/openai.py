@@ -202,8 +202,12 @@ def checked_base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is not an HTTP URL, or holds a password.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket too many
+        usable = False
+    if not usable:
         raise ConfigurationError(
             f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
         )

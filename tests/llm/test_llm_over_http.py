@@ -279,6 +279,7 @@ def test_repr_shows_no_secret() -> None:
         ({"max_tokens": True}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"base_url": "ftp://x"}, "base_url"),
+        ({"base_url": "http://host:port/v1"}, "base_url"),
         ({"base_url": "http://user:pw@host/v1"}, "no user, password"),
     ],
 )

@@ -1,0 +1,110 @@
+"""Every format of reset and retry hints that providers send."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmflow.headers import (
+    parse_duration,
+    parse_number,
+    parse_reset,
+    parse_retry_after,
+    server_delay,
+)
+
+NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1.0),
+        ("6m0s", 360.0),
+        ("120ms", 0.12),
+        ("2m59.56s", 179.56),
+        ("7.66s", 7.66),
+        ("1h2m3s", 3723.0),
+        ("250us", 0.00025),
+        ("", None),
+        ("5", None),
+        ("s", None),
+        ("1s2", None),
+        ("-1s", None),
+    ],
+)
+def test_go_durations_are_read(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("12ms", 0.012),
+        ("10", 10.0),
+        ("37.5", 37.5),
+        ("2026-09-01T00:00:00Z", 40.0),
+        ("2026-09-01T00:00:00+00:00", 40.0),
+        ("1788220800000", 40.0),
+        ("1788220800", 40.0),
+        ("-5", None),
+        ("nan", None),
+        ("inf", None),
+        ("90000", None),  # more than a day
+        ("2026-08-30T00:00:00Z", None),  # past
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_resets_are_read_in_every_format(text: str, seconds: float | None) -> None:
+    assert parse_reset(text, now=NOW) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert parse_retry_after("56", now=NOW) == 56.0
+    assert parse_retry_after("7.66", now=NOW) == 7.66
+    assert parse_retry_after(formatdate(NOW + 30, usegmt=True), now=NOW) == pytest.approx(30.0)
+    assert parse_retry_after("later", now=NOW) is None
+    assert parse_retry_after("-1", now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "message", "seconds"),
+    [
+        ({"retry-after-ms": "1840", "retry-after": "2"}, "", 1.84),
+        ({"retry-after-ms": "120000", "retry-after": "121"}, "", 120.0),
+        ({"retry-after-ms": "0", "retry-after": "1"}, "", 1.0),
+        ({"retry-after-ms": "0"}, "", None),
+        ({"retry-after": "2"}, "Please try again in 1.4s.", 2.0),
+        ({"x-ratelimit-reset": "37"}, "", 37.0),
+        ({"x-ratelimit-reset": "1788220800000"}, "", 40.0),
+        ({"retry-after": "soon"}, "Please try again in 84ms.", 0.084),
+        ({}, "Please try again in 11.054s. Visit ...", 11.054),
+        ({}, "Please try again in 1m23.4s.", 83.4),
+        ({}, "Please retry after 22 seconds.", 22.0),
+        ({}, "Try again in 2 minutes", 120.0),
+        ({}, "Please try again in a moment.", None),
+        ({}, "", None),
+    ],
+)
+def test_the_most_exact_hint_wins(
+    headers: dict[str, str], message: str, seconds: float | None
+) -> None:
+    delay = server_delay(headers, message, now=NOW)
+    assert delay == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@given(st.text())
+def test_no_text_breaks_a_parser(text: str) -> None:
+    for parsed in (
+        parse_duration(text),
+        parse_reset(text, now=NOW),
+        parse_retry_after(text, now=NOW),
+        parse_number(text),
+        server_delay({"retry-after": text, "retry-after-ms": text}, text, now=NOW),
+    ):
+        assert parsed is None or parsed == parsed
+    assert parse_number(None) is None

@@ -1,0 +1,200 @@
+"""The retry policy: what is sent again, when, and when it is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+import tenacity
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmflow import LLM, Retry
+from llmflow.errors import (
+    AuthenticationError,
+    BadReplyError,
+    BillingError,
+    ConfigurationError,
+    ConflictError,
+    ConnectionFailedError,
+    ContentFilterError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    TooLargeForLimitError,
+)
+from llmflow.retry import backoff
+from llmflow.testing import ScriptedProvider
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@given(st.integers(1, 100_000), st.floats(0, 1e6), st.floats(0, 1e6), st.integers())
+def test_backoff_stays_between_zero_and_its_ceiling(
+    attempt: int, initial: float, maximum: float, seed: int
+) -> None:
+    wait = backoff(attempt, initial=initial, maximum=maximum, rng=random.Random(seed))
+    assert 0.0 <= wait <= min(maximum, initial * 2.0 ** min(attempt - 1, 1000))
+
+
+def test_backoff_is_spread_over_the_whole_range() -> None:
+    rng = random.Random(1)
+    waits = [backoff(4, initial=1.0, maximum=60.0, rng=rng) for _ in range(1000)]
+    assert min(waits) < 0.5
+    assert max(waits) > 7.5
+    assert sum(waits) / 1000 == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "kind",
+    [
+        BadReplyError,
+        ConflictError,
+        ConnectionFailedError,
+        OverloadedError,
+        RequestTimeoutError,
+        ServerError,
+    ],
+)
+async def test_passing_failures_are_sent_again(kind: type[ProviderError]) -> None:
+    provider = ScriptedProvider([kind("no"), kind("no"), "yes"])
+    response = await LLM(provider).complete("Hi")
+    assert (response.text, response.attempts) == ("yes", 3)
+    assert response.waited == pytest.approx(now())
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "kind",
+    [
+        AuthenticationError,
+        BillingError,
+        ContentFilterError,
+        ContextLengthError,
+        InvalidRequestError,
+        ModelNotFoundError,
+        QuotaExhaustedError,
+        TooLargeForLimitError,
+    ],
+)
+async def test_final_failures_are_never_sent_again(kind: type[ProviderError]) -> None:
+    provider = ScriptedProvider([kind("no")])
+    with pytest.raises(kind) as caught:
+        await LLM(provider)("Hi")
+    assert len(provider.requests) == 1
+    assert caught.value.attempts == 1
+    assert (caught.value.provider, caught.value.model) == ("scripted", "model")
+
+
+@pytest.mark.virtual_time
+async def test_a_server_given_delay_is_a_floor_and_never_shortened() -> None:
+    provider = ScriptedProvider([OverloadedError("busy", retry_after=90.0), "yes"])
+    await LLM(provider, retry=Retry(wait_max=1.0))("Hi")
+    assert now() == pytest.approx(90.0)
+
+
+@pytest.mark.virtual_time
+async def test_attempts_are_total_attempts() -> None:
+    provider = ScriptedProvider(default=ServerError("no"))
+    with pytest.raises(ServerError) as caught:
+        await LLM(provider, retry=Retry(attempts=4))("Hi")
+    assert len(provider.requests) == caught.value.attempts == 4
+
+
+@pytest.mark.virtual_time
+async def test_the_total_time_is_kept() -> None:
+    provider = ScriptedProvider(default=ServerError("no", retry_after=10.0))
+    with pytest.raises(ServerError):
+        await LLM(provider, retry=Retry(attempts=100, total=35.0))("Hi")
+    assert now() == pytest.approx(30.0)
+    assert len(provider.requests) == 4
+
+
+@pytest.mark.virtual_time
+async def test_a_rate_limit_costs_no_attempt_and_is_waited_out() -> None:
+    rejections = [RateLimitError("slow", retry_after=20.0) for _ in range(10)]
+    provider = ScriptedProvider([*rejections, "yes"])
+    response = await LLM(provider, retry=Retry(attempts=1)).complete("Hi")
+    assert (response.text, response.attempts) == ("yes", 1)
+    assert response.waited == pytest.approx(200.0)
+
+
+@pytest.mark.virtual_time
+async def test_rate_limits_without_end_are_given_up_after_the_patience() -> None:
+    provider = ScriptedProvider(default=lambda _: RateLimitError("slow", retry_after=20.0))
+    llm = LLM(provider, retry=Retry(rate_limit_patience=100.0))
+    with pytest.raises(RateLimitError, match="rate_limit_patience=100"):
+        await llm("Hi")
+    assert now() == pytest.approx(100.0)
+    assert llm.limiter.statistics().in_flight == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_request_that_waits_to_be_sent_again_holds_no_slot() -> None:
+    from llmflow import Quota
+
+    provider = ScriptedProvider(
+        [ServerError("no", retry_after=50.0)], latency=1.0, quota=Quota(max_concurrent=1)
+    )
+    llm = LLM(provider)
+    failing = asyncio.create_task(llm("first"))
+    await asyncio.sleep(0)
+    await llm("second")
+    assert now() == pytest.approx(2.0)
+    await failing
+
+
+@pytest.mark.virtual_time
+async def test_tenacitys_own_objects_win_over_the_numbers() -> None:
+    provider = ScriptedProvider(default=InvalidRequestError("no"))
+    policy = Retry(
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_fixed(7),
+        retry=tenacity.retry_if_exception_type(InvalidRequestError),
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        await LLM(provider, retry=policy)("Hi")
+    assert (now(), caught.value.attempts) == (pytest.approx(14.0), 3)
+
+
+@pytest.mark.virtual_time
+async def test_calls_at_the_same_time_do_not_mix_up_their_attempts() -> None:
+    def reply(request: object) -> ProviderError | str:
+        text = request.messages[0]["content"]  # type: ignore[attr-defined]
+        seen[text] = seen.get(text, 0) + 1
+        return ServerError("no") if seen[text] <= int(text) else text
+
+    seen: dict[str, int] = {}
+    llm = LLM(ScriptedProvider(default=reply, latency=0.1), retry=Retry(attempts=8))
+    responses = await asyncio.gather(*(llm.complete(str(i % 7)) for i in range(7)))
+    assert [response.attempts for response in responses] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.virtual_time
+async def test_cancelling_during_the_backoff_cancels() -> None:
+    provider = ScriptedProvider(default=ServerError("no", retry_after=100.0))
+    task = asyncio.create_task(LLM(provider)("Hi"))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"attempts": 0}, {"attempts": 1.5}, {"attempts": True}, {"wait_max": -1}, {"total": -1}],
+)
+def test_a_policy_out_of_range_is_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        Retry(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,178 @@
+"""The transport: one session per loop, and every failure mapped onto our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import socket
+from typing import Self
+
+import aiohttp
+import pytest
+
+from llmflow import transport
+from llmflow.errors import (
+    BadReplyError,
+    ConfigurationError,
+    ConnectionFailedError,
+    LLMFlowError,
+    RequestTimeoutError,
+)
+from llmflow.transport import Timeout
+from llmflow.types import WireRequest
+
+
+def post(port: int, body: bytes = b"{}") -> WireRequest:
+    return WireRequest("POST", f"http://127.0.0.1:{port}/x", {"Authorization": "Bearer k"}, body)
+
+
+class Server:
+    """A raw server: sends what it is told to, whatever comes."""
+
+    def __init__(self, answer: bytes, *, close: bool = True) -> None:
+        self.answer = answer
+        self.close = close
+        self.received: list[bytes] = []
+        self.connections = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await transport.aclose()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
+                self.received.append(head + await reader.readexactly(length))
+                writer.write(self.answer)
+                await writer.drain()
+                if self.close:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Name: v\r\n\r\nhi"
+
+
+async def test_a_reply_has_status_headers_and_body() -> None:
+    async with Server(OK, close=False) as server:
+        reply = await transport.send(post(server.port, b'{"a":1}'), timeout=Timeout())
+    assert (reply.status, reply.body, reply.headers["x-name"]) == (200, b"hi", "v")
+    assert reply.received_at > 1.7e9
+    assert b"Authorization: Bearer k" in server.received[0]
+    assert server.received[0].endswith(b'{"a":1}')
+
+
+async def test_connections_are_kept_and_used_again() -> None:
+    async with Server(OK, close=False) as server:
+        for _ in range(5):
+            await transport.send(post(server.port), timeout=Timeout())
+        assert server.connections == 1
+
+
+async def test_a_redirect_is_not_followed_with_the_key() -> None:
+    moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"
+    async with Server(moved) as server:
+        assert (await transport.send(post(server.port), timeout=Timeout())).status == 302
+
+
+async def test_a_large_body_is_sent_whole() -> None:
+    async with Server(OK) as server:
+        await transport.send(post(server.port, b"x" * (2**20 + 1)), timeout=Timeout())
+        assert server.received[0].endswith(b"x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"", ConnectionFailedError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\ncut off", ConnectionFailedError),
+        (b"this is not HTTP\r\n\r\n", BadReplyError),
+    ],
+)
+async def test_broken_replies_are_named(answer: bytes, kind: type[LLMFlowError]) -> None:
+    async with Server(answer) as server:
+        with pytest.raises(kind, match=f"127.0.0.1:{server.port}"):
+            await transport.send(post(server.port), timeout=Timeout())
+
+
+async def test_no_answer_in_time_is_a_timeout_with_the_seconds() -> None:
+    async with Server(b"", close=False) as server:
+        with pytest.raises(RequestTimeoutError, match=r"no answer within 0\.05 s"):
+            await transport.send(post(server.port), timeout=Timeout(total=0.05))
+
+
+async def test_a_refused_connection_names_the_place() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ConnectionFailedError, match=f"cannot connect to 127.0.0.1:{port}"):
+        await transport.send(post(port), timeout=Timeout())
+
+
+async def test_a_name_that_does_not_exist_is_a_connection_error() -> None:
+    wire = WireRequest("POST", "http://no-such-host.invalid/x", {}, b"{}")
+    with pytest.raises(ConnectionFailedError, match=r"no-such-host\.invalid"):
+        await transport.send(wire, timeout=Timeout())
+
+
+def test_every_exception_of_aiohttp_is_mapped() -> None:
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(aiohttp, inspect.isclass)
+        if issubclass(kind, aiohttp.ClientError | OSError) and not issubclass(kind, Warning)
+    ]
+    assert len(kinds) > 15
+    for kind in kinds:
+        mapped = [ours for theirs, ours, _ in transport._table() if issubclass(kind, theirs)]
+        assert mapped, kind
+    assert transport._mapped(ValueError("a bug"), "http://h/x", Timeout()) is None
+
+
+async def test_an_address_that_cannot_be_called_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be called"):
+        await transport.send(WireRequest("POST", "http://:0:0/x", {}, b""), timeout=Timeout())
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_no_session_is_left_open_when_its_loop_ends() -> None:
+    clients = []
+
+    async def use() -> None:
+        async with Server(OK) as server:
+            await transport.send(post(server.port), timeout=Timeout())
+            server._server.close()
+
+    async def use_and_leave() -> None:
+        server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionFailedError):
+            await transport.send(post(port), timeout=Timeout())
+        clients.append(transport._sessions[asyncio.get_running_loop()].client)
+        server.close()
+
+    asyncio.run(use())
+    asyncio.run(use_and_leave())
+    gc.collect()
+    assert all(client.closed for client in clients)
+
+
+@pytest.mark.parametrize("limit", [(64, 4096), (1024, 4096), (10**6, 10**6)])
+def test_the_connection_limit_leaves_room_for_other_files(
+    limit: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
+    assert 16 <= transport.connection_limit() <= max(16, min(1000, limit[0] - 64))
