@@ -1,8 +1,32 @@
-"""Run many texts through hosted LLMs at the provider's own speed."""
+"""Run many texts through hosted LLMs at the provider's own speed.
 
+>>> from llmflow import LLM, AsyncFlow, AsyncParallelBatchNode, Quota
+>>> llm = LLM("openai/gpt-4.1-mini", quota=Quota(rpm=500, tpm="200k"))
+
+Public are this package, `llmflow.testing`, `llmflow.simulator` and, for those who
+write a provider, `llmflow.provider`, `llmflow.types` and `llmflow.errors`.
+"""
+
+from llmflow import errors
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
+from llmflow.flows import (
+    AsyncBatchFlow,
+    AsyncFlow,
+    AsyncParallelBatchFlow,
+    BatchFlow,
+    Flow,
+)
+from llmflow.graph import BaseNode
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.llm import LLM
+from llmflow.nodes import (
+    AsyncBatchNode,
+    AsyncNode,
+    AsyncParallelBatchNode,
+    BatchNode,
+    Node,
+)
+from llmflow.results import Failure, NotRun, partial_results
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
 from llmflow.types import Quota, Response, Usage
@@ -11,9 +35,22 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncBatchFlow",
+    "AsyncBatchNode",
+    "AsyncFlow",
+    "AsyncNode",
+    "AsyncParallelBatchFlow",
+    "AsyncParallelBatchNode",
+    "BaseNode",
+    "BatchFlow",
+    "BatchNode",
+    "Failure",
+    "Flow",
     "LLMFlowError",
     "Limiter",
     "LimiterStatistics",
+    "Node",
+    "NotRun",
     "ProviderError",
     "Quota",
     "Response",
@@ -22,4 +59,13 @@ __all__ = [
     "Usage",
     "UsageError",
     "__version__",
+    "errors",
+    "partial_results",
 ]
+
+# Users meet these names here: reprs, tracebacks and documentation should say so too.
+for _name in __all__:
+    _object = globals()[_name]
+    if isinstance(_object, type) or callable(_object):
+        _object.__module__ = __name__
+del _name, _object
