@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.concurrency import Slots, step_aside
+from llmflow.concurrency import Slots
 from llmflow.nodes import AsyncParallelBatchNode
 from llmflow.results import Failure
 from llmflow.testing import run_virtual
@@ -183,7 +183,8 @@ class Uncomparable:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("value", ["set", Uncomparable()])
-async def test_no_item_sees_the_context_of_another_but_each_sees_the_callers(value):
+@pytest.mark.parametrize("limit", [1, 2, None])
+async def test_no_item_sees_the_context_of_another_but_each_sees_the_callers(value, limit):
     seen = []
 
     class Node_(Probe):
@@ -192,7 +193,7 @@ async def test_no_item_sees_the_context_of_another_but_each_sees_the_callers(val
             variable.set(value)
 
     variable.set("callers")
-    await Node_(concurrency_limit=2).run_async({"items": range(50)})
+    await Node_(concurrency_limit=limit).run_async({"items": range(50)})
     assert seen == ["callers"] * 50
     assert variable.get() == "callers"
 
@@ -230,64 +231,6 @@ async def test_waiting_items_do_not_stop_new_ones_up_to_a_bound():
 
 
 @pytest.mark.virtual_time
-async def test_an_item_that_steps_aside_lets_the_others_start():
-    reply = asyncio.get_running_loop().create_future()
-    waiting = 0
-
-    class Batched(Probe):
-        async def exec_async(self, item):
-            nonlocal waiting
-            async with step_aside():
-                waiting += 1
-                if waiting == 40:
-                    reply.set_result("reply")
-                answer = await asyncio.shield(reply)
-            assert self.get_concurrent_task_count() <= 2
-            return answer
-
-    node = Batched(concurrency_limit=2)
-    assert await node.run_async({"items": range(40)}) == ["reply"] * 40
-    assert node.get_concurrent_task_count() == 0
-
-
-@pytest.mark.virtual_time
-async def test_two_parts_of_one_item_may_step_aside_at_once():
-    class Two(Probe):
-        async def part(self, seconds):
-            async with step_aside():
-                await asyncio.sleep(seconds)
-
-        async def exec_async(self, item):
-            await asyncio.gather(self.part(1), self.part(2))
-            return item
-
-    node = Two(concurrency_limit=1)
-    assert await node.run_async({"items": range(5)}) == list(range(5))
-    assert asyncio.get_running_loop().time() == 2
-    assert node.get_concurrent_task_count() == 0
-
-
-@pytest.mark.virtual_time
-async def test_a_task_that_outlives_its_item_has_no_claim_to_the_next_ones_slot():
-    left_over = []
-
-    async def late():
-        async with step_aside():
-            await asyncio.sleep(5)
-
-    class Leaves(Probe):
-        async def exec_async(self, item):
-            left_over.append(asyncio.create_task(late()))
-            await asyncio.sleep(1)
-            return item
-
-    node = Leaves(concurrency_limit=1)
-    assert await node.run_async({"items": range(4)}) == list(range(4))
-    await asyncio.gather(*left_over)
-    assert node.get_concurrent_task_count() == 0
-
-
-@pytest.mark.virtual_time
 async def test_slots_are_handed_out_first_come_first_served():
     slots = Slots(1).here()
     order = []
@@ -306,6 +249,56 @@ async def test_slots_are_handed_out_first_come_first_served():
     await asyncio.wait([*tasks, late])
     assert order == [0, 1, 3, 4, "late"]
     assert slots.in_use == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_cancelled_waiter_is_forgotten_at_once():
+    slots = Slots(1).here()
+    await slots.take()
+    waiter = asyncio.create_task(slots.take())
+    await asyncio.sleep(0)
+    assert slots.has_waiters()
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    assert not slots.has_waiters()
+
+
+@pytest.mark.virtual_time
+async def test_two_runs_of_one_node_take_turns():
+    order = []
+
+    class Node_(Probe):
+        async def exec_async(self, item):
+            order.append(item)
+            await asyncio.sleep(1)
+
+    node = Node_(concurrency_limit=1)
+    await asyncio.gather(node.run_async({"items": ["a"] * 5}), node.run_async({"items": ["b"] * 5}))
+    assert order == ["a", "b"] * 5
+
+
+@pytest.mark.virtual_time
+async def test_items_that_come_back_from_waiting_do_not_pull_more_than_there_is_room_for():
+    pulled = 0
+
+    def items():
+        nonlocal pulled
+        for number in range(2000):
+            pulled += 1
+            yield number
+
+    class Node_(Probe):
+        async def exec_async(self, item):
+            if item < 500 and self.cur_retry == 0:
+                raise ValueError
+            await asyncio.sleep(1000)
+
+    node = Node_(concurrency_limit=5, max_retries=2, wait=100)
+    task = asyncio.create_task(node.run_async({"items": items()}))
+    await asyncio.sleep(50_000)
+    assert pulled <= 500 + 10
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @pytest.mark.virtual_time

@@ -1,0 +1,249 @@
+"""Slots that are given back for a while: who gets them, and who gets them again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmflow.concurrency import step_aside
+from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
+from llmflow.testing import run_virtual
+
+pytestmark = pytest.mark.virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def wait_aside(seconds: float) -> None:
+    async with step_aside():
+        await asyncio.sleep(seconds)
+
+
+class Each(AsyncParallelBatchNode):
+    async def prep_async(self, shared):
+        return shared["items"]
+
+    async def post_async(self, shared, prep_res, exec_res):
+        return exec_res
+
+    def running(self):
+        return self.get_concurrent_task_count()
+
+
+async def test_an_item_that_steps_aside_lets_the_others_start():
+    reply = asyncio.get_running_loop().create_future()
+    waiting = 0
+
+    class Batched(Each):
+        async def exec_async(self, item):
+            nonlocal waiting
+            async with step_aside():
+                waiting += 1
+                if waiting == 40:
+                    reply.set_result("reply")
+                answer = await asyncio.shield(reply)
+            assert self.running() <= 2
+            return answer
+
+    node = Batched(concurrency_limit=2)
+    assert await node.run_async({"items": range(40)}) == ["reply"] * 40
+    assert node.running() == 0
+
+
+async def test_two_parts_of_one_item_may_step_aside_at_once():
+    most_tasks = 0
+
+    class Two(Each):
+        async def exec_async(self, item):
+            nonlocal most_tasks
+            await asyncio.gather(wait_aside(1), wait_aside(2))
+            assert self.running() == 1
+            await asyncio.sleep(1)
+            most_tasks = max(most_tasks, len(asyncio.all_tasks()))
+            return item
+
+    node = Two(concurrency_limit=1)
+    assert await node.run_async({"items": range(2000)}) == list(range(2000))
+    assert node.running() == 0
+    assert most_tasks <= 3 * 1002 + 2
+
+
+async def test_the_slot_stays_lent_until_the_last_part_is_back():
+    starts = {}
+
+    class Parts(Each):
+        async def exec_async(self, item):
+            starts[item] = now()
+            if item == "parts":
+                await asyncio.gather(wait_aside(1), wait_aside(3))
+            else:
+                await asyncio.sleep(2)
+
+    await Parts(concurrency_limit=1).run_async({"items": ["parts", "second", "third"]})
+    assert starts == {"parts": 0, "second": 0, "third": 2}
+
+
+async def test_a_task_that_outlives_its_item_has_no_claim_to_the_next_ones_slot():
+    left_over = []
+
+    class Leaves(Each):
+        async def exec_async(self, item):
+            left_over.append(asyncio.create_task(wait_aside(3.5)))
+            await asyncio.sleep(1)
+            return item
+
+    node = Leaves(concurrency_limit=1)
+    assert await node.run_async({"items": range(60)}) == list(range(60))
+    await asyncio.gather(*left_over)
+    assert node.running() == 0
+
+
+async def test_later_items_get_their_slot_again_whatever_an_earlier_one_left_running():
+    left_over = []
+
+    class Leaves(Each):
+        async def exec_async(self, item):
+            if item == 0:
+                left_over.append(asyncio.create_task(wait_aside(5)))
+                await asyncio.sleep(1)
+                return
+            await asyncio.sleep(5)
+            await wait_aside(1)
+            assert self.running() == 1
+
+    node = Leaves(concurrency_limit=1)
+    await node.run_async({"items": range(4)})
+    assert node.running() == 0
+
+
+async def test_a_task_that_steps_aside_after_the_run_takes_no_slot():
+    left_over = []
+
+    async def late():
+        await asyncio.sleep(10)
+        await wait_aside(1)
+
+    class Leaves(Each):
+        async def exec_async(self, item):
+            left_over.append(asyncio.create_task(late()))
+
+    node = Leaves(concurrency_limit=1)
+    await node.run_async({"items": range(2)})
+    await asyncio.gather(*left_over)
+    assert node.running() == 0
+
+
+async def test_a_slot_that_comes_back_too_late_is_passed_on():
+    left_over = []
+
+    class Leaves(Each):
+        async def exec_async(self, item):
+            if item == 0:
+                left_over.append(asyncio.create_task(wait_aside(1)))
+                await asyncio.sleep(2)
+            else:
+                await asyncio.sleep(3)
+
+    node = Leaves(concurrency_limit=1)
+    await node.run_async({"items": range(3)})
+    await asyncio.gather(*left_over)
+    assert node.running() == 0
+
+
+async def test_an_item_that_goes_on_after_a_failure_inside_has_its_slot_again():
+    class Recovers(Each):
+        async def exec_async(self, item):
+            with contextlib.suppress(KeyError):
+                async with step_aside():
+                    await asyncio.sleep(1)
+                    raise KeyError
+            assert self.running() == 1
+
+    await Recovers(concurrency_limit=1).run_async({"items": range(3)})
+
+
+async def test_an_outer_nodes_attempt_is_visible_inside_an_inner_one():
+    class Inner(AsyncNode):
+        async def exec_async(self, prep_res):
+            seen.append((outer.cur_retry, self.cur_retry))
+            raise ValueError("inner")
+
+    class Outer(AsyncNode):
+        async def exec_async(self, prep_res):
+            await inner.run_async({})
+
+    seen: list[Any] = []
+    inner, outer = Inner(max_retries=2), Outer(max_retries=2)
+    with pytest.raises(ValueError, match="inner"):
+        await outer.run_async({})
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+class Busy(Each):
+    """Each item is a list of things to do with its slot."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.log: dict[str, Any] = {"working": 0, "peak": 0, "left over": []}
+
+    async def work(self):
+        self.log["working"] += 1
+        self.log["peak"] = max(self.log["peak"], self.log["working"])
+        try:
+            await asyncio.sleep(1)
+        finally:
+            self.log["working"] -= 1
+
+    async def aside(self):
+        await wait_aside(1)
+
+    async def both(self):
+        await asyncio.gather(wait_aside(1), wait_aside(2))
+
+    async def again(self):
+        await self.run_async({"items": [["work"], ["work", "aside"]]})
+
+    async def again_twice(self):
+        inside = ([["work"]], [["aside"]])
+        await asyncio.gather(*(self.run_async({"items": items}) for items in inside))
+
+    async def leave(self):
+        self.log["left over"].append(asyncio.create_task(wait_aside(2.5)))
+
+    async def exec_async(self, plan):
+        for step in plan:
+            await getattr(self, step)()
+
+
+STEPS = st.sampled_from(["work", "aside", "both", "again", "again_twice", "leave"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    plans=st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=6),
+    limit=st.integers(1, 3),
+    cancel=st.one_of(st.none(), st.sampled_from([0.5, 1.5, 3.5, 7.5])),
+)
+def test_whatever_items_do_with_their_slots_none_is_lost_and_the_limit_holds(plans, limit, cancel):
+    async def scenario():
+        node = Busy(concurrency_limit=limit)
+        task = asyncio.create_task(node.run_async({"items": plans}))
+        await asyncio.wait([task], timeout=cancel or 10_000)
+        if cancel:
+            task.cancel()
+            await asyncio.wait([task])
+        assert task.done()
+        left_over = node.log["left over"]
+        await asyncio.gather(*left_over)
+        assert node.running() == node.log["working"] == 0
+        if not left_over:  # else an item works on while a part of it has lent its slot
+            assert node.log["peak"] <= limit
+
+    run_virtual(scenario())
