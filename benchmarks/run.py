@@ -24,7 +24,7 @@ from llmflow import LLM, AsyncFlow, AsyncParallelBatchNode, Quota
 from llmflow.limits.registry import forget_limiters
 from llmflow.simulator import Latency, SimulatorProcess, SimulatorSettings, serve_in_process
 
-RESULTS = Path("/tmp/benchrun") if "__file__" not in globals() else Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 SENTENCE = "The tide rises twice a day because the moon pulls the water of the sea. "
 
 
@@ -119,8 +119,8 @@ def overhead(options: argparse.Namespace) -> dict[str, Any]:
         for key in ("per_second", "cpu_us"):
             result[f"{name}_{key}"] = statistics.median(each[key] for each in figures)
     pairs = list(zip(rounds["llmflow"], rounds["bare"], strict=True))
-    result["throughput_ratio"] = statistics.median(a["per_second"] / b["per_second"] for a, b in pairs)
-    result["cpu_ratio"] = statistics.median(a["cpu_us"] / b["cpu_us"] for a, b in pairs)
+    for ratio, key in (("throughput_ratio", "per_second"), ("cpu_ratio", "cpu_us")):
+        result[ratio] = statistics.median(ours[key] / bare[key] for ours, bare in pairs)
     result["target"] = "throughput_ratio >= 0.5"
     result["met"] = result["throughput_ratio"] >= 0.5
     return result
@@ -174,8 +174,13 @@ SCENARIOS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 def main() -> int:
     """Run scenarios, print their figures and save them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("scenarios", nargs="+", choices=[*SCENARIOS, "all"], metavar="SCENARIO",
-                        help=f"one or more of {', '.join(SCENARIOS)}, or all")
+    parser.add_argument(
+        "scenarios",
+        nargs="+",
+        choices=[*SCENARIOS, "all"],
+        metavar="SCENARIO",
+        help=f"one or more of {', '.join(SCENARIOS)}, or all",
+    )
     parser.add_argument("--n", type=int, help="requests, instead of the scenario's own number")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of overhead (5)")
     options = parser.parse_args()

@@ -1,0 +1,77 @@
+"""What the documents show is run: every Python block, every link, both examples."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{path.stem}-{number}")
+    for path in DOCUMENTS
+    for number, block in enumerate(
+        re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_python_block_runs(block: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
+def test_links_to_files_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def load(name: str) -> ModuleType:
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_the_parallel_node_of_the_examples_summarises_every_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load("parallel_summaries")
+    await example.main()
+    summaries = capsys.readouterr().out.strip().split("\n\n")
+    assert len(summaries) == len(list(example.TEXTS.glob("*.txt")))
+    assert all(summaries)
+
+
+async def test_the_parallel_flow_of_the_examples_summarises_every_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load("summarize_files")
+    files = [str(path) for path in sorted(example.TEXTS.glob("*.txt"))[:5]]
+    await example.main(files)
+    printed = capsys.readouterr().out
+    assert [line.split(":")[0] for line in printed.splitlines() if line] == [
+        Path(name).stem for name in files
+    ]

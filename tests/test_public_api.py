@@ -1,0 +1,76 @@
+"""Conventions that a reviewer would otherwise have to look for."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import llmflow
+import llmflow.provider
+import llmflow.simulator
+import llmflow.testing
+import llmflow.types
+
+ROOT = Path(__file__).parent.parent
+PUBLIC = [llmflow, llmflow.testing, llmflow.simulator]
+NAMES = [(module, name) for module in PUBLIC for name in module.__all__]
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_all_is_sorted_and_true(module: object) -> None:
+    names = module.__all__  # type: ignore[attr-defined]
+    assert len(names) == len(set(names))
+    assert all(hasattr(module, name) for name in names)
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=[name for _, name in NAMES])
+def test_everything_public_is_documented(module: object, name: str) -> None:
+    item = getattr(module, name)
+    if inspect.isclass(item) or inspect.isfunction(item):
+        assert item.__doc__
+        for method_name, method in vars(item).items():
+            if inspect.isfunction(method) and not method_name.startswith("_"):
+                assert inspect.getdoc(getattr(item, method_name)), f"{name}.{method_name}"
+
+
+@pytest.mark.parametrize("name", llmflow.__all__)
+def test_public_classes_say_where_users_find_them(name: str) -> None:
+    item = getattr(llmflow, name)
+    if inspect.isclass(item):
+        assert item.__module__ == "llmflow"
+
+
+def test_dataclasses_are_frozen_and_keyword_only() -> None:
+    for module in (llmflow, llmflow.types, llmflow.simulator):
+        for name, item in vars(module).items():
+            if dataclasses.is_dataclass(item) and isinstance(item, type):
+                parameters = item.__dataclass_params__  # type: ignore[attr-defined]
+                assert parameters.frozen, name
+                signature = inspect.signature(item)
+                kinds = {each.kind for each in signature.parameters.values()}
+                assert kinds == {inspect.Parameter.KEYWORD_ONLY}, name
+
+
+def test_options_come_after_the_obvious_first_argument() -> None:
+    for item in (llmflow.LLM, llmflow.LLM.complete, llmflow.LLM.run, llmflow.Limiter):
+        positional = [
+            each.name
+            for each in inspect.signature(item).parameters.values()
+            if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        ]
+        assert len([name for name in positional if name != "self"]) <= 1
+
+
+def test_the_version_is_one() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'version = "{llmflow.__version__}"' in project
+    assert f"## {llmflow.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_files_do_not_name_the_machine_they_were_written_on() -> None:
+    for path in [*ROOT.glob("llmflow/**/*.py"), *ROOT.glob("docs/*.md"), ROOT / "README.md"]:
+        assert not re.search(r"/(?:home|root|Users)/\w", path.read_text("utf-8")), path
