@@ -16,8 +16,9 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -116,9 +117,13 @@ class LoopSlots:
                 self._waiters.pop(waiter, None)
             raise
 
+    def take_at_once(self) -> None:
+        """Take a slot though it may be one too many; as many fewer are handed on."""
+        self.in_use += 1
+
     def give_back(self) -> None:
         """Hand a slot on to the first waiter, or free it."""
-        while self._waiters:
+        while self._waiters and self.in_use <= self.limit:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(None)
@@ -160,10 +165,21 @@ class Hold:
     through a context variable.
     """
 
-    __slots__ = ("_aside", "_crew", "_item", "_lenders", "_retaking", "outer", "slots", "taken")
+    __slots__ = (
+        "_aside",
+        "_crew",
+        "_item",
+        "_lenders",
+        "_retaking",
+        "loop",
+        "outer",
+        "slots",
+        "taken",
+    )
 
     def __init__(self, slots: LoopSlots, crew: Crew) -> None:
         self.slots = slots
+        self.loop = asyncio.get_running_loop()
         self.taken = False
         self.outer: Hold | None = None
         self._crew = crew
@@ -207,8 +223,14 @@ class Hold:
                 self._crew.step_aside()
         return self._item
 
-    async def end_loan(self, item: int, *, aside: bool, retake: bool) -> None:
-        """Take the slot again once no other part of the same item lends it."""
+    async def end_loan(
+        self, item: int, aside: bool, kind: type[BaseException] | None, *_: object
+    ) -> None:
+        """Take the slot again once no other part of the same item lends it.
+
+        Called at the end of a ``with`` block. A cancelled item does not wait for
+        its slot: it may go on all the same, if the cancellation was a timeout.
+        """
         if item != self._item:
             return
         self._lenders -= 1
@@ -216,13 +238,22 @@ class Hold:
             self._aside -= 1
             if not self._aside:
                 self._crew.step_back()
-        if self._lenders or not retake:
+        if self._lenders:
             return
         self._retaking += 1
         try:
-            await self.slots.take()
+            if kind is None or issubclass(kind, Exception):
+                await self.slots.take()
+            else:
+                self.slots.take_at_once()
+        except asyncio.CancelledError:
+            self.slots.take_at_once()
+            raise
         finally:
             self._retaking -= 1
+            self._retake(item)
+
+    def _retake(self, item: int) -> None:
         if item == self._item and not self._lenders and not self.taken:
             self.taken = True
         else:
@@ -231,22 +262,22 @@ class Hold:
 
 @asynccontextmanager
 async def _lent(holds: Iterable[Hold], *, aside: bool) -> AsyncIterator[None]:
-    loans = [(hold, item) for hold in holds if (item := hold.lend(aside=aside)) is not None]
-    retake = False
-    try:
+    async with AsyncExitStack() as loans:
+        for hold in holds:
+            item = hold.lend(aside=aside)
+            if item is not None:
+                loans.push_async_exit(partial(hold.end_loan, item, aside))
         yield
-        retake = True
-    except Exception:
-        retake = True  # the item may catch it and go on
-        raise
-    finally:
-        for hold, item in reversed(loans):
-            await hold.end_loan(item, aside=aside, retake=retake)
 
 
 def _holds() -> Iterator[Hold]:
+    """Go through the holds around the running code, from the innermost out.
+
+    Those of another event loop are out of reach: the code then runs in a thread
+    that was started from an item.
+    """
     hold = _held.get()
-    while hold is not None:
+    while hold is not None and hold.loop is asyncio.get_running_loop():
         yield hold
         hold = hold.outer
 

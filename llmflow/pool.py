@@ -130,7 +130,7 @@ class Pool:
             self._has_more = lambda: not self._exhausted
             self._staff()
         await self._until_stopped()
-        error = self._failure or self._source_error
+        error = self._source_error if self._failure is None else self._failure
         if error is not None:
             self._results.attach_to(error)
             try:
@@ -160,6 +160,7 @@ class Pool:
         """Count a worker again."""
         self._working += 1
         self._aside -= 1
+        self._staff()
 
     def _staff(self, wanted: int = 1) -> None:
         """See to it that this many workers are about to start, as far as the limits allow."""

@@ -6,9 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmflow.flows import AsyncParallelBatchFlow
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
+from llmflow.testing import run_virtual
 
 
 def now() -> float:
@@ -160,3 +163,52 @@ async def test_defect_06_a_flow_keeps_its_slot_for_an_ordinary_node_inside():
     files = Files(start=enter, concurrency_limit=2)
     await Twice(start=files).run_async({})
     assert peak == 2
+
+
+class Calls(AsyncParallelBatchNode):
+    """An item is a list of (node's number, items for it), run one after another."""
+
+    def __init__(self, everyone: list[Calls], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.everyone = everyone
+        everyone.append(self)
+
+    async def prep_async(self, shared):
+        return shared["items"]
+
+    async def exec_async(self, item):
+        await asyncio.sleep(1)
+        for number, items in item:
+            await self.everyone[number].run_async({"items": items})
+        await asyncio.sleep(1)
+
+
+ITEMS = st.recursive(
+    st.just([]),
+    lambda below: st.lists(
+        st.tuples(st.integers(0, 2), st.lists(below, min_size=1, max_size=2)), max_size=2
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    limits=st.tuples(*[st.integers(1, 2)] * 3),
+    runs=st.lists(
+        st.tuples(st.integers(0, 2), st.lists(ITEMS, min_size=1, max_size=3)),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_defect_06_no_nesting_of_limits_whatever_deadlocks(limits, runs):
+    nodes: list[Calls] = []
+    for limit in limits:
+        Calls(nodes, concurrency_limit=limit)
+
+    async def scenario():
+        async with asyncio.timeout(100_000):
+            await asyncio.gather(*(nodes[n].run_async({"items": items}) for n, items in runs))
+
+    run_virtual(scenario())
+    assert [node.get_concurrent_task_count() for node in nodes] == [0, 0, 0]

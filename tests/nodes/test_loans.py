@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.concurrency import step_aside
+from llmflow.concurrency import Hold, Slots, step_aside
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
 
@@ -169,21 +169,102 @@ async def test_an_item_that_goes_on_after_a_failure_inside_has_its_slot_again():
     await Recovers(concurrency_limit=1).run_async({"items": range(3)})
 
 
+async def test_an_item_that_goes_on_after_a_timeout_inside_counts_and_the_others_wait():
+    log = []
+
+    class TimesOut(Each):
+        async def exec_async(self, item):
+            log.append((now(), self.running()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await wait_aside(10)
+            log.append((now(), self.running()))
+            await asyncio.sleep(10)
+
+    node = TimesOut(concurrency_limit=1)
+    await node.run_async({"items": range(3)})
+    # All three stepped aside and came back; nobody had to wait, everybody counts.
+    assert log == [(0, 1), (0, 1), (0, 1), (1, 1), (1, 2), (1, 3)]
+    assert node.running() == 0
+
+
+async def test_slots_beyond_the_limit_are_not_handed_on():
+    slots = Slots(1).here()
+    await slots.take()
+    slots.take_at_once()
+    waiter = asyncio.create_task(slots.take())
+    await asyncio.sleep(0)
+    slots.give_back()
+    await asyncio.sleep(0)
+    assert (waiter.done(), slots.in_use) == (False, 1)
+    slots.give_back()
+    await waiter
+    assert slots.in_use == 1
+
+
+async def test_a_cancelled_wait_for_the_slot_leaves_every_count_right():
+    class Outer(Each):
+        async def exec_async(self, item):
+            if item == "blocks":
+                await asyncio.sleep(100)
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await wait_aside(1)  # and then for the slot, which "blocks" has
+
+    node = Outer(concurrency_limit=1)
+    await node.run_async({"items": ["waits", "blocks", "waits"]})
+    assert node.running() == 0
+
+
+class CountingCrew:
+    aside = 0
+
+    def step_aside(self):
+        self.aside += 1
+
+    def step_back(self):
+        self.aside -= 1
+
+
+async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
+    slots, crew = Slots(1).here(), CountingCrew()
+    hold = Hold(slots, crew)
+    await hold.take()
+    first, second = hold.lend(aside=True), hold.lend(aside=True)
+    assert (crew.aside, slots.in_use, hold.taken) == (1, 0, False)
+    await hold.end_loan(first, True, None)
+    assert (crew.aside, slots.in_use, hold.taken) == (1, 0, False)
+    await hold.end_loan(second, True, None)
+    assert (crew.aside, slots.in_use, hold.taken) == (0, 1, True)
+    late = hold.lend(aside=True)
+    hold.end_item()
+    assert (crew.aside, slots.in_use, hold.taken) == (0, 0, False)
+    assert hold.lend(aside=True) is None
+    await hold.take()
+    await hold.end_loan(late, True, None)
+    assert (crew.aside, slots.in_use, hold.taken) == (0, 1, True)
+    again = hold.lend(aside=True)
+    await hold.end_loan(again, True, None)
+    assert (crew.aside, slots.in_use, hold.taken) == (0, 1, True)
+
+
 async def test_an_outer_nodes_attempt_is_visible_inside_an_inner_one():
     class Inner(AsyncNode):
         async def exec_async(self, prep_res):
+            await asyncio.sleep(1)
             seen.append((outer.cur_retry, self.cur_retry))
             raise ValueError("inner")
 
-    class Outer(AsyncNode):
-        async def exec_async(self, prep_res):
-            await inner.run_async({})
+    class Outer(Each):
+        async def exec_async(self, item):
+            await asyncio.sleep(item)
+            await Inner(max_retries=2).run_async({})
 
     seen: list[Any] = []
-    inner, outer = Inner(max_retries=2), Outer(max_retries=2)
-    with pytest.raises(ValueError, match="inner"):
-        await outer.run_async({})
-    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    outer = Outer(max_retries=2, on_error="collect")
+    await outer.run_async({"items": [0, 2.5]})
+    assert seen == [(0, 0), (0, 1), (1, 0), (0, 0), (1, 1), (0, 1), (1, 0), (1, 1)]
 
 
 class Busy(Each):

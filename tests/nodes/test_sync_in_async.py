@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from llmflow.concurrency import step_aside
 from llmflow.flows import AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
 from llmflow.graph import BaseNode
-from llmflow.nodes import BatchNode, Node
+from llmflow.nodes import AsyncParallelBatchNode, BatchNode, Node
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -187,6 +188,36 @@ async def test_prep_and_post_never_overlap_so_that_counting_in_shared_is_exact()
     shared = {"n": 0}
     await Fan(start=Count()).run_async(shared)
     assert shared["n"] == 100
+
+
+async def test_a_loop_in_the_thread_leaves_the_slots_of_this_one_alone():
+    class Leaf(AsyncParallelBatchNode):
+        async def prep_async(self, shared):
+            return range(3)
+
+        async def exec_async(self, item):
+            async with step_aside():
+                await asyncio.sleep(0)
+            return fan.get_concurrent_task_count()
+
+        async def post_async(self, shared, prep_res, exec_res):
+            return exec_res
+
+    class Starts(Node):
+        def exec(self, prep_res):
+            return asyncio.run(leaf.run_async({}))
+
+        def post(self, shared, prep_res, exec_res):
+            return exec_res
+
+    class Fan(AsyncParallelBatchFlow):
+        async def prep_async(self, shared):
+            return [{}]
+
+    leaf = Leaf(concurrency_limit=1)
+    fan = Fan(start=Starts(), concurrency_limit=1)
+    await fan.run_async({})
+    assert fan.last_results == [[1, 1, 1]]
 
 
 async def test_a_node_without_exec_needs_no_thread():
