@@ -27,6 +27,7 @@ from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.transport import Timeout
 from llmflow.types import Charge, Request, Usage
 from llmflow_providers import litellm as module
+from llmflow_providers import litellm_client
 from llmflow_providers.litellm import LiteLLMProvider
 from llmflow_providers.litellm_errors import translate
 from llmflow_providers.openai import OpenAIProvider
@@ -227,7 +228,6 @@ def connect(self, address):
 socket.socket.connect = connect
 socket.getaddrinfo = lambda host, *rest, **kw: (_ for _ in ()).throw(AssertionError(host))
 from llmflow import LLM
-from llmflow_providers import litellm as module
 before = dict(os.environ)
 llm = LLM("litellm/openai/gpt-4o-mini", base_url=sys.argv[1], api_key="sk-test-123456")
 assert "litellm" not in sys.modules, "imported too early"
@@ -313,9 +313,9 @@ async def test_a_cancelled_waiter_does_not_stop_the_import_for_others(
         go.wait(10)
         return "litellm"
 
-    monkeypatch.setattr(module, "_import", slow_import)
-    monkeypatch.setattr(module, "_Client", FakeClient)
-    loader = module._Loader()
+    monkeypatch.setattr(litellm_client, "_import", slow_import)
+    monkeypatch.setattr(litellm_client, "LiteLLMClient", FakeClient)
+    loader = litellm_client.Loader()
     first = asyncio.create_task(loader.load_in_thread())
     second = asyncio.create_task(loader.load_in_thread())
     await started.wait()
@@ -332,8 +332,8 @@ def test_a_failed_import_names_the_extra_and_is_tried_again(
     def broken() -> None:
         raise ImportError("no module named boto3")
 
-    monkeypatch.setattr(module, "_import", broken)
-    loader = module._Loader()
+    monkeypatch.setattr(litellm_client, "_import", broken)
+    loader = litellm_client.Loader()
     for _ in range(2):
         with pytest.raises(errors.MissingExtraError, match=r"boto3.*llmflow\[litellm\]"):
             loader.load()

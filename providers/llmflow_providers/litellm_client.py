@@ -1,0 +1,251 @@
+"""litellm without its habits: imported late, offline and in silence, and closed with the loop.
+
+One place for what its import and its calls do besides (read: 1.106): seconds on the
+importing thread, a download of prices, ``.env`` files and environment variables,
+log handlers, background tasks, and clients that outlive their event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from llmflow.errors import MissingExtraError
+
+INSTALL: Final = "pip install 'llmflow[litellm]'"
+_CALLBACKS: Final = (
+    "callbacks",
+    "input_callback",
+    "success_callback",
+    "failure_callback",
+    "service_callback",
+    "_async_input_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
+_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
+
+logger = logging.getLogger("llmflow")
+
+
+class LiteLLMClient:
+    """litellm, imported and silenced."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._acompletion = litellm.acompletion
+        self._internal = _internal_flag()
+        self._lifetimes: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+    async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
+        """Call litellm, without its logging where nobody listens to it."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._lifetimes:
+            for other in [each for each in self._lifetimes if each.is_closed()]:
+                del self._lifetimes[other]
+            lifetime = self._lifetimes[loop] = self._live(f"-{id(loop)}")
+            await lifetime.__anext__()
+        if self._internal is None or self._is_listened_to(arguments):
+            return await self._acompletion(**arguments)
+        token = self._internal.set(True)
+        try:
+            return await self._acompletion(**arguments)
+        finally:
+            self._internal.reset(token)
+
+    def vendor(self, model: str, base_url: str | None) -> tuple[str, bool]:
+        """Return the provider that litellm would ask, and whether it has found a key for it."""
+        _, vendor, key, _ = self._litellm.get_llm_provider(model, api_base=base_url)
+        known = ("api_key", f"{vendor}_key", "secret_manager_client")
+        return vendor, bool(key) or any(getattr(self._litellm, each, None) for each in known)
+
+    def missing_keys(self, model: str, vendor: str) -> list[str]:
+        """Return the names of the environment variables that could hold the key."""
+        names = self._litellm.validate_environment(model).get("missing_keys") or []
+        return [each for each in names if each.endswith("_API_KEY")] if vendor else []
+
+    def _is_listened_to(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether the user has litellm log or count this call."""
+        litellm = self._litellm
+        if litellm.max_budget or any("callback" in name for name in arguments):
+            return True
+        return any(getattr(litellm, name, None) for name in _CALLBACKS)
+
+    async def _live(self, ending: str) -> AsyncGenerator[None, None]:
+        # A loop closes the asynchronous generators that were begun on it when it shuts
+        # down. litellm keeps its connections by the loop's id, for ever: they would
+        # be left open, and be handed to the next loop that happens to get the same id.
+        try:
+            yield
+        finally:
+            cache = getattr(self._litellm, "in_memory_llm_clients_cache", None)
+            clients: dict[str, Any] = getattr(cache, "cache_dict", None) or {}
+            for key in [each for each in clients if each.endswith(ending)]:
+                await _close(clients.pop(key))
+
+
+class Loader:
+    """Imports litellm once, whichever thread or loop asks first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._future: concurrent.futures.Future[LiteLLMClient] | None = None
+
+    def load(self) -> LiteLLMClient:
+        """Import in this thread, or wait for the one that does."""
+        future, is_first = self._claim()
+        if is_first:
+            self._run(future)
+        return future.result()
+
+    async def load_in_thread(self) -> LiteLLMClient:
+        """Import in a thread; the event loop goes on meanwhile."""
+        future, is_first = self._claim()
+        if is_first:
+            threading.Thread(
+                target=self._run, args=(future,), name="llmflow-import-litellm", daemon=True
+            ).start()
+        return future.result() if future.done() else await asyncio.wrap_future(future)
+
+    def _claim(self) -> tuple[concurrent.futures.Future[LiteLLMClient], bool]:
+        with self._lock:
+            if self._future is not None:
+                return self._future, False
+            future: concurrent.futures.Future[LiteLLMClient] = concurrent.futures.Future()
+            future.set_running_or_notify_cancel()  # a waiter that is cancelled stops nobody else
+            self._future = future
+            return future, True
+
+    def _run(self, future: concurrent.futures.Future[LiteLLMClient]) -> None:
+        try:
+            client = LiteLLMClient(_import())
+        except BaseException as error:  # noqa: BLE001 - it is raised in whoever waits
+            with self._lock:
+                self._future = None
+            if isinstance(error, ImportError):
+                message = f"litellm cannot be imported ({error}): {INSTALL}"
+                error = MissingExtraError(message)
+            future.set_exception(error)
+        else:
+            future.set_result(client)
+
+
+loader = Loader()
+"""The one for this process."""
+
+
+def is_installed() -> bool:
+    """Return whether litellm is there, without importing it."""
+    if "litellm" in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec("litellm") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _import() -> Any:
+    """Import litellm, and with it what it would load at its first call."""
+    before = list(warnings.filters)
+    with _unchanged_environment(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        litellm: Any = importlib.import_module("litellm")
+        litellm.suppress_debug_info = True
+        _silence()
+        for name in ("litellm.litellm_core_utils.default_encoding", "openai.resources"):
+            with contextlib.suppress(ImportError):  # not there in every version
+                importlib.import_module(name)
+        _warm_up(litellm)
+        # What litellm itself adds is kept: its types are built, with warnings, at first use.
+        added = [each for each in warnings.filters if each not in before]
+    for action, message, _, _, _ in added:
+        if action == "ignore" and isinstance(message, re.Pattern):
+            warnings.filterwarnings("ignore", message=message.pattern)
+    return litellm
+
+
+def _warm_up(litellm: Any) -> None:
+    """Make litellm build its types and vocabulary: half a second that else blocks a loop."""
+    flag = _internal_flag()
+    if flag is None:
+        return  # the user's callbacks would be told of it
+    token = flag.set(True)
+    try:
+        litellm.completion(
+            "openai/gpt-4o", [{"role": "user", "content": "."}], mock_response=".", api_key="none"
+        )
+    except Exception as error:  # noqa: BLE001 - the first call takes longer, that is all
+        logger.debug("litellm was not warmed up: %s", type(error).__name__)
+    finally:
+        flag.reset(token)
+
+
+@contextlib.contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Import without downloads or ``.env`` files; leave the environment as it was."""
+    wanted = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    before = {name: os.environ.get(name) for name in (*wanted, "TIKTOKEN_CACHE_DIR")}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name, was in before.items():
+            if was is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = was
+
+
+def _silence() -> None:
+    """Take litellm's own handlers off its loggers, unless the user has asked for its log.
+
+    Errors are raised and logged by llmflow; what remains goes to handlers that the
+    program has set up itself.
+    """
+    if os.environ.get("LITELLM_LOG"):
+        return
+    for name in _LOGGERS:
+        theirs = logging.getLogger(name)
+        for handler in list(theirs.handlers):
+            if type(handler).__module__.startswith("litellm"):
+                theirs.removeHandler(handler)
+        theirs.addHandler(logging.NullHandler())
+        if theirs.level == logging.NOTSET:
+            theirs.setLevel(logging.ERROR)
+
+
+def _internal_flag() -> ContextVar[bool] | None:
+    """Return litellm's mark for calls that it makes itself and does not log, if it has one.
+
+    With it no background tasks are made, which else outlive the event loop and cost
+    a fifth of the call.
+    """
+    try:
+        module = importlib.import_module("litellm._internal_context")
+    except ImportError:
+        return None
+    flag = getattr(module, "is_internal_call", None)
+    return flag if isinstance(flag, ContextVar) else None
+
+
+async def _close(client: Any) -> None:
+    close = getattr(client, "aclose", None) or getattr(client, "close", None)
+    if callable(close):
+        with contextlib.suppress(Exception):
+            closing = close()
+            if inspect.isawaitable(closing):
+                await closing
