@@ -78,7 +78,7 @@ class Retry:
     """
 
     attempts: int = 6
-    wait_initial: float = 1.0
+    wait_initial: float = 0.5
     wait_max: float = 60.0
     total: float | None = None
     rate_limit_patience: float | None = 3600.0

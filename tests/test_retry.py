@@ -97,6 +97,14 @@ async def test_final_failures_are_never_sent_again(kind: type[ProviderError]) ->
 
 
 @pytest.mark.virtual_time
+async def test_a_client_providers_attempt_that_takes_too_long_is_sent_again() -> None:
+    provider = ScriptedProvider(latency=10.0)
+    with pytest.raises(RequestTimeoutError, match=r"no answer within 2 s.*3 attempts"):
+        await LLM(provider, timeout=2.0, retry=Retry(attempts=3))("Hi")
+    assert len(provider.requests) == 3
+
+
+@pytest.mark.virtual_time
 async def test_a_server_given_delay_is_a_floor_and_never_shortened() -> None:
     provider = ScriptedProvider([OverloadedError("busy", retry_after=90.0), "yes"])
     await LLM(provider, retry=Retry(wait_max=1.0))("Hi")

@@ -104,8 +104,8 @@ class Admission:
         self._advance(now)
         if len(self.queue) > self._cancelled or self._delay(ticket, now) > 0.0:
             return False
-        ticket.number = self._next_number
-        self._next_number += 1
+        if not ticket.number:
+            self._number(ticket)
         self._admit(ticket, now)
         return True
 
@@ -113,17 +113,20 @@ class Admission:
         """Put a ticket at the end of the queue; one that has been there, back in its old place."""
         ticket.state = WAITING
         if not ticket.number:
-            ticket.number = self._next_number
-            self._next_number += 1
+            self._number(ticket)
             self.queue.append(ticket)
             return
-        # Rejected tickets are older than nearly all that wait: few steps from the left.
+        # Tickets that come again are older than nearly all that wait: few steps from the left.
         place = 0
         for waiting in self.queue:
             if waiting.number > ticket.number:
                 break
             place += 1
         self.queue.insert(place, ticket)
+
+    def _number(self, ticket: Ticket) -> None:
+        ticket.number = self._next_number
+        self._next_number += 1
 
     def pump(self, now: float) -> float | None:
         """Admit from the head of the queue whatever may go now.

@@ -142,17 +142,20 @@ class Limiter:
         pause = f", paused for {s.paused_for:.3g} s" if s.paused_for else ""
         return f"<Limiter {limits or 'no limits'}: {state}{pause}>"
 
-    async def acquire(self, charge: Charge | None = None) -> Permit:
+    async def acquire(self, charge: Charge | None = None, *, place: int = 0) -> Permit:
         """Wait until one request may be sent, and return the right to send it.
 
         Args:
             charge: what the request is expected to be charged.
+            place: the `number` of an earlier permit, for a request that is sent again: it
+                goes before all that came after it the first time.
 
         Raises:
             TooLargeForLimitError: the request is larger than a whole limit.
         """
         loop = asyncio.get_running_loop()
         permit = Permit(self, charge or Charge(), loop)
+        permit.number = place
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
         if not at_once:

@@ -39,13 +39,22 @@ class Gate(Protocol):
 class _Call:
     """What one request has gone through so far."""
 
-    __slots__ = ("attempts", "charge", "in_flight", "rejected_since", "request", "wire")
+    __slots__ = (
+        "attempts",
+        "charge",
+        "in_flight",
+        "place",
+        "rejected_since",
+        "request",
+        "wire",
+    )
 
     def __init__(self, request: Request, charge: Charge, wire: WireRequest | None) -> None:
         self.request = request
         self.charge = charge
         self.wire = wire
         self.attempts = 0
+        self.place = 0
         self.in_flight = 0.0
         self.rejected_since: float | None = None
 
@@ -126,7 +135,8 @@ class ParallelMode:
         for gate in self.gates:
             await gate.acquire()
         try:
-            permit = await self.limiter.acquire(call.charge)
+            permit = await self.limiter.acquire(call.charge, place=call.place)
+            call.place = permit.number
             try:
                 while True:
                     try:
@@ -153,9 +163,7 @@ class ParallelMode:
                     self.limiter.observe(signals)
                 response = self._wire.decode(reply)
             else:
-                assert self._client is not None
-                async with asyncio.timeout(self.timeout.total):
-                    response = await self._client.complete(call.request, timeout=self.timeout.total)
+                response = await self._ask_client(call.request)
         finally:
             call.in_flight += clock.monotonic() - sent
         permit.settle(self.provider.settle(call.charge, response.usage))

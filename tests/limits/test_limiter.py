@@ -171,6 +171,24 @@ async def test_several_rejected_requests_keep_their_order() -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
+async def test_a_request_that_is_sent_again_goes_before_those_that_came_later() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    order: list[str] = []
+    first = await limiter.acquire()
+
+    async def take(name: str, place: int = 0) -> None:
+        async with await limiter.acquire(place=place):
+            order.append(name)
+
+    later = [asyncio.create_task(take(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    again = asyncio.create_task(take("again", first.number))
+    await asyncio.sleep(0)
+    first.release()
+    await asyncio.gather(again, *later)
+    assert order == ["again", "a", "b"]
+
+
 async def test_one_probe_goes_before_the_rest() -> None:
     limiter = Limiter()
     rejected = await limiter.acquire()
