@@ -63,9 +63,13 @@ __all__ = [
     "partial_results",
 ]
 
-# Users meet these names here: reprs, tracebacks and documentation should say so too.
-for _name in __all__:
-    _object = globals()[_name]
-    if isinstance(_object, type) or callable(_object):
-        _object.__module__ = __name__
-del _name, _object
+
+def _adopt() -> None:
+    """Let reprs, tracebacks and documentation name the place where users find things."""
+    for name in __all__:
+        thing = globals()[name]
+        if callable(thing):
+            thing.__module__ = __name__
+
+
+_adopt()

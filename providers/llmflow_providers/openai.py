@@ -204,17 +204,16 @@ def checked_base_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        host = parts.hostname if parts.port != 0 else None
     except ValueError:  # a port that is no number, a bracket too many
-        usable = False
-    if not usable:
+        parts, host = urlsplit(""), None
+    if parts.scheme not in {"http", "https"} or not host:
         raise ConfigurationError(
             f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
         )
     if parts.username or parts.password or parts.query:
         raise ConfigurationError(
-            f"base_url for {parts.hostname} must hold no user, password or query: "
-            "pass the key as api_key"
+            f"base_url for {host} must hold no user, password or query: pass the key as api_key"
         )
     return url.rstrip("/")
 
