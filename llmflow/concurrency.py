@@ -201,7 +201,7 @@ class Hold:
     def end_item(self, *, keep: bool = False) -> None:
         """End all loans: what an item left running has no claim to the next one's slot."""
         self._item += 1
-        self._lenders = 0
+        self._lenders = self._retaking = 0
         if self._aside:
             self._aside = 0
             self._crew.step_back()
@@ -246,18 +246,20 @@ class Hold:
                 await self.slots.take()
             else:
                 self.slots.take_at_once()
-        except asyncio.CancelledError:
+        except BaseException:
             self.slots.take_at_once()
             raise
         finally:
-            self._retaking -= 1
             self._retake(item)
 
     def _retake(self, item: int) -> None:
-        if item == self._item and not self._lenders and not self.taken:
-            self.taken = True
-        else:
-            self.slots.give_back()
+        """Keep the slot that was taken again, if it is still wanted."""
+        if item == self._item:
+            self._retaking -= 1
+            if not self._lenders and not self.taken:
+                self.taken = True
+                return
+        self.slots.give_back()
 
 
 @asynccontextmanager

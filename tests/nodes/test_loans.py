@@ -249,6 +249,21 @@ async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
     assert (crew.aside, slots.in_use, hold.taken) == (0, 1, True)
 
 
+async def test_a_task_left_by_an_item_that_waits_for_its_slot_has_no_claim_to_it():
+    slots = Slots(1).here()
+    hold = Hold(slots, CountingCrew())
+    await hold.take()
+    item = hold.lend(aside=False)
+    await slots.take()
+    waits = asyncio.create_task(hold.end_loan(item, False, None))
+    await asyncio.sleep(0)
+    hold.end_item()
+    assert hold.lend(aside=False) is None
+    slots.give_back()
+    await waits
+    assert (slots.in_use, hold.taken) == (0, False)
+
+
 async def test_an_outer_nodes_attempt_is_visible_inside_an_inner_one():
     class Inner(AsyncNode):
         async def exec_async(self, prep_res):
