@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
+from llmflow.cli.terminal import complain
 from llmflow.errors import LLMFlowError
 
 # Loaded when named: --help must not wait for what a command needs.
@@ -16,6 +17,9 @@ _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
     "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
 }
+
+# click has it since 8.2; before, it shows the help by itself.
+_BARE_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class _LazyGroup(click.Group):
@@ -52,20 +56,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
     except LLMFlowError as error:
-        _complain("; ".join([str(error), *getattr(error, "__notes__", ())]))
-        sys.exit(2)
+        complain("; ".join([str(error), *getattr(error, "__notes__", ())]))
+        result = 2
     except click.UsageError as error:
-        error.show()
-        sys.exit(2)
+        result = _explain(error)
     except click.ClickException as error:
-        _complain(error.format_message())
-        sys.exit(2)
+        complain(error.format_message())
+        result = 2
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted")
-        sys.exit(130)
+        complain("interrupted; nothing was written")
+        result = 130
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def _complain(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"llmflow: error: {line}", file=sys.stderr)
+def _explain(error: click.UsageError) -> int:
+    """Say in one line what is wrong with the command's words, and where the right ones are."""
+    place = error.ctx.command_path if error.ctx is not None else "llmflow"
+    if isinstance(error, _BARE_COMMAND):
+        error.show()  # its help is what was wanted
+        return 2
+    complain(f"{error.format_message().rstrip('.')}; see {place} --help")
+    return 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -12,14 +11,16 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.options import AMOUNT
+from llmflow.cli.signals import on_signals, terminable
+from llmflow.cli.terminal import Notice, complain, say, silence, write
+from llmflow.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from llmflow.llm import LLM
-    from llmflow.rows import RowSource, RowWriter
+    from llmflow.rows import PromptTemplate, RowSource, RowWriter
+    from llmflow.runs.contact import Contact
     from llmflow.runs.job import Job
     from llmflow.runs.report import Report
-
-ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 @click.command("run", short_help="Answer a prompt for every row of a file or folder.")
@@ -46,7 +47,7 @@ ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
-def command(**options: Any) -> int:  # noqa: D301 - click reads the backslash-b
+def command(**options: Any) -> int:
     """Answer a prompt for every row of INPUT.
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
@@ -84,139 +85,130 @@ class _Options:
 
 def _run(options: _Options) -> int:
     """Check everything that can be checked, then run; nothing is written before."""
-    from llmflow.rows import PromptTemplate, open_output, open_rows
+    from llmflow.rows import PromptTemplate, open_rows
 
     template = PromptTemplate(options.prompt)
-    # A stream of our own: a thread that waits inside sys.stdin would break the exit.
-    stdin = open(0, "rb", closefd=False) if options.source == "-" else None  # noqa: SIM115
-    with open_rows(options.source, limit=options.limit, stdin=stdin) as source:
-        template.check(source.head()[0])
-        llm = _llm(options)
-        total = _checked_total(source)
-        fields = ["index", *source.fields, "response"] if source.fields else None
-        writer = open_output(options.output, fields=fields, inputs=_paths(options.source))
+    with (
+        terminable(),
+        open_rows(options.source, limit=options.limit, stdin=_stdin(options)) as rows,
+    ):
+        text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
+        with Notice(lambda: text, enabled=rows.once and not options.quiet):
+            template.check(rows.head()[0])
+        llm, contact = _llm(options)
+        writer = _writer(options, rows)
         try:
-            return asyncio.run(_work(options, llm, source, template, writer, total))
+            total = None if rows.once else _checked_total(rows, quiet=options.quiet)
+            job = _job(options, llm, rows, template, writer, contact)
+            return _run_job(job, llm, writer, total, options)
         except BaseException:
             writer.abort(keep=writer.written > 0)
             raise
 
 
-def _llm(options: _Options) -> LLM:
+def _run_job(job: Job, llm: LLM, writer: RowWriter, total: int | None, options: _Options) -> int:
+    """Run the job, and tell how it ended; every end comes through here."""
+    from llmflow.cli import ending
+
+    before, started = llm.limiter.statistics(), time.monotonic()
+    try:
+        asyncio.run(_work(job, llm, total, quiet=options.quiet))
+    except KeyboardInterrupt:  # where signals cannot be handled on the loop
+        job.interrupted = True
+    seconds = time.monotonic() - started
+    end = ending.end(job, writer)
+    report = ending.report_of(end, job, llm, before=before, total=total, seconds=seconds)
+    if end.code == ending.READER_GONE:
+        silence(sys.stdout)
+        return end.code
+    _show(report, options)
+    if end.stopped_by is not None:
+        complain(ending.last_words(report))
+    return end.code
+
+
+async def _work(job: Job, llm: LLM, total: int | None, *, quiet: bool) -> None:
+    from llmflow.runs.progress import Progress
+
+    stream: IO[str] | None = None if quiet else sys.stderr
+    progress = Progress(job, llm.limiter, total=total, stream=stream)
+
+    def interrupt() -> None:
+        if quiet and not job.interrupted:
+            say("llmflow: stopping; answers on their way are waited for, Ctrl-C again drops them")
+        job.interrupt()
+        progress.refresh()
+
+    with on_signals(interrupt):
+        async with progress:
+            await job.run()
+
+
+def _stdin(options: _Options) -> IO[bytes] | None:
+    """Open standard input, as a stream of our own: a thread in sys.stdin would break the exit."""
+    if options.source != "-":
+        return None
+    try:
+        return open(0, "rb", closefd=False)
+    except OSError:
+        raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
+
+
+def _llm(options: _Options) -> tuple[LLM, Contact]:
     from llmflow.llm import LLM
+    from llmflow.provider import provider_for
+    from llmflow.runs.contact import Contact
     from llmflow.types import Quota
 
     quota = None
     if options.rpm is not None or options.tpm is not None:
         quota = Quota(rpm=options.rpm, tpm=options.tpm)
+    provider, contact = provider_for(options.model, base_url=options.base_url), Contact()
     llm = LLM(
-        options.model,
-        base_url=options.base_url,
+        provider,
         quota=quota,
+        retry=contact.policy(provider.default_retry),
         system=options.system,
         max_tokens=options.max_tokens,
     )
     llm.prepare()
-    return llm
+    return llm, contact
 
 
-def _checked_total(source: RowSource) -> int | None:
-    """Count the rows by reading them all once: a broken one shows before anything is paid.
+def _writer(options: _Options, rows: RowSource) -> RowWriter:
+    from llmflow.rows import open_output
 
-    What can be read only once, a pipe, is checked as it is read.
-    """
-    return None if source.once else sum(1 for _ in source)
+    if options.output == "-" and sys.stdout is None:
+        raise ConfigurationError("standard output is closed: name a file with -o")
+    fields = ["index", *rows.fields, "response"] if rows.fields else None
+    inputs = [] if options.source == "-" else [options.source]
+    return open_output(options.output, fields=fields, inputs=inputs)
 
 
-async def _work(
+def _checked_total(rows: RowSource, *, quiet: bool) -> int:
+    """Count the rows by reading them all once: a broken one shows before anything is paid."""
+    total = 0
+    with Notice(lambda: f"checking {rows.name}: {total:,} rows", enabled=not quiet):
+        for _ in rows:
+            total += 1
+    return total
+
+
+def _job(
     options: _Options,
     llm: LLM,
-    source: RowSource,
-    template: Any,
+    rows: RowSource,
+    template: PromptTemplate,
     writer: RowWriter,
-    total: int | None,
-) -> int:
+    contact: Contact,
+) -> Job:
     from llmflow.runs.job import DEFAULT_CONCURRENCY, Job
-    from llmflow.runs.progress import Progress
     from llmflow.transport import connection_limit
 
     # With a known quota the limiter paces; without, a modest number is what protects.
     default = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
-    job = Job(llm, source, template, writer, concurrency=options.concurrency or default)
-    before, started = llm.limiter.statistics(), time.monotonic()
-    restore = _interrupt_on_sigint(job, quiet=options.quiet)
-    try:
-        stream: IO[str] | None = None if options.quiet else sys.stderr
-        async with Progress(job.counters, llm.limiter, total=total, stream=stream):
-            await job.run()
-    finally:
-        restore()
-    report = _report(job, llm, writer, before, time.monotonic() - started)
-    code = _finish(job, writer)
-    if code != WRONG:
-        _show(report, options)
-    return code
-
-
-def _interrupt_on_sigint(job: Job, *, quiet: bool) -> Any:
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        if not job.interrupted and not quiet:
-            message = "llmflow: stopping; answers in flight are waited for, Ctrl-C again drops them"
-            print(message, file=sys.stderr, flush=True)
-        job.interrupt()
-
-    try:
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-    except NotImplementedError:  # Windows: KeyboardInterrupt ends the run
-        return lambda: None
-    return lambda: loop.remove_signal_handler(signal.SIGINT)
-
-
-def _finish(job: Job, writer: RowWriter) -> int:
-    """Give the output its name, or leave what there is; return the exit code."""
-    if job.stopped_by is None and not job.interrupted:
-        writer.commit()
-        return SOME_FAILED if job.counters.failed else ALL_ANSWERED
-    writer.abort(keep=writer.written > 0)
-    if job.interrupted:
-        return INTERRUPTED
-    assert job.stopped_by is not None
-    if writer.written and writer.partial_path is not None:
-        job.stopped_by.add_note(f"the answers so far are in {writer.partial_path}")
-    raise job.stopped_by
-
-
-def _report(job: Job, llm: LLM, writer: RowWriter, before: Any, seconds: float) -> Report:
-    from llmflow.runs.report import Report, spent
-
-    after, counters = llm.limiter.statistics(), job.counters
-    requests, rejected = spent(before, after)
-    return Report(
-        model=llm.model,
-        items=counters.done,
-        answered=counters.answered,
-        failed=counters.failed,
-        requests=requests,
-        rejected=rejected,
-        input_tokens=counters.input_tokens,
-        output_tokens=counters.output_tokens,
-        cost=counters.cost,
-        seconds=round(seconds, 3),
-        limits=after.limits,
-        utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
-        output=_place(job, writer),
-        failures=str(writer.failed_path) if counters.failed else None,
-        stopped_by="interrupted" if job.interrupted else None,
-    )
-
-
-def _place(job: Job, writer: RowWriter) -> str:
-    """Return where the answers are, or will be once the output is finished."""
-    if job.interrupted and writer.partial_path is not None:
-        return str(writer.partial_path) if writer.written else "nothing written"
-    return writer.name
+    concurrency = options.concurrency or default
+    return Job(llm, rows, template, writer, concurrency=concurrency, contact=contact)
 
 
 def _show(report: Report, options: _Options) -> None:
@@ -225,10 +217,6 @@ def _show(report: Report, options: _Options) -> None:
         import orjson
 
         stream = sys.stderr if options.output == "-" else sys.stdout
-        print(orjson.dumps(report.to_dict()).decode(), file=stream)
+        write(stream, orjson.dumps(report.to_dict()).decode())
     elif not options.quiet:
-        print("\n".join(report.lines()), file=sys.stderr)
-
-
-def _paths(source: str) -> list[str]:
-    return [] if source == "-" else [source]
+        say("\n".join(report.lines()))

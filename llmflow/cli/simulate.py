@@ -40,7 +40,7 @@ _SECONDS = click.FloatRange(0.0)
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
 @click.option("--no-retry-after", is_flag=True, help="Do not say when to come back after a 429.")
 @click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
-def command(**options: Any) -> int:  # noqa: D301 - click reads the backslash-b
+def command(**options: Any) -> int:
     """Serve OpenAI's chat completions on loopback, with the quota that you set.
 
     Headers, errors and limits are those of the real thing; answers are extracts of the

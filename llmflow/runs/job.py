@@ -1,26 +1,27 @@
 """Every row of a source through an LLM, and out again: the engine of ``llmflow run``.
 
-A few workers pull rows, so that memory does not grow with the source. Every row
-ends as an answer or as a named failure; what was not asked any more, because the
-run was stopped, is counted.
+A bounded number of workers pull rows, so that memory does not grow with the
+source. Every row ends as an answer or as a named failure; what was not asked any
+more, because the run was stopped, has neither and can be asked by the next run.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmflow.errors import InputError, LLMFlowError, ProviderError
 from llmflow.llm import LLM
-from llmflow.rows import PromptTemplate, RowSource, RowWriter, answer_row, failed_row
-from llmflow.runs.feed import feed
+from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
+from llmflow.runs.contact import Contact
+from llmflow.runs.feed import Feed, ThreadFeed
 
 DEFAULT_CONCURRENCY = 100
-DRAIN_SECONDS = 30.0
-_ROWS_PER_TURN = 64
+# Longer than any attempt may take: admission stays closed until the last one has ended.
+_CLOSED_SECONDS = 3600.0
+_DRAIN_POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Counters:
     output_tokens: int = 0
     cost: float | None = None
     in_flight: int = 0
+    """Rows that were taken from the source and have not ended."""
 
     @property
     def done(self) -> int:
@@ -43,6 +45,9 @@ class Counters:
 class Job:
     """One prompt over many rows.
 
+    A job that is stopped closes the limiter's admission for good: it is the end of
+    its program.
+
     >>> job = Job(llm, rows, template, writer)  # doctest: +SKIP
     >>> await job.run()  # doctest: +SKIP
 
@@ -52,6 +57,8 @@ class Job:
         template: makes a prompt of a row.
         writer: takes the answers and the failures.
         concurrency: how many rows are under way at once.
+        contact: what the LLM's retry policy notes of its connections; where it is
+            lost, the job stops.
     """
 
     def __init__(
@@ -62,124 +69,129 @@ class Job:
         writer: RowWriter,
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
+        contact: Contact | None = None,
     ) -> None:
         self.counters = Counters()
         self.stopped_by: BaseException | None = None
-        """What ended the job before the source's end: a fatal error, or a broken source."""
+        """What ended the job before the source's end: a fatal error, a broken source, ..."""
         self.interrupted = False
+        """Whether somebody asked it to stop."""
+        self.contact = contact or Contact()
+        self.contact.on_lost = self._stop
         self._llm = llm
         self._source = source
         self._template = template
         self._writer = writer
         self._concurrency = concurrency
-        self._reader: asyncio.Task[None] | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._started = 0
+        self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes no more rows."""
+        return self._drain is not None
 
     async def run(self) -> None:
-        """Work off the source. Afterwards `stopped_by` and `interrupted` say how it ended."""
-        self._reader = asyncio.create_task(self._read())
+        """Work off the source. Afterwards `stopped_by` and `interrupted` say how it ended.
+
+        Raises:
+            Exception: something unforeseen, after what was in flight has ended.
+        """
+        # What can be read only once may block as well: a thread waits for it.
+        feed: Feed[Row] = ThreadFeed(self._source) if self._source.once else Feed(self._source)
         try:
-            await asyncio.wait({self._reader})
-            while self._calls:
-                await asyncio.wait(self._calls)
+            self._add_worker(feed)
+            while self._workers:
+                await asyncio.wait(self._workers)
         finally:
-            await self._cancel({self._reader, *self._calls})
+            feed.close()
+            await _cancel({*self._workers, *({self._drain} if self._drain else ())})
+        if self.stopped_by is not None and not isinstance(self.stopped_by, LLMFlowError):
+            raise self.stopped_by
 
     def interrupt(self) -> None:
         """Send no more. What is in flight may come to its end; asked twice, it is dropped."""
         if self.interrupted:
-            self._drop_calls()
+            self._drop()
             return
         self.interrupted = True
-        self._stop_reading()
-        self._llm.limiter.pause(10 * DRAIN_SECONDS)
-        asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._drop_calls)
-        self._drop_waiting()
-
-    def _drop_waiting(self) -> None:
-        """Once the last answer on its way is here, drop the calls that were never sent."""
-        if not self._llm.limiter.statistics().in_flight:
-            self._drop_calls()
-
-    def _drop_calls(self) -> None:
-        for call in self._calls:
-            call.cancel()
-
-    async def _read(self) -> None:
-        """Start a call for every row, so many at a time."""
-        free = asyncio.Semaphore(self._concurrency)
-
-        def ended(call: asyncio.Task[None]) -> None:
-            self._calls.discard(call)
-            free.release()
-            if self.interrupted:
-                self._drop_waiting()
-            if not call.cancelled() and (error := call.exception()) is not None:
-                self._stop(error)
-
-        try:
-            index = 0
-            async with aclosing(_rows(self._source)) as rows:
-                async for row in rows:
-                    await free.acquire()
-                    call = asyncio.create_task(self._answer(row, index))
-                    self._calls.add(call)
-                    call.add_done_callback(ended)
-                    index += 1
-        except LLMFlowError as error:
-            self._stop(error)
+        self._close_admission()
 
     def _stop(self, error: BaseException) -> None:
-        """End the job early: take no more rows, let what is in flight come to its end."""
+        """End the job early, because of an error that every other row would meet as well."""
         if self.stopped_by is None:
             self.stopped_by = error
-            self._stop_reading()
+        self._close_admission()
 
-    def _stop_reading(self) -> None:
-        if self._reader is not None and self._reader is not asyncio.current_task():
-            self._reader.cancel()
+    def _close_admission(self) -> None:
+        if self._drain is None:
+            self._llm.limiter.pause(_CLOSED_SECONDS)
+            self._drain = asyncio.create_task(self._drop_when_drained())
 
-    @staticmethod
-    async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def _drop_when_drained(self) -> None:
+        """Once the last answer on its way is here, drop the rows that wait to be sent."""
+        limiter = self._llm.limiter
+        while limiter.statistics().in_flight:  # noqa: ASYNC110 - the limiter tells nobody
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        self._drop()
+
+    def _drop(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+
+    def _add_worker(self, feed: Feed[Row]) -> None:
+        self._started += 1
+        worker = asyncio.create_task(self._work(feed))
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _work(self, feed: Feed[Row]) -> None:
+        """Pull rows until there are none. The first row of each worker brings the next worker."""
+        first = True
+        try:
+            while not self.stopping and (found := await feed.next()) is not None:
+                if first and self._started < self._concurrency:
+                    self._add_worker(feed)
+                first = False
+                index, row = found
+                self.counters.in_flight += 1
+                try:
+                    await self._answer(row, index)
+                finally:
+                    self.counters.in_flight -= 1
+        except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
+            self._stop(error)
 
     async def _answer(self, row: Mapping[str, Any], index: int) -> None:
-        counters = self.counters
-        counters.in_flight += 1
         try:
-            prompt = self._template.render(row, index=index)
-            response = await self._llm.complete(prompt)
+            response = await self._llm.complete(self._template.render(row, index=index))
         except ProviderError as error:
-            if error.fatal:
+            if error.fatal or self.contact.lost:
+                # It says nothing of this row, which the next run asks again.
                 self._stop(error)
+                return
             self._fail(row, error, index)
         except InputError as error:
             self._fail(row, error, index)
         else:
+            counters, usage = self.counters, response.usage
+            if not self.contact.made:
+                self.contact.confirm()
+            # Counted when it is written: what the writer refuses was not answered.
+            self._writer.write(answer_row(row, response.text, index))
             counters.answered += 1
-            counters.input_tokens += response.usage.input_tokens
-            counters.output_tokens += response.usage.output_tokens
+            counters.input_tokens += usage.input_tokens
+            counters.output_tokens += usage.output_tokens
             if response.cost is not None:
                 counters.cost = (counters.cost or 0.0) + response.cost
-            self._writer.write(answer_row(row, response.text, index))
-        finally:
-            counters.in_flight -= 1
 
     def _fail(self, row: Mapping[str, Any], error: LLMFlowError, index: int) -> None:
-        self.counters.failed += 1
         self._writer.fail(failed_row(row, error, index))
+        self.counters.failed += 1
 
 
-async def _rows(source: RowSource) -> AsyncGenerator[Mapping[str, Any], None]:
-    """Yield a source's rows; those of a pipe are read by a thread."""
-    if source.once:
-        async with aclosing(feed(source)) as fed:
-            async for row in fed:
-                yield row
-        return
-    for number, row in enumerate(source, 1):
-        yield row
-        if not number % _ROWS_PER_TURN:
-            await asyncio.sleep(0)
+async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,60 +1,54 @@
-"""Progress on standard error: a bar on a terminal, a plain line now and then elsewhere."""
+"""What a run is doing, told on standard error while it does it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AbstractAsyncContextManager
-from typing import IO, Any, Protocol, Self
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import IO, Self
 
 from llmflow.limits import Limiter
-from llmflow.runs.job import Counters
+from llmflow.runs.display import Display, display_for
+from llmflow.runs.job import Job
 from llmflow.runs.report import duration
 
-_BAR_SECONDS = 0.25
-_LINE_SECONDS = 10.0
-
-
-class Display(Protocol):
-    """Something that shows a text and how far the run is."""
-
-    def show(self, done: int, text: str) -> None:
-        """Show the state now."""
-        ...
-
-    def close(self) -> None:
-        """Show nothing any more."""
-        ...
+# The rate of the last half minute or so: an early lull must not spoil the forecast.
+_MEMORY_SECONDS = 30.0
 
 
 class Progress(AbstractAsyncContextManager["Progress"]):
     """Shows what a job is doing while the ``async with`` block runs.
 
     Args:
-        counters: the job's counters.
+        job: the job.
         limiter: the limiter, for what waits and what is rejected.
         total: rows in all, or None where that is not known.
         stream: a text stream, usually standard error; None shows nothing.
+        now: a clock in seconds that never goes back.
     """
 
     def __init__(
         self,
-        counters: Counters,
+        job: Job,
         limiter: Limiter,
         *,
         total: int | None,
         stream: IO[str] | None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._counters = counters
+        self._job = job
         self._limiter = limiter
         self._total = total
         self._stream = stream
+        self._now = now
         self._task: asyncio.Task[None] | None = None
-        self._started = time.monotonic()
+        self._news = asyncio.Event()
         self._rejected = limiter.statistics().rejected
+        self._seen: list[tuple[float, int]] = [(now(), 0)]
 
     async def __aenter__(self) -> Self:
-        self._started = time.monotonic()
+        self._seen = [(self._now(), 0)]
         if self._stream is not None:
             self._task = asyncio.create_task(self._show(self._stream))
         return self
@@ -64,14 +58,19 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def refresh(self) -> None:
+        """Show the state at once: something has changed that must not wait."""
+        self._news.set()
+
     def text(self) -> str:
-        """Return the state in one line."""
-        counters, limiter = self._counters, self._limiter.statistics()
-        seconds = max(1e-9, time.monotonic() - self._started)
-        rate = counters.done / seconds
-        parts = [f"{rate:.1f}/s", f"{limiter.in_flight} in flight"]
-        if limiter.waiting:
-            parts.append(f"{limiter.waiting} waiting")
+        """Return the state in one line: rate, what is under way, what went wrong, time left."""
+        counters, limiter = self._job.counters, self._limiter.statistics()
+        if self._job.stopping:
+            return f"stopping: {limiter.in_flight:,} answers on their way; Ctrl-C drops them"
+        rate = self._rate()
+        parts = [f"{rate:.1f}/s", f"{limiter.in_flight:,} in flight"]
+        if self._job.contact.trouble is not None:
+            parts.append("no connection yet, trying again")
         if limiter.paused_for:
             parts.append(f"paused {limiter.paused_for:.0f} s")
         if limiter.rejected > self._rejected:
@@ -80,52 +79,33 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             parts.append(f"{counters.failed:,} failed")
         if counters.cost:
             parts.append(f"${counters.cost:.4f}")
-        if self._total is not None and rate > 0:
-            parts.append(f"ETA {duration((self._total - counters.done) / rate)}")
+        if self._total is not None and rate > 0 and counters.done < self._total:
+            parts.append(f"{duration((self._total - counters.done) / rate)} left")
         return ", ".join(parts)
 
+    def _rate(self) -> float:
+        """Return the rows per second of the last while."""
+        now, done, seen = self._now(), self._job.counters.done, self._seen
+        while len(seen) > 2 and now - seen[1][0] >= _MEMORY_SECONDS:
+            del seen[0]
+        if now - seen[-1][0] >= 1.0:
+            seen.append((now, done))
+        since, before = seen[0]
+        return (done - before) / max(1e-9, now - since)
+
     async def _show(self, stream: IO[str]) -> None:
-        terminal = stream.isatty()
-        display: Display = _Bar(stream, self._total) if terminal else _Lines(stream, self._total)
+        display: Display | None = None
         try:
+            display = display_for(stream, self._total)
             while True:
-                await asyncio.sleep(_BAR_SECONDS if terminal else _LINE_SECONDS)
-                display.show(self._counters.done, self.text())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(display.seconds):
+                        await self._news.wait()
+                self._news.clear()
+                display.show(self._job.counters.done, self.text())
+        except (OSError, ValueError):
+            pass  # the terminal is gone; the run is worth more than its progress
         finally:
-            display.show(self._counters.done, self.text()) if terminal else None
-            display.close()
-
-
-class _Lines:
-    """One plain line for each state."""
-
-    def __init__(self, stream: IO[str], total: int | None) -> None:
-        self._stream = stream
-        self._of = f"/{total:,}" if total is not None else ""
-
-    def show(self, done: int, text: str) -> None:
-        print(f"{done:,}{self._of} done, {text}", file=self._stream, flush=True)
-
-    def close(self) -> None:
-        pass
-
-
-class _Bar:
-    """rich's progress bar."""
-
-    def __init__(self, stream: IO[str], total: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as RichProgress
-
-        columns: list[Any] = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")]
-        self._rich = RichProgress(*columns, console=Console(file=stream), auto_refresh=False)
-        self._task = self._rich.add_task("starting", total=total)
-        self._rich.start()
-
-    def show(self, done: int, text: str) -> None:
-        self._rich.update(self._task, completed=done, description=text)
-        self._rich.refresh()
-
-    def close(self) -> None:
-        self._rich.stop()
+            if display is not None:
+                with suppress(OSError, ValueError):
+                    display.close()

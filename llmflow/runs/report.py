@@ -15,9 +15,11 @@ class Report:
 
     Args:
         model: the model string.
-        items: rows that were read.
+        items: rows that have ended, as an answer or as a failure.
         answered: rows with an answer.
         failed: rows that failed for good.
+        remaining: rows that have neither, because the run was stopped; None where
+            nobody knows how many rows a pipe would still have brought.
         requests: requests that were sent; retries and rejected ones among them.
         rejected: rate-limit rejections (429).
         input_tokens: tokens of the prompts that were answered.
@@ -26,7 +28,7 @@ class Report:
         seconds: how long the run took.
         limits: the limits in force, by dimension.
         utilisation: the share of each limit that was used, by dimension.
-        output: where the answers are.
+        output: where the answers are, or None if there are none.
         failures: where the failures are, or None if there are none.
         stopped_by: why the run ended before the last row, or None.
     """
@@ -35,6 +37,7 @@ class Report:
     items: int
     answered: int
     failed: int
+    remaining: int | None
     requests: int
     rejected: int
     input_tokens: int
@@ -43,7 +46,7 @@ class Report:
     seconds: float
     limits: Mapping[str, float]
     utilisation: Mapping[str, float]
-    output: str
+    output: str | None
     failures: str | None
     stopped_by: str | None
 
@@ -55,8 +58,10 @@ class Report:
         """Return it as a few lines for a person."""
         rate = self.items / self.seconds if self.seconds else 0.0
         cost = f"; cost ${self.cost:.4f}" if self.cost is not None else ""
-        head = f"{self.answered:,} of {self.items:,} answered by {self.model}"
-        lines = [f"{head} in {duration(self.seconds)} ({rate:.3g}/s) -> {self.output}"]
+        of = self.items + (self.remaining or 0)
+        head = f"{self.answered:,} of {of:,} answered by {self.model}"
+        where = f" -> {self.output}" if self.output else ""
+        lines = [f"{head} in {duration(self.seconds)} ({rate:.3g}/s){where}"]
         lines.append(
             f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
             f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
@@ -70,9 +75,8 @@ class Report:
         else:
             lines.append("quota: none was set, and the provider named none")
         if self.failed:
-            lines.append(f"{self.failed:,} failed -> {self.failures}")
-        if self.stopped_by:
-            lines.append(f"stopped early: {self.stopped_by}")
+            place = f" -> {self.failures}" if self.failures else ""
+            lines.append(f"{self.failed:,} failed{place}")
         return lines
 
 

@@ -1,0 +1,135 @@
+"""How a run ended: what becomes of its files, what is said, and the exit code, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmflow.errors import LLMFlowError
+from llmflow.limits import LimiterStatistics
+from llmflow.llm import LLM
+from llmflow.rows import RowWriter
+from llmflow.rows.files import partial_path
+from llmflow.runs.job import Job
+from llmflow.runs.report import Report, spent
+
+ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+READER_GONE = 141
+"""What a shell shows for a program that SIGPIPE ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended.
+
+    Args:
+        code: the exit code.
+        output: where the answers are, or None if there are none.
+        failures: where the failures are, or None if there are none.
+        stopped_by: why it ended before the last row, or None.
+    """
+
+    code: int
+    output: str | None
+    failures: str | None
+    stopped_by: str | None = None
+
+
+def end(job: Job, writer: RowWriter) -> Ending:
+    """Give the output its name, or leave what there is; with no answer, leave nothing."""
+    if job.stopped_by is None and not job.interrupted:
+        try:
+            writer.commit()
+        except LLMFlowError as error:
+            job.stopped_by = error
+        except KeyboardInterrupt:
+            job.interrupted = True
+        else:
+            failed = job.counters.failed
+            return Ending(
+                code=SOME_FAILED if failed else ALL_ANSWERED,
+                output=writer.name,
+                failures=str(writer.failed_path) if failed else None,
+            )
+    keep = writer.written > 0
+    try:
+        writer.abort(keep=keep)
+    except LLMFlowError as error:
+        job.stopped_by = job.stopped_by or error
+    code, stopped_by = _reason(job)
+    return Ending(
+        code=code,
+        output=str(writer.partial_path or writer.name) if keep else None,
+        failures=_partial_failures(writer) if keep else None,
+        stopped_by=stopped_by,
+    )
+
+
+def report_of(
+    ending: Ending,
+    job: Job,
+    llm: LLM,
+    *,
+    before: LimiterStatistics,
+    total: int | None,
+    seconds: float,
+) -> Report:
+    """Return the closing report.
+
+    Args:
+        ending: how the run ended.
+        job: the job.
+        llm: its model.
+        before: the limiter's statistics at the start.
+        total: rows in all, or None where that is not known.
+        seconds: how long the run took.
+    """
+    after, counters = llm.limiter.statistics(), job.counters
+    requests, rejected = spent(before, after)
+    remaining = total - counters.done if total is not None else None
+    return Report(
+        model=llm.model,
+        items=counters.done,
+        answered=counters.answered,
+        failed=counters.failed,
+        remaining=remaining if ending.stopped_by else 0,
+        requests=requests,
+        rejected=rejected,
+        input_tokens=counters.input_tokens,
+        output_tokens=counters.output_tokens,
+        cost=counters.cost,
+        seconds=round(seconds, 3),
+        limits=after.limits,
+        utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
+        output=ending.output,
+        failures=ending.failures,
+        stopped_by=ending.stopped_by,
+    )
+
+
+def last_words(report: Report) -> str:
+    """Return in one line why a run was stopped, where its answers are, and what is left."""
+    reason = report.stopped_by or ""
+    if not report.output:
+        return f"{reason}; nothing was written"
+    answers = "answer" if report.answered == 1 else "answers"
+    text = f"{reason}; {report.answered:,} {answers} so far in {report.output}"
+    return f"{text}, {report.remaining:,} rows not asked" if report.remaining else text
+
+
+def _reason(job: Job) -> tuple[int, str]:
+    error = job.stopped_by
+    if error is None:
+        return INTERRUPTED, "interrupted"
+    if isinstance(error.__cause__, BrokenPipeError):
+        return READER_GONE, str(error)
+    text = "; ".join([str(error).rstrip("."), *getattr(error, "__notes__", ())])
+    if job.contact.lost:
+        text += "; nothing answers there: check --base-url, the proxy and the network"
+    return WRONG, text
+
+
+def _partial_failures(writer: RowWriter) -> str | None:
+    if not writer.failed:
+        return None
+    return str(partial_path(Path(writer.failed_path)))

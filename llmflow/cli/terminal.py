@@ -1,0 +1,108 @@
+"""What reaches the terminal: lines without control characters, and no complaint if it is gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Self
+
+_ERASE_LINE = "\r\x1b[K"
+_REDRAW_SECONDS = 0.5
+
+
+def printable(text: str) -> str:
+    r"""Return foreign text as one line that no terminal obeys.
+
+    >>> printable("one\ntwo \x1b[31mred")
+    'one two [31mred'
+    """
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
+def say(text: str) -> None:
+    """Print lines on standard error, if there is one. Each is made printable."""
+    write(sys.stderr, "\n".join(printable(line) for line in text.splitlines()))
+
+
+def complain(text: str) -> None:
+    """Print an error in one line."""
+    say(f"llmflow: error: {printable(text)}")
+
+
+def write(stream: IO[str] | None, text: str) -> None:
+    """Print a text, at once. A stream that is closed is passed over."""
+    if stream is None:  # the process was started without it; print() would take another one
+        return
+    try:
+        print(text, file=stream, flush=True)
+    except (OSError, ValueError):
+        silence(stream)
+
+
+def silence(stream: IO[str]) -> None:
+    """Let what a stream still holds go nowhere, or the interpreter's exit would complain of it."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass  # it is closed, or no file
+
+
+class Notice:
+    """A line on a terminal about something that takes longer than a second.
+
+    It is drawn by a thread, since the work that it tells of blocks, and it takes
+    itself away.
+
+    Args:
+        text: returns what to say now.
+        enabled: False says nothing, as does a standard error that is no terminal.
+        after: seconds until it shows.
+    """
+
+    def __init__(
+        self, text: Callable[[], str], *, enabled: bool = True, after: float = 1.0
+    ) -> None:
+        self._text = text
+        self._after = after
+        self._over = threading.Event()
+        self._shown = False
+        stream = sys.stderr
+        on = enabled and stream is not None and stream.isatty()
+        self._stream: IO[str] | None = stream if on else None
+        self._thread = threading.Thread(target=self._draw, name="llmflow-notice", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._stream is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stream is not None:
+            self._over.set()
+            self._thread.join()
+            if self._shown:
+                self._put(_ERASE_LINE)
+
+    def _draw(self) -> None:
+        wait = self._after
+        while not self._over.wait(wait):
+            self._put(_ERASE_LINE + printable(self._text()))
+            self._shown, wait = True, _REDRAW_SECONDS
+
+    def _put(self, text: str) -> None:
+        assert self._stream is not None
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._over.set()
