@@ -76,6 +76,20 @@ class ConcurrencyLimit:
         owner._slots = Slots(limit)
 
 
+def refuse_class_limit(kind: type) -> None:
+    """Refuse ``concurrency_limit = 5`` in a class body: it would replace what counts the slots.
+
+    Raises:
+        UsageError: it is written there.
+    """
+    limit = kind.__dict__.get("concurrency_limit")
+    if limit is not None and not isinstance(limit, ConcurrencyLimit):
+        raise UsageError(
+            f"{kind.__name__}: concurrency_limit is given to the constructor: "
+            f"{kind.__name__}(concurrency_limit={limit!r})"
+        )
+
+
 class LoopSlots:
     """Slots in one event loop, handed out first come, first served.
 

@@ -28,6 +28,8 @@
     │   ├── RequestTimeoutError        no answer in time
     │   └── ConnectionFailedError      no connection, or it broke
     └── FlowError                      a flow cannot go on
+        ├── AsyncRunError (RuntimeError)   an async node was run in the sync way
+        ├── ActionError (TypeError)        what a node returned cannot choose the next one
         └── StepLimitError             more steps than ``max_steps``
 
 Errors carry data (provider, model, status, ...), can be pickled, and hold no
@@ -94,6 +96,14 @@ class InputError(UsageError):
 
 class FlowError(LLMFlowError):
     """A flow cannot go on."""
+
+
+class AsyncRunError(FlowError, RuntimeError):
+    """An async node or flow was run in the sync way."""
+
+
+class ActionError(FlowError, TypeError):
+    """A node returned something that cannot choose the next node."""
 
 
 class StepLimitError(FlowError):

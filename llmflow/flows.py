@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from llmflow.attempts import Attempt
 from llmflow.concurrency import ConcurrencyLimit, Slots
-from llmflow.errors import StepLimitError, UsageError
-from llmflow.graph import ActionError, BaseNode, check_node, warn_user
+from llmflow.errors import ActionError, StepLimitError, UsageError
+from llmflow.graph import BaseNode, check_node, warn_user
 from llmflow.items import async_items, each, sync_items
 from llmflow.nodes import AsyncNode
 from llmflow.pool import run_pool

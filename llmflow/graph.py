@@ -13,7 +13,6 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from llmflow.errors import FlowError
 from llmflow.threads import in_thread
 
 NextNode = TypeVar("NextNode", bound="BaseNode | None")
@@ -21,14 +20,6 @@ NextNode = TypeVar("NextNode", bound="BaseNode | None")
 _NOT_THE_USERS = tuple(
     str(Path(file).parent) + os.sep for file in (__file__, str(asyncio.__file__))
 )
-
-
-class AsyncRunError(FlowError, RuntimeError):
-    """An async node or flow was run in the sync way."""
-
-
-class ActionError(FlowError, TypeError):
-    """A node returned something that cannot choose the next node."""
 
 
 def warn_user(message: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from llmflow.background import background
 from llmflow.errors import ConfigurationError, InputError
 from llmflow.limits import Limiter
+from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
-from llmflow.modes.parallel import Gate, ParallelMode
+from llmflow.modes.parallel import ParallelMode
 from llmflow.provider import ClientProvider, Provider, WireProvider, provider_for
 from llmflow.retry import Retry
 from llmflow.transport import Timeout, connection_limit
@@ -95,7 +96,7 @@ class LLM:
             limiter=self.limiter,
             retry=retry or provider.default_retry or Retry(),
             timeout=_as_timeout(timeout),
-            gates=_as_gates(gate),
+            gates=as_gates(gate),
         )
         self._prepared = False
 
@@ -246,16 +247,3 @@ def _as_timeout(value: float | Timeout | None) -> Timeout:
     if value is None:
         return Timeout()
     return value if isinstance(value, Timeout) else Timeout(total=value)
-
-
-def _as_gates(gate: Gate | Sequence[Gate] | None) -> tuple[Gate, ...]:
-    if gate is None:
-        return ()
-    gates: tuple[Any, ...] = tuple(gate) if isinstance(gate, Sequence) else (gate,)
-    for each in gates:
-        if not callable(getattr(each, "acquire", None)):
-            raise ConfigurationError(
-                "a gate needs an acquire() to await, such as aiolimiter.AsyncLimiter(10, 1); "
-                f"got {each!r}"
-            )
-    return gates

@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 from llmflow.attempts import Attempt, current_attempt
-from llmflow.concurrency import ConcurrencyLimit, Slots
-from llmflow.errors import UsageError
-from llmflow.graph import AsyncRunError, BaseNode, warn_user
+from llmflow.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
+from llmflow.errors import AsyncRunError, UsageError
+from llmflow.graph import BaseNode, warn_user
 from llmflow.items import async_items, each, sync_items
+from llmflow.limits.gates import Gate, as_gates
 from llmflow.pool import run_pool
 from llmflow.results import OnError, Results, check_on_error
 
@@ -204,6 +206,8 @@ class AsyncNode(Node):
         max_wait: upper bound of the wait in seconds; None for none.
         timeout: seconds that one attempt may take; then it fails with TimeoutError,
             which counts like any other error. None for no bound.
+        gate: what to pass before each attempt, such as an ``aiolimiter.AsyncLimiter``;
+            one, several in a list, or None.
 
     """
 
@@ -215,14 +219,17 @@ class AsyncNode(Node):
         max_wait: float | None = None,
         *,
         timeout: float | None = None,
+        gate: Gate | Sequence[Gate] | None = None,
     ) -> None:
         super().__init__(max_retries, wait, exponential_backoff, max_wait)
         if timeout is not None:
             _check_seconds("timeout", timeout, above=True)
         self._timeout = timeout
+        self._gates = as_gates(gate)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        refuse_class_limit(cls)
         for hook in _SYNC_HOOKS:
             twin = f"{hook}_async"
             definer = next(base for base in cls.__mro__ if twin in base.__dict__)
@@ -281,6 +288,8 @@ class AsyncNode(Node):
         index = 0
         while True:
             attempt.index = self._last_retry = index
+            for gate in self._gates:
+                await gate.acquire()
             try:
                 if self._timeout is None:
                     return await self.exec_async(item)
@@ -307,6 +316,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         max_wait: upper bound of the wait in seconds; None for none.
         timeout: seconds that one attempt may take, or None.
         on_error: as in `BatchNode`.
+        gate: what to pass before each attempt, as in `AsyncNode`.
 
     """
 
@@ -319,8 +329,11 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         *,
         timeout: float | None = None,
         on_error: OnError = "raise",
+        gate: Gate | Sequence[Gate] | None = None,
     ) -> None:
-        super().__init__(max_retries, wait, exponential_backoff, max_wait, timeout=timeout)
+        super().__init__(
+            max_retries, wait, exponential_backoff, max_wait, timeout=timeout, gate=gate
+        )
         self._on_error: OnError = check_on_error(on_error)
 
     async def _exec(self, prep_res: Any) -> Any:
@@ -370,6 +383,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         concurrency_limit: how many items are worked on at once; None for all.
         timeout: seconds that one attempt may take, or None.
         on_error: as in `BatchNode`.
+        gate: what to pass before each attempt, as in `AsyncNode`.
 
     """
 
@@ -386,8 +400,11 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         *,
         timeout: float | None = None,
         on_error: OnError = "raise",
+        gate: Gate | Sequence[Gate] | None = None,
     ) -> None:
-        super().__init__(max_retries, wait, exponential_backoff, max_wait, timeout=timeout)
+        super().__init__(
+            max_retries, wait, exponential_backoff, max_wait, timeout=timeout, gate=gate
+        )
         self.concurrency_limit = concurrency_limit
         self._on_error: OnError = check_on_error(on_error)
 

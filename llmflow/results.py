@@ -31,14 +31,15 @@ NotRun: Final = _Missing.NOT_RUN
 """Stands, in partial results, where an item has neither a result nor an error."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """Take the place of a result that failed.
 
     With ``on_error="collect"``, ``post`` finds one at the place of every failed
     item:
 
-    >>> results = ["a", Failure(1, "item", ValueError("no"), 3), "c"]
+    >>> failure = Failure(index=1, item="item", error=ValueError("no"), attempts=3)
+    >>> results = ["a", failure, "c"]
     >>> [f.index for f in results if isinstance(f, Failure)]
     [1]
 
@@ -128,7 +129,13 @@ class Results:
         partial: _Partial | None = error.__dict__.get(_PARTIAL)
         # An older one belongs to an earlier run that raised the same exception object.
         nested = partial if partial is not None and partial.serial > self._serial else None
-        return Failure(index, item, error, attempts, nested.results if nested else None)
+        return Failure(
+            index=index,
+            item=item,
+            error=error,
+            attempts=attempts,
+            _inner=nested.results if nested else None,
+        )
 
     def attach_to(self, error: BaseException) -> None:
         """Make these results reachable from the exception that ends the run."""

@@ -44,9 +44,15 @@ def test_public_classes_say_where_users_find_them(name: str) -> None:
         assert item.__module__ == "llmflow"
 
 
+# The simulator's record of a request that is under way.
+MUTABLE = {"Reply"}
+
+
 def test_dataclasses_are_frozen_and_keyword_only() -> None:
     for module in (llmflow, llmflow.types, llmflow.simulator):
         for name, item in vars(module).items():
+            if name in MUTABLE:
+                continue
             if dataclasses.is_dataclass(item) and isinstance(item, type):
                 parameters = item.__dataclass_params__  # type: ignore[attr-defined]
                 assert parameters.frozen, name

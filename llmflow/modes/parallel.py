@@ -12,12 +12,12 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from llmflow import transport
 from llmflow.clock import Clock, SystemClock
 from llmflow.errors import ProviderError, RateLimitError, RequestTimeoutError
 from llmflow.limits import Limiter, Permit
+from llmflow.limits.gates import Gate
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
@@ -26,14 +26,6 @@ from llmflow.types import Charge, Request, Response, WireRequest
 logger = logging.getLogger("llmflow")
 
 _WORTH_TELLING = 1e-3
-
-
-class Gate(Protocol):
-    """Anything to pass before a call, such as an ``aiolimiter.AsyncLimiter``."""
-
-    async def acquire(self) -> None:
-        """Wait until one call may go."""
-        ...
 
 
 class _Call:

@@ -103,7 +103,7 @@ async def test_defect_02_results_before_the_failure_stay_reachable():
     results = partial_results(caught.value)
     assert results is not None
     assert results[:3] == [0, 5, NotRun]
-    assert results[3] == Failure(3, 3, caught.value, 1)
+    assert results[3] == Failure(index=3, item=3, error=caught.value, attempts=1)
     assert results[4] is NotRun
 
 

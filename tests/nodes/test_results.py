@@ -54,7 +54,7 @@ def test_collect_puts_a_failure_at_the_place_of_the_item(kind):
     shared: dict[str, Any] = {"items": [1, 0, 2]}
     run(kind(max_retries=2, on_error="collect"), shared)
     failure = shared["out"][1]
-    assert shared["out"] == [1.0, Failure(1, 0, failure.error, 2), 0.5]
+    assert shared["out"] == [1.0, Failure(index=1, item=0, error=failure.error, attempts=2), 0.5]
     assert isinstance(failure.error, ZeroDivisionError)
 
 
@@ -64,7 +64,7 @@ def test_raise_attaches_what_was_finished_before(kind):
         run(kind(max_retries=2), {"items": [1, 0, 2]})
     results = partial_results(caught.value)
     assert results is not None
-    assert results[:2] == [1.0, Failure(1, 0, caught.value, 2)]
+    assert results[:2] == [1.0, Failure(index=1, item=0, error=caught.value, attempts=2)]
     assert len(results) == 3
 
 
@@ -115,7 +115,11 @@ def test_a_flow_collects_failures_of_its_runs(flow, leaf):
     fan = flow(start=leaf(), on_error="collect")
     run(fan, {"ns": [1, 0, 2]})
     failure = fan.last_results[1]
-    assert fan.last_results == [2.0, Failure(1, {"items": [1, 0]}, failure.error, 1), 1.5]
+    assert fan.last_results == [
+        2.0,
+        Failure(index=1, item={"items": [1, 0]}, error=failure.error, attempts=1),
+        1.5,
+    ]
     assert partial_results(failure.error) == partial_results(failure)
 
 
@@ -127,7 +131,7 @@ def test_nested_partial_results_are_reached_through_the_failure(flow, leaf):
     assert outer is not None
     assert outer[0] == 2.0
     inner = partial_results(outer[1])
-    assert inner == [1.0, Failure(1, 0, caught.value, 1)]
+    assert inner == [1.0, Failure(index=1, item=0, error=caught.value, attempts=1)]
 
 
 def test_an_error_object_raised_again_does_not_drag_old_results_along():
@@ -152,7 +156,7 @@ def test_an_error_that_came_from_no_batch_has_no_results():
     first, second = ValueError(), ValueError()
     first.__cause__, second.__cause__ = second, first  # even a chain that is a ring ends
     assert partial_results(first) is None
-    assert partial_results(Failure(0, None, first, 1)) is None
+    assert partial_results(Failure(index=0, item=None, error=first, attempts=1)) is None
 
 
 def test_an_error_is_pickled_without_the_results():
@@ -162,7 +166,7 @@ def test_an_error_is_pickled_without_the_results():
 
 
 def test_failures_are_frozen_and_pickled():
-    failure = Failure(3, "item", ValueError("x"), 2)
+    failure = Failure(index=3, item="item", error=ValueError("x"), attempts=2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         failure.index = 4
     other = pickle.loads(pickle.dumps(failure))
