@@ -8,6 +8,8 @@ write a provider, `llmflow.provider`, `llmflow.types` and `llmflow.errors`.
 """
 
 from llmflow import errors
+from llmflow.engine.graph import BaseNode
+from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
 from llmflow.flows import (
     AsyncBatchFlow,
@@ -16,7 +18,6 @@ from llmflow.flows import (
     BatchFlow,
     Flow,
 )
-from llmflow.graph import BaseNode
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.llm import LLM
 from llmflow.nodes import (
@@ -26,7 +27,6 @@ from llmflow.nodes import (
     BatchNode,
     Node,
 )
-from llmflow.results import Failure, NotRun, partial_results
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
 from llmflow.types import Quota, Response, Usage

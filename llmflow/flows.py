@@ -14,14 +14,14 @@ from collections.abc import Hashable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from llmflow.attempts import Attempt
-from llmflow.concurrency import ConcurrencyLimit, Slots
+from llmflow.engine.attempts import Attempt
+from llmflow.engine.concurrency import ConcurrencyLimit, Slots
+from llmflow.engine.graph import BaseNode, check_node, warn_user
+from llmflow.engine.items import async_items, each, sync_items
+from llmflow.engine.pool import run_pool
+from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import ActionError, StepLimitError, UsageError
-from llmflow.graph import BaseNode, check_node, warn_user
-from llmflow.items import async_items, each, sync_items
 from llmflow.nodes import AsyncNode
-from llmflow.pool import run_pool
-from llmflow.results import OnError, Results, check_on_error
 
 DEFAULT_MAX_STEPS = 100_000
 

@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from llmflow.attempts import Attempt, current_attempt
-from llmflow.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
+from llmflow.engine.attempts import Attempt, current_attempt
+from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
+from llmflow.engine.graph import BaseNode, warn_user
+from llmflow.engine.items import async_items, each, sync_items
+from llmflow.engine.pool import run_pool
+from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
-from llmflow.graph import BaseNode, warn_user
-from llmflow.items import async_items, each, sync_items
 from llmflow.limits.gates import Gate, as_gates
-from llmflow.pool import run_pool
-from llmflow.results import OnError, Results, check_on_error
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000

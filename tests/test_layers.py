@@ -10,13 +10,13 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"types", "clock", "headers", "tokens", "attempts", "items", "threads", "concurrency"},
+    {"types", "clock", "headers", "tokens"},
     {"retry"},
     {"provider", "transport"},
     {"limits"},
     {"modes"},
     {"llm", "background"},
-    {"results", "graph", "pool"},
+    {"engine"},
     {"nodes"},
     {"flows"},
     {"rows"},

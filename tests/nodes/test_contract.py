@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from llmflow.engine.graph import BaseNode
 from llmflow.flows import AsyncBatchFlow, AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
-from llmflow.graph import BaseNode
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode, BatchNode, Node
 
 

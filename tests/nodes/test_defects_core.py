@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from llmflow.engine.graph import BaseNode
 from llmflow.errors import StepLimitError
 from llmflow.flows import AsyncBatchFlow, AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
-from llmflow.graph import BaseNode
 from llmflow.nodes import AsyncBatchNode, AsyncNode, AsyncParallelBatchNode, BatchNode, Node
 
 

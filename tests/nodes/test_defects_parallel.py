@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.flows import AsyncFlow, AsyncParallelBatchFlow
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode, Node
-from llmflow.results import Failure, NotRun, partial_results
 
 
 def now() -> float:

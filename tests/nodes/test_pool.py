@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.concurrency import Slots
+from llmflow.engine.concurrency import Slots
+from llmflow.engine.results import Failure
 from llmflow.nodes import AsyncParallelBatchNode
-from llmflow.results import Failure
 from llmflow.testing import run_virtual
 
 LIMITS = st.one_of(st.none(), st.integers(1, 6))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from llmflow.engine.graph import BaseNode
+from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.flows import AsyncBatchFlow, AsyncParallelBatchFlow, BatchFlow
-from llmflow.graph import BaseNode
 from llmflow.nodes import AsyncBatchNode, AsyncNode, AsyncParallelBatchNode, BatchNode
-from llmflow.results import Failure, NotRun, partial_results
 
 
 class Invert(BatchNode):

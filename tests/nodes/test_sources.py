@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from llmflow.engine.results import NotRun, partial_results
 from llmflow.flows import AsyncBatchFlow, AsyncParallelBatchFlow
 from llmflow.nodes import AsyncBatchNode, AsyncNode, AsyncParallelBatchNode, BatchNode
-from llmflow.results import NotRun, partial_results
 
 
 class Source:

@@ -18,10 +18,10 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
-from llmflow.attempts import Attempt
-from llmflow.concurrency import Hold, LoopSlots, lend_slots, step_aside
-from llmflow.items import Items, each
-from llmflow.results import NotRun, OnError, Results
+from llmflow.engine.attempts import Attempt
+from llmflow.engine.concurrency import Hold, LoopSlots, lend_slots, step_aside
+from llmflow.engine.items import Items, each
+from llmflow.engine.results import NotRun, OnError, Results
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 

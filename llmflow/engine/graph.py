@@ -13,12 +13,13 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from llmflow.threads import in_thread
+from llmflow.engine.threads import in_thread
 
 NextNode = TypeVar("NextNode", bound="BaseNode | None")
 
+# The whole of llmflow, two folders up, and asyncio.
 _NOT_THE_USERS = tuple(
-    str(Path(file).parent) + os.sep for file in (__file__, str(asyncio.__file__))
+    str(folder) + os.sep for folder in (Path(__file__).parents[1], Path(asyncio.__file__).parent)
 )
 
 
