@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
-from llmflow.cli.terminal import complain
+from llmflow.cli.terminal import complain, say
 from llmflow.errors import LLMFlowError
 
 # Loaded when named: --help must not wait for what a command needs.
@@ -44,7 +44,7 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
-    "130 interrupted.",
+    "130 interrupted, 141 the output's reader is gone.",
 )
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         complain(error.format_message())
         result = 2
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; nothing was written")
+        say("llmflow: interrupted; nothing was written")
         result = 130
     sys.exit(result if isinstance(result, int) else 0)
 

@@ -12,7 +12,7 @@ import click
 
 from llmflow.cli.options import AMOUNT
 from llmflow.cli.signals import on_signals, terminable
-from llmflow.cli.terminal import Notice, complain, say, silence, write
+from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _run_job(job: Job, llm: LLM, writer: RowWriter, total: int | None, options: 
 
     before, started = llm.limiter.statistics(), time.monotonic()
     try:
-        asyncio.run(_work(job, llm, total, quiet=options.quiet))
+        asyncio.run(_work(job, llm, total, options))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds = time.monotonic() - started
@@ -123,13 +123,19 @@ def _run_job(job: Job, llm: LLM, writer: RowWriter, total: int | None, options: 
         return end.code
     _show(report, options)
     if end.stopped_by is not None:
-        complain(ending.last_words(report))
+        words = ending.last_words(report)
+        if end.code == ending.INTERRUPTED:
+            say(f"llmflow: {words}")
+        else:
+            complain(words)
     return end.code
 
 
-async def _work(job: Job, llm: LLM, total: int | None, *, quiet: bool) -> None:
+async def _work(job: Job, llm: LLM, total: int | None, options: _Options) -> None:
     from llmflow.runs.progress import Progress
 
+    # A bar among rows that scroll by would spoil both.
+    quiet = options.quiet or _shows_rows(options)
     stream: IO[str] | None = None if quiet else sys.stderr
     progress = Progress(job, llm.limiter, total=total, stream=stream)
 
@@ -180,9 +186,18 @@ def _writer(options: _Options, rows: RowSource) -> RowWriter:
 
     if options.output == "-" and sys.stdout is None:
         raise ConfigurationError("standard output is closed: name a file with -o")
+    stdout: Any = TerminalRows(sys.stdout) if _shows_rows(options) else None
     fields = ["index", *rows.fields, "response"] if rows.fields else None
     inputs = [] if options.source == "-" else [options.source]
-    return open_output(options.output, fields=fields, inputs=inputs)
+    writer = open_output(options.output, fields=fields, inputs=inputs, stdout=stdout)
+    if writer.set_aside is not None:
+        say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")
+    return writer
+
+
+def _shows_rows(options: _Options) -> bool:
+    """Return whether the rows themselves go to a terminal."""
+    return options.output == "-" and sys.stdout.isatty()
 
 
 def _checked_total(rows: RowSource, *, quiet: bool) -> int:
@@ -217,6 +232,7 @@ def _show(report: Report, options: _Options) -> None:
         import orjson
 
         stream = sys.stderr if options.output == "-" else sys.stdout
-        write(stream, orjson.dumps(report.to_dict()).decode())
-    elif not options.quiet:
+        if not write(stream, orjson.dumps(report.to_dict()).decode()):
+            say("llmflow: the report could not be printed")
+    elif not options.quiet and (report.items or not report.stopped_by):
         say("\n".join(report.lines()))

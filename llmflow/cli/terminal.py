@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 _ERASE_LINE = "\r\x1b[K"
 _REDRAW_SECONDS = 0.5
@@ -32,14 +34,16 @@ def complain(text: str) -> None:
     say(f"llmflow: error: {printable(text)}")
 
 
-def write(stream: IO[str] | None, text: str) -> None:
-    """Print a text, at once. A stream that is closed is passed over."""
+def write(stream: IO[str] | None, text: str) -> bool:
+    """Print a text, at once; return whether it could be done."""
     if stream is None:  # the process was started without it; print() would take another one
-        return
+        return False
     try:
         print(text, file=stream, flush=True)
     except (OSError, ValueError):
         silence(stream)
+        return False
+    return True
 
 
 def silence(stream: IO[str]) -> None:
@@ -50,6 +54,35 @@ def silence(stream: IO[str]) -> None:
         os.close(nowhere)
     except (OSError, ValueError):
         pass  # it is closed, or no file
+
+
+class TerminalRows(io.RawIOBase):
+    """Rows on their way to a terminal: what is inside the JSON cannot act on it.
+
+    JSON escapes only some control characters. A model's answer may hold the others,
+    and characters that turn the direction of writing around.
+
+    Args:
+        stream: the terminal.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, data: Any) -> int:
+        """Write whole rows."""
+        text = bytes(data).decode(errors="replace")
+        self._stream.write("".join(map(_harmless, text)))
+        return len(data)
+
+    def flush(self) -> None:
+        """Have the terminal show what was written."""
+        self._stream.flush()
+
+
+def _harmless(letter: str) -> str:
+    return letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1]
 
 
 class Notice:

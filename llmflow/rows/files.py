@@ -131,6 +131,27 @@ def open_exclusive(path: Path) -> BinaryIO:
     return raw
 
 
+def set_aside(path: Path) -> Path | None:
+    """Move what an unfinished run left under a name away, for its rows were paid for.
+
+    Returns:
+        Where it is now; None if there was nothing, or if a run is still writing it.
+
+    """
+    try:
+        with path.open("rb") as left:
+            if not os.fstat(left.fileno()).st_size:
+                return None
+            if fcntl is not None:
+                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            number = 1
+            while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+                number += 1
+            return path.rename(free)
+    except OSError:
+        return None  # opening it for writing says what is wrong
+
+
 def sync_file(path: Path) -> None:
     """Have the disk confirm a file that is already written and closed."""
     with path.open("rb") as file:

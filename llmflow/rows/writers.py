@@ -17,6 +17,7 @@ from llmflow.rows.files import (
     open_exclusive,
     partial_path,
     put_in_place,
+    set_aside,
 )
 from llmflow.rows.formats import Csv, Format, JsonLines, Parquet
 from llmflow.rows.records import failed_path
@@ -66,6 +67,8 @@ class RowWriter:
         self._options: Any = {"flush_interval": flush_interval, "now": now}
         self._failures: Appender | None = None
         self._done = False
+        self.set_aside = set_aside(self.partial_path) if self.partial_path else None
+        """Where the rows of an earlier, unfinished run are now, or None."""
         if self.partial_path:
             name, stream = str(self.partial_path), open_exclusive(self.partial_path)
         elif stream is None:
@@ -91,6 +94,7 @@ class RowWriter:
         """
         if self._failures is None:
             path = partial_path(self.failed_path)
+            set_aside(path)
             self._failures = Appender(open_exclusive(path), name=str(path), **self._options)
         self._failures.append(json_line(row))
         self.failed += 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import suppress
 from typing import IO, Any, Protocol
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 10.0
+_WIDE, _NARROWEST = 80, 20
 
 
 class Display(Protocol):
@@ -63,21 +66,30 @@ class Bar:
         from rich.progress import Progress as RichProgress
         from rich.table import Column
 
+        self._stream = stream
         of = f"/{total:,}" if total is not None else " done"
-        # The text gives way first: on a narrow terminal it is cut, not wrapped.
-        tail = TextColumn("{task.description}", markup=False, table_column=_tail(Column))
+        self._console = Console(file=stream, highlight=False)
+        self._fit()
+        bar = 24 if self._console.width >= _WIDE else 8
         columns: list[Any] = [
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=bar, table_column=Column(min_width=bar)),
             TextColumn("{task.completed:,.0f}" + of, table_column=Column(no_wrap=True)),
-            tail,
+            # On a narrow terminal the text is cut, not wrapped.
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
         ]
-        console = Console(file=stream, highlight=False)
-        self._rich = RichProgress(*columns, console=console, auto_refresh=False, transient=True)
+        self._rich = RichProgress(
+            *columns, console=self._console, auto_refresh=False, transient=True
+        )
         self._task = self._rich.add_task("starting", total=total)
         self._rich.start()
 
     def show(self, done: int, text: str) -> None:
         """Draw the bar anew."""
+        self._fit()
         self._rich.update(self._task, completed=done, description=text)
         self._rich.refresh()
 
@@ -85,6 +97,9 @@ class Bar:
         """Take the bar away."""
         self._rich.stop()
 
-
-def _tail(column: Any) -> Any:
-    return column(no_wrap=True, overflow="ellipsis", ratio=1)
+    def _fit(self) -> None:
+        """Leave room for the terminal's own ^C, which would wrap and spoil the line."""
+        columns = shutil.get_terminal_size().columns
+        with suppress(OSError, ValueError):  # the stream may be another terminal, or none
+            columns = os.get_terminal_size(self._stream.fileno()).columns or columns
+        self._console.width = max(_NARROWEST, columns - 3)

@@ -79,8 +79,9 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             parts.append(f"{counters.failed:,} failed")
         if counters.cost:
             parts.append(f"${counters.cost:.4f}")
-        if self._total is not None and rate > 0 and counters.done < self._total:
-            parts.append(f"{duration((self._total - counters.done) / rate)} left")
+        if self._total is not None and counters.answered and 0 < counters.done < self._total:
+            seconds = (self._total - counters.done) / max(rate, 1e-9)
+            parts.append(f"{duration(seconds)} left")
         return ", ".join(parts)
 
     def _rate(self) -> float:

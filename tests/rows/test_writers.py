@@ -229,9 +229,12 @@ class TestWholeOrNotThere:
         out.abort()
         assert listing(tmp_path) == []
 
-    def test_a_partial_file_of_a_dead_run_is_begun_anew(self, tmp_path: Path) -> None:
-        (tmp_path / "a.partial.jsonl").write_text("left over")
+    def test_the_partial_file_of_a_dead_run_is_set_aside(self, tmp_path: Path) -> None:
+        for name in ("a.partial-1.jsonl", "a.partial.jsonl"):
+            (tmp_path / name).write_text(name)
         assert write(tmp_path / "a.jsonl", [{"a": 1}]) == [{"a": 1}]
+        assert listing(tmp_path) == ["a.jsonl", "a.partial-1.jsonl", "a.partial-2.jsonl"]
+        assert (tmp_path / "a.partial-2.jsonl").read_text() == "a.partial.jsonl"
 
     def test_a_link_stays_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
