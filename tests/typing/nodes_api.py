@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, assert_type
 
+from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.flows import AsyncBatchFlow, AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
 from llmflow.nodes import (
     AsyncBatchNode,
@@ -14,7 +15,6 @@ from llmflow.nodes import (
     BatchNode,
     Node,
 )
-from llmflow.results import Failure, NotRun, partial_results
 
 
 async def call_llm_async(prompt: str) -> str:
