@@ -69,6 +69,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time, in seconds since the loop was made."""
         return self._now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002
+        """Wait for the threads to end: in virtual time, a time limit would be over at once."""
+        await super().shutdown_default_executor()
+
     def _jump(self, seconds: float) -> None:
         scheduled = self._scheduled  # type: ignore[attr-defined]
         # Jump to the timer itself: adding a rounded difference could fall short of it for ever.
