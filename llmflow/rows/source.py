@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -111,7 +112,7 @@ class RowSource:
     def close(self) -> None:
         """Close what is open. Doing so twice is fine."""
         for rows in self._open:
-            rows.close()  # type: ignore[attr-defined]  # every source is a generator
+            _close(rows)
         self._open.clear()
 
     def __enter__(self) -> Self:
@@ -141,7 +142,7 @@ class RowSource:
         return rows
 
     def _end(self, rows: Rows) -> None:
-        rows.close()  # type: ignore[attr-defined]
+        _close(rows)
         if rows in self._open:
             self._open.remove(rows)
 
@@ -244,6 +245,13 @@ def _open_folder(path: Path, *, text_field: str, limit: int | None) -> RowSource
 def _pipe_rows(path: Path, *, text_field: str) -> Rows:
     with readers.reading(str(path)), path.open("rb") as stream:
         yield from readers.stream_rows(stream, name=str(path), text_field=text_field)
+
+
+def _close(rows: Rows) -> None:
+    # A thread may be waiting inside for a pipe on which nothing comes. Nobody can end
+    # that but the pipe; the thread must not keep anything else from ending.
+    with suppress(ValueError):
+        rows.close()  # type: ignore[attr-defined]  # every source is a generator
 
 
 def _no_file(path: Path) -> str:

@@ -91,8 +91,12 @@ class Contact:
 
 def _never_connected(error: ProviderError) -> bool:
     """Return whether not even a connection came about, as far as the causes tell."""
+    if not isinstance(error, ConnectionFailedError):
+        return False
+    if error.message.startswith("cannot connect"):
+        return True  # a provider with a client of its own may keep the causes to itself
     cause: BaseException | None = error
-    while isinstance(error, ConnectionFailedError) and cause is not None:
+    while cause is not None:
         if any(kind.__name__ in _NO_CONNECTION for kind in type(cause).__mro__):
             return True
         cause = cause.__cause__ or cause.__context__

@@ -24,7 +24,7 @@ class Clock:
 
 
 def refused() -> ConnectionFailedError:
-    error = ConnectionFailedError("cannot connect")
+    error = ConnectionFailedError("it did not work")
     error.__cause__ = ConnectionRefusedError(111, "refused")
     return error
 
@@ -75,11 +75,15 @@ class TestContact:
         class ConnectError(Exception):
             pass
 
-        outer = ConnectionFailedError("cannot connect")
+        outer = ConnectionFailedError("it did not work")
         outer.__cause__ = RuntimeError("wrapped")
         outer.__cause__.__context__ = ConnectError()
         self.worth(outer)
         assert self.contact.trouble is outer
+
+    def test_without_causes_the_message_counts(self) -> None:
+        self.worth(ConnectionFailedError("cannot connect: refused"))
+        assert not self.contact.made
 
     def test_the_policy_keeps_the_numbers_of_its_base(self) -> None:
         policy = self.contact.policy(Retry(attempts=3, wait_max=7.0))

@@ -21,7 +21,7 @@ async def drain(feed: Feed[int]) -> list[tuple[int, int]]:
 
 async def eventually(condition: object, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # type: ignore[operator]
+        while not condition():  # type: ignore[operator]  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 
