@@ -53,7 +53,9 @@ def command(**options: Any) -> int:
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
     a folder of .txt and .md files, or - for standard input. Each row of OUT holds the
     input's fields, the row's position as 'index' and the answer as 'response'. Rows that
-    failed for good are in OUT's neighbour *.failed.jsonl, with the reason.
+    failed for good are in OUT's neighbour *.failed.jsonl, with the reason. Until the end,
+    and after an interruption, the answers are in OUT's neighbour *.partial.*. Ctrl-C waits
+    for answers on their way; a second one drops them.
 
     The API key is read from the provider's environment variable, such as OPENAI_API_KEY.
 

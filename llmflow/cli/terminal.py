@@ -21,7 +21,8 @@ def printable(text: str) -> str:
     >>> printable("one\ntwo \x1b[31mred")
     'one two [31mred'
     """
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    kept = (" " if letter.isspace() else letter if letter.isprintable() else "" for letter in text)
+    return " ".join("".join(kept).split())
 
 
 def say(text: str) -> None:

@@ -1,0 +1,66 @@
+"""Write docs/cli.md from the commands' own help: ``make_cli_docs.py [--check]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from llmflow.cli.main import cli
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+WIDTH = 100
+
+_HEAD = """\
+# The command line
+
+Made by `scripts/make_cli_docs.py` from the commands' own help; change it there.
+"""
+
+
+def pages() -> str:
+    """Return the page: the help of the group and of each of its commands."""
+    group = _context(cli, "llmflow")
+    parts = [_HEAD, _section("llmflow", cli.get_help(group))]
+    for name in cli.list_commands(group):
+        command = cli.get_command(group, name)
+        assert command is not None
+        text = command.get_help(_context(command, name, group))
+        parts.append(_section(f"llmflow {name}", text))
+    return "\n".join(parts)
+
+
+def _context(
+    command: click.Command, name: str, parent: click.Context | None = None
+) -> click.Context:
+    # make_context reads the command's own settings; nothing is parsed or run.
+    return command.make_context(
+        name,
+        [],
+        parent=parent,
+        resilient_parsing=True,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+    )
+
+
+def _section(title: str, text: str) -> str:
+    lines = "\n".join(line.rstrip() for line in text.splitlines())
+    return f"## {title}\n\n```text\n{lines}\n```\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or with ``--check`` return 1 if it is out of date."""
+    text = pages()
+    if "--check" not in arguments:
+        PAGE.write_text(text, "utf-8")
+        return 0
+    if PAGE.exists() and PAGE.read_text("utf-8") == text:
+        return 0
+    print("docs/cli.md is out of date: run scripts/make_cli_docs.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
