@@ -42,8 +42,9 @@ import re
 from typing import Any, ClassVar
 
 _SECRET = re.compile(
-    r"(?i)(bearer\s+|(?:api[-_ ]?)?key[\"']?\s*[:=]\s*[\"']?)?"
-    r"\b(?:sk|pk|rk|gsk|xai|key|AIza|hf|nvapi|fw|tgp)[-_][A-Za-z0-9*_\-]{6,}|(?<=bearer )\S{8,}"
+    r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|fw|tgp)[-_][A-Za-z0-9*_\-]{6,}"
+    r"|\bAIza[A-Za-z0-9*_\-]{8,}"
+    r"|(?i:(?<=bearer ))[^\s\"')>]{8,}"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MESSAGE_LIMIT = 500

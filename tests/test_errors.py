@@ -48,7 +48,7 @@ def test_every_provider_error_can_be_pickled_with_its_data(
         "Incorrect API key provided: sk-proj-abcdef1234567890.",
         "Authorization: Bearer abcdefghijklmnop",
         "key gsk_abcdefghijklmn is bad",
-        "x AIza-abcdefghijklmn y",
+        "x AIzaSyabcdefghijklmn y",
     ],
 )
 def test_what_looks_like_a_key_is_masked(text: str) -> None:
@@ -61,6 +61,12 @@ def test_a_known_secret_is_masked_in_any_form() -> None:
     assert errors.redact("the key is hunter2-hunter2!", "hunter2-hunter2") == "the key is ***!"
 
 
+def test_masking_leaves_the_brackets_around_a_key() -> None:
+    assert errors.redact("(i.e. Authorization: Bearer abcdefghijkl)") == (
+        "(i.e. Authorization: Bearer ***)"
+    )
+
+
 def test_terminal_escapes_and_line_breaks_do_not_survive() -> None:
     shown = errors.redact("a\x1b[31m\nb\r\u202ec\x9b2J")
     assert shown == "a[31m bc2J"
@@ -71,5 +77,5 @@ def test_long_texts_are_cut() -> None:
 
 
 def test_masking_is_not_fooled_by_ordinary_words() -> None:
-    text = "max_tokens: key-value pairs such as sk-1 are fine"
+    text = "max_tokens: key_phrases, the key-value pairs, sk-1 and task-force-blue are fine"
     assert errors.redact(text) == text

@@ -94,8 +94,8 @@ class OpenAIProvider:
         """Check that there is a key where one is needed, and that it can be sent."""
         if self._key is None and self._official:
             raise MissingKeyError(
-                f"{self.name}/{self.model} needs an API key: "
-                f"set {KEY_VARIABLE}, or pass api_key=..."
+                f"{self.name}/{self.model} needs an API key: set the environment variable "
+                f"{KEY_VARIABLE} (or, in Python, pass api_key=...)"
             )
         if self._key is not None and (not self._key.isascii() or not self._key.isprintable()):
             raise ConfigurationError(
