@@ -34,7 +34,8 @@ DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
     "tpd": (1, _DAY, 1.0),
 }
 
-WAITING, ADMITTED, OVER = 0, 1, 2
+# CANCELLED: over, but its old place in the queue has still to be cleared away.
+WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
 
 
 class Ticket:
@@ -111,6 +112,8 @@ class Admission:
 
     def enqueue(self, ticket: Ticket) -> None:
         """Put a ticket at the end of the queue; one that has been there, back in its old place."""
+        if ticket.state == CANCELLED:
+            self._clear_cancelled()  # else it would stand in the queue twice
         ticket.state = WAITING
         if not ticket.number:
             self._number(ticket)
@@ -138,8 +141,9 @@ class Admission:
         queue = self.queue
         while queue:
             ticket = queue[0]
-            if ticket.state == OVER:
+            if ticket.state == CANCELLED:
                 queue.popleft()
+                ticket.state = OVER
                 self._cancelled -= 1
                 continue
             delay = self._delay(ticket, now)
@@ -153,16 +157,27 @@ class Admission:
     def cancel(self, ticket: Ticket) -> None:
         """Take a ticket out: it waits no longer, or was admitted and will not be sent."""
         if ticket.state == WAITING:
-            ticket.state = OVER
+            ticket.state = CANCELLED
             self._cancelled += 1
             if self._cancelled > 64 and self._cancelled * 2 > len(self.queue):
-                self.queue = deque(t for t in self.queue if t.state != OVER)
-                self._cancelled = 0
+                self._clear_cancelled()
         elif ticket.state == ADMITTED:
             self._leave(ticket)
             self.admitted -= 1
             for bucket in self.buckets:
                 bucket.give(ticket.charge[bucket.unit])
+
+    def forget_requests(self) -> None:
+        """Forget who waits and what is in flight, but not what was spent."""
+        self.queue.clear()
+        self._cancelled = self.in_flight = 0
+
+    def _clear_cancelled(self) -> None:
+        for ticket in self.queue:
+            if ticket.state == CANCELLED:
+                ticket.state = OVER
+        self.queue = deque(ticket for ticket in self.queue if ticket.state == WAITING)
+        self._cancelled = 0
 
     # --- how an admitted request ended ---------------------------------------------------
 
@@ -187,15 +202,20 @@ class Admission:
     def reject(self, ticket: Ticket, retry_after: float | None, now: float) -> float:
         """Take note of a rate-limit rejection: the whole domain pauses.
 
+        A `retry_after` of zero is no hint: taken at its word, it would have the same
+        request sent again and again without a pause.
+
         Returns:
             The time until which the domain pauses.
         """
+        if ticket.state != ADMITTED:
+            return self.paused_until
         self._advance(now)
         self._leave(ticket)
         self.rejected += 1
         # Many in flight are rejected at once; only one sent after the last rejection is news.
         news = ticket.admitted_at > self._rejected_at
-        if retry_after is not None:
+        if retry_after is not None and retry_after > 0.0:
             until = now + retry_after
         elif news:
             self._strikes += 1
@@ -212,6 +232,8 @@ class Admission:
         """Admit nothing before `moment`. A pause is never shortened."""
         if self._recovery is None:
             self._recovery = Recovery(round_trip=0.0)
+        elif moment > max(self.paused_until, now):
+            self._recovery.restart()  # a probe of before does not vouch for the time after
         self.paused_until = max(self.paused_until, moment, now)
         for bucket in self.buckets:
             bucket.empty_until(self.paused_until)
@@ -226,15 +248,23 @@ class Admission:
         for name in DIMENSIONS:
             self._set_limit(name, now)
 
-    def observe(self, signals: Iterable[QuotaSignal], now: float) -> None:
-        """Learn from what a reply's headers say. Configured limits are a ceiling."""
+    def observe(self, signals: Iterable[QuotaSignal], now: float) -> bool:
+        """Learn from what a reply's headers say. Configured limits are a ceiling.
+
+        Returns:
+            Whether a limit is another than before.
+        """
+        changed = False
         for signal in signals:
             limit = signal.limit
             if limit is None or not 0 < limit < math.inf or signal.dimension not in DIMENSIONS:
                 continue
             if self.learned.get(signal.dimension) != limit:
+                self._advance(now)  # the time until now was at the old rate
                 self.learned[signal.dimension] = limit
                 self._set_limit(signal.dimension, now)
+                changed = True
+        return changed
 
     def _set_limit(self, name: str, now: float) -> None:
         limits = [
@@ -322,7 +352,8 @@ class Admission:
 
     def _check_fits(self, charge: Charge) -> None:
         for bucket in self.buckets:
-            if charge[bucket.unit] > bucket.limit:
+            # A limit below one request per minute is slow, not impossible.
+            if charge[bucket.unit] > max(bucket.limit, bucket.minimum):
                 raise TooLargeForLimitError(
                     f"this request needs {charge[bucket.unit]:,.0f} of {bucket.name}, "
                     f"and the limit is {bucket.limit:,.0f}"

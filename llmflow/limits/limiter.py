@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
+from weakref import WeakSet
 
 from llmflow.limits.admission import ADMITTED, Admission, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_MAX_IN_FLIGHT = 1000
+# How much later than the head's own loop another one looks whether the head went.
+_LOOK_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +80,12 @@ class Permit(Ticket):
     def release(self) -> None:
         """End without an answer. Does nothing if the permit has ended already."""
         if self.state == ADMITTED:
-            self._limiter._release(self)
+            self._limiter._end(self, sent=True)
 
     async def renew(self) -> None:
         """Wait for admission again after a rejection, in the old place of the queue."""
+        if self.state == ADMITTED:
+            return
         await self._limiter._wait(self)
 
     def grant(self) -> None:
@@ -125,15 +132,16 @@ class Limiter:
         seed: int | None = None,
     ) -> None:
         rng = random.Random(seed)
-        self._lock = threading.Lock()
+        self._lock = _Lock(self._tidy)
+        self._ended: deque[tuple[Permit, bool]] = deque()
         self._admission = Admission(
             quota or Quota(),
             max_in_flight=max_in_flight,
             now=_now(),
             jitter=lambda: rng.uniform(0.8, 1.2),
         )
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        _all.add(self)
 
     def __repr__(self) -> str:
         s = self.statistics()
@@ -171,7 +179,8 @@ class Limiter:
     def observe(self, signals: Iterable[QuotaSignal]) -> None:
         """Learn limits from what a reply's headers say."""
         with self._lock:
-            self._admission.observe(signals, _now())
+            if self._admission.observe(signals, _now()):
+                self._pump()
 
     def pause(self, seconds: float) -> None:
         """Admit nothing for so many seconds. A pause that is on is never shortened."""
@@ -212,9 +221,7 @@ class Limiter:
         try:
             await future
         except BaseException:
-            with self._lock:
-                self._admission.cancel(permit)
-                self._pump()
+            self._end(permit, sent=False)
             raise
 
     def _settle(self, permit: Permit, actual: Charge | None) -> None:
@@ -227,12 +234,37 @@ class Limiter:
             now = _now()
             until = self._admission.reject(permit, retry_after, now)
             self._pump()
-            return until - now
+            return max(0.0, until - now)
 
-    def _release(self, permit: Permit) -> None:
-        with self._lock:
-            self._admission.fail(permit, _now())
-            self._pump()
+    def _end(self, permit: Permit, *, sent: bool) -> None:
+        """Take a permit back without an answer.
+
+        Also called while an abandoned coroutine is collected, and that can happen at any
+        line of this thread, the locked ones among them. So it never waits for the lock:
+        whoever holds it tidies up afterwards.
+        """
+        self._ended.append((permit, sent))
+        self._tidy()
+
+    def _tidy(self) -> None:
+        while self._ended and self._lock.raw.acquire(blocking=False):
+            try:
+                while self._ended:
+                    permit, sent = self._ended.popleft()
+                    if sent:
+                        self._admission.fail(permit, _now())
+                    else:
+                        self._admission.cancel(permit)
+                self._pump()
+            finally:
+                self._lock.raw.release()
+
+    def _after_fork(self) -> None:
+        """Forget the parent's requests: their loops and threads are not in this process."""
+        self._lock = _Lock(self._tidy)
+        self._ended.clear()
+        self._timers.clear()
+        self._admission.forget_requests()
 
     # --- waking; the lock is held ----------------------------------------------------
 
@@ -251,30 +283,73 @@ class Limiter:
             self._admission.cancel(head)
 
     def _arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> bool:
-        """Set the one timer on the loop of the queue's head; return False if that is closed."""
-        timer = self._timer if self._timer_loop is loop else None
-        if loop is not asyncio._get_running_loop():
+        """Have the loop of the queue's head look again in time; return False if it is closed."""
+        here = asyncio._get_running_loop()
+        if loop is here:
+            self._ring(loop, delay)
+            return True
+        if loop.is_closed():
+            return False
+        if here is not None:
+            # The head's loop may be closed while it waits: then this one sees to the rest.
+            self._ring(here, delay + _LOOK_AFTER)
+        timer = self._timers.get(loop)
+        if timer is None or timer.when() > loop.time() + delay:
             # A loop may be touched from its own thread only: let it look for itself.
-            if timer is None:
-                try:
-                    loop.call_soon_threadsafe(self._on_timer)
-                except RuntimeError:
-                    return False
-            return not loop.is_closed()
-        when = loop.time() + delay
-        if timer is not None:
-            if timer.when() <= when:
-                return True  # it rings before, and is set anew then
-            timer.cancel()
-        self._timer = loop.call_at(when, self._on_timer)
-        self._timer_loop = loop
+            try:
+                loop.call_soon_threadsafe(self._on_timer)
+            except RuntimeError:  # closed a moment ago
+                return False
         return True
+
+    def _ring(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        """Set the timer of the running loop, unless it rings before (and is set anew then)."""
+        when = loop.time() + delay
+        timer = self._timers.get(loop)
+        if timer is None:
+            for closed in [each for each in self._timers if each.is_closed()]:
+                del self._timers[closed]
+        elif timer.when() <= when:
+            return
+        else:
+            timer.cancel()
+        self._timers[loop] = loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         with self._lock:
-            if self._timer_loop is asyncio._get_running_loop():
-                self._timer = None
+            timer = self._timers.pop(asyncio.get_running_loop(), None)
+            if timer is not None:
+                timer.cancel()  # it may be another loop that called, earlier than the timer
             self._pump()
+
+
+class _Lock:
+    """A lock after whose release is done what could not wait for it: see `Limiter._end`."""
+
+    __slots__ = ("_tidy", "raw")
+
+    def __init__(self, tidy: Callable[[], None]) -> None:
+        self.raw = threading.Lock()
+        self._tidy = tidy
+
+    def __enter__(self) -> None:
+        self.raw.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.release()
+        self._tidy()
+
+
+_all: WeakSet[Limiter] = WeakSet()
+
+
+def _forget_the_parents_requests() -> None:
+    for limiter in _all:
+        limiter._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents_requests)
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:

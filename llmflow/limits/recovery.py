@@ -35,6 +35,11 @@ class Recovery:
         self._cleared_at: float | None = None
         self._released = 0
 
+    def restart(self) -> None:
+        """Begin anew with a probe: the pause was prolonged."""
+        self._probe = self._cleared_at = None
+        self._released = 0
+
     @property
     def wants_probe(self) -> bool:
         """Whether the next request is the probe."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import signal
 import threading
 
 import pytest
@@ -427,3 +430,153 @@ def test_a_clock_that_starts_anew_does_not_freeze_the_limiter() -> None:
     for _ in range(2):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             assert runner.run(take()) <= 2.0
+
+
+async def test_less_than_one_request_a_minute_is_slow_not_impossible() -> None:
+    limiter = Limiter(Quota(rpm=0.5))
+    assert [await admitted_at(limiter) for _ in range(3)] == pytest.approx([0.0, 120.0, 240.0])
+
+
+async def test_a_permit_that_has_ended_can_neither_be_rejected_nor_counted_again() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    permit = await limiter.acquire()
+    await permit.renew()  # it still holds what it would wait for
+    permit.settle()
+    assert permit.reject(60.0) == 0.0
+    assert limiter.statistics().in_flight == 0
+    assert limiter.statistics().rejected == 0
+
+
+async def test_a_renewal_that_was_cancelled_can_be_asked_for_again() -> None:
+    limiter = Limiter()
+    older, permit = await limiter.acquire(), await limiter.acquire()
+    older.reject(100.0)
+    permit.reject(100.0)
+    first = asyncio.create_task(older.renew())
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(permit.renew(), 1.0)
+    await permit.renew()
+    await first
+    await asyncio.sleep(10)
+    assert limiter.statistics().in_flight == 2
+    assert limiter.statistics().waiting == 0
+
+
+async def test_a_rejection_without_a_time_of_its_own_still_pauses() -> None:
+    limiter = Limiter(seed=1)
+    permit = await limiter.acquire()
+    assert 0.8 <= permit.reject(0.0) <= 1.2
+
+
+async def test_a_late_rejection_that_prolongs_the_pause_is_followed_by_a_probe_too() -> None:
+    limiter = Limiter()
+    first, straggler = await limiter.acquire(), await limiter.acquire()
+    await asyncio.sleep(0.1)
+    first.reject(1.0)
+    tasks = [asyncio.create_task(admitted_at(limiter)) for _ in range(500)]
+    await first.renew()
+    first.settle()
+    await asyncio.sleep(0.05)
+    straggler.reject(10.0)
+    until = now() + 10.0
+    times = await asyncio.gather(*tasks)
+    assert sum(until <= time < until + 0.2 for time in times) == 1
+    assert not any(until - 10.0 < time < until for time in times)
+
+
+async def test_a_limit_that_is_learned_to_be_higher_lets_waiters_go_at_once() -> None:
+    limiter = Limiter()
+    limiter.observe([QuotaSignal(dimension="rpm", limit=1)])
+    await limiter.acquire()
+    waiting = asyncio.create_task(admitted_at(limiter))
+    await asyncio.sleep(1)
+    limiter.observe([QuotaSignal(dimension="rpm", limit=60)])
+    assert await waiting == pytest.approx(1 + (1 - 1 / 60))
+
+
+def test_retuning_from_another_thread_wakes_the_waiters_in_time() -> None:
+    limiter = Limiter(Quota(rpm=1))
+    waiting = threading.Event()
+
+    async def wait() -> None:
+        await limiter.acquire()
+        second = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        waiting.set()
+        await asyncio.wait_for(second, 10)
+
+    worker = threading.Thread(target=asyncio.run, args=(wait(),))
+    worker.start()
+    waiting.wait()
+    limiter.retune(Quota(rpm=6000))
+    worker.join(5)
+    assert limiter.statistics().admitted == 2
+
+
+def test_a_loop_that_is_closed_while_it_heads_the_queue_does_not_strand_the_others() -> None:
+    limiter = Limiter(Quota(tpm=6000))
+    dead = asyncio.new_event_loop()
+    dead.run_until_complete(limiter.acquire(Charge(tokens=75)))
+    task = dead.create_task(limiter.acquire(Charge(tokens=60)))
+    dead.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    async def after() -> None:
+        waiting = asyncio.create_task(limiter.acquire(Charge(tokens=1)))
+        await asyncio.sleep(0)
+        dead.close()
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(after())
+
+
+def test_an_abandoned_permit_may_be_collected_while_the_limiter_is_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    loop = asyncio.new_event_loop()
+
+    async def hold() -> None:
+        async with await limiter.acquire():
+            await asyncio.Event().wait()
+
+    task: object = loop.create_task(hold())
+    loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    task = None
+    monkeypatch.setattr(limiter._admission, "observe", lambda *_: gc.collect())
+    worker = threading.Thread(target=limiter.observe, args=([],), daemon=True)
+    worker.start()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert limiter.statistics().in_flight == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_its_parents_requests() -> None:
+    limiter = Limiter(Quota(max_concurrent=1))
+    held, done = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        async with await limiter.acquire():
+            queued = asyncio.create_task(limiter.acquire())
+            await asyncio.sleep(0)
+            held.set()
+            await asyncio.to_thread(done.wait)
+            queued.cancel()
+
+    worker = threading.Thread(target=asyncio.run, args=(hold(),))
+    worker.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        asyncio.run(limiter.acquire())
+        os._exit(7)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    worker.join()
+    assert os.waitstatus_to_exitcode(status) == 7
