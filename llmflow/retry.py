@@ -95,7 +95,9 @@ class Retry:
             )
         for name in ("wait_initial", "wait_max", "total", "rate_limit_patience"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
+            if value is None and name in ("total", "rate_limit_patience"):
+                continue
+            if not isinstance(value, int | float) or not value >= 0:
                 raise ConfigurationError(f"{name} must be seconds, 0 or more; got {value!r}")
 
     async def recover(
@@ -133,6 +135,9 @@ class Retry:
 
         def stop(state: RetryCallState) -> bool:
             if self.stop is not None:
+                # stop_after_delay() and its like: count from the first attempt, on our clock.
+                passed = clock.monotonic() - started
+                state.start_time = (state.outcome_timestamp or 0.0) - passed
                 return self.stop(state)
             waited = clock.monotonic() - started + state.upcoming_sleep
             late = self.total is not None and waited >= self.total
@@ -142,7 +147,7 @@ class Retry:
         retrying = AsyncRetrying(
             stop=stop,
             wait=self._waiting(rng),
-            retry=self.retry or _is_transient,
+            retry=self._retrying,
             sleep=clock.sleep,
             reraise=True,
         )
@@ -156,7 +161,22 @@ class Retry:
         """Return whether an error can lead to another attempt at all."""
         if not isinstance(error, ProviderError) or isinstance(error, RateLimitError):
             return False
-        return self.retry is not None or (error.transient and self.attempts > 1)
+        again = self.stop is not None or self.attempts > 1
+        return self.retry is not None or (error.transient and again)
+
+    async def _retrying(self, state: RetryCallState) -> bool:
+        """Ask the policy, but never of what is no provider's error.
+
+        tenacity shows its `retry` objects every outcome. ``retry_if_not_exception_type(...)``
+        would have a cancelled call go on, and a rate limit has been waited for already.
+        """
+        error = _error(state)
+        if not isinstance(error, ProviderError) or isinstance(error, RateLimitError):
+            return False
+        if self.retry is None:
+            return error.transient
+        answer: object = self.retry(state)
+        return bool(await answer if isinstance(answer, Awaitable) else answer)
 
     def _waiting(self, rng: random.Random) -> Callable[[RetryCallState], float]:
         def wait(state: RetryCallState) -> float:
@@ -176,13 +196,6 @@ class Retry:
 
 def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
-
-
-def _is_transient(state: RetryCallState) -> bool:
-    error = _error(state)
-    if isinstance(error, RateLimitError):
-        return False  # it was waited for in the limiter, and its patience has run out
-    return isinstance(error, ProviderError) and error.transient
 
 
 def _retry_after(state: RetryCallState) -> float | None:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import tenacity
+import tenacity.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,8 +202,101 @@ async def test_cancelling_during_the_backoff_cancels() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"attempts": 0}, {"attempts": 1.5}, {"attempts": True}, {"wait_max": -1}, {"total": -1}],
+    [
+        {"attempts": 0},
+        {"attempts": 1.5},
+        {"attempts": True},
+        {"wait_max": -1},
+        {"wait_max": "1"},
+        {"wait_initial": None},
+        {"total": -1},
+    ],
 )
 def test_a_policy_out_of_range_is_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
         Retry(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.virtual_time
+async def test_a_policy_that_retries_nearly_everything_does_not_retry_a_cancellation() -> None:
+    provider = ScriptedProvider(default=ServerError("no"), latency=1.0)
+    policy = Retry(wait_max=0.1, retry=tenacity.retry_if_not_exception_type(BillingError))
+    task = asyncio.create_task(LLM(provider, retry=policy)("Hi"))
+    await asyncio.sleep(2.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert now() == 2.5
+
+
+@pytest.mark.virtual_time
+async def test_a_rate_limit_beyond_patience_is_final_for_every_policy() -> None:
+    provider = ScriptedProvider(
+        [ServerError("no")], default=RateLimitError("slow", retry_after=20.0)
+    )
+    policy = Retry(rate_limit_patience=50.0, retry=tenacity.retry_if_exception_type(ProviderError))
+    with pytest.raises(RateLimitError, match="rate_limit_patience=50"):
+        await LLM(provider, retry=policy)("Hi")
+    assert len(provider.requests) == 4
+
+
+@pytest.mark.virtual_time
+async def test_answers_are_not_retried_whatever_the_policy_says_of_results() -> None:
+    provider = ScriptedProvider([ServerError("no")])
+    policy = Retry(
+        retry=tenacity.retry_if_exception_type(ServerError) | tenacity.retry_if_result(bool)
+    )
+    assert await LLM(provider, retry=policy)("Hi") == "ok"
+    assert len(provider.requests) == 2
+
+
+@pytest.mark.virtual_time
+async def test_an_asynchronous_predicate_is_awaited() -> None:
+    async def never(_: BaseException) -> bool:
+        return False
+
+    provider = ScriptedProvider(default=ServerError("no"))
+    policy = Retry(retry=tenacity.asyncio.retry_if_exception(never))  # type: ignore[arg-type]
+    with pytest.raises(ServerError):
+        await LLM(provider, retry=policy)("Hi")
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_stop_by_time_counts_from_the_first_attempt_on_the_loops_clock() -> None:
+    provider = ScriptedProvider(default=ServerError("no"), latency=20.0)
+    policy = Retry(stop=tenacity.stop_after_delay(50), wait=tenacity.wait_none())
+    with pytest.raises(ServerError):
+        await LLM(provider, retry=policy)("Hi")
+    assert now() == pytest.approx(60.0)
+
+
+@pytest.mark.virtual_time
+async def test_a_stop_object_wins_over_a_single_attempt() -> None:
+    provider = ScriptedProvider(default=ServerError("no"))
+    with pytest.raises(ServerError):
+        await LLM(provider, retry=Retry(attempts=1, stop=tenacity.stop_after_attempt(3)))("Hi")
+    assert len(provider.requests) == 3
+
+
+@pytest.mark.virtual_time
+async def test_patience_is_counted_anew_after_another_failure() -> None:
+    slow, broken = RateLimitError("slow", retry_after=40.0), ServerError("no")
+    provider = ScriptedProvider([slow, slow, broken, slow, slow, "yes"])
+    policy = Retry(rate_limit_patience=100.0, wait_max=0.0)
+    assert await LLM(provider, retry=policy)("Hi") == "yes"
+    assert now() == pytest.approx(160.0)
+
+
+@pytest.mark.virtual_time
+async def test_gates_are_passed_before_every_sending_also_after_a_rate_limit() -> None:
+    class Gate:
+        passed = 0
+
+        async def acquire(self) -> None:
+            self.passed += 1
+
+    gate = Gate()
+    provider = ScriptedProvider([RateLimitError("slow", retry_after=1.0), ServerError("no")])
+    await LLM(provider, gate=gate)("Hi")
+    assert gate.passed == len(provider.requests) == 3

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from llmflow import LLM, Quota
+from llmflow import LLM, Quota, Retry
 from llmflow.clock import SystemClock
-from llmflow.errors import InvalidRequestError
+from llmflow.errors import InvalidRequestError, ServerError
 from llmflow.testing import ScriptedProvider, VirtualLoop, run_virtual
 from llmflow.types import Response, Usage
 
@@ -100,3 +100,16 @@ def test_latency_quota_and_errors_can_be_scripted() -> None:
     results = run_virtual(ask())
     assert sum(isinstance(result, InvalidRequestError) for result in results) == 1
     assert provider.most_in_flight == 3
+
+
+def test_one_scripted_error_for_many_calls_is_raised_anew_each_time() -> None:
+    error = ServerError("no")
+    llm = LLM(ScriptedProvider(default=error), retry=Retry(attempts=2))
+
+    async def ask() -> list[BaseException | str]:
+        return await asyncio.gather(llm("a"), llm("b"), return_exceptions=True)
+
+    first, second = run_virtual(ask())
+    assert first is not second
+    assert str(first) == str(second) == "scripted/model: no (2 attempts)"
+    assert (error.attempts, error.provider, error.__traceback__) == (1, None, None)

@@ -124,8 +124,7 @@ class ParallelMode:
     async def _attempt(self, call: _Call) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
         call.attempts += 1
-        for gate in self.gates:
-            await gate.acquire()
+        await self._pass_gates()
         try:
             permit = await self.limiter.acquire(call.charge, place=call.place)
             call.place = permit.number
@@ -135,13 +134,19 @@ class ParallelMode:
                         return await self._exchange(call, permit)
                     except RateLimitError as rejection:
                         self._pause(call, permit, rejection)
+                    await self._pass_gates()
                     await permit.renew()
             finally:
                 permit.release()
         except ProviderError as error:
+            call.rejected_since = None
             error.provider = error.provider or self.provider.name
             error.model = error.model or self.provider.model
             raise
+
+    async def _pass_gates(self) -> None:
+        for gate in self.gates:
+            await gate.acquire()
 
     async def _exchange(self, call: _Call, permit: Permit) -> Response:
         clock = self._clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -98,7 +99,9 @@ class ScriptedProvider:
         finally:
             self.in_flight -= 1
         if isinstance(reply, ProviderError):
-            raise reply
+            # A copy: one error that many calls raise would mix up their attempts, and
+            # grow a traceback for ever.
+            raise copy.copy(reply)
         if isinstance(reply, Response):
             return reply
         charge = self.reserve(request)
