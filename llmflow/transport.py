@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import ipaddress
+import math
+import threading
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -47,7 +50,7 @@ class Timeout:
 
     Args:
         connect: seconds until a connection stands.
-        total: seconds until the whole answer is there.
+        total: seconds until the whole answer is there; ``math.inf`` waits for ever.
 
     Raises:
         ConfigurationError: a value is not above zero.
@@ -82,6 +85,7 @@ class _Session:
 
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, _Session] = WeakKeyDictionary()
+_changing = threading.Lock()  # loops in several threads begin and end at the same time
 
 
 async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
@@ -94,7 +98,9 @@ async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
         ConfigurationError: the URL or the server's certificate cannot be used.
     """
     loop = asyncio.get_running_loop()
-    session = _sessions.get(loop) or await _open(loop)
+    session = _sessions.get(loop)
+    if session is None or session.client.closed:
+        session = await _open(loop)
     body: Any = wire.body if len(wire.body) < _LARGE_BODY else io.BytesIO(wire.body)
     url, proxy = _target(wire.url)
     try:
@@ -110,15 +116,17 @@ async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
             content = await reply.read()
             return WireReply(reply.status, reply.headers, content, time.time())
     except Exception as error:
-        mapped = _mapped(error, wire.url, timeout)
-        if mapped is None:
+        failure = _mapped(error, wire.url, timeout)
+        if failure is None:
             raise
-        raise mapped from error
+    # Neither cause nor context: aiohttp's errors hold the headers, and so the key.
+    raise failure
 
 
 async def aclose() -> None:
     """Close the running loop's session. Not needed where the loop is shut down properly."""
-    session = _sessions.pop(asyncio.get_running_loop(), None)
+    with _changing:
+        session = _sessions.pop(asyncio.get_running_loop(), None)
     if session is not None:
         await session.lifetime.aclose()
 
@@ -138,14 +146,16 @@ def connection_limit() -> int:
 async def _open(loop: asyncio.AbstractEventLoop) -> _Session:
     import aiohttp
 
-    for other in [each for each in _sessions if each.is_closed()]:
-        del _sessions[other]
     client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("User-Agent",),
     )
-    session = _sessions[loop] = _Session(client)
+    session = _Session(client)
+    with _changing:
+        for other in [each for each in _sessions if each.is_closed()]:
+            del _sessions[other]
+        _sessions[loop] = session
     await session.lifetime.__anext__()
     return session
 
@@ -159,17 +169,43 @@ def _target(url: str) -> tuple[yarl.URL, str | None]:
         parts, target = urlsplit(url), yarl.URL(url)
     except ValueError as error:
         raise ConfigurationError(f"the URL cannot be called: {redact(str(error))}") from error
-    proxy = getproxies().get(parts.scheme)
-    if proxy and parts.hostname and proxy_bypass(parts.hostname):
-        proxy = None
-    return target, proxy
+    return target, _proxy(parts.scheme, parts.hostname or "", parts.netloc)
+
+
+def _proxy(scheme: str, host: str, place: str) -> str | None:
+    """Return the proxy that the environment names for a host; none on the way to oneself."""
+    proxy = getproxies().get(scheme)
+    if not proxy or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(place):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        usable = urlsplit(proxy).scheme in {"http", "https"}
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"the proxy for {scheme} must be an address such as http://host:3128; "
+            f"got {redact(proxy)!r}: set {scheme.upper()}_PROXY, or NO_PROXY={host}"
+        )
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 @functools.lru_cache(maxsize=64)
 def _client_timeout(timeout: Timeout) -> aiohttp.ClientTimeout:
     import aiohttp
 
-    return aiohttp.ClientTimeout(total=timeout.total, sock_connect=timeout.connect)
+    total, connect = (
+        None if math.isinf(seconds) else seconds for seconds in (timeout.total, timeout.connect)
+    )
+    return aiohttp.ClientTimeout(total=total, sock_connect=connect)
 
 
 @functools.cache

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import math
 import socket
+import sys
+import threading
+from collections.abc import Iterator
 from typing import Self
 
 import aiohttp
@@ -176,3 +180,93 @@ def test_the_connection_limit_leaves_room_for_other_files(
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     assert 16 <= transport.connection_limit() <= max(16, min(1000, limit[0] - 64))
+
+
+async def test_no_error_of_the_transport_carries_the_key_along() -> None:
+    async with Server(b"this is not HTTP\r\n\r\n") as server:
+        with pytest.raises(BadReplyError) as caught:
+            await transport.send(post(server.port), timeout=Timeout())
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+async def test_a_timeout_may_be_endless() -> None:
+    async with Server(OK) as server:
+        reply = await transport.send(post(server.port), timeout=Timeout(total=math.inf))
+    assert reply.body == b"hi"
+
+
+async def test_a_session_that_was_closed_is_opened_again() -> None:
+    async with Server(OK, close=False) as server:
+        for _ in range(2):
+            await transport.send(post(server.port), timeout=Timeout())
+            await transport._sessions[asyncio.get_running_loop()].client.close()
+
+
+def test_loops_in_many_threads_open_their_sessions_at_the_same_time() -> None:
+    failures: list[BaseException] = []
+
+    async def once() -> None:
+        async with Server(OK) as server:
+            await transport.send(post(server.port), timeout=Timeout())
+
+    def work() -> None:
+        try:
+            for _ in range(15):
+                asyncio.run(once())
+        except BaseException as error:
+            failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=work) for _ in range(12)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    transport._target.cache_clear()
+    yield monkeypatch
+    transport._target.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://host/v1", "http://proxy:3128"),
+        ("https://host/v1", None),
+        ("http://127.0.0.1:8000/v1", None),
+        ("http://127.9.9.9/v1", None),
+        ("http://[::1]:8000/v1", None),
+        ("http://localhost:8000/v1", None),
+        ("http://inside:8000/v1", None),
+        ("http://inside:9000/v1", "http://proxy:3128"),
+        ("http://x.corp/v1", None),
+    ],
+)
+def test_the_proxy_is_the_environments_and_never_for_this_machine(
+    url: str, proxy: str | None, proxies: pytest.MonkeyPatch
+) -> None:
+    proxies.setenv("http_proxy", "proxy:3128")
+    proxies.setenv("no_proxy", "inside:8000,.corp")
+    assert transport._target(url)[1] == proxy
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:hunter2@proxy:1", "http://[user:hunter2@proxy"])
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
+    proxy: str, proxies: pytest.MonkeyPatch
+) -> None:
+    proxies.setenv("http_proxy", proxy)
+    with pytest.raises(ConfigurationError, match="HTTP_PROXY") as caught:
+        transport._target("http://host/v1")
+    assert "hunter2" not in str(caught.value)
