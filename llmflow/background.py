@@ -42,7 +42,8 @@ class BackgroundLoop:
         # In a notebook the kernel's loop runs, and a synchronous call is what was meant.
         if running is not None and (running is self._loop or "ipykernel" not in sys.modules):
             raise UsageError(f"this would block the running event loop; write: {instead}")
-        future = asyncio.run_coroutine_threadsafe(function(), self._started())
+        loop = self._started()
+        future = asyncio.run_coroutine_threadsafe(function(), loop)
         try:
             return future.result()
         except BaseException:
@@ -77,7 +78,14 @@ class BackgroundLoop:
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while True:
+            try:
+                loop.run_forever()
+                break
+            except (KeyboardInterrupt, SystemExit):
+                # asyncio lets these through although the task holds them as its result.
+                # The caller gets them from there; the other calls go on.
+                continue
     finally:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:

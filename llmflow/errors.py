@@ -45,9 +45,12 @@ _SECRET = re.compile(
     r"\b(?:sk|pk|rk|gsk|xai|hf|nvapi|fw|tgp)[-_][A-Za-z0-9*_\-]{6,}"
     r"|\bAIza[A-Za-z0-9*_\-]{8,}"
     r"|(?i:(?<=bearer ))[^\s\"')>]{8,}"
+    # The user and password of an address, with or without its scheme.
+    r"|(?<=//)[^/@\s]+(?=@)|(?<![^\s'\"])[^/@\s:]+:[^/@\s]+(?=@)"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _MESSAGE_LIMIT = 500
+_SEARCH_LIMIT = 20_000
 
 
 def redact(text: str, *secrets: str | None) -> str:
@@ -60,6 +63,7 @@ def redact(text: str, *secrets: str | None) -> str:
     >>> redact("Incorrect API key provided: sk-abcdef123456. \x1b[31m")
     'Incorrect API key provided: ***. [31m'
     """
+    text = text[:_SEARCH_LIMIT]  # a body of megabytes would take a second
     for secret in secrets:
         if secret and len(secret) >= 4:
             text = text.replace(secret, "***")

@@ -72,7 +72,7 @@ def parse_retry_after(text: str, *, now: float) -> float | None:
         pass
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or an offset of twenty digits
         return None
     return _sane(max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now))
 

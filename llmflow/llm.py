@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from llmflow.background import background
 from llmflow.errors import ConfigurationError, InputError
@@ -46,7 +46,8 @@ class LLM:
         system: instructions for every call.
         max_tokens: upper bound of every answer, in tokens.
         temperature: sampling temperature of every call.
-        options: further fields for the body of every call, in the provider's dialect.
+        options: further fields for the body of every call, in the provider's dialect. Not
+            ``model``, ``messages``, ``max_tokens`` or ``stream``: they are llmflow's own.
 
     Raises:
         ConfigurationError: a setting is wrong, or nobody knows the model's provider.
@@ -85,7 +86,7 @@ class LLM:
         self.system = system
         self.max_tokens = _checked_max_tokens(max_tokens)
         self.temperature = _checked_temperature(temperature)
-        self.options = dict(options or {})
+        self.options = _checked_options(options or {})
         self.limiter: Limiter = limiter_for(
             provider.domain,
             quota or provider.default_quota,
@@ -210,7 +211,7 @@ class LLM:
             system=self.system if system is None else system,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
-            options={**self.options, **options} if options else self.options,
+            options={**self.options, **_checked_options(options)} if options else self.options,
         )
 
 
@@ -227,6 +228,21 @@ def _as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
             'such as [{"role": "user", "content": "Hello"}]'
         )
     return tuple(prompt)
+
+
+_NO_OPTION: Final = {
+    "model": "make another LLM for another model: its quota is another, too",
+    "messages": "pass the messages as the prompt",
+    "max_tokens": "pass max_tokens=... itself: it counts against the quota",
+    "stream": "answers are read whole",
+}
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    for name, remedy in _NO_OPTION.items():
+        if options.get(name):
+            raise ConfigurationError(f"{name!r} cannot be one of the options; {remedy}")
+    return dict(options)
 
 
 def _checked_max_tokens(value: int | None) -> int | None:

@@ -108,3 +108,15 @@ def test_no_text_breaks_a_parser(text: str) -> None:
     ):
         assert parsed is None or parsed == parsed
     assert parse_number(None) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2020 00:00:00 +99999999999999999999",
+        "Mon, 99 Jan 2020 99:99:99 GMT",
+    ],
+)
+def test_a_date_beyond_all_calendars_is_no_hint(text: str) -> None:
+    assert parse_retry_after(text, now=NOW) is None

@@ -125,15 +125,15 @@ class OpenAIProvider:
             data = orjson.loads(reply.body)
             choice = data["choices"][0]
             message = choice["message"]
-            text = _text(message.get("content")) or message.get("refusal") or ""
+            text = _text(message.get("content")) or _text(message.get("refusal"))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
         finish_reason = choice.get("finish_reason")
-        if finish_reason in _FAILED_FINISH:
+        if isinstance(finish_reason, str) and finish_reason in _FAILED_FINISH:
             raise _FAILED_FINISH[finish_reason](
                 f"the answer ended with finish_reason {finish_reason!r}", status=200
             )
-        usage = data.get("usage") or _EMPTY
+        usage = _mapping(data.get("usage"))
         return Response(
             text=text,
             usage=_usage(usage),
@@ -173,7 +173,7 @@ class OpenAIProvider:
         for message in request.messages:
             characters += _characters(message.get("content"))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
-        most = request.max_tokens or 0
+        most = request.max_tokens or _count(request.options.get("max_completion_tokens"))
         return Charge(1.0, float(max(most, prompt)), float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:  # noqa: ARG002
@@ -202,6 +202,7 @@ def checked_base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is not an HTTP URL, or holds a password.
     """
+    url = url.strip()  # a line break at the end of a variable's value
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.port != 0 else None
@@ -211,9 +212,10 @@ def checked_base_url(url: str) -> str:
         raise ConfigurationError(
             f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
         )
-    if parts.username or parts.password or parts.query:
+    if parts.username or parts.password or "?" in url or "#" in url:
         raise ConfigurationError(
-            f"base_url for {host} must hold no user, password or query: pass the key as api_key"
+            f"base_url for {host} must hold no user, password, query or fragment: "
+            "pass the key as api_key"
         )
     return url.rstrip("/")
 
@@ -228,15 +230,23 @@ _FAILED_FINISH: Final[dict[str, type[ProviderError]]] = {
 
 def _dump(body: dict[str, Any]) -> bytes:
     try:
-        return orjson.dumps(body)
+        return orjson.dumps(body, default=_plain)
     except TypeError as error:
-        # A lone surrogate (text read with errors="surrogateescape") is no valid UTF-8.
+        # What orjson refuses and JSON can say: a lone surrogate (text read with
+        # errors="surrogateescape"), a key that is a number, a number above 64 bits.
         try:
             import json
 
-            return json.dumps(body, ensure_ascii=True).encode()
-        except (TypeError, ValueError):
+            return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
+        except (TypeError, ValueError, RecursionError):
             raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
+
+
+def _plain(value: Any) -> dict[Any, Any]:
+    """Write any mapping as an object; orjson and json know the dict alone."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
 def _text(content: Any) -> str:
@@ -255,14 +265,24 @@ def _characters(content: Any) -> int:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    prompt = usage.get("prompt_tokens_details") or _EMPTY
-    completion = usage.get("completion_tokens_details") or _EMPTY
+    prompt = _mapping(usage.get("prompt_tokens_details"))
+    completion = _mapping(usage.get("completion_tokens_details"))
+    cached = prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
     return Usage(
-        input_tokens=usage.get("prompt_tokens") or 0,
-        output_tokens=usage.get("completion_tokens") or 0,
-        cached_tokens=prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or 0,
-        reasoning_tokens=completion.get("reasoning_tokens") or 0,
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        cached_tokens=_count(cached),
+        reasoning_tokens=_count(completion.get("reasoning_tokens")),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    # An answer that was paid for is not lost because its usage is odd.
+    return value if isinstance(value, dict) else _EMPTY
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def _number(value: Any) -> float | None:

@@ -26,6 +26,7 @@ from llmflow.errors import (
 )
 from llmflow.limits.registry import forget_limiters
 from llmflow.simulator import Faults, Simulator, SimulatorSettings, serve_in_thread
+from llmflow.testing import ScriptedProvider
 
 TEXT = "Summarize: The tide rises twice a day. The moon pulls the water. Sailors know the times."
 
@@ -305,3 +306,26 @@ def test_timeout_and_quota_can_be_pasted_back() -> None:
 def test_a_quota_that_is_no_number_above_zero_is_refused(value: object) -> None:
     with pytest.raises(ConfigurationError, match="rpm must be a number above 0"):
         Quota(rpm=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "max_tokens", "stream"])
+async def test_an_option_that_is_llmflows_own_is_refused(name: str) -> None:
+    llm = LLM("openai/x", base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(ConfigurationError, match=f"{name!r} cannot be one of the options"):
+        LLM("openai/x", options={name: 5})
+    if name != "max_tokens":  # that one is an argument of the call
+        with pytest.raises(ConfigurationError, match=f"{name!r} cannot be one of the options"):
+            await llm("Hello", **{name: 5})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_one_synchronous_call_leaves_the_others_alone(
+    kind: type[BaseException],
+) -> None:
+    class Gate:
+        async def acquire(self) -> None:
+            raise kind
+
+    with pytest.raises(kind):
+        LLM(ScriptedProvider(), gate=Gate()).run("Hello")
+    assert LLM(ScriptedProvider()).run("Hello") == "ok"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import MappingProxyType
+
 import orjson
 import pytest
 
@@ -311,3 +314,56 @@ def test_equal_settings_share_a_domain_and_others_do_not() -> None:
     ]
     assert len({each.domain for each in [provider(), *others]}) == 4
     assert "secret" not in str(provider().domain)
+
+
+@pytest.mark.parametrize(
+    "usage", ["x", [1], 5, True, {"prompt_tokens": "7", "prompt_tokens_details": [1]}]
+)
+def test_an_answer_is_not_lost_because_its_usage_is_odd(usage: object) -> None:
+    body = {"choices": [{"message": {"content": "hi"}, "finish_reason": ["x"]}], "usage": usage}
+    response = provider().decode(reply(body))
+    assert (response.text, response.usage) == ("hi", Usage())
+
+
+def test_whatever_json_can_say_is_encoded() -> None:
+    message = MappingProxyType({"role": "user", "content": "\ud800"})
+    wire = provider().encode(ask(messages=(message,), options={"bias": {5: -1}, "seed": 2**80}))
+    body = json.loads(wire.body)
+    assert body["messages"] == [{"role": "user", "content": "\ud800"}]
+    assert (body["bias"], body["seed"]) == ({"5": -1}, 2**80)
+
+
+def test_what_json_cannot_say_is_a_configuration_error() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in ({1}, b"x", deep, ["\ud800", float("nan")]):
+        with pytest.raises(errors.ConfigurationError, match="cannot be written as JSON"):
+            provider().encode(ask(options={"x": value}))
+
+
+def test_an_answers_bound_among_the_options_is_reserved_as_well() -> None:
+    assert provider().reserve(ask(options={"max_completion_tokens": 90})).tokens == 90
+
+
+@pytest.mark.parametrize("url", ["http://h/v1/", " http://h/v1", "http://h/v1\n", "http://h/v1//"])
+def test_slashes_and_blanks_around_a_base_url_do_not_matter(url: str) -> None:
+    assert provider(base_url=url).encode(ask()).url == "http://h/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://user:hunter2@host",
+        "http://user:hunter2@host:port/v1",
+        "user:hunter2@host/v1",
+        "http://user:hunter2@host/v1",
+        "http://host/v1?key=hunter2",
+        "http://host/v1?",
+        "http://host/v1#hunter2",
+    ],
+)
+def test_a_base_url_that_is_refused_shows_no_password(url: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="base_url") as caught:
+        provider(base_url=url)
+    assert "hunter2" not in str(caught.value)
