@@ -140,7 +140,8 @@ class Limiter:
             now=_now(),
             jitter=lambda: rng.uniform(0.8, 1.2),
         )
-        self._timers: dict[asyncio.AbstractEventLoop, asyncio.TimerHandle] = {}
+        # When each loop looks again. uvloop's handles do not always tell.
+        self._timers: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -294,7 +295,7 @@ class Limiter:
             # The head's loop may be closed while it waits: then this one sees to the rest.
             self._ring(here, delay + _LOOK_AFTER)
         timer = self._timers.get(loop)
-        if timer is None or timer.when() > loop.time() + delay:
+        if timer is None or timer[0] > loop.time() + delay:
             # A loop may be touched from its own thread only: let it look for itself.
             try:
                 loop.call_soon_threadsafe(self._on_timer)
@@ -309,17 +310,17 @@ class Limiter:
         if timer is None:
             for closed in [each for each in self._timers if each.is_closed()]:
                 del self._timers[closed]
-        elif timer.when() <= when:
+        elif timer[0] <= when:
             return
         else:
-            timer.cancel()
-        self._timers[loop] = loop.call_at(when, self._on_timer)
+            timer[1].cancel()
+        self._timers[loop] = when, loop.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         with self._lock:
             timer = self._timers.pop(asyncio.get_running_loop(), None)
             if timer is not None:
-                timer.cancel()  # it may be another loop that called, earlier than the timer
+                timer[1].cancel()  # it may be another loop that called, earlier than the timer
             self._pump()
 
 

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -580,3 +581,21 @@ def test_a_forked_process_does_not_wait_for_its_parents_requests() -> None:
     done.set()
     worker.join()
     assert os.waitstatus_to_exitcode(status) == 7
+
+
+def test_a_loop_whose_timers_do_not_tell_when_they_ring_is_served_all_the_same() -> None:
+    # uvloop returns a plain handle where the delay is below a millisecond.
+    class Loop(asyncio.SelectorEventLoop):
+        def call_at(self, when, callback, *args, context=None):  # type: ignore[no-untyped-def]
+            timer = super().call_at(when, callback, *args, context=context)
+            return SimpleNamespace(cancel=timer.cancel)
+
+    limiter = Limiter(Quota(rpm="60k", burst_seconds=0.002))
+
+    async def take() -> None:
+        await asyncio.gather(*(limiter.acquire() for _ in range(20)))
+
+    loop = Loop()
+    loop.run_until_complete(take())
+    loop.close()
+    assert limiter.statistics().admitted == 20
