@@ -17,6 +17,7 @@ from typing import Final
 from llmflow.errors import TooLargeForLimitError
 from llmflow.limits.bucket import TokenBucket
 from llmflow.limits.recovery import Recovery
+from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
@@ -33,24 +34,6 @@ DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
     "rpd": (0, _DAY, 1.0),
     "tpd": (1, _DAY, 1.0),
 }
-
-# CANCELLED: over, but its old place in the queue has still to be cleared away.
-WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
-
-
-class Ticket:
-    """One request's place in the queue, later its right to be sent."""
-
-    __slots__ = ("admitted_at", "charge", "number", "state")
-
-    def __init__(self, charge: Charge) -> None:
-        self.charge = charge
-        self.number = 0
-        self.state = WAITING
-        self.admitted_at = 0.0
-
-    def grant(self) -> None:
-        """Be told of the admission. It is called while the state is being changed: only note it."""
 
 
 class Admission:

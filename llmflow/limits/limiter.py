@@ -5,47 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Self
 from weakref import WeakSet
 
-from llmflow.limits.admission import ADMITTED, Admission, Ticket
+from llmflow.limits.admission import Admission
+from llmflow.limits.lock import TidyLock
+from llmflow.limits.statistics import LimiterStatistics
+from llmflow.limits.ticket import ADMITTED, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_MAX_IN_FLIGHT = 1000
 # How much later than the head's own loop another one looks whether the head went.
 _LOOK_AFTER = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimiterStatistics:
-    """What a limiter is doing at one moment.
-
-    Args:
-        waiting: calls that wait for admission.
-        in_flight: calls that were admitted and have not ended.
-        admitted: calls admitted so far; a call that was rejected and sent again counts twice.
-        rejected: rate-limit rejections (429) so far.
-        paused_for: seconds until the domain's pause ends; 0.0 when it is not paused.
-        max_in_flight: the cap on calls in flight.
-        limits: the limit in force by dimension, such as ``{"rpm": 500.0}``.
-        levels: what may be taken at once, by dimension; negative is a debt.
-        utilisation: the share of each limit that was used since the first call.
-    """
-
-    waiting: int
-    in_flight: int
-    admitted: int
-    rejected: int
-    paused_for: float
-    max_in_flight: int
-    limits: Mapping[str, float]
-    levels: Mapping[str, float]
-    utilisation: Mapping[str, float]
 
 
 class Permit(Ticket):
@@ -132,7 +106,7 @@ class Limiter:
         seed: int | None = None,
     ) -> None:
         rng = random.Random(seed)
-        self._lock = _Lock(self._tidy)
+        self._lock = TidyLock(self._tidy)
         self._ended: deque[tuple[Permit, bool]] = deque()
         self._admission = Admission(
             quota or Quota(),
@@ -262,7 +236,7 @@ class Limiter:
 
     def _after_fork(self) -> None:
         """Forget the parent's requests: their loops and threads are not in this process."""
-        self._lock = _Lock(self._tidy)
+        self._lock = TidyLock(self._tidy)
         self._ended.clear()
         self._timers.clear()
         self._admission.forget_requests()
@@ -322,23 +296,6 @@ class Limiter:
             if timer is not None:
                 timer[1].cancel()  # it may be another loop that called, earlier than the timer
             self._pump()
-
-
-class _Lock:
-    """A lock after whose release is done what could not wait for it: see `Limiter._end`."""
-
-    __slots__ = ("_tidy", "raw")
-
-    def __init__(self, tidy: Callable[[], None]) -> None:
-        self.raw = threading.Lock()
-        self._tidy = tidy
-
-    def __enter__(self) -> None:
-        self.raw.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.release()
-        self._tidy()
 
 
 _all: WeakSet[Limiter] = WeakSet()

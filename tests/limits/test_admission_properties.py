@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmflow.limits.admission import ADMITTED, OVER, WAITING, Admission, Ticket
+from llmflow.limits.admission import Admission
+from llmflow.limits.ticket import ADMITTED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota
 
 EVENTS = st.lists(
