@@ -4,7 +4,7 @@ One FIFO, a few token buckets that are taken all or nothing, a count of what is
 in flight, and the way back after a rejection. Nothing here waits, looks at a
 clock or knows an event loop: every method is told what time it is, and
 `Admission.pump` says how long nothing can happen. That makes it testable by
-itself; `llmflow.limits.limiter` puts futures and one timer around it.
+itself; `llmflow.limits.limiter` puts futures and timers around it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Limiter:
 
     Fair (first come, first served, whatever the size), safe to cancel at any
     point, shared by all tasks, and by event loops in several threads. Waiting
-    costs one future per call and one timer in all.
+    costs one future per call and one timer per event loop.
 
     >>> limiter = Limiter(Quota(rpm=600, tpm="100k"))
     >>> async def call():
