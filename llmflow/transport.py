@@ -146,10 +146,12 @@ def connection_limit() -> int:
 async def _open(loop: asyncio.AbstractEventLoop) -> _Session:
     import aiohttp
 
+    from llmflow import __version__
+
     client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
         cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent",),
+        headers={"User-Agent": f"llmflow/{__version__}"},  # some gateways refuse those without
     )
     session = _Session(client)
     with _changing:

@@ -15,6 +15,7 @@ from typing import Self
 import aiohttp
 import pytest
 
+import llmflow
 from llmflow import transport
 from llmflow.errors import (
     BadReplyError,
@@ -75,6 +76,7 @@ async def test_a_reply_has_status_headers_and_body() -> None:
     assert (reply.status, reply.body, reply.headers["x-name"]) == (200, b"hi", "v")
     assert reply.received_at > 1.7e9
     assert b"Authorization: Bearer k" in server.received[0]
+    assert f"User-Agent: llmflow/{llmflow.__version__}".encode() in server.received[0]
     assert server.received[0].endswith(b'{"a":1}')
 
 

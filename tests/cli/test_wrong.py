@@ -59,7 +59,7 @@ class TestBeforeTheRun:
             ({"model": "small"}, "write the provider first, such as 'openai/small'"),
             ({"model": "opnai/x", "base_url": None}, "did you mean 'openai/x'?"),
             ({"model": "openai/"}, "write openai/MODEL"),
-            ({"base_url": None}, "set OPENAI_API_KEY"),
+            ({"base_url": None}, "set the environment variable OPENAI_API_KEY"),
             ({"base_url": "nonsense"}, "such as https://host/v1"),
             ({"output": "nowhere/out.jsonl"}, "there is no folder nowhere"),
             ({"output": "in.jsonl"}, "would be written over; name another output"),
