@@ -42,6 +42,8 @@ class Admission:
     Args:
         quota: the configured limits; those left out may be learned from headers.
         max_in_flight: requests in flight at once where the quota does not say.
+        start_in_flight: requests in flight at first while no rate is known; one more with
+            every answer. None begins with all.
         now: the time, in seconds on the caller's clock.
         jitter: returns a factor around 1 for delays that no server gave.
     """
@@ -51,6 +53,7 @@ class Admission:
         quota: Quota,
         *,
         max_in_flight: int,
+        start_in_flight: int | None = None,
         now: float,
         jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
@@ -62,6 +65,7 @@ class Admission:
         self.paused_until = -math.inf
         self.learned: dict[str, float] = {}
         self._default_in_flight = max_in_flight
+        self._start = self._window = start_in_flight
         self._jitter = jitter
         self._recovery: Recovery | None = None
         self._rejected_at = -math.inf
@@ -172,6 +176,7 @@ class Admission:
         self._leave(ticket, answered=True)
         if ticket.admitted_at > self._rejected_at:
             self._strikes = 0
+            self._widen()
         if actual is not None and actual != ticket.charge:
             for bucket in self.buckets:
                 bucket.give(ticket.charge[bucket.unit] - actual[bucket.unit])
@@ -206,10 +211,23 @@ class Admission:
         else:
             until = self.paused_until
         if news:
+            self._narrow()
             self._rejected_at = now
             self._recovery = Recovery(round_trip=now - ticket.admitted_at)
         self.pause_until(until, now)
         return self.paused_until
+
+    def _widen(self) -> None:
+        """Let one more be in flight with every answer, until a rate is known: slow start."""
+        if self._window is not None:
+            self._window += 1
+            if self.buckets or self._window >= self.max_in_flight:
+                self._window = None
+
+    def _narrow(self) -> None:
+        """Begin anew with half of what was in flight: without a rate there is no other pace."""
+        if self._start is not None and not self.buckets:
+            self._window = max(self._start, self.in_flight // 2)
 
     def pause_until(self, moment: float, now: float) -> None:
         """Admit nothing before `moment`. A pause is never shortened."""
@@ -284,6 +302,8 @@ class Admission:
         if now < self.paused_until:
             return self.paused_until - now
         if self.in_flight >= self.max_in_flight:
+            return math.inf
+        if self._window is not None and self.in_flight >= self._window and not self.buckets:
             return math.inf
         if self._recovery is not None:
             delay = self._recovery.delay(now)

@@ -95,6 +95,8 @@ class Limiter:
     Args:
         quota: the limits; None where there are none, or none are known.
         max_in_flight: calls in flight at once where the quota does not say.
+        start_in_flight: calls in flight at first while no rate is known, from the quota or
+            from headers; one more with every answer. None begins with all.
         seed: seed of the jitter on waits that no server asked for.
     """
 
@@ -103,6 +105,7 @@ class Limiter:
         quota: Quota | None = None,
         *,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        start_in_flight: int | None = None,
         seed: int | None = None,
     ) -> None:
         rng = random.Random(seed)
@@ -111,6 +114,7 @@ class Limiter:
         self._admission = Admission(
             quota or Quota(),
             max_in_flight=max_in_flight,
+            start_in_flight=start_in_flight,
             now=_now(),
             jitter=lambda: rng.uniform(0.8, 1.2),
         )

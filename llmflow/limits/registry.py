@@ -9,6 +9,9 @@ from collections.abc import Hashable
 from llmflow.limits.limiter import Limiter
 from llmflow.types import Quota
 
+# How many calls find out what a provider allows that nobody has described.
+START_IN_FLIGHT = 10
+
 _limiters: dict[Hashable, Limiter] = {}
 _lock = threading.Lock()
 
@@ -28,7 +31,9 @@ def limiter_for(domain: Hashable, quota: Quota | None, *, max_in_flight: int) ->
     with _lock:
         limiter = _limiters.get(domain)
         if limiter is None:
-            limiter = _limiters[domain] = Limiter(quota, max_in_flight=max_in_flight)
+            limiter = _limiters[domain] = Limiter(
+                quota, max_in_flight=max_in_flight, start_in_flight=START_IN_FLIGHT
+            )
             return limiter
     if quota is not None and quota != limiter.quota:
         if limiter.quota != Quota():

@@ -328,6 +328,50 @@ async def test_retuning_lets_waiters_go_at_the_new_rate() -> None:
     assert await waiting == pytest.approx(1 + (1 - 1 / 60))
 
 
+async def test_while_no_rate_is_known_the_number_in_flight_doubles_with_every_round_trip() -> None:
+    limiter = Limiter(start_in_flight=10)
+    times: list[float] = []
+
+    async def call() -> None:
+        permit = await limiter.acquire()
+        times.append(now())
+        await asyncio.sleep(1)
+        permit.settle()
+
+    await asyncio.gather(*(call() for _ in range(70)))
+    assert [times.count(second) for second in (0.0, 1.0, 2.0)] == [10, 20, 40]
+
+
+async def test_the_slow_start_ends_when_headers_name_a_limit() -> None:
+    limiter = Limiter(start_in_flight=2)
+    for _ in range(2):
+        await limiter.acquire()
+    waiting = asyncio.create_task(admitted_at(limiter))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    limiter.observe([QuotaSignal(dimension="rpm", limit=600)])
+    assert await waiting == 1.0
+
+
+async def test_a_rejection_without_a_known_rate_halves_the_number_in_flight() -> None:
+    limiter = Limiter(start_in_flight=4)
+    permits = [await limiter.acquire() for _ in range(4)]
+    for _ in range(20):
+        permits.pop(0).settle()
+        permits += [await limiter.acquire() for _ in range(2)]
+    await asyncio.sleep(1)
+    permits.pop().reject(1.0)
+    more = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
+    await asyncio.sleep(30)
+    assert not any(task.done() for task in more)  # 23 are in flight, and 11 may be
+    for permit in permits[:13]:
+        permit.release()
+    await asyncio.sleep(30)
+    assert limiter.statistics().in_flight == 11
+    for task in more:
+        task.cancel()
+
+
 async def test_limits_are_learned_from_headers_when_none_are_configured() -> None:
     limiter = Limiter()
     limiter.observe([QuotaSignal(dimension="rpm", limit=60), QuotaSignal(dimension="x", limit=1)])

@@ -85,7 +85,9 @@ async def test_a_known_quota_is_kept_without_a_single_rejection() -> None:
 
 
 async def test_without_a_known_quota_every_call_is_answered_all_the_same() -> None:
-    async with simulator(rpm=6000, burst_seconds=1, retry_after_ms=True) as sim:
+    # A provider that enforces less than its headers say.
+    settings = {"rpm": 6000, "burst_seconds": 0.2, "quota_headers": "minute"}
+    async with simulator(**settings, retry_after_ms=True) as sim:
         llm = llm_for(sim)
         responses = await asyncio.gather(*(llm.complete(TEXT) for _ in range(250)))
         stats = sim.stats()
@@ -94,6 +96,15 @@ async def test_without_a_known_quota_every_call_is_answered_all_the_same() -> No
     assert stats.rejections > 0
     assert all(response.attempts == 1 for response in responses)  # a 429 costs no attempt
     assert limits["rpm"] == 6000
+
+
+async def test_a_cold_start_without_a_quota_is_no_storm_of_rejections() -> None:
+    async with simulator(rpm=1200, burst_seconds=1, latency=0.05) as sim:
+        llm = llm_for(sim)
+        await asyncio.gather(*(llm(TEXT) for _ in range(100)))
+        stats = sim.stats()
+    assert stats.answered == 100
+    assert stats.rejections <= 5
 
 
 async def test_passing_faults_are_retried_until_every_item_is_answered() -> None:
