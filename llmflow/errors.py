@@ -244,7 +244,7 @@ class ModelNotFoundError(ProviderError):
     """The provider has no such model, or this key may not use it."""
 
     fatal = True
-    remedy = "Check the model's name."
+    remedy = "Check the model's name, and that the base URL ends where the API begins (/v1)."
 
 
 class InvalidRequestError(ProviderError):

@@ -12,7 +12,7 @@ from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.modes.parallel import ParallelMode
-from llmflow.provider import ClientProvider, Provider, WireProvider, provider_for
+from llmflow.provider import Provider, checked, provider_for
 from llmflow.retry import Retry
 from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
@@ -74,19 +74,22 @@ class LLM:
             )
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
+        for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
+            if text is not None and not isinstance(text, str):
+                raise ConfigurationError(f"{name} must be a string; got {type(text).__name__}")
         if isinstance(model, str):
             provider = provider_for(model, base_url=base_url, api_key=api_key)
-        else:
-            provider = model
-        if not isinstance(provider, WireProvider | ClientProvider):
+        elif isinstance(model, int | float | bytes | None):
             raise ConfigurationError(
                 f"model must be a string such as 'openai/gpt-4.1-mini'; got {model!r}"
             )
+        else:
+            provider = checked(model)
         self.provider: Provider = provider
         self.system = system
         self.max_tokens = _checked_max_tokens(max_tokens)
         self.temperature = _checked_temperature(temperature)
-        self.options = _checked_options(options or {})
+        self.options = _checked_options({} if options is None else options)
         self.limiter: Limiter = limiter_for(
             provider.domain,
             quota or provider.default_quota,
@@ -239,6 +242,8 @@ _NO_OPTION: Final = {
 
 
 def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"options must be a dict; got {type(options).__name__}")
     for name, remedy in _NO_OPTION.items():
         if options.get(name):
             raise ConfigurationError(f"{name!r} cannot be one of the options; {remedy}")

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from types import CoroutineType
 from typing import Any
 
 from llmflow.engine.attempts import Attempt, current_attempt
@@ -292,16 +293,29 @@ class AsyncNode(Node):
                 await gate.acquire()
             try:
                 if self._timeout is None:
-                    return await self.exec_async(item)
-                async with asyncio.timeout(self._timeout):
-                    return await self.exec_async(item)
+                    result = await self.exec_async(item)
+                else:
+                    async with asyncio.timeout(self._timeout):
+                        result = await self.exec_async(item)
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                 if index + 1 >= self.max_retries:
                     return await self.exec_fallback_async(item, error)
+            else:
+                if type(result) is CoroutineType:
+                    raise _not_awaited(self, result)
+                return result
             wait = self._get_wait_time(index)
             if wait > 0:
                 await attempt.pause(wait)
             index += 1
+
+
+def _not_awaited(node: AsyncNode, result: CoroutineType[Any, Any, Any]) -> UsageError:
+    result.close()
+    return UsageError(
+        f"{type(node).__name__}.exec_async returned the coroutine {result.__qualname__} instead "
+        "of its result: write `return await ...`"
+    )
 
 
 class AsyncBatchNode(AsyncNode, BatchNode):

@@ -32,6 +32,7 @@ from llmflow.types import (
 
 ENTRY_POINT_GROUP = "llmflow.providers"
 FALLBACK_PROVIDER = "litellm"
+_METHODS = ("domain", "prepare", "reserve", "settle")
 
 
 @runtime_checkable
@@ -127,7 +128,7 @@ def installed_providers() -> dict[str, EntryPoint]:
 
 def provider_for(
     model: str, *, base_url: str | None = None, api_key: str | None = None
-) -> Provider:
+) -> WireProvider | ClientProvider:
     """Make the provider that a model string names.
 
     ``openai/gpt-4.1-mini`` names a native provider and its model. A name that no
@@ -148,10 +149,34 @@ def provider_for(
             raise UnknownModelError(
                 f"{model!r} names a provider but no model; write {prefix}/MODEL"
             )
-        return _load(providers[prefix])(name, base_url=base_url, api_key=api_key)
+        return checked(_load(providers[prefix])(name, base_url=base_url, api_key=api_key))
+    if model in providers:
+        raise UnknownModelError(f"{model!r} names a provider but no model; write {model}/MODEL")
     if FALLBACK_PROVIDER not in providers:
         raise UnknownModelError(unknown_model_message(model))
-    return _load(providers[FALLBACK_PROVIDER])(model, base_url=base_url, api_key=api_key)
+    return checked(_load(providers[FALLBACK_PROVIDER])(model, base_url=base_url, api_key=api_key))
+
+
+def checked(provider: object) -> WireProvider | ClientProvider:
+    """Return a provider that has all its parts.
+
+    Raises:
+        ConfigurationError: something is missing; the message names it.
+    """
+    wire = ("encode", "decode", "signals")
+    own = () if hasattr(type(provider), "complete") else wire
+    # Looked up on the class where it is one's: a property must not run to be found.
+    missing = [
+        name
+        for name in ("name", "model", "default_quota", "default_retry", *_METHODS, *own)
+        if not hasattr(type(provider), name) and name not in getattr(provider, "__dict__", {})
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"{type(provider).__name__} is no provider: it lacks {', '.join(missing)}; "
+            "see llmflow.provider"
+        )
+    return cast("WireProvider | ClientProvider", provider)
 
 
 def unknown_model_message(model: str) -> str:
@@ -159,18 +184,21 @@ def unknown_model_message(model: str) -> str:
     native = sorted(installed_providers())
     prefix, slash, name = model.partition("/")
     close = get_close_matches(prefix.lower(), native, n=1)
-    if slash and close:
+    if slash and prefix in native:
+        hint = f"the native provider is {prefix}/{name}, without another name before it"
+    elif slash and close:
         hint = f"did you mean '{close[0]}/{name}'?"
     elif not slash:
         hint = f"write the provider first, such as 'openai/{model}'"
     else:
         hint = f"native providers are {', '.join(native)}"
-    return f"no provider knows the model {model!r}: {hint}"
+    end = "" if hint.endswith("?") else "."
+    return f"no native provider has the model {model!r}: {hint}{end}"
 
 
 def _load(point: EntryPoint) -> ProviderFactory:
     try:
         return cast("ProviderFactory", point.load())
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         message = f"the provider {point.name!r} ({point.value}) cannot be imported: {error}"
         raise ConfigurationError(message) from error

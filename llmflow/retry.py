@@ -100,6 +100,11 @@ class Retry:
             if not isinstance(value, int | float) or not value >= 0:
                 raise ConfigurationError(f"{name} must be seconds, 0 or more; got {value!r}")
 
+        for name in ("stop", "wait", "retry"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ConfigurationError(f"{name} must be one of tenacity's objects; got {value!r}")
+
     async def recover(
         self,
         failure: ProviderError,

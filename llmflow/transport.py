@@ -218,7 +218,11 @@ def _table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
     certificate = "{place}: the TLS certificate cannot be verified: {what}"
     return (
         (aiohttp.ClientConnectorCertificateError, ConfigurationError, certificate),
-        (aiohttp.ClientSSLError, ConfigurationError, certificate),
+        (
+            aiohttp.ClientSSLError,
+            ConfigurationError,
+            "{place}: no TLS connection ({what}); a server without TLS is called by http://",
+        ),
         (aiohttp.InvalidURL, ConfigurationError, "{place}: the URL cannot be called"),
         (
             aiohttp.ConnectionTimeoutError,

@@ -153,7 +153,10 @@ async def test_a_request_that_waits_to_be_sent_again_holds_no_slot() -> None:
     from llmflow import Quota
 
     provider = ScriptedProvider(
-        [ServerError("no", retry_after=50.0)], latency=1.0, quota=Quota(max_concurrent=1)
+        [ServerError("no", retry_after=50.0)],
+        default="ok",
+        latency=1.0,
+        quota=Quota(max_concurrent=1),
     )
     llm = LLM(provider)
     failing = asyncio.create_task(llm("first"))
@@ -204,6 +207,7 @@ async def test_cancelling_during_the_backoff_cancels() -> None:
     "arguments",
     [
         {"attempts": 0},
+        {"stop": 5},
         {"attempts": 1.5},
         {"attempts": True},
         {"wait_max": -1},
@@ -242,7 +246,7 @@ async def test_a_rate_limit_beyond_patience_is_final_for_every_policy() -> None:
 
 @pytest.mark.virtual_time
 async def test_answers_are_not_retried_whatever_the_policy_says_of_results() -> None:
-    provider = ScriptedProvider([ServerError("no")])
+    provider = ScriptedProvider([ServerError("no")], default="ok")
     policy = Retry(
         retry=tenacity.retry_if_exception_type(ServerError) | tenacity.retry_if_result(bool)
     )
@@ -297,6 +301,8 @@ async def test_gates_are_passed_before_every_sending_also_after_a_rate_limit() -
             self.passed += 1
 
     gate = Gate()
-    provider = ScriptedProvider([RateLimitError("slow", retry_after=1.0), ServerError("no")])
+    provider = ScriptedProvider(
+        [RateLimitError("slow", retry_after=1.0), ServerError("no")], default="ok"
+    )
     await LLM(provider, gate=gate)("Hi")
     assert gate.passed == len(provider.requests) == 3

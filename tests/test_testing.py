@@ -9,7 +9,7 @@ import pytest
 
 from llmflow import LLM, Quota, Retry
 from llmflow.clock import SystemClock
-from llmflow.errors import InvalidRequestError, ServerError
+from llmflow.errors import InvalidRequestError, ServerError, UsageError
 from llmflow.testing import ScriptedProvider, VirtualLoop, run_virtual
 from llmflow.types import Response, Usage
 
@@ -90,7 +90,7 @@ def test_a_script_is_followed_and_requests_are_kept() -> None:
 
 def test_latency_quota_and_errors_can_be_scripted() -> None:
     provider = ScriptedProvider(
-        [InvalidRequestError("no")], latency=2.0, quota=Quota(max_concurrent=3)
+        [InvalidRequestError("no")], default="ok", latency=2.0, quota=Quota(max_concurrent=3)
     )
     llm = LLM(provider)
 
@@ -113,3 +113,22 @@ def test_one_scripted_error_for_many_calls_is_raised_anew_each_time() -> None:
     assert first is not second
     assert str(first) == str(second) == "scripted/model: no (2 attempts)"
     assert (error.attempts, error.provider, error.__traceback__) == (1, None, None)
+
+
+def test_a_script_at_its_end_says_so() -> None:
+    async def ask() -> str:
+        llm = LLM(ScriptedProvider(["one"]))
+        return await llm("a") + await llm("b")
+
+    with pytest.raises(InvalidRequestError, match="1 replies are used up"):
+        run_virtual(ask())
+
+
+def test_one_text_is_no_script() -> None:
+    with pytest.raises(UsageError, match=r"such as \['text'\]"):
+        ScriptedProvider("text")
+
+
+async def test_virtual_time_inside_a_running_loop_is_refused() -> None:
+    with pytest.raises(UsageError, match="runs already"):
+        run_virtual(asyncio.sleep(1))

@@ -103,6 +103,10 @@ def report_of(
         utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
         output=ending.output,
         failures=ending.failures,
+        reasons={
+            kind: {"count": count, "first": first}
+            for kind, (count, first) in counters.reasons.items()
+        },
         stopped_by=ending.stopped_by,
     )
 

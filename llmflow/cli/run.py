@@ -41,8 +41,13 @@ if TYPE_CHECKING:
 @click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1.")
 @click.option("--rpm", type=AMOUNT, help="Requests per minute that the provider allows.")
 @click.option("--tpm", type=AMOUNT, help="Tokens per minute that the provider allows.")
-@click.option("--concurrency", type=click.IntRange(min=1), help="Rows under way at once.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    help="Rows under way at once; by default 100, with --rpm as many as it takes.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Upper bound of each answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
 @click.option("--system", help="Instructions for every row.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
@@ -52,10 +57,11 @@ def command(**options: Any) -> int:
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
     a folder of .txt and .md files, or - for standard input. Each row of OUT holds the
-    input's fields, the row's position as 'index' and the answer as 'response'. Rows that
-    failed for good are in OUT's neighbour *.failed.jsonl, with the reason. Until the end,
-    and after an interruption, the answers are in OUT's neighbour *.partial.*. Ctrl-C waits
-    for answers on their way; a second one drops them.
+    input's fields, the row's position as 'index' and the answer as 'response', in the order
+    of the answers; sort by 'index' for the input's order. Rows that failed for good are in
+    OUT's neighbour *.failed.jsonl, with the reason. Until the end, and after an
+    interruption, the answers are in OUT's neighbour *.partial.*. Ctrl-C waits for answers
+    on their way; a second one drops them. Running again asks every row again.
 
     The API key is read from the provider's environment variable, such as OPENAI_API_KEY.
 
@@ -79,6 +85,7 @@ class _Options:
     tpm: float | None
     concurrency: int | None
     max_tokens: int | None
+    temperature: float | None
     system: str | None
     limit: int | None
     quiet: bool
@@ -178,6 +185,7 @@ def _llm(options: _Options) -> tuple[LLM, Contact]:
         retry=contact.policy(provider.default_retry),
         system=options.system,
         max_tokens=options.max_tokens,
+        temperature=options.temperature,
     )
     llm.prepare()
     return llm, contact

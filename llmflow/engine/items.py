@@ -12,9 +12,14 @@ def sync_items(owner: object, prep_res: Any) -> Iterable[Any]:
     """Return what to iterate over; None means no items."""
     if prep_res is None:
         return ()
+    name = type(owner).__name__
+    if isinstance(prep_res, str | bytes | bytearray):
+        raise TypeError(
+            f"prep of {name} returned one text, whose items are its characters; "
+            "for one item, return a list: [text]"
+        )
     if isinstance(prep_res, Iterable):
         return prep_res
-    name = type(owner).__name__
     if isinstance(prep_res, AsyncIterable):
         raise TypeError(f"{name} is sync and cannot read the async iterable that its prep returned")
     raise TypeError(

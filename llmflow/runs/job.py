@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from llmflow.errors import InputError, LLMFlowError, ProviderError
+from llmflow.errors import InputError, LLMFlowError, ProviderError, redact
 from llmflow.llm import LLM
 from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
 from llmflow.runs.contact import Contact
@@ -33,6 +33,8 @@ class Counters:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """How many rows failed with each kind of error, and what the first of them said."""
     in_flight: int = 0
     """Rows that were taken from the source and have not ended."""
 
@@ -189,6 +191,9 @@ class Job:
     def _fail(self, row: Mapping[str, Any], error: LLMFlowError, index: int) -> None:
         self._writer.fail(failed_row(row, error, index))
         self.counters.failed += 1
+        kind = type(error).__name__
+        count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
+        self.counters.reasons[kind] = (count + 1, first)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -30,6 +30,7 @@ class Report:
         utilisation: the share of each limit that was used, by dimension.
         output: where the answers are, or None if there are none.
         failures: where the failures are, or None if there are none.
+        reasons: for each kind of failure, its ``count`` and what the ``first`` one said.
         stopped_by: why the run ended before the last row, or None.
     """
 
@@ -48,6 +49,7 @@ class Report:
     utilisation: Mapping[str, float]
     output: str | None
     failures: str | None
+    reasons: Mapping[str, Mapping[str, Any]]
     stopped_by: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +79,8 @@ class Report:
         if self.failed:
             place = f" -> {self.failures}" if self.failures else ""
             lines.append(f"{self.failed:,} failed{place}")
+            for kind, reason in self.reasons.items():
+                lines.append(f"{reason['count']:,} x {kind}, such as: {reason['first']}")
         return lines
 
 

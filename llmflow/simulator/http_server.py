@@ -16,6 +16,9 @@ from email.utils import formatdate
 
 from llmflow.simulator.http_connection import Connection, Exchange
 
+# The loop needs a few turns to make a connection of a socket that it has accepted.
+_TURNS_TO_JOIN = 4
+
 
 class HttpServer:
     """Listens, and hands each whole request to a handler.
@@ -76,6 +79,8 @@ class HttpServer:
         if self._server is None:
             return
         self._server.close()
+        for _ in range(_TURNS_TO_JOIN):
+            await asyncio.sleep(0)
         for connection in tuple(self.connections):
             # A request without a timer hangs on purpose: nothing is on its way.
             if connection.exchange is None or connection.exchange.timer is None:

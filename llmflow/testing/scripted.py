@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeAlias
 
-from llmflow.errors import ProviderError
+from llmflow.errors import InvalidRequestError, ProviderError, UsageError
 from llmflow.retry import Retry
 from llmflow.types import Charge, Quota, Request, Response, Usage
 
@@ -21,7 +21,9 @@ class ScriptedProvider:
     """A provider whose replies are given beforehand.
 
     Replies are used up in the order of the calls; then `default` answers. Every
-    request is kept in `requests`.
+    request is kept in `requests`. A script that is at its end, with no default,
+    answers with an `InvalidRequestError` that says so; without a script and a
+    default, every answer is ``"ok"``.
 
     >>> from llmflow import LLM
     >>> from llmflow.errors import OverloadedError
@@ -34,7 +36,7 @@ class ScriptedProvider:
     Args:
         replies: what to answer, in order.
         default: what to answer when the script is at its end: a reply, or a function
-            of the request that makes one.
+            of the request that makes one; None for an error.
         latency: seconds that each call takes.
         quota: the quota that this provider claims to have.
         retry: the retry policy that it asks for.
@@ -47,7 +49,7 @@ class ScriptedProvider:
         self,
         replies: Iterable[Reply] = (),
         *,
-        default: Reply | Callable[[Request], Reply] = "ok",
+        default: Reply | Callable[[Request], Reply] | None = None,
         latency: float = 0.0,
         quota: Quota | None = None,
         retry: Retry | None = None,
@@ -59,8 +61,11 @@ class ScriptedProvider:
         self.requests: list[Request] = []
         self.in_flight = 0
         self.most_in_flight = 0
+        if isinstance(replies, str):
+            raise UsageError(f"replies must be a list of replies, such as [{replies[:20]!r}]")
         self._replies = deque(replies)
-        self._default = default
+        self._default = "ok" if default is None and not self._replies else default
+        self._scripted = len(self._replies)
         self._latency = latency
         self._domain = object()
 
@@ -118,4 +123,8 @@ class ScriptedProvider:
     def _next(self, request: Request) -> Reply:
         if self._replies:
             return self._replies.popleft()
+        if self._default is None:
+            return InvalidRequestError(
+                f"the script's {self._scripted} replies are used up; give more, or a default=..."
+            )
         return self._default(request) if callable(self._default) else self._default

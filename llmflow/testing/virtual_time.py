@@ -15,6 +15,8 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from llmflow.errors import UsageError
+
 _T = TypeVar("_T")
 _IDLE_LIMIT = 5.0
 
@@ -81,6 +83,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, _T], *, wall_start: float = 1_800_000_000.0) -> _T:
-    """Run a coroutine on a fresh `VirtualLoop` and return its result."""
+    """Run a coroutine on a fresh `VirtualLoop` and return its result.
+
+    >>> run_virtual(asyncio.sleep(3600, "an hour later"))
+    'an hour later'
+
+    Args:
+        main: the coroutine.
+        wall_start: the time of day at virtual time 0, in seconds since 1970.
+
+    Raises:
+        UsageError: an event loop runs already, as in a notebook.
+    """
+    if asyncio._get_running_loop() is not None:
+        main.close()
+        raise UsageError("an event loop runs already, and its time is real: run this in a script")
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(wall_start=wall_start)) as runner:
         return runner.run(main)

@@ -226,13 +226,13 @@ class LiteLLMProvider:
 def _why_litellm(model: str) -> str:
     prefix, slash, _ = model.partition("/")
     natives = [each for each in installed_providers() if each != FALLBACK_PROVIDER]
-    if slash and get_close_matches(prefix.lower(), natives, n=1):
-        return f"{unknown_model_message(model)}, else litellm is needed"
+    if not slash or get_close_matches(prefix.lower(), natives, n=1):
+        return f"{unknown_model_message(model)} Other models need litellm"
     return f"the model {model!r} needs litellm"
 
 
 def _unknown(model: str) -> str:
-    return f"{unknown_model_message(model)}; litellm knows no such provider either"
+    return f"{unknown_model_message(model)} litellm knows no such provider either"
 
 
 def _texts(content: Any) -> Iterator[str]:

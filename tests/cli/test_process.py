@@ -141,7 +141,7 @@ class TestSignals:
     def test_twice_drops_it(self, process: Process, simulator: Start) -> None:
         write_rows("in.jsonl", 50)
         sim = simulator(latency=60.0)
-        popen = process(*words(sim), "--quiet")
+        popen = process(*words(sim), "--rpm", "6000", "--quiet")
         self.begun(popen, sim, 50)
         popen.send_signal(signal.SIGINT)
         assert popen.stderr is not None

@@ -133,7 +133,9 @@ class TestFailures:
         Path("in.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n{"text": "c"}\n')
         result = run(*words(simulator()))
         assert result.code == 1
-        assert result.err.splitlines()[-1] == "1 failed -> out.failed.jsonl"
+        *_, failed, reason = result.err.splitlines()
+        assert failed == "1 failed -> out.failed.jsonl"
+        assert reason.startswith("1 x InputError, such as: ")
         (failure,) = rows_of("out.failed.jsonl")
         assert (failure["index"], failure["txt"]) == (1, "b")
         assert failure["error"]["type"] == "InputError"

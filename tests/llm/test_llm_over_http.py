@@ -280,7 +280,12 @@ def test_repr_shows_no_secret() -> None:
     [
         ({"model": "nope/x"}, "nope/x"),
         ({"model": "openai/"}, "names a provider but no model"),
+        ({"model": "openai"}, "write openai/MODEL"),
         ({"model": ""}, "must be a string"),
+        ({"model": object()}, "object is no provider: it lacks name, model"),
+        ({"api_key": 5}, "api_key must be a string"),
+        ({"system": 5}, "system must be a string"),
+        ({"options": 5}, "options must be a dict"),
         ({"model": 5}, "must be a string"),
         ({"quota": 5}, "must be a Quota"),
         ({"retry": 5}, "must be a Retry"),

@@ -160,7 +160,9 @@ def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
 def test_a_provider_that_litellm_does_not_know_is_an_error_before_anything_is_sent(
     name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(errors.UnknownModelError, match="no provider knows the model") as caught:
+    with pytest.raises(
+        errors.UnknownModelError, match="no native provider has the model"
+    ) as caught:
         LLM(name).prepare()
     if name == "opnai/gpt-4o":
         assert "did you mean 'openai/gpt-4o'" in str(caught.value)

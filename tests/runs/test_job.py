@@ -144,13 +144,14 @@ class TestFailures:
         assert "row 1 has no field 'text'" in setting.failures()[0]["error"]["message"]
 
     async def test_passing_failures_are_tried_again(self, setting: Setting) -> None:
-        job = setting.job(ScriptedProvider([OverloadedError("busy")] * 3), texts(20))
+        job = setting.job(ScriptedProvider([OverloadedError("busy")] * 3, default="ok"), texts(20))
         await job.run()
         assert (job.counters.answered, job.counters.failed) == (20, 0)
 
     async def test_a_rate_limit_is_waited_out(self, setting: Setting) -> None:
         job = setting.job(
-            ScriptedProvider([RateLimitError("slow down", retry_after=30.0)]), texts(3)
+            ScriptedProvider([RateLimitError("slow down", retry_after=30.0)], default="ok"),
+            texts(3),
         )
         await job.run()
         assert job.counters.answered == 3

@@ -147,6 +147,7 @@ def report(**changes: Any) -> Report:
         "utilisation": {"rpm": 0.5},
         "output": "out.jsonl",
         "failures": "out.failed.jsonl",
+        "reasons": {"ServerError": {"count": 10, "first": "openai/x: oops (HTTP 500)"}},
         "stopped_by": None,
     }
     return Report(**values | changes)
@@ -159,6 +160,7 @@ class TestReport:
             "requests 1,100, rate-limited (429) 3; tokens 12,000 in, 900 out",
             "quota used: 50% of 500 rpm",
             "10 failed -> out.failed.jsonl",
+            "10 x ServerError, such as: openai/x: oops (HTTP 500)",
         ]
 
     def test_what_was_not_asked_counts_as_not_answered(self) -> None:
