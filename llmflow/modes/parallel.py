@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from llmflow import transport
 from llmflow.clock import Clock, SystemClock
@@ -80,8 +81,10 @@ class ParallelMode:
         self.retry = retry
         self.timeout = timeout
         self.gates = tuple(gates)
-        self._wire = provider if isinstance(provider, WireProvider) else None
-        self._client = provider if isinstance(provider, ClientProvider) else None
+        # Not by isinstance: before Python 3.12 that runs a protocol's properties.
+        own = hasattr(type(provider), "complete")
+        self._client = cast("ClientProvider", provider) if own else None
+        self._wire = None if own else cast("WireProvider", provider)
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
 
