@@ -12,6 +12,7 @@ part of a model string before the first slash is the entry point's name.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
@@ -177,6 +178,11 @@ def checked(provider: object) -> WireProvider | ClientProvider:
             "see llmflow.provider"
         )
     return cast("WireProvider | ClientProvider", provider)
+
+
+def key_digest(key: str | None) -> str:
+    """Return what tells keys apart in a quota domain, and from which no key can be read."""
+    return hashlib.sha256((key or "").encode()).hexdigest()[:16]
 
 
 def unknown_model_message(model: str) -> str:

@@ -11,7 +11,6 @@ It costs 2 to 3 ms of CPU time a call, which is 300 to 500 calls a second on one
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from difflib import get_close_matches
@@ -23,30 +22,28 @@ from llmflow.errors import (
     LLMFlowError,
     MissingExtraError,
     MissingKeyError,
-    OverloadedError,
-    ProviderError,
     RequestTimeoutError,
-    ServerError,
     UnknownModelError,
 )
-from llmflow.provider import FALLBACK_PROVIDER, installed_providers, unknown_model_message
+from llmflow.provider import (
+    FALLBACK_PROVIDER,
+    installed_providers,
+    key_digest,
+    unknown_model_message,
+)
 from llmflow.retry import Retry
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
 from llmflow_providers.litellm_errors import is_unknown_provider, translate
 from llmflow_providers.openai import checked_base_url
+from llmflow_providers.openai_errors import FAILED_FINISH, check_finish
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
 _ONE_KEY: Final = frozenset(
     {"anthropic", "cerebras", "deepseek", "gemini", "groq", "mistral", "moonshot", "openai", "xai"}
 )
-# Answers that are failures although the status is 200 (DeepSeek, OpenRouter).
-_FAILED_FINISH: Final[dict[str, type[ProviderError]]] = {
-    "insufficient_system_resource": OverloadedError,
-    "error": ServerError,
-}
 _EMPTY: Final[Mapping[str, Any]] = {}
 
 
@@ -90,8 +87,7 @@ class LiteLLMProvider:
     @property
     def domain(self) -> Hashable:
         """One quota per server, key and model; the key is there as a digest only."""
-        digest = hashlib.sha256((self._key or "").encode()).hexdigest()[:16]
-        return (self.name, self.base_url, digest, self.model)
+        return (self.name, self.base_url, key_digest(self._key), self.model)
 
     def prepare(self) -> None:
         """Check that litellm is installed, knows the model's provider, and finds a key.
@@ -204,10 +200,7 @@ class LiteLLMProvider:
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
-        if finish_reason in _FAILED_FINISH:
-            raise _FAILED_FINISH[finish_reason](
-                f"the answer ended with finish_reason {finish_reason!r}", status=200
-            )
+        check_finish(finish_reason)
         hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or _EMPTY
         headers = getattr(answer, "_response_headers", None) or _EMPTY
         cost = hidden.get("response_cost")
@@ -259,7 +252,7 @@ def _finish_reason(choice: Any) -> str | None:
     """Return the provider's word where litellm has put its own in place of it."""
     fields = getattr(choice, "provider_specific_fields", None) or _EMPTY
     native = fields.get("native_finish_reason")
-    finish_reason: str | None = native if native in _FAILED_FINISH else choice.finish_reason
+    finish_reason: str | None = native if native in FAILED_FINISH else choice.finish_reason
     return finish_reason
 
 

@@ -7,7 +7,6 @@ OpenRouter, DeepSeek, xAI).
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Hashable, Mapping
@@ -20,12 +19,11 @@ from llmflow.errors import (
     BadReplyError,
     ConfigurationError,
     MissingKeyError,
-    OverloadedError,
     ProviderError,
-    ServerError,
     redact,
 )
 from llmflow.headers import parse_number, parse_reset
+from llmflow.provider import key_digest
 from llmflow.retry import Retry
 from llmflow.types import (
     Charge,
@@ -37,7 +35,7 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers.openai_errors import classify, read_error
+from llmflow_providers.openai_errors import check_finish, classify, read_error
 
 BASE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -87,8 +85,7 @@ class OpenAIProvider:
     @property
     def domain(self) -> Hashable:
         """One quota per server, key and model; the key is there as a digest only."""
-        digest = hashlib.sha256((self._key or "").encode()).hexdigest()[:16]
-        return (self.name, self.base_url, digest, self.model)
+        return (self.name, self.base_url, key_digest(self._key), self.model)
 
     def prepare(self) -> None:
         """Check that there is a key where one is needed, and that it can be sent."""
@@ -129,10 +126,7 @@ class OpenAIProvider:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
         finish_reason = choice.get("finish_reason")
-        if isinstance(finish_reason, str) and finish_reason in _FAILED_FINISH:
-            raise _FAILED_FINISH[finish_reason](
-                f"the answer ended with finish_reason {finish_reason!r}", status=200
-            )
+        check_finish(finish_reason)
         usage = _mapping(data.get("usage"))
         return Response(
             text=text,
@@ -221,11 +215,6 @@ def checked_base_url(url: str) -> str:
 
 
 _EMPTY: Final[Mapping[str, Any]] = {}
-# Answers that are failures although the status is 200 (DeepSeek, OpenRouter).
-_FAILED_FINISH: Final[dict[str, type[ProviderError]]] = {
-    "insufficient_system_resource": OverloadedError,
-    "error": ServerError,
-}
 
 
 def _dump(body: dict[str, Any]) -> bytes:

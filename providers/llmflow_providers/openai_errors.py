@@ -66,6 +66,11 @@ _BY_STATUS: Final[dict[int, type[errors.ProviderError]]] = {
     504: errors.RequestTimeoutError,
     529: errors.OverloadedError,
 }
+# Answers that are failures although the status is 200 (DeepSeek, OpenRouter).
+FAILED_FINISH: Final[dict[str, type[errors.ProviderError]]] = {
+    "insufficient_system_resource": errors.OverloadedError,
+    "error": errors.ServerError,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +115,13 @@ def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
         is_error=error is not None or data.get("object") == "error",
         status=status,
     )
+
+
+def check_finish(finish_reason: object) -> None:
+    """Raise the failure that a finish reason stands for, if it stands for one."""
+    kind = FAILED_FINISH.get(finish_reason) if isinstance(finish_reason, str) else None
+    if kind is not None:
+        raise kind(f"the answer ended with finish_reason {finish_reason!r}", status=200)
 
 
 def classify(

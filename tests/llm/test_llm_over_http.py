@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
+from types import ModuleType
 
 import aiolimiter
 import pytest
@@ -248,6 +250,15 @@ def test_run_answers_without_an_event_loop_again_and_again() -> None:
 async def test_run_inside_a_running_loop_says_what_to_write() -> None:
     with pytest.raises(UsageError, match=r"await llm\(\.\.\.\)"):
         LLM("openai/x", base_url="http://127.0.0.1:9/v1").run("Hello")
+
+
+async def test_run_works_in_a_notebook_whose_kernel_runs_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    with serve_in_thread(SimulatorSettings(latency=0.0)) as sim:
+        llm = LLM("openai/x", base_url=sim.url)
+        assert llm.run(TEXT) == await llm(TEXT)
 
 
 def test_the_embedded_simulator_answers_without_a_key() -> None:
