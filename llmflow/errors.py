@@ -39,6 +39,7 @@ secret: text that a provider sent is passed through `redact` first.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 _SECRET = re.compile(
@@ -130,9 +131,14 @@ class ProviderError(LLMFlowError):
         code: the provider's own error code.
         request_id: the provider's id of this request, for its support.
         retry_after: seconds that the server asked to wait, or None.
+        dimension: what of the quota was used up, as a field of `Quota` names it, such as
+            ``"tpm"``; None where that is not said or not the matter.
         attempts: how often the request was sent and counted.
 
     """
+
+    signals: Sequence[Any] = ()
+    """What the reply said of the quota, from a provider with a client of its own."""
 
     transient: ClassVar[bool] = False
     """Whether sending the same request again later can succeed."""
@@ -150,6 +156,7 @@ class ProviderError(LLMFlowError):
         code: str | None = None,
         request_id: str | None = None,
         retry_after: float | None = None,
+        dimension: str | None = None,
         attempts: int = 1,
     ) -> None:
         super().__init__(message)
@@ -160,6 +167,7 @@ class ProviderError(LLMFlowError):
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
+        self.dimension = dimension
         self.attempts = attempts
 
     def __str__(self) -> str:
@@ -183,6 +191,7 @@ class ProviderError(LLMFlowError):
                 "code",
                 "request_id",
                 "retry_after",
+                "dimension",
                 "attempts",
             )
         }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast, runtime_checkable
@@ -33,6 +33,7 @@ from llmflow.types import (
 
 ENTRY_POINT_GROUP = "llmflow.providers"
 FALLBACK_PROVIDER = "litellm"
+_FACTS = ("name", "model", "default_quota", "default_retry", "reserves_output")
 _METHODS = ("domain", "prepare", "reserve", "settle")
 
 
@@ -45,12 +46,15 @@ class Provider(Protocol):
         model: the model's name at the provider.
         default_quota: the quota assumed where none is configured, or None.
         default_retry: the retry policy that fits this provider, or None for llmflow's own.
+        reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
+            not, what is produced is charged, and llmflow reserves what it has learned to expect.
     """
 
     name: str
     model: str
     default_quota: Quota | None
     default_retry: Retry | None
+    reserves_output: bool
 
     @property
     def domain(self) -> Hashable:
@@ -91,7 +95,7 @@ class WireProvider(Provider, Protocol):
         """
         ...
 
-    def signals(self, headers: Mapping[str, str]) -> list[QuotaSignal]:
+    def signals(self, reply: WireReply) -> Sequence[QuotaSignal]:
         """Read what a reply's headers say of the quota."""
         ...
 
@@ -102,6 +106,9 @@ class ClientProvider(Provider, Protocol):
 
     async def complete(self, request: Request, *, timeout: float) -> Response:
         """Send one request, once, and return its answer.
+
+        What the reply's headers say of the quota goes into `signals`, of the response
+        or of the error.
 
         Args:
             request: what to ask.
@@ -169,7 +176,7 @@ def checked(provider: object) -> WireProvider | ClientProvider:
     # Looked up on the class where it is one's: a property must not run to be found.
     missing = [
         name
-        for name in ("name", "model", "default_quota", "default_retry", *_METHODS, *own)
+        for name in (*_FACTS, *_METHODS, *own)
         if not hasattr(type(provider), name) and name not in getattr(provider, "__dict__", {})
     ]
     if missing:

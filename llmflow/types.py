@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -99,14 +99,13 @@ class Charge(NamedTuple):
     output_tokens: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaSignal:
+class QuotaSignal(NamedTuple):
     """What a reply's headers say of one dimension of the quota; None where they are silent.
 
     Args:
         dimension: the name of the field of `Quota`, such as ``"rpm"``.
         limit: the limit, per minute or per day as the dimension says.
-        remaining: what is left of it now.
+        remaining: what was left of it when the server looked, this request being charged.
         reset: seconds until all of it is back.
     """
 
@@ -167,6 +166,7 @@ class Response:
         cost: US dollars where known, else None.
         attempts: how often the request was sent and counted; a 429 is not counted.
         waited: seconds spent waiting for the quota and between attempts.
+        signals: what the reply said of the quota, from a provider with a client of its own.
         raw: the provider's whole reply, for fields that have no place above.
 
     """
@@ -180,6 +180,7 @@ class Response:
     cost: float | None = None
     attempts: int = 1
     waited: float = 0.0
+    signals: Sequence[QuotaSignal] = field(default=(), repr=False, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 

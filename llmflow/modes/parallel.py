@@ -158,7 +158,7 @@ class ParallelMode:
             if self._wire is not None:
                 assert call.wire is not None
                 reply = await transport.send(call.wire, timeout=self.timeout)
-                signals = self._wire.signals(reply.headers)
+                signals = self._wire.signals(reply)
                 if signals:
                     self.limiter.observe(signals)
                 response = self._wire.decode(reply)

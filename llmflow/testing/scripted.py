@@ -44,6 +44,7 @@ class ScriptedProvider:
     """
 
     name = "scripted"
+    reserves_output = True
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class LiteLLMProvider:
     name = "litellm"
     default_quota: Quota | None = None
     default_retry: Retry | None = None
+    reserves_output = True
 
     def __init__(
         self, model: str, *, base_url: str | None = None, api_key: str | None = None

@@ -59,6 +59,7 @@ class OpenAIProvider:
     name = "openai"
     default_quota: Quota | None = None
     default_retry: Retry | None = None
+    reserves_output = True
 
     def __init__(
         self, model: str, *, base_url: str | None = None, api_key: str | None = None
@@ -139,9 +140,9 @@ class OpenAIProvider:
             raw=data,
         )
 
-    def signals(self, headers: Mapping[str, str]) -> list[QuotaSignal]:
+    def signals(self, reply: WireReply) -> list[QuotaSignal]:
         """Read the ``x-ratelimit-*`` headers."""
-        found = []
+        headers, found = reply.headers, []
         for dimension, unit in (("rpm", "requests"), ("tpm", "tokens")):
             limit = headers.get(f"x-ratelimit-limit-{unit}")
             if limit is not None:
@@ -151,7 +152,9 @@ class OpenAIProvider:
                         dimension=dimension,
                         limit=parse_number(limit),
                         remaining=parse_number(headers.get(f"x-ratelimit-remaining-{unit}")),
-                        reset=parse_reset(reset, now=0.0) if reset is not None else None,
+                        reset=parse_reset(reset, now=reply.received_at)
+                        if reset is not None
+                        else None,
                     )
                 )
         return found

@@ -290,11 +290,11 @@ def test_the_rate_limit_headers_are_read() -> None:
         "x-ratelimit-reset-requests": "12ms",
         "x-ratelimit-limit-tokens": "1000000",
     }
-    assert provider().signals(headers) == [
+    assert provider().signals(WireReply(200, headers, b"", 0.0)) == [
         QuotaSignal(dimension="rpm", limit=5000, remaining=4999, reset=0.012),
         QuotaSignal(dimension="tpm", limit=1000000),
     ]
-    assert provider().signals({}) == []
+    assert provider().signals(WireReply(200, {}, b"", 0.0)) == []
 
 
 def test_tokens_are_reserved_by_max_tokens_or_by_characters() -> None:
