@@ -50,7 +50,8 @@ class OpenAIProvider:
         model: the model's name there, such as ``gpt-4.1-mini``.
         base_url: where the API is, up to and with ``/v1``; else ``OPENAI_BASE_URL``, else
             OpenAI's own.
-        api_key: the key; else ``OPENAI_API_KEY``. Other servers than OpenAI's may need none.
+        api_key: the key, or "" for none; else ``OPENAI_API_KEY``. Other servers than OpenAI's
+            may need none.
 
     Raises:
         ConfigurationError: the base URL is no HTTP URL, or holds a password.
@@ -66,7 +67,8 @@ class OpenAIProvider:
     ) -> None:
         self.model = model
         self.base_url = checked_base_url(base_url or self._default_base_url())
-        self._key = api_key or os.environ.get(KEY_VARIABLE) or None
+        # "" says "no key": OpenAI's own must not reach a server that asks for none.
+        self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
         self._official = self.base_url == BASE_URL
         # Official: `max_tokens` is deprecated and refused by newer models. Elsewhere it is
         # the name that every server knows.
