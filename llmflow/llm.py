@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from llmflow.background import background
+from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, InputError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.modes.parallel import ParallelMode
-from llmflow.provider import Provider, checked, provider_for
+from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
 from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
@@ -32,15 +35,20 @@ class LLM:
     >>> async def summarise(text):
     ...     return await llm(f"Summarize: {text}", max_tokens=200)
 
+    What is not given comes from ``llmflow.toml``, else from the provider, else it is
+    llmflow's own.
+
     Args:
         model: ``provider/model``, such as ``openai/gpt-4.1-mini``. ``sim/NAME`` is the
             built-in simulator. A provider that llmflow does not know goes to litellm.
-            Or a provider object, such as `llmflow.testing.ScriptedProvider`.
+            Or a provider object, such as `llmflow.testing.ScriptedProvider`, to which no
+            configuration applies.
         base_url: where the API is, for a compatible server, up to and with ``/v1``.
         api_key: the key; by default the provider's environment variable.
-        quota: what the provider allows. Without it, limits are learned from its headers.
-        retry: what happens after a failure.
-        timeout: seconds that one attempt may take, or a `Timeout`.
+        quota: what the provider allows, in place of all that is configured. Without it,
+            limits are learned from its headers.
+        retry: what happens after a failure, in place of all that is configured.
+        timeout: seconds that one attempt may take, or a whole `Timeout`.
         gate: one or more further gates to pass before each attempt, such as an
             ``aiolimiter.AsyncLimiter``.
         system: instructions for every call.
@@ -48,9 +56,10 @@ class LLM:
         temperature: sampling temperature of every call.
         options: further fields for the body of every call, in the provider's dialect. Not
             ``model``, ``messages``, ``max_tokens`` or ``stream``: they are llmflow's own.
+        config: another configuration file than the one that is found, or a `Config`.
 
     Raises:
-        ConfigurationError: a setting is wrong, or nobody knows the model's provider.
+        ConfigurationError: a setting or the file is wrong, or nobody knows the model's provider.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class LLM:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         if quota is not None and not isinstance(quota, Quota):
             raise ConfigurationError(
@@ -77,8 +87,10 @@ class LLM:
         for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
             if text is not None and not isinstance(text, str):
                 raise ConfigurationError(f"{name} must be a string; got {type(text).__name__}")
+        settings: Settings | None = None
         if isinstance(model, str):
-            provider = provider_for(model, base_url=base_url, api_key=api_key)
+            settings = load_config(config).settings(model, api_key=api_key)
+            provider = settings.provider(base_url=base_url, api_key=api_key)
         elif isinstance(model, int | float | bytes | None):
             raise ConfigurationError(
                 f"model must be a string such as 'openai/gpt-4.1-mini'; got {model!r}"
@@ -90,18 +102,23 @@ class LLM:
         self.max_tokens = _checked_max_tokens(max_tokens)
         self.temperature = _checked_temperature(temperature)
         self.options = _checked_options({} if options is None else options)
+        default_quota, default_retry = provider.default_quota, provider.default_retry or Retry()
+        default_timeout = Timeout()
+        if settings is not None:
+            default_quota = settings.quota_over(default_quota)
+            default_retry = settings.retry_over(default_retry)
+            default_timeout = settings.timeout_over(default_timeout)
         self.limiter: Limiter = limiter_for(
-            provider.domain,
-            quota or provider.default_quota,
-            max_in_flight=connection_limit(),
+            provider.domain, quota, default=default_quota, max_in_flight=connection_limit()
         )
         self._mode = ParallelMode(
             provider,
             limiter=self.limiter,
-            retry=retry or provider.default_retry or Retry(),
-            timeout=_as_timeout(timeout),
+            retry=retry or default_retry,
+            timeout=_as_timeout(timeout, default_timeout),
             gates=as_gates(gate),
         )
+        self._settings = settings if api_key is None else None
         self._prepared = False
 
     def __repr__(self) -> str:
@@ -119,6 +136,8 @@ class LLM:
             ConfigurationError: something is missing; the message says what to do.
         """
         if not self._prepared:
+            if self._settings is not None:
+                self._settings.check_key()
             self.provider.prepare()
             self._prepared = True
 
@@ -264,7 +283,7 @@ def _checked_temperature(value: float | None) -> float | None:
     return value
 
 
-def _as_timeout(value: float | Timeout | None) -> Timeout:
+def _as_timeout(value: float | Timeout | None, default: Timeout) -> Timeout:
     if value is None:
-        return Timeout()
-    return value if isinstance(value, Timeout) else Timeout(total=value)
+        return default
+    return value if isinstance(value, Timeout) else replace(default, total=value)

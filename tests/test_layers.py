@@ -13,6 +13,7 @@ LAYERS = [
     {"types", "clock", "headers", "tokens"},
     {"retry"},
     {"provider", "transport"},
+    {"config"},
     {"limits"},
     {"modes"},
     {"llm", "background"},

@@ -13,10 +13,17 @@ from llmflow.types import Quota
 START_IN_FLIGHT = 10
 
 _limiters: dict[Hashable, Limiter] = {}
+_explicit: set[Hashable] = set()
 _lock = threading.Lock()
 
 
-def limiter_for(domain: Hashable, quota: Quota | None, *, max_in_flight: int) -> Limiter:
+def limiter_for(
+    domain: Hashable,
+    quota: Quota | None,
+    *,
+    max_in_flight: int,
+    default: Quota | None = None,
+) -> Limiter:
     """Return the limiter of a domain, made at the first call.
 
     The domain's limiter is kept for the life of the process: a quota that was
@@ -24,11 +31,17 @@ def limiter_for(domain: Hashable, quota: Quota | None, *, max_in_flight: int) ->
 
     Args:
         domain: what shares the quota, such as provider, key and model.
-        quota: the configured limits, or None to take what is there already. Where it
-            differs from what was configured before, it replaces that, with a warning.
+        quota: the limits given in code, or None to take what is there already. Where it
+            differs from what was there before, it replaces that, with a warning.
         max_in_flight: requests in flight at once where the quota does not say.
+        default: the limits of a configuration or a provider, for a domain to which nobody
+            has given any in code.
     """
     with _lock:
+        if quota is not None:
+            _explicit.add(domain)
+        elif domain not in _explicit:
+            quota = default
         limiter = _limiters.get(domain)
         if limiter is None:
             limiter = _limiters[domain] = Limiter(
@@ -51,3 +64,4 @@ def forget_limiters() -> None:
     """Forget every limiter. For tests: a running program would spend its quota twice."""
     with _lock:
         _limiters.clear()
+        _explicit.clear()

@@ -1,0 +1,228 @@
+"""What a configuration says of one model: the tables that apply, the narrower over the wider."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from llmflow.config.files import FILE_NAME, display_name
+from llmflow.config.problems import Place, dotted, line_of
+from llmflow.errors import MissingKeyError
+from llmflow.provider import (
+    FALLBACK_PROVIDER,
+    ClientProvider,
+    WireProvider,
+    installed_providers,
+    provider_for,
+)
+from llmflow.retry import Retry
+from llmflow.transport import Timeout
+from llmflow.types import Quota
+
+_NOTHING: Final[Mapping[str, Any]] = {}
+_WILD = frozenset("*?[")
+# Policies may be objects of tenacity's; the numbers that stand for them take their place.
+_REPLACED_BY: Final = {
+    "attempts": "stop",
+    "total": "stop",
+    "wait_initial": "wait",
+    "wait_max": "wait",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a configuration says of one model with one key.
+
+    Args:
+        model: the model string that was asked for.
+        target: the model string that a provider is made of: a name of the user's own is
+            replaced by its kind.
+        name: the provider's name of the user's own, or None.
+        base_url: where the API is, or None for the provider's own address.
+        key_env: the environment variable of the key, or None where the provider looks itself.
+        quota: fields of a `Quota`.
+        retry: fields of a `Retry`.
+        timeout: fields of a `Timeout`.
+        origins: the line and place of each setting, such as ``"quota.rpm"``.
+        source: the file, or None.
+    """
+
+    model: str
+    target: str
+    name: str | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    quota: Mapping[str, Any] = field(default_factory=dict)
+    retry: Mapping[str, Any] = field(default_factory=dict)
+    timeout: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    source: Path | None = None
+
+    def provider(
+        self, *, base_url: str | None = None, api_key: str | None = None
+    ) -> WireProvider | ClientProvider:
+        """Make the model's provider; what is given wins over what is configured.
+
+        Raises:
+            ConfigurationError: as `llmflow.provider.provider_for`.
+        """
+        key = self._key() if api_key is None else api_key
+        provider = provider_for(self.target, base_url=base_url or self.base_url, api_key=key)
+        if self.name is not None:
+            provider.name = self.name
+        return provider
+
+    def check_key(self) -> None:
+        """Check that the key's variable is set, where the configuration names one.
+
+        Raises:
+            MissingKeyError: it is not, or is empty.
+        """
+        if self.key_env is not None and not os.environ.get(self.key_env):
+            where = f" ({self.origins['key_env']})" if "key_env" in self.origins else ""
+            raise MissingKeyError(
+                f"{self.model} needs an API key: set the environment variable {self.key_env}{where}"
+            )
+
+    def quota_over(self, default: Quota | None) -> Quota | None:
+        """Return a quota with the configured limits in place of its own."""
+        return replace(default or Quota(), **self.quota) if self.quota else default
+
+    def timeout_over(self, default: Timeout) -> Timeout:
+        """Return a timeout with the configured seconds in place of its own."""
+        return replace(default, **self.timeout)
+
+    def retry_over(self, default: Retry | None) -> Retry:
+        """Return a policy with the configured numbers in place of its own."""
+        changes: dict[str, Any] = dict(self.retry)
+        changes |= {_REPLACED_BY[name]: None for name in self.retry if name in _REPLACED_BY}
+        return replace(default or Retry(), **changes)
+
+    def _key(self) -> str | None:
+        if self.key_env is not None:
+            return os.environ.get(self.key_env) or ""
+        # Another server than the kind's own is not sent the key of the kind's own.
+        return "" if self.name is not None and self.base_url is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration: what ``llmflow.toml`` says, or nothing.
+
+    >>> Config().settings("openai/gpt-4.1-mini").quota_over(None)
+
+    Args:
+        source: the file, or None where there is none.
+        providers: the file's table ``providers``, its values read.
+        lines: the lines of the file on which its settings stand.
+    """
+
+    source: Path | None = None
+    providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    lines: Mapping[Place, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def settings(self, model: str, *, api_key: str | None = None) -> Settings:
+        """Return what is configured for a model.
+
+        Args:
+            model: the model string, ``provider/model``.
+            api_key: the key that will be used, if it is given in code. Limits of a key apply
+                where the key's variable holds it.
+        """
+        if not isinstance(model, str):
+            return Settings(model=model, target=model)
+        prefix, _, name = model.partition("/")
+        table = self.providers.get(prefix)
+        if not name or table is None:
+            return Settings(model=model, target=model, source=self.source)
+        kind = table.get("kind", prefix)
+        own = kind != prefix and kind != FALLBACK_PROVIDER
+        key_env = table.get("key_env")
+        key_name = self._key_name(table, kind, api_key)
+        merged, origins = self._merged(prefix, name, key_name)
+        for each in ("base_url", "key_env"):
+            if each in table:
+                origins[each] = self._origin(("providers", prefix, each))
+        return Settings(
+            model=model,
+            target=_target(model, kind, prefix),
+            name=prefix if own else None,
+            base_url=table.get("base_url"),
+            key_env=key_env,
+            origins=origins,
+            source=self.source,
+            **merged,
+        )
+
+    def _merged(
+        self, provider: str, model: str, key_name: str | None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        merged: dict[str, dict[str, Any]] = {"quota": {}, "retry": {}, "timeout": {}}
+        origins = {}
+        for place, table in self._applying(provider, model, key_name):
+            for section, values in merged.items():
+                for name, value in table.get(section, _NOTHING).items():
+                    values[name] = value
+                    origins[f"{section}.{name}"] = self._origin((*place, section, name))
+        return merged, origins
+
+    def _applying(
+        self, provider: str, model: str, key_name: str | None
+    ) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+        """Yield the tables that apply, from the widest to the narrowest."""
+        place: Place = ("providers", provider)
+        table = self.providers[provider]
+        yield place, table
+        yield from _matching(place, table, model)
+        key_table = table.get("keys", _NOTHING).get(key_name) if key_name else None
+        if key_name and key_table is not None:
+            place = (*place, "keys", key_name)
+            yield place, key_table
+            yield from _matching(place, key_table, model)
+
+    @staticmethod
+    def _key_name(table: Mapping[str, Any], kind: str, api_key: str | None) -> str | None:
+        """Return the name of the variable that holds the key in use, if a table is named so."""
+        named = table.get("keys", _NOTHING)
+        if api_key:
+            held = (name for name in named if os.environ.get(name) == api_key)
+            return next(held, None)
+        name: str = table.get("key_env") or own_variable(kind)
+        return name if name in named else None
+
+    def _origin(self, place: Place) -> str:
+        file = display_name(self.source) if self.source is not None else FILE_NAME
+        line = line_of(place, self.lines)
+        return f"{file}, line {line}" if line else f"{file}: {dotted(place)}"
+
+
+def own_variable(kind: str) -> str:
+    """Return the variable in which a native provider looks for its key."""
+    return f"{kind.upper().replace('-', '_')}_API_KEY"
+
+
+def _target(model: str, kind: str, prefix: str) -> str:
+    # litellm is asked for its providers by their own names: the whole string is its model.
+    if kind == FALLBACK_PROVIDER and prefix not in installed_providers():
+        return f"{FALLBACK_PROVIDER}/{model}"
+    return f"{kind}/{model.partition('/')[2]}"
+
+
+def _matching(
+    place: Place, table: Mapping[str, Any], model: str
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Yield the tables of the patterns that fit a model, the most specific last."""
+    patterns = table.get("models", _NOTHING)
+    fitting = [each for each in patterns if each == model or fnmatch.fnmatchcase(model, each)]
+    for pattern in sorted(fitting, key=lambda each: (each == model, _literal(each))):
+        yield (*place, "models", pattern), patterns[pattern]
+
+
+def _literal(pattern: str) -> int:
+    """Return how many letters a pattern prescribes."""
+    return sum(letter not in _WILD for letter in pattern)
