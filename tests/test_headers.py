@@ -78,7 +78,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         ({"retry-after-ms": "120000", "retry-after": "121"}, "", 120.0),
         ({"retry-after-ms": "0", "retry-after": "1"}, "", 1.0),
         ({"retry-after-ms": "0"}, "", None),
-        ({"retry-after": "2"}, "Please try again in 1.4s.", 2.0),
+        ({"retry-after": "2"}, "Please try again in 1.4s.", 1.4),
         ({"x-ratelimit-reset": "37"}, "", 37.0),
         ({"x-ratelimit-reset": "1788220800000"}, "", 40.0),
         ({"retry-after": "soon"}, "Please try again in 84ms.", 0.084),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -36,8 +36,8 @@ from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
 from llmflow_providers.litellm_errors import is_unknown_provider, translate
-from llmflow_providers.openai import checked_base_url
 from llmflow_providers.openai_errors import FAILED_FINISH, check_finish
+from llmflow_providers.wire import checked_base_url, text_of, texts
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
@@ -127,10 +127,10 @@ class LiteLLMProvider:
 
     def reserve(self, request: Request) -> Charge:
         """Return the prompt's estimated tokens and, in full, the answer's upper bound."""
-        texts = [request.system] if request.system else []
-        for message in request.messages:
-            texts.extend(_texts(message.get("content")))
-        prompt = self._tokens.estimate(*texts)
+        prompt = self._tokens.estimate(
+            *texts(request.system),
+            *[text for message in request.messages for text in texts(message.get("content"))],
+        )
         most = request.max_tokens or 0
         return Charge(1.0, prompt + most, prompt, most)
 
@@ -197,7 +197,7 @@ class LiteLLMProvider:
         try:
             choice = answer.choices[0]
             message = choice.message
-            text = _text(message.content) or _refusal(message)
+            text = text_of(message.content) or _refusal(message)
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
@@ -227,20 +227,6 @@ def _why_litellm(model: str) -> str:
 
 def _unknown(model: str) -> str:
     return f"{unknown_model_message(model)} litellm knows no such provider either"
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """Yield the texts of a message: a string, or a list of parts."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in content:
-            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                yield part["text"]
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(_texts(content))
 
 
 def _refusal(message: Any) -> str:

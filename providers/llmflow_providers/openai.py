@@ -11,17 +11,10 @@ import math
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 
-from llmflow.errors import (
-    BadReplyError,
-    ConfigurationError,
-    MissingKeyError,
-    ProviderError,
-    redact,
-)
+from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
 from llmflow.headers import parse_number, parse_reset
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
@@ -36,6 +29,15 @@ from llmflow.types import (
     WireRequest,
 )
 from llmflow_providers.openai_errors import check_finish, classify, read_error
+from llmflow_providers.wire import (
+    check_key,
+    checked_base_url,
+    count,
+    dump_body,
+    mapping,
+    number,
+    text_of,
+)
 
 BASE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -97,11 +99,7 @@ class OpenAIProvider:
                 f"{self.name}/{self.model} needs an API key: set the environment variable "
                 f"{KEY_VARIABLE} (or, in Python, pass api_key=...)"
             )
-        if self._key is not None and (not self._key.isascii() or not self._key.isprintable()):
-            raise ConfigurationError(
-                f"the API key for {self.name} holds a line break or another character that "
-                f"cannot be sent in a header: check {KEY_VARIABLE}"
-            )
+        check_key(self._key, name=self.name, variable=KEY_VARIABLE)
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into a chat completion call."""
@@ -115,7 +113,7 @@ class OpenAIProvider:
             body["temperature"] = request.temperature
         if request.options:
             body.update(request.options)
-        return WireRequest("POST", self._url, self._headers, _dump(body))
+        return WireRequest("POST", self._url, self._headers, dump_body(body))
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a chat completion into a response, or raise the error that it is."""
@@ -125,12 +123,12 @@ class OpenAIProvider:
             data = orjson.loads(reply.body)
             choice = data["choices"][0]
             message = choice["message"]
-            text = _text(message.get("content")) or _text(message.get("refusal"))
+            text = text_of(message.get("content")) or text_of(message.get("refusal"))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
         finish_reason = choice.get("finish_reason")
         check_finish(finish_reason)
-        usage = _mapping(data.get("usage"))
+        usage = mapping(data.get("usage"))
         return Response(
             text=text,
             usage=_usage(usage),
@@ -138,7 +136,7 @@ class OpenAIProvider:
             model=data.get("model") or self.model,
             provider=self.name,
             request_id=reply.headers.get("x-request-id") or data.get("id"),
-            cost=_number(usage.get("cost")),
+            cost=number(usage.get("cost")),
             raw=data,
         )
 
@@ -172,7 +170,7 @@ class OpenAIProvider:
         for message in request.messages:
             characters += _characters(message.get("content"))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
-        most = request.max_tokens or _count(request.options.get("max_completion_tokens"))
+        most = request.max_tokens or count(request.options.get("max_completion_tokens"))
         return Charge(1.0, float(max(most, prompt)), float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:  # noqa: ARG002
@@ -195,89 +193,19 @@ class OpenAIProvider:
         )
 
 
-def checked_base_url(url: str) -> str:
-    """Return a base URL without its last slash.
-
-    Raises:
-        ConfigurationError: it is not an HTTP URL, or holds a password.
-    """
-    url = url.strip()  # a line break at the end of a variable's value
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname if parts.port != 0 else None
-    except ValueError:  # a port that is no number, a bracket too many
-        parts, host = urlsplit(""), None
-    if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError(
-            f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
-        )
-    if parts.username or parts.password or "?" in url or "#" in url:
-        raise ConfigurationError(
-            f"base_url for {host} must hold no user, password, query or fragment: "
-            "pass the key as api_key"
-        )
-    return url.rstrip("/")
-
-
-_EMPTY: Final[Mapping[str, Any]] = {}
-
-
-def _dump(body: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body, default=_plain)
-    except TypeError as error:
-        # What orjson refuses and JSON can say: a lone surrogate (text read with
-        # errors="surrogateescape"), a key that is a number, a number above 64 bits.
-        try:
-            import json
-
-            return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
-        except (TypeError, ValueError, RecursionError):
-            raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
-
-
-def _plain(value: Any) -> dict[Any, Any]:
-    """Write any mapping as an object; orjson and json know the dict alone."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
-
-
-def _text(content: Any) -> str:
-    """Return the text of a message: a string, or a list of parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    return ""
-
-
 def _characters(content: Any) -> int:
     if isinstance(content, str):
         return len(content)
-    return len(_text(content))
+    return len(text_of(content))
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    prompt = _mapping(usage.get("prompt_tokens_details"))
-    completion = _mapping(usage.get("completion_tokens_details"))
+    prompt = mapping(usage.get("prompt_tokens_details"))
+    completion = mapping(usage.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
     return Usage(
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(cached),
-        reasoning_tokens=_count(completion.get("reasoning_tokens")),
+        input_tokens=count(usage.get("prompt_tokens")),
+        output_tokens=count(usage.get("completion_tokens")),
+        cached_tokens=count(cached),
+        reasoning_tokens=count(completion.get("reasoning_tokens")),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    # An answer that was paid for is not lost because its usage is odd.
-    return value if isinstance(value, dict) else _EMPTY
-
-
-def _count(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) else 0
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None

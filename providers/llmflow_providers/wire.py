@@ -1,0 +1,111 @@
+"""What the providers that speak HTTP share: addresses, keys, JSON out, odd JSON in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from llmflow.errors import ConfigurationError, redact
+
+EMPTY: Final[Mapping[str, Any]] = {}
+
+
+def checked_base_url(url: str) -> str:
+    """Return a base URL without its last slash.
+
+    Raises:
+        ConfigurationError: it is not an HTTP URL, or holds a password.
+    """
+    url = url.strip()  # a line break at the end of a variable's value
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None
+    except ValueError:  # a port that is no number, a bracket too many
+        parts, host = urlsplit(""), None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ConfigurationError(
+            f"base_url must be an address such as https://host/v1; got {redact(url)!r}"
+        )
+    if parts.username or parts.password or "?" in url or "#" in url:
+        raise ConfigurationError(
+            f"base_url for {host} must hold no user, password, query or fragment: "
+            "pass the key as api_key"
+        )
+    return url.rstrip("/")
+
+
+def check_key(key: str | None, *, name: str, variable: str) -> None:
+    """Check that a key can be sent in a header.
+
+    Raises:
+        ConfigurationError: it cannot; the message does not show it.
+    """
+    if key is not None and (not key.isascii() or not key.isprintable()):
+        raise ConfigurationError(
+            f"the API key for {name} holds a line break or another character that "
+            f"cannot be sent in a header: check {variable}"
+        )
+
+
+def dump_body(body: dict[str, Any]) -> bytes:
+    """Write a request's body as JSON.
+
+    Raises:
+        ConfigurationError: it holds what JSON cannot say.
+    """
+    try:
+        return orjson.dumps(body, default=_plain)
+    except TypeError as error:
+        # What orjson refuses and JSON can say: a lone surrogate (text read with
+        # errors="surrogateescape"), a key that is a number, a number above 64 bits.
+        try:
+            import json
+
+            return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
+
+
+def texts(content: Any) -> Iterator[str]:
+    """Yield the texts of a message: a string, or a list of parts."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list | tuple):
+        for part in content:
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def text_of(content: Any) -> str:
+    """Return the text of a message in one."""
+    return content if isinstance(content, str) else "".join(texts(content))
+
+
+# An answer that was paid for is not lost because something beside it is odd.
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a JSON object; an empty one where the value is something else."""
+    return value if isinstance(value, dict) else EMPTY
+
+
+def count(value: Any) -> int:
+    """Return a whole number; 0 where the value is something else."""
+    if isinstance(value, int):
+        return int(value)
+    return int(value) if isinstance(value, float) and abs(value) < 1e18 else 0
+
+
+def number(value: Any) -> float | None:
+    """Return a number; None where the value is something else."""
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _plain(value: Any) -> dict[Any, Any]:
+    """Write any mapping as an object; orjson and json know the dict alone."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
