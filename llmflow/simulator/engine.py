@@ -6,36 +6,40 @@ that the same provider runs behind real HTTP and on a virtual clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
+from llmflow.simulator.answer import Answer, answer
+from llmflow.simulator.anthropic_dialect import AnthropicDialect
+from llmflow.simulator.dialect import Call, Dialect, DialectError, retry_headers
 from llmflow.simulator.faults import Dice
-from llmflow.simulator.openai_errors import (
-    GARBAGE,
-    OVERLOADED,
-    SERVER_ERROR,
-    DialectError,
-    bad_key,
-    quota_headers,
-    rejection,
-    retry_headers,
-)
-from llmflow.simulator.openai_reply import Answer, answer, chunks, completion
-from llmflow.simulator.openai_request import ChatRequest, parse_chat, up_front_tokens
-from llmflow.simulator.quota import Decision, Ledger
+from llmflow.simulator.openai_dialect import OpenAIDialect
+from llmflow.simulator.quota import Charge, Decision, Ledger
 from llmflow.simulator.settings import Latency, SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats, Tally
 
-_VERSION = "2020-10-01"
 _ROUTES = {
-    "/chat/completions": ("POST", "chat"),
+    "/chat/completions": ("POST", "ask"),
+    "/messages": ("POST", "ask"),
     "/models": ("GET", "models"),
     "/stats": ("GET", "stats"),
     "/reset": ("POST", "reset"),
 }
 _NO_FAULTS = (None, "slow", "straggler")
+
+
+class _Side:
+    """One dialect of the provider, with quotas of its own."""
+
+    __slots__ = ("dialect", "ledger")
+
+    def __init__(self, dialect: Dialect, settings: SimulatorSettings, *, now: float) -> None:
+        self.dialect = dialect
+        self.ledger = Ledger(settings, now=now, rejections_cost=dialect.rejections_cost)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +56,10 @@ class Reply:
         events: the server-sent events of a streamed answer, or None.
         event_gap: seconds between two of them.
         decision: the admission to release at the end; None if nothing was admitted.
+        side: the dialect of the request that was admitted, with its quotas.
+        call: that request.
         tokens: input and output tokens of a proper answer.
+        used: what the request is settled to when it is answered; None leaves its charge.
         epoch: how many resets were before it.
 
     """
@@ -66,15 +73,18 @@ class Reply:
     events: list[bytes] | None = None
     event_gap: float = 0.0
     decision: Decision | None = None
+    side: _Side | None = None
+    call: Any = None
     tokens: tuple[int, int] = (0, 0)
+    used: Charge | None = None
     epoch: int = 0
 
 
 class Engine:
-    """Answers requests as the provider would.
+    """Answers requests as the provider would, in the dialect of each.
 
     >>> engine = Engine(SimulatorSettings(), now=0.0)
-    >>> engine.receive("GET", "/v1/models", authorization="", body=b"", now=0.0).status
+    >>> engine.receive("GET", "/v1/models", headers={}, body=b"", now=0.0).status
     200
 
     Args:
@@ -93,11 +103,13 @@ class Engine:
     def reset(self, *, now: float) -> None:
         """Forget all that was: full buckets, counts at zero, chance from its start."""
         self._epoch += 1
-        latency = self.settings.latency
+        settings = self.settings
+        latency = settings.latency
         assert isinstance(latency, Latency)
         self._latency = latency
-        self._ledger = Ledger(self.settings, now=now)
-        self._dice = Dice(latency, self.settings.faults, seed=self.settings.seed)
+        self._openai = _Side(OpenAIDialect(settings, wall=self._wall), settings, now=now)
+        self._anthropic = _Side(AnthropicDialect(settings, wall=self._wall), settings, now=now)
+        self._dice = Dice(latency, settings.faults, seed=settings.seed)
         self._tally = Tally(now=now)
 
     def stats(self) -> SimulatorStats:
@@ -105,128 +117,131 @@ class Engine:
         return self._tally.snapshot()
 
     def receive(
-        self, method: str, target: str, *, authorization: str, body: bytes, now: float
+        self, method: str, target: str, *, headers: Mapping[str, str], body: bytes, now: float
     ) -> Reply:
-        """Decide, at its arrival, what becomes of a request."""
-        path = urlsplit(target).path if "?" in target or "//" in target else target
-        route = _ROUTES.get(path.removeprefix("/v1").rstrip("/"))
+        """Decide, at its arrival, what becomes of a request; header names are in lower case."""
+        path = _path(target)
+        side = self._side(path, headers)
+        route = _ROUTES.get(path)
         if route is None:
-            message = f"Invalid URL ({method} {path})"
-            return Reply(status=404, body=DialectError(404, message).body)
+            return _refused(side.dialect.unknown(method, urlsplit(target).path))
         allowed, name = route
         if method != allowed:
-            error = DialectError(
-                405, f"Only {allowed} requests are accepted.", code="method_not_supported"
-            )
-            return Reply(status=405, body=error.body, headers=f"allow: {allowed}\r\n")
-        if name == "chat":
-            return self._chat(authorization, body, now)
+            reply = _refused(side.dialect.not_allowed(allowed))
+            reply.headers = f"allow: {allowed}\r\n"
+            return reply
+        if name == "ask":
+            return self._ask(side, headers, body, now)
         if name == "models":
-            error_or_none = bad_key(authorization, self.settings)
-            if error_or_none is not None:
-                return Reply(status=error_or_none.status, body=error_or_none.body)
-            return Reply(status=200, body=self._models(now))
+            error = side.dialect.bad_key(headers)
+            body = side.dialect.models(now=now)
+            return Reply(status=200, body=body) if error is None else _refused(error)
         if name == "reset":
             self.reset(now=now)
         return Reply(status=200, body=orjson.dumps(self.stats().to_dict()))
 
+    def refuse(self, status: int, message: str, *, target: str) -> bytes:
+        """Return the body for a request that cannot be read."""
+        return self._side(_path(target), {}).dialect.unreadable(status, message).body("")
+
     def end(self, reply: Reply, *, now: float, left: bool = False) -> None:
         """Say that a reply was sent, or that its client left before."""
-        if reply.decision is None or reply.epoch != self._epoch:
+        decision, side = reply.decision, reply.side
+        if decision is None or side is None or reply.epoch != self._epoch:
             return  # it was not admitted, or all that is known of it was forgotten
         if left:
             self._tally.client_disconnects += 1
         proper = not left and reply.fault in _NO_FAULTS
-        self._ledger.release(reply.decision, now=now, used=sum(reply.tokens) if proper else None)
-        self._tally.in_flight -= 1
+        charged = side.ledger.release(decision, now=now, used=reply.used if proper else None)
+        self._tally.end(charged - reply.call.charge.tokens, now=now)
         reply.decision = None
         if proper:
-            self._tally.answered += 1
-            self._tally.input_tokens += reply.tokens[0]
-            self._tally.output_tokens += reply.tokens[1]
+            side.dialect.answered(reply.call, now=now)
+            self._tally.answer(*reply.tokens, now=now)
 
-    def _models(self, now: float) -> bytes:
-        created = int(self._wall + now)
-        names = self.settings.models or ("simulated",)
-        models = [
-            {"id": name, "object": "model", "created": created, "owned_by": "llmflow-simulator"}
-            for name in names
-        ]
-        return orjson.dumps({"object": "list", "data": models})
+    def _side(self, path: str, headers: Mapping[str, str]) -> _Side:
+        if path == "/chat/completions":
+            return self._openai
+        anthropic = path.startswith("/messages") or "anthropic-version" in headers
+        return self._anthropic if anthropic else self._openai
 
-    def _chat(self, authorization: str, body: bytes, now: float) -> Reply:
-        tally, settings = self._tally, self.settings
+    def _ask(self, side: _Side, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
+        tally, dialect = self._tally, side.dialect
         tally.arrive(now)
-        ident = f"{settings.seed:08x}{tally.received:024x}"
+        ident = f"{self.settings.seed:08x}{tally.received:024x}"
         try:
-            error = bad_key(authorization, settings)
-            if error is not None:
-                raise error
-            chat = parse_chat(body, settings)
+            call: Call = dialect.read(headers, body, now=now)
         except DialectError as error:
             tally.refused[str(error.status)] += 1
-            headers = self._headers(ident, 0.0)
-            return Reply(status=error.status, body=error.body, headers=headers)
-        tokens = up_front_tokens(chat, settings)
-        decision = self._ledger.admit(self._scope(authorization, chat.model), tokens, now=now)
+            return _refused(error, ident, dialect.headers(ident, 0.0))
+        scope = self._scope(dialect.key(headers), call.model)
+        decision = side.ledger.admit(scope, call.charge, now=now)
         if decision.reason is None:
-            tally.admit(tokens, now=now)
-            return self._admitted(chat, decision, ident, now)
-        tally.rejected[decision.reason] += 1
-        refusal = rejection(decision, chat.model, settings)
-        headers = (
-            self._headers(ident, 0.0)
-            + retry_headers(decision.retry_after, settings)
-            + quota_headers(decision.domain, settings)
+            tally.admit(call.charge.tokens, now=now)
+            return self._admitted(side, call, decision, ident, now)
+        tally.reject(decision.reason, now=now)
+        lines = (
+            dialect.headers(ident, 0.0)
+            + retry_headers(decision.retry_after, self.settings)
+            + dialect.quota_headers(decision.domain, now=now)
         )
-        return Reply(status=refusal.status, body=refusal.body, headers=headers)
+        return _refused(dialect.rejection(decision, call, now=now), ident, lines)
 
-    def _admitted(self, chat: ChatRequest, decision: Decision, ident: str, now: float) -> Reply:
-        said = answer(chat, style=self.settings.answer)
-        fate = self._dice.roll(output_tokens=0 if chat.stream else said.tokens)
-        headers = self._headers(ident, fate.latency) + quota_headers(decision.domain, self.settings)
+    def _admitted(
+        self, side: _Side, call: Call, decision: Decision, ident: str, now: float
+    ) -> Reply:
+        dialect = side.dialect
+        said = answer(call, style=self.settings.answer)
+        fate = self._dice.roll(output_tokens=0 if call.stream else said.tokens)
+        quota = dialect.quota_headers(decision.domain, now=now)
         reply = Reply(
             status=200,
-            headers=headers,
+            headers=dialect.headers(ident, fate.latency) + quota,
             delay=fate.latency,
             fault=fate.fault,
             decision=decision,
+            side=side,
+            call=call,
             epoch=self._epoch,
         )
         if fate.fault is not None:
             self._tally.faults[fate.fault] += 1
         if fate.fault in _NO_FAULTS:
-            reply.tokens = (chat.prompt_tokens, said.tokens * chat.choices)
-            self._fill(reply, chat, said, ident, created=int(self._wall + now))
+            self._fill(reply, side, said, ident, now)
         elif fate.fault == "garbage":
-            reply.kind, reply.body = GARBAGE[self._tally.faults["garbage"] % len(GARBAGE)]
-        elif fate.fault in _BROKEN:
-            error = _BROKEN[fate.fault]
-            reply.status, reply.body = error.status, error.body
+            bodies = dialect.garbage
+            reply.kind, reply.body = bodies[self._tally.faults["garbage"] % len(bodies)]
+        elif fate.fault in dialect.broken:
+            error = dialect.broken[fate.fault]
+            reply.status, reply.body = error.status, error.body(ident)
         return reply
 
-    def _fill(
-        self, reply: Reply, chat: ChatRequest, said: Answer, ident: str, *, created: int
-    ) -> None:
-        if not chat.stream:
-            reply.body = completion(chat, said, ident=ident, created=created)
-            return
-        reply.events = chunks(chat, said, ident=ident, created=created)
-        reply.event_gap = self._latency.per_output_token * said.tokens / len(reply.events)
+    def _fill(self, reply: Reply, side: _Side, said: Answer, ident: str, now: float) -> None:
+        """Let a reply hold an answer, and let that be produced in the time that it takes."""
+        dialect, call, seconds = side.dialect, reply.call, reply.delay
+        reply.tokens = (call.prompt_tokens, said.tokens * call.choices)
+        reply.used = dialect.used(call, said)
+        if call.stream:
+            reply.events = dialect.events(call, said, ident=ident, now=now)
+            reply.event_gap = self._latency.per_output_token * said.tokens / len(reply.events)
+            seconds += reply.event_gap * len(reply.events)
+        else:
+            reply.body = dialect.whole(call, said, ident=ident, now=now)
+        tokens = dialect.produced(said)
+        if tokens and reply.decision is not None:
+            side.ledger.produce(reply.decision, tokens, seconds=seconds, now=now)
 
-    def _scope(self, authorization: str, model: str) -> str:
+    def _scope(self, key: str, model: str) -> str:
         scope = self.settings.scope
         if scope == "key+model":
-            return f"{authorization}\n{model}"
-        return {"key": authorization, "model": model, "all": ""}[scope]
-
-    def _headers(self, ident: str, latency: float) -> str:
-        return (
-            f"x-request-id: req_{ident}\r\n"
-            f"openai-organization: {self.settings.organization}\r\n"
-            f"openai-processing-ms: {round(latency * 1000)}\r\n"
-            f"openai-version: {_VERSION}\r\n"
-        )
+            return f"{key}\n{model}"
+        return {"key": key, "model": model, "all": ""}[scope]
 
 
-_BROKEN = {"server_error": SERVER_ERROR, "overloaded": OVERLOADED}
+def _path(target: str) -> str:
+    path = urlsplit(target).path if "?" in target or "//" in target else target
+    return path.removeprefix("/v1").rstrip("/")
+
+
+def _refused(error: DialectError, ident: str = "", headers: str = "") -> Reply:
+    return Reply(status=error.status, body=error.body(ident), headers=headers)

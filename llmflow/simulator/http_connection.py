@@ -10,8 +10,6 @@ import struct
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import orjson
-
 from llmflow.simulator.http_parser import MAX_HEAD, Chunks, Head, HttpError, parse_head
 
 if TYPE_CHECKING:
@@ -164,9 +162,9 @@ class Connection(asyncio.Protocol):
             self._server.handle(exchange)
         except Exception:  # a fault of the handler ends one request, not the server
             logger.exception("The handler failed on %s", exchange.head.target)
-            exchange.reply(
-                500, _error_body("The simulator failed; its log says why.", "server_error")
-            )
+            message = "The simulator failed; its log says why."
+            body = self._server.refuse(500, message, target=exchange.head.target)
+            exchange.reply(500, body)
 
     def _next(self) -> tuple[Head, bytes] | None:
         """Return the next request if all of it has come."""
@@ -208,7 +206,8 @@ class Connection(asyncio.Protocol):
         head = parse_head(bytes(buffer[:end]))
         del buffer[: end + 4]
         if head.length is not None and head.length > self._server.max_body:
-            raise HttpError(413, f"The body is larger than {self._server.max_body} bytes.")
+            message = f"The body is larger than {self._server.max_body} bytes."
+            raise HttpError(413, message, target=head.target)
         return head
 
     # --- writing
@@ -246,7 +245,8 @@ class Connection(asyncio.Protocol):
 
         Closing with bytes unread would reset it, and the client could miss the answer.
         """
-        body = _error_body(str(error), "invalid_request_error")
+        target = error.target or (self._head.target if self._head is not None else "")
+        body = self._server.refuse(error.status, str(error), target=target)
         self.send_head(error.status, f"content-length: {len(body)}\r\n", "application/json")
         self.send(body)
         self._closing = True
@@ -285,8 +285,3 @@ class Connection(asyncio.Protocol):
             if exchange.timer is not None:
                 exchange.timer.cancel()
             self._server.gone(exchange)
-
-
-def _error_body(message: str, kind: str) -> bytes:
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    return orjson.dumps({"error": error})

@@ -12,9 +12,10 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHI
 class HttpError(Exception):
     """A request that cannot be served; the connection ends with this status."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, target: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.target = target
 
 
 class Head(NamedTuple):

@@ -13,8 +13,18 @@ import contextlib
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Protocol
 
 from llmflow.simulator.http_connection import Connection, Exchange
+
+
+class Refuse(Protocol):
+    """Makes the body of an error of HTTP."""
+
+    def __call__(self, status: int, message: str, *, target: str) -> bytes:
+        """Return the body; the target is empty if the request had none."""
+        ...
+
 
 # The loop needs a few turns to make a connection of a socket that it has accepted.
 _TURNS_TO_JOIN = 4
@@ -26,6 +36,7 @@ class HttpServer:
     Args:
         handle: called with each `Exchange`; replies to it now or later.
         gone: called when a client left before its answer.
+        refuse: returns the JSON body that says why a request cannot be served.
         max_body: largest request body, in bytes.
 
     """
@@ -35,10 +46,12 @@ class HttpServer:
         handle: Callable[[Exchange], None],
         *,
         gone: Callable[[Exchange], None],
+        refuse: Refuse,
         max_body: int,
     ) -> None:
         self.handle = handle
         self.gone = gone
+        self.refuse = refuse
         self.max_body = max_body
         self.connections: set[Connection] = set()
         self._empty = asyncio.Event()

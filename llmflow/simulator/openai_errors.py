@@ -10,7 +10,9 @@ import math
 
 import orjson
 
-from llmflow.simulator.quota import Bucket, Decision, Domain
+from llmflow.simulator.bucket import Bucket
+from llmflow.simulator.dialect import DialectError
+from llmflow.simulator.quota import Decision, Domain
 from llmflow.simulator.settings import SimulatorSettings
 
 _LIMITS_URL = "Visit https://platform.openai.com/account/rate-limits to learn more."
@@ -19,10 +21,30 @@ _UNITS = {
     "rpd": ("requests per day (RPD)", "requests"),
     "tpm": ("tokens per min (TPM)", "tokens"),
     "tpd": ("tokens per day (TPD)", "tokens"),
+    "itpm": ("input tokens per min (ITPM)", "tokens"),
+    "otpm": ("output tokens per min (OTPM)", "tokens"),
 }
+_NOT_PAID_FOR = {
+    "quota": (
+        "insufficient_quota",
+        "You exceeded your current quota, please check your plan and billing details.",
+    ),
+    "spend_limit": (
+        "organization_spend_limit_exceeded",
+        "Your organization has reached its spend limit; raise it in your billing settings.",
+    ),
+    "balance": (
+        "credit_balance_exhausted",
+        "Your credit balance is exhausted; add credits in your billing settings.",
+    ),
+}
+_TOO_STEEP = (
+    "Slow down: your traffic has grown too fast. "
+    "Reduce it to its former rate, and raise it gradually from there."
+)
 
 
-class DialectError(Exception):
+class OpenAIError(DialectError):
     """A reply that is an error: its status and what its envelope holds."""
 
     def __init__(
@@ -34,15 +56,14 @@ class DialectError(Exception):
         param: str | None = None,
         code: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.kind = kind
         self.param = param
         self.code = code
 
-    @property
-    def body(self) -> bytes:
-        """The error envelope."""
+    def body(self, ident: str) -> bytes:
+        """Return the error envelope, which does not name the request."""
+        del ident
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
@@ -79,35 +100,29 @@ def quota_headers(domain: Domain, settings: SimulatorSettings) -> str:
     """Return the x-ratelimit headers that show the state of a quota."""
     if settings.quota_headers == "off":
         return ""
-    requests = domain.shown_rpm or domain.rpd
-    tokens = domain.shown_tpm or domain.tpd
+    shown = domain.shown
+    requests = shown.get("rpm") or shown.get("rpd")
+    tokens = shown.get("tpm") or shown.get("tpd")
     text = _pair("requests", requests) if requests is not None else ""
     return text + _pair("tokens", tokens) if tokens is not None else text
 
 
-def retry_headers(wait: float | None, settings: SimulatorSettings) -> str:
-    """Return the headers that say when to come again."""
-    if wait is None:
-        return ""
-    text = f"retry-after: {max(1, math.ceil(wait - 1e-6))}\r\n" if settings.retry_after else ""
-    if settings.retry_after_ms:
-        text += f"retry-after-ms: {max(1, math.ceil(wait * 1000 - 1e-6))}\r\n"
-    return text
-
-
-def rejection(decision: Decision, model: str, settings: SimulatorSettings) -> DialectError:
+def rejection(decision: Decision, model: str, settings: SimulatorSettings) -> OpenAIError:
     """Return the 429 that tells of a decision against a request."""
     if decision.reason == "insufficient_quota":
-        return DialectError(
-            429,
-            "You exceeded your current quota, please check your plan and billing details.",
-            kind="insufficient_quota",
-            code="insufficient_quota",
-        )
+        kind, text = "insufficient_quota", _NOT_PAID_FOR[settings.credit_error]
+        return OpenAIError(429, text[1], kind=kind, code=text[0])
     subject = f"{model} in organization {settings.organization}"
+    if decision.reason == "ramp":
+        return OpenAIError(429, _TOO_STEEP, kind="rate_limit_error", code="slow_down")
+    too_large = decision.reason == "too_large"
+    if settings.blind:
+        what = "Request too large for" if too_large else "Rate limit reached for"
+        message = f"{what} {subject}."
+        return OpenAIError(429, message, kind="rate_limit_error", code="rate_limit_exceeded")
     limit, requested = int(decision.limit), math.ceil(decision.requested)
-    unit, kind = _UNITS.get(decision.dimension, ("concurrent requests", "requests"))
-    if decision.reason == "too_large":
+    unit, kind = _UNITS.get(decision.dimension or "", ("concurrent requests", "requests"))
+    if too_large:
         message = (
             f"Request too large for {subject} on {unit}: Limit {limit}, Requested {requested}. "
             "The input or output tokens must be reduced in order to run successfully."
@@ -120,17 +135,17 @@ def rejection(decision: Decision, model: str, settings: SimulatorSettings) -> Di
         )
         if settings.retry_text and decision.retry_after is not None:
             message += f" Please try again in {format_duration(decision.retry_after)}."
-    return DialectError(429, f"{message} {_LIMITS_URL}", kind=kind, code="rate_limit_exceeded")
+    return OpenAIError(429, f"{message} {_LIMITS_URL}", kind=kind, code="rate_limit_exceeded")
 
 
-def bad_key(authorization: str, settings: SimulatorSettings) -> DialectError | None:
+def bad_key(authorization: str, settings: SimulatorSettings) -> OpenAIError | None:
     """Return the 401 for a missing or wrong key; None if it is right, or none is asked for."""
     if settings.api_key is None:
         return None
     scheme, _, key = authorization.partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
-        return DialectError(
+        return OpenAIError(
             401,
             "You didn't provide an API key. You need to provide your API key in an Authorization "
             "header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
@@ -138,7 +153,7 @@ def bad_key(authorization: str, settings: SimulatorSettings) -> DialectError | N
     if hmac.compare_digest(key.encode("utf-8", "replace"), settings.api_key.encode()):
         return None
     masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) >= 16 else "*" * 8
-    return DialectError(
+    return OpenAIError(
         401,
         f"Incorrect API key provided: {masked}. "
         "You can find your API key at https://platform.openai.com/account/api-keys.",
@@ -146,17 +161,19 @@ def bad_key(authorization: str, settings: SimulatorSettings) -> DialectError | N
     )
 
 
-SERVER_ERROR = DialectError(
-    500,
-    "The server had an error while processing your request. Sorry about that!",
-    kind="server_error",
-)
-OVERLOADED = DialectError(
-    503,
-    "The server is currently overloaded with other requests. Please try again later.",
-    kind="service_unavailable_error",
-    code="server_is_overloaded",
-)
+BROKEN = {
+    "server_error": OpenAIError(
+        500,
+        "The server had an error while processing your request. Sorry about that!",
+        kind="server_error",
+    ),
+    "overloaded": OpenAIError(
+        503,
+        "The server is currently overloaded with other requests. Please try again later.",
+        kind="service_unavailable_error",
+        code="server_is_overloaded",
+    ),
+}
 GARBAGE = (
     ("text/html", b"<html><head><title>502 Bad Gateway</title></head><body></body></html>"),
     ("application/json", b'{"id":"chatcmpl-0","object":"chat.completion","choices":[{"index":0,'),

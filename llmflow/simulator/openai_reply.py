@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
+from llmflow.simulator.answer import Answer
 from llmflow.simulator.openai_request import ChatRequest
-from llmflow.simulator.summary import answer_text, count_tokens, cut_to_tokens, fill_schema
-
-_PIECE = re.compile(r"\s*\S+|\s+$")
-
-
-@dataclass(slots=True, kw_only=True)
-class Answer:
-    """What the simulated model says."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    tokens: int
-
-
-def answer(chat: ChatRequest, *, style: str) -> Answer:
-    """Let the simulated model answer."""
-    text = answer_text(chat.prompt, style=style, max_tokens=chat.max_tokens)
-    wanted = (chat.response_format or {}).get("type")
-    if wanted == "json_object":
-        text = orjson.dumps({"answer": text}).decode()
-    elif wanted == "json_schema":
-        outer = (chat.response_format or {}).get("json_schema")
-        schema = outer.get("schema") if isinstance(outer, Mapping) else None
-        value = fill_schema(schema if isinstance(schema, Mapping) else {}, text)
-        text = orjson.dumps(value).decode()
-    if chat.max_tokens is None or count_tokens(text) <= chat.max_tokens:
-        return Answer(text=text, finish_reason="stop", tokens=count_tokens(text))
-    text = cut_to_tokens(text, chat.max_tokens)
-    return Answer(text=text, finish_reason="length", tokens=count_tokens(text))
 
 
 def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:
@@ -56,6 +25,10 @@ def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:
             "rejected_prediction_tokens": 0,
         },
     }
+
+
+def _finish(said: Answer) -> str:
+    return "length" if said.cut else "stop"
 
 
 def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> bytes:
@@ -77,7 +50,7 @@ def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> 
                     "index": index,
                     "message": message,
                     "logprobs": None,
-                    "finish_reason": said.finish_reason,
+                    "finish_reason": _finish(said),
                 }
                 for index in range(chat.choices)
             ],
@@ -108,8 +81,8 @@ def chunks(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> list
         return _event({**base, "choices": choices, **nothing_yet})
 
     events = [event({"role": "assistant", "content": "", "refusal": None})]
-    events += [event({"content": text}) for text in _PIECE.findall(said.text)]
-    events.append(event({}, said.finish_reason))
+    events += [event({"content": text}) for text in said.pieces()]
+    events.append(event({}, _finish(said)))
     if chat.include_usage:
         events.append(_event({**base, "choices": [], "usage": usage(chat, said)}))
     events.append(b"data: [DONE]\n\n")

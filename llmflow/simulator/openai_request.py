@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 
-from llmflow.simulator.openai_errors import DialectError
+from llmflow.simulator.dialect import Call, Form
+from llmflow.simulator.openai_errors import OpenAIError
+from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.summary import count_tokens
 
@@ -28,25 +30,17 @@ _TYPE_NAMES = {
 
 
 @dataclass(slots=True, kw_only=True)
-class ChatRequest:
+class ChatRequest(Call):
     """What the simulator reads of a chat completion request."""
 
-    model: str
-    prompt: str
-    characters: int
-    prompt_tokens: int
-    max_tokens: int | None
-    choices: int
-    stream: bool
     include_usage: bool
-    response_format: Mapping[str, Any] | None
 
 
-def _invalid(message: str, param: str, code: str) -> DialectError:
-    return DialectError(400, message, param=param, code=code)
+def _invalid(message: str, param: str, code: str) -> OpenAIError:
+    return OpenAIError(400, message, param=param, code=code)
 
 
-def _wrong_type(param: str, expected: str, value: object) -> DialectError:
+def _wrong_type(param: str, expected: str, value: object) -> OpenAIError:
     got = _TYPE_NAMES.get(type(value), "something else")
     return _invalid(
         f"Invalid type for '{param}': expected {expected}, but got {got} instead.",
@@ -142,7 +136,7 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
     return prompt, characters, tokens
 
 
-def _bad_role(index: int, role: object) -> DialectError:
+def _bad_role(index: int, role: object) -> OpenAIError:
     param = f"messages[{index}].role"
     if role is None:
         return _invalid(
@@ -164,7 +158,7 @@ def _load(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         body = None
     if not isinstance(body, dict):
-        raise DialectError(
+        raise OpenAIError(
             400,
             "We could not parse the JSON body of your request. (HINT: This likely means you "
             "aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, "
@@ -200,7 +194,7 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
     """Read a chat completion request.
 
     Raises:
-        DialectError: the real service would refuse it, in these words.
+        OpenAIError: the real service would refuse it, in these words.
 
     """
     body = _load(raw)
@@ -213,26 +207,37 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
         raise _wrong_type("model", "a string", model)
     prompt, characters, prompt_tokens = _messages(body)
     if settings.models and model not in settings.models:
-        raise DialectError(
+        raise OpenAIError(
             404,
             f"The model `{model}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
     max_tokens = _max_tokens(body)
     _check_options(body)
+    choices = _integer(body, "n", low=1) or 1
     chat = ChatRequest(
         model=model,
         prompt=prompt,
-        characters=characters,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
-        choices=_integer(body, "n", low=1) or 1,
+        choices=choices,
         stream=bool(body.get("stream")),
+        form=_form(body.get("response_format") or {}),
+        charge=_charge(characters, max_tokens, choices, settings),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-        response_format=body.get("response_format"),
     )
     _check_context(chat, settings.context_tokens)
     return chat
+
+
+def _form(wanted: Mapping[str, Any]) -> Form:
+    if wanted.get("type") == "json_object":
+        return "object"
+    if wanted.get("type") != "json_schema":
+        return None
+    outer = wanted.get("json_schema")
+    schema = outer.get("schema") if isinstance(outer, Mapping) else None
+    return schema if isinstance(schema, Mapping) else {}
 
 
 def _check_context(chat: ChatRequest, context: int | None) -> None:
@@ -255,9 +260,12 @@ def _check_context(chat: ChatRequest, context: int | None) -> None:
     raise _invalid(text, "messages", "context_length_exceeded")
 
 
-def up_front_tokens(chat: ChatRequest, settings: SimulatorSettings) -> int:
-    """Return the tokens that a request is charged when it arrives."""
-    prompt = math.ceil(chat.characters / 4)
-    output = settings.default_max_tokens if chat.max_tokens is None else chat.max_tokens
-    output *= chat.choices
-    return max(output, prompt) if settings.charge == "max" else output + prompt
+def _charge(
+    characters: int, max_tokens: int | None, choices: int, settings: SimulatorSettings
+) -> Charge:
+    """Return what the request is charged when it arrives."""
+    prompt = math.ceil(characters / 4)
+    output = settings.default_max_tokens if max_tokens is None else max_tokens
+    output *= choices
+    tokens = max(output, prompt) if settings.charge == "max" else output + prompt
+    return Charge(tokens, prompt, output)

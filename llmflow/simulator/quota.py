@@ -1,4 +1,4 @@
-"""The simulated provider's own quota: token buckets that refill all the time.
+"""The simulated provider's own quota: who is let in, what it costs, when to come again.
 
 Nothing here is shared with llmflow's limiter: what is measured must not be
 measured with itself. Time is an argument, so that a day can be tested at once.
@@ -6,103 +6,95 @@ measured with itself. Time is an argument, so that a day can be tested at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from llmflow.simulator.bucket import Bucket, Ramp
 from llmflow.simulator.settings import SimulatorSettings
 
-Reason = Literal["rpm", "tpm", "rpd", "tpd", "too_large", "concurrency", "insufficient_quota"]
+Dimension = Literal["rpm", "rpd", "tpm", "tpd", "itpm", "otpm"]
+Reason = Dimension | Literal["ramp", "too_large", "concurrency", "insufficient_quota"]
 
 MINUTE = 60.0
 DAY = 86_400.0
+_PER_DAY = ("rpd", "tpd")
 _MAX_DOMAINS = 10_000
-# A clock of a month's uptime has steps of 5e-10 s; this is far above and still nothing.
-_ROUNDING = 1e-7
 
 
-class Bucket:
-    """Holds up to `capacity`, refilled at `limit / period` per second.
+class Charge(NamedTuple):
+    """What a request takes: tokens in all, and of them input and output.
 
-    A request that needs more than a full bucket is let in when the bucket is
-    full and leaves it in debt; so a short burst window never forbids a size.
+    The three are separate accounts, so a rule may leave some at 0.
     """
 
-    __slots__ = ("_base", "_burst", "_period", "capacity", "level", "limit", "rate", "updated")
-
-    def __init__(self, limit: float, *, period: float, burst: float, now: float) -> None:
-        self._base = limit
-        self._burst = burst
-        self._period = period
-        self.updated = now
-        self.scale(1.0)
-        self.level = self.capacity
-
-    def scale(self, factor: float) -> None:
-        """Set the limit to `factor` times the original one."""
-        self.limit = self._base * factor
-        self.rate = self.limit / self._period
-        self.capacity = self.limit * self._burst / self._period
-
-    def refill(self, now: float) -> None:
-        """Add what has come in since the last look."""
-        if now > self.updated:
-            self.level = min(self.capacity, self.level + (now - self.updated) * self.rate)
-            self.updated = now
-
-    def deficit(self, amount: float) -> float:
-        """Return how much is missing before `amount` can be taken; 0 if nothing is."""
-        missing = min(amount, self.capacity) - self.level
-        return missing if missing > _ROUNDING * self.capacity else 0.0
-
-    def give(self, amount: float) -> None:
-        """Put back what was not used; a negative amount takes more."""
-        self.level = min(self.capacity, self.level + amount)
-
-    @property
-    def reset(self) -> float:
-        """Seconds until the bucket is full."""
-        return max(0.0, self.capacity - self.level) / self.rate
+    tokens: float
+    input: float = 0.0
+    output: float = 0.0
 
 
-def _distinct(*buckets: Bucket | None) -> tuple[Bucket, ...]:
-    return tuple(dict.fromkeys(bucket for bucket in buckets if bucket is not None))
+class Account(NamedTuple):
+    """One dimension of a quota: the bucket that admits, and the one that is shown."""
+
+    name: Dimension
+    bucket: Bucket
+    shown: Bucket
+
+
+def _distinct(accounts: list[Account], *names: Dimension) -> tuple[Bucket, ...]:
+    pairs = [(a.bucket, a.shown) for a in accounts if a.name in names]
+    return tuple(dict.fromkeys(bucket for pair in pairs for bucket in pair))
 
 
 class Domain:
-    """The buckets of one quota, such as that of one key and model."""
+    """The accounts of one quota, such as that of one key and model."""
 
     __slots__ = (
+        "accounts",
         "buckets",
-        "counting_requests",
-        "counting_tokens",
         "in_flight",
+        "input",
+        "output",
         "per_minute",
-        "rpd",
-        "rpm",
-        "shown_rpm",
-        "shown_tpm",
-        "tpd",
-        "tpm",
+        "produced",
+        "ramp",
+        "requests",
+        "shown",
+        "tokens",
     )
 
     def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
+        accounts = []
         limits = settings.limits
-
-        def bucket(limit: float | None, period: float, burst: float) -> Bucket | None:
-            return None if limit is None else Bucket(limit, period=period, burst=burst, now=now)
-
-        self.rpm = bucket(limits.rpm, MINUTE, settings.burst_seconds)
-        self.tpm = bucket(limits.tpm, MINUTE, settings.burst_seconds)
-        self.rpd = bucket(limits.rpd, DAY, DAY)
-        self.tpd = bucket(limits.tpd, DAY, DAY)
-        self.shown_rpm, self.shown_tpm = self.rpm, self.tpm
-        if settings.quota_headers == "minute":
-            # A second account that nothing is admitted by: what such a provider reports.
-            self.shown_rpm = bucket(limits.rpm, MINUTE, MINUTE)
-            self.shown_tpm = bucket(limits.tpm, MINUTE, MINUTE)
-        self.counting_requests = _distinct(self.rpm, self.rpd, self.shown_rpm)
-        self.counting_tokens = _distinct(self.tpm, self.tpd, self.shown_tpm)
-        self.per_minute = _distinct(self.rpm, self.tpm, self.shown_rpm, self.shown_tpm)
-        self.buckets = (*self.counting_requests, *self.counting_tokens)
+        names: tuple[Dimension, ...] = ("rpm", "rpd", "tpm", "tpd", "itpm", "otpm")
+        for name in names:
+            limit: float | None = getattr(limits, name)
+            if limit is None:
+                continue
+            daily = name in _PER_DAY
+            period, burst = (DAY, DAY) if daily else (MINUTE, settings.burst_seconds)
+            bucket = shown = Bucket(limit, period=period, burst=burst, now=now)
+            if settings.quota_headers == "minute" and not daily:
+                # A second account that nothing is admitted by: what such a provider reports.
+                shown = Bucket(limit, period=MINUTE, burst=MINUTE, now=now)
+            accounts.append(Account(name, bucket, shown))
+        self.accounts = tuple(accounts)
+        self.shown: dict[str, Bucket] = {account.name: account.shown for account in accounts}
+        self.requests = _distinct(accounts, "rpm", "rpd")
+        self.tokens = _distinct(accounts, "tpm", "tpd")
+        self.input = _distinct(accounts, "itpm")
+        self.output = _distinct(accounts, "otpm")
+        self.per_minute = _distinct(accounts, "rpm", "tpm", "itpm", "otpm")
+        self.buckets = (*self.requests, *self.tokens, *self.input, *self.output)
+        self.produced = (*self.tokens, *self.output)
+        self.ramp: Ramp | None = None
+        if settings.ramp is not None:
+            self.ramp = Ramp(
+                settings.ramp,
+                window=settings.ramp_window,
+                floor=float(settings.ramp_floor),
+                burst=settings.burst_seconds,
+                now=now,
+            )
         self.in_flight = 0
 
     @property
@@ -110,103 +102,177 @@ class Domain:
         """Whether this quota is in the state of a new one."""
         return not self.in_flight and all(b.level >= b.capacity for b in self.buckets)
 
+    def refill(self, now: float) -> None:
+        """Bring all accounts to this moment."""
+        for bucket in self.buckets:
+            bucket.refill(now)
+        if self.ramp is not None:
+            self.ramp.refill(now)
 
-class Decision(NamedTuple):
+    def take(self, charge: Charge) -> None:
+        """Charge an admitted request."""
+        for bucket in self.requests:
+            bucket.level -= 1
+        for bucket in self.tokens:
+            bucket.level -= charge.tokens
+        for bucket in self.input:
+            bucket.level -= charge.input
+        for bucket in self.output:
+            bucket.level -= charge.output
+        if self.ramp is not None:
+            self.ramp.take(charge.input)
+
+    def settle(self, charged: Charge, used: Charge) -> None:
+        """Correct what was charged to what was used."""
+        for bucket in self.tokens:
+            bucket.give(charged.tokens - used.tokens)
+        for bucket in self.input:
+            bucket.give(charged.input - used.input)
+        for bucket in self.output:
+            bucket.give(charged.output - used.output)
+
+    def drain(self, tokens_per_second: float) -> None:
+        """Let an answer's tokens be taken while they are produced; less than 0 ends that."""
+        for bucket in self.produced:
+            bucket.drain += tokens_per_second
+            if not self.in_flight:
+                bucket.drain = 0.0  # without what rounding left
+
+
+@dataclass(slots=True)
+class Decision:
     """What became of one request at its arrival.
 
     `retry_after` is in seconds: sent again after that time, and with nobody
-    else's requests between, the request is admitted.
+    else's requests between and none under way, the request is admitted.
     """
 
     domain: Domain
-    tokens: float
+    charge: Charge
     reason: Reason | None = None
     retry_after: float | None = None
-    dimension: str = ""
+    dimension: Dimension | None = None
     limit: float = 0.0
     used: float = 0.0
     requested: float = 0.0
-
-
-_Check = tuple[Bucket | None, Literal["rpm", "rpd", "tpm", "tpd"], float]
+    flow: float = 0.0
+    """Tokens of the answer produced in a second."""
+    since: float = 0.0
+    """When that began."""
 
 
 class Ledger:
-    """All quotas of one simulated provider.
+    """All quotas of one dialect of a simulated provider.
 
     >>> ledger = Ledger(SimulatorSettings(rpm=60, burst_seconds=1), now=0.0)
-    >>> [ledger.admit("key", 1, now=t).reason for t in (0.0, 0.5, 1.0)]
+    >>> [ledger.admit("key", Charge(1), now=t).reason for t in (0.0, 0.5, 1.0)]
     [None, 'rpm', None]
 
     Args:
         settings: the limits.
         now: the time at which the schedule begins.
+        rejections_cost: whether a rejected request is charged as one request.
 
     """
 
-    def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
+    def __init__(
+        self, settings: SimulatorSettings, *, now: float, rejections_cost: bool = False
+    ) -> None:
         self._settings = settings
+        self._rejections_cost = rejections_cost
         self._domains: dict[str, Domain] = {}
         self._credit = settings.credit_requests
         self._steps = [(now + at, factor) for at, factor in settings.schedule]
         self._factor = 1.0
 
-    def admit(self, scope: str, tokens: float, *, now: float) -> Decision:
+    def admit(self, scope: str, charge: Charge, *, now: float) -> Decision:
         """Decide on a request that arrives now and charge it: the whole of admission."""
         self._follow_schedule(now)
         domain = self._domain(scope, now)
-        for bucket in domain.buckets:
-            bucket.refill(now)
-        refusal = self._refusal(domain, tokens)
+        domain.refill(now)
+        refusal = self._refusal(domain, charge)
         if refusal is not None:
             return refusal
-        for bucket in domain.counting_requests:
-            bucket.level -= 1
-        for bucket in domain.counting_tokens:
-            bucket.level -= tokens
+        domain.take(charge)
         domain.in_flight += 1
         if self._credit is not None:
             self._credit -= 1
-        return Decision(domain, tokens)
+        return Decision(domain, charge)
 
-    def release(self, decision: Decision, *, now: float, used: float | None = None) -> None:
-        """End an admitted request; `used` tokens are known if it was answered."""
-        decision.domain.in_flight -= 1
-        if used is not None and self._settings.refund:
-            for bucket in decision.domain.counting_tokens:
-                bucket.refill(now)
-                bucket.give(decision.tokens - used)
+    def produce(self, decision: Decision, tokens: float, *, seconds: float, now: float) -> None:
+        """Charge an answer's tokens evenly over the seconds in which they are produced."""
+        if not decision.domain.produced or not tokens:
+            return
+        if seconds > 0:
+            decision.flow, decision.since = tokens / seconds, now
+            decision.domain.drain(decision.flow)
+        else:
+            decision.domain.settle(Charge(0.0), Charge(tokens, 0.0, tokens))
+            total, given, made = decision.charge
+            decision.charge = Charge(total + tokens, given, made + tokens)
 
-    def _refusal(self, domain: Domain, tokens: float) -> Decision | None:
+    def release(self, decision: Decision, *, now: float, used: Charge | None = None) -> float:
+        """End an admitted request, and settle it to what it used, if that is known.
+
+        Returns how many tokens it was charged in the end.
+        """
+        domain, charged = decision.domain, decision.charge
+        domain.in_flight -= 1
+        if not decision.flow and used is None:
+            return charged.tokens
+        for bucket in domain.buckets:
+            bucket.refill(now)
+        if decision.flow:
+            made = decision.flow * (now - decision.since)
+            charged = Charge(charged.tokens + made, charged.input, charged.output + made)
+            domain.drain(-decision.flow)
+        if used is not None:
+            domain.settle(charged, used)
+        return charged.tokens if used is None else used.tokens
+
+    def _refusal(self, domain: Domain, charge: Charge) -> Decision | None:
         if self._credit is not None and self._credit <= 0:
-            return Decision(domain, tokens, "insufficient_quota")
+            return Decision(domain, charge, "insufficient_quota")
         top = self._settings.max_concurrent
         if top is not None and domain.in_flight >= top:
             # When a slot comes free is not known: a second is what such providers say.
-            return self._reject(Decision(domain, tokens, "concurrency", 1.0, "", top, top))
-        token_checks: tuple[_Check, ...] = (
-            (domain.tpm, "tpm", tokens),
-            (domain.tpd, "tpd", tokens),
-        )
-        for bucket, name, amount in token_checks:
-            if bucket is not None and amount > bucket.limit:
-                limit = bucket.limit
-                refusal = Decision(domain, tokens, "too_large", None, name, limit, 0, amount)
+            return self._reject(Decision(domain, charge, "concurrency", 1.0, None, top, top))
+        if not domain.accounts and domain.ramp is None:
+            return None
+        tokens, input_tokens, output = charge
+        # Where output is charged as it is produced, there must be room for a first token.
+        needs: dict[Dimension, float] = {
+            "rpm": 1.0,
+            "rpd": 1.0,
+            "tpm": tokens,
+            "tpd": tokens,
+            "itpm": input_tokens,
+            "otpm": max(1.0, output),
+        }
+        for name, bucket, _ in domain.accounts:
+            if needs[name] > max(bucket.limit, 1.0):
+                refusal = Decision(domain, charge, "too_large", None, name, bucket.limit)
+                refusal.requested = needs[name]
                 return self._reject(refusal)
-        checks: tuple[_Check, ...] = (
-            (domain.rpm, "rpm", 1.0),
-            (domain.rpd, "rpd", 1.0),
-            *token_checks,
-        )
-        for bucket, name, amount in checks:
-            missing = bucket.deficit(amount) if bucket is not None else 0.0
-            if bucket is not None and missing:
-                used = bucket.limit - amount + missing
-                refusal = Decision(domain, tokens, name, 0.0, name, bucket.limit, used, amount)
+        for name, bucket, _ in domain.accounts:
+            missing = bucket.deficit(needs[name])
+            if missing:
+                used = bucket.limit - needs[name] + missing
+                refusal = Decision(domain, charge, name, 0.0, name, bucket.limit, used, needs[name])
                 refusal = self._reject(refusal)
-                wait = max(b.deficit(need) / b.rate for b, _, need in checks if b is not None)
-                return refusal._replace(retry_after=wait)
-        return None
+                refusal.retry_after = max(
+                    a.bucket.deficit(needs[a.name]) / a.bucket.rate for a in domain.accounts
+                )
+                return refusal
+        return self._too_steep(domain, charge)
+
+    def _too_steep(self, domain: Domain, charge: Charge) -> Decision | None:
+        ramp = domain.ramp
+        missing = ramp.deficit(charge.input) if ramp is not None else 0.0
+        if ramp is None or not missing:
+            return None
+        wait = missing / ramp.rate
+        return self._reject(Decision(domain, charge, "ramp", wait, None, ramp.limit))
 
     def _reject(self, refusal: Decision) -> Decision:
         """Charge a rejected request: one request, where a whole one is left.
@@ -214,10 +280,11 @@ class Ledger:
         Taking fractions too would let no one in whose client sends 1% too fast,
         for each rejection would eat what has just come in.
         """
-        enforced = refusal.domain.rpm
-        if self._settings.rejections_cost and enforced is not None and enforced.level >= 1:
-            for bucket in _distinct(enforced, refusal.domain.shown_rpm):
-                bucket.level -= 1
+        if self._rejections_cost:
+            for name, bucket, shown in refusal.domain.accounts:
+                if name == "rpm" and bucket.level >= 1:
+                    for each in {bucket, shown}:
+                        each.level -= 1
         return refusal
 
     def _follow_schedule(self, now: float) -> None:
@@ -243,8 +310,7 @@ class Ledger:
     def _forget(self, now: float) -> None:
         """Drop quotas that are as good as new, else the oldest: memory stays bounded."""
         for domain in self._domains.values():
-            for bucket in domain.buckets:
-                bucket.refill(now)
+            domain.refill(now)
         idle = [scope for scope, domain in self._domains.items() if domain.idle]
         for scope in idle or [next(iter(self._domains))]:
             del self._domains[scope]

@@ -18,8 +18,8 @@ from llmflow.simulator.stats import SimulatorStats
 class Simulator:
     """A local LLM provider with a real quota, on the running event loop.
 
-    It speaks the OpenAI chat dialect over HTTP: point any client of that
-    dialect at `url`.
+    It speaks OpenAI's chat dialect and Anthropic's over HTTP: point any client of
+    the one at `url`, of the other at `root_url`.
 
     >>> import asyncio
     >>> async def main():
@@ -49,9 +49,14 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """The base URL for clients, such as ``http://127.0.0.1:8000/v1``."""
+        """The base URL for OpenAI's clients, such as ``http://127.0.0.1:8000/v1``."""
+        return f"{self.root_url}/v1"
+
+    @property
+    def root_url(self) -> str:
+        """The base URL for Anthropic's clients, which add ``/v1`` themselves."""
         host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/v1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def stats(self) -> SimulatorStats:
         """Return what was counted so far."""
@@ -70,7 +75,12 @@ class Simulator:
         """
         self._loop = asyncio.get_running_loop()
         self._engine = Engine(self.settings, now=self._loop.time(), wall=time.time())
-        server = HttpServer(self._handle, gone=self._gone, max_body=self.settings.max_body_bytes)
+        server = HttpServer(
+            self._handle,
+            gone=self._gone,
+            refuse=self._engine.refuse,
+            max_body=self.settings.max_body_bytes,
+        )
         host, port = self.settings.host, self.settings.port
         try:
             self._port = await server.listen(host, port)
@@ -110,7 +120,7 @@ class Simulator:
         reply = self._started().receive(
             head.method,
             head.target,
-            authorization=head.headers.get("authorization", ""),
+            headers=head.headers,
             body=exchange.body,
             now=exchange.arrived,
         )

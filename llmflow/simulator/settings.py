@@ -15,6 +15,7 @@ Scope = Literal["key+model", "key", "model", "all"]
 ChargeRule = Literal["max", "sum"]
 QuotaHeaders = Literal["bucket", "minute", "off"]
 AnswerStyle = Literal["summary", "echo"]
+CreditError = Literal["quota", "spend_limit", "balance"]
 
 _T = TypeVar("_T")
 
@@ -110,7 +111,8 @@ class Faults:
 
     Args:
         server_error: HTTP 500 after the usual latency.
-        overloaded: HTTP 503 ``server_is_overloaded`` at once.
+        overloaded: HTTP 503 ``server_is_overloaded`` at once; 529 ``overloaded_error``
+            in the Anthropic dialect.
         reset: the connection is cut with a TCP reset after the usual latency.
         hang: no answer until the client leaves.
         garbage: HTTP 200 with a body that is HTML, cut-off JSON or plain text.
@@ -156,32 +158,50 @@ class Limits(NamedTuple):
     tpm: float | None
     rpd: float | None
     tpd: float | None
+    itpm: float | None
+    otpm: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorSettings:
     """Everything a simulated provider can be set to.
 
-    >>> SimulatorSettings(rpm=600, tpm="100k", burst_seconds=1).limits
-    Limits(rpm=600.0, tpm=100000.0, rpd=None, tpd=None)
+    Both dialects obey every limit that is set, each by its own rule: OpenAI's charges
+    output on arrival, by ``max_tokens``; Anthropic's charges it while it is produced.
+
+    >>> SimulatorSettings(rpm=600, itpm="100k", otpm="20k").limits.otpm
+    20000.0
 
     Args:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        rpm: requests per minute. None: no such limit, as for the next three.
-        tpm: tokens per minute.
+        rpm: requests per minute. None: no such limit, as for the next five.
+        tpm: tokens per minute, input and output together.
         rpd: requests per day.
         tpd: tokens per day.
+        itpm: input tokens per minute.
+        otpm: output tokens per minute.
         burst_seconds: how many seconds' worth of a per-minute limit fit into its bucket.
             60 is the friendliest reading of "per minute", 1 a strict one.
         max_concurrent: requests in flight at once.
         scope: what has a quota of its own: each key and model, each key, each model, or all.
-        charge: tokens charged on arrival: the larger of ``max_tokens`` and the
-            prompt's estimate, or their sum.
+        charge: what OpenAI's rule takes from `tpm` and `tpd` on arrival: the larger of
+            ``max_tokens`` and the prompt's estimate, or their sum.
         default_max_tokens: what counts as ``max_tokens`` where the request has none.
-        refund: settle the charge to the tokens really used when the answer is sent.
-        rejections_cost: a request rejected for its tokens still costs one request.
-        credit_requests: after this many admitted requests: 429 ``insufficient_quota``.
+        refund: OpenAI's rule settles the charge to the tokens really used when the
+            answer is sent; Anthropic's always does.
+        rejections_cost: by OpenAI's rule, a request rejected for its tokens still costs
+            one request.
+        credit_requests: after this many admitted requests of a dialect, no more is paid for.
+        credit_error: how that is said: ``"quota"`` is the provider's cap (OpenAI's 429
+            ``insufficient_quota``, Anthropic's 429 ``enforced_spend_limit_reached``);
+            ``"spend_limit"`` is one that the customer has set (429
+            ``organization_spend_limit_exceeded``, 400); ``"balance"`` is money used up
+            (429 ``credit_balance_exhausted``, 402).
+        ramp: how many times the trailing average of input tokens is allowed, such as 1.5;
+            faster growth gets a 429 ``slow_down`` or ``ramp_limit_exceeded``. None: any.
+        ramp_window: seconds over which that average trails.
+        ramp_floor: input tokens per minute that are allowed however sudden they come.
         schedule: ``(second, factor)`` pairs, ascending: from that second after the start,
             the per-minute limits are `factor` times what is set.
         api_key: the only key accepted. None: any, or none at all.
@@ -192,7 +212,8 @@ class SimulatorSettings:
             shorter slices without saying so; ``"off"`` sends none.
         retry_after: send ``retry-after`` with a 429.
         retry_after_ms: send ``retry-after-ms`` with a 429.
-        retry_text: say "Please try again in ..." in the message of a 429.
+        retry_text: say "Please try again in ..." in the message of a 429. With this and
+            all headers of quota and retry off, a 429 names no limit, no number and no time.
         organization: the name in messages and headers.
         answer: ``"summary"`` extracts one or two sentences; ``"echo"`` repeats the prompt's
             beginning, which costs the simulator less time.
@@ -212,6 +233,8 @@ class SimulatorSettings:
     tpm: float | str | None = None
     rpd: float | str | None = None
     tpd: float | str | None = None
+    itpm: float | str | None = None
+    otpm: float | str | None = None
     burst_seconds: float = 60.0
     max_concurrent: int | None = None
     scope: Scope = "key+model"
@@ -220,6 +243,10 @@ class SimulatorSettings:
     refund: bool = False
     rejections_cost: bool = True
     credit_requests: int | None = None
+    credit_error: CreditError = "quota"
+    ramp: float | None = None
+    ramp_window: float = 900.0
+    ramp_floor: float | str = "1M"
     schedule: tuple[tuple[float, float], ...] = ()
     api_key: str | None = field(default=None, repr=False)
     models: tuple[str, ...] = ()
@@ -236,12 +263,15 @@ class SimulatorSettings:
     max_body_bytes: int = 16_777_216
 
     def __post_init__(self) -> None:
-        for name in ("rpm", "tpm", "rpd", "tpd"):
+        for name in (*Limits._fields, "ramp_floor"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, parse_amount(value, name=name))
         _whole("port", self.port, low=0, high=65535)
         _number("burst_seconds", self.burst_seconds, above=0)
+        _number("ramp_window", self.ramp_window, above=0)
+        if self.ramp is not None:
+            _number("ramp", self.ramp, above=1)
         for name, low in (
             ("max_concurrent", 1),
             ("credit_requests", 0),
@@ -253,6 +283,7 @@ class SimulatorSettings:
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
                 _whole(name, getattr(self, name), low=low)
         _choice("scope", self.scope, get_args(Scope))
+        _choice("credit_error", self.credit_error, get_args(CreditError))
         _choice("charge", self.charge, get_args(ChargeRule))
         _choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
         _choice("answer", self.answer, get_args(AnswerStyle))
@@ -304,6 +335,12 @@ class SimulatorSettings:
     def limits(self) -> Limits:
         """Return the quota as plain numbers."""
         return Limits(*(self._limit(name) for name in Limits._fields))
+
+    @property
+    def blind(self) -> bool:
+        """Whether a 429 says nothing but that it is one."""
+        hints = self.retry_after or self.retry_after_ms or self.retry_text
+        return self.quota_headers == "off" and not hints
 
     def _limit(self, name: str) -> float | None:
         value = getattr(self, name)

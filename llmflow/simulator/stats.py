@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from llmflow.simulator.timeline import Timeline, TimelineTally
+
 _HISTORY_SECONDS = 600
 
 
@@ -15,14 +17,15 @@ class SimulatorStats:
     """Counts since the start or the last reset.
 
     Args:
-        received: chat requests that arrived whole.
+        received: requests for an answer that arrived whole, in all dialects.
         admitted: requests that passed the quota, faults among them.
         answered: answers sent whole with HTTP 200.
         refused: requests that were wrong in themselves, by HTTP status.
         rejected: requests over the quota, by reason.
         faults: injected faults by kind.
         client_disconnects: clients that left before their answer; hangs among them.
-        tokens_charged: tokens charged on arrival.
+        tokens_charged: tokens charged: on arrival, while an answer was produced, and what
+            was given back taken off.
         input_tokens: tokens of the prompts that were answered.
         output_tokens: tokens of the answers.
         in_flight: requests admitted and not yet ended.
@@ -33,6 +36,7 @@ class SimulatorStats:
         admitted_per_second: pairs of a second since `started` and how many requests
             were admitted in it; seconds without one are left out, and all but the
             last ten minutes.
+        timeline: what happened when, for plots.
 
     """
 
@@ -52,6 +56,7 @@ class SimulatorStats:
     last_arrival: float | None
     started: float
     admitted_per_second: tuple[tuple[int, int], ...]
+    timeline: Timeline
 
     @property
     def rejections(self) -> int:
@@ -67,6 +72,7 @@ class SimulatorStats:
         """Read what ``GET /stats`` served."""
         values = {item.name: data[item.name] for item in fields(cls)}
         values["admitted_per_second"] = tuple((s, n) for s, n in data["admitted_per_second"])
+        values["timeline"] = Timeline.from_dict(data["timeline"])
         return cls(**values)
 
 
@@ -85,6 +91,7 @@ class Tally:
         self.first_arrival: float | None = None
         self.last_arrival: float | None = None
         self._seconds: deque[tuple[int, int]] = deque()
+        self._timeline = TimelineTally(now=now)
 
     def arrive(self, now: float) -> None:
         """Count a request that arrived."""
@@ -99,6 +106,7 @@ class Tally:
         self.tokens_charged += tokens
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        self._timeline.admit(tokens, self.in_flight, now=now)
         second = int(now - self.started)
         seconds = self._seconds
         if seconds and seconds[-1][0] == second:
@@ -107,6 +115,24 @@ class Tally:
         seconds.append((second, 1))
         while seconds[0][0] <= second - _HISTORY_SECONDS:
             seconds.popleft()
+
+    def reject(self, reason: str, *, now: float) -> None:
+        """Count a request over the quota."""
+        self.rejected[reason] += 1
+        self._timeline.reject(now=now)
+
+    def end(self, tokens: float, *, now: float) -> None:
+        """Count the end of an admitted request, and what it cost beside its first charge."""
+        self.tokens_charged += tokens
+        self.in_flight -= 1
+        self._timeline.end(tokens, self.in_flight, now=now)
+
+    def answer(self, input_tokens: int, output_tokens: int, *, now: float) -> None:
+        """Count an answer that was sent whole."""
+        self.answered += 1
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self._timeline.answer(now=now)
 
     def snapshot(self) -> SimulatorStats:
         """Return the counts of this moment."""
@@ -127,4 +153,5 @@ class Tally:
             last_arrival=self.last_arrival,
             started=self.started,
             admitted_per_second=tuple(self._seconds),
+            timeline=self._timeline.snapshot(),
         )

@@ -137,7 +137,7 @@ def test_the_history_is_ten_minutes() -> None:
 def test_a_reset_forgets_what_is_under_way() -> None:
     engine = Engine(SimulatorSettings(), now=0.0)
     body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
-    reply = engine.receive("POST", "/chat/completions", authorization="", body=body, now=0.0)
+    reply = engine.receive("POST", "/chat/completions", headers={}, body=body, now=0.0)
     engine.reset(now=1.0)
     engine.end(reply, now=2.0)
     assert (engine.stats().in_flight, engine.stats().answered) == (0, 0)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from llmflow.simulator import Engine, SimulatorSettings
 from llmflow.simulator.http_connection import Exchange
 from llmflow.simulator.http_parser import Chunks, HttpError, parse_head
 from llmflow.simulator.http_server import HttpServer
@@ -43,10 +44,13 @@ class Echo:
         self.left.set()
 
 
+refuse = Engine(SimulatorSettings(), now=0.0).refuse
+
+
 @pytest.fixture
 async def echo() -> AsyncIterator[tuple[Echo, int]]:
     handler = Echo()
-    server = HttpServer(handler.handle, gone=handler.on_gone, max_body=1000)
+    server = HttpServer(handler.handle, gone=handler.on_gone, refuse=refuse, max_body=1000)
     port = await server.listen("127.0.0.1", 0)
     yield handler, port
     await server.close()
@@ -206,7 +210,7 @@ async def test_what_is_not_a_request_is_refused(
 
 async def test_closing_lets_answers_under_way_go_out() -> None:
     handler = Echo()
-    server = HttpServer(handler.handle, gone=handler.on_gone, max_body=1000)
+    server = HttpServer(handler.handle, gone=handler.on_gone, refuse=refuse, max_body=1000)
     port = await server.listen("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(post(b"", target="/hold"))

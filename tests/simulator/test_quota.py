@@ -7,27 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.simulator import SimulatorSettings
-from llmflow.simulator.quota import Ledger
+from llmflow.simulator.quota import Charge, Ledger
 
 
 def ledger(**settings: object) -> Ledger:
-    return Ledger(SimulatorSettings(**settings), now=0.0)  # type: ignore[arg-type]
+    chosen = SimulatorSettings(**settings)  # type: ignore[arg-type]
+    return Ledger(chosen, now=0.0, rejections_cost=chosen.rejections_cost)
 
 
 def test_a_full_minute_is_admitted_at_once_by_default() -> None:
     book = ledger(rpm=60)
-    reasons = [book.admit("k", 1, now=0.0).reason for _ in range(61)]
+    reasons = [book.admit("k", Charge(1), now=0.0).reason for _ in range(61)]
     assert reasons == [None] * 60 + ["rpm"]
 
 
 def test_a_burst_of_one_second_admits_one_seconds_worth() -> None:
     book = ledger(rpm=600, burst_seconds=1)
-    assert [book.admit("k", 1, now=0.0).reason for _ in range(11)] == [None] * 10 + ["rpm"]
+    assert [book.admit("k", Charge(1), now=0.0).reason for _ in range(11)] == [None] * 10 + ["rpm"]
 
 
 def test_refill_is_continuous() -> None:
     book = ledger(rpm=60, burst_seconds=1)
-    assert [book.admit("k", 1, now=t).reason for t in (0, 0.5, 1, 1.9, 2)] == [
+    assert [book.admit("k", Charge(1), now=t).reason for t in (0, 0.5, 1, 1.9, 2)] == [
         None,
         "rpm",
         None,
@@ -41,40 +42,39 @@ def test_a_flood_gets_the_quota_and_not_less() -> None:
     for pace in (0.99, 0.5, 0.01):
         book = ledger(rpm=60, burst_seconds=1)
         times = [n * pace for n in range(int(600 / pace))]
-        admitted = sum(book.admit("k", 1, now=t).reason is None for t in times)
+        admitted = sum(book.admit("k", Charge(1), now=t).reason is None for t in times)
         assert 300 <= admitted <= 602
 
 
 def test_a_rejection_for_tokens_costs_a_request() -> None:
     book = ledger(rpm=60, tpm=100)
-    book.admit("k", 100, now=0.0)
-    refusal = book.admit("k", 50, now=0.0)
+    book.admit("k", Charge(100), now=0.0)
+    refusal = book.admit("k", Charge(50), now=0.0)
     assert refusal.reason == "tpm"
-    assert refusal.domain.rpm is not None
-    assert refusal.domain.rpm.level == 58
+    assert refusal.domain.shown["rpm"].level == 58
     cheap = ledger(rpm=60, tpm=100, rejections_cost=False)
-    cheap.admit("k", 100, now=0.0)
-    assert cheap.admit("k", 50, now=0.0).domain.rpm.level == 59  # type: ignore[union-attr]
+    cheap.admit("k", Charge(100), now=0.0)
+    assert cheap.admit("k", Charge(50), now=0.0).domain.shown["rpm"].level == 59
 
 
 def test_one_request_above_the_limit_is_never_admissible() -> None:
-    refusal = ledger(tpm=1000).admit("k", 1001, now=0.0)
+    refusal = ledger(tpm=1000).admit("k", Charge(1001), now=0.0)
     assert (refusal.reason, refusal.retry_after) == ("too_large", None)
 
 
 def test_one_request_above_the_burst_is_admitted_by_a_full_bucket_and_leaves_debt() -> None:
     book = ledger(tpm=600, burst_seconds=1)
-    assert book.admit("k", 100, now=0.0).reason is None
-    refusal = book.admit("k", 100, now=0.0)
+    assert book.admit("k", Charge(100), now=0.0).reason is None
+    refusal = book.admit("k", Charge(100), now=0.0)
     assert refusal.reason == "tpm"
     assert refusal.retry_after == pytest.approx(10)
-    assert book.admit("k", 100, now=9.9).reason == "tpm"
-    assert book.admit("k", 100, now=10.0).reason is None
+    assert book.admit("k", Charge(100), now=9.9).reason == "tpm"
+    assert book.admit("k", Charge(100), now=10.0).reason is None
 
 
 def test_scopes_have_their_own_quota() -> None:
     book = ledger(rpm=1)
-    assert [book.admit(scope, 1, now=0.0).reason for scope in ("a", "b", "a")] == [
+    assert [book.admit(scope, Charge(1), now=0.0).reason for scope in ("a", "b", "a")] == [
         None,
         None,
         "rpm",
@@ -83,59 +83,57 @@ def test_scopes_have_their_own_quota() -> None:
 
 def test_daily_limits_refill_over_the_day() -> None:
     book = ledger(rpd=2, tpd=1000)
-    assert book.admit("k", 10, now=0).reason is None
-    assert book.admit("k", 10, now=0).reason is None
-    refusal = book.admit("k", 10, now=0)
+    assert book.admit("k", Charge(10), now=0).reason is None
+    assert book.admit("k", Charge(10), now=0).reason is None
+    refusal = book.admit("k", Charge(10), now=0)
     assert refusal.reason == "rpd"
     assert refusal.retry_after == pytest.approx(43_200)
-    assert book.admit("k", 10, now=43_200).reason is None
+    assert book.admit("k", Charge(10), now=43_200).reason is None
 
 
 def test_concurrency_is_freed_by_release() -> None:
     book = ledger(max_concurrent=1)
-    first = book.admit("k", 1, now=0)
-    assert book.admit("k", 1, now=0).reason == "concurrency"
+    first = book.admit("k", Charge(1), now=0)
+    assert book.admit("k", Charge(1), now=0).reason == "concurrency"
     book.release(first, now=1)
-    assert book.admit("k", 1, now=1).reason is None
+    assert book.admit("k", Charge(1), now=1).reason is None
 
 
 def test_credit_ends() -> None:
     book = ledger(credit_requests=2)
-    assert [book.admit("k", 1, now=0).reason for _ in range(3)] == [
+    assert [book.admit("k", Charge(1), now=0).reason for _ in range(3)] == [
         None,
         None,
         "insufficient_quota",
     ]
 
 
-def test_a_refund_settles_to_what_was_used() -> None:
-    for refund, level in ((True, 970), (False, 900)):
-        book = ledger(tpm=1000, refund=refund)
-        decision = book.admit("k", 100, now=0)
-        book.release(decision, now=0, used=30)
-        assert decision.domain.tpm is not None
-        assert decision.domain.tpm.level == level
+def test_a_charge_stands_or_is_settled_to_what_was_used() -> None:
+    for used, levels in ((None, [900, 940, 960]), (Charge(30, 10, 20), [970, 990, 980])):
+        book = ledger(tpm=1000, itpm=1000, otpm=1000)
+        decision = book.admit("k", Charge(100, 60, 40), now=0)
+        book.release(decision, now=0, used=used)
+        shown = decision.domain.shown
+        assert [shown[name].level for name in ("tpm", "itpm", "otpm")] == levels
 
 
 def test_the_schedule_changes_the_limit_in_time() -> None:
     book = ledger(rpm=60, burst_seconds=1, schedule=((10, 2.0), (20, 0.5)))
-    admitted = [t / 10 for t in range(300) if book.admit("k", 1, now=t / 10).reason is None]
+    admitted = [t / 10 for t in range(300) if book.admit("k", Charge(1), now=t / 10).reason is None]
     per_phase = [sum(low <= t < low + 10 for t in admitted) for low in (0, 10, 20)]
     assert per_phase[0] == 10
     assert 20 <= per_phase[1] <= 22
     assert 4 <= per_phase[2] <= 7
     late = ledger(rpm=60, schedule=((10, 2.0),))
-    decision = late.admit("new", 1, now=11)
-    assert decision.domain.rpm is not None
-    assert decision.domain.rpm.limit == 120
+    decision = late.admit("new", Charge(1), now=11)
+    assert decision.domain.shown["rpm"].limit == 120
 
 
 def test_the_minute_account_is_shown_but_admits_nothing() -> None:
     book = ledger(rpm=600, burst_seconds=1, quota_headers="minute")
-    decisions = [book.admit("k", 1, now=0) for _ in range(11)]
+    decisions = [book.admit("k", Charge(1), now=0) for _ in range(11)]
     assert decisions[-1].reason == "rpm"
-    shown = decisions[-1].domain.shown_rpm
-    assert shown is not None
+    shown = decisions[-1].domain.shown["rpm"]
     assert (shown.limit, shown.level) == (600, 590)
 
 
@@ -143,7 +141,7 @@ def test_quotas_of_many_keys_take_bounded_memory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("llmflow.simulator.quota._MAX_DOMAINS", 10)
     book = ledger(rpm=60)
     for n in range(1000):
-        assert book.admit(f"key{n}", 1, now=float(n)).reason is None
+        assert book.admit(f"key{n}", Charge(1), now=float(n)).reason is None
     assert len(book._domains) <= 10
 
 
@@ -167,7 +165,7 @@ def test_no_window_admits_more_than_rate_and_capacity(
     admitted: list[tuple[float, int]] = []
     for gap, tokens in arrivals:
         now += gap
-        if book.admit("k", tokens, now=now).reason is None:
+        if book.admit("k", Charge(tokens), now=now).reason is None:
             admitted.append((now, tokens))
     # What a request above the capacity leaves as debt is let in on top.
     for limit, sizes in ((rpm, [1] * len(admitted)), (tpm, [tokens for _, tokens in admitted])):
@@ -196,10 +194,10 @@ def test_the_retry_hint_is_exact(
     now = start
     for gap, tokens in arrivals:
         now += gap
-        decision = book.admit("k", tokens, now=now)
+        decision = book.admit("k", Charge(tokens), now=now)
         if decision.reason is None:
             continue
         assert decision.retry_after is not None
         assert decision.retry_after > 0
         now += decision.retry_after
-        assert book.admit("k", tokens, now=now).reason is None
+        assert book.admit("k", Charge(tokens), now=now).reason is None

@@ -22,7 +22,9 @@ def engine(**settings: Any) -> Engine:
 def chat(target: Engine, body: object = None, *, now: float = 0.0, key: str = "") -> Reply:
     raw = body if isinstance(body, bytes) else orjson.dumps(HELLO if body is None else body)
     auth = f"Bearer {key}" if key else ""
-    return target.receive("POST", "/v1/chat/completions", authorization=auth, body=raw, now=now)
+    return target.receive(
+        "POST", "/v1/chat/completions", headers={"authorization": auth}, body=raw, now=now
+    )
 
 
 def error(reply: Reply) -> dict[str, Any]:
@@ -285,11 +287,13 @@ def test_keys_models_and_routes() -> None:
         "param": None,
         "code": "model_not_found",
     }
-    nowhere = locked.receive("GET", "/v1/nowhere?a=1", authorization="", body=b"", now=0)
+    nowhere = locked.receive("GET", "/v1/nowhere?a=1", headers={}, body=b"", now=0)
     assert (nowhere.status, error(nowhere)["message"]) == (404, "Invalid URL (GET /v1/nowhere)")
-    method = locked.receive("GET", "/chat/completions", authorization="", body=b"", now=0)
+    method = locked.receive("GET", "/chat/completions", headers={}, body=b"", now=0)
     assert (method.status, method.headers) == (405, "allow: POST\r\n")
-    models = locked.receive("GET", "/models", authorization="Bearer sk-right", body=b"", now=0)
+    models = locked.receive(
+        "GET", "/models", headers={"authorization": "Bearer sk-right"}, body=b"", now=0
+    )
     assert [m["id"] for m in orjson.loads(models.body)["data"]] == ["gpt-x"]
 
 

@@ -1,0 +1,80 @@
+"""Answers of the Anthropic dialect: whole, or as server-sent events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from llmflow.simulator.answer import Answer
+from llmflow.simulator.anthropic_request import MessagesRequest
+
+
+def usage(call: MessagesRequest, output_tokens: int) -> dict[str, Any]:
+    """Return the usage object; its three kinds of input exclude each other."""
+    written = call.written
+    return {
+        "input_tokens": call.prompt_tokens - call.cached - written,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": call.cached,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": written,
+            "ephemeral_1h_input_tokens": 0,
+        },
+        "output_tokens": output_tokens,
+        "service_tier": "standard",
+        "inference_geo": "not_available",
+    }
+
+
+def _stop_reason(said: Answer) -> str:
+    return "max_tokens" if said.cut else "end_turn"
+
+
+def message(call: MessagesRequest, said: Answer, *, ident: str) -> bytes:
+    """Return the body of a successful reply."""
+    return orjson.dumps(
+        {
+            "id": f"msg_{ident}",
+            "type": "message",
+            "role": "assistant",
+            "model": call.model,
+            "content": [{"type": "text", "text": said.text}] if said.text else [],
+            "stop_reason": _stop_reason(said),
+            "stop_sequence": None,
+            "usage": usage(call, said.tokens),
+        }
+    )
+
+
+def events(call: MessagesRequest, said: Answer, *, ident: str) -> list[bytes]:
+    """Return the server-sent events of a streamed reply, the closing ones included."""
+    begun: dict[str, Any] = {
+        "id": f"msg_{ident}",
+        "type": "message",
+        "role": "assistant",
+        "model": call.model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": usage(call, 1 if said.tokens else 0),
+    }
+    parts = [_event("message_start", message=begun)]
+    if said.text:
+        block = {"type": "text", "text": ""}
+        parts.append(_event("content_block_start", index=0, content_block=block))
+    parts.append(_event("ping"))
+    if said.text:
+        parts += [
+            _event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
+            for piece in said.pieces()
+        ]
+        parts.append(_event("content_block_stop", index=0))
+    delta = {"stop_reason": _stop_reason(said), "stop_sequence": None}
+    parts.append(_event("message_delta", delta=delta, usage=usage(call, said.tokens)))
+    parts.append(_event("message_stop"))
+    return parts
+
+
+def _event(kind: str, **data: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **data}))
