@@ -23,6 +23,7 @@
     │   ├── InvalidRequestError        the provider cannot read the request
     │   ├── ConflictError              HTTP 409
     │   ├── OverloadedError            the provider has no capacity now
+    │   ├── OutageError                nothing but failures for minutes
     │   ├── ServerError                the provider failed
     │   ├── BadReplyError              the reply is not what the provider documents
     │   ├── RequestTimeoutError        no answer in time
@@ -270,6 +271,13 @@ class OverloadedError(ProviderError):
     """The provider has no capacity at the moment (503, 529)."""
 
     transient = True
+
+
+class OutageError(ProviderError):
+    """Nothing but failures for minutes: the provider, or the way to it, is down."""
+
+    fatal = True
+    remedy = "See the provider's status page, and run again when it is up."
 
 
 class ServerError(ProviderError):

@@ -63,7 +63,8 @@ class Retry:
 
     Args:
         attempts: how often a request is sent at the most, the first time included.
-        wait_initial: upper bound of the first wait, in seconds; it doubles each time.
+        wait_initial: upper bound of the first wait, in seconds; it doubles each time. While
+            fewer than half of the other requests fail, waits are shorter in proportion.
         wait_max: upper bound of every wait, in seconds. A ``Retry-After`` of the
             server is a floor and is never shortened by it.
         total: give up when this many seconds have passed since the first attempt.
@@ -113,6 +114,7 @@ class Retry:
         started: float,
         clock: Clock,
         rng: random.Random,
+        failing: Callable[[], float] = lambda: 1.0,
     ) -> _T:
         """Send again after a first failure, until it succeeds or the policy says stop.
 
@@ -122,6 +124,7 @@ class Retry:
             started: the clock's time at which the first attempt began.
             clock: where time and sleep come from.
             rng: where jitter comes from.
+            failing: returns the share of all requests that failed lately.
 
         Raises:
             ProviderError: the last failure, unchanged but for its `attempts`.
@@ -151,7 +154,7 @@ class Retry:
         # One object for this call alone: a shared one mixes up concurrent calls.
         retrying = AsyncRetrying(
             stop=stop,
-            wait=self._waiting(rng),
+            wait=self._waiting(rng, failing),
             retry=self._retrying,
             sleep=clock.sleep,
             reraise=True,
@@ -183,7 +186,9 @@ class Retry:
         answer: object = self.retry(state)
         return bool(await answer if isinstance(answer, Awaitable) else answer)
 
-    def _waiting(self, rng: random.Random) -> Callable[[RetryCallState], float]:
+    def _waiting(
+        self, rng: random.Random, failing: Callable[[], float]
+    ) -> Callable[[RetryCallState], float]:
         def wait(state: RetryCallState) -> float:
             if self.wait is not None:
                 seconds = float(self.wait(state))
@@ -194,6 +199,9 @@ class Retry:
                     maximum=self.wait_max,
                     rng=rng,
                 )
+                # Back-off spares a provider that struggles. Where nearly all others are
+                # answered, this request has met with an accident of its own.
+                seconds *= min(1.0, 2.0 * failing())
             return max(seconds, _retry_after(state) or 0.0)
 
         return wait

@@ -9,31 +9,35 @@ itself; `llmflow.limits.limiter` puts futures and timers around it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from llmflow.errors import TooLargeForLimitError
-from llmflow.limits.bucket import TokenBucket
+from llmflow.errors import (
+    ConcurrencyLimitError,
+    OutageError,
+    ProviderError,
+    RampLimitError,
+    RateLimitError,
+)
+from llmflow.limits.dimensions import Dimensions
+from llmflow.limits.overload import Overload
 from llmflow.limits.recovery import Recovery
 from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
-DEFAULT_BURST_SECONDS: Final = 1.0
-_MINUTE, _DAY = 60.0, 86_400.0
 # Loops of one process agree on the time to about a millisecond.
 _CLOCK_NOISE: Final = 0.1
-
-# dimension: (index in Charge, period in seconds, least useful capacity)
-DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
-    "rpm": (0, _MINUTE, 1.0),
-    "tpm": (1, _MINUTE, 1.0),
-    "itpm": (2, _MINUTE, 1.0),
-    "otpm": (3, _MINUTE, 1.0),
-    "rpd": (0, _DAY, 1.0),
-    "tpd": (1, _DAY, 1.0),
-}
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_CROWDED_PAUSE: Final = 1.0
+_STRIKES_BELIEVED: Final = 5
+_LONGEST_DOUBT: Final = 5.0
+# A refusal of all is looked at again after this long, where nobody says when it ends.
+_PARKED: Final = 60.0
+# What can keep the head of the queue waiting, beside a dimension of the quota.
+PAUSE, PROBE, IN_FLIGHT, START = "pause", "probe", "in_flight", "start"
 
 
 class Admission:
@@ -58,21 +62,25 @@ class Admission:
         jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self.queue: deque[Ticket] = deque()
-        self.buckets: list[TokenBucket] = []
+        self.dimensions = Dimensions(quota, now=now)
+        self.overload = Overload(now=now, jitter=jitter)
         self.in_flight = 0
         self.admitted = 0
         self.rejected = 0
         self.paused_until = -math.inf
-        self.learned: dict[str, float] = {}
+        self.bound: dict[str, float] = {}
+        """Seconds for which the head of the queue waited for what."""
+        self._waits_for: str | None = None
         self._default_in_flight = max_in_flight
         self._start = self._window = start_in_flight
         self._jitter = jitter
         self._recovery: Recovery | None = None
+        self._refusal: tuple[float, ProviderError] | None = None
         self._rejected_at = -math.inf
         self._strikes = 0
         self._cancelled = 0
         self._next_number = 1
-        self._now = self.active_at = now
+        self._now = self.opened = self.active_at = now
         self.retune(quota, now)
 
     # --- what the queue does -----------------------------------------------------------
@@ -82,13 +90,25 @@ class Admission:
         """How many tickets wait."""
         return len(self.queue) - self._cancelled
 
+    @property
+    def window(self) -> float:
+        """How many requests may be in flight now."""
+        top = min(self.max_in_flight, self.overload.cap)
+        if self._window is not None and not self.dimensions.buckets:
+            return min(top, self._window)
+        return top
+
     def admit_at_once(self, ticket: Ticket, now: float) -> bool:
         """Admit a new ticket if nobody waits and everything is free; else change nothing.
 
         Raises:
             TooLargeForLimitError: it can never be admitted.
+            ProviderError: the provider refuses everything for a while.
         """
-        self._check_fits(ticket.charge)
+        if self._refusal is not None:
+            self._check_refusal(now)
+        ticket.revise()
+        self.dimensions.check_fits(ticket.charge)
         self._advance(now)
         if len(self.queue) > self._cancelled or self._delay(ticket, now) > 0.0:
             return False
@@ -133,12 +153,17 @@ class Admission:
                 ticket.state = OVER
                 self._cancelled -= 1
                 continue
+            ticket.revise()
             delay = self._delay(ticket, now)
             if delay > 0.0:
+                binding = self.dimensions.binding
+                if binding is not None:
+                    self._waits_for, binding.bound_at = binding.name, now
                 return delay if delay < math.inf else None
             queue.popleft()
             self._admit(ticket, now)
             ticket.grant()
+        self._waits_for = None
         return None
 
     def cancel(self, ticket: Ticket) -> None:
@@ -151,8 +176,7 @@ class Admission:
         elif ticket.state == ADMITTED:
             self._leave(ticket)
             self.admitted -= 1
-            for bucket in self.buckets:
-                bucket.give(ticket.charge[bucket.unit])
+            self.dimensions.settle(ticket.charge, Charge(0.0))
 
     def forget_requests(self) -> None:
         """Forget who waits and what is in flight, but not what was spent."""
@@ -168,30 +192,86 @@ class Admission:
 
     # --- how an admitted request ended ---------------------------------------------------
 
-    def finish(self, ticket: Ticket, actual: Charge | None, now: float) -> None:
+    def finish(
+        self,
+        ticket: Ticket,
+        actual: Charge | None,
+        now: float,
+        *,
+        signals: Iterable[QuotaSignal] = (),
+    ) -> None:
         """Take note of an answer, and of what the request was charged in the end."""
         if ticket.state != ADMITTED:
             return
         self._advance(now)
+        if signals:
+            self.dimensions.observe(signals, ticket, now)
         self._leave(ticket, answered=True)
+        self.overload.succeed(sent=ticket.admitted_at, in_flight=self.in_flight + 1, now=now)
         if ticket.admitted_at > self._rejected_at:
             self._strikes = 0
             self._widen()
+            self.dimensions.succeed(now)
         if actual is not None and actual != ticket.charge:
-            for bucket in self.buckets:
-                bucket.give(ticket.charge[bucket.unit] - actual[bucket.unit])
+            self.dimensions.settle(ticket.charge, actual)
 
-    def fail(self, ticket: Ticket, now: float) -> None:
-        """Take note of an attempt that ended without an answer. Its charge stays: it was sent."""
-        if ticket.state == ADMITTED:
-            self._advance(now)
-            self._leave(ticket)
+    def fail(
+        self,
+        ticket: Ticket,
+        now: float,
+        *,
+        overloaded: bool | None = None,
+        signals: Iterable[QuotaSignal] = (),
+    ) -> None:
+        """Take note of an attempt that ended without an answer. Its charge stays: it was sent.
 
-    def reject(self, ticket: Ticket, retry_after: float | None, now: float) -> float:
+        Args:
+            ticket: the request.
+            now: the time.
+            overloaded: whether the failure is a sign of overload; None if nobody knows.
+            signals: what the reply said of the quota.
+        """
+        if ticket.state != ADMITTED:
+            return
+        self._advance(now)
+        self.dimensions.observe(signals, ticket, now)
+        self._leave(ticket)
+        if overloaded is None:
+            return
+        sent, in_flight = ticket.admitted_at, self.in_flight + 1
+        if not overloaded:
+            self.overload.succeed(sent=sent, in_flight=in_flight, now=now)
+            return
+        pause = self.overload.fail(sent=sent, in_flight=in_flight, now=now)
+        if pause is not None:
+            self.pause_until(now + pause, now)
+            silent = self.overload.outage(now)
+            if silent is not None:
+                error = OutageError(f"not one answer for {silent:.0f} s; all calls are given up")
+                self.refuse_all(error, self.paused_until, now)
+
+    def reject(
+        self,
+        ticket: Ticket,
+        retry_after: float | None,
+        now: float,
+        *,
+        kind: type[RateLimitError] = RateLimitError,
+        dimension: str | None = None,
+        signals: Sequence[QuotaSignal] = (),
+    ) -> float:
         """Take note of a rate-limit rejection: the whole domain pauses.
 
         A `retry_after` of zero is no hint: taken at its word, it would have the same
         request sent again and again without a pause.
+
+        Args:
+            ticket: the request.
+            retry_after: seconds that the server asked to wait, or None.
+            now: the time.
+            kind: what kind of limit it was.
+            dimension: the dimension that was used up, where the provider says so.
+            signals: what the rejection's headers say.
 
         Returns:
             The time until which the domain pauses.
@@ -199,45 +279,100 @@ class Admission:
         if ticket.state != ADMITTED:
             return self.paused_until
         self._advance(now)
+        changed = self.dimensions.observe(signals, ticket, now)
         self._leave(ticket)
         self.rejected += 1
         # Many in flight are rejected at once; only one sent after the last rejection is news.
         news = ticket.admitted_at > self._rejected_at
-        if retry_after is not None and retry_after > 0.0:
-            until = now + retry_after
-        elif news:
-            self._strikes += 1
-            until = now + min(60.0, 2.0 ** min(self._strikes - 1, 10)) * self._jitter()
-        else:
-            until = self.paused_until
+        if issubclass(kind, ConcurrencyLimitError):
+            return self._crowd(retry_after, now, news=news)
+        until = hint = now + retry_after if retry_after and retry_after > 0.0 else None
         if news:
-            self._narrow()
+            self._strikes += 1
             self._rejected_at = now
             self._recovery = Recovery(round_trip=now - ticket.admitted_at)
-        self.pause_until(until, now)
+            self.dimensions.refuse(
+                dimension,
+                signals,
+                until=hint,
+                ramp=issubclass(kind, RampLimitError),
+                changed=changed,
+                now=now,
+            )
+            self._narrow()
+        if until is None:
+            until = now + self._back_off() if news else self.paused_until
+        elif news and self._strikes > _STRIKES_BELIEVED:
+            # "In 10 ms", said again and again, is not the truth.
+            until = max(until, now + min(_LONGEST_DOUBT, self._back_off()))
+        self._pause(until, now)
         return self.paused_until
+
+    def _back_off(self) -> float:
+        strikes = min(self._strikes - 1, 10)
+        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**strikes) * self._jitter())
+
+    def _crowd(self, retry_after: float | None, now: float, *, news: bool) -> float:
+        """Have fewer requests in flight: the provider counts them."""
+        self.overload.crowd(self.in_flight, now)
+        if news:
+            self._rejected_at = now
+            self._recovery = Recovery(round_trip=0.0)
+        if retry_after:
+            self._pause(now + retry_after, now)
+        elif not self.in_flight:  # others have all the slots
+            self._pause(now + _CROWDED_PAUSE * self._jitter(), now)
+        return max(now, self.paused_until)
 
     def _widen(self) -> None:
         """Let one more be in flight with every answer, until a rate is known: slow start."""
         if self._window is not None:
             self._window += 1
-            if self.buckets or self._window >= self.max_in_flight:
+            if self.dimensions.buckets or self._window >= self.max_in_flight:
                 self._window = None
 
     def _narrow(self) -> None:
         """Begin anew with half of what was in flight: without a rate there is no other pace."""
-        if self._start is not None and not self.buckets:
+        if self._start is not None and not self.dimensions.buckets:
             self._window = max(self._start, self.in_flight // 2)
 
     def pause_until(self, moment: float, now: float) -> None:
         """Admit nothing before `moment`. A pause is never shortened."""
+        self._advance(now)
+        self._pause(moment, now)
+
+    def _pause(self, moment: float, now: float) -> None:
         if self._recovery is None:
             self._recovery = Recovery(round_trip=0.0)
         elif moment > max(self.paused_until, now):
             self._recovery.restart()  # a probe of before does not vouch for the time after
         self.paused_until = max(self.paused_until, moment, now)
-        for bucket in self.buckets:
-            bucket.empty_until(self.paused_until)
+
+    # --- refusing everything -------------------------------------------------------------
+
+    def refuse_all(self, error: ProviderError, until: float | None, now: float) -> None:
+        """Have every call fail with this error, those that wait and those to come.
+
+        Args:
+            error: what they fail with.
+            until: when calls are let through again; None: in a minute, to see.
+            now: the time.
+        """
+        self._advance(now)
+        self._refusal = (now + _PARKED if until is None else until, error)
+        waiting = [ticket for ticket in self.queue if ticket.state == WAITING]
+        self._clear_cancelled()
+        self.queue.clear()
+        for ticket in waiting:
+            ticket.state = OVER
+            ticket.refuse(copy.copy(error))
+
+    def _check_refusal(self, now: float) -> None:
+        assert self._refusal is not None
+        until, error = self._refusal
+        if now < until:
+            raise copy.copy(error)
+        self._refusal = None
 
     # --- what the limits are -----------------------------------------------------------
 
@@ -246,90 +381,47 @@ class Admission:
         self._advance(now)
         self.quota = quota
         self.max_in_flight = quota.max_concurrent or self._default_in_flight
-        for name in DIMENSIONS:
-            self._set_limit(name, now)
+        self.dimensions.retune(quota, now)
 
-    def observe(self, signals: Iterable[QuotaSignal], now: float) -> bool:
-        """Learn from what a reply's headers say. Configured limits are a ceiling.
-
-        Returns:
-            Whether a limit is another than before.
-        """
-        changed = False
-        for signal in signals:
-            limit = signal.limit
-            if limit is None or not 0 < limit < math.inf or signal.dimension not in DIMENSIONS:
-                continue
-            if self.learned.get(signal.dimension) != limit:
-                self._advance(now)  # the time until now was at the old rate
-                self.learned[signal.dimension] = limit
-                self._set_limit(signal.dimension, now)
-                changed = True
-        return changed
-
-    def _set_limit(self, name: str, now: float) -> None:
-        limits = [
-            float(limit)
-            for limit in (getattr(self.quota, name), self.learned.get(name))
-            if limit is not None
-        ]
-        existing = next((b for b in self.buckets if b.name == name), None)
-        if not limits:
-            if existing is not None:
-                self.buckets.remove(existing)
-            return
-        unit, period, minimum = DIMENSIONS[name]
-        burst = _DAY if period == _DAY else float(self.quota.burst_seconds or DEFAULT_BURST_SECONDS)
-        if existing is not None:
-            existing.retune(min(limits), burst_seconds=burst)
-            return
-        self.buckets.append(
-            TokenBucket(
-                name,
-                unit=unit,
-                limit=min(limits),
-                period=period,
-                burst_seconds=burst,
-                minimum=minimum,
-                now=now,
-            )
-        )
+    def observe(
+        self, signals: Iterable[QuotaSignal], now: float, ticket: Ticket | None = None
+    ) -> bool:
+        """Learn from what a reply's headers say, and return whether a limit is another now."""
+        self._advance(now)
+        return self.dimensions.observe(signals, ticket, now)
 
     # --- the arithmetic ----------------------------------------------------------------
 
     def _delay(self, ticket: Ticket, now: float) -> float:
         """Return the seconds until this ticket, at the head, may go; inf: an event decides."""
+        self.dimensions.binding = None
         if now < self.paused_until:
+            self._waits_for = PAUSE
             return self.paused_until - now
-        if self.in_flight >= self.max_in_flight:
-            return math.inf
-        if self._window is not None and self.in_flight >= self._window and not self.buckets:
+        if self.in_flight >= self.max_in_flight or self.in_flight >= self.window:
+            starting = self.in_flight < min(self.max_in_flight, self.overload.cap)
+            self._waits_for = START if starting else IN_FLIGHT
             return math.inf
         if self._recovery is not None:
             delay = self._recovery.delay(now)
             if delay > 0.0:
+                self._waits_for = PROBE
                 return delay
             if self._recovery.wants_probe:
                 return 0.0  # the server named this moment: its word counts, not our buckets
-        delay = 0.0
-        charge = ticket.charge
-        for bucket in self.buckets:
-            wait = bucket.delay(charge[bucket.unit])
-            if wait > delay:
-                delay = wait
-        return delay
+        return self.dimensions.delay(ticket.charge)
 
     def _admit(self, ticket: Ticket, now: float) -> None:
         ticket.state = ADMITTED
         ticket.admitted_at = self.active_at = now
+        if not self.admitted:
+            self.opened = now
         self.in_flight += 1
         self.admitted += 1
-        charge = ticket.charge
-        for bucket in self.buckets:
-            bucket.take(charge[bucket.unit])
+        self.dimensions.take(ticket, now)
         if self._recovery is not None:
             self._recovery.admitted(ticket, now)
-            if self._recovery.over(now, paced=any(b.unit == 0 for b in self.buckets)):
+            if self._recovery.over(now, paced=any(b.unit == 0 for b in self.dimensions.buckets)):
                 self._recovery = None
 
     def _leave(self, ticket: Ticket, *, answered: bool = False) -> None:
@@ -339,25 +431,22 @@ class Admission:
             self._recovery.left(ticket, answered=answered, now=self._now)
 
     def _advance(self, now: float) -> None:
-        if now < self._now - _CLOCK_NOISE:
-            # Another event loop with another clock: what counts is how long ago things were.
-            shift = now - self._now
-            self.paused_until += shift
-            self._rejected_at += shift
-            self.active_at += shift
-            self._recovery = None
-            for bucket in self.buckets:
-                bucket.stamp += shift
-                bucket.opened += shift
+        passed = now - self._now
+        if passed < -_CLOCK_NOISE:
+            self._move(passed)
+        elif passed > 0.0 and self._waits_for is not None:
+            self.bound[self._waits_for] = self.bound.get(self._waits_for, 0.0) + passed
         self._now = now
-        for bucket in self.buckets:
-            bucket.refill(now)
+        self.dimensions.refill(now)
 
-    def _check_fits(self, charge: Charge) -> None:
-        for bucket in self.buckets:
-            # A limit below one request per minute is slow, not impossible.
-            if charge[bucket.unit] > max(bucket.limit, bucket.minimum):
-                raise TooLargeForLimitError(
-                    f"this request needs {charge[bucket.unit]:,.0f} of {bucket.name}, "
-                    f"and the limit is {bucket.limit:,.0f}"
-                )
+    def _move(self, shift: float) -> None:
+        """Follow another event loop with another clock: what counts is how long ago things were."""
+        self.paused_until += shift
+        self._rejected_at += shift
+        self.opened += shift
+        self.active_at += shift
+        self._recovery = None
+        if self._refusal is not None:
+            self._refusal = (self._refusal[0] + shift, self._refusal[1])
+        self.overload.move(shift)
+        self.dimensions.move(shift)

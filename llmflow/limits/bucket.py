@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 # How far the limiter stays away from the end of the provider's burst window, in
 # seconds' worth of the limit: requests that leave evenly arrive unevenly.
 BURST_SLACK = 0.25
+# What has been saved up is spent at twice the rate at first, and faster the longer that
+# goes well. A burst that turns out not to be there then costs few rejections.
+FIRST_GAIN = 2.0
+_PACE_SECONDS = 0.1
+_GAIN_SECONDS = 0.5
 _EPSILON = 1e-9
 
 
@@ -20,11 +27,15 @@ def burst_capacity(rate: float, burst_seconds: float) -> float:
 
 
 class TokenBucket:
-    """A level that rises at `rate` per second up to `capacity`.
+    """A level that rises at `rate` per second up to `capacity`, and is spent at a pace.
 
     Nothing runs in the background: the level is computed when somebody asks. It
     can go below zero, when a request turns out to cost more than was reserved or
     is larger than the bucket; the debt is paid before the next admission.
+
+    A second, small bucket holds the pace: refilled at `gain` times the rate, it
+    spreads what is in the first one. The gain grows with what is spent, so that a
+    minute's worth of requests is gone within seconds, yet never all at once.
 
     Args:
         name: the dimension, such as ``"rpm"``.
@@ -33,18 +44,24 @@ class TokenBucket:
         period: seconds.
         burst_seconds: how many seconds' worth of the limit the provider lets through at once.
         minimum: the least capacity that is useful: 1 for requests.
+        paced: whether to spread what is saved up; a day's quota need not be.
     """
 
     __slots__ = (
         "capacity",
         "charged",
+        "gain",
         "level",
         "limit",
         "minimum",
         "name",
         "opened",
+        "pace",
+        "pace_capacity",
+        "paced",
         "period",
         "rate",
+        "share",
         "stamp",
         "unit",
     )
@@ -59,32 +76,50 @@ class TokenBucket:
         burst_seconds: float,
         minimum: float,
         now: float,
+        paced: bool = True,
     ) -> None:
         self.name = name
         self.unit = unit
         self.period = period
         self.minimum = minimum
-        self.limit = self.rate = self.capacity = 0.0
-        self.level = 0.0
-        self.charged = 0.0
+        self.paced = paced
+        self.share = 1.0
+        self.gain = FIRST_GAIN
+        self.level = self.pace = self.charged = 0.0
         self.stamp = self.opened = now
         self.retune(limit, burst_seconds=burst_seconds)
-        self.level = self.capacity
+        self.level, self.pace = self.capacity, self.pace_capacity
 
     def retune(self, limit: float, *, burst_seconds: float) -> None:
         """Change the limit; what is in the bucket stays, up to the new capacity."""
         self.limit = limit
-        self.rate = limit / self.period
-        self.capacity = max(self.minimum, burst_capacity(self.rate, burst_seconds))
+        self.rate = self.share * limit / self.period
+        self.capacity = max(self.minimum, burst_capacity(limit / self.period, burst_seconds))
+        self.pace_capacity = (
+            max(self.minimum, limit / self.period * _PACE_SECONDS) if self.paced else math.inf
+        )
         self.level = min(self.level, self.capacity)
+        self.pace = min(self.pace, self.pace_capacity)
+
+    def use(self, share: float) -> None:
+        """Use this share of the limit from now on."""
+        self.share = share
+        self.rate = share * self.limit / self.period
 
     def refill(self, now: float) -> None:
         """Bring the level to what it is at `now`."""
         passed = now - self.stamp
         if passed > 0:
             self.stamp = now
-            level = self.level + passed * self.rate
-            self.level = level if level < self.capacity else self.capacity
+            come = passed * self.rate
+            level = self.level
+            if level < self.capacity:
+                level += come
+                self.level = level if level < self.capacity else self.capacity
+            pace = self.pace + come * self.gain
+            if pace >= self.pace_capacity:  # nobody is kept waiting by it
+                pace, self.gain = self.pace_capacity, FIRST_GAIN
+            self.pace = pace
 
     def delay(self, amount: float) -> float:
         """Return the seconds until `amount` may be taken; 0.0 if now.
@@ -95,30 +130,49 @@ class TokenBucket:
         need = amount if amount < self.capacity else self.capacity
         missing = need - self.level
         # A residue of rounding must not cost a timer of a nanosecond, again and again.
-        return missing / self.rate if missing > _EPSILON * self.capacity else 0.0
+        delay = missing / self.rate if missing > _EPSILON * self.capacity else 0.0
+        need = amount if amount < self.pace_capacity else self.pace_capacity
+        missing = need - self.pace
+        if missing > _EPSILON * need:
+            slow = missing / (self.rate * self.gain)
+            if slow > delay:
+                return slow
+        return delay
 
     def take(self, amount: float) -> None:
         """Charge `amount`."""
         self.level -= amount
         self.charged += amount
+        self.pace -= amount
+        if self.pace < self.pace_capacity * 0.5:
+            self.gain += amount / (self.rate * _GAIN_SECONDS)
 
     def give(self, amount: float) -> None:
         """Give back `amount`, or charge more where it is negative."""
         self.charged -= amount
-        level = self.level + amount
-        self.level = level if level < self.capacity else self.capacity
+        if amount < 0.0:
+            self.level += amount
+            return
+        if self.level < self.capacity:
+            level = self.level + amount
+            self.level = level if level < self.capacity else self.capacity
+        pace = self.pace + amount
+        self.pace = pace if pace < self.pace_capacity else self.pace_capacity
 
     def empty_until(self, moment: float) -> None:
         """Count as empty at `moment`: the provider said that it is. A debt keeps being paid."""
         paid = max(0.0, moment - self.stamp) * self.rate
         self.level = min(0.0, self.level + paid)
         self.stamp = max(self.stamp, moment)
+        self.gain = FIRST_GAIN
 
     def level_at(self, now: float) -> float:
         """Return what the level is at `now`, without changing anything."""
+        if self.level >= self.capacity:
+            return self.level
         return min(self.capacity, self.level + max(0.0, now - self.stamp) * self.rate)
 
     def utilisation(self, until: float) -> float:
         """Return the share of what the limit allowed up to `until` that was used."""
-        allowed = self.capacity + max(0.0, until - self.opened) * self.rate
+        allowed = self.capacity + max(0.0, until - self.opened) * self.limit / self.period
         return self.charged / allowed

@@ -7,10 +7,11 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 from weakref import WeakSet
 
+from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
 from llmflow.limits.lock import TidyLock
 from llmflow.limits.statistics import LimiterStatistics
@@ -28,28 +29,60 @@ class Permit(Ticket):
     As an async context manager it is released at the end, whatever happened.
     """
 
-    __slots__ = ("_future", "_limiter", "_loop")
+    __slots__ = ("_expect", "_future", "_limiter", "_loop")
 
-    def __init__(self, limiter: Limiter, charge: Charge, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        limiter: Limiter,
+        charge: Charge,
+        loop: asyncio.AbstractEventLoop,
+        expect: Callable[[], Charge] | None,
+    ) -> None:
         super().__init__(charge)
         self._limiter = limiter
         self._loop = loop
+        self._expect = expect
         self._future: asyncio.Future[None] | None = None
 
-    def settle(self, actual: Charge | None = None) -> None:
-        """End with an answer; `actual` is what the request was charged, where known."""
-        self._limiter._settle(self, actual)
+    def settle(self, actual: Charge | None = None, *, signals: Sequence[QuotaSignal] = ()) -> None:
+        """End with an answer.
 
-    def reject(self, retry_after: float | None = None) -> float:
+        Args:
+            actual: what the request was charged, where known.
+            signals: what the reply's headers say of the quota.
+        """
+        self._limiter._settle(self, actual, signals)
+
+    def reject(
+        self,
+        retry_after: float | None = None,
+        *,
+        kind: type[RateLimitError] = RateLimitError,
+        dimension: str | None = None,
+        signals: Sequence[QuotaSignal] = (),
+    ) -> float:
         """End with a rate-limit rejection: the whole domain pauses.
 
         Args:
             retry_after: seconds that the server asked to wait, or None.
+            kind: the class of the limit: of a rate, of its growth, or of concurrency.
+            dimension: what was used up, such as ``"tpm"``, where the server says so.
+            signals: what the reply's headers say of the quota.
 
         Returns:
             Seconds until the pause ends.
         """
-        return self._limiter._reject(self, retry_after)
+        return self._limiter._reject(self, retry_after, kind, dimension, signals)
+
+    def fail(self, *, overloaded: bool, signals: Sequence[QuotaSignal] = ()) -> None:
+        """End with another failure.
+
+        Args:
+            overloaded: whether it is a sign that the provider cannot cope: no capacity, a
+                server error, no answer in time, a broken connection.
+            signals: what the reply's headers say of the quota.
+        """
+        self._limiter._fail(self, overloaded, signals)
 
     def release(self) -> None:
         """End without an answer. Does nothing if the permit has ended already."""
@@ -62,16 +95,30 @@ class Permit(Ticket):
             return
         await self._limiter._wait(self)
 
+    def revise(self) -> None:
+        """Charge what such a request is expected to cost by now; called by the limiter."""
+        if self._expect is not None:
+            self.charge = self._expect()
+
     def grant(self) -> None:
         """Wake the task that waits; called by the limiter."""
+        if not self._tell(None):  # its loop is closed: nobody will send this request
+            self._limiter._admission.cancel(self)
+
+    def refuse(self, error: Exception) -> None:
+        """Have the task that waits fail; called by the limiter."""
+        self._tell(error)
+
+    def _tell(self, error: Exception | None) -> bool:
         loop, future = self._loop, self._future
         if loop is asyncio._get_running_loop():
-            _wake(future)
-            return
+            _wake(future, error)
+            return True
         try:
-            loop.call_soon_threadsafe(_wake, future)
-        except RuntimeError:  # its loop is closed: nobody will send this request
-            self._limiter._admission.cancel(self)
+            loop.call_soon_threadsafe(_wake, future, error)
+        except RuntimeError:
+            return False
+        return True
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,19 +176,27 @@ class Limiter:
         pause = f", paused for {s.paused_for:.3g} s" if s.paused_for else ""
         return f"<Limiter {limits or 'no limits'}: {state}{pause}>"
 
-    async def acquire(self, charge: Charge | None = None, *, place: int = 0) -> Permit:
+    async def acquire(
+        self,
+        charge: Charge | None = None,
+        *,
+        expect: Callable[[], Charge] | None = None,
+        place: int = 0,
+    ) -> Permit:
         """Wait until one request may be sent, and return the right to send it.
 
         Args:
             charge: what the request is expected to be charged.
+            expect: returns that anew, for a request that has waited while more was learned.
             place: the `number` of an earlier permit, for a request that is sent again: it
                 goes before all that came after it the first time.
 
         Raises:
             TooLargeForLimitError: the request is larger than a whole limit.
+            ProviderError: the provider refuses everything for longer than is worth waiting.
         """
         loop = asyncio.get_running_loop()
-        permit = Permit(self, charge or Charge(), loop)
+        permit = Permit(self, charge or Charge(), loop, expect)
         permit.number = place
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
@@ -161,12 +216,29 @@ class Limiter:
             if self._admission.observe(signals, _now()):
                 self._pump()
 
+    def refuse(self, error: ProviderError, *, seconds: float | None = None) -> None:
+        """Have all calls fail with this error, those that wait and those to come.
+
+        Args:
+            error: what they fail with; each with a copy of its own.
+            seconds: how long; None: a minute, after which one call finds out.
+        """
+        with self._lock:
+            now = _now()
+            until = None if seconds is None else now + seconds
+            self._admission.refuse_all(error, until, now)
+
     def pause(self, seconds: float) -> None:
         """Admit nothing for so many seconds. A pause that is on is never shortened."""
         with self._lock:
             now = _now()
             self._admission.pause_until(now + seconds, now)
             self._pump()
+
+    @property
+    def failing(self) -> float:
+        """The share of calls that failed lately, from 0 to 1; 1 until some were answered."""
+        return self._admission.overload.failing
 
     @property
     def quota(self) -> Quota:
@@ -177,7 +249,7 @@ class Limiter:
         """Return what the limiter is doing now."""
         with self._lock:
             admission, now = self._admission, _now()
-            buckets = admission.buckets
+            buckets = admission.dimensions.buckets
             return LimiterStatistics(
                 waiting=admission.waiting,
                 in_flight=admission.in_flight,
@@ -203,17 +275,33 @@ class Limiter:
             self._end(permit, sent=False)
             raise
 
-    def _settle(self, permit: Permit, actual: Charge | None) -> None:
+    def _settle(
+        self, permit: Permit, actual: Charge | None, signals: Sequence[QuotaSignal]
+    ) -> None:
         with self._lock:
-            self._admission.finish(permit, actual, _now())
+            self._admission.finish(permit, actual, _now(), signals=signals)
             self._pump()
 
-    def _reject(self, permit: Permit, retry_after: float | None) -> float:
+    def _reject(
+        self,
+        permit: Permit,
+        retry_after: float | None,
+        kind: type[RateLimitError],
+        dimension: str | None,
+        signals: Sequence[QuotaSignal],
+    ) -> float:
         with self._lock:
             now = _now()
-            until = self._admission.reject(permit, retry_after, now)
+            until = self._admission.reject(
+                permit, retry_after, now, kind=kind, dimension=dimension, signals=signals
+            )
             self._pump()
             return max(0.0, until - now)
+
+    def _fail(self, permit: Permit, overloaded: bool, signals: Sequence[QuotaSignal]) -> None:
+        with self._lock:
+            self._admission.fail(permit, _now(), overloaded=overloaded, signals=signals)
+            self._pump()
 
     def _end(self, permit: Permit, *, sent: bool) -> None:
         """Take a permit back without an answer.
@@ -314,9 +402,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_the_parents_requests)
 
 
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
+def _wake(future: asyncio.Future[None] | None, error: Exception | None = None) -> None:
+    if future is None or future.done():
+        return
+    if error is None:
         future.set_result(None)
+    else:
+        future.set_exception(error)
 
 
 def _now() -> float:

@@ -11,13 +11,21 @@ WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
 class Ticket:
     """One request's place in the queue, later its right to be sent."""
 
-    __slots__ = ("admitted_at", "charge", "number", "state")
+    __slots__ = ("admitted_at", "charge", "mark", "number", "state")
 
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
         self.number = 0
         self.state = WAITING
         self.admitted_at = 0.0
+        self.mark: tuple[float, ...] = ()
+        """What had been charged in each unit when it was admitted, itself included."""
+
+    def revise(self) -> None:
+        """Bring the charge up to date, before this ticket is looked at."""
 
     def grant(self) -> None:
         """Be told of the admission. It is called while the state is being changed: only note it."""
+
+    def refuse(self, error: Exception) -> None:
+        """Be told that there will be no admission; likewise."""

@@ -119,6 +119,7 @@ class ParallelMode:
                 started=started,
                 clock=self._clock,
                 rng=self._rng,
+                failing=lambda: self.limiter.failing,
             )
         except ProviderError as final:
             final.attempts = call.attempts
@@ -137,6 +138,9 @@ class ParallelMode:
                         return await self._exchange(call, permit)
                     except RateLimitError as rejection:
                         self._pause(call, permit, rejection)
+                    except ProviderError as error:
+                        permit.fail(overloaded=error.transient, signals=error.signals)
+                        raise
                     await self._pass_gates()
                     await permit.renew()
             finally:
@@ -159,14 +163,17 @@ class ParallelMode:
                 assert call.wire is not None
                 reply = await transport.send(call.wire, timeout=self.timeout)
                 signals = self._wire.signals(reply)
-                if signals:
-                    self.limiter.observe(signals)
-                response = self._wire.decode(reply)
+                try:
+                    response = self._wire.decode(reply)
+                except ProviderError as error:
+                    error.signals = (*error.signals, *signals)
+                    raise
             else:
                 response = await self._ask_client(call.request)
+                signals = response.signals
         finally:
             call.in_flight += clock.monotonic() - sent
-        permit.settle(self.provider.settle(call.charge, response.usage))
+        permit.settle(self.provider.settle(call.charge, response.usage), signals=signals)
         return response
 
     async def _ask_client(self, request: Request) -> Response:
@@ -180,7 +187,12 @@ class ParallelMode:
 
     def _pause(self, call: _Call, permit: Permit, rejection: RateLimitError) -> None:
         """Pause the domain, and give up on a call that has met nothing else for too long."""
-        seconds = permit.reject(rejection.retry_after)
+        seconds = permit.reject(
+            rejection.retry_after,
+            kind=type(rejection),
+            dimension=rejection.dimension,
+            signals=rejection.signals,
+        )
         now = self._clock.monotonic()
         if call.rejected_since is None:
             call.rejected_since = now

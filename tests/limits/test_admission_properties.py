@@ -136,7 +136,7 @@ def test_no_window_lets_through_more_than_the_quota_and_one_burst(
         world.now += delay
     log = world.log
     assert len(log) == len(arrivals)
-    capacity = {bucket.name: bucket.capacity for bucket in world.admission.buckets}
+    capacity = {bucket.name: bucket.capacity for bucket in world.admission.dimensions.buckets}
     for first in range(len(log)):
         requests = tokens = 0.0
         for moment, ticket in log[first:]:
@@ -164,7 +164,7 @@ def test_a_pause_is_a_floor(events: list[tuple[str, int, float]], pause: float) 
 @given(st.lists(st.tuples(st.integers(1, 70), st.integers(0, 200)), max_size=60))
 def test_settling_conserves_what_is_charged(charges: list[tuple[int, int]]) -> None:
     world = World(Quota(tpm=6_000_000), cap=10_000)
-    bucket = world.admission.buckets[0]
+    bucket = world.admission.dimensions.buckets[0]
     for reserved, actual in charges:
         ticket = Ticket(Charge(tokens=float(reserved)))
         assert world.admission.admit_at_once(ticket, 0.0)

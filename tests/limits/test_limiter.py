@@ -33,10 +33,22 @@ async def admitted_at(limiter: Limiter, charge: Charge | None = None) -> float:
 async def test_after_the_burst_requests_leave_evenly() -> None:
     limiter = Limiter(Quota(rpm=600, burst_seconds=1))
     times = await asyncio.gather(*(admitted_at(limiter) for _ in range(27)))
-    burst = int(burst_capacity(10.0, 1.0))
-    assert times[:burst] == [0.0] * burst
-    # 7.5 fit the bucket: the eighth waits for half a refill, then one leaves every 0.1 s.
-    assert times[burst:] == pytest.approx([0.05 + 0.1 * i for i in range(27 - burst)])
+    burst = burst_capacity(10.0, 1.0)
+    # The burst goes faster than the rate, then one leaves every 0.1 s.
+    late = [0.1 * (index + 1 - burst) for index in range(27)]
+    assert times[12:] == pytest.approx(late[12:])
+    assert all(moment >= due - 1e-9 for moment, due in zip(times, late, strict=True))
+    assert times[7] < 0.35
+
+
+async def test_what_was_saved_up_is_spent_faster_and_faster_but_never_all_at_once() -> None:
+    limiter = Limiter(Quota(rpm=6000, burst_seconds=60), max_in_flight=10_000)
+    times = await asyncio.gather(*(admitted_at(limiter) for _ in range(5000)))
+    sent = [sum(moment <= second for moment in times) for second in (0.0, 0.25, 0.5, 1.0)]
+    assert sent[0] <= 10
+    assert sent[1] - sent[0] <= 100
+    assert sent[3] - sent[2] > 2 * (sent[2] - sent[1])
+    assert times[-1] < 3.0
 
 
 async def test_a_rate_below_one_per_second_still_starts_at_once() -> None:
@@ -92,7 +104,8 @@ async def test_settling_gives_back_and_takes_more() -> None:
     permit = await limiter.acquire(Charge(tokens=75))
     permit.settle(Charge(tokens=5))
     assert limiter.statistics().levels["tpm"] == pytest.approx(70)
-    permit = await limiter.acquire(Charge(tokens=10))
+    permit = await limiter.acquire(Charge(tokens=5))
+    assert now() == 0.0
     permit.settle(Charge(tokens=110))
     assert limiter.statistics().levels["tpm"] == pytest.approx(-40)
 
@@ -254,7 +267,7 @@ async def test_many_rejections_of_one_moment_count_as_one_when_no_time_was_given
     permits = [await limiter.acquire() for _ in range(100)]
     await asyncio.sleep(0.1)
     pauses = [permit.reject(None) for permit in permits]
-    assert 0.8 <= pauses[0] <= 1.2
+    assert 0.4 <= pauses[0] <= 0.6
     assert pauses == [pauses[0]] * 100
 
 
@@ -266,7 +279,7 @@ async def test_without_a_given_time_repeated_rejections_wait_longer_and_longer()
         await asyncio.sleep(0.1)
         waits.append(permit.reject(None))
         await permit.renew()
-    for wait, expected in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60], strict=True):
+    for wait, expected in zip(waits, [0.5, 1, 2, 4, 8, 16, 32, 60], strict=True):
         assert wait == pytest.approx(expected, rel=0.2)
 
 
@@ -277,8 +290,11 @@ async def test_a_bucket_counts_as_empty_after_a_rejection() -> None:
     others = [asyncio.create_task(admitted_at(limiter)) for _ in range(3)]
     await permit.renew()
     permit.settle()
-    # The probe took what was not there: one more second before the next, then one each.
-    assert await asyncio.gather(*others) == pytest.approx([7.0, 8.0, 9.0])
+    # The probe took what was not there; and the rate was too much, so it is lower for now.
+    first, second, third = await asyncio.gather(*others)
+    assert first >= 7.0
+    assert 1.0 <= second - first <= 1.5
+    assert 1.0 <= third - second <= 1.5
 
 
 async def test_a_cancelled_head_lets_the_second_go_earlier() -> None:
@@ -288,7 +304,7 @@ async def test_a_cancelled_head_lets_the_second_go_earlier() -> None:
     second = asyncio.create_task(admitted_at(limiter, Charge(tokens=10)))
     await asyncio.sleep(0.05)
     head.cancel()
-    assert await second == pytest.approx(0.1)
+    assert await second < 0.25  # the head would have had to wait for 0.7 s
 
 
 async def test_cancelled_waiters_leave_nothing_behind() -> None:
@@ -353,21 +369,26 @@ async def test_the_slow_start_ends_when_headers_name_a_limit() -> None:
     assert await waiting == 1.0
 
 
-async def test_a_rejection_without_a_known_rate_halves_the_number_in_flight() -> None:
+async def test_a_rejection_tells_the_rate_that_nobody_has_named() -> None:
+    limiter = Limiter(start_in_flight=4)
+    for _ in range(20):
+        permit = await limiter.acquire()
+        await asyncio.sleep(0.05)
+        permit.settle()
+    permit = await limiter.acquire()
+    permit.reject(1.0)
+    assert limiter.statistics().limits["rpm"] == pytest.approx(60 * 20 * 0.85, rel=0.15)
+
+
+async def test_a_rejection_of_the_first_requests_leaves_few_in_flight() -> None:
     limiter = Limiter(start_in_flight=4)
     permits = [await limiter.acquire() for _ in range(4)]
-    for _ in range(20):
-        permits.pop(0).settle()
-        permits += [await limiter.acquire() for _ in range(2)]
-    await asyncio.sleep(1)
-    permits.pop().reject(1.0)
+    for permit in permits:
+        permit.reject(1.0)
     more = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
     await asyncio.sleep(30)
-    assert not any(task.done() for task in more)  # 23 are in flight, and 11 may be
-    for permit in permits[:13]:
-        permit.release()
-    await asyncio.sleep(30)
-    assert limiter.statistics().in_flight == 11
+    assert limiter.statistics().limits == {}  # too little was sent to tell a rate from it
+    assert limiter.statistics().in_flight == 4
     for task in more:
         task.cancel()
 
@@ -511,7 +532,7 @@ async def test_a_renewal_that_was_cancelled_can_be_asked_for_again() -> None:
 async def test_a_rejection_without_a_time_of_its_own_still_pauses() -> None:
     limiter = Limiter(seed=1)
     permit = await limiter.acquire()
-    assert 0.8 <= permit.reject(0.0) <= 1.2
+    assert 0.4 <= permit.reject(0.0) <= 0.6
 
 
 async def test_a_late_rejection_that_prolongs_the_pause_is_followed_by_a_probe_too() -> None:

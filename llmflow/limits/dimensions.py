@@ -1,0 +1,250 @@
+"""All limits of one quota domain together: configured, named by replies, or estimated."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from llmflow.errors import TooLargeForLimitError
+from llmflow.limits.learning import DAY, LearningBucket
+from llmflow.limits.ticket import Ticket
+from llmflow.types import Charge, Quota, QuotaSignal
+
+DEFAULT_BURST_SECONDS: Final = 1.0
+_ESTIMATE_BURST_SECONDS: Final = 0.5
+_MINUTE: Final = 60.0
+
+# dimension: (index in Charge, period in seconds, least useful capacity)
+DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
+    "rpm": (0, _MINUTE, 1.0),
+    "tpm": (1, _MINUTE, 1.0),
+    "itpm": (2, _MINUTE, 1.0),
+    "otpm": (3, _MINUTE, 1.0),
+    "rpd": (0, DAY, 1.0),
+    "tpd": (1, DAY, 1.0),
+}
+_OUTPUT: Final = 3
+# What was sent in this many seconds tells how much a provider takes that says nothing.
+_LOOK_BACK: Final = 1.5
+_LOOK_STEP: Final = 0.1
+_ENOUGH_TO_TELL: Final = 10
+_FIRST_ESTIMATE: Final = 0.85
+
+
+class Dimensions:
+    """The buckets of one quota domain, taken all or nothing.
+
+    Args:
+        quota: the configured limits; what replies name can only be lower.
+        now: the time, in seconds on the caller's clock.
+    """
+
+    def __init__(self, quota: Quota, *, now: float) -> None:
+        self.buckets: list[LearningBucket] = []
+        self.named: dict[str, float] = {}
+        """Limits that replies have named."""
+        self.binding: LearningBucket | None = None
+        """What kept the last request waiting that was looked at."""
+        self._spent = [0.0, 0.0, 0.0, 0.0]
+        self._history: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=32)
+        self.retune(quota, now)
+
+    # --- taking ------------------------------------------------------------------------
+
+    def refill(self, now: float) -> None:
+        """Bring all levels to what they are at `now`."""
+        for bucket in self.buckets:
+            bucket.refill(now)
+
+    def delay(self, charge: Charge) -> float:
+        """Return the seconds until a charge may be taken, and note what it waits for."""
+        delay, self.binding = 0.0, None
+        for bucket in self.buckets:
+            wait = bucket.delay(charge[bucket.unit])
+            if wait > delay:
+                delay, self.binding = wait, bucket
+        return delay
+
+    def take(self, ticket: Ticket, now: float) -> None:
+        """Charge a request, and note on its ticket how much was charged so far."""
+        charge, spent = ticket.charge, self._spent
+        for bucket in self.buckets:
+            bucket.take(charge[bucket.unit])
+        spent[0] += charge[0]
+        spent[1] += charge[1]
+        spent[2] += charge[2]
+        spent[3] += charge[3]
+        ticket.mark = mark = tuple(spent)
+        history = self._history
+        if not history or now - history[-1][0] >= _LOOK_STEP:
+            history.append((now, mark))
+
+    def settle(self, charge: Charge, actual: Charge) -> None:
+        """Correct a charge to what it was in the end."""
+        for unit, (before, after) in enumerate(zip(charge, actual, strict=True)):
+            self._spent[unit] += after - before
+        for bucket in self.buckets:
+            bucket.give(charge[bucket.unit] - actual[bucket.unit])
+
+    def check_fits(self, charge: Charge) -> None:
+        """Refuse what can never be admitted.
+
+        Raises:
+            TooLargeForLimitError: it is larger than a whole limit; the message has the numbers.
+        """
+        for bucket in self.buckets:
+            # A limit below one request per minute is slow, not impossible; an estimate is no limit.
+            if charge[bucket.unit] > max(bucket.limit, bucket.minimum) and not bucket.estimated:
+                raise TooLargeForLimitError(
+                    f"this request needs {charge[bucket.unit]:,.0f} of {bucket.name}, "
+                    f"and the limit is {bucket.limit:,.0f}",
+                    dimension=bucket.name,
+                )
+
+    # --- learning ----------------------------------------------------------------------
+
+    def retune(self, quota: Quota, now: float) -> None:
+        """Change the configured limits; levels stay."""
+        self.quota = quota
+        for name in DIMENSIONS:
+            self._set_limit(name, now)
+
+    def observe(self, signals: Iterable[QuotaSignal], ticket: Ticket | None, now: float) -> bool:
+        """Learn from what a reply's headers say. Configured limits are a ceiling.
+
+        Args:
+            signals: what they say.
+            ticket: the request that was answered, or None where that is not known.
+            now: the time.
+
+        Returns:
+            Whether a limit is another than before.
+        """
+        changed = False
+        for signal in signals:
+            name, limit = signal.dimension, signal.limit
+            if name not in DIMENSIONS:
+                continue
+            if limit is not None and 0 < limit < math.inf and self.named.get(name) != limit:
+                self.named[name] = limit
+                self._set_limit(name, now)
+                changed = True
+            bucket = self.bucket(name)
+            if bucket is None or ticket is None or not ticket.mark:
+                continue
+            unit = bucket.unit
+            bucket.sample(
+                signal,
+                elapsed=now - ticket.admitted_at,
+                spent=self._spent[unit] - ticket.mark[unit],
+                settled=unit != _OUTPUT,
+                now=now,
+            )
+        return changed
+
+    def refuse(
+        self,
+        dimension: str | None,
+        signals: Iterable[QuotaSignal],
+        *,
+        until: float | None,
+        ramp: bool,
+        changed: bool,
+        now: float,
+    ) -> None:
+        """Learn from a rejection.
+
+        Args:
+            dimension: what was used up, where the provider says so.
+            signals: what the rejection's headers say.
+            until: when the provider will have room again; None where it does not say.
+            ramp: whether traffic grew too fast.
+            changed: whether its headers explain it: another limit than was known.
+            now: the time.
+        """
+        told = {signal.dimension: signal for signal in signals}
+        if dimension in DIMENSIONS and self.bucket(dimension) is None:
+            self._estimate(dimension, now)
+        elif not self.buckets:
+            self._estimate("rpm", now)
+        for bucket in self.buckets:
+            if dimension in (None, bucket.name) or not self.bucket(dimension):
+                if not changed:
+                    bucket.refuse(told.get(bucket.name), ramp=ramp, now=now)
+                bucket.empty_until(now if until is None else until)
+
+    def succeed(self, now: float) -> None:
+        """Take note that requests are answered."""
+        for bucket in self.buckets:
+            bucket.succeed(now)
+
+    def bucket(self, name: str | None) -> LearningBucket | None:
+        """Return the bucket of a dimension, or None."""
+        for bucket in self.buckets:
+            if bucket.name == name:
+                return bucket
+        return None
+
+    def move(self, shift: float) -> None:
+        """Follow a clock that has been set anew."""
+        self._history.clear()
+        for bucket in self.buckets:
+            bucket.move(shift)
+
+    def limits(self) -> Mapping[str, float]:
+        """Return the limits in force."""
+        return {b.name: b.effective_limit if b.estimated else b.limit for b in self.buckets}
+
+    def _estimate(self, name: str, now: float) -> None:
+        """Guess a limit from what was sent lately, just before it was refused."""
+        unit, period, minimum = DIMENSIONS[name]
+        if period >= DAY:
+            return
+        since = next((entry for entry in self._history if now - entry[0] <= _LOOK_BACK), None)
+        if since is None or self._spent[0] - since[1][0] < _ENOUGH_TO_TELL:
+            return
+        sent = self._spent[unit] - since[1][unit]
+        limit = _FIRST_ESTIMATE * sent / max(_LOOK_STEP, now - since[0]) * period
+        self.buckets.append(
+            LearningBucket(
+                name,
+                unit=unit,
+                limit=max(limit, minimum),
+                period=period,
+                burst_seconds=_ESTIMATE_BURST_SECONDS,
+                minimum=minimum,
+                now=now,
+                estimated=True,
+            )
+        )
+
+    def _set_limit(self, name: str, now: float) -> None:
+        limits = [
+            float(limit)
+            for limit in (getattr(self.quota, name), self.named.get(name))
+            if limit is not None
+        ]
+        existing = self.bucket(name)
+        if not limits:
+            if existing is not None and not existing.estimated:
+                self.buckets.remove(existing)
+            return
+        unit, period, minimum = DIMENSIONS[name]
+        burst = DAY if period >= DAY else float(self.quota.burst_seconds or DEFAULT_BURST_SECONDS)
+        if existing is not None:
+            existing.refill(now)  # the time until now was at the old rate
+            existing.set_limit(min(limits), burst_seconds=burst)
+            return
+        self.buckets.append(
+            LearningBucket(
+                name,
+                unit=unit,
+                limit=min(limits),
+                period=period,
+                burst_seconds=burst,
+                minimum=minimum,
+                now=now,
+            )
+        )

@@ -1,0 +1,224 @@
+"""A token bucket that learns: from what replies say is left, and from what is refused.
+
+Three things about a limit are never written down. How much of it is there for us:
+another program may spend the same key. How much of it may be used at once: a limit
+"per minute" is enforced in slices as short as a second. And, where nobody names it,
+the limit itself. All three follow the rule that shares a network link fairly between
+strangers: a little more while it goes well, a good part less when it does not
+(additive increase, multiplicative decrease; Chiu and Jain, 1989).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from llmflow.limits.bucket import BURST_SLACK, FIRST_GAIN, TokenBucket
+from llmflow.types import QuotaSignal
+
+DAY: Final = 86_400.0
+# Shares of what a bucket holds, a second's worth at most. Below the first, less is
+# used; above the second, more. In between, all is well: the slack of one program
+# that uses a limit up to its end lies there.
+_LOW, _HIGH = 0.1, 0.3
+_SMOOTHING_SECONDS: Final = 0.5
+# Per second: how fast a share falls where nothing is left, and rises where all is there.
+_FALL, _RISE = 1.0, 0.25
+_RISE_UNSEEN: Final = 0.1
+_RISE_ESTIMATED: Final = 0.05
+_AFTER_REJECTION: Final = 0.7
+_AFTER_RAMP: Final = 0.5
+_LEAST_SHARE: Final = 0.01
+_CALM_SECONDS: Final = 1.0
+# A minute's worth is spent by halves: whoever else shares it may do the same.
+_SPEND: Final = 0.5
+_KEEP_SECONDS: Final = 0.5
+_TOLERANCE_SECONDS: Final = 0.1
+_SHORTEST_WINDOW: Final = 0.05
+_WINDOW_PATIENCE: Final = 30.0
+_MOST_GROWTH: Final = 16.0
+
+
+class LearningBucket(TokenBucket):
+    """A token bucket that corrects itself.
+
+    Args:
+        name: the dimension, such as ``"rpm"``.
+        unit: index of this dimension's amount in a `Charge`.
+        limit: how many per period; where it is estimated, a first guess.
+        period: seconds.
+        burst_seconds: how many seconds' worth may be used at once, as far as is known.
+        minimum: the least capacity that is useful.
+        estimated: whether nobody has named the limit: it then has no upper bound.
+    """
+
+    __slots__ = (
+        "_calm_since",
+        "_changed_at",
+        "_growth",
+        "_remaining",
+        "_seen_at",
+        "bound_at",
+        "estimated",
+        "trusted",
+        "window",
+        "window_ceiling",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        unit: int,
+        limit: float,
+        period: float,
+        burst_seconds: float,
+        minimum: float,
+        now: float,
+        estimated: bool = False,
+    ) -> None:
+        super().__init__(
+            name,
+            unit=unit,
+            limit=limit,
+            period=period,
+            burst_seconds=burst_seconds,
+            minimum=minimum,
+            now=now,
+            paced=period < DAY,
+        )
+        self.estimated = estimated
+        self.window = self.window_ceiling = burst_seconds
+        self.trusted = True
+        """Whether what replies say is left is what requests are admitted by."""
+        self.bound_at = -math.inf
+        """When it last was what kept a request waiting."""
+        self._remaining: float | None = None
+        self._seen_at = self._changed_at = now
+        self._calm_since = now
+        self._growth = 1.0
+
+    @property
+    def effective_limit(self) -> float:
+        """What is used of the limit, per period."""
+        return self.limit * self.share
+
+    def set_limit(self, limit: float, *, burst_seconds: float) -> None:
+        """Take note of what the limit is, by configuration or by a header."""
+        if self.estimated:
+            self.estimated = False
+            self.use(1.0)
+        if burst_seconds != self.window_ceiling:
+            self.window = self.window_ceiling = burst_seconds
+        self.retune(limit, burst_seconds=self.window)
+        self.use(self.share)
+
+    # --- what replies say ------------------------------------------------------------
+
+    def sample(
+        self, signal: QuotaSignal, *, elapsed: float, spent: float, settled: bool, now: float
+    ) -> None:
+        """Compare the level with what a reply says is left.
+
+        What it says is as old as the request: since then the bucket was refilled, and
+        requests were sent that the server had not seen. The level of now follows from both.
+
+        Args:
+            signal: what the reply says.
+            elapsed: seconds since the request was sent.
+            spent: what was charged here since then.
+            settled: whether the server had charged, by then, all that was charged here.
+            now: the time.
+        """
+        remaining = signal.remaining
+        if remaining is None or not self.trusted or not 0.0 <= remaining < math.inf:
+            return
+        base = self.limit / self.period
+        top = remaining + signal.reset * base if signal.reset else max(remaining, self.capacity)
+        there = min(top, remaining + self.rate * elapsed - spent)
+        # Requests overtake each other on the way, and some servers round.
+        there += base * _TOLERANCE_SECONDS + self.minimum
+        if there < self.level:
+            self.level = there
+        elif settled:
+            keep = base * _KEEP_SECONDS
+            deep = _SPEND * (remaining - keep) + self.rate * elapsed - spent
+            deep = min(deep, top - base * BURST_SLACK)
+            if remaining > keep and deep > self.level:
+                self.level = deep
+        if self.period < DAY:
+            self._follow(remaining, top=min(top, base), elapsed=elapsed, now=now)
+
+    def _follow(self, remaining: float, *, top: float, elapsed: float, now: float) -> None:
+        """Use less where little is left of a second's worth, and more where much is."""
+        passed = min(_SMOOTHING_SECONDS, max(0.0, now - self._seen_at))
+        self._seen_at = now
+        if self._remaining is None:
+            self._remaining = remaining
+        else:
+            weight = 1.0 - math.exp(-passed / _SMOOTHING_SECONDS)
+            self._remaining += weight * (remaining - self._remaining)
+        left = self._remaining / top if top > 0.0 else 0.0
+        # News that are seconds old must not be answered faster than that.
+        passed /= max(1.0, elapsed)
+        if left < _LOW:
+            fall = _FALL * passed * (1.0 - left / _LOW)
+            self.use(max(_LEAST_SHARE, self.share * (1.0 - fall)))
+        elif left > _HIGH and self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
+            rise = _RISE * passed * min(1.0, (left - _HIGH) / (1.0 - _HIGH))
+            self.use(min(1.0, self.share + rise * self._growth))
+
+    # --- what is refused -------------------------------------------------------------
+
+    def refuse(self, signal: QuotaSignal | None, *, ramp: bool, now: float) -> None:
+        """Learn from a rejection that was not foreseen.
+
+        Args:
+            signal: what the rejection itself says of this dimension, or None.
+            ramp: whether traffic grew too fast, rather than being too much.
+            now: the time.
+        """
+        self._calm_since = self._changed_at = now
+        self.gain = FIRST_GAIN
+        if ramp:
+            self._growth = max(1.0 / _MOST_GROWTH, self._growth / 4.0)
+            self.use(max(_LEAST_SHARE, self.share * _AFTER_RAMP))
+            return
+        if self.period >= DAY:
+            return
+        remaining = signal.remaining if signal is not None else None
+        much = self.limit / self.period * _KEEP_SECONDS
+        if self.trusted and remaining is not None and remaining > much:
+            # It says that much is left, and refuses all the same: what it says is another
+            # account than the one that requests are admitted by.
+            self.trusted = False
+            return
+        self.use(max(_LEAST_SHARE, self.share * _AFTER_REJECTION))
+        self.window = max(_SHORTEST_WINDOW, self.window / 2.0)
+        self.retune(self.limit, burst_seconds=self.window)
+
+    def succeed(self, now: float) -> None:
+        """Take note that requests are answered: what was given up comes back step by step."""
+        passed = now - self._changed_at
+        if passed <= 0.0 or now - self._calm_since < _CALM_SECONDS:
+            return
+        self._changed_at = now
+        passed = min(passed, _CALM_SECONDS)
+        if self.estimated:
+            if now - self.bound_at < _CALM_SECONDS:
+                self.use(self.share * (1.0 + _RISE_ESTIMATED * self._growth * passed))
+        elif self.share < 1.0 and (self._remaining is None or not self.trusted):
+            self.use(min(1.0, self.share + _RISE_UNSEEN * self._growth * passed))
+        if now - self._calm_since > _WINDOW_PATIENCE and self.window < self.window_ceiling:
+            self._calm_since = now
+            self.window = min(self.window_ceiling, self.window * 1.5)
+            self.retune(self.limit, burst_seconds=self.window)
+
+    def move(self, shift: float) -> None:
+        """Follow a clock that has been set anew."""
+        self.stamp += shift
+        self.opened += shift
+        self.bound_at += shift
+        self._seen_at += shift
+        self._changed_at += shift
+        self._calm_since += shift
