@@ -17,7 +17,9 @@ _SECONDS = click.FloatRange(0.0)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--rpm", type=AMOUNT, help="Requests per minute.")
-@click.option("--tpm", type=AMOUNT, help="Tokens per minute, charged on arrival.")
+@click.option("--tpm", type=AMOUNT, help="Tokens per minute, input and output together.")
+@click.option("--itpm", type=AMOUNT, help="Input tokens per minute.")
+@click.option("--otpm", type=AMOUNT, help="Output tokens per minute.")
 @click.option("--rpd", type=AMOUNT, help="Requests per day.")
 @click.option(
     "--burst-seconds",
@@ -25,6 +27,25 @@ _SECONDS = click.FloatRange(0.0)
     show_default=True,
     type=click.FloatRange(0.0, min_open=True),
     help="Seconds' worth of a per-minute limit that may come at once; 1 is strict.",
+)
+@click.option(
+    "--ramp",
+    type=click.FloatRange(1.0, min_open=True),
+    help="How many times their trailing average the input tokens may be; 1.5 is usual.",
+)
+@click.option(
+    "--ramp-window",
+    default=900.0,
+    show_default=True,
+    type=click.FloatRange(0.0, min_open=True),
+    help="Seconds over which that average trails.",
+)
+@click.option(
+    "--ramp-floor",
+    default="1M",
+    show_default=True,
+    type=AMOUNT,
+    help="Input tokens per minute that are never too sudden.",
 )
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
 @click.option("--latency", default=0.5, show_default=True, type=_SECONDS, help="Seconds, median.")
@@ -38,13 +59,19 @@ _SECONDS = click.FloatRange(0.0)
     f"Kinds: {', '.join(_KINDS)}.",
 )
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
-@click.option("--no-retry-after", is_flag=True, help="Do not say when to come back after a 429.")
+@click.option(
+    "--no-retry-after",
+    is_flag=True,
+    help="Do not say when to come back after a 429; with --no-headers, nothing of the limit.",
+)
 @click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
 def command(**options: Any) -> int:
-    """Serve OpenAI's chat completions on loopback, with the quota that you set.
+    """Serve OpenAI's chat completions and Anthropic's messages, with the quota that you set.
 
-    Headers, errors and limits are those of the real thing; answers are extracts of the
-    prompt. Any client can talk to it. GET /stats tells what it saw. Ctrl-C stops it.
+    Headers, errors and limits are those of the real things; answers are extracts of the
+    prompt. Any client can talk to it; Anthropic's own wants the address without /v1.
+    OpenAI's rule charges output on arrival, by max_tokens; Anthropic's while it is produced.
+    GET /stats tells what it saw. Ctrl-C stops it.
 
     \b
     Example:
@@ -60,6 +87,11 @@ def command(**options: Any) -> int:
         rpm=options["rpm"],
         tpm=options["tpm"],
         rpd=options["rpd"],
+        itpm=options["itpm"],
+        otpm=options["otpm"],
+        ramp=options["ramp"],
+        ramp_window=options["ramp_window"],
+        ramp_floor=options["ramp_floor"],
         burst_seconds=options["burst_seconds"],
         max_concurrent=options["max_concurrent"],
         latency=Latency(seconds=options["latency"], sigma=options["latency_sigma"]),

@@ -1,7 +1,7 @@
 """A local LLM provider with a real quota, for trying code and settings without a key or a cent.
 
-It speaks the OpenAI chat dialect over HTTP, with the headers, errors, limits
-and bad days of a real provider. Nothing of it is shared with llmflow's own
+It speaks OpenAI's chat dialect and Anthropic's over HTTP, with the headers,
+errors, limits and bad days of the real providers. Nothing of it is shared with llmflow's own
 limiter and client: independent clients get the same answers.
 
 Public: import from here, not from the modules below.
@@ -18,6 +18,7 @@ from llmflow.simulator.hosting import (
 from llmflow.simulator.server import Simulator
 from llmflow.simulator.settings import Faults, Latency, SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats
+from llmflow.simulator.timeline import Timeline
 
 __all__ = [
     "Engine",
@@ -29,6 +30,7 @@ __all__ = [
     "SimulatorSettings",
     "SimulatorStats",
     "SimulatorThread",
+    "Timeline",
     "run_simulator",
     "serve_in_process",
     "serve_in_thread",

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve with the settings of the command line, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m llmflow.simulator",
-        description="A local LLM provider with a real quota, in the OpenAI chat dialect.",
+        description="A local LLM provider with a real quota, in OpenAI's dialect and Anthropic's.",
     )
     parser.add_argument(
         "--settings-json",

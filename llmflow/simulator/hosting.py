@@ -128,8 +128,13 @@ class SimulatorThread:
 
     @property
     def url(self) -> str:
-        """The base URL for clients."""
+        """The base URL for OpenAI's clients, such as ``http://127.0.0.1:8000/v1``."""
         return self._simulator.url
+
+    @property
+    def root_url(self) -> str:
+        """The base URL for Anthropic's clients, which add ``/v1`` themselves."""
+        return self._simulator.root_url
 
     def stats(self) -> SimulatorStats:
         """Return what was counted so far; after `close`, what was counted at the end."""
@@ -204,6 +209,11 @@ class SimulatorProcess:
             raise
 
     @property
+    def root_url(self) -> str:
+        """The base URL for Anthropic's clients, which add ``/v1`` themselves."""
+        return self.url.removesuffix("/v1")
+
+    @property
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
@@ -212,7 +222,7 @@ class SimulatorProcess:
         """Return what was counted so far; after `close`, what was counted at the end."""
         if self._last is not None:
             return self._last
-        host, port = self.url.removeprefix("http://").removesuffix("/v1").rsplit(":", 1)
+        host, port = self.root_url.removeprefix("http://").rsplit(":", 1)
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
         try:
             connection.request("GET", "/stats")

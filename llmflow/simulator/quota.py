@@ -19,6 +19,8 @@ MINUTE = 60.0
 DAY = 86_400.0
 _PER_DAY = ("rpd", "tpd")
 _MAX_DOMAINS = 10_000
+# What takes less is charged at once: a rate of tokens in no time would be no number.
+_INSTANT = 1e-6
 
 
 class Charge(NamedTuple):
@@ -203,7 +205,7 @@ class Ledger:
         """Charge an answer's tokens evenly over the seconds in which they are produced."""
         if not decision.domain.produced or not tokens:
             return
-        if seconds > 0:
+        if seconds > _INSTANT:
             decision.flow, decision.since = tokens / seconds, now
             decision.domain.drain(decision.flow)
         else:

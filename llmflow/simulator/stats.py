@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llmflow.simulator.timeline import Timeline, TimelineTally
@@ -65,7 +65,8 @@ class SimulatorStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``GET /stats`` serves."""
-        return asdict(self)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**values, "timeline": self.timeline.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SimulatorStats:

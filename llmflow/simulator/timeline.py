@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 _BIN_SECONDS = 0.25
@@ -35,11 +35,15 @@ class Timeline:
     max_in_flight: tuple[int, ...]
     tokens_charged: tuple[float, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``GET /stats`` serves of it."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timeline:
-        """Read what ``dataclasses.asdict`` made, also by way of JSON."""
-        columns = {name: tuple(data[name]) for name in cls.__slots__ if name != "bin_seconds"}
-        return cls(bin_seconds=data["bin_seconds"], **columns)
+        """Read what ``GET /stats`` served."""
+        names = [item.name for item in fields(cls) if item.name != "bin_seconds"]
+        return cls(bin_seconds=data["bin_seconds"], **{name: tuple(data[name]) for name in names})
 
 
 class TimelineTally:

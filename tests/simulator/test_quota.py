@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,76 @@ def test_a_charge_stands_or_is_settled_to_what_was_used() -> None:
         book.release(decision, now=0, used=used)
         shown = decision.domain.shown
         assert [shown[name].level for name in ("tpm", "itpm", "otpm")] == levels
+
+
+def test_an_answer_is_charged_evenly_while_it_is_produced() -> None:
+    book = ledger(tpm=6000, otpm=600)
+    decision = book.admit("k", Charge(100, 100), now=0)
+    book.produce(decision, 300, seconds=10, now=0)
+    shown = book.admit("k", Charge(0), now=5).domain.shown
+    # Of the output, 5 s at 30 - 10 a second; the other refills faster than it is drained.
+    assert (shown["otpm"].level, shown["tpm"].level) == (500, 6000)
+    assert book.release(decision, now=10, used=Charge(400, 100, 300)) == 400
+    assert shown["otpm"].level == pytest.approx(400)
+    assert shown["otpm"].drain == pytest.approx(0)
+    decision.domain.refill(20)
+    assert shown["otpm"].level == pytest.approx(500)
+
+
+def test_debt_from_output_shuts_the_door_until_a_token_is_there() -> None:
+    book = ledger(otpm=60, burst_seconds=10)
+    decision = book.admit("k", Charge(1, 1), now=0)
+    book.produce(decision, 39, seconds=0, now=0)
+    book.release(decision, now=0, used=Charge(40, 1, 39))
+    refusal = book.admit("k", Charge(1, 1), now=0)
+    assert (refusal.reason, refusal.retry_after) == ("otpm", pytest.approx(30))
+    assert book.admit("k", Charge(1, 1), now=30).reason is None
+
+
+@given(
+    answers=st.lists(
+        st.tuples(st.floats(0, 3), st.floats(0, 3), st.integers(0, 50)), min_size=1, max_size=20
+    )
+)
+def test_what_is_produced_is_charged_once_however_answers_overlap(
+    answers: list[tuple[float, float, int]],
+) -> None:
+    # A bucket so slow and deep that no refill hides what was taken.
+    book = ledger(otpm=1e-3, burst_seconds=6e10)
+    domain = book.admit("k", Charge(0), now=0).domain
+    before = domain.shown["otpm"].level
+    events = [(start, n, "begin") for n, (start, _, _) in enumerate(answers)]
+    events += [(start + seconds, n, "end") for n, (start, seconds, _) in enumerate(answers)]
+    decisions = {}
+    for now, n, what in sorted(events, key=lambda event: event[0]):
+        _, seconds, tokens = answers[n]
+        if what == "begin":
+            decisions[n] = book.admit("k", Charge(0), now=now)
+            book.produce(decisions[n], tokens, seconds=seconds, now=now)
+        else:
+            book.release(decisions[n], now=now, used=Charge(tokens, 0, tokens))
+    taken = before - domain.shown["otpm"].level
+    assert taken == pytest.approx(sum(tokens for _, _, tokens in answers), abs=1e-2)
+
+
+def test_traffic_may_grow_by_the_factor_and_no_faster() -> None:
+    book = ledger(ramp=2, ramp_window=10, ramp_floor=600, burst_seconds=1)
+    per_window = []
+    for window in range(8):
+        times = [window * 10 + n / 100 for n in range(1000)]
+        let_in = [book.admit("k", Charge(1, 1), now=t).reason is None for t in times]
+        per_window.append(sum(let_in))
+    # Ten a second at once; when the average has come to half of that, twice the average.
+    assert per_window[0] == pytest.approx(10 * 10, rel=0.3)
+    growth = [after / before for before, after in pairwise(per_window[2:])]
+    assert all(1 <= each <= 2.8 for each in growth)
+    assert per_window[-1] == 1000
+
+
+def test_steady_traffic_below_the_floor_never_meets_the_ramp() -> None:
+    book = ledger(ramp=1.1, ramp_window=10, ramp_floor=600, burst_seconds=1)
+    reasons = {book.admit("k", Charge(1, 1), now=n / 9.9).reason for n in range(1000)}
+    assert reasons == {None}
 
 
 def test_the_schedule_changes_the_limit_in_time() -> None:

@@ -174,20 +174,84 @@ def test_out_of_credit() -> None:
     )
 
 
+def test_a_blind_rejection_says_nothing() -> None:
+    for quota in ({"rpm": 1}, {"tpm": 16}, {"tpm": 1}, {"ramp": 2, "ramp_floor": 1}):
+        blind = engine(**quota, quota_headers="off", retry_after=False, retry_text=False)
+        replies = [chat(blind) for _ in range(2)]
+        refused = replies[-1]
+        assert refused.status == 429
+        for reply in replies:
+            assert set(headers(reply)) == {
+                "x-request-id",
+                "openai-organization",
+                "openai-processing-ms",
+                "openai-version",
+            }
+        problem = error(refused)
+        assert problem["type"] == "rate_limit_error"
+        said = problem["message"].replace("org-T", "").replace("gpt-x", "").lower()
+        assert not any(letter.isdigit() for letter in said)
+        assert "try again" not in said
+        assert "per min" not in said
+
+
 def test_hints_can_be_switched_off_one_by_one() -> None:
-    blind = engine(rpm=1, quota_headers="off", retry_after=False, retry_text=False)
-    assert not [name for name in headers(chat(blind)) if name.startswith("x-ratelimit")]
-    refused = chat(blind)
-    assert set(headers(refused)) == {
-        "x-request-id",
-        "openai-organization",
-        "openai-processing-ms",
-        "openai-version",
-    }
-    assert "try again" not in error(refused)["message"]
+    for off in ({"quota_headers": "off"}, {"retry_after": False}, {"retry_text": False}):
+        target = engine(rpm=1, **off)
+        chat(target)
+        refused = chat(target)
+        shown = "x-ratelimit-limit-requests" in headers(refused)
+        message = error(refused)["message"]
+        assert shown is ("quota_headers" not in off)
+        assert ("retry-after" in headers(refused)) is ("retry_after" not in off)
+        assert ("try again in 1m0s" in message) is ("retry_text" not in off)
+        assert "Limit 1, Used 1" in message
     precise = engine(rpm=100, burst_seconds=0.6, retry_after_ms=True)
     chat(precise)
     assert headers(chat(precise))["retry-after-ms"] == "600"
+
+
+def test_a_refund_gives_back_what_was_not_used() -> None:
+    for refund, left in ((True, "991"), (False, "899")):
+        target = engine(tpm=1000, refund=refund)
+        target.end(chat(target, {**HELLO, "max_tokens": 100}), now=0.0)
+        reply = chat(target, {**HELLO, "max_tokens": 1})
+        assert headers(reply)["x-ratelimit-remaining-tokens"] == left
+
+
+def test_input_and_output_limits_are_charged_on_arrival() -> None:
+    target = engine(itpm=1000, otpm=100)
+    body = {**HELLO, "max_tokens": 60}
+    assert [chat(target, body).status for _ in range(2)] == [200, 429]
+    message = error(chat(target, body))["message"]
+    assert "on output tokens per min (OTPM): Limit 100, Used 60, Requested 60." in message
+    too_much = error(chat(target, {**HELLO, "max_tokens": 101}))["message"]
+    assert "Request too large for gpt-x" in too_much
+
+
+def test_growth_too_sudden_is_told_to_slow_down() -> None:
+    target = engine(ramp=2, ramp_window=10, ramp_floor=60, burst_seconds=1)
+    assert chat(target).status == 200
+    refused = chat(target)
+    problem = error(refused)
+    assert (refused.status, problem["type"], problem["code"]) == (
+        429,
+        "rate_limit_error",
+        "slow_down",
+    )
+    assert headers(refused)["retry-after"] == "1"
+
+
+def test_money_ends_in_three_ways() -> None:
+    for kind, code in (
+        ("quota", "insufficient_quota"),
+        ("spend_limit", "organization_spend_limit_exceeded"),
+        ("balance", "credit_balance_exhausted"),
+    ):
+        refused = chat(engine(credit_requests=0, credit_error=kind))
+        assert (refused.status, error(refused)["code"]) == (429, code)
+        assert error(refused)["type"] == "insufficient_quota"
+        assert "retry-after" not in headers(refused)
 
 
 def test_the_charge_is_the_larger_of_output_and_prompt_or_their_sum() -> None:
