@@ -17,7 +17,7 @@ from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
 from llmflow.headers import parse_number, parse_reset, server_time
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
-from llmflow.tokens import TokenEstimator
+from llmflow.tokens import estimate_tokens
 from llmflow.types import (
     Charge,
     Quota,
@@ -29,7 +29,7 @@ from llmflow.types import (
     WireRequest,
 )
 from llmflow_providers.anthropic_errors import classify_anthropic
-from llmflow_providers.openai_errors import read_error
+from llmflow_providers.error_body import read_error
 from llmflow_providers.wire import check_key, checked_base_url, count, dump_body, mapping, texts
 
 BASE_URL: Final = "https://api.anthropic.com"
@@ -103,7 +103,6 @@ class AnthropicProvider:
         self.base_url = url.removesuffix("/v1").rstrip("/")
         # "" says "no key": Anthropic's own must not reach a server that asks for none.
         self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
-        self._tokens = TokenEstimator(model)
         self._url = f"{self.base_url}/v1/messages"
         self._headers = {
             "Content-Type": "application/json",
@@ -183,24 +182,24 @@ class AnthropicProvider:
 
         Requests are limited by input and output tokens apart. Input is estimated by the
         server when a request arrives and corrected later; here it is estimated from the
-        prompt's bytes and script, times a ratio learned from what was really charged.
-        Output is charged as it is produced, whatever `max_tokens` says: the bound is the
-        most that it can come to. (Guide on rate limits, August 2026.)
+        prompt's bytes and script. Output is charged as it is produced, whatever
+        `max_tokens` says: the bound is the most that it can come to, and the limiter
+        learns what it does come to. (Guide on rate limits, August 2026.)
         """
-        prompt = self._tokens.estimate(
-            *texts(request.system),
-            *[text for message in request.messages for text in texts(message.get("content"))],
-        )
+        prompt = 0
+        for text in texts(request.system):
+            prompt += estimate_tokens(text)
+        for message in request.messages:
+            for text in texts(message.get("content")):
+                prompt += estimate_tokens(text)
         most = request.max_tokens or count(request.options.get("max_tokens")) or DEFAULT_MAX_TOKENS
-        return Charge(1.0, prompt + most, prompt, most)
+        return Charge(1.0, float(prompt + most), float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return what was used; what was read from the prompt cache is free."""
         if not usage.total_tokens:
             return charge
         used = usage.input_tokens - usage.cached_tokens
-        if isinstance(charge.input_tokens, int):
-            self._tokens.observe(charge.input_tokens, used)
         output = usage.output_tokens
         return Charge(charge.requests, float(used + output), float(used), float(output))
 

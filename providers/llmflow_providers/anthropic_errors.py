@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from llmflow import errors
-from llmflow_providers.openai_errors import ErrorDetails, as_error
+from llmflow_providers.error_body import ErrorDetails
+from llmflow_providers.openai_errors import as_error
 
 # `error.details.error_code`.
 _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {

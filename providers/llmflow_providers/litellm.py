@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
@@ -35,8 +36,14 @@ from llmflow.retry import Retry
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
-from llmflow_providers.litellm_errors import is_unknown_provider, translate
-from llmflow_providers.openai_errors import FAILED_FINISH, check_finish
+from llmflow_providers.litellm_errors import (
+    is_unknown_provider,
+    lower_headers,
+    quota_signals,
+    translate,
+    vendor_dialect,
+)
+from llmflow_providers.openai_errors import FAILED_FINISH, failed_finish
 from llmflow_providers.wire import checked_base_url, text_of, texts
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
@@ -45,6 +52,8 @@ _ONE_KEY: Final = frozenset(
     {"anthropic", "cerebras", "deepseek", "gemini", "groq", "mistral", "moonshot", "openai", "xai"}
 )
 _EMPTY: Final[Mapping[str, Any]] = {}
+# How litellm marks headers that are the provider's.
+_THEIRS: Final = "llm_provider-"
 
 
 class LiteLLMProvider:
@@ -65,7 +74,6 @@ class LiteLLMProvider:
     name = "litellm"
     default_quota: Quota | None = None
     default_retry: Retry | None = None
-    reserves_output = True
 
     def __init__(
         self, model: str, *, base_url: str | None = None, api_key: str | None = None
@@ -73,6 +81,8 @@ class LiteLLMProvider:
         self.model = model
         self.base_url = checked_base_url(base_url) if base_url else None
         self._key = api_key or None
+        self._dialect = vendor_dialect(model)
+        self.reserves_output = self._dialect.reserves_output
         self._tokens = TokenEstimator(model)
         self._client: LiteLLMClient | None = None
         # litellm's retries must be off twice: its own, and those of the SDK below it.
@@ -131,22 +141,17 @@ class LiteLLMProvider:
             *texts(request.system),
             *[text for message in request.messages for text in texts(message.get("content"))],
         )
-        most = request.max_tokens or 0
-        return Charge(1.0, prompt + most, prompt, most)
+        return self._dialect.reserve(prompt, request.max_tokens or 0)
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return what was really used, and learn from it for the next estimate."""
         if not usage.total_tokens:
             return charge
         estimate = charge.input_tokens
-        if isinstance(estimate, int):
+        # Where it does not reserve, the limiter itself learns what requests come to.
+        if self.reserves_output and isinstance(estimate, int):
             self._tokens.observe(estimate, usage.input_tokens)
-        return Charge(
-            charge.requests,
-            float(usage.total_tokens),
-            float(usage.input_tokens),
-            float(usage.output_tokens),
-        )
+        return self._dialect.settle(charge, usage)
 
     async def _ask(
         self, client: LiteLLMClient, arguments: Mapping[str, Any], timeout: float
@@ -201,9 +206,10 @@ class LiteLLMProvider:
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
-        check_finish(finish_reason)
+        if finish_reason in FAILED_FINISH:
+            raise failed_finish(finish_reason)
         hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or _EMPTY
-        headers = getattr(answer, "_response_headers", None) or _EMPTY
+        headers = _headers(answer, hidden)
         cost = hidden.get("response_cost")
         return Response(
             text=text,
@@ -213,8 +219,22 @@ class LiteLLMProvider:
             provider=self.name,
             request_id=headers.get("x-request-id") or headers.get("request-id") or answer.id,
             cost=float(cost) if isinstance(cost, (int, float)) and cost > 0 else None,
+            signals=quota_signals(headers, dialect=self._dialect, received_at=time.time()),
             raw=answer.model_dump(warnings=False),
         )
+
+
+def _headers(answer: Any, hidden: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the provider's own headers; litellm keeps them in one of two places."""
+    own = getattr(answer, "_response_headers", None)
+    if own:
+        return lower_headers(own)
+    theirs = lower_headers(hidden.get("additional_headers"))
+    return {
+        name.removeprefix(_THEIRS): value
+        for name, value in theirs.items()
+        if name.startswith(_THEIRS)
+    }
 
 
 def _why_litellm(model: str) -> str:

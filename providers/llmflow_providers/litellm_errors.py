@@ -11,32 +11,23 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from llmflow import errors
-from llmflow.types import WireReply
-from llmflow_providers.openai_errors import ErrorDetails, classify, read_error
-
-# Words of other dialects than OpenAI's, for litellm's other providers: looked for in
-# the body in lower case, in this order, for these statuses only.
-_BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ...]] = (
-    ("prepayment credits are depleted", frozenset({402, 429}), errors.BillingError),  # Gemini
-    ("credit balance is too low", frozenset({400}), errors.BillingError),  # Anthropic
-    ("api usage limits", frozenset({400}), errors.BillingError),  # Anthropic
-    ("perday", frozenset({429}), errors.QuotaExhaustedError),  # Gemini's quotaId
-    ("ramp_limit_exceeded", frozenset({429}), errors.RampLimitError),  # Anthropic
-    ("acceleration limit", frozenset({429}), errors.RampLimitError),
-    ("usage increase rate", frozenset({429}), errors.RampLimitError),
-    ("api_key_invalid", frozenset({400}), errors.AuthenticationError),  # Gemini
-    ("prompt is too long", frozenset({400}), errors.ContextLengthError),  # Anthropic
-    ("exceed context limit", frozenset({400}), errors.ContextLengthError),
-    ("input is too long", frozenset({400}), errors.ContextLengthError),  # Bedrock
-    ("exceeds the maximum number of tokens", frozenset({400}), errors.ContextLengthError),  # Gemini
-    ("too many tokens: total number", frozenset({400}), errors.ContextLengthError),  # Cohere
+from llmflow.types import QuotaSignal, WireReply
+from llmflow_providers.anthropic import anthropic_signals
+from llmflow_providers.anthropic_errors import classify_anthropic
+from llmflow_providers.error_body import ErrorDetails, read_error
+from llmflow_providers.openai_dialects import (
+    COMPATIBLE,
+    DIALECT_NAMES,
+    Dialect,
+    Rule,
+    dialect_named,
 )
-# What the words above may make more precise.
-_VAGUE: Final = (errors.RateLimitError, errors.InvalidRequestError)
+from llmflow_providers.openai_errors import as_error, classify
 
 # litellm's classes whose meaning no status tells. Looked up by name along the class's
 # bases, so that neither litellm nor openai is imported here.
@@ -85,6 +76,7 @@ _NO_CREDENTIALS: Final = frozenset(
 )
 _ADDITIONS: Final = ("\nTraceback ", "\nThis looks like a bug in LiteLLM")
 _DEPTH: Final = 16
+_ANTHROPIC: Final = Dialect(name="anthropic", rule=Rule.PRODUCED, cache_is_free=True, headers=())
 
 
 class _Where(NamedTuple):
@@ -92,6 +84,7 @@ class _Where(NamedTuple):
 
     secret: str | None
     model: str
+    dialect: Dialect
 
 
 def translate(
@@ -109,7 +102,7 @@ def translate(
     if isinstance(error, errors.LLMFlowError):
         return error
     chain = list(_chain(error, outer))
-    where = _Where(secret, model)
+    where = _Where(secret, model, vendor_dialect(model))
     for each in chain:
         reply = _reply(each)
         if reply is not None:
@@ -119,6 +112,38 @@ def translate(
         if found is not None:
             return found
     return _from_status(error, where)
+
+
+def vendor_dialect(model: str) -> Dialect:
+    """Return what is known of the provider that litellm will ask for a model."""
+    vendor, slash, _ = model.partition("/")
+    if vendor == "anthropic":
+        return _ANTHROPIC
+    found = dialect_named(vendor) if slash and vendor in DIALECT_NAMES else COMPATIBLE
+    # OpenAI's own rule is for its own API. Elsewhere nothing is known: what was used counts.
+    return replace(found, rule=Rule.SUM_THEN_REFUND) if found.rule is Rule.LARGER else found
+
+
+def quota_signals(
+    headers: Mapping[str, str], *, dialect: Dialect, received_at: float
+) -> Sequence[QuotaSignal]:
+    """Return what a reply's headers say of the quota, in the vendor's way or Anthropic's.
+
+    Args:
+        headers: the reply's headers, with lower-case names.
+        dialect: the vendor's dialect.
+        received_at: when it came, in seconds since 1970.
+    """
+    found = anthropic_signals(headers, received_at=received_at)
+    return found or dialect.signals(headers, received_at=received_at)
+
+
+def lower_headers(headers: Any) -> Mapping[str, str]:
+    """Return headers, of whatever client, with lower-case names."""
+    items: Callable[[], Any] | None = getattr(headers, "items", None)
+    if items is None:
+        return {}
+    return {str(name).lower(): str(value) for name, value in items()}
 
 
 def is_unknown_provider(error: BaseException) -> bool:
@@ -152,7 +177,7 @@ def _reply(error: BaseException) -> WireReply | None:
         return None
     if not isinstance(body, bytes) or not (body or "HTTPStatusError" in _names(error)):
         return None
-    return WireReply(status, _lower(response.headers), body, time.time())
+    return WireReply(status, lower_headers(response.headers), body, time.time())
 
 
 def _from_reply(reply: WireReply, error: Exception, where: _Where) -> errors.ProviderError:
@@ -160,29 +185,26 @@ def _from_reply(reply: WireReply, error: Exception, where: _Where) -> errors.Pro
     status = reply.status
     if status == 200 and details.is_error:
         status = details.status
-    found = classify(details, status=status, headers=reply.headers, now=reply.received_at)
-    if type(found) not in _VAGUE:
-        return found
-    kind: type[errors.ProviderError] | None = None
-    text = reply.body.decode("utf-8", "replace").lower()
-    for fragment, statuses, meant in _BY_TEXT:
-        if status in statuses and fragment in text:
-            kind = meant
-            break
+    found = _classify(details, status, reply.headers, reply.received_at, where)
+    if type(found) is errors.InvalidRequestError:
+        kind = next((BY_CLASS[n] for n in _names(error) if n in _MORE_PRECISE), None)
+        if kind is not None:
+            headers, now = reply.headers, reply.received_at
+            return as_error(kind, details, status=status, headers=headers, now=now)
+    return found
+
+
+def _classify(
+    details: ErrorDetails, status: int, headers: Mapping[str, str], now: float, where: _Where
+) -> errors.ProviderError:
+    """Return the error with what its headers say of the quota."""
+    if details.is_anthropic:
+        found = classify_anthropic(details, status=status, headers=headers, now=now)
     else:
-        if isinstance(found, errors.InvalidRequestError):
-            kind = next((BY_CLASS[n] for n in _names(error) if n in _MORE_PRECISE), None)
-    return _as(kind, found) if kind else found
-
-
-def _as(kind: type[errors.ProviderError], found: errors.ProviderError) -> errors.ProviderError:
-    return kind(
-        found.message,
-        status=found.status,
-        code=found.code,
-        request_id=found.request_id,
-        retry_after=found.retry_after,
-    )
+        dialect = where.dialect
+        found = classify(details, status=status, headers=headers, now=now, dialect=dialect)
+    found.signals = quota_signals(headers, dialect=where.dialect, received_at=now)
+    return found
 
 
 def _from_setup(
@@ -268,8 +290,8 @@ def _from_status(error: Exception, where: _Where) -> errors.ProviderError:
     if status == 429 and _is_out_of_credit(error, text):
         code = "insufficient_quota"
     details = ErrorDetails(message=text, code=code)
-    headers = _lower(getattr(error, "litellm_response_headers", None) or {})
-    return classify(details, status=status, headers=headers, now=time.time())
+    headers = lower_headers(getattr(error, "litellm_response_headers", None) or {})
+    return _classify(details, status, headers, time.time(), where)
 
 
 def _is_out_of_credit(error: Exception, text: str) -> bool:
@@ -293,10 +315,3 @@ def _text(error: BaseException, where: _Where) -> str:
     for addition in _ADDITIONS:
         text = text.partition(addition)[0]
     return errors.redact(text.strip(), where.secret)
-
-
-def _lower(headers: Any) -> Mapping[str, str]:
-    items: Callable[[], Any] | None = getattr(headers, "items", None)
-    if items is None:
-        return {}
-    return {str(name).lower(): str(value) for name, value in items()}

@@ -1,5 +1,7 @@
 """OpenAI's chat completions, and every server that speaks the same dialect.
 
+What other servers do differently is in `llmflow_providers.openai_dialects`.
+
 Sources: OpenAI's API reference, its guides on rate limits and on error codes
 (autumn 2026), and error bodies seen of compatible servers (vLLM, Groq, Azure,
 OpenRouter, DeepSeek, xAI).
@@ -15,7 +17,6 @@ from typing import Any, Final
 import orjson
 
 from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
-from llmflow.headers import parse_number, parse_reset
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
 from llmflow.types import (
@@ -28,7 +29,9 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers.openai_errors import check_finish, classify, read_error
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.openai_dialects import dialect_at, dialect_named
+from llmflow_providers.openai_errors import FAILED_FINISH, classify, failed_finish
 from llmflow_providers.wire import (
     check_key,
     checked_base_url,
@@ -54,9 +57,12 @@ class OpenAIProvider:
             OpenAI's own.
         api_key: the key, or "" for none; else ``OPENAI_API_KEY``. Other servers than OpenAI's
             may need none.
+        dialect: whose rules the server at `base_url` follows, such as ``groq`` for a gateway
+            to Groq; by default its host decides.
 
     Raises:
-        ConfigurationError: the base URL is no HTTP URL, or holds a password.
+        ConfigurationError: the base URL is no HTTP URL, or holds a password; or there is no
+            such dialect.
     """
 
     name = "openai"
@@ -65,16 +71,20 @@ class OpenAIProvider:
     reserves_output = True
 
     def __init__(
-        self, model: str, *, base_url: str | None = None, api_key: str | None = None
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        dialect: str | None = None,
     ) -> None:
         self.model = model
         self.base_url = checked_base_url(base_url or self._default_base_url())
+        self.dialect = dialect_named(dialect) if dialect else dialect_at(self.base_url)
+        self.reserves_output = self.dialect.reserves_output
         # "" says "no key": OpenAI's own must not reach a server that asks for none.
         self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
         self._official = self.base_url == BASE_URL
-        # Official: `max_tokens` is deprecated and refused by newer models. Elsewhere it is
-        # the name that every server knows.
-        self._max_tokens_field = "max_completion_tokens" if self._official else "max_tokens"
         self._url = f"{self.base_url}/chat/completions"
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
@@ -108,7 +118,7 @@ class OpenAIProvider:
             messages.insert(0, {"role": "system", "content": request.system})
         body: dict[str, Any] = {"model": request.model, "messages": messages}
         if request.max_tokens is not None:
-            body[self._max_tokens_field] = request.max_tokens
+            body[self.dialect.max_tokens_field] = request.max_tokens
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.options:
@@ -127,13 +137,17 @@ class OpenAIProvider:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
         finish_reason = choice.get("finish_reason")
-        check_finish(finish_reason)
+        if not isinstance(finish_reason, str):
+            finish_reason = None
+        elif finish_reason in FAILED_FINISH:
+            raise self._cut_short(choice, reply)
         usage = mapping(data.get("usage"))
+        model = data.get("model")
         return Response(
             text=text,
             usage=_usage(usage),
             finish_reason=finish_reason,
-            model=data.get("model") or self.model,
+            model=model if model and isinstance(model, str) else self.model,
             provider=self.name,
             request_id=reply.headers.get("x-request-id") or data.get("id"),
             cost=number(usage.get("cost")),
@@ -142,54 +156,51 @@ class OpenAIProvider:
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
         """Read the ``x-ratelimit-*`` headers."""
-        headers, found = reply.headers, []
-        for dimension, unit in (("rpm", "requests"), ("tpm", "tokens")):
-            limit = headers.get(f"x-ratelimit-limit-{unit}")
-            if limit is not None:
-                reset = headers.get(f"x-ratelimit-reset-{unit}")
-                found.append(
-                    QuotaSignal(
-                        dimension=dimension,
-                        limit=parse_number(limit),
-                        remaining=parse_number(headers.get(f"x-ratelimit-remaining-{unit}")),
-                        reset=parse_reset(reset, now=reply.received_at)
-                        if reset is not None
-                        else None,
-                    )
-                )
-        return found
+        return self.dialect.signals(reply.headers, received_at=reply.received_at)
 
     def reserve(self, request: Request) -> Charge:
-        """Return what arrives at the limiter: max(max_tokens, characters / 4).
+        """Return what arrives at the limiter, by the server's rule.
 
-        That is OpenAI's rule (guide on rate limits, autumn 2026): tokens per minute
-        are charged when the request arrives, from max_tokens and the number of
-        characters, whatever the answer turns out to be.
+        OpenAI's own is max(max_tokens, characters / 4) (guide on rate limits, autumn
+        2026): tokens per minute are charged when the request arrives, from max_tokens
+        and the number of characters, whatever the answer turns out to be.
         """
         characters = len(request.system or "")
         for message in request.messages:
             characters += _characters(message.get("content"))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
         most = request.max_tokens or count(request.options.get("max_completion_tokens"))
-        return Charge(1.0, float(max(most, prompt)), float(prompt), float(most))
+        return self.dialect.reserve(float(prompt), float(most))
 
-    def settle(self, charge: Charge, usage: Usage) -> Charge:  # noqa: ARG002
-        """Return the reserve: what was charged on arrival is not given back."""
-        return charge
+    def settle(self, charge: Charge, usage: Usage) -> Charge:
+        """Return what was charged in the end: at OpenAI the reserve, elsewhere what was used."""
+        return self.dialect.settle(charge, usage)
 
     def _error(self, reply: WireReply) -> ProviderError:
-        details = read_error(reply, secret=self._key)
-        return classify(details, status=reply.status, headers=reply.headers, now=reply.received_at)
+        return self._classified(read_error(reply, secret=self._key), reply, reply.status)
 
     def _unusable(self, reply: WireReply) -> ProviderError:
         """Return the error for a 200 that holds no answer."""
         details = read_error(reply, secret=self._key)
         if details.is_error:
-            return classify(
-                details, status=details.status, headers=reply.headers, now=reply.received_at
-            )
-        return BadReplyError(
-            f"HTTP 200 without a chat completion; it begins: {details.message}", status=200
+            return self._classified(details, reply, details.status)
+        message = f"HTTP 200 without a chat completion; it begins: {details.message}"
+        return BadReplyError(message, status=200)
+
+    def _cut_short(self, choice: Mapping[str, Any], reply: WireReply) -> ProviderError:
+        """Return the failure that ended an answer; OpenRouter says which beside it."""
+        details = error_details({"error": choice.get("error")}, secret=self._key)
+        if details.status != 200:
+            return self._classified(details, reply, details.status)
+        return failed_finish(choice["finish_reason"])
+
+    def _classified(self, details: ErrorDetails, reply: WireReply, status: int) -> ProviderError:
+        return classify(
+            details,
+            status=status,
+            headers=reply.headers,
+            now=reply.received_at,
+            dialect=self.dialect,
         )
 
 
@@ -203,9 +214,14 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
+    output = count(usage.get("completion_tokens"))
+    prompt_tokens = count(usage.get("prompt_tokens"))
+    reasoning = count(completion.get("reasoning_tokens"))
+    if reasoning and prompt_tokens + output + reasoning == count(usage.get("total_tokens")):
+        output += reasoning  # xAI counts them beside the completion, not within
     return Usage(
-        input_tokens=count(usage.get("prompt_tokens")),
-        output_tokens=count(usage.get("completion_tokens")),
+        input_tokens=prompt_tokens,
+        output_tokens=output,
         cached_tokens=count(cached),
-        reasoning_tokens=count(completion.get("reasoning_tokens")),
+        reasoning_tokens=reasoning,
     )

@@ -1,22 +1,20 @@
 """What an error of an OpenAI-compatible server means: one table of codes, texts and statuses.
 
-Servers nest and name their errors differently, and a status says less than the
-body: OpenAI sends 429 for "wait a second", "never" and "pay first" alike. So
-codes are looked at before texts, and texts before the status.
+A status says less than the body: OpenAI sends 429 for "wait a second", "never" and "pay
+first" alike. So codes are looked at before texts, and texts before the status.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from llmflow import errors
-from llmflow.headers import DAY, LONGEST_QUOTA, parse_duration, server_delay
-from llmflow.types import WireReply
+from llmflow.headers import DAY, LONGEST_QUOTA, server_delay
 from llmflow_providers.dimensions import dimension_of
+from llmflow_providers.error_body import ErrorDetails
+from llmflow_providers.openai_dialects import COMPATIBLE, Dialect
 
 _BILLING: Final = frozenset(
     {
@@ -35,6 +33,7 @@ _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {
     "queue_exceeded": errors.ConcurrencyLimitError,  # Cerebras
     "1302": errors.ConcurrencyLimitError,  # Z.ai
     "1308": errors.QuotaExhaustedError,  # Z.ai
+    "3505": errors.OverloadedError,  # Mistral
     "context_length_exceeded": errors.ContextLengthError,
     "content_filter": errors.ContentFilterError,
     "content_policy_violation": errors.ContentFilterError,
@@ -44,16 +43,36 @@ _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {
     "deploymentnotfound": errors.ModelNotFoundError,  # Azure
     "server_is_overloaded": errors.OverloadedError,
 }
-# Looked for in the message in lower case, in this order, for these statuses only.
+# Looked for in what the body says, in lower case, in this order, for these statuses only.
+# What throttles comes before what does not fit: both speak of tokens.
 _BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ...]] = (
     ("request too large for", frozenset({413, 429}), errors.TooLargeForLimitError),
-    ("(rpd)", frozenset({429}), errors.QuotaExhaustedError),
-    ("(tpd)", frozenset({429}), errors.QuotaExhaustedError),
-    ("used all available credits", frozenset({403, 429}), errors.BillingError),
+    ("weight_exceeds_budget", frozenset({402}), errors.TooLargeForLimitError),  # OpenRouter
+    ("in_flight_budget", frozenset({402}), errors.RateLimitError),  # OpenRouter
+    ("used all available credits", frozenset({403, 429}), errors.BillingError),  # xAI
+    ("purchase credits", frozenset({403, 429}), errors.BillingError),  # xAI
+    ("prepayment credits are depleted", frozenset({402, 429}), errors.BillingError),  # Gemini
+    ("credit balance is too low", frozenset({400}), errors.BillingError),  # Anthropic
+    ("api usage limits", frozenset({400, 429}), errors.BillingError),  # Anthropic
+    ("perday", frozenset({429}), errors.QuotaExhaustedError),  # Gemini's quotaId
+    ("/ month", frozenset({429}), errors.QuotaExhaustedError),  # Cohere
+    ("per month", frozenset({429}), errors.QuotaExhaustedError),
+    ("acceleration limit", frozenset({429}), errors.RampLimitError),  # Anthropic
+    ("usage increase rate", frozenset({429}), errors.RampLimitError),
+    ("experiencing high demand", frozenset({429}), errors.OverloadedError),  # Azure
+    ("resource unavailable", frozenset({429}), errors.OverloadedError),  # OpenAI, flex tier
     ("maximum context length is", frozenset({400, 413, 422}), errors.ContextLengthError),
     ("input tokens exceed the configured", frozenset({400}), errors.ContextLengthError),
-    ("incorrect api key", frozenset({400}), errors.AuthenticationError),
+    ("prompt is too long", frozenset({400}), errors.ContextLengthError),  # Anthropic
+    ("exceed context limit", frozenset({400}), errors.ContextLengthError),
+    ("input is too long", frozenset({400}), errors.ContextLengthError),  # Bedrock
+    ("exceeds the maximum number of tokens", frozenset({400}), errors.ContextLengthError),  # Gemini
+    ("too many tokens: total number", frozenset({400}), errors.ContextLengthError),  # Cohere
+    ("incorrect api key", frozenset({400}), errors.AuthenticationError),  # xAI
+    ("api_key_invalid", frozenset({400}), errors.AuthenticationError),  # Gemini
 )
+# A limit of zero: the plan does not include the model (Gemini, xAI).
+_ZERO_LIMIT: Final = re.compile(r"\blimit: 0(?![\d.,]*\d)|\(actual/limit\): \d+/0\b")
 _BY_STATUS: Final[dict[int, type[errors.ProviderError]]] = {
     401: errors.AuthenticationError,
     402: errors.BillingError,
@@ -74,8 +93,6 @@ FAILED_FINISH: Final[dict[str, type[errors.ProviderError]]] = {
 }
 
 
-_SEARCH_LIMIT: Final = 20_000
-_DETAILS_LIMIT: Final = 16
 # Errors about a limit, which may say which one.
 _ABOUT_A_LIMIT: Final = (
     errors.RateLimitError,
@@ -84,101 +101,38 @@ _ABOUT_A_LIMIT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorDetails:
-    """What a body says, in whichever form it says it.
-
-    Args:
-        message: the text, masked and cut.
-        code: the provider's code or type, or None.
-        type: the provider's type, or None.
-        is_error: whether the body is an error at all.
-        status: a status that the body names, else 200.
-        text: all that it says, in lower case and neither masked nor cut: to be searched,
-            never to be shown.
-        delay: seconds to wait by a field of the body, or None.
-    """
-
-    message: str
-    code: str | None = None
-    type: str | None = None
-    is_error: bool = False
-    status: int = 200
-    text: str = field(default="", repr=False)
-    delay: float | None = None
-
-
-def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
-    """Read an error body: nested, flat, a bare string, HTML, or nothing at all."""
-    try:
-        data: Any = orjson.loads(reply.body)
-    except ValueError:
-        start = reply.body[:200].decode("utf-8", "replace").strip()
-        message = errors.redact(start, secret) or "an empty body"
-        return ErrorDetails(message=message, text=start.lower())
-    if isinstance(data, list) and data:
-        data = data[0]
-    if not isinstance(data, dict):
-        return ErrorDetails(message=errors.redact(str(data), secret))
-    error = data.get("error")
-    inner: Mapping[str, Any] = error if isinstance(error, dict) else data
-    text = error if isinstance(error, str) else inner.get("message") or inner.get("detail")
-    text = str(text or reply.body[:200].decode("utf-8", "replace"))
-    more, delay = _read_details(inner)
-    code = more.get("error_code") or inner.get("code")
-    status = inner.get("http_status") or code
-    return ErrorDetails(
-        message=errors.redact(text, secret),
-        code=_word(code),
-        type=_word(inner.get("type") or inner.get("error_type") or more.get("error_type")),
-        is_error=error is not None or data.get("object") == "error",
-        status=status if isinstance(status, int) and 400 <= status < 600 else 200,
-        text=f"{text[:_SEARCH_LIMIT]} {' '.join(more.values())}".lower(),
-        delay=delay,
+def failed_finish(finish_reason: str) -> errors.ProviderError:
+    """Return the failure that a finish reason stands for, one of `FAILED_FINISH`."""
+    return FAILED_FINISH[finish_reason](
+        f"the answer ended with finish_reason {finish_reason!r}", status=200
     )
 
 
-def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | None]:
-    """Read what stands beside the message: Anthropic's, Gemini's and OpenRouter's details."""
-    more: dict[str, str] = {}
-    delay: float | None = None
-
-    def keep(holder: Any, *names: str) -> None:
-        for name in names:
-            value = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(value, str):
-                more[name] = f"{more[name]} {value}" if name in more else value
-
-    details = error.get("details")
-    keep(details, "error_code")
-    keep(error.get("metadata"), "error_type", "reason", "limit_source")
-    availability = error.get("availability")
-    if isinstance(availability, dict) and isinstance(availability.get("retry_after"), int | float):
-        delay = float(availability["retry_after"])
-    for each in details[:_DETAILS_LIMIT] if isinstance(details, list) else ():
-        keep(each, "reason", "quotaId")
-        if isinstance(each, dict):
-            violations = each.get("violations")
-            for one in violations[:_DETAILS_LIMIT] if isinstance(violations, list) else ():
-                keep(one, "quotaId")
-            wait = each.get("retryDelay")
-            delay = parse_duration(wait) if isinstance(wait, str) else delay
-    return more, delay
-
-
-def check_finish(finish_reason: object) -> None:
-    """Raise the failure that a finish reason stands for, if it stands for one."""
-    kind = FAILED_FINISH.get(finish_reason) if isinstance(finish_reason, str) else None
-    if kind is not None:
-        raise kind(f"the answer ended with finish_reason {finish_reason!r}", status=200)
-
-
 def classify(
-    details: ErrorDetails, *, status: int, headers: Mapping[str, str], now: float
+    details: ErrorDetails,
+    *,
+    status: int,
+    headers: Mapping[str, str],
+    now: float,
+    dialect: Dialect = COMPATIBLE,
 ) -> errors.ProviderError:
-    """Return the error that a reply means, with the delay that the server asked for."""
-    delay = server_delay(headers, details.text, now=now, hint=details.delay)
-    return as_error(_kind(details, status, delay), details, status=status, headers=headers, now=now)
+    """Return the error that a reply means, with the delay that the server asked for.
+
+    Args:
+        details: what the body says.
+        status: the reply's HTTP status, or the one that its body names.
+        headers: its headers, with lower-case names.
+        now: when it came, in seconds since 1970.
+        dialect: what this server does in its own way.
+    """
+    kind = _kind(details, status, headers, dialect)
+    error = as_error(kind, details, status=status, headers=headers, now=now)
+    if kind is errors.BillingError and status == 402 and error.retry_after is not None:
+        # OpenRouter: the budget of what is in flight.
+        error = as_error(errors.RateLimitError, details, status=status, headers=headers, now=now)
+    if error.retry_after is None and isinstance(error, errors.RateLimitError):
+        error.retry_after = dialect.minute_left(headers, received_at=now)
+    return error
 
 
 def as_error(
@@ -212,14 +166,13 @@ def as_error(
     )
 
 
-def _kind(details: ErrorDetails, status: int, delay: float | None) -> type[errors.ProviderError]:
-    words = {details.code, details.type}
-    if words & _BILLING:
+def _kind(
+    details: ErrorDetails, status: int, headers: Mapping[str, str], dialect: Dialect
+) -> type[errors.ProviderError]:
+    if {details.code, details.type} & _BILLING:
         return errors.BillingError
     if status == 413 and details.code == "rate_limit_exceeded":
         return errors.TooLargeForLimitError  # Groq: one request above the tokens per minute
-    if status == 402 and delay is not None:
-        return errors.RateLimitError  # OpenRouter: the budget of what is in flight
     for word in (details.code, details.type):
         if word is not None and word in _BY_CODE:
             return _BY_CODE[word]
@@ -227,16 +180,18 @@ def _kind(details: ErrorDetails, status: int, delay: float | None) -> type[error
     for fragment, statuses, kind in _BY_TEXT:
         if status in statuses and fragment in text:
             return kind
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
+    if status == 429 and _comes_back_late(text, headers, dialect):
+        return errors.QuotaExhaustedError
+    for table in (dialect.by_status, _BY_STATUS):
+        if status in table:
+            return table[status]
     if status == 200:
         return errors.BadReplyError
     return errors.ServerError if status >= 500 else errors.InvalidRequestError
 
 
-def _word(value: Any) -> str | None:
-    """Return a code as a lower-case word; numbers that only repeat the status are none."""
-    if value is None or isinstance(value, (dict, list)):
-        return None
-    word = errors.redact(str(value)).lower()
-    return None if word.isdigit() and len(word) == 3 else word or None
+def _comes_back_late(text: str, headers: Mapping[str, str], dialect: Dialect) -> bool:
+    """Whether a rejection is about the day, or about a limit of zero."""
+    if dimension_of(text) in {"rpd", "tpd"} or _ZERO_LIMIT.search(text):
+        return True
+    return any(headers.get(names.limit) == "0" for names in dialect.headers)

@@ -274,16 +274,6 @@ def test_what_was_produced_is_charged_and_reading_the_cache_is_free() -> None:
     assert one.settle(charge, Usage()) == charge
 
 
-def test_the_estimate_of_input_learns_from_what_was_charged() -> None:
-    one = provider()
-    request = ask({"role": "user", "content": "word " * 400})
-    first = one.reserve(request)
-    for _ in range(50):
-        one.settle(one.reserve(request), Usage(input_tokens=1000, output_tokens=1))
-    assert one.reserve(request).input_tokens == pytest.approx(1000, rel=0.05)
-    assert first.input_tokens < 600
-
-
 # Headers
 
 LIMITS = {
@@ -330,3 +320,148 @@ def test_resets_are_counted_on_the_servers_clock(skew: float) -> None:
 def test_a_limit_that_is_no_number_says_nothing() -> None:
     headers = {"anthropic-ratelimit-requests-limit": "many"}
     assert provider().signals(WireReply(200, headers, b"", NOW)) == [QuotaSignal("rpm")]
+
+
+# Errors
+
+
+def wrong(message: str, type_: str = "rate_limit_error", code: str | None = None) -> dict[str, Any]:
+    details = {"details": {"error_code": code}} if code else {}
+    return {
+        "type": "error",
+        "error": {"type": type_, "message": message, **details},
+        "request_id": "req_1",
+    }
+
+
+OVER = (
+    "This request would exceed your organization's rate limit of 50,000 input tokens per minute "
+    "(org: …, model: claude-x). …"
+)
+RAMP = (
+    "This request would exceed your organization's (…) maximum usage increase rate for input "
+    "tokens per minute. …"
+)
+SPENT = "You have reached your API usage limits. You will regain access on 2026-09-01 at 00:00 UTC."
+MY_LIMIT = (
+    "You have reached your specified API usage limits. "
+    "You will regain access on 2026-09-01 at 00:00 UTC."
+)
+INVALID = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (429, wrong(OVER), errors.RateLimitError),
+        (429, b"", errors.RateLimitError),
+        (429, b"<html>too many</html>", errors.RateLimitError),
+        (429, wrong(RAMP, code="ramp_limit_exceeded"), errors.RampLimitError),
+        (429, wrong(RAMP), errors.RampLimitError),
+        (429, wrong("You hit the acceleration limit."), errors.RampLimitError),
+        (
+            429,
+            wrong("Number of concurrent connections has exceeded your rate limit."),
+            errors.ConcurrencyLimitError,
+        ),
+        (
+            429,
+            wrong("Number of request tokens has exceeded your daily rate limit"),
+            errors.QuotaExhaustedError,
+        ),
+        (429, wrong(SPENT, code="enforced_spend_limit_reached"), errors.BillingError),
+        (429, wrong("Spent.", code="contract_spend_limit_reached"), errors.BillingError),
+        (429, wrong(SPENT), errors.BillingError),
+        (400, wrong(MY_LIMIT, INVALID), errors.BillingError),
+        (
+            400,
+            wrong("You have reached your specified workspace API usage limits.", INVALID),
+            errors.BillingError,
+        ),
+        (
+            400,
+            wrong("Your credit balance is too low to access the API.", INVALID),
+            errors.BillingError,
+        ),
+        (402, wrong("Pay.", "billing_error"), errors.BillingError),
+        (
+            402,
+            wrong("Pay.", "billing_error", "linked_organization_past_due"),
+            errors.BillingError,
+        ),
+        (
+            400,
+            wrong("prompt is too long: 210000 tokens > 200000 maximum", INVALID),
+            errors.ContextLengthError,
+        ),
+        (
+            400,
+            wrong(
+                "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+                INVALID,
+            ),
+            errors.ContextLengthError,
+        ),
+        (400, wrong("messages: Field required", INVALID), errors.InvalidRequestError),
+        (400, wrong("On hold.", INVALID, "organization_on_hold"), errors.AuthenticationError),
+        (400, wrong("Key.", INVALID, "cmek_key_disabled"), errors.AuthenticationError),
+        (400, wrong("Late.", INVALID, "request_body_timeout"), errors.RequestTimeoutError),
+        (401, wrong("invalid x-api-key", "authentication_error"), errors.AuthenticationError),
+        (403, wrong("no", "permission_error"), errors.AuthenticationError),
+        (404, wrong("model: claude-y", "not_found_error"), errors.ModelNotFoundError),
+        (404, b"<html>nginx</html>", errors.ModelNotFoundError),
+        (409, wrong("again", "conflict_error"), errors.ConflictError),
+        (413, wrong("32 MB", "request_too_large"), errors.InvalidRequestError),
+        (413, b"<html>cloudflare</html>", errors.InvalidRequestError),
+        (500, wrong("oops", "api_error"), errors.ServerError),
+        (502, b"<html>bad gateway</html>", errors.ServerError),
+        (520, b"", errors.ServerError),
+        (503, wrong("Key.", "api_error", "cmek_key_unreachable"), errors.OverloadedError),
+        (503, b"", errors.OverloadedError),
+        (504, wrong("late", "timeout_error"), errors.RequestTimeoutError),
+        (529, wrong("Overloaded", "overloaded_error"), errors.OverloadedError),
+        (529, b"", errors.OverloadedError),
+        (307, b"", errors.InvalidRequestError),
+    ],
+)
+def test_every_error_is_of_the_class_that_says_what_to_do(
+    status: int, body: object, kind: type[errors.ProviderError]
+) -> None:
+    error = failure(body, status)
+    assert type(error) is kind
+    assert error.status == status
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind"),
+    [
+        ("overloaded_error", errors.OverloadedError),
+        ("rate_limit_error", errors.RateLimitError),
+        (INVALID, errors.InvalidRequestError),
+    ],
+)
+def test_a_200_that_holds_an_error_is_that_error(
+    type_: str, kind: type[errors.ProviderError]
+) -> None:
+    assert type(failure(wrong("Overloaded", type_), 200)) is kind
+
+
+def test_a_rejection_says_which_limit_and_how_long() -> None:
+    error = failure(wrong(OVER), 429, retry_after="12", request_id="req_9")
+    assert (error.dimension, error.retry_after) == ("itpm", 12.0)
+    assert (error.request_id, error.code) == ("req_9", "rate_limit_error")
+    assert failure(wrong(RAMP), 429).dimension == "itpm"
+    out = wrong("would exceed your rate limit of 8,000 output tokens per minute")
+    assert failure(out, 429).dimension == "otpm"
+    assert failure(wrong("rate limit of 50 requests per minute"), 429).dimension == "rpm"
+    assert failure(wrong("no"), 429).dimension is None
+
+
+def test_the_end_of_a_spend_limit_is_told_however_far_it_is() -> None:
+    assert failure(wrong(SPENT), 429).retry_after == pytest.approx(18 * 86_400 + 4 * 3600)
+
+
+def test_a_key_in_an_error_never_comes_out() -> None:
+    error = failure(wrong(f"invalid x-api-key: {KEY} \x1b[31m", "authentication_error"), 401)
+    assert "secret" not in str(error) + repr(error)
+    assert "\x1b" not in str(error)
