@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_SECONDS = ("wait_initial", "wait_max", "total", "rate_limit_patience", "daily_limit_patience")
+
 # 2 ** 1000 still is a float; beyond, the doubling must not raise.
 _MAX_DOUBLINGS = 1000
 
@@ -70,6 +72,9 @@ class Retry:
         total: give up when this many seconds have passed since the first attempt.
         rate_limit_patience: give up on a request that met nothing but rate limits
             for this many seconds; None waits for ever.
+        daily_limit_patience: wait for a daily or monthly quota to come back, where the
+            provider says that it takes no longer than this many seconds. 0 ends with
+            `QuotaExhaustedError` at once, and so do all other calls until then.
         stop: a tenacity stop object instead of `attempts` and `total`.
         wait: a tenacity wait object instead of `wait_initial` and `wait_max`.
         retry: a tenacity retry object that says which errors are retried.
@@ -83,6 +88,7 @@ class Retry:
     wait_max: float = 60.0
     total: float | None = None
     rate_limit_patience: float | None = 3600.0
+    daily_limit_patience: float = 0.0
     stop: stop_base | None = field(default=None, compare=False)
     wait: wait_base | None = field(default=None, compare=False)
     retry: retry_base | None = field(default=None, compare=False)
@@ -94,7 +100,7 @@ class Retry:
             raise ConfigurationError(
                 f"attempts must be at least 1 (1 means: never send again); got {self.attempts}"
             )
-        for name in ("wait_initial", "wait_max", "total", "rate_limit_patience"):
+        for name in _SECONDS:
             value = getattr(self, name)
             if value is None and name in ("total", "rate_limit_patience"):
                 continue

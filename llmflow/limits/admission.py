@@ -32,6 +32,7 @@ from llmflow.types import Charge, Quota, QuotaSignal
 _CLOCK_NOISE: Final = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _CROWDED_PAUSE: Final = 1.0
+_DOUBLING_SECONDS: Final = 1.0
 _STRIKES_BELIEVED: Final = 5
 _LONGEST_DOUBT: Final = 5.0
 # A refusal of all is looked at again after this long, where nobody says when it ends.
@@ -80,7 +81,7 @@ class Admission:
         self._strikes = 0
         self._cancelled = 0
         self._next_number = 1
-        self._now = self.opened = self.active_at = now
+        self._now = self.opened = self.active_at = self._doubled_at = now
         self.retune(quota, now)
 
     # --- what the queue does -----------------------------------------------------------
@@ -209,9 +210,8 @@ class Admission:
         self._leave(ticket, answered=True)
         self.overload.succeed(sent=ticket.admitted_at, in_flight=self.in_flight + 1, now=now)
         if ticket.admitted_at > self._rejected_at:
-            self._strikes = 0
             self._widen()
-            self.dimensions.succeed(now)
+            self.dimensions.succeed(now - ticket.admitted_at, now)
         if actual is not None and actual != ticket.charge:
             self.dimensions.settle(ticket.charge, actual)
 
@@ -288,7 +288,9 @@ class Admission:
             return self._crowd(retry_after, now, news=news)
         until = hint = now + retry_after if retry_after and retry_after > 0.0 else None
         if news:
-            self._strikes += 1
+            # A probe that is refused says "not yet"; it does not say "less than that".
+            probe = self._recovery is not None and not self._recovery.cleared(now)
+            self._strikes = self._strikes + 1 if probe else 1
             self._rejected_at = now
             self._recovery = Recovery(round_trip=now - ticket.admitted_at)
             self.dimensions.refuse(
@@ -296,10 +298,12 @@ class Admission:
                 signals,
                 until=hint,
                 ramp=issubclass(kind, RampLimitError),
-                changed=changed,
+                explained=changed or probe,
                 now=now,
             )
             self._narrow()
+        else:
+            self.dimensions.recount(ticket.charge, now)
         if until is None:
             until = now + self._back_off() if news else self.paused_until
         elif news and self._strikes > _STRIKES_BELIEVED:
@@ -331,10 +335,25 @@ class Admission:
             if self.dimensions.buckets or self._window >= self.max_in_flight:
                 self._window = None
 
+    def _start_on(self, now: float) -> float:
+        """Double the number in flight with every second without a rejection: those come at once.
+
+        Returns:
+            Seconds until then.
+        """
+        assert self._window is not None
+        wait = self._doubled_at + _DOUBLING_SECONDS - now
+        if wait > 0.0:
+            return wait
+        self._doubled_at = now
+        self._window *= 2
+        return 0.0
+
     def _narrow(self) -> None:
         """Begin anew with half of what was in flight: without a rate there is no other pace."""
         if self._start is not None and not self.dimensions.buckets:
             self._window = max(self._start, self.in_flight // 2)
+            self._doubled_at = max(self._now, self.paused_until)
 
     def pause_until(self, moment: float, now: float) -> None:
         """Admit nothing before `moment`. A pause is never shortened."""
@@ -399,9 +418,13 @@ class Admission:
             self._waits_for = PAUSE
             return self.paused_until - now
         if self.in_flight >= self.max_in_flight or self.in_flight >= self.window:
-            starting = self.in_flight < min(self.max_in_flight, self.overload.cap)
-            self._waits_for = START if starting else IN_FLIGHT
-            return math.inf
+            if self.in_flight >= min(self.max_in_flight, self.overload.cap):
+                self._waits_for = IN_FLIGHT
+                return math.inf
+            delay = self._start_on(now)
+            if delay > 0.0:
+                self._waits_for = START
+                return delay
         if self._recovery is not None:
             delay = self._recovery.delay(now)
             if delay > 0.0:
@@ -415,7 +438,7 @@ class Admission:
         ticket.state = ADMITTED
         ticket.admitted_at = self.active_at = now
         if not self.admitted:
-            self.opened = now
+            self.opened = self._doubled_at = now
         self.in_flight += 1
         self.admitted += 1
         self.dimensions.take(ticket, now)
@@ -444,6 +467,7 @@ class Admission:
         self.paused_until += shift
         self._rejected_at += shift
         self.opened += shift
+        self._doubled_at += shift
         self.active_at += shift
         self._recovery = None
         if self._refusal is not None:

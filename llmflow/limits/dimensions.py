@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
+from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.learning import DAY, LearningBucket
 from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
@@ -27,10 +28,29 @@ DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
 }
 _OUTPUT: Final = 3
 # What was sent in this many seconds tells how much a provider takes that says nothing.
-_LOOK_BACK: Final = 1.5
+_LOOK_BACK: Final = 1.0
 _LOOK_STEP: Final = 0.1
+_ROUND_TRIPS: Final = 8.0
 _ENOUGH_TO_TELL: Final = 10
 _FIRST_ESTIMATE: Final = 0.85
+
+
+class _Guess:
+    """What a limit was estimated from."""
+
+    __slots__ = ("bucket", "made_at", "seconds", "sent")
+
+    def __init__(
+        self, bucket: LearningBucket, *, sent: float, seconds: float, made_at: float
+    ) -> None:
+        self.bucket = bucket
+        self.sent = sent
+        self.seconds = seconds
+        self.made_at = made_at
+
+    def limit(self) -> float:
+        bucket = self.bucket
+        return max(bucket.minimum, _FIRST_ESTIMATE * self.sent / self.seconds * bucket.period)
 
 
 class Dimensions:
@@ -47,8 +67,10 @@ class Dimensions:
         """Limits that replies have named."""
         self.binding: LearningBucket | None = None
         """What kept the last request waiting that was looked at."""
+        self._guess: _Guess | None = None
+        self._round_trip = 0.0
         self._spent = [0.0, 0.0, 0.0, 0.0]
-        self._history: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=32)
+        self._history: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=256)
         self.retune(quota, now)
 
     # --- taking ------------------------------------------------------------------------
@@ -151,7 +173,7 @@ class Dimensions:
         *,
         until: float | None,
         ramp: bool,
-        changed: bool,
+        explained: bool,
         now: float,
     ) -> None:
         """Learn from a rejection.
@@ -161,22 +183,34 @@ class Dimensions:
             signals: what the rejection's headers say.
             until: when the provider will have room again; None where it does not say.
             ramp: whether traffic grew too fast.
-            changed: whether its headers explain it: another limit than was known.
+            explained: whether nothing is to be learned of the rate: the headers name another
+                limit than was known, or it was a probe.
             now: the time.
         """
         told = {signal.dimension: signal for signal in signals}
+        fresh = None
         if dimension in DIMENSIONS and self.bucket(dimension) is None:
-            self._estimate(dimension, now)
+            fresh = self._estimate(dimension, now)
         elif not self.buckets:
-            self._estimate("rpm", now)
+            fresh = self._estimate("rpm", now)
         for bucket in self.buckets:
             if dimension in (None, bucket.name) or not self.bucket(dimension):
-                if not changed:
+                if not explained and bucket is not fresh:
                     bucket.refuse(told.get(bucket.name), ramp=ramp, now=now)
                 bucket.empty_until(now if until is None else until)
 
-    def succeed(self, now: float) -> None:
-        """Take note that requests are answered."""
+    def recount(self, charge: Charge, now: float) -> None:
+        """Correct a fresh estimate: this request, sent before the first rejection, was refused."""
+        guess = self._guess
+        if guess is None or now - guess.made_at > _LOOK_BACK:
+            self._guess = None
+            return
+        guess.sent -= charge[guess.bucket.unit]
+        guess.bucket.retune(guess.limit(), burst_seconds=guess.bucket.window)
+
+    def succeed(self, round_trip: float, now: float) -> None:
+        """Take note of an answer, and of the seconds it took."""
+        self._round_trip += (round_trip - self._round_trip) / _ROUND_TRIPS
         for bucket in self.buckets:
             bucket.succeed(now)
 
@@ -197,28 +231,67 @@ class Dimensions:
         """Return the limits in force."""
         return {b.name: b.effective_limit if b.estimated else b.limit for b in self.buckets}
 
-    def _estimate(self, name: str, now: float) -> None:
+    def learned(self) -> tuple[LearnedLimit, ...]:
+        """Return what was learned, for another run to begin with."""
+        return tuple(
+            LearnedLimit(
+                dimension=bucket.name,
+                limit=bucket.effective_limit if bucket.estimated else self.named[bucket.name],
+                burst_seconds=bucket.window,
+                estimated=bucket.estimated,
+            )
+            for bucket in self.buckets
+            if bucket.estimated or bucket.name in self.named
+        )
+
+    def recall(self, learned: Iterable[LearnedLimit], now: float) -> None:
+        """Begin with what an earlier run has learned."""
+        for each in learned:
+            if each.dimension not in DIMENSIONS or not 0 < each.limit < math.inf:
+                continue
+            if not each.estimated:
+                self.named[each.dimension] = each.limit
+                self._set_limit(each.dimension, now)
+            elif self.bucket(each.dimension) is None:
+                self._add(each.dimension, each.limit * _FIRST_ESTIMATE, estimated=True, now=now)
+            bucket = self.bucket(each.dimension)
+            if bucket is not None:
+                bucket.shorten(each.burst_seconds)
+
+    def _estimate(self, name: str, now: float) -> LearningBucket | None:
         """Guess a limit from what was sent lately, just before it was refused."""
         unit, period, minimum = DIMENSIONS[name]
         if period >= DAY:
-            return
-        since = next((entry for entry in self._history if now - entry[0] <= _LOOK_BACK), None)
+            return None
+        # Requests leave in bursts, one with every round trip, until a rate is known.
+        horizon = max(_LOOK_BACK, self._round_trip)
+        since = next((entry for entry in self._history if now - entry[0] <= horizon), None)
         if since is None or self._spent[0] - since[1][0] < _ENOUGH_TO_TELL:
-            return
+            return None
         sent = self._spent[unit] - since[1][unit]
-        limit = _FIRST_ESTIMATE * sent / max(_LOOK_STEP, now - since[0]) * period
+        self._add(name, minimum, estimated=True, now=now)
+        self._guess = _Guess(self.buckets[-1], sent=sent, seconds=horizon, made_at=now)
+        self.buckets[-1].retune(self._guess.limit(), burst_seconds=_ESTIMATE_BURST_SECONDS)
+        return self.buckets[-1]
+
+    def _add(self, name: str, limit: float, *, estimated: bool, now: float) -> None:
+        unit, period, minimum = DIMENSIONS[name]
         self.buckets.append(
             LearningBucket(
                 name,
                 unit=unit,
-                limit=max(limit, minimum),
+                limit=limit,
                 period=period,
-                burst_seconds=_ESTIMATE_BURST_SECONDS,
+                burst_seconds=_ESTIMATE_BURST_SECONDS if estimated else self._burst(period),
                 minimum=minimum,
                 now=now,
-                estimated=True,
+                estimated=estimated,
             )
         )
+
+    def _burst(self, period: float) -> float:
+        """Return the seconds' worth of a limit that may be used at once, until more is known."""
+        return DAY if period >= DAY else float(self.quota.burst_seconds or DEFAULT_BURST_SECONDS)
 
     def _set_limit(self, name: str, now: float) -> None:
         limits = [
@@ -231,20 +304,8 @@ class Dimensions:
             if existing is not None and not existing.estimated:
                 self.buckets.remove(existing)
             return
-        unit, period, minimum = DIMENSIONS[name]
-        burst = DAY if period >= DAY else float(self.quota.burst_seconds or DEFAULT_BURST_SECONDS)
-        if existing is not None:
-            existing.refill(now)  # the time until now was at the old rate
-            existing.set_limit(min(limits), burst_seconds=burst)
+        if existing is None:
+            self._add(name, min(limits), estimated=False, now=now)
             return
-        self.buckets.append(
-            LearningBucket(
-                name,
-                unit=unit,
-                limit=min(limits),
-                period=period,
-                burst_seconds=burst,
-                minimum=minimum,
-                now=now,
-            )
-        )
+        existing.refill(now)  # the time until now was at the old rate
+        existing.set_limit(min(limits), burst_seconds=self._burst(existing.period))

@@ -22,11 +22,13 @@ DAY: Final = 86_400.0
 # that uses a limit up to its end lies there.
 _LOW, _HIGH = 0.1, 0.3
 _SMOOTHING_SECONDS: Final = 0.5
-# Per second: how fast a share falls where nothing is left, and rises where all is there.
-_FALL, _RISE = 1.0, 0.25
+# By how much a share falls, once in a round trip, where nothing is left; and how much it
+# rises per second where all is there, or some.
+_FALL: Final = 0.2
+_RISE, _RISE_BETWEEN = 0.15, 0.05
 _RISE_UNSEEN: Final = 0.1
 _RISE_ESTIMATED: Final = 0.05
-_AFTER_REJECTION: Final = 0.7
+_AFTER_REJECTION: Final = 0.8
 _AFTER_RAMP: Final = 0.5
 _LEAST_SHARE: Final = 0.01
 _CALM_SECONDS: Final = 1.0
@@ -55,6 +57,7 @@ class LearningBucket(TokenBucket):
     __slots__ = (
         "_calm_since",
         "_changed_at",
+        "_fell_at",
         "_growth",
         "_remaining",
         "_seen_at",
@@ -95,7 +98,7 @@ class LearningBucket(TokenBucket):
         """When it last was what kept a request waiting."""
         self._remaining: float | None = None
         self._seen_at = self._changed_at = now
-        self._calm_since = now
+        self._calm_since = self._fell_at = now
         self._growth = 1.0
 
     @property
@@ -112,6 +115,11 @@ class LearningBucket(TokenBucket):
             self.window = self.window_ceiling = burst_seconds
         self.retune(limit, burst_seconds=self.window)
         self.use(self.share)
+
+    def shorten(self, burst_seconds: float) -> None:
+        """Use no more at once than so many seconds' worth."""
+        self.window = max(_SHORTEST_WINDOW, min(self.window_ceiling, burst_seconds))
+        self.retune(self.limit, burst_seconds=self.window)
 
     # --- what replies say ------------------------------------------------------------
 
@@ -159,13 +167,14 @@ class LearningBucket(TokenBucket):
             weight = 1.0 - math.exp(-passed / _SMOOTHING_SECONDS)
             self._remaining += weight * (remaining - self._remaining)
         left = self._remaining / top if top > 0.0 else 0.0
-        # News that are seconds old must not be answered faster than that.
-        passed /= max(1.0, elapsed)
         if left < _LOW:
-            fall = _FALL * passed * (1.0 - left / _LOW)
-            self.use(max(_LEAST_SHARE, self.share * (1.0 - fall)))
-        elif left > _HIGH and self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
-            rise = _RISE * passed * min(1.0, (left - _HIGH) / (1.0 - _HIGH))
+            # Once per round trip: what was changed before does not show yet in what is said.
+            if now - self._fell_at > elapsed + _SMOOTHING_SECONDS:
+                self._fell_at = now
+                self.use(max(_LEAST_SHARE, self.share * (1.0 - _FALL * (1.0 - left / _LOW))))
+        elif self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
+            rise = _RISE * (left - _HIGH) / (1.0 - _HIGH) if left > _HIGH else _RISE_BETWEEN
+            rise *= passed / max(1.0, elapsed)
             self.use(min(1.0, self.share + rise * self._growth))
 
     # --- what is refused -------------------------------------------------------------
@@ -178,7 +187,7 @@ class LearningBucket(TokenBucket):
             ramp: whether traffic grew too fast, rather than being too much.
             now: the time.
         """
-        self._calm_since = self._changed_at = now
+        self._calm_since = self._changed_at = self._fell_at = now
         self.gain = FIRST_GAIN
         if ramp:
             self._growth = max(1.0 / _MOST_GROWTH, self._growth / 4.0)
@@ -194,8 +203,7 @@ class LearningBucket(TokenBucket):
             self.trusted = False
             return
         self.use(max(_LEAST_SHARE, self.share * _AFTER_REJECTION))
-        self.window = max(_SHORTEST_WINDOW, self.window / 2.0)
-        self.retune(self.limit, burst_seconds=self.window)
+        self.shorten(self.window / 2.0)
 
     def succeed(self, now: float) -> None:
         """Take note that requests are answered: what was given up comes back step by step."""
@@ -211,8 +219,7 @@ class LearningBucket(TokenBucket):
             self.use(min(1.0, self.share + _RISE_UNSEEN * self._growth * passed))
         if now - self._calm_since > _WINDOW_PATIENCE and self.window < self.window_ceiling:
             self._calm_since = now
-            self.window = min(self.window_ceiling, self.window * 1.5)
-            self.retune(self.limit, burst_seconds=self.window)
+            self.shorten(self.window * 1.5)
 
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""
@@ -222,3 +229,4 @@ class LearningBucket(TokenBucket):
         self._seen_at += shift
         self._changed_at += shift
         self._calm_since += shift
+        self._fell_at += shift

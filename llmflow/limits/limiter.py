@@ -13,6 +13,8 @@ from weakref import WeakSet
 
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
+from llmflow.limits.expectation import Expectation
+from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.lock import TidyLock
 from llmflow.limits.statistics import LimiterStatistics
 from llmflow.limits.ticket import ADMITTED, Ticket
@@ -165,6 +167,8 @@ class Limiter:
             now=_now(),
             jitter=lambda: rng.uniform(0.8, 1.2),
         )
+        self.expectation = Expectation()
+        """What requests come to, for providers that charge what is produced."""
         # When each loop looks again. uvloop's handles do not always tell.
         self._timers: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
         _all.add(self)
@@ -249,18 +253,40 @@ class Limiter:
         """Return what the limiter is doing now."""
         with self._lock:
             admission, now = self._admission, _now()
-            buckets = admission.dimensions.buckets
+            dimensions = admission.dimensions
+            buckets = dimensions.buckets
+            paused_for = max(0.0, admission.paused_until - now)
+            active = max(admission.active_at - admission.opened, 1e-9)
             return LimiterStatistics(
                 waiting=admission.waiting,
                 in_flight=admission.in_flight,
                 admitted=admission.admitted,
                 rejected=admission.rejected,
-                paused_for=max(0.0, admission.paused_until - now),
+                paused_for=paused_for,
+                paused_until=time.time() + paused_for if paused_for else None,
                 max_in_flight=admission.max_in_flight,
-                limits={b.name: b.limit for b in buckets},
+                window=int(admission.window),
+                limits=dimensions.limits(),
+                learned={each.dimension: each.limit for each in dimensions.learned()},
+                shares={b.name: 1.0 if b.estimated else b.share for b in buckets},
+                burst_seconds={b.name: b.window for b in buckets},
                 levels={b.name: b.level_at(now) for b in buckets},
                 utilisation={b.name: b.utilisation(admission.active_at) for b in buckets},
+                bound_by={
+                    name: min(1.0, seconds / active) for name, seconds in admission.bound.items()
+                },
             )
+
+    def learned(self) -> tuple[LearnedLimit, ...]:
+        """Return what was learned of the limits, for another run to begin with."""
+        with self._lock:
+            return self._admission.dimensions.learned()
+
+    def recall(self, learned: Iterable[LearnedLimit]) -> None:
+        """Begin with what an earlier run has learned; replies and rejections correct it."""
+        with self._lock:
+            self._admission.dimensions.recall(learned, _now())
+            self._pump()
 
     # --- for Permit ------------------------------------------------------------------
 

@@ -45,6 +45,12 @@ class Recovery:
         """Whether the next request is the probe."""
         return self._probe is None and self._cleared_at is None
 
+    def cleared(self, now: float) -> bool:
+        """Return whether the probe was let in, as far as is known."""
+        if self._cleared_at is not None:
+            return True
+        return self._probe is not None and now >= self._probe_at + self.grace
+
     def delay(self, now: float) -> float:
         """Return the seconds until the next request may go, as far as this recovery goes."""
         if self.wants_probe:

@@ -16,10 +16,20 @@ class LimiterStatistics:
         admitted: calls admitted so far; a call that was rejected and sent again counts twice.
         rejected: rate-limit rejections (429) so far.
         paused_for: seconds until the domain's pause ends; 0.0 when it is not paused.
-        max_in_flight: the cap on calls in flight.
+        paused_until: when that is, in seconds since 1970; None when it is not paused.
+        max_in_flight: the cap on calls in flight, by quota or connections.
+        window: how many calls may be in flight now: fewer than that at the start, and under
+            overload.
         limits: the limit in force by dimension, such as ``{"rpm": 500.0}``.
+        learned: limits that replies have named or that were estimated, by dimension.
+        shares: the share of each limit that is used at the moment; below 1.0 where others
+            use the same quota, or after rejections.
+        burst_seconds: seconds' worth of each limit that is used at once at the most.
         levels: what may be taken at once, by dimension; negative is a debt.
         utilisation: the share of each limit that was used since the first call.
+        bound_by: what calls waited for, as shares of the time since the first one: a
+            dimension, ``"in_flight"``, ``"pause"``, ``"probe"`` (after a pause) or ``"start"``
+            (while no rate is known). What is missing to 1.0 is time in which nobody waited.
     """
 
     waiting: int
@@ -27,7 +37,13 @@ class LimiterStatistics:
     admitted: int
     rejected: int
     paused_for: float
+    paused_until: float | None
     max_in_flight: int
+    window: int
     limits: Mapping[str, float]
+    learned: Mapping[str, float]
+    shares: Mapping[str, float]
+    burst_seconds: Mapping[str, float]
     levels: Mapping[str, float]
     utilisation: Mapping[str, float]
+    bound_by: Mapping[str, float]

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import cast
+from functools import partial
+from typing import Final, cast
 
 from llmflow import transport
 from llmflow.clock import Clock, SystemClock
-from llmflow.errors import ProviderError, RateLimitError, RequestTimeoutError
+from llmflow.errors import (
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RequestTimeoutError,
+)
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.provider import ClientProvider, WireProvider
@@ -26,7 +33,8 @@ from llmflow.types import Charge, Request, Response, WireRequest
 
 logger = logging.getLogger("llmflow")
 
-_WORTH_TELLING = 1e-3
+_WORTH_TELLING: Final = 1e-3
+_TEMPLATE_CHARACTERS: Final = 16
 
 
 class _Call:
@@ -35,7 +43,9 @@ class _Call:
     __slots__ = (
         "attempts",
         "charge",
+        "expect",
         "in_flight",
+        "kind",
         "place",
         "rejected_since",
         "request",
@@ -46,6 +56,8 @@ class _Call:
         self.request = request
         self.charge = charge
         self.wire = wire
+        self.kind: Hashable = None
+        self.expect: Callable[[], Charge] | None = None
         self.attempts = 0
         self.place = 0
         self.in_flight = 0.0
@@ -85,6 +97,7 @@ class ParallelMode:
         own = hasattr(type(provider), "complete")
         self._client = cast("ClientProvider", provider) if own else None
         self._wire = None if own else cast("WireProvider", provider)
+        self._reserves_output = provider.reserves_output
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
 
@@ -96,6 +109,9 @@ class ParallelMode:
         """
         wire = self._wire.encode(request) if self._wire is not None else None
         call = _Call(request, self.provider.reserve(request), wire)
+        if not self._reserves_output:
+            call.kind = _kind(request)
+            call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
         clock = self._clock
         started = clock.monotonic()
         try:
@@ -130,13 +146,13 @@ class ParallelMode:
         call.attempts += 1
         await self._pass_gates()
         try:
-            permit = await self.limiter.acquire(call.charge, place=call.place)
+            permit = await self.limiter.acquire(call.charge, expect=call.expect, place=call.place)
             call.place = permit.number
             try:
                 while True:
                     try:
                         return await self._exchange(call, permit)
-                    except RateLimitError as rejection:
+                    except (RateLimitError, QuotaExhaustedError) as rejection:
                         self._pause(call, permit, rejection)
                     except ProviderError as error:
                         permit.fail(overloaded=error.transient, signals=error.signals)
@@ -173,7 +189,10 @@ class ParallelMode:
                 signals = response.signals
         finally:
             call.in_flight += clock.monotonic() - sent
-        permit.settle(self.provider.settle(call.charge, response.usage), signals=signals)
+        actual = self.provider.settle(call.charge, response.usage)
+        if call.expect is not None:
+            self.limiter.expectation.learn(call.kind, call.charge, actual)
+        permit.settle(actual, signals=signals)
         return response
 
     async def _ask_client(self, request: Request) -> Response:
@@ -185,11 +204,19 @@ class ParallelMode:
         except TimeoutError as error:
             raise RequestTimeoutError(f"no answer within {seconds:g} s") from error
 
-    def _pause(self, call: _Call, permit: Permit, rejection: RateLimitError) -> None:
-        """Pause the domain, and give up on a call that has met nothing else for too long."""
+    def _pause(
+        self, call: _Call, permit: Permit, rejection: RateLimitError | QuotaExhaustedError
+    ) -> None:
+        """Pause the domain, and give up where that takes longer than anybody wants to wait."""
+        daily = isinstance(rejection, QuotaExhaustedError)
+        seconds = rejection.retry_after
+        if daily and (seconds is None or seconds > self.retry.daily_limit_patience):
+            permit.fail(overloaded=False, signals=rejection.signals)
+            self.limiter.refuse(rejection, seconds=seconds)
+            raise rejection
         seconds = permit.reject(
             rejection.retry_after,
-            kind=type(rejection),
+            kind=type(rejection) if isinstance(rejection, RateLimitError) else RateLimitError,
             dimension=rejection.dimension,
             signals=rejection.signals,
         )
@@ -203,14 +230,31 @@ class ParallelMode:
             seconds,
             rejection.message,
         )
-        patience = self.retry.rate_limit_patience
-        if patience is not None and now + seconds - call.rejected_since > patience:
-            raise RateLimitError(
-                f"only rate limits for {now - call.rejected_since:.0f} s, and {seconds:.0f} s more "
-                f"to wait, which is over rate_limit_patience={patience:.0f}; the provider "
-                f"said: {rejection.message}",
-                status=rejection.status,
-                code=rejection.code,
-                request_id=rejection.request_id,
-                retry_after=rejection.retry_after,
-            ) from rejection
+        patience = math.inf if daily else self.retry.rate_limit_patience
+        if patience is None or now + seconds - call.rejected_since <= patience:
+            return
+        end = _impatient(rejection, waited=now - call.rejected_since, more=seconds, most=patience)
+        if seconds > patience:  # all others would wait as long
+            self.limiter.refuse(end, seconds=seconds)
+        raise end from rejection
+
+
+def _impatient(
+    rejection: ProviderError, *, waited: float, more: float, most: float
+) -> RateLimitError:
+    return RateLimitError(
+        f"only rate limits for {waited:.0f} s, and {more:.0f} s more to wait, which is over "
+        f"rate_limit_patience={most:.0f}; the provider said: {rejection.message}",
+        status=rejection.status,
+        code=rejection.code,
+        request_id=rejection.request_id,
+        retry_after=rejection.retry_after,
+        dimension=rejection.dimension,
+    )
+
+
+def _kind(request: Request) -> Hashable:
+    """Return what a request has in common with others of the same template."""
+    start = request.messages[0].get("content")
+    head = start[:_TEMPLATE_CHARACTERS] if isinstance(start, str) else None
+    return (request.system, request.max_tokens, head)
