@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,15 +21,18 @@ Made by `scripts/make_cli_docs.py` from the commands' own help; change it there.
 
 
 def pages() -> str:
-    """Return the page: the help of the group and of each of its commands."""
-    group = _context(cli, "llmflow")
-    parts = [_HEAD, _section("llmflow", cli.get_help(group))]
-    for name in cli.list_commands(group):
-        command = cli.get_command(group, name)
-        assert command is not None
-        text = command.get_help(_context(command, name, group))
-        parts.append(_section(f"llmflow {name}", text))
-    return "\n".join(parts)
+    """Return the page: the help of the group and of each command."""
+    return "\n".join([_HEAD, *_sections(cli, _context(cli, "llmflow"))])
+
+
+def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yield the section of a command, and those of the commands in it."""
+    yield _section(context.command_path, command.get_help(context))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _sections(inner, _context(inner, name, context))
 
 
 def _context(

@@ -9,12 +9,13 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
-from llmflow.cli.terminal import complain, say
-from llmflow.errors import LLMFlowError
+from llmflow.cli.terminal import complain, printable, say
+from llmflow.errors import ConfigurationError, LLMFlowError
 
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
+    "config": ("llmflow.cli.config", "Check and show the configuration file."),
     "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
 }
 
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
     except LLMFlowError as error:
-        complain("; ".join([str(error), *getattr(error, "__notes__", ())]))
+        _tell(error)
         result = 2
     except click.UsageError as error:
         result = _explain(error)
@@ -67,6 +68,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         say("llmflow: interrupted; nothing was written")
         result = 130
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _tell(error: LLMFlowError) -> None:
+    """Print an error in one line; the problems of a configuration file in a line each."""
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    first, *more = text.split("\n- ") if isinstance(error, ConfigurationError) else [text]
+    complain(first)
+    for problem in more:
+        say(f"- {printable(problem)}")
 
 
 def _explain(error: click.UsageError) -> int:

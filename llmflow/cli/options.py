@@ -27,3 +27,10 @@ class Amount(click.ParamType[float]):
 
 
 AMOUNT = Amount()
+
+CONFIG = click.option(
+    "--config",
+    metavar="FILE",
+    help="Configuration file; by default LLMFLOW_CONFIG, or llmflow.toml here or above.",
+)
+"""The option of every command that calls a model."""

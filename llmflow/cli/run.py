@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.options import AMOUNT
+from llmflow.cli.options import AMOUNT, CONFIG
 from llmflow.cli.signals import on_signals, terminable
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError, InputError
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
 @click.option("--system", help="Instructions for every row.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
+@CONFIG
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
 def command(**options: Any) -> int:
@@ -63,7 +64,9 @@ def command(**options: Any) -> int:
     interruption, the answers are in OUT's neighbour *.partial.*. Ctrl-C waits for answers
     on their way; a second one drops them. Running again asks every row again.
 
-    The API key is read from the provider's environment variable, such as OPENAI_API_KEY.
+    The API key is read from the provider's environment variable, such as OPENAI_API_KEY, or
+    from the one that llmflow.toml names. Quotas, policies and addresses come from there, too,
+    unless an option says otherwise.
 
     \b
     Examples:
@@ -88,6 +91,7 @@ class _Options:
     temperature: float | None
     system: str | None
     limit: int | None
+    config: str | None
     quiet: bool
     as_json: bool
 
@@ -170,22 +174,27 @@ def _stdin(options: _Options) -> IO[bytes] | None:
 
 
 def _llm(options: _Options) -> tuple[LLM, Contact]:
+    from llmflow.config import load_config
     from llmflow.llm import LLM
-    from llmflow.provider import provider_for
     from llmflow.runs.contact import Contact
     from llmflow.types import Quota
 
-    quota = None
-    if options.rpm is not None or options.tpm is not None:
-        quota = Quota(rpm=options.rpm, tpm=options.tpm)
-    provider, contact = provider_for(options.model, base_url=options.base_url), Contact()
+    config, contact = load_config(options.config), Contact()
+    settings = config.settings(options.model)
+    # Each option takes the place of its own setting, not of the whole quota.
+    limits = {"rpm": options.rpm, "tpm": options.tpm}
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
+    provider = settings.provider(base_url=options.base_url)
     llm = LLM(
-        provider,
+        options.model,
+        base_url=options.base_url,
         quota=quota,
-        retry=contact.policy(provider.default_retry),
+        retry=contact.policy(settings.retry_over(provider.default_retry)),
         system=options.system,
         max_tokens=options.max_tokens,
         temperature=options.temperature,
+        config=config,
     )
     llm.prepare()
     return llm, contact

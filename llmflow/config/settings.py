@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from llmflow.config.files import FILE_NAME, display_name
+from llmflow.config.files import FILE_NAME
 from llmflow.config.problems import Place, dotted, line_of
-from llmflow.errors import MissingKeyError
+from llmflow.errors import MissingKeyError, redact
 from llmflow.provider import (
     FALLBACK_PROVIDER,
     ClientProvider,
@@ -63,6 +63,11 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
 
+    @property
+    def keyless(self) -> bool:
+        """Whether no key is sent: another server is not sent the key of its kind's own."""
+        return self.key_env is None and self.name is not None and self.base_url is not None
+
     def provider(
         self, *, base_url: str | None = None, api_key: str | None = None
     ) -> WireProvider | ClientProvider:
@@ -106,8 +111,7 @@ class Settings:
     def _key(self) -> str | None:
         if self.key_env is not None:
             return os.environ.get(self.key_env) or ""
-        # Another server than the kind's own is not sent the key of the kind's own.
-        return "" if self.name is not None and self.base_url is not None else None
+        return "" if self.keyless else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,7 @@ class Config:
         key_env = table.get("key_env")
         key_name = self._key_name(table, kind, api_key)
         merged, origins = self._merged(prefix, name, key_name)
-        for each in ("base_url", "key_env"):
+        for each in ("kind", "base_url", "key_env"):
             if each in table:
                 origins[each] = self._origin(("providers", prefix, each))
         return Settings(
@@ -196,7 +200,7 @@ class Config:
         return name if name in named else None
 
     def _origin(self, place: Place) -> str:
-        file = display_name(self.source) if self.source is not None else FILE_NAME
+        file = redact(self.source.name) if self.source is not None else FILE_NAME
         line = line_of(place, self.lines)
         return f"{file}, line {line}" if line else f"{file}: {dotted(place)}"
 

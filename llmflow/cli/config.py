@@ -1,0 +1,203 @@
+"""``llmflow config``: whether the configuration file is right, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+from llmflow.cli.options import CONFIG
+from llmflow.cli.terminal import printable, write
+from llmflow.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from llmflow.config import Config, Settings
+    from llmflow.provider import Provider
+
+# Kinds without a variable and an address of their own.
+_KEYS_ELSEWHERE: Final = {"sim": "none is needed", "litellm": "the variable that litellm knows"}
+_DEFAULT: Final = "default"
+
+
+@click.group("config", short_help="Check and show the configuration file.")
+def command() -> None:
+    """Check and show the configuration file, llmflow.toml.
+
+    It is looked for in the working directory and above it; --config FILE or the variable
+    LLMFLOW_CONFIG name another one. What the command line says wins over the file.
+    """
+
+
+@command.command("check", short_help="Say whether everything in the file is right.")
+@CONFIG
+def check(config: str | None) -> int:
+    """Say whether everything in the file is right; name all that is wrong, with its line.
+
+    Exit codes: 0 it is right, 2 it is not, or there is none.
+    """
+    loaded = _load(config)
+    if loaded.source is None:
+        raise ConfigurationError("there is no llmflow.toml in this folder or above it")
+    missing = set()
+    for model in _models(loaded):
+        settings = _resolved(loaded, model)
+        if settings.key_env is not None and not os.environ.get(settings.key_env):
+            missing.add(settings.key_env)
+    lines = [f"{_name(loaded)} is right"]
+    lines += [f"note: the environment variable {name} is not set" for name in sorted(missing)]
+    write(sys.stdout, "\n".join(map(printable, lines)))
+    return 0
+
+
+@command.command("show", short_help="Show the settings in force, and where each comes from.")
+@CONFIG
+@click.option(
+    "--model", metavar="MODEL", help="All settings of PROVIDER/MODEL; else what the file says."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(config: str | None, model: str | None, as_json: bool) -> int:
+    """Show the settings in force, and where each comes from: a line of the file, or a default.
+
+    Keys are not shown, only whether their variables are set.
+    """
+    loaded = _load(config)
+    if model is not None:
+        found = {model: list(_rows(_resolved(loaded, model)))}
+    else:
+        found = {each: _told(_rows(_resolved(loaded, each))) for each in _models(loaded)}
+    if as_json:
+        import orjson
+
+        text = orjson.dumps({"file": _name(loaded), "models": _plain(found)}).decode()
+    else:
+        text = "\n".join(_lines(loaded, found))
+    write(sys.stdout, text)
+    return 0
+
+
+class _Row(NamedTuple):
+    name: str
+    value: Any
+    origin: str
+
+
+def _told(rows: Iterator[_Row]) -> list[_Row]:
+    return [row for row in rows if row.origin != _DEFAULT or row.name == "key"]
+
+
+def _load(config: str | None) -> Config:
+    from llmflow.config import load_config
+
+    return load_config(config)
+
+
+def _name(config: Config) -> str | None:
+    from llmflow.config.files import display_name
+
+    return None if config.source is None else display_name(config.source)
+
+
+def _models(config: Config) -> Iterator[str]:
+    """Yield a model string for each table: ``NAME/*`` stands for all other models."""
+    for provider, table in config.providers.items():
+        yield f"{provider}/*"
+        yield from (
+            f"{provider}/{pattern}" for pattern in table.get("models", {}) if pattern != "*"
+        )
+
+
+def _resolved(config: Config, model: str) -> Settings:
+    """Return what is configured for a model, once it is known that it can be used."""
+    from llmflow.transport import Timeout
+
+    settings = config.settings(model)
+    settings.quota_over(None)
+    settings.retry_over(None)
+    settings.timeout_over(Timeout())
+    return settings
+
+
+def _rows(settings: Settings) -> Iterator[_Row]:
+    from llmflow.retry import Retry
+    from llmflow.transport import Timeout
+
+    provider = settings.provider()
+    kind = _kind(settings)
+    if settings.name is not None:
+        yield _Row("kind", kind, settings.origins.get("kind", _DEFAULT))
+    yield from _address(settings, provider, kind)
+    yield _key(settings, kind)
+    quota = settings.quota_over(provider.default_quota)
+    if quota is None:
+        yield _Row("quota", "learned from the provider's replies", _DEFAULT)
+    else:
+        yield from _values("quota", quota, settings)
+    retry = settings.retry_over(provider.default_retry or Retry())
+    yield from _values("retry", retry, settings)
+    yield from _values("timeout", settings.timeout_over(Timeout()), settings)
+
+
+def _kind(settings: Settings) -> str:
+    from llmflow.provider import FALLBACK_PROVIDER, installed_providers
+
+    kind = settings.target.partition("/")[0]
+    return kind if kind in installed_providers() else FALLBACK_PROVIDER
+
+
+def _address(settings: Settings, provider: Provider, kind: str) -> Iterator[_Row]:
+    if settings.base_url is not None:
+        yield _Row("base_url", settings.base_url, settings.origins["base_url"])
+    elif kind not in _KEYS_ELSEWHERE and getattr(provider, "base_url", None):
+        variable = f"{kind.upper()}_BASE_URL"
+        origin = variable if os.environ.get(variable) else _DEFAULT
+        yield _Row("base_url", provider.base_url, origin)  # type: ignore[attr-defined]
+
+
+def _key(settings: Settings, kind: str) -> _Row:
+    from llmflow.config.settings import own_variable
+
+    if settings.keyless:
+        return _Row("key", "none is sent: no key_env", _DEFAULT)
+    if settings.key_env is None and kind in _KEYS_ELSEWHERE:
+        return _Row("key", _KEYS_ELSEWHERE[kind], _DEFAULT)
+    name = settings.key_env or own_variable(kind)
+    state = "set" if os.environ.get(name) else "not set"
+    return _Row("key", f"{state} ({name})", settings.origins.get("key_env", _DEFAULT))
+
+
+def _values(section: str, value: Any, settings: Settings) -> Iterator[_Row]:
+    for each in fields(value):
+        name, now = f"{section}.{each.name}", getattr(value, each.name)
+        # A limit that is nowhere set is no news; one that the file takes away is.
+        if now is not None or name in settings.origins:
+            shown = type(now).__name__ if callable(now) else now
+            yield _Row(name, shown, settings.origins.get(name, _DEFAULT))
+
+
+def _lines(config: Config, found: dict[str, list[_Row]]) -> Iterator[str]:
+    name = _name(config)
+    yield printable(f"configuration: {name}" if name else "configuration: no file here or above")
+    for model, rows in found.items():
+        yield ""
+        yield printable(model)
+        values = [printable(_text(row.value)) for row in rows]
+        wide = max(map(len, values))
+        for row, value in zip(rows, values, strict=True):
+            yield f"  {row.name:<27} {value:<{wide}}  {printable(row.origin)}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,.15g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _plain(found: dict[str, list[_Row]]) -> dict[str, dict[str, Any]]:
+    return {
+        model: {row.name: {"value": row.value, "from": row.origin} for row in rows}
+        for model, rows in found.items()
+    }
