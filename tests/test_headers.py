@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.headers import (
+    DAY,
+    LONGEST_QUOTA,
     parse_duration,
     parse_number,
     parse_reset,
     parse_retry_after,
     server_delay,
+    server_time,
 )
 
 NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z
@@ -29,6 +32,8 @@ NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z
         ("7.66s", 7.66),
         ("1h2m3s", 3723.0),
         ("250us", 0.00025),
+        ("41s", 41.0),
+        ("1.68122827s", 1.68122827),  # Gemini's retryDelay
         ("", None),
         ("5", None),
         ("s", None),
@@ -54,13 +59,31 @@ def test_go_durations_are_read(text: str, seconds: float | None) -> None:
         ("nan", None),
         ("inf", None),
         ("90000", None),  # more than a day
+        ("2026-08-31T23:59:20Z", 0.0),
+        ("2026-08-31T23:59:19Z", 0.0),  # full already
         ("2026-08-30T00:00:00Z", None),  # past
+        ("2026-09-03T00:00:00Z", None),
         ("soon", None),
         ("", None),
     ],
 )
 def test_resets_are_read_in_every_format(text: str, seconds: float | None) -> None:
     assert parse_reset(text, now=NOW) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("172800", 172_800.0),
+        ("48h0m0s", 172_800.0),
+        ("2026-09-03T00:00:00Z", 172_840.0),
+        ("1788393600000", 172_840.0),
+        ("99999999", None),  # three years
+    ],
+)
+def test_a_quota_of_days_may_come_back_late(text: str, seconds: float | None) -> None:
+    assert parse_reset(text, now=NOW) is None
+    assert parse_reset(text, now=NOW, longest=LONGEST_QUOTA) == seconds
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
@@ -81,6 +104,16 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         ({"retry-after": "2"}, "Please try again in 1.4s.", 1.4),
         ({"x-ratelimit-reset": "37"}, "", 37.0),
         ({"x-ratelimit-reset": "1788220800000"}, "", 40.0),
+        # Whole seconds that are the text's, rounded: the text is exact.
+        ({"retry-after": "1"}, "Please try again in 84ms.", 0.084),
+        ({"retry-after": "1"}, "Please try again in 1.4s.", 1.4),
+        ({"retry-after": "24"}, "Please try again in 23.4s.", 23.4),
+        ({"retry-after": "20"}, "Please try again in 20s.", 20.0),
+        ({"x-ratelimit-reset": "42"}, "Please retry in 41.3s.", 41.3),
+        # Others are another matter than the text.
+        ({"retry-after": "60"}, "Please try again in 1.4s.", 60.0),
+        ({"retry-after": "7.66"}, "Please try again in 7.7s.", 7.66),
+        ({"retry-after": "0"}, "Please try again in 1.4s.", 1.4),
         ({"retry-after": "soon"}, "Please try again in 84ms.", 0.084),
         ({}, "Please try again in 11.054s. Visit ...", 11.054),
         ({}, "Please try again in 1m23.4s.", 83.4),
@@ -105,6 +138,7 @@ def test_no_text_breaks_a_parser(text: str) -> None:
         parse_retry_after(text, now=NOW),
         parse_number(text),
         server_delay({"retry-after": text, "retry-after-ms": text}, text, now=NOW),
+        server_delay({"x-ratelimit-reset": text, "date": text}, text, now=NOW),
     ):
         assert parsed is None or parsed == parsed
     assert parse_number(None) is None
@@ -120,3 +154,36 @@ def test_no_text_breaks_a_parser(text: str) -> None:
 )
 def test_a_date_beyond_all_calendars_is_no_hint(text: str) -> None:
     assert parse_retry_after(text, now=NOW) is None
+
+
+def test_a_field_of_the_body_stands_between_the_headers_and_the_text() -> None:
+    assert server_delay({}, "", now=NOW, hint=41.0) == 41.0
+    assert server_delay({}, "Please retry in 40.3s.", now=NOW, hint=41.0) == 40.3
+    assert server_delay({}, "Please retry in 3s.", now=NOW, hint=41.0) == 41.0
+    assert server_delay({"retry-after": "5"}, "", now=NOW, hint=41.0) == 5.0
+    assert server_delay({}, "", now=NOW, hint=-1.0) is None
+
+
+def test_a_delay_of_days_counts_only_where_the_quota_is_of_days() -> None:
+    headers = {"retry-after": "172800"}
+    assert server_delay(headers, "", now=NOW) is None
+    assert server_delay(headers, "", now=NOW, longest=LONGEST_QUOTA) == 2 * DAY
+    text = "You will regain access on 2026-09-03 at 00:00 UTC."
+    assert server_delay({}, text, now=NOW) is None
+    assert server_delay({}, text, now=NOW, longest=LONGEST_QUOTA) == 2 * DAY + 40
+    assert server_delay({}, "regain access on 2026-99-99 at 00:00 UTC", now=NOW) is None
+
+
+@pytest.mark.parametrize("skew", [-3600.0, -0.5, 0.0, 0.7, 30.0, 1e6])
+def test_a_date_to_wait_for_is_on_the_servers_clock(skew: float) -> None:
+    headers = {"date": formatdate(NOW, usegmt=True), "retry-after": formatdate(NOW + 30)}
+    # Within the second of the header the local clock is the finer measure.
+    elapsed = skew if 0.0 <= skew < 1.0 else 0.0
+    assert server_time(headers, NOW + skew) == pytest.approx(NOW + elapsed)
+    assert server_delay(headers, "", now=NOW + skew) == pytest.approx(30.0 - elapsed)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Jan 2020 99:99:99 GMT"])
+def test_without_a_readable_date_the_time_of_arrival_counts(date: str) -> None:
+    assert server_time({"date": date}, NOW) == NOW
+    assert server_time({}, NOW) == NOW
