@@ -59,23 +59,20 @@ def parse_reset(text: str, *, now: float, longest: float = DAY) -> float | None:
     """
     text = text.strip()
     seconds: float | None
+    if text[4:5] == "-":
+        moment = _instant(text)
+        if moment is None:
+            return None
+        seconds = moment - now
+        return 0.0 if -_JUST_PAST <= seconds < 0.0 else _sane(seconds, longest)
     try:
         seconds = float(text)
     except ValueError:
-        seconds = parse_duration(text)
-        if seconds is None:
-            try:
-                moment = datetime.fromisoformat(text)
-                seconds = moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - now
-            except (ValueError, OverflowError):
-                return None
-            if -_JUST_PAST <= seconds < 0.0:
-                return 0.0
-    else:
-        if seconds > 1e11:
-            seconds = seconds / 1000.0 - now
-        elif seconds > 1e9:
-            seconds -= now
+        return _sane(parse_duration(text), longest)
+    if seconds > 1e11:
+        seconds = seconds / 1000.0 - now
+    elif seconds > 1e9:
+        seconds -= now
     return _sane(seconds, longest)
 
 
@@ -167,6 +164,15 @@ def _http_date(text: str) -> float | None:
         moment = parsedate_to_datetime(text)
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):  # a year or an offset of twenty digits
+        return None
+
+
+@functools.lru_cache(maxsize=64)  # whole seconds, told again by the next replies
+def _instant(text: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 
