@@ -126,10 +126,12 @@ def classify(
         dialect: what this server does in its own way.
     """
     kind = _kind(details, status, headers, dialect)
+    if kind is None and status == 402:
+        # OpenRouter: with a delay, it is the budget of what is in flight.
+        delay = server_delay(headers, details.text, now=now, hint=details.delay)
+        kind = errors.BillingError if delay is None else errors.RateLimitError
+    kind = kind or _by_status(status, dialect)
     error = as_error(kind, details, status=status, headers=headers, now=now)
-    if kind is errors.BillingError and status == 402 and error.retry_after is not None:
-        # OpenRouter: the budget of what is in flight.
-        error = as_error(errors.RateLimitError, details, status=status, headers=headers, now=now)
     if error.retry_after is None and isinstance(error, errors.RateLimitError):
         error.retry_after = dialect.minute_left(headers, received_at=now)
     return error
@@ -168,7 +170,8 @@ def as_error(
 
 def _kind(
     details: ErrorDetails, status: int, headers: Mapping[str, str], dialect: Dialect
-) -> type[errors.ProviderError]:
+) -> type[errors.ProviderError] | None:
+    """Return what the body says that an error is; None where it says nothing."""
     if {details.code, details.type} & _BILLING:
         return errors.BillingError
     if status == 413 and details.code == "rate_limit_exceeded":
@@ -182,6 +185,10 @@ def _kind(
             return kind
     if status == 429 and _comes_back_late(text, headers, dialect):
         return errors.QuotaExhaustedError
+    return None
+
+
+def _by_status(status: int, dialect: Dialect) -> type[errors.ProviderError]:
     for table in (dialect.by_status, _BY_STATUS):
         if status in table:
             return table[status]

@@ -265,6 +265,18 @@ def test_a_budget_of_what_is_in_flight_is_no_bill() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        nested("no", "insufficient_quota", "credit_balance_exhausted"),
+        nested("Your prepayment credits are depleted."),
+    ],
+)
+def test_a_bill_stays_a_bill_whatever_delay_comes_with_it(body: object) -> None:
+    error = failure(body, 402, retry_after="3")
+    assert (type(error), error.retry_after) == (errors.BillingError, 3.0)
+
+
 def test_the_servers_delay_and_ids_are_kept() -> None:
     error = failure(
         nested(RATE, "tokens", "rate_limit_exceeded"), 429, retry_after="2", x_request_id="req_9"
