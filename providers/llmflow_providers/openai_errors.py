@@ -75,7 +75,6 @@ _BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ..
 _ZERO_LIMIT: Final = re.compile(r"\blimit: 0(?![\d.,]*\d)|\(actual/limit\): \d+/0\b")
 _BY_STATUS: Final[dict[int, type[errors.ProviderError]]] = {
     401: errors.AuthenticationError,
-    402: errors.BillingError,
     403: errors.AuthenticationError,
     404: errors.ModelNotFoundError,
     408: errors.RequestTimeoutError,
