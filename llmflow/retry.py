@@ -66,7 +66,7 @@ class Retry:
     Args:
         attempts: how often a request is sent at the most, the first time included.
         wait_initial: upper bound of the first wait, in seconds; it doubles each time. While
-            fewer than half of the other requests fail, waits are shorter in proportion.
+            fewer than half of all requests fail, waits are shorter: it is no overload.
         wait_max: upper bound of every wait, in seconds. A ``Retry-After`` of the
             server is a floor and is never shortened by it.
         total: give up when this many seconds have passed since the first attempt.
@@ -207,7 +207,7 @@ class Retry:
                 )
                 # Back-off spares a provider that struggles. Where nearly all others are
                 # answered, this request has met with an accident of its own.
-                seconds *= min(1.0, 2.0 * failing())
+                seconds *= min(1.0, 2.0 * failing()) ** 2
             return max(seconds, _retry_after(state) or 0.0)
 
         return wait

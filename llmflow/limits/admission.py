@@ -296,6 +296,7 @@ class Admission:
             self.dimensions.refuse(
                 dimension,
                 signals,
+                ticket.charge,
                 until=hint,
                 ramp=issubclass(kind, RampLimitError),
                 explained=changed or probe,

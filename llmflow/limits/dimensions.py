@@ -170,6 +170,7 @@ class Dimensions:
         self,
         dimension: str | None,
         signals: Iterable[QuotaSignal],
+        charge: Charge,
         *,
         until: float | None,
         ramp: bool,
@@ -181,6 +182,7 @@ class Dimensions:
         Args:
             dimension: what was used up, where the provider says so.
             signals: what the rejection's headers say.
+            charge: what the request would have been charged.
             until: when the provider will have room again; None where it does not say.
             ramp: whether traffic grew too fast.
             explained: whether nothing is to be learned of the rate: the headers name another
@@ -193,11 +195,26 @@ class Dimensions:
             fresh = self._estimate(dimension, now)
         elif not self.buckets:
             fresh = self._estimate("rpm", now)
-        for bucket in self.buckets:
-            if dimension in (None, bucket.name) or not self.bucket(dimension):
-                if not explained and bucket is not fresh:
-                    bucket.refuse(told.get(bucket.name), ramp=ramp, now=now)
-                bucket.empty_until(now if until is None else until)
+        for bucket in self._implicated(dimension, told, charge):
+            if not explained and bucket is not fresh:
+                bucket.refuse(told.get(bucket.name), ramp=ramp, now=now)
+            bucket.empty_until(now if until is None else until)
+
+    def _implicated(
+        self, dimension: str | None, told: Mapping[str, QuotaSignal], charge: Charge
+    ) -> list[LearningBucket]:
+        """Return what can have been used up: what was named, else what was short, else all."""
+        named = self.bucket(dimension)
+        if named is not None:
+            return [named]
+        short = [
+            bucket
+            for bucket in self.buckets
+            if (signal := told.get(bucket.name)) is not None
+            and signal.remaining is not None
+            and signal.remaining < max(bucket.minimum, charge[bucket.unit])
+        ]
+        return short or self.buckets
 
     def recount(self, charge: Charge, now: float) -> None:
         """Correct a fresh estimate: this request, sent before the first rejection, was refused."""

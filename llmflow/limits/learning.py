@@ -36,6 +36,8 @@ _CALM_SECONDS: Final = 1.0
 _SPEND: Final = 0.5
 _KEEP_SECONDS: Final = 0.5
 _TOLERANCE_SECONDS: Final = 0.1
+_ROUNDING: Final = 500.0
+_MOST_FALLS: Final = 2
 _SHORTEST_WINDOW: Final = 0.05
 _WINDOW_PATIENCE: Final = 30.0
 _MOST_GROWTH: Final = 16.0
@@ -57,6 +59,7 @@ class LearningBucket(TokenBucket):
     __slots__ = (
         "_calm_since",
         "_changed_at",
+        "_falls",
         "_fell_at",
         "_growth",
         "_remaining",
@@ -100,6 +103,7 @@ class LearningBucket(TokenBucket):
         self._seen_at = self._changed_at = now
         self._calm_since = self._fell_at = now
         self._growth = 1.0
+        self._falls = 0
 
     @property
     def effective_limit(self) -> float:
@@ -144,8 +148,10 @@ class LearningBucket(TokenBucket):
         base = self.limit / self.period
         top = remaining + signal.reset * base if signal.reset else max(remaining, self.capacity)
         there = min(top, remaining + self.rate * elapsed - spent)
-        # Requests overtake each other on the way, and some servers round.
-        there += base * _TOLERANCE_SECONDS + self.minimum
+        # Anthropic rounds tokens to the nearest thousand: none left may be half of that.
+        rounding = _ROUNDING if self.unit and remaining % (2.0 * _ROUNDING) == 0.0 else 0.0
+        # Requests overtake each other on the way.
+        there += base * _TOLERANCE_SECONDS + self.minimum + rounding
         if there < self.level:
             self.level = there
         elif settled:
@@ -155,7 +161,7 @@ class LearningBucket(TokenBucket):
             if remaining > keep and deep > self.level:
                 self.level = deep
         if self.period < DAY:
-            self._follow(remaining, top=min(top, base), elapsed=elapsed, now=now)
+            self._follow(remaining + rounding, top=min(top, base), elapsed=elapsed, now=now)
 
     def _follow(self, remaining: float, *, top: float, elapsed: float, now: float) -> None:
         """Use less where little is left of a second's worth, and more where much is."""
@@ -170,12 +176,21 @@ class LearningBucket(TokenBucket):
         if left < _LOW:
             # Once per round trip: what was changed before does not show yet in what is said.
             if now - self._fell_at > elapsed + _SMOOTHING_SECONDS:
-                self._fell_at = now
-                self.use(max(_LEAST_SHARE, self.share * (1.0 - _FALL * (1.0 - left / _LOW))))
-        elif self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
+                self._fall(_FALL * (1.0 - left / _LOW), now)
+            return
+        if left > _HIGH:
+            self._falls = 0
+        if self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
             rise = _RISE * (left - _HIGH) / (1.0 - _HIGH) if left > _HIGH else _RISE_BETWEEN
             rise *= passed / max(1.0, elapsed)
             self.use(min(1.0, self.share + rise * self._growth))
+
+    def _fall(self, part: float, now: float) -> None:
+        """Use less, as long as that can be why nothing is refused; then it is said in error."""
+        self._fell_at = now
+        self._falls += 1
+        if self._falls <= _MOST_FALLS:
+            self.use(max(_LEAST_SHARE, self.share * (1.0 - part)))
 
     # --- what is refused -------------------------------------------------------------
 
@@ -188,6 +203,7 @@ class LearningBucket(TokenBucket):
             now: the time.
         """
         self._calm_since = self._changed_at = self._fell_at = now
+        self._falls = 0
         self.gain = FIRST_GAIN
         if ramp:
             self._growth = max(1.0 / _MOST_GROWTH, self._growth / 4.0)
@@ -215,11 +231,16 @@ class LearningBucket(TokenBucket):
         if self.estimated:
             if now - self.bound_at < _CALM_SECONDS:
                 self.use(self.share * (1.0 + _RISE_ESTIMATED * self._growth * passed))
-        elif self.share < 1.0 and (self._remaining is None or not self.trusted):
+        elif self.share < 1.0 and not self._is_told:
             self.use(min(1.0, self.share + _RISE_UNSEEN * self._growth * passed))
         if now - self._calm_since > _WINDOW_PATIENCE and self.window < self.window_ceiling:
             self._calm_since = now
             self.shorten(self.window * 1.5)
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether what replies say is left decides on the share."""
+        return self._remaining is not None and self.trusted and self._falls <= _MOST_FALLS
 
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""
