@@ -9,7 +9,7 @@ from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
 from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.learning import DAY, LearningBucket
+from llmflow.limits.learning import DAY, OUTPUT, LearningBucket
 from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -22,11 +22,10 @@ DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
     "rpm": (0, _MINUTE, 1.0),
     "tpm": (1, _MINUTE, 1.0),
     "itpm": (2, _MINUTE, 1.0),
-    "otpm": (3, _MINUTE, 1.0),
+    "otpm": (OUTPUT, _MINUTE, 1.0),
     "rpd": (0, DAY, 1.0),
     "tpd": (1, DAY, 1.0),
 }
-_OUTPUT: Final = 3
 # What was sent in this many seconds tells how much a provider takes that says nothing.
 _LOOK_BACK: Final = 1.0
 _LOOK_STEP: Final = 0.1
@@ -161,7 +160,7 @@ class Dimensions:
                 signal,
                 elapsed=now - ticket.admitted_at,
                 spent=self._spent[unit] - ticket.mark[unit],
-                settled=unit != _OUTPUT,
+                settled=unit != OUTPUT,
                 now=now,
             )
         return changed

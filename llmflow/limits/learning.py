@@ -17,6 +17,8 @@ from llmflow.limits.bucket import BURST_SLACK, FIRST_GAIN, TokenBucket
 from llmflow.types import QuotaSignal
 
 DAY: Final = 86_400.0
+OUTPUT: Final = 3
+"""The index of output tokens in a `Charge`."""
 # Shares of what a bucket holds, a second's worth at most. Below the first, less is
 # used; above the second, more. In between, all is well: the slack of one program
 # that uses a limit up to its end lies there.
@@ -91,7 +93,8 @@ class LearningBucket(TokenBucket):
             burst_seconds=burst_seconds,
             minimum=minimum,
             now=now,
-            paced=period < DAY,
+            # Output is charged as it is produced: however fast requests leave, it comes later.
+            paced=period < DAY and unit != OUTPUT,
         )
         self.estimated = estimated
         self.window = self.window_ceiling = burst_seconds
