@@ -25,6 +25,7 @@ from llmflow.errors import (
 from llmflow.limits.dimensions import Dimensions
 from llmflow.limits.overload import Overload
 from llmflow.limits.recovery import Recovery
+from llmflow.limits.start import SlowStart
 from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -32,7 +33,6 @@ from llmflow.types import Charge, Quota, QuotaSignal
 _CLOCK_NOISE: Final = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _CROWDED_PAUSE: Final = 1.0
-_DOUBLING_SECONDS: Final = 1.0
 _STRIKES_BELIEVED: Final = 5
 _LONGEST_DOUBT: Final = 5.0
 # A refusal of all is looked at again after this long, where nobody says when it ends.
@@ -73,7 +73,8 @@ class Admission:
         """Seconds for which the head of the queue waited for what."""
         self._waits_for: str | None = None
         self._default_in_flight = max_in_flight
-        self._start = self._window = start_in_flight
+        self._first = start_in_flight
+        self._start = None if start_in_flight is None else SlowStart(start_in_flight, now=now)
         self._jitter = jitter
         self._recovery: Recovery | None = None
         self._refusal: tuple[float, ProviderError] | None = None
@@ -81,7 +82,7 @@ class Admission:
         self._strikes = 0
         self._cancelled = 0
         self._next_number = 1
-        self._now = self.opened = self.active_at = self._doubled_at = now
+        self._now = self.opened = self.active_at = now
         self.retune(quota, now)
 
     # --- what the queue does -----------------------------------------------------------
@@ -95,9 +96,7 @@ class Admission:
     def window(self) -> float:
         """How many requests may be in flight now."""
         top = min(self.max_in_flight, self.overload.cap)
-        if self._window is not None and not self.dimensions.buckets:
-            return min(top, self._window)
-        return top
+        return min(top, self._start.window) if self._start is not None else top
 
     def admit_at_once(self, ticket: Ticket, now: float) -> bool:
         """Admit a new ticket if nobody waits and everything is free; else change nothing.
@@ -210,7 +209,8 @@ class Admission:
         self._leave(ticket, answered=True)
         self.overload.succeed(sent=ticket.admitted_at, in_flight=self.in_flight + 1, now=now)
         if ticket.admitted_at > self._rejected_at:
-            self._widen()
+            if self._start is not None:
+                self._start.answer()
             self.dimensions.succeed(now - ticket.admitted_at, now)
         if actual is not None and actual != ticket.charge:
             self.dimensions.settle(ticket.charge, actual)
@@ -302,7 +302,9 @@ class Admission:
                 explained=changed or probe,
                 now=now,
             )
-            self._narrow()
+            if self._first is not None and not self.dimensions.buckets:
+                self._start = self._start or SlowStart(self._first, now=now)
+                self._start.refuse(self.in_flight, until=max(now, hint or now))
         else:
             self.dimensions.recount(ticket.charge, now)
         if until is None:
@@ -328,33 +330,6 @@ class Admission:
         elif not self.in_flight:  # others have all the slots
             self._pause(now + _CROWDED_PAUSE * self._jitter(), now)
         return max(now, self.paused_until)
-
-    def _widen(self) -> None:
-        """Let one more be in flight with every answer, until a rate is known: slow start."""
-        if self._window is not None:
-            self._window += 1
-            if self.dimensions.buckets or self._window >= self.max_in_flight:
-                self._window = None
-
-    def _start_on(self, now: float) -> float:
-        """Double the number in flight with every second without a rejection: those come at once.
-
-        Returns:
-            Seconds until then.
-        """
-        assert self._window is not None
-        wait = self._doubled_at + _DOUBLING_SECONDS - now
-        if wait > 0.0:
-            return wait
-        self._doubled_at = now
-        self._window *= 2
-        return 0.0
-
-    def _narrow(self) -> None:
-        """Begin anew with half of what was in flight: without a rate there is no other pace."""
-        if self._start is not None and not self.dimensions.buckets:
-            self._window = max(self._start, self.in_flight // 2)
-            self._doubled_at = max(self._now, self.paused_until)
 
     def pause_until(self, moment: float, now: float) -> None:
         """Admit nothing before `moment`. A pause is never shortened."""
@@ -418,11 +393,11 @@ class Admission:
         if now < self.paused_until:
             self._waits_for = PAUSE
             return self.paused_until - now
-        if self.in_flight >= self.max_in_flight or self.in_flight >= self.window:
-            if self.in_flight >= min(self.max_in_flight, self.overload.cap):
-                self._waits_for = IN_FLIGHT
-                return math.inf
-            delay = self._start_on(now)
+        if self.in_flight >= self.max_in_flight or self.in_flight >= self.overload.cap:
+            self._waits_for = IN_FLIGHT
+            return math.inf
+        if self._start is not None:
+            delay = self._starting(now)
             if delay > 0.0:
                 self._waits_for = START
                 return delay
@@ -435,14 +410,24 @@ class Admission:
                 return 0.0  # the server named this moment: its word counts, not our buckets
         return self.dimensions.delay(ticket.charge)
 
+    def _starting(self, now: float) -> float:
+        """Return the seconds until slow start lets one more go, or end it."""
+        assert self._start is not None
+        if self.dimensions.buckets or self._start.window >= self.max_in_flight:
+            self._start = None
+            return 0.0
+        return self._start.delay(self.in_flight, now)
+
     def _admit(self, ticket: Ticket, now: float) -> None:
         ticket.state = ADMITTED
         ticket.admitted_at = self.active_at = now
         if not self.admitted:
-            self.opened = self._doubled_at = now
+            self.opened = now
         self.in_flight += 1
         self.admitted += 1
         self.dimensions.take(ticket, now)
+        if self._start is not None:
+            self._start.leave(now)
         if self._recovery is not None:
             self._recovery.admitted(ticket, now)
             if self._recovery.over(now, paced=any(b.unit == 0 for b in self.dimensions.buckets)):
@@ -468,7 +453,8 @@ class Admission:
         self.paused_until += shift
         self._rejected_at += shift
         self.opened += shift
-        self._doubled_at += shift
+        if self._start is not None:
+            self._start.move(shift)
         self.active_at += shift
         self._recovery = None
         if self._refusal is not None:

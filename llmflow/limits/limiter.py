@@ -294,7 +294,9 @@ class Limiter:
         future = permit._future = permit._loop.create_future()
         with self._lock:
             self._admission.enqueue(permit)
-            self._pump()
+            # Behind others it changes nothing, as long as this loop looks after them.
+            if self._admission.queue[0] is permit or permit._loop not in self._timers:
+                self._pump()
         try:
             await future
         except BaseException:

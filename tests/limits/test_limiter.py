@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import gc
 import os
 import signal
@@ -351,22 +352,25 @@ async def test_while_no_rate_is_known_the_number_in_flight_doubles_with_every_ro
     async def call() -> None:
         permit = await limiter.acquire()
         times.append(now())
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.5)
         permit.settle()
 
-    await asyncio.gather(*(call() for _ in range(70)))
-    assert [times.count(second) for second in (0.0, 0.25, 0.5)] == [10, 20, 40]
+    await asyncio.gather(*(call() for _ in range(150)))
+    for trip, (least, most) in enumerate([(10, 16), (20, 36), (40, 90)]):
+        sent = sum(0.5 * trip <= moment < 0.5 * (trip + 1) for moment in times)
+        assert least <= sent <= most
+    # What the answers of one moment let go does not leave in one moment.
+    assert max(times.count(moment) for moment in times) <= 2
 
 
 async def test_slow_answers_do_not_hold_up_the_start_while_nothing_is_refused() -> None:
     limiter = Limiter(start_in_flight=10)
-    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(200)]
+    tasks = [asyncio.create_task(limiter.acquire()) for _ in range(400)]
     seen = []
-    for _ in range(4):
-        await asyncio.sleep(0.9)
+    for _ in range(5):
+        await asyncio.sleep(1)
         seen.append(limiter.statistics().in_flight)
-        await asyncio.sleep(0.1)
-    assert seen == [10, 20, 40, 80]
+    assert all(1.7 <= after / before <= 2.3 for before, after in itertools.pairwise(seen))
     for task in tasks:
         task.cancel()
 
@@ -376,10 +380,10 @@ async def test_the_slow_start_ends_when_headers_name_a_limit() -> None:
     for _ in range(2):
         await limiter.acquire()
     waiting = asyncio.create_task(admitted_at(limiter))
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.3)
     assert not waiting.done()
     limiter.observe([QuotaSignal(dimension="rpm", limit=600)])
-    assert await waiting == 1.0
+    assert await waiting < 0.5
 
 
 async def test_a_rejection_tells_the_rate_that_nobody_has_named() -> None:
