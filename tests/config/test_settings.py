@@ -1,0 +1,252 @@
+"""Which setting counts: code over file over provider, and the narrower table over the wider."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tenacity import stop_after_attempt
+
+from llmflow import LLM, Quota, Retry, Timeout
+from llmflow.config import Config, Settings, use_config
+from llmflow.config.schema import QuotaTable, RetryTable, TimeoutTable
+from llmflow.errors import MissingKeyError
+from llmflow.simulator import SimulatorSettings, serve_in_thread
+from llmflow.testing import ScriptedProvider
+from tests.config.conftest import Load
+
+FILE = """
+[providers.openai]
+quota = { rpm = 500, tpm = "200k" }
+retry = { attempts = 4 }
+timeout = { connect = 7 }
+
+[providers.openai.models."gpt-4.1*"]
+quota = { rpm = 1_000, rpd = "10k" }
+timeout = 60
+
+[providers.openai.models."gpt-4*"]
+quota = { rpm = 700, tpd = "1M" }
+
+[providers.openai.models."gpt-4.1-mini"]
+quota = { tpm = "none" }
+retry = { wait_max = 5, total = 100.0 }
+
+[providers.openai.keys.WORK_OPENAI_KEY]
+quota = { rpm = 10_000 }
+models."gpt-4.1-mini".quota = { rpm = 30_000 }
+
+[providers.groq]
+kind = "openai"
+base_url = "https://groq.test/v1"
+key_env = "GROQ_API_KEY"
+quota = { rpm = 30 }
+
+[providers.local]
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+
+[providers.cohere_chat]
+kind = "litellm"
+quota.rpm = 20
+"""
+
+
+@pytest.fixture
+def config(load: Load) -> Config:
+    return load(FILE)
+
+
+def policy(llm: LLM) -> tuple[Retry, Timeout]:
+    return llm._mode.retry, llm._mode.timeout
+
+
+def test_the_fields_of_the_file_are_those_of_the_value_objects() -> None:
+    def names(kind: Any) -> set[str]:
+        return {each.name for each in dataclasses.fields(kind)}
+
+    assert set(QuotaTable.model_fields) == names(Quota)
+    assert set(TimeoutTable.model_fields) == names(Timeout)
+    assert set(RetryTable.model_fields) == names(Retry) - {"stop", "wait", "retry"}
+
+
+@pytest.mark.parametrize(
+    ("model", "quota"),
+    [
+        ("openai/o3", {"rpm": 500, "tpm": 200_000}),
+        ("openai/gpt-4o", {"rpm": 700, "tpm": 200_000, "tpd": 1e6}),
+        ("openai/gpt-4.1", {"rpm": 1000, "tpm": 200_000, "tpd": 1e6, "rpd": 10_000}),
+        ("openai/gpt-4.1-mini", {"rpm": 1000, "tpm": None, "tpd": 1e6, "rpd": 10_000}),
+        ("groq/any", {"rpm": 30}),
+        ("cohere_chat/command-r", {"rpm": 20}),
+        ("sim/demo", {}),
+        ("openai/", {}),
+        ("openai", {}),
+    ],
+)
+def test_the_most_specific_pattern_wins_for_each_setting(
+    config: Config, model: str, quota: dict[str, float]
+) -> None:
+    assert config.settings(model).quota == quota
+
+
+def test_the_order_of_the_patterns_does_not_matter(load: Load) -> None:
+    tables = ['"*" = {quota.rpm = 1}', '"gpt-*" = {quota.rpm = 2}', '"gpt-4" = {quota.rpm = 3}']
+    for order in (tables, tables[::-1]):
+        config = load("[providers.openai.models]\n" + "\n".join(order))
+        found = [
+            config.settings(f"openai/{name}").quota["rpm"] for name in ("o1", "gpt-5", "gpt-4")
+        ]
+        assert found == [1, 2, 3]
+
+
+def test_a_keys_limits_count_where_that_key_is_used(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.settings("openai/o3", api_key="work").quota["rpm"] == 500
+    monkeypatch.setenv("WORK_OPENAI_KEY", "work")
+    assert config.settings("openai/o3", api_key="work").quota["rpm"] == 10_000
+    assert config.settings("openai/o3", api_key="work").quota["tpm"] == 200_000
+    assert config.settings("openai/gpt-4.1-mini", api_key="work").quota["rpm"] == 30_000
+    assert config.settings("openai/o3", api_key="other").quota["rpm"] == 500
+    assert config.settings("openai/o3").quota["rpm"] == 500
+
+
+def test_a_keys_limits_count_where_the_provider_names_its_variable(load: Load) -> None:
+    keys = "[providers.openai.keys.{}]\nquota = {{ rpm = 9 }}\n"
+    named = load(
+        "[providers.openai]\nkey_env = 'WORK_OPENAI_KEY'\n" + keys.format("WORK_OPENAI_KEY")
+    )
+    assert named.settings("openai/x").quota == {"rpm": 9}
+    by_default = load(keys.format("OPENAI_API_KEY"))
+    assert by_default.settings("openai/x").quota == {"rpm": 9}
+    assert load(keys.format("WORK_OPENAI_KEY")).settings("openai/x").quota == {}
+
+
+def test_an_llm_takes_from_the_file_what_it_is_not_given(config: Config) -> None:
+    llm = LLM("openai/gpt-4.1-mini", config=config)
+    assert llm.limiter.quota == Quota(rpm=1000, tpd="1M", rpd="10k")
+    assert policy(llm) == (
+        Retry(attempts=4, wait_max=5, total=100.0),
+        dataclasses.replace(Timeout(), connect=7, total=60),
+    )
+
+
+def test_what_is_given_in_code_wins(config: Config) -> None:
+    llm = LLM(
+        "openai/gpt-4.1-mini",
+        quota=Quota(rpm=3),
+        retry=Retry(attempts=2),
+        timeout=Timeout(total=9),
+        config=config,
+    )
+    assert llm.limiter.quota == Quota(rpm=3)
+    assert policy(llm) == (Retry(attempts=2), Timeout(total=9))
+
+
+def test_a_number_for_the_timeout_is_the_total_alone(config: Config) -> None:
+    llm = LLM("openai/gpt-4.1", timeout=9, config=config)
+    assert policy(llm)[1] == dataclasses.replace(Timeout(), connect=7, total=9)
+
+
+def test_a_file_that_lies_there_is_used_without_being_named(config: Config) -> None:
+    assert LLM("openai/o3").limiter.quota == Quota(rpm=500, tpm="200k")
+    with use_config(Config()):
+        assert LLM("openai/o4").limiter.quota == Quota()
+
+
+def test_the_file_stands_above_what_a_provider_assumes_limit_by_limit(load: Load) -> None:
+    load("[providers.sim]\nquota = { rpm = 50 }\n")
+    assert LLM("sim/one").limiter.quota == Quota(rpm=50, tpm=100_000, burst_seconds=1)
+
+
+def test_a_quota_given_in_code_stays_when_the_next_object_asks_without(config: Config) -> None:
+    first = LLM("openai/o3", quota=Quota(rpm=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = LLM("openai/o3")
+    assert first.limiter is second.limiter
+    assert second.limiter.quota == Quota(rpm=3)
+
+
+def test_numbers_of_the_file_take_the_place_of_a_providers_objects() -> None:
+    default = Retry(stop=stop_after_attempt(9), wait_max=3)
+    settings = Settings(model="a/b", target="a/b", retry={"attempts": 2})
+    assert settings.retry_over(default) == Retry(attempts=2, wait_max=3)
+    assert settings.retry_over(default).stop is None
+    untouched = Settings(model="a/b", target="a/b", retry={"wait_max": 2})
+    assert untouched.retry_over(default).stop is default.stop
+
+
+def test_a_provider_object_is_taken_as_it_is(load: Load) -> None:
+    load("[providers.scripted]\nkind = 'openai'\nquota = { rpm = 3 }\n")
+    assert LLM(ScriptedProvider(["x"])).limiter.quota == Quota()
+
+
+def test_a_provider_of_ones_own_keeps_its_name(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", "groq-key")
+    llm = LLM("groq/llama-3.3-70b")
+    assert llm.model == "groq/llama-3.3-70b"
+    assert llm.provider.base_url == "https://groq.test/v1"  # type: ignore[attr-defined]
+    assert llm.limiter is not LLM("openai/llama-3.3-70b").limiter
+
+
+def test_litellms_providers_are_asked_for_by_their_own_names(config: Config) -> None:
+    assert LLM("cohere_chat/command-r").model == "litellm/cohere_chat/command-r"
+
+
+def header(llm: LLM) -> str | None:
+    from llmflow.types import Request
+
+    wire = llm.provider.encode(Request(model="x", messages=()))  # type: ignore[attr-defined]
+    value: str | None = wire.headers.get("Authorization")
+    return value
+
+
+def test_the_named_variable_holds_the_key(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "openais")
+    monkeypatch.setenv("GROQ_API_KEY", "groqs")
+    assert header(LLM("groq/x")) == "Bearer groqs"
+    assert header(LLM("groq/x", api_key="mine")) == "Bearer mine"
+    assert header(LLM("openai/x")) == "Bearer openais"
+
+
+def test_openais_key_is_sent_to_no_server_of_ones_own(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "openais")
+    assert header(LLM("local/x")) is None
+    assert header(LLM("groq/x")) is None
+
+
+def test_a_missing_key_is_an_error_before_the_first_call_and_names_its_variable(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "openais")
+    llm = LLM("groq/x")
+    with pytest.raises(MissingKeyError, match=r"GROQ_API_KEY \(llmflow.toml, line 25\)$"):
+        llm.prepare()
+    LLM("groq/x", api_key="mine").prepare()
+    LLM("local/x").prepare()
+
+
+async def test_a_call_goes_where_the_file_says(load: Load) -> None:
+    with serve_in_thread(SimulatorSettings(latency=0.0)) as sim:
+        load(f"[providers.mine]\nkind = 'openai'\nbase_url = '{sim.url}'\n")
+        response = await LLM("mine/any").complete("Summarize: The tide rises. It falls.")
+        assert response.provider == "mine"
+        assert sim.stats().answered == 1
+
+
+def test_every_setting_tells_where_it_comes_from(config: Config) -> None:
+    origins = config.settings("openai/gpt-4.1-mini").origins
+    assert origins["quota.rpm"] == "llmflow.toml, line 8"
+    assert origins["quota.tpm"] == "llmflow.toml, line 15"
+    assert origins["timeout.total"] == "llmflow.toml, line 9"
+    assert "retry.wait_initial" not in origins
+    assert config.source == Path("llmflow.toml").absolute()
