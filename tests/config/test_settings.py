@@ -250,3 +250,25 @@ def test_every_setting_tells_where_it_comes_from(config: Config) -> None:
     assert origins["timeout.total"] == "llmflow.toml, line 9"
     assert "retry.wait_initial" not in origins
     assert config.source == Path("llmflow.toml").absolute()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documents are not installed")
+def test_the_example_of_the_documents_is_right(load: Load) -> None:
+    example = PAGE.read_text("utf-8").split("```toml\n")[1].split("```")[0]
+    config = load(example)
+    assert config.settings("openai/gpt-4.1-mini").quota == {"rpm": 5000, "tpm": 2e6}
+    assert config.settings("openai/gpt-4.1").quota == {"rpm": 1000, "tpm": 200_000}
+    assert config.settings("groq/llama-3.3-70b-versatile").quota == {"rpm": 30, "rpd": 14_400}
+    assert config.settings("local/any").keyless
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documents are not installed")
+def test_the_documents_name_every_setting() -> None:
+    text = PAGE.read_text("utf-8")
+    for name in (
+        name for kind in (QuotaTable, RetryTable, TimeoutTable) for name in kind.model_fields
+    ):
+        assert f"`{name}`" in text
