@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from llmflow.clock import Clock
-from llmflow.errors import ConfigurationError, ProviderError, RateLimitError
+from llmflow.errors import (
+    ConfigurationError,
+    OutageError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+)
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
     from tenacity.wait import wait_base
 
 _T = TypeVar("_T")
+
+# What the limiter has waited for already, as long as anybody wants to.
+_WAITED_FOR = (RateLimitError, QuotaExhaustedError, OutageError)
 
 _SECONDS = ("wait_initial", "wait_max", "total", "rate_limit_patience", "daily_limit_patience")
 
@@ -173,7 +182,7 @@ class Retry:
 
     def retries(self, error: BaseException) -> bool:
         """Return whether an error can lead to another attempt at all."""
-        if not isinstance(error, ProviderError) or isinstance(error, RateLimitError):
+        if not isinstance(error, ProviderError) or isinstance(error, _WAITED_FOR):
             return False
         again = self.stop is not None or self.attempts > 1
         return self.retry is not None or (error.transient and again)
@@ -185,7 +194,7 @@ class Retry:
         would have a cancelled call go on, and a rate limit has been waited for already.
         """
         error = _error(state)
-        if not isinstance(error, ProviderError) or isinstance(error, RateLimitError):
+        if not isinstance(error, ProviderError) or isinstance(error, _WAITED_FOR):
             return False
         if self.retry is None:
             return error.transient

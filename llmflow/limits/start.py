@@ -49,7 +49,8 @@ class SlowStart:
     def refuse(self, in_flight: int, until: float) -> None:
         """Begin anew, after a pause, with half of what was in flight."""
         self.window = float(max(self._first, in_flight // 2))
-        self._grown_at = self._left_at = until
+        self._grown_at = until
+        self._left_at = until - _SPREAD_SECONDS
 
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from llmflow import transport
 from llmflow.clock import Clock, SystemClock
@@ -35,6 +35,8 @@ logger = logging.getLogger("llmflow")
 
 _WORTH_TELLING: Final = 1e-3
 _TEMPLATE_CHARACTERS: Final = 16
+
+_Error = TypeVar("_Error", bound=ProviderError)
 
 
 class _Call:
@@ -233,16 +235,23 @@ class ParallelMode:
         patience = math.inf if daily else self.retry.rate_limit_patience
         if patience is None or now + seconds - call.rejected_since <= patience:
             return
-        end = _impatient(rejection, waited=now - call.rejected_since, more=seconds, most=patience)
-        if seconds > patience:  # all others would wait as long
+        long = seconds > patience  # for all others, too
+        end = _impatient(
+            rejection,
+            QuotaExhaustedError if long else RateLimitError,
+            waited=now - call.rejected_since,
+            more=seconds,
+            most=patience,
+        )
+        if long:
             self.limiter.refuse(end, seconds=seconds)
         raise end from rejection
 
 
 def _impatient(
-    rejection: ProviderError, *, waited: float, more: float, most: float
-) -> RateLimitError:
-    return RateLimitError(
+    rejection: ProviderError, kind: type[_Error], *, waited: float, more: float, most: float
+) -> _Error:
+    return kind(
         f"only rate limits for {waited:.0f} s, and {more:.0f} s more to wait, which is over "
         f"rate_limit_patience={most:.0f}; the provider said: {rejection.message}",
         status=rejection.status,
