@@ -86,6 +86,11 @@ def test_cutting_keeps_characters_whole() -> None:
     ("wrong", "words"),
     [
         ({"rpm": 0}, "rpm must be a number above 0"),
+        ({"otpm": "x"}, "otpm must be"),
+        ({"ramp": 1}, "ramp must be a number above 1"),
+        ({"ramp_window": 0}, "ramp_window must be a number above 0"),
+        ({"ramp_floor": 0}, "ramp_floor must be a number above 0"),
+        ({"credit_error": "none"}, "credit_error must be one of 'quota', 'spend_limit'"),
         ({"port": 70_000}, "port must be a whole number from 0 to 65535; got 70000"),
         ({"port": True}, "port must be a whole number"),
         ({"burst_seconds": 0}, "burst_seconds must be a number above 0; got 0"),
