@@ -25,6 +25,8 @@ from llmflow.errors import (
     RequestTimeoutError,
 )
 from llmflow.transport import Timeout
+from llmflow.transport.failures import mapped, table
+from llmflow.transport.target import target
 from llmflow.types import WireRequest
 
 
@@ -141,9 +143,8 @@ def test_every_exception_of_aiohttp_is_mapped() -> None:
     ]
     assert len(kinds) > 15
     for kind in kinds:
-        mapped = [ours for theirs, ours, _ in transport._table() if issubclass(kind, theirs)]
-        assert mapped, kind
-    assert transport._mapped(ValueError("a bug"), "http://h/x", Timeout()) is None
+        assert any(issubclass(kind, theirs) for theirs, _, _ in table()), kind
+    assert mapped(ValueError("a bug"), "http://h/x", Timeout()) is None
 
 
 async def test_an_address_that_cannot_be_called_is_a_configuration_error() -> None:
@@ -237,9 +238,9 @@ def proxies(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    transport._target.cache_clear()
+    target.cache_clear()
     yield monkeypatch
-    transport._target.cache_clear()
+    target.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,8 @@ def test_the_proxy_is_the_environments_and_never_for_this_machine(
 ) -> None:
     proxies.setenv("http_proxy", "proxy:3128")
     proxies.setenv("no_proxy", "inside:8000,.corp")
-    assert transport._target(url)[1] == proxy
+    found = target(url)[1]
+    assert (None if found is None else str(found).rstrip("/")) == proxy
 
 
 @pytest.mark.parametrize("proxy", ["socks5://user:hunter2@proxy:1", "http://[user:hunter2@proxy"])
@@ -270,5 +272,5 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
 ) -> None:
     proxies.setenv("http_proxy", proxy)
     with pytest.raises(ConfigurationError, match="HTTP_PROXY") as caught:
-        transport._target("http://host/v1")
+        target("http://host/v1")
     assert "hunter2" not in str(caught.value)

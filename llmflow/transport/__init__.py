@@ -1,0 +1,83 @@
+"""Bytes out, bytes in: one HTTP session per event loop, shared by all providers.
+
+aiohttp, because a request costs a tenth of the CPU it costs through httpx (figures
+in ``benchmarks/README.md``). Every way in which it can fail is mapped onto
+`llmflow.errors` in one table (`llmflow.transport.failures`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from llmflow.transport.failures import mapped
+from llmflow.transport.timeout import Timeout
+from llmflow.types import WireReply, WireRequest
+
+if TYPE_CHECKING:
+    from llmflow.transport.session import Session
+
+__all__ = ["Timeout", "aclose", "connection_limit", "send"]
+
+_MOST_CONNECTIONS = 1000
+_RESERVED_FILES = 64
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictionary()
+_changing = threading.Lock()  # loops in several threads begin and end at the same time
+
+
+async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
+    """Send one request, once, and return the reply, whatever its status.
+
+    Raises:
+        RequestTimeoutError: no whole answer in time; it says which phase took too long.
+        ConnectionFailedError: there was no connection, or it broke.
+        BadReplyError: what came is not HTTP, or is larger than any answer.
+        ConfigurationError: the URL or the server's certificate cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is None or session.client.closed:
+        session = await _open(loop)
+    try:
+        return await session.exchange(wire, timeout)
+    except Exception as error:
+        failure = mapped(error, wire.url, timeout)
+        if failure is None:
+            raise
+    # Neither cause nor context: aiohttp's errors hold the headers, and so the key.
+    raise failure
+
+
+async def aclose() -> None:
+    """Close the running loop's session. Not needed where the loop is shut down properly."""
+    with _changing:
+        session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.lifetime.aclose()
+
+
+def connection_limit() -> int:
+    """Return how many connections this process may hold open at once."""
+    try:
+        import resource
+    except ImportError:  # Windows: select() takes 512 sockets
+        return 500 - _RESERVED_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_FILES))
+
+
+async def _open(loop: asyncio.AbstractEventLoop) -> Session:
+    from llmflow.transport.session import Session  # with aiohttp, which takes a while
+
+    session = Session(loop, connections=connection_limit())
+    with _changing:
+        for other in [each for each in _sessions if each.is_closed()]:
+            del _sessions[other]
+        _sessions[loop] = session
+    await session.lifetime.__anext__()
+    return session

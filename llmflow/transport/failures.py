@@ -1,0 +1,87 @@
+"""What each failure of the way to a provider means, in one table."""
+
+from __future__ import annotations
+
+import functools
+from urllib.parse import urlsplit
+
+from llmflow.errors import (
+    BadReplyError,
+    ConfigurationError,
+    ConnectionFailedError,
+    LLMFlowError,
+    RequestTimeoutError,
+    redact,
+)
+from llmflow.transport.timeout import Timeout
+
+
+@functools.cache
+def table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
+    """Return what each exception of aiohttp means; the first that fits counts."""
+    import aiohttp
+
+    certificate = "{place}: the TLS certificate cannot be verified: {what}"
+    return (
+        (aiohttp.ClientConnectorCertificateError, ConfigurationError, certificate),
+        (
+            aiohttp.ClientSSLError,
+            ConfigurationError,
+            "{place}: no TLS connection ({what}); a server without TLS is called by http://",
+        ),
+        (aiohttp.InvalidURL, ConfigurationError, "{place}: the URL cannot be called"),
+        (
+            aiohttp.ConnectionTimeoutError,
+            ConnectionFailedError,
+            "{place}: no connection within {connect:g} s",
+        ),
+        (TimeoutError, RequestTimeoutError, "{place}: no answer within {total:g} s"),
+        (aiohttp.ClientResponseError, BadReplyError, "{place}: the reply is not HTTP: {what}"),
+        (
+            aiohttp.ClientConnectorError,
+            ConnectionFailedError,
+            "cannot connect to {place}: {what}",
+        ),
+        (aiohttp.ClientError, ConnectionFailedError, "{place}: the connection broke: {what}"),
+        (OSError, ConnectionFailedError, "{place}: the connection broke: {what}"),
+    )
+
+
+def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
+    """Translate what aiohttp raised; None if it is not a failure of the connection."""
+    if isinstance(error, TooLargeError):
+        return BadReplyError(f"{place(url)}: the reply is larger than {error.limit / 2**20:g} MiB")
+    for kind, ours, text in table():
+        if isinstance(error, kind):
+            # The reason without control characters, the place without a password.
+            what = redact(str(error) or type(error).__name__)
+            return ours(
+                text.format(
+                    place=place(url), what=what, connect=timeout.connect, total=timeout.total
+                )
+            )
+    return None
+
+
+def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
+    """Return the error for an attempt whose time was over in one of its phases."""
+    said = {
+        "connecting": "no answer within {:g} s: there was no connection yet",
+        "first byte": "no answer began within {:g} s",
+        "waiting": "no answer within {:g} s: it had not begun",
+        "reading": "no answer within {:g} s: it had begun, but did not end",
+    }
+    return RequestTimeoutError(f"{place(url)}: {said[phase].format(seconds)}")
+
+
+def place(url: str) -> str:
+    """Return the host and port of a URL, without a user or password."""
+    return redact(urlsplit(url).netloc.rpartition("@")[2])
+
+
+class TooLargeError(Exception):
+    """A reply has more bytes than are read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit

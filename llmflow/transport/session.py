@@ -1,0 +1,219 @@
+"""One HTTP session per event loop: how connections are made, kept, used and given up.
+
+The parts are aiohttp's: its connector (pool, names, TLS, proxies), its request and its
+response. They are put together here, because ``ClientSession.request`` does for every
+request what ours never need: cookies, redirects, middlewares, traces, merged headers and
+a timer. Together that is a quarter of what a request costs.
+
+Nothing is ever sent twice from here. A server may close an idle connection at the very
+moment at which a request goes out on it. Whether it has read the request cannot be known,
+and a POST that ran is billed; aiohttp repeats only idempotent methods for that reason (RFC
+9110, 9.2.2). So a connection that breaks before the reply is a `ConnectionFailedError`, a
+passing one: the retry policy sends again, and the limiter counts it. Idle connections are
+given up before servers do so, which makes it rare.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+from aiohttp import ClientRequest, ClientResponse, hdrs
+
+from llmflow import __version__
+from llmflow.transport.failures import TooLargeError, too_late
+from llmflow.transport.target import target
+from llmflow.transport.timeout import Timeout, Wait, Watch
+from llmflow.types import WireReply, WireRequest
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+
+# aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
+_LARGE_BODY = 2**20
+# The longest answers of today's models are a mebibyte; a reply without end must not fill
+# the memory.
+_LARGEST_REPLY = 64 * 2**20
+_READ_AT_ONCE = 2**16
+# Shorter than the servers' own limits, the shortest common one being 5 s (uvicorn, and so
+# vLLM; Node).
+_KEEP_ALIVE = 4.0
+_NAMES_KEPT = 300
+_MOST_TIMEOUTS = 64
+
+
+class _Request(ClientRequest):
+    """A request that names us: some gateways refuse those without a name."""
+
+    DEFAULT_HEADERS = {  # noqa: RUF012 - aiohttp's own
+        **ClientRequest.DEFAULT_HEADERS,
+        hdrs.USER_AGENT: f"llmflow/{__version__}",
+    }
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector whose ``sock_connect`` limits the whole of connecting, look-up included.
+
+    aiohttp's own limits leave out the look-up, or count the waiting for a free connection.
+    """
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                return await super()._create_connection(req, traces, timeout)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+
+
+class _Limits(NamedTuple):
+    connecting: aiohttp.ClientTimeout
+    first_byte: Watch | None
+    total: Watch | None
+
+
+class Session:
+    """The session of one loop.
+
+    TLS contexts are made once for all sessions, and IPv6 and IPv4 race for a connection
+    (RFC 8305): both are aiohttp's doing.
+
+    Args:
+        connections: how many may be open at once; further requests wait for a free one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, connections: int) -> None:
+        self._loop = loop
+        self._connector = _Connector(
+            limit=connections, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=_NAMES_KEPT
+        )
+        self.client = aiohttp.ClientSession(
+            connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        self._limits: dict[Timeout, _Limits] = {}
+        self.lifetime = self._live()
+
+    async def exchange(self, wire: WireRequest, timeout: Timeout) -> WireReply:
+        """Send a request and read the reply, within the limits of each phase.
+
+        Raises:
+            RequestTimeoutError: the time was over; the error says in which phase.
+            TooLargeError: the reply does not end.
+            aiohttp.ClientError, OSError: as `llmflow.transport.failures` lists them.
+        """
+        limits = self._limits.get(timeout) or self._limits_of(timeout)
+        request = self._request(wire)
+        connection: Connection | None = None
+        reply: ClientResponse | None = None
+        phase = "connecting"
+        first, whole = limits.first_byte, limits.total
+        start = None if first is None else first.begin()
+        wait = None if whole is None else whole.begin()
+        try:
+            connection = await self._connector.connect(request, [], limits.connecting)
+            phase = "waiting"
+            _expect_reply(connection, wire.method)
+            reply = await request.send(connection)
+            await reply.start(connection)
+            phase = "reading"
+            if start is not None:
+                _end(first, start)
+                start = None
+            content = await _content(reply)
+        except BaseException as error:
+            if reply is not None:
+                reply.close()
+            if connection is not None:
+                connection.close()
+            began_late = start is not None and start.expired
+            over = [_end(first, start), _end(whole, wait)]
+            if not any(over) or not isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            _end(whole, wait)
+            return WireReply(reply.status, reply.headers, content, time.time())
+        if began_late and first is not None:
+            raise too_late(wire.url, seconds=first.seconds, phase="first byte")
+        raise too_late(wire.url, seconds=timeout.total, phase=phase)
+
+    def _request(self, wire: WireRequest) -> _Request:
+        url, proxy = target(wire.url)
+        body: Any = wire.body or None
+        if body is not None and len(body) >= _LARGE_BODY:
+            body = io.BytesIO(body)
+        return _Request(
+            wire.method,
+            url,
+            headers=wire.headers,
+            data=body,
+            loop=self._loop,
+            response_class=ClientResponse,
+            session=self.client,
+            proxy=proxy,
+        )
+
+    def _limits_of(self, timeout: Timeout) -> _Limits:
+        if len(self._limits) >= _MOST_TIMEOUTS:
+            self._limits.clear()
+        connect, first, total = (
+            None if seconds is None or math.isinf(seconds) else seconds
+            for seconds in (timeout.connect, timeout.first_byte, timeout.total)
+        )
+        limits = self._limits[timeout] = _Limits(
+            aiohttp.ClientTimeout(total=None, sock_connect=connect),
+            None if first is None else Watch(self._loop, first),
+            None if total is None else Watch(self._loop, total),
+        )
+        return limits
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        # A loop closes the asynchronous generators that were begun on it when it shuts
+        # down (asyncio.run, Runner, notebooks' kernels do): no session is left open.
+        try:
+            yield
+        finally:
+            for limits in self._limits.values():
+                for watch in (limits.first_byte, limits.total):
+                    if watch is not None:
+                        watch.stop()
+            await self.client.close()
+
+
+def _end(watch: Watch | None, wait: Wait | None) -> bool:
+    return watch is not None and wait is not None and watch.end(wait)
+
+
+def _expect_reply(connection: Connection, method: str) -> None:
+    assert connection.protocol is not None
+    connection.protocol.set_response_params(
+        skip_payload=method == "HEAD", read_until_eof=True, read_bufsize=_READ_AT_ONCE
+    )
+
+
+async def _content(reply: ClientResponse) -> bytes:
+    """Return the whole body; most come in one piece.
+
+    Raises:
+        TooLargeError: it has more bytes than are read, uncompressed.
+    """
+    stream = reply.content
+    piece = await stream.readany()
+    if stream.at_eof() and len(piece) <= _LARGEST_REPLY:
+        return piece
+    if (reply.content_length or 0) > _LARGEST_REPLY:
+        raise TooLargeError(_LARGEST_REPLY)
+    pieces, size = [], 0
+    while piece:
+        size += len(piece)
+        if size > _LARGEST_REPLY:
+            raise TooLargeError(_LARGEST_REPLY)
+        pieces.append(piece)
+        piece = await stream.readany()
+    return b"".join(pieces)
