@@ -18,6 +18,8 @@ Reason = Dimension | Literal["ramp", "too_large", "concurrency", "insufficient_q
 MINUTE = 60.0
 DAY = 86_400.0
 _PER_DAY = ("rpd", "tpd")
+# Of a request's needs: itself, its tokens, their input, their output.
+_PARTS: dict[Dimension, int] = {"rpm": 0, "rpd": 0, "tpm": 1, "tpd": 1, "itpm": 2, "otpm": 3}
 _MAX_DOMAINS = 10_000
 # What takes less is charged at once: a rate of tokens in no time would be no number.
 _INSTANT = 1e-6
@@ -35,11 +37,15 @@ class Charge(NamedTuple):
 
 
 class Account(NamedTuple):
-    """One dimension of a quota: the bucket that admits, and the one that is shown."""
+    """One dimension of a quota: the bucket that admits, and the one that is shown.
+
+    `part` is the place of what it counts in a request's needs.
+    """
 
     name: Dimension
     bucket: Bucket
     shown: Bucket
+    part: int
 
 
 def _distinct(accounts: list[Account], *names: Dimension) -> tuple[Bucket, ...]:
@@ -67,8 +73,7 @@ class Domain:
     def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
         accounts = []
         limits = settings.limits
-        names: tuple[Dimension, ...] = ("rpm", "rpd", "tpm", "tpd", "itpm", "otpm")
-        for name in names:
+        for name in _PARTS:
             limit: float | None = getattr(limits, name)
             if limit is None:
                 continue
@@ -78,7 +83,7 @@ class Domain:
             if settings.quota_headers == "minute" and not daily:
                 # A second account that nothing is admitted by: what such a provider reports.
                 shown = Bucket(limit, period=MINUTE, burst=MINUTE, now=now)
-            accounts.append(Account(name, bucket, shown))
+            accounts.append(Account(name, bucket, shown, _PARTS[name]))
         self.accounts = tuple(accounts)
         self.shown: dict[str, Bucket] = {account.name: account.shown for account in accounts}
         self.requests = _distinct(accounts, "rpm", "rpd")
@@ -243,27 +248,22 @@ class Ledger:
             return None
         tokens, input_tokens, output = charge
         # Where output is charged as it is produced, there must be room for a first token.
-        needs: dict[Dimension, float] = {
-            "rpm": 1.0,
-            "rpd": 1.0,
-            "tpm": tokens,
-            "tpd": tokens,
-            "itpm": input_tokens,
-            "otpm": max(1.0, output),
-        }
-        for name, bucket, _ in domain.accounts:
-            if needs[name] > max(bucket.limit, 1.0):
+        needs = (1.0, tokens, input_tokens, output if output > 1.0 else 1.0)
+        for name, bucket, _, part in domain.accounts:
+            if needs[part] > max(bucket.limit, 1.0):
                 refusal = Decision(domain, charge, "too_large", None, name, bucket.limit)
-                refusal.requested = needs[name]
+                refusal.requested = needs[part]
                 return self._reject(refusal)
-        for name, bucket, _ in domain.accounts:
-            missing = bucket.deficit(needs[name])
+        for name, bucket, _, part in domain.accounts:
+            missing = bucket.deficit(needs[part])
             if missing:
-                used = bucket.limit - needs[name] + missing
-                refusal = Decision(domain, charge, name, 0.0, name, bucket.limit, used, needs[name])
+                need = needs[part]
+                used = bucket.limit - need + missing
+                refusal = Decision(domain, charge, name, 0.0, name, bucket.limit, used, need)
                 refusal = self._reject(refusal)
                 refusal.retry_after = max(
-                    a.bucket.deficit(needs[a.name]) / a.bucket.rate for a in domain.accounts
+                    each.bucket.deficit(needs[each.part]) / each.bucket.rate
+                    for each in domain.accounts
                 )
                 return refusal
         return self._too_steep(domain, charge)
@@ -283,7 +283,7 @@ class Ledger:
         for each rejection would eat what has just come in.
         """
         if self._rejections_cost:
-            for name, bucket, shown in refusal.domain.accounts:
+            for name, bucket, shown, _ in refusal.domain.accounts:
                 if name == "rpm" and bucket.level >= 1:
                     for each in {bucket, shown}:
                         each.level -= 1
