@@ -73,7 +73,7 @@ class Domain:
     def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
         accounts = []
         limits = settings.limits
-        for name in _PARTS:
+        for name, part in _PARTS.items():
             limit: float | None = getattr(limits, name)
             if limit is None:
                 continue
@@ -83,7 +83,7 @@ class Domain:
             if settings.quota_headers == "minute" and not daily:
                 # A second account that nothing is admitted by: what such a provider reports.
                 shown = Bucket(limit, period=MINUTE, burst=MINUTE, now=now)
-            accounts.append(Account(name, bucket, shown, _PARTS[name]))
+            accounts.append(Account(name, bucket, shown, part))
         self.accounts = tuple(accounts)
         self.shown: dict[str, Bucket] = {account.name: account.shown for account in accounts}
         self.requests = _distinct(accounts, "rpm", "rpd")
