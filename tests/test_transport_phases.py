@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import aiohttp
 import orjson
 import pytest
 
@@ -73,6 +74,9 @@ async def serving(peer: Peer) -> AsyncIterator[str]:
     port = server.sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}/x"
+        opened = transport._sessions[asyncio.get_running_loop()]
+        watches = [each for limits in opened._limits.values() for each in limits[1:]]
+        assert not any(watch._waiting for watch in watches if watch is not None)
     finally:
         server.close()
         await transport.aclose()
@@ -154,6 +158,19 @@ async def test_a_server_that_does_not_accept_is_no_connection_in_time() -> None:
         finally:
             for each in crowd:
                 each.close()
+    await transport.aclose()
+
+
+async def test_a_name_that_is_not_found_in_time_is_no_connection_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(*_: object, **__: object) -> list[object]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_resolve_host", never)
+    with pytest.raises(ConnectionFailedError, match=r"slow\.invalid: no connection within 0\.05 s"):
+        await transport.send(post("http://slow.invalid/x"), timeout=Timeout(connect=0.05, total=5))
     await transport.aclose()
 
 
@@ -278,6 +295,16 @@ async def test_a_cancellation_from_outside_wins_over_a_timeout_at_the_same_momen
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
+
+
+async def test_two_limits_that_end_together_leave_no_cancellation_behind() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    async with serving(Peer(silent)) as url:
+        for _ in range(5):
+            with pytest.raises(RequestTimeoutError, match="no answer began within"):
+                await transport.send(post(url), timeout=Timeout(first_byte=0.02, total=0.02))
+            assert task.cancelling() == 0
 
 
 async def test_an_early_answer_to_a_request_that_is_not_read_is_returned() -> None:
