@@ -133,7 +133,7 @@ class TokenBucket:
         delay = missing / self.rate if missing > _EPSILON * self.capacity else 0.0
         need = amount if amount < self.pace_capacity else self.pace_capacity
         missing = need - self.pace
-        if missing > _EPSILON * need:
+        if missing > _EPSILON * self.capacity:
             slow = missing / (self.rate * self.gain)
             if slow > delay:
                 return slow

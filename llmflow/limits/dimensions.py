@@ -64,6 +64,8 @@ class Dimensions:
         self.buckets: list[LearningBucket] = []
         self.named: dict[str, float] = {}
         """Limits that replies have named."""
+        self._hearsay: set[str] = set()
+        """Dimensions whose limit was named to an earlier run, and not yet to this one."""
         self.binding: LearningBucket | None = None
         """What kept the last request waiting that was looked at."""
         self._guess: _Guess | None = None
@@ -118,9 +120,14 @@ class Dimensions:
         for bucket in self.buckets:
             # A limit below one request per minute is slow, not impossible; an estimate is no limit.
             if charge[bucket.unit] > max(bucket.limit, bucket.minimum) and not bucket.estimated:
+                limit = bucket.limit
+                if bucket.name in self._hearsay:  # it may have been raised since
+                    limit = float(getattr(self.quota, bucket.name) or math.inf)
+                if charge[bucket.unit] <= limit:
+                    continue
                 raise TooLargeForLimitError(
                     f"this request needs {charge[bucket.unit]:,.0f} of {bucket.name}, "
-                    f"and the limit is {bucket.limit:,.0f}",
+                    f"and the limit is {limit:,.0f}",
                     dimension=bucket.name,
                 )
 
@@ -148,10 +155,13 @@ class Dimensions:
             name, limit = signal.dimension, signal.limit
             if name not in DIMENSIONS:
                 continue
-            if limit is not None and 0 < limit < math.inf and self.named.get(name) != limit:
-                self.named[name] = limit
-                self._set_limit(name, now)
-                changed = True
+            if limit is not None and 0 < limit < math.inf:
+                if self._hearsay:
+                    self._hearsay.discard(name)
+                if self.named.get(name) != limit:
+                    self.named[name] = limit
+                    self._set_limit(name, now)
+                    changed = True
             bucket = self.bucket(name)
             if bucket is None or ticket is None or not ticket.mark:
                 continue
@@ -267,6 +277,7 @@ class Dimensions:
                 continue
             if not each.estimated:
                 self.named[each.dimension] = each.limit
+                self._hearsay.add(each.dimension)
                 self._set_limit(each.dimension, now)
             elif self.bucket(each.dimension) is None:
                 self._add(each.dimension, each.limit * _FIRST_ESTIMATE, estimated=True, now=now)

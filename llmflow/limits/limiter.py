@@ -23,6 +23,8 @@ from llmflow.types import Charge, Quota, QuotaSignal
 DEFAULT_MAX_IN_FLIGHT = 1000
 # How much later than the head's own loop another one looks whether the head went.
 _LOOK_AFTER = 1.0
+# At thousands of requests per second one timer serves several.
+_SHORTEST_WAIT = 1e-3
 
 
 class Permit(Ticket):
@@ -399,7 +401,7 @@ class Limiter:
 
     def _ring(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         """Set the timer of the running loop, unless it rings before (and is set anew then)."""
-        when = loop.time() + delay
+        when = loop.time() + (delay if delay > _SHORTEST_WAIT else _SHORTEST_WAIT)
         timer = self._timers.get(loop)
         if timer is None:
             for closed in [each for each in self._timers if each.is_closed()]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+import time
 import warnings
 from collections.abc import Hashable
 
+from llmflow.limits import memory
 from llmflow.limits.limiter import Limiter
 from llmflow.types import Quota
 
@@ -14,6 +18,7 @@ START_IN_FLIGHT = 10
 
 _limiters: dict[Hashable, Limiter] = {}
 _explicit: set[Hashable] = set()
+_remembered: dict[str, memory.Remembered] | None = None
 _lock = threading.Lock()
 
 
@@ -27,7 +32,8 @@ def limiter_for(
     """Return the limiter of a domain, made at the first call.
 
     The domain's limiter is kept for the life of the process: a quota that was
-    spent a moment ago is still spent when the next object asks.
+    spent a moment ago is still spent when the next object asks. It begins with what
+    an earlier process has learned of the domain.
 
     Args:
         domain: what shares the quota, such as provider, key and model.
@@ -47,6 +53,7 @@ def limiter_for(
             limiter = _limiters[domain] = Limiter(
                 quota, max_in_flight=max_in_flight, start_in_flight=START_IN_FLIGHT
             )
+            _recall(domain, limiter)
             return limiter
     if quota is not None and quota != limiter.quota:
         if limiter.quota != Quota():
@@ -60,8 +67,60 @@ def limiter_for(
     return limiter
 
 
+def remember_limits() -> None:
+    """Keep what the limiters have learned, for later runs. Never raises for want of a file.
+
+    Called at the end of the process; earlier, it saves what is known by then. It reads and
+    writes a file: not for an event loop.
+    """
+    path = memory.state_file()
+    if path is None:
+        return
+    with _lock:
+        limiters, known = dict(_limiters), _remembered or {}
+    now, found = time.time(), {}
+    for domain, limiter in limiters.items():
+        key, learned = memory.digest(domain), limiter.learned()
+        if key is None or not learned:
+            continue
+        assert isinstance(domain, tuple)
+        before = known.get(key) or memory.Remembered(provider=domain[0], model=domain[-1])
+        rejected = limiter.statistics().rejected > 0
+        found[key] = before.updated(learned, rejected=rejected, now=now)
+    memory.save(path, found, now=now)
+
+
 def forget_limiters() -> None:
-    """Forget every limiter. For tests: a running program would spend its quota twice."""
+    """Forget every limiter, and what was read of earlier runs; the file of those stays.
+
+    For tests: a running program would spend its quota twice.
+    """
+    global _remembered  # noqa: PLW0603 - one memory per process
     with _lock:
         _limiters.clear()
         _explicit.clear()
+        _remembered = None
+
+
+def _recall(domain: Hashable, limiter: Limiter) -> None:
+    """Begin with what earlier runs have learned; the lock is held."""
+    global _remembered  # noqa: PLW0603 - one memory per process
+    key = memory.digest(domain)
+    if key is None:
+        return
+    if _remembered is None:
+        _remembered = memory.load(memory.state_file())
+        atexit.unregister(remember_limits)
+        atexit.register(remember_limits)
+    entry = _remembered.get(key)
+    if entry is not None:
+        limiter.recall(entry.limits.values())
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -9,6 +9,7 @@ _GROWTH_SECONDS = 1.4  # doubling every second
 # Answers come back in bursts; what they let go leaves over this many seconds. Then few
 # have left when the first is refused.
 _SPREAD_SECONDS = 0.25
+_LATE_SECONDS = 0.005
 
 
 class SlowStart:
@@ -39,8 +40,9 @@ class SlowStart:
         return max(0.0, self._left_at + _SPREAD_SECONDS / self.window - now)
 
     def leave(self, now: float) -> None:
-        """Take note that one has left."""
-        self._left_at = now
+        """Take note that one has left; a timer that came a little late is made up for."""
+        due = self._left_at + _SPREAD_SECONDS / self.window
+        self._left_at = due if now - due < _LATE_SECONDS else now
 
     def answer(self) -> None:
         """Take note of an answer: one more may be in flight."""
