@@ -28,3 +28,9 @@ def pytest_asyncio_loop_factories(
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no llmflow.toml above the tests, nor the developer's own, have a say."""
     monkeypatch.setenv("LLMFLOW_CONFIG", os.devnull)
+
+
+@pytest.fixture(autouse=True)
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test begin with what another run has learned, nor leave anything of its own."""
+    monkeypatch.setenv("LLMFLOW_STATE_DIR", "off")
