@@ -1,4 +1,4 @@
-"""What the scenarios share: a server on another core, prompts, clocks, samples of the server."""
+"""What the scenarios share: a server on another core, prompts, clocks, the server's course."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import http.client
 import os
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from llmflow import LLM, AsyncFlow, AsyncParallelBatchNode
@@ -19,7 +17,6 @@ from llmflow.errors import LLMFlowError
 from llmflow.simulator import SimulatorProcess, SimulatorSettings, SimulatorStats, serve_in_process
 
 KEY = "sk-benchmark"
-SAMPLE_SECONDS = 0.25
 _ECHO = 200  # characters of the prompt that the simulator's answer "echo" repeats
 _SENTENCE = "The tide rises twice a day because the moon pulls the water of the sea. "
 _WORDS = [
@@ -108,56 +105,16 @@ def reset(sim: SimulatorProcess) -> None:
         connection.getresponse().read()
 
 
-class Samples:
-    """Looks at the simulator's counts four times a second, in a thread, while work is done.
-
-    `rows` are lists of seconds since the beginning, admitted, rejected and answered requests
-    and tokens charged since the row before, and requests in flight at that moment.
-    """
-
-    columns = ("seconds", "admitted", "rejected", "answered", "tokens", "in_flight")
-
-    def __init__(self, sim: SimulatorProcess) -> None:
-        self.rows: list[list[float]] = []
-        self._sim = sim
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._began = time.monotonic()
-        self._last = _counts(self._sim.stats())
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a plot needs."""
-        return {"columns": self.columns, "rows": self.rows}
-
-    def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            self._look()
-
-    def _look(self) -> None:
-        stats = self._sim.stats()
-        counts = _counts(stats)
-        since = [round(now - before, 1) for now, before in zip(counts, self._last, strict=True)]
-        self.rows.append([round(time.monotonic() - self._began, 3), *since, stats.in_flight])
-        self._last = counts
-
-
-def _counts(stats: SimulatorStats) -> tuple[float, ...]:
-    tokens = stats.tokens_charged or float(stats.input_tokens + stats.output_tokens)
-    return stats.admitted, stats.rejections, stats.answered, tokens
+def timeline(stats: SimulatorStats) -> dict[str, Any]:
+    """Return what the simulator saw in each quarter of a second, one row for each."""
+    seen = stats.timeline
+    names = ("admitted", "rejected", "answered", "max_in_flight", "tokens_charged")
+    rows = zip(*(getattr(seen, name) for name in names), strict=True)
+    return {
+        "bin_seconds": seen.bin_seconds,
+        "columns": names,
+        "rows": [[round(value) for value in row] for row in rows],
+    }
 
 
 async def timed(work: Callable[[], Awaitable[int]]) -> dict[str, float]:

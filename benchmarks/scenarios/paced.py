@@ -18,7 +18,6 @@ from llmflow.simulator import Faults, Latency, SimulatorSettings, SimulatorStats
 from scenarios.measure import (
     KEY,
     Options,
-    Samples,
     judged,
     lognormal_prompts,
     prompts,
@@ -26,6 +25,7 @@ from scenarios.measure import (
     server,
     stories,
     through_llmflow,
+    timeline,
 )
 
 RPM = 6_000.0
@@ -235,10 +235,7 @@ def run_paced(name: str, scenario: Paced, options: Options) -> dict[str, Any]:
         llm.prepare()
         echo = scenario.settings["answer"] == "echo"
         reset(sim)  # the schedule begins now
-        with Samples(sim) as samples:
-            did = asyncio.run(
-                through_llmflow(llm, texts, echo=echo, max_tokens=scenario.max_tokens)
-            )
+        did = asyncio.run(through_llmflow(llm, texts, echo=echo, max_tokens=scenario.max_tokens))
         seen = sim.stats()
     ideal = scenario.ideal(texts, seen)
     result = {
@@ -258,7 +255,7 @@ def run_paced(name: str, scenario: Paced, options: Options) -> dict[str, Any]:
         "cpu_us": did.cpu_us,
         "plot": scenario.plot,
         "settings": _plain(scenario.settings),
-        "timeline": samples.to_dict(),
+        "timeline": timeline(seen),
     }
     return judged(result, most=scenario.most, most_rejected=scenario.most_rejected)
 

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from llmflow import LLM, Quota
-from scenarios.measure import KEY, Options, Samples, judged, prompts, reset, server, through_llmflow
+from scenarios.measure import (
+    KEY,
+    Options,
+    judged,
+    prompts,
+    reset,
+    server,
+    through_llmflow,
+    timeline,
+)
 from scenarios.paced import RPM, RPM_SETTINGS, beyond_the_burst
 
 MEMBERS = 2
@@ -33,12 +42,11 @@ def shared(options: Options) -> dict[str, Any]:
             assert member.stdout.readline() == b"ready\n"
         reset(sim)
         begin = time.monotonic() + 0.2
-        with Samples(sim) as samples:
-            for member in members:
-                assert member.stdin is not None
-                member.stdin.write(b"%.6f\n" % begin)
-                member.stdin.flush()
-            reports = [json.loads(member.communicate()[0]) for member in members]
+        for member in members:
+            assert member.stdin is not None
+            member.stdin.write(b"%.6f\n" % begin)
+            member.stdin.flush()
+        reports = [json.loads(member.communicate()[0]) for member in members]
         seen = sim.stats()
     ends = [report["answered_at"] for report in reports]
     first = min(times[-1] for times in ends)
@@ -58,7 +66,7 @@ def shared(options: Options) -> dict[str, Any]:
         "shares": [count / sum(had) for count in had],
         "plot": "requests",
         "settings": {"rpm": RPM, "burst_seconds": 1.0, "latency": {"seconds": 1.0}},
-        "timeline": samples.to_dict(),
+        "timeline": timeline(seen),
     }
     also = f", each gets {LEAST_SHARE:.0%} to {1 - LEAST_SHARE:.0%}"
     result = judged(result, most=1.10, most_rejected=0.01, also=also)
