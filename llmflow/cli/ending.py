@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmflow.errors import LLMFlowError
 from llmflow.limits import LimiterStatistics
+from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
 from llmflow.runs.job import Job
 from llmflow.runs.report import Report, spent
+from llmflow.runs.verdict import Evidence, verdict
 
 ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 READER_GONE = 141
@@ -73,6 +76,7 @@ def report_of(
     before: LimiterStatistics,
     total: int | None,
     seconds: float,
+    cpu_seconds: float,
 ) -> Report:
     """Return the closing report.
 
@@ -83,9 +87,24 @@ def report_of(
         before: the limiter's statistics at the start.
         total: rows in all, or None where that is not known.
         seconds: how long the run took.
+        cpu_seconds: how much of that this process computed.
     """
     after, counters = llm.limiter.statistics(), job.counters
     requests, rejected = spent(before, after)
+    evidence = Evidence(
+        statistics=after,
+        learned=llm.limiter.learned(),
+        quota=llm.limiter.quota,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        requests=requests,
+        rejected=rejected,
+        rows=counters.done,
+        concurrency=job.concurrency,
+        row_seconds=counters.row_seconds,
+        once=job.once,
+        stopped=ending.stopped_by is not None,
+    )
     remaining = total - counters.done if total is not None else None
     return Report(
         model=llm.model,
@@ -101,6 +120,8 @@ def report_of(
         seconds=round(seconds, 3),
         limits=after.limits,
         utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
+        bound_by={name: round(share, 4) for name, share in after.bound_by.items()},
+        verdict=verdict(evidence),
         output=ending.output,
         failures=ending.failures,
         reasons={
@@ -109,6 +130,13 @@ def report_of(
         },
         stopped_by=ending.stopped_by,
     )
+
+
+def keep_learned() -> None:
+    """Keep what was learned of the limits for the next run."""
+    # The answers are in their place: whoever is impatient now loses nothing but this.
+    with contextlib.suppress(KeyboardInterrupt):
+        remember_limits()
 
 
 def last_words(report: Report) -> str:

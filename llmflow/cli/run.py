@@ -124,15 +124,18 @@ def _run_job(job: Job, llm: LLM, writer: RowWriter, total: int | None, options: 
     """Run the job, and tell how it ended; every end comes through here."""
     from llmflow.cli import ending
 
-    before, started = llm.limiter.statistics(), time.monotonic()
+    before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             runner.run(_work(job, llm, total, options))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
-    seconds = time.monotonic() - started
+    seconds, computed = time.monotonic() - started, time.process_time() - computed
     end = ending.end(job, writer)
-    report = ending.report_of(end, job, llm, before=before, total=total, seconds=seconds)
+    report = ending.report_of(
+        end, job, llm, before=before, total=total, seconds=seconds, cpu_seconds=computed
+    )
+    ending.keep_learned()
     if end.code == ending.READER_GONE:
         silence(sys.stdout)
         return end.code

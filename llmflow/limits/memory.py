@@ -218,6 +218,7 @@ def _is_here(part: str) -> bool:
     """Return whether a part of a domain is the address of a server on this machine."""
     if not part.startswith(("http://", "https://")):
         return False
+    host = ""
     try:
         host = urlsplit(part).hostname or ""
         address = ipaddress.ip_address(host)

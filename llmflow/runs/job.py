@@ -37,6 +37,8 @@ class Counters:
     """How many rows failed with each kind of error, and what the first of them said."""
     in_flight: int = 0
     """Rows that were taken from the source and have not ended."""
+    row_seconds: float = 0.0
+    """For how long rows were under way, all together."""
 
     @property
     def done(self) -> int:
@@ -84,10 +86,15 @@ class Job:
         self._source = source
         self._template = template
         self._writer = writer
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._workers: set[asyncio.Task[None]] = set()
         self._started = 0
         self._drain: asyncio.Task[None] | None = None
+
+    @property
+    def once(self) -> bool:
+        """Whether its rows come through a pipe."""
+        return self._source.once
 
     @property
     def stopping(self) -> bool:
@@ -150,18 +157,20 @@ class Job:
 
     async def _work(self, feed: Feed[Row]) -> None:
         """Pull rows until there are none. The first row of each worker brings the next worker."""
-        first = True
+        first, loop = True, asyncio.get_running_loop()
         try:
             while not self.stopping and (found := await feed.next()) is not None:
-                if first and self._started < self._concurrency:
+                if first and self._started < self.concurrency:
                     self._add_worker(feed)
                 first = False
                 index, row = found
                 self.counters.in_flight += 1
+                started = loop.time()
                 try:
                     await self._answer(row, index)
                 finally:
                     self.counters.in_flight -= 1
+                    self.counters.row_seconds += loop.time() - started
         except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
             self._stop(error)
 

@@ -82,6 +82,10 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         if self._total is not None and counters.answered and 0 < counters.done < self._total:
             seconds = (self._total - counters.done) / max(rate, 1e-9)
             parts.append(f"{duration(seconds)} left")
+        # At the end, where a narrow terminal cuts it off first.
+        binding = max(limiter.bound_by, key=limiter.bound_by.__getitem__, default="")
+        if limiter.waiting and binding in limiter.limits:
+            parts.append(f"{binding} is the limit")
         return ", ".join(parts)
 
     def _rate(self) -> float:

@@ -28,6 +28,9 @@ class Report:
         seconds: how long the run took.
         limits: the limits in force, by dimension.
         utilisation: the share of each limit that was used, by dimension.
+        bound_by: what calls waited for, as shares of the time; see `LimiterStatistics`.
+        verdict: what bounded the run and what would make it faster, or None where that is
+            not clear.
         output: where the answers are, or None if there are none.
         failures: where the failures are, or None if there are none.
         reasons: for each kind of failure, its ``count`` and what the ``first`` one said.
@@ -47,6 +50,8 @@ class Report:
     seconds: float
     limits: Mapping[str, float]
     utilisation: Mapping[str, float]
+    bound_by: Mapping[str, float]
+    verdict: str | None
     output: str | None
     failures: str | None
     reasons: Mapping[str, Mapping[str, Any]]
@@ -76,6 +81,8 @@ class Report:
             lines.append(f"quota used: {', '.join(shares)}")
         else:
             lines.append("quota: none was set, and the provider named none")
+        if self.verdict:
+            lines.append(self.verdict)
         if self.failed:
             place = f" -> {self.failures}" if self.failures else ""
             lines.append(f"{self.failed:,} failed{place}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM
+from llmflow import LLM, Quota
 from llmflow.errors import ConnectionFailedError
 from llmflow.rows import PromptTemplate, RowSource, open_output
 from llmflow.runs.display import Bar, Lines, display_for
@@ -66,6 +66,17 @@ class TestText:
         text = progress(job).text()
         for part in ("2 failed", "$0.2500", "no connection yet"):
             assert part in text
+
+    @pytest.mark.virtual_time
+    async def test_it_names_the_limit_that_calls_wait_for(self, job: Job) -> None:
+        limiter = job._llm.limiter
+        limiter.retune(Quota(rpm=60))
+        assert "limit" not in progress(job).text()
+        calls = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
+        await asyncio.sleep(2.5)
+        assert progress(job).text().endswith(", rpm is the limit")
+        await asyncio.gather(*calls)
+        assert "limit" not in progress(job).text()
 
     async def test_while_it_stops_it_says_so(self, job: Job) -> None:
         job.interrupt()
@@ -145,6 +156,8 @@ def report(**changes: Any) -> Report:
         "seconds": 20.0,
         "limits": {"rpm": 500.0},
         "utilisation": {"rpm": 0.5},
+        "bound_by": {"rpm": 0.9},
+        "verdict": None,
         "output": "out.jsonl",
         "failures": "out.failed.jsonl",
         "reasons": {"ServerError": {"count": 10, "first": "openai/x: oops (HTTP 500)"}},
@@ -171,6 +184,9 @@ class TestReport:
 
     def test_it_says_that_there_is_no_quota(self) -> None:
         assert "none was set" in report(limits={}, utilisation={}).lines()[2]
+
+    def test_what_bounded_the_run_follows_the_quota(self) -> None:
+        assert report(verdict="bounded by rpm").lines()[3] == "bounded by rpm"
 
     def test_nothing_points_to_a_file_that_is_not_there(self) -> None:
         text = "\n".join(report(output=None, failures=None).lines())

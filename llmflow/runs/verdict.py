@@ -1,0 +1,137 @@
+"""What kept a run from being faster, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmflow.limits import LimiterStatistics
+from llmflow.limits.learned import LearnedLimit
+from llmflow.types import Quota
+
+# Less than this says nothing: what a start costs is not what a run costs.
+_LEAST_SECONDS: Final = 2.0
+_LEAST_REQUESTS: Final = 20
+_PAUSES: Final = ("pause", "probe")
+_WORTH_TELLING: Final = 0.05
+_FULL: Final = 0.5
+_BUSY: Final = 0.9
+# Alone on a quota that binds all the time, a run gets more of it than this.
+_ALONE: Final = 0.75
+_MOSTLY: Final = 0.7
+_REMEDIES: Final = {
+    "rpm": "a higher request limit",
+    "rpd": "a higher daily request limit",
+    "tpm": "a higher token limit, or a smaller --max-tokens,",
+    "tpd": "a higher daily token limit",
+    "itpm": "a higher limit of input tokens",
+    "otpm": "a higher limit of output tokens",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a run when it has ended.
+
+    Args:
+        statistics: the limiter's, at the end.
+        learned: what the limiter has learned.
+        quota: the configured limits.
+        seconds: how long the run took.
+        cpu_seconds: how much of that this process computed.
+        requests: requests that were sent.
+        rejected: rate-limit rejections.
+        rows: rows that have ended.
+        concurrency: how many rows could be under way at once.
+        row_seconds: for how long rows were under way, all together.
+        once: whether the rows came through a pipe.
+        stopped: whether the run ended before the last row.
+    """
+
+    statistics: LimiterStatistics
+    learned: Sequence[LearnedLimit]
+    quota: Quota
+    seconds: float
+    cpu_seconds: float
+    requests: int
+    rejected: int
+    rows: int
+    concurrency: int
+    row_seconds: float
+    once: bool
+    stopped: bool
+
+
+def verdict(evidence: Evidence) -> str | None:
+    """Return what bounded a run and what would make it faster; None where that is not clear."""
+    if evidence.seconds < _LEAST_SECONDS or evidence.requests < _LEAST_REQUESTS:
+        return None
+    bound = dict(evidence.statistics.bound_by)
+    paused = sum(bound.pop(name, 0.0) for name in _PAUSES)
+    if evidence.stopped:  # admission was closed until the last answers had come
+        paused = 0.0
+    candidates = {**bound, "pause": paused, "": max(0.0, 1.0 - sum(bound.values()) - paused)}
+    name = max(candidates, key=candidates.__getitem__)
+    if name == "pause":
+        return _pause(paused, evidence.rejected)
+    if name == "":
+        found = _unlimited(evidence)
+    elif name == "in_flight":
+        found = _in_flight(evidence)
+    elif name == "start":
+        found = "bounded by the careful start, while no rate was known: --rpm would spare it"
+    else:
+        found = _dimension(name, bound[name], evidence)
+    if evidence.rejected and paused >= _WORTH_TELLING:
+        pause = _pause(paused, evidence.rejected)
+        return pause if found is None else f"{found}; {pause}"
+    return found
+
+
+def _pause(share: float, rejected: int) -> str:
+    reason = "for rate limits (429)" if rejected else "because nothing was answered"
+    return f"paused {min(1.0, share):.0%} of the time {reason}"
+
+
+def _dimension(name: str, share: float, evidence: Evidence) -> str:
+    """Explain a limit of the quota."""
+    statistics = evidence.statistics
+    head = f"bounded by {name} ({share:.0%} of the time)"
+    known = {each.dimension: each for each in evidence.learned}.get(name)
+    if known is not None and known.estimated:
+        return f"{head}: the provider takes about {known.limit:,.0f}, found by trying"
+    configured = getattr(evidence.quota, name, None)
+    if known is not None and configured is not None and configured < known.limit:
+        return f"{head}: {configured:,.0f} is set, and the provider names {known.limit:,.0f}"
+    got = statistics.utilisation.get(name, 1.0)
+    alone = statistics.shares.get(name, 1.0) >= 1.0 or got >= _ALONE or share < _MOSTLY
+    if not alone and name.endswith("m"):
+        return f"{head}: others seem to use this quota too; this run got about {got:.0%} of {name}"
+    return f"{head}: {_REMEDIES.get(name, 'a higher limit')} would make it faster"
+
+
+def _in_flight(evidence: Evidence) -> str:
+    """Explain a limit of calls in flight."""
+    statistics = evidence.statistics
+    if statistics.window < statistics.max_in_flight:
+        return (
+            f"bounded by what the provider copes with: it failed with more than about "
+            f"{statistics.window:,} in flight"
+        )
+    most = f"{statistics.max_in_flight:,} in flight"
+    if evidence.quota.max_concurrent:
+        return f"bounded by max_concurrent ({most}): a higher one would make it faster"
+    return f"bounded by the connections ({most}): a higher limit of open files allows more"
+
+
+def _unlimited(evidence: Evidence) -> str | None:
+    """Explain a run that the limiter did not hold up."""
+    if evidence.cpu_seconds >= _BUSY * evidence.seconds:
+        return "bounded by this computer's processor, of which one core is used"
+    concurrency = evidence.concurrency
+    if evidence.rows <= concurrency:
+        return "bounded by the answers' own latency: all rows were under way at once"
+    if evidence.row_seconds / evidence.seconds >= _FULL * concurrency:
+        return f"bounded by --concurrency {concurrency:,}: a higher one would make it faster"
+    return "bounded by how fast rows came in" if evidence.once else None
