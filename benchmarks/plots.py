@@ -54,12 +54,9 @@ class Panel:
             y = self.y(amount)
             parts += [
                 f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>',
-                f'<text class="small" x="{LEFT - 6}" y="{y + 4:.1f}" '
-                f'text-anchor="end">{amount:,.6g}</text>',
+                text(LEFT - 6, y + 4, f"{amount:,.6g}", anchor="end"),
             ]
-        parts.append(
-            f'<text class="small" x="{LEFT}" y="{self.top - 7:.1f}">{escape(label)}</text>'
-        )
+        parts.append(text(LEFT, self.top - 7, label))
         return parts
 
     def line(self, points: Points, colour: str, *, more: str = "") -> str:
@@ -74,6 +71,12 @@ class Panel:
             if value
         )
         return f'<path fill="{colour}" d="{"".join(parts)}"/>'
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "start") -> str:
+    """Return a small label."""
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="small" {place}>{escape(words)}</text>'
 
 
 def nice_step(most: float) -> float:
@@ -117,7 +120,7 @@ def summary(result: dict[str, Any]) -> str:
     """Return the figures in one line."""
     return (
         f"{result['n']:,} items in {result['seconds']:.1f} s, ideal {result['ideal']:.1f} s: "
-        f"{result['ratio']:.3f}×, {result['rejected']:.2%} rejected, {result['lost']} lost"
+        f"{result['ratio']:.3f}x, {result['rejected']:.2%} rejected, {result['lost']} lost"
     )
 
 
@@ -149,10 +152,10 @@ def draw(result: dict[str, Any]) -> str:
     parts += time_axis(panel, top, result["ideal"])
     title = f"{result['scenario']}: {summary(result)}"
     height = top + BOTTOM
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-            f'width="{WIDTH}" height="{height:.0f}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
             f"<title>{escape(title)}</title><style>{STYLE}</style>",
             f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
             f'<text class="title" x="{LEFT}" y="22">{escape(title)}</text>',
@@ -192,15 +195,12 @@ def time_axis(panel: Panel, bottom: float, ideal: float) -> list[str]:
     """Return the seconds below, and a line through all panels at the ideal's end."""
     step = max(1.0, nice_step(panel.seconds * 0.4))
     parts = [
-        f'<text class="small" x="{panel.x(t * step):.1f}" y="{bottom + 16:.1f}" '
-        f'text-anchor="middle">{t * step:g}{" s" if not t else ""}</text>'
+        text(panel.x(t * step), bottom + 16, f"{t * step:g}{'' if t else ' s'}", anchor="middle")
         for t in range(int(panel.seconds / step) + 1)
     ]
     x = panel.x(ideal)
-    parts.append(
-        f'<path d="M{x:.1f} {TOP - 4}V{bottom:.1f}" stroke="{PALE}" stroke-dasharray="2 3"/>'
-        f'<text class="small" x="{x:.1f}" y="{bottom + 30:.1f}" text-anchor="middle">ideal end</text>'
-    )
+    path = f'<path d="M{x:.1f} {TOP - 4}V{bottom:.1f}" stroke="{PALE}" stroke-dasharray="2 3"/>'
+    parts += [path, text(x, bottom + 30, "ideal end", anchor="middle")]
     return parts
 
 
@@ -212,7 +212,7 @@ def legend(panel: Panel, entries: Sequence[tuple[str, str, str]]) -> str:
     for colour, name, more in entries:
         parts.append(
             f'<path class="line{more}" stroke="{colour}" d="M{x} {y}H{x + 22}"/>'
-            f'<text class="small" x="{x + 27}" y="{y + 4}">{name}</text>'
+            + text(x + 27, y + 4, name)
         )
         x += 74
     return "".join(parts)
