@@ -20,12 +20,12 @@ class SlowStart:
         now: the time, in seconds on the caller's clock.
     """
 
-    __slots__ = ("_first", "_grown_at", "_left_at", "window")
+    __slots__ = ("_first", "_free", "_grown_at", "_left_at", "window")
 
     def __init__(self, first: int, *, now: float) -> None:
         self.window = float(first)
         """How many may be in flight."""
-        self._first = first
+        self._first = self._free = first
         self._grown_at = now
         self._left_at = now - _SPREAD_SECONDS
 
@@ -37,10 +37,14 @@ class SlowStart:
                 return full
             self._grown_at = now
             self.window += 1.0
+        if self._free:
+            return 0.0
         return max(0.0, self._left_at + _SPREAD_SECONDS / self.window - now)
 
     def leave(self, now: float) -> None:
         """Take note that one has left; a timer that came a little late is made up for."""
+        if self._free:
+            self._free -= 1
         due = self._left_at + _SPREAD_SECONDS / self.window
         self._left_at = due if now - due < _LATE_SECONDS else now
 
@@ -51,6 +55,7 @@ class SlowStart:
     def refuse(self, in_flight: int, until: float) -> None:
         """Begin anew, after a pause, with half of what was in flight."""
         self.window = float(max(self._first, in_flight // 2))
+        self._free = 0
         self._grown_at = until
         self._left_at = until - _SPREAD_SECONDS
 

@@ -360,7 +360,8 @@ async def test_while_no_rate_is_known_the_number_in_flight_doubles_with_every_ro
         sent = sum(0.5 * trip <= moment < 0.5 * (trip + 1) for moment in times)
         assert least <= sent <= most
     # What the answers of one moment let go does not leave in one moment.
-    assert max(times.count(moment) for moment in times) <= 2
+    assert times.count(0.0) == 10
+    assert max(times.count(moment) for moment in times if moment) <= 2
 
 
 async def test_slow_answers_do_not_hold_up_the_start_while_nothing_is_refused() -> None:
@@ -405,7 +406,7 @@ async def test_a_rejection_of_the_first_requests_leaves_few_in_flight() -> None:
     more = [asyncio.create_task(limiter.acquire()) for _ in range(50)]
     await asyncio.sleep(1.5)
     assert limiter.statistics().limits == {}  # too little was sent to tell a rate from it
-    assert 1 <= limiter.statistics().in_flight <= 4
+    assert 1 <= limiter.statistics().in_flight <= 6
     for task in more:
         task.cancel()
 

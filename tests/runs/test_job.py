@@ -92,7 +92,7 @@ class TestAllIsWell:
         job = setting.job(provider, texts(100), concurrency=7)
         await job.run()
         assert provider.most_in_flight == 7
-        assert asyncio.get_running_loop().time() == pytest.approx(15.0)
+        assert asyncio.get_running_loop().time() == pytest.approx(15.0, abs=0.1)
 
     async def test_the_source_is_read_no_further_than_needed(self, setting: Setting) -> None:
         read: list[int] = []
@@ -226,9 +226,9 @@ class TestStops:
         self, setting: Setting
     ) -> None:
         provider = ScriptedProvider(["first"], default=ConnectionFailedError("gone"))
-        job = setting.job(provider, texts(5), concurrency=1)
+        job = setting.job(provider, texts(4), concurrency=1)
         await job.run()
-        assert (job.counters.answered, job.counters.failed, job.stopped_by) == (1, 4, None)
+        assert (job.counters.answered, job.counters.failed, job.stopped_by) == (1, 3, None)
 
 
 class TestInterrupts:
