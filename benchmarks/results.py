@@ -44,3 +44,17 @@ def show(result: dict[str, Any]) -> None:
         print(f"{'':9} errors: {result['errors']}", flush=True)
     for each in result.get("runs", ()):
         print(f"{'':9} run: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()), flush=True)
+
+
+def show_peer(scenario: str, name: str, result: dict[str, Any]) -> None:
+    """Print one line of a client's run."""
+    if "error" in result:
+        print(f"{scenario:9} {name:17} FAILED: {result['error']}", flush=True)
+        return
+    stopped = "  stopped" if result["stopped"] else ""
+    print(
+        f"{scenario:9} {name:17} {result['seconds']:7.2f} s of {result['ideal']:6.2f} s "
+        f"{result['ratio']:6.3f}x {result['rejected_per_item']:7.3f} rejected per item "
+        f"{result['lost']:5} lost{stopped}",
+        flush=True,
+    )
