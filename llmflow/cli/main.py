@@ -16,6 +16,7 @@ from llmflow.errors import ConfigurationError, LLMFlowError
 _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
     "config": ("llmflow.cli.config", "Check and show the configuration file."),
+    "quotas": ("llmflow.cli.quotas", "Show which limits are configured, learned and in force."),
     "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
 }
 

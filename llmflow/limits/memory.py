@@ -187,16 +187,23 @@ def save(path: Path | None, entries: Mapping[str, Remembered], *, now: float | N
         logger.debug("what was learned is not kept: %s: %s", path, error)
 
 
-def forget(path: Path | None, keys: Iterable[str]) -> int:
+def forget(path: Path | None, keys: Iterable[str] | None = None) -> int:
     """Take domains out of the file, and return how many were there.
+
+    Args:
+        path: the file; None holds nothing.
+        keys: the digests of the domains; None takes the whole file away, whatever it holds.
 
     Raises:
         OSError: the file cannot be written.
     """
-    if path is None or not path.exists():
+    if path is None or not os.path.lexists(path):
         return 0
     with _alone(path):
         entries = load(path)
+        if keys is None:
+            path.unlink()
+            return len(entries)
         gone = [key for key in keys if entries.pop(key, None) is not None]
         if gone:
             _write(path, entries)
@@ -291,7 +298,7 @@ def _plain(entry: Remembered) -> dict[str, Any]:
                 "limit": limit.limit,
                 "burst_seconds": limit.burst_seconds,
                 "estimated": limit.estimated,
-                "learned_at": round(entry.times[name], 3),
+                "learned_at": entry.times[name],
             }
             for name, limit in entry.limits.items()
         },
