@@ -92,9 +92,8 @@ def nice_step(most: float) -> float:
 def quota_steps(result: dict[str, Any], seconds: float) -> Points:
     """Return the requests or tokens per second that the provider allows, as a line of steps."""
     settings = result["settings"]
-    per_minute = settings.get("rpm") or settings.get("tpm")
-    if per_minute is None:
-        return ()
+    both = settings.get("itpm", 0) + settings.get("otpm", 0)
+    per_minute = settings.get("rpm") or settings.get("tpm") or both
     steps = [(at, per_minute / 60 * factor) for at, factor in settings.get("schedule", [(0, 1)])]
     points = []
     for (at, rate), (end, _) in zip(steps, [*steps[1:], (seconds, 0.0)], strict=True):
@@ -134,18 +133,17 @@ def draw(result: dict[str, Any]) -> str:
     used = [(n * width, max(0.0, each[column]) / width) for n, each in enumerate(bins)]
     top = float(TOP)
     parts = []
-    # A first burst would flatten all the rest: it is cut off, and named.
-    highest = max(value for _, value in used)
-    ceiling = 2.0 * max(value for _, value in quota) if quota else highest
-    cut = f"; first burst {highest:,.0f}" if highest > ceiling else ""
-    panel = Panel(top=top, height=PANELS[0][1], seconds=seconds, most=min(highest, ceiling))
+    # A short first burst would flatten all the rest: it is cut off, and named.
+    ceiling = 2.0 * max(value for _, value in quota)
+    above = [value for _, value in used if value > ceiling]
+    short = 0 < len(above) <= 2
+    cut = f"; first burst {max(above):,.0f}" if short else ""
+    most = ceiling if short else max(value for _, value in (*used, *quota))
+    panel = Panel(top=top, height=PANELS[0][1], seconds=seconds, most=most)
     parts += panel.axes(f"{unit} admitted per second{cut}")
     parts.append(panel.line(steps_of(used, width), BLUE))
-    if quota:
-        parts.append(panel.line(quota, ORANGE, more=" quota"))
-    parts.append(
-        legend(panel, [(BLUE, "used", ""), *([(ORANGE, "quota", " quota")] * bool(quota))])
-    )
+    parts.append(panel.line(quota, ORANGE, more=" quota"))
+    parts.append(legend(panel, [(BLUE, "used", ""), (ORANGE, "quota", " quota")]))
     top += PANELS[0][1] + GAP
     parts += lower_panels(bins, width, seconds, top)
     top += PANELS[1][1] + GAP + PANELS[2][1]

@@ -1,11 +1,14 @@
 """What was measured, as lines on a terminal and as rows of a page.
 
-``python benchmarks/results.py`` prints the rows of ``benchmarks/README.md`` from the saved
-figures; with ``--write`` it puts them there.
+``python benchmarks/results.py`` prints the tables of ``benchmarks/README.md`` from the saved
+figures; with ``--write`` it puts them there, between the comments that mark them.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,91 @@ def show_peer(scenario: str, name: str, result: dict[str, Any]) -> None:
         f"{result['lost']:5} lost{stopped}",
         flush=True,
     )
+
+
+def scenario_rows(names: tuple[str, ...]) -> list[str]:
+    """Return the table of llmflow's own figures."""
+    rows = [
+        "| scenario | what | the ideal | measured | rejected | lost | target | met |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        measured = ratio(result)
+        if "ideal" in result:
+            measured += f" ({result['seconds']:.1f} s of {result['ideal']:.1f} s)"
+        if "shares" in result:
+            measured += ", shares " + " and ".join(f"{each:.0%}" for each in result["shares"])
+        what = result["what"] + ("" if name in _COUNTED else f"; n = {result['n']:,}")
+        cells = (
+            f"`{name}`",
+            what,
+            result["formula"],
+            measured,
+            share(result),
+            str(result["lost"]),
+            result["target"],
+            "yes" if result["met"] else "**no**",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+_COUNTED = ("overhead", "waiters")  # their texts say how many
+
+
+def peer_rows() -> list[str]:
+    """Return the table of all clients: ratio to the ideal, rejections per item, items lost."""
+    path = RESULTS / "peers.json"
+    if not path.exists():
+        return ["Not measured yet."]
+    saved = json.loads(path.read_text())
+    runs = saved["runs"]
+    rows = [
+        f"| client | {' | '.join(f'`{each}`' for each in runs)} |",
+        "|---" * (len(runs) + 1) + "|",
+    ]
+    for name, versions in saved["versions"].items():
+        told = ", ".join(f"{package} {version}" for package, version in versions.items())
+        cells = [told, *(_peer_cell(run.get(name)) for run in runs.values())]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _peer_cell(result: dict[str, Any] | None) -> str:
+    if result is None:
+        return "-"
+    if "error" in result:
+        return "failed"
+    took = "stopped" if result["stopped"] else f"{result['ratio']:.2f}x"
+    lost = f"**{result['lost']} lost**" if result["lost"] else "0 lost"
+    return f"{took}, {result['rejected_per_item']:.2f}, {lost}"
+
+
+def replace(page: str, name: str, rows: list[str]) -> str:
+    """Put rows between the comments that mark their place in a page."""
+    marked = re.compile(rf"(<!-- {name} -->\n)(?:(?!<!--).*\n)*(<!-- end -->)")
+    return marked.sub(lambda found: found[1] + "\n".join(rows) + "\n" + found[2], page)
+
+
+def main() -> int:
+    """Print the tables, or write them into the page."""
+    from scenarios import SCENARIOS
+
+    tables = {"scenarios": scenario_rows(tuple(SCENARIOS)), "peers": peer_rows()}
+    if "--write" not in sys.argv[1:]:
+        print("\n\n".join("\n".join(rows) for rows in tables.values()))
+        return 0
+    page = HERE / "README.md"
+    text = page.read_text(encoding="utf-8")
+    for name, rows in tables.items():
+        text = replace(text, name, rows)
+    page.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

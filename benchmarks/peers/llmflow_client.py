@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import aiohttp  # noqa: F401 - the others' transport is loaded by now, too
 from task import Answers, Task, run
 
 from llmflow import LLM, Quota
