@@ -73,7 +73,8 @@ class Retry:
     >>> policy = Retry(stop=stop_after_attempt(2), wait=wait_fixed(1))
 
     Args:
-        attempts: how often a request is sent at the most, the first time included.
+        attempts: how often a request is sent at the most, the first time included. While
+            the provider answers nobody, attempts are not counted: see `OutageError`.
         wait_initial: upper bound of the first wait, in seconds; it doubles each time. While
             fewer than half of all requests fail, waits are shorter: it is no overload.
         wait_max: upper bound of every wait, in seconds. A ``Retry-After`` of the
@@ -130,6 +131,7 @@ class Retry:
         clock: Clock,
         rng: random.Random,
         failing: Callable[[], float] = lambda: 1.0,
+        down: Callable[[], bool] = lambda: False,
     ) -> _T:
         """Send again after a first failure, until it succeeds or the policy says stop.
 
@@ -140,6 +142,8 @@ class Retry:
             clock: where time and sleep come from.
             rng: where jitter comes from.
             failing: returns the share of all requests that failed lately.
+            down: returns whether nobody's requests are answered at the moment. A failure is
+                then no fault of this request, and counts as no attempt.
 
         Raises:
             ProviderError: the last failure, unchanged but for its `attempts`.
@@ -147,6 +151,7 @@ class Retry:
         from tenacity import AsyncRetrying
 
         pending: ProviderError | None = failure
+        excused = 0
 
         async def attempt() -> _T:
             # tenacity's first call is the attempt that has failed already.
@@ -157,6 +162,8 @@ class Retry:
             return await send()
 
         def stop(state: RetryCallState) -> bool:
+            nonlocal excused
+            excused += down()
             if self.stop is not None:
                 # stop_after_delay() and its like: count from the first attempt, on our clock.
                 passed = clock.monotonic() - started
@@ -164,12 +171,12 @@ class Retry:
                 return self.stop(state)
             waited = clock.monotonic() - started + state.upcoming_sleep
             late = self.total is not None and waited >= self.total
-            return late or state.attempt_number >= self.attempts
+            return late or state.attempt_number - excused >= self.attempts
 
         # One object for this call alone: a shared one mixes up concurrent calls.
         retrying = AsyncRetrying(
             stop=stop,
-            wait=self._waiting(rng, failing),
+            wait=self._waiting(rng, failing, lambda: excused),
             retry=self._retrying,
             sleep=clock.sleep,
             reraise=True,
@@ -202,14 +209,14 @@ class Retry:
         return bool(await answer if isinstance(answer, Awaitable) else answer)
 
     def _waiting(
-        self, rng: random.Random, failing: Callable[[], float]
+        self, rng: random.Random, failing: Callable[[], float], excused: Callable[[], int]
     ) -> Callable[[RetryCallState], float]:
         def wait(state: RetryCallState) -> float:
             if self.wait is not None:
                 seconds = float(self.wait(state))
             else:
                 seconds = backoff(
-                    state.attempt_number,
+                    state.attempt_number - excused(),
                     initial=self.wait_initial,
                     maximum=self.wait_max,
                     rng=rng,

@@ -105,8 +105,7 @@ class Admission:
             TooLargeForLimitError: it can never be admitted.
             ProviderError: the provider refuses everything for a while.
         """
-        if self._refusal is not None:
-            self._check_refusal(now)
+        self.check_refusal(now)
         ticket.revise()
         self.dimensions.check_fits(ticket.charge)
         self._advance(now)
@@ -362,8 +361,10 @@ class Admission:
             ticket.state = OVER
             ticket.refuse(copy.copy(error))
 
-    def _check_refusal(self, now: float) -> None:
-        assert self._refusal is not None
+    def check_refusal(self, now: float) -> None:
+        """Raise the error with which every call fails for now, if there is one."""
+        if self._refusal is None:
+            return
         until, error = self._refusal
         if now < until:
             raise copy.copy(error)

@@ -149,7 +149,14 @@ class LearningBucket(TokenBucket):
         if remaining is None or not self.trusted or not 0.0 <= remaining < math.inf:
             return
         base = self.limit / self.period
-        top = remaining + signal.reset * base if signal.reset else max(remaining, self.capacity)
+        # Where we are to use less than the account has, it does not say how much at once.
+        larger = signal.limit is not None and signal.limit > self.limit
+        remaining = min(remaining, self.limit)
+        reset = signal.reset
+        if reset is None or not 0.0 < reset < math.inf:
+            top = max(remaining, self.capacity)
+        else:
+            top = remaining + reset * base
         there = min(top, remaining + self.rate * elapsed - spent)
         # Anthropic rounds tokens to the nearest thousand: none left may be half of that.
         rounding = _ROUNDING if self.unit and remaining % (2.0 * _ROUNDING) == 0.0 else 0.0
@@ -157,7 +164,7 @@ class LearningBucket(TokenBucket):
         there += base * _TOLERANCE_SECONDS + self.minimum + rounding
         if there < self.level:
             self.level = there
-        elif settled:
+        elif settled and not larger:
             keep = base * _KEEP_SECONDS
             deep = _SPEND * (remaining - keep) + self.rate * elapsed - spent
             deep = min(deep, top - base * BURST_SLACK)

@@ -210,6 +210,22 @@ class Limiter:
             await self._wait(permit)
         return permit
 
+    def acquire_nowait(
+        self, charge: Charge | None = None, *, expect: Callable[[], Charge] | None = None
+    ) -> Permit | None:
+        """Return the right to send one request, or None if anybody would have to wait for it.
+
+        Arguments and errors as in `acquire`.
+        """
+        loop = asyncio.get_running_loop()
+        permit = Permit(self, charge or Charge(), loop, expect)
+        with self._lock:
+            if self._admission.admit_at_once(permit, loop.time()):
+                return permit
+            if not self._admission.waiting:
+                self._admission.pump(loop.time())  # nobody waits for what was looked at
+        return None
+
     def retune(self, quota: Quota) -> None:
         """Change the configured limits; what waits and what is in flight stays."""
         with self._lock:
@@ -245,6 +261,16 @@ class Limiter:
     def failing(self) -> float:
         """The share of calls that failed lately, from 0 to 1; 1 until some were answered."""
         return self._admission.overload.failing
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the provider answers nobody: one call at a time finds out when it does again."""
+        return self._admission.overload.is_open
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for admission."""
+        return self._admission.waiting
 
     @property
     def quota(self) -> Quota:
@@ -295,6 +321,7 @@ class Limiter:
     async def _wait(self, permit: Permit) -> None:
         future = permit._future = permit._loop.create_future()
         with self._lock:
+            self._admission.check_refusal(_now())
             self._admission.enqueue(permit)
             # Behind others it changes nothing, as long as this loop looks after them.
             if self._admission.queue[0] is permit or permit._loop not in self._timers:
@@ -302,6 +329,8 @@ class Limiter:
         try:
             await future
         except BaseException:
+            if future.done() and not future.cancelled():
+                future.exception()  # cancelled and refused at once: the refusal is known of
             self._end(permit, sent=False)
             raise
 

@@ -8,6 +8,7 @@ sleep, so a request that waits to be sent again holds nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -26,6 +27,7 @@ from llmflow.errors import (
 )
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
+from llmflow.modes.hedging import Hedge, Hedging
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
@@ -35,6 +37,8 @@ logger = logging.getLogger("llmflow")
 
 _WORTH_TELLING: Final = 1e-3
 _TEMPLATE_CHARACTERS: Final = 16
+# The share of calls that fail above which nothing is sent that need not be.
+_STRUGGLING: Final = 0.5
 
 _Error = TypeVar("_Error", bound=ProviderError)
 
@@ -75,6 +79,7 @@ class ParallelMode:
         retry: what happens after a failure.
         timeout: how long one attempt may take.
         gates: further gates to pass before admission, in this order.
+        hedge: when a slow attempt is sent a second time; None: never.
         clock: where time and sleep come from.
         rng: where jitter comes from.
     """
@@ -87,6 +92,7 @@ class ParallelMode:
         retry: Retry,
         timeout: Timeout,
         gates: Sequence[Gate] = (),
+        hedge: Hedge | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -95,6 +101,7 @@ class ParallelMode:
         self.retry = retry
         self.timeout = timeout
         self.gates = tuple(gates)
+        self.hedging = None if hedge is None else Hedging(hedge)
         # Not by isinstance: before Python 3.12 that runs a protocol's properties.
         own = hasattr(type(provider), "complete")
         self._client = cast("ClientProvider", provider) if own else None
@@ -138,6 +145,7 @@ class ParallelMode:
                 clock=self._clock,
                 rng=self._rng,
                 failing=lambda: self.limiter.failing,
+                down=lambda: self.limiter.is_down,
             )
         except ProviderError as final:
             final.attempts = call.attempts
@@ -153,7 +161,9 @@ class ParallelMode:
             try:
                 while True:
                     try:
-                        return await self._exchange(call, permit)
+                        if self.hedging is None:
+                            return await self._exchange(call, permit)
+                        return await self._hedged(self.hedging, call, permit)
                     except (RateLimitError, QuotaExhaustedError) as rejection:
                         self._pause(call, permit, rejection)
                     except ProviderError as error:
@@ -196,6 +206,52 @@ class ParallelMode:
             self.limiter.expectation.learn(call.kind, call.charge, actual)
         permit.settle(actual, signals=signals)
         return response
+
+    async def _hedged(self, hedging: Hedging, call: _Call, permit: Permit) -> Response:
+        clock = self._clock
+        before, sent = call.in_flight, clock.monotonic()
+        try:
+            return await hedging.race(
+                self._exchange(call, permit),
+                again=partial(self._exchange_again, hedging, call),
+                ready=self._has_time_to_spare,
+                failed=partial(self._tell, call, permit),
+            )
+        finally:
+            # Until the last of the two has ended, and not both times added.
+            call.in_flight = before + clock.monotonic() - sent
+
+    def _has_time_to_spare(self) -> bool:
+        return not self.limiter.waiting and self.limiter.failing < _STRUGGLING
+
+    async def _exchange_again(self, hedging: Hedging, call: _Call) -> Response | None:
+        """Send a request a second time; return None if it would have to wait for that."""
+        twin = _Call(call.request, call.charge, call.wire)
+        twin.kind, twin.expect = call.kind, call.expect
+        await self._pass_gates()
+        try:
+            permit = self.limiter.acquire_nowait(twin.charge, expect=twin.expect)
+        except ProviderError:  # all are refused at the moment
+            return None
+        if permit is None:
+            return None
+        try:
+            response = await self._exchange(twin, permit)
+        except ProviderError as error:
+            self._tell(twin, permit, error)
+            raise
+        finally:
+            permit.release()
+        hedging.learn(twin.in_flight)
+        return response
+
+    def _tell(self, call: _Call, permit: Permit, error: ProviderError) -> None:
+        """Tell the limiter of a failure that is not the end of the attempt."""
+        if isinstance(error, (RateLimitError, QuotaExhaustedError)):
+            with contextlib.suppress(ProviderError):  # it matters where both have failed
+                self._pause(call, permit, error)
+        else:
+            permit.fail(overloaded=error.transient, signals=error.signals)
 
     async def _ask_client(self, request: Request) -> Response:
         assert self._client is not None
