@@ -20,6 +20,7 @@ from llmflow.flows import (
 )
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.llm import LLM
+from llmflow.modes.hedging import Hedge
 from llmflow.nodes import (
     AsyncBatchNode,
     AsyncNode,
@@ -46,6 +47,7 @@ __all__ = [
     "BatchNode",
     "Failure",
     "Flow",
+    "Hedge",
     "LLMFlowError",
     "Limiter",
     "LimiterStatistics",

@@ -14,6 +14,7 @@ from llmflow.errors import ConfigurationError, InputError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
+from llmflow.modes.hedging import Hedge
 from llmflow.modes.parallel import ParallelMode
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
@@ -51,6 +52,7 @@ class LLM:
         timeout: seconds that one attempt may take, or a whole `Timeout`.
         gate: one or more further gates to pass before each attempt, such as an
             ``aiolimiter.AsyncLimiter``.
+        hedge: send the slowest calls a second time, as a `Hedge` says: it costs money. None: never.
         system: instructions for every call.
         max_tokens: upper bound of every answer, in tokens.
         temperature: sampling temperature of every call.
@@ -72,6 +74,7 @@ class LLM:
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         gate: Gate | Sequence[Gate] | None = None,
+        hedge: Hedge | None = None,
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
@@ -84,6 +87,8 @@ class LLM:
             )
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
+        if hedge is not None and not isinstance(hedge, Hedge):
+            raise ConfigurationError(f"hedge must be a Hedge, such as Hedge(); got {hedge!r}")
         for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
             if text is not None and not isinstance(text, str):
                 raise ConfigurationError(f"{name} must be a string; got {type(text).__name__}")
@@ -117,6 +122,7 @@ class LLM:
             retry=retry or default_retry,
             timeout=_as_timeout(timeout, default_timeout),
             gates=as_gates(gate),
+            hedge=hedge,
         )
         self._settings = settings if api_key is None else None
         self._prepared = False
@@ -128,6 +134,12 @@ class LLM:
     def model(self) -> str:
         """The model string, ``provider/model``."""
         return f"{self.provider.name}/{self.provider.model}"
+
+    @property
+    def hedged(self) -> int:
+        """How many calls were sent a second time because they were slow; see `Hedge`."""
+        hedging = self._mode.hedging
+        return 0 if hedging is None else hedging.hedged
 
     def prepare(self) -> None:
         """Check key, model and extras now instead of at the first call.
