@@ -31,6 +31,8 @@ _RISE, _RISE_BETWEEN = 0.15, 0.05
 _RISE_UNSEEN: Final = 0.1
 _RISE_ESTIMATED: Final = 0.05
 _AFTER_REJECTION: Final = 0.8
+_AFTER_FIRST_REJECTION: Final = 0.5
+_CALM_BEFORE: Final = 10.0
 _AFTER_RAMP: Final = 0.5
 _LEAST_SHARE: Final = 0.01
 _CALM_SECONDS: Final = 1.0
@@ -64,6 +66,7 @@ class LearningBucket(TokenBucket):
         "_falls",
         "_fell_at",
         "_growth",
+        "_refused_at",
         "_remaining",
         "_seen_at",
         "bound_at",
@@ -106,6 +109,7 @@ class LearningBucket(TokenBucket):
         self._seen_at = self._changed_at = now
         self._calm_since = self._fell_at = now
         self._growth = 1.0
+        self._refused_at = -math.inf
         self._falls = 0
 
     @property
@@ -212,7 +216,9 @@ class LearningBucket(TokenBucket):
             ramp: whether traffic grew too fast, rather than being too much.
             now: the time.
         """
-        self._calm_since = self._changed_at = self._fell_at = now
+        # After a long calm somebody else has come, and is about as fast.
+        first = self._is_told and now - self._refused_at > _CALM_BEFORE
+        self._calm_since = self._changed_at = self._fell_at = self._refused_at = now
         self._falls = 0
         self.gain = FIRST_GAIN
         if ramp:
@@ -228,7 +234,8 @@ class LearningBucket(TokenBucket):
             # account than the one that requests are admitted by.
             self.trusted = False
             return
-        self.use(max(_LEAST_SHARE, self.share * _AFTER_REJECTION))
+        part = _AFTER_FIRST_REJECTION if first else _AFTER_REJECTION
+        self.use(max(_LEAST_SHARE, self.share * part))
         self.shorten(self.window / 2.0)
 
     def succeed(self, now: float) -> None:
@@ -261,3 +268,4 @@ class LearningBucket(TokenBucket):
         self._changed_at += shift
         self._calm_since += shift
         self._fell_at += shift
+        self._refused_at += shift
