@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -41,16 +41,23 @@ class Network:
         settings: what the provider is set to.
         seed: makes the network's delays repeatable.
         trouble: what happens instead of an answer, and when.
+        start: the loop's time from which `trouble` counts.
     """
 
     def __init__(
-        self, settings: SimulatorSettings, *, seed: int = 0, trouble: Trouble | None = None
+        self,
+        settings: SimulatorSettings,
+        *,
+        seed: int = 0,
+        trouble: Trouble | None = None,
+        start: float = 0.0,
     ) -> None:
         self.arrivals: list[tuple[float, int]] = []
         """When each request arrived, and with which status it was answered."""
         self._settings = settings
         self._rng = random.Random(seed)
         self._trouble = trouble
+        self._start = start
         self._engine: Engine | None = None
 
     @property
@@ -73,7 +80,7 @@ class Network:
     async def _exchange(self, wire: WireRequest) -> WireReply:
         loop = asyncio.get_running_loop()
         await self._travel()
-        trouble = self._trouble(loop.time()) if self._trouble is not None else None
+        trouble = self._trouble(loop.time() - self._start) if self._trouble is not None else None
         if trouble is not None:
             self.arrivals.append((loop.time(), getattr(trouble, "status", None) or 0))
             await self._travel()
@@ -119,6 +126,7 @@ class Outcome:
         limiters: each client's limiter.
         stats: what the provider counted.
         arrivals: when each request arrived at the provider, and its status.
+        answered_at: when each client got each of its answers.
     """
 
     seconds: float
@@ -127,6 +135,7 @@ class Outcome:
     limiters: list[Limiter]
     stats: SimulatorStats
     arrivals: list[tuple[float, int]]
+    answered_at: list[list[float]]
 
     @property
     def errors(self) -> Counter[str]:
@@ -145,12 +154,9 @@ class Outcome:
         return self.stats.rejections / self.count
 
     def share(self, client: int, *, until: float) -> float:
-        """Return a client's share of what all were answered up to a time; needs `log`."""
+        """Return a client's share of what all were answered up to a time."""
         counts = [sum(moment <= until for moment in log) for log in self.answered_at]
         return counts[client] / sum(counts)
-
-    answered_at: list[list[float]] = field(default_factory=list)
-    """When each client got each of its answers."""
 
     def check(self) -> None:
         """See that every item ended by name and that nothing was left over."""
@@ -186,6 +192,7 @@ def play(
     retry: Retry | None = None,
     timeout: Timeout | None = None,
     trouble: Trouble | None = None,
+    idle_seconds: float = 0.0,
     limit_seconds: float = 100_000.0,
     seed: int = 1,
 ) -> Outcome:
@@ -201,10 +208,11 @@ def play(
         retry: the clients' retry policy.
         timeout: the clients' time-out.
         trouble: see `Network`.
+        idle_seconds: how long the clients exist before they ask; that is time 0 of `trouble`.
         limit_seconds: virtual seconds after which this has hung.
         seed: of the network, and of the clients' jitter.
     """
-    network = Network(settings, seed=seed, trouble=trouble)
+    network = Network(settings, seed=seed, trouble=trouble, start=idle_seconds)
     limiters: list[Limiter] = []
     answered_at: list[list[float]] = []
 
@@ -230,7 +238,7 @@ def play(
             log.append(loop.time())
             return response
 
-        await asyncio.sleep(0.05 * number)
+        await asyncio.sleep(idle_seconds + 0.05 * number)
         began = loop.time()
         own = texts[number::clients]
         results = await asyncio.gather(*map(ask, own), return_exceptions=True)
