@@ -254,3 +254,14 @@ class TestRuns:
         found = rows(run("quotas", "--model", "openai/any", "--base-url", url).out)
         assert found["rpm"][1].startswith("6,000, named")
         assert found["rpm"][2] == "6,000"
+
+    def test_the_report_says_what_bounded_the_run(
+        self, simulator: Callable[..., SimulatorThread], run: Run
+    ) -> None:
+        server = simulator(rpm=600, burst_seconds=1)
+        write_rows("in.jsonl", 45)
+        arguments = ["run", "in.jsonl", "--prompt", "{text}", "--model", "openai/any"]
+        arguments += ["--base-url", server.url, "--rpm", "600", "-o", "out.jsonl", "--json"]
+        report = orjson.loads(run(*arguments).out)
+        assert report["verdict"].startswith("bounded by rpm")
+        assert report["bound_by"]["rpm"] > 0.5

@@ -158,6 +158,14 @@ class TestFailures:
         assert asyncio.get_running_loop().time() >= 30.0
 
 
+class TestTimes:
+    async def test_it_adds_up_how_long_rows_were_under_way(self, setting: Setting) -> None:
+        job = setting.job(ScriptedProvider(latency=10.0), texts(6), concurrency=3)
+        assert job.concurrency == 3
+        await job.run()
+        assert job.counters.row_seconds == pytest.approx(60.0, abs=2.0)
+
+
 class TestStops:
     async def test_a_fatal_error_takes_no_more_rows_and_keeps_the_answers(
         self, setting: Setting
