@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmflow.errors import (
+    ConcurrencyLimitError,
+    OutageError,
+    RampLimitError,
+    RateLimitError,
+    TooLargeForLimitError,
+)
 from llmflow.limits.admission import Admission
 from llmflow.limits.ticket import ADMITTED, OVER, WAITING, Ticket
-from llmflow.types import Charge, Quota
+from llmflow.types import Charge, Quota, QuotaSignal
 
 EVENTS = st.lists(
     st.tuples(
@@ -171,3 +182,141 @@ def test_settling_conserves_what_is_charged(charges: list[tuple[int, int]]) -> N
         world.admission.finish(ticket, Charge(tokens=float(actual)), 0.0)
     assert bucket.charged == sum(actual for _, actual in charges)
     assert bucket.level == bucket.capacity - bucket.charged
+
+
+# --- what a server may say -------------------------------------------------------------------
+
+ANY = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, -1.0, 1e-300, 1e300])
+SIGNALS = st.lists(
+    st.builds(
+        QuotaSignal,
+        dimension=st.sampled_from(["rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "x", ""]),
+        limit=st.none() | ANY | st.floats(1.0, 1e7),
+        remaining=st.none() | ANY | st.floats(0.0, 1e7),
+        reset=st.none() | ANY | st.floats(0.0, 100.0),
+    ),
+    max_size=4,
+)
+TALK = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "finish", "reject", "ramp", "crowd", "fail", "break", "wait"]),
+        SIGNALS,
+        st.none() | ANY | st.floats(0.0, 5.0),
+        st.sampled_from([None, "rpm", "tpm", "otpm", "rpd", "nonsense"]),
+    ),
+    max_size=80,
+)
+KINDS = {"reject": RateLimitError, "ramp": RampLimitError, "crowd": ConcurrencyLimitError}
+
+
+def sound(admission: Admission) -> None:
+    """See that what admission reckons with are numbers that it can reckon with."""
+    for bucket in admission.dimensions.buckets:
+        assert math.isfinite(bucket.level)
+        assert bucket.level <= max(bucket.capacity, bucket.limit)
+        assert 0.0 < bucket.rate < math.inf
+        assert 0.0 < bucket.capacity < math.inf
+        assert bucket.share > 0.0
+        assert bucket.estimated or bucket.share <= 1.0
+        assert 0.0 < bucket.window <= bucket.window_ceiling
+        assert math.isfinite(bucket.gain)
+    assert admission.overload.cap >= 1.0
+    assert not math.isnan(admission.paused_until)
+
+
+@given(TALK, st.sampled_from([Quota(), Quota(rpm=600, tpm=60_000), Quota(otpm=100, rpd=50)]))
+def test_whatever_a_server_says_the_arithmetic_stays_sound(
+    talk: list[tuple[str, list[QuotaSignal], float | None, str | None]], quota: Quota
+) -> None:
+    now = 0.0
+    admission = Admission(quota, max_in_flight=20, start_in_flight=4, now=now)
+    tickets: list[Ticket] = []
+    for kind, signals, number, dimension in talk:
+        usual = number is not None and 0.0 <= number <= 100.0
+        now += number if number is not None and usual else 0.1
+        ticket = next((each for each in tickets if each.state == ADMITTED), None)
+        if kind == "ask":
+            new = Ticket(Charge(1, 20, 10, 10))
+            tickets.append(new)
+            with contextlib.suppress(TooLargeForLimitError):
+                if not admission.admit_at_once(new, now):
+                    admission.enqueue(new)
+        elif ticket is not None and kind == "finish":
+            admission.finish(ticket, Charge(1, 25, 10, 15), now, signals=signals)
+        elif ticket is not None and kind in KINDS:
+            until = admission.reject(
+                ticket, number, now, kind=KINDS[kind], dimension=dimension, signals=signals
+            )
+            assert until >= now
+            admission.enqueue(ticket)
+        elif ticket is not None and kind != "wait":
+            admission.fail(ticket, now, overloaded=kind == "break", signals=signals)
+        delay = admission.pump(now)
+        assert delay is None or delay > 0.0
+        assert 0 <= admission.in_flight <= 20
+        sound(admission)
+
+
+@given(EVENTS, st.floats(-1e6, 1e6))
+def test_a_clock_that_is_set_anew_loses_nobody(
+    events: list[tuple[str, int, float]], shift: float
+) -> None:
+    world = World(Quota(rpm=600, tpm=6000), cap=5)
+    for event in events:
+        world.do(*event)
+    world.now += shift
+    world.pump()
+    world.drain()
+    assert all(ticket.state == OVER for ticket in world.tickets)
+
+
+@given(EVENTS, st.floats(0.1, 100.0))
+def test_refusing_all_leaves_nobody_waiting_and_ends_in_time(
+    events: list[tuple[str, int, float]], seconds: float
+) -> None:
+    world = World(Quota(rpm=600, tpm=6000), cap=5)
+    for event in events:
+        world.do(*event)
+    admission, until = world.admission, world.now + seconds
+    admission.refuse_all(OutageError("down"), until, world.now)
+    assert admission.waiting == 0
+    assert not any(ticket.state == WAITING for ticket in world.tickets)
+    with pytest.raises(OutageError):
+        admission.admit_at_once(Ticket(Charge()), world.now)
+    with pytest.raises(OutageError):
+        admission.check_refusal(world.now + seconds / 2)
+    admission.check_refusal(until)
+    world.now = until
+    world.do("enqueue", 1, 0.0)
+    world.drain()
+    assert admission.in_flight == 0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 0.2), st.integers(1, 60)), min_size=1, max_size=200),
+    st.floats(1.0, 60.0),
+    st.floats(0.05, 1.0),
+)
+def test_a_pace_spreads_what_is_saved_up_and_a_share_holds_in_every_window(
+    arrivals: list[tuple[float, int]], burst: float, share: float
+) -> None:
+    world = World(Quota(tpm=6000, burst_seconds=burst), cap=1_000_000)
+    bucket = world.admission.dimensions.buckets[0]
+    bucket.use(share)
+    for gap, size in arrivals:
+        world.do("wait", 0, gap)
+        world.do("enqueue", size, 0.0)
+    while (delay := world.pump()) is not None:
+        world.now += delay
+    log = world.log
+    assert len(log) == len(arrivals)
+    for first in range(len(log)):
+        tokens = 0.0
+        at_once = 0.0
+        for moment, ticket in log[first:]:
+            window = moment - log[first][0]
+            assert tokens <= bucket.capacity + share * 100.0 * window + 1e-6
+            if window == 0.0:
+                assert at_once <= bucket.pace_capacity + 1e-6
+                at_once += ticket.charge.tokens
+            tokens += ticket.charge.tokens
