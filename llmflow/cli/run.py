@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -152,7 +153,7 @@ def _run_job(job: Job, llm: LLM, writer: RowWriter, total: int | None, options: 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes uvloop's event loops, where the extra ``fast`` is installed."""
     try:
-        import uvloop
+        uvloop: Any = importlib.import_module("uvloop")
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop

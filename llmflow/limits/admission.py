@@ -96,7 +96,9 @@ class Admission:
     def window(self) -> float:
         """How many requests may be in flight now."""
         top = min(self.max_in_flight, self.overload.cap)
-        return min(top, self._start.window) if self._start is not None else top
+        if self._start is None or self.dimensions.buckets:
+            return top
+        return min(top, self._start.window)
 
     def admit_at_once(self, ticket: Ticket, now: float) -> bool:
         """Admit a new ticket if nobody waits and everything is free; else change nothing.

@@ -236,7 +236,8 @@ class LearningBucket(TokenBucket):
             return
         part = _AFTER_FIRST_REJECTION if first else _AFTER_REJECTION
         self.use(max(_LEAST_SHARE, self.share * part))
-        self.shorten(self.window / 2.0)
+        if not self.estimated:  # there it was the guess that was too high
+            self.shorten(self.window / 2.0)
 
     def succeed(self, now: float) -> None:
         """Take note that requests are answered: what was given up comes back step by step."""
