@@ -159,10 +159,7 @@ class Hedging:
         if patience is None:
             answer = await first
         else:
-            race = _Race(self, patience, again=again, ready=ready)
-            answer = await race.run(first, failed)
-            if race.first_failed:
-                return answer
+            answer = await _Race(self, patience, again=again, ready=ready).run(first, failed)
         # Where the second has won, the first would have taken longer still. That is all that
         # needs to be known: what is slow counts as slow, and does not drop out of the sample.
         self.learn(loop.time() - sent)
@@ -187,7 +184,6 @@ class _Race(Generic[_T]):
         "_second",
         "_task",
         "_timer",
-        "first_failed",
     )
 
     def __init__(
@@ -198,7 +194,6 @@ class _Race(Generic[_T]):
         again: Callable[[], Coroutine[Any, Any, _T | None]],
         ready: Callable[[], bool],
     ) -> None:
-        self.first_failed = False
         self._hedging = hedging
         self._again = again
         self._ready = ready
@@ -219,7 +214,6 @@ class _Race(Generic[_T]):
             answer: _T | None = await first
         except ProviderError as error:
             self._end()
-            self.first_failed = True
             answer = await self._outcome_after(error, failed)
             if answer is None:
                 raise

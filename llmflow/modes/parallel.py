@@ -213,7 +213,7 @@ class ParallelMode:
         try:
             return await hedging.race(
                 self._exchange(call, permit),
-                again=partial(self._exchange_again, hedging, call),
+                again=partial(self._exchange_again, call),
                 ready=self._has_time_to_spare,
                 failed=partial(self._tell, call, permit),
             )
@@ -224,7 +224,7 @@ class ParallelMode:
     def _has_time_to_spare(self) -> bool:
         return not self.limiter.waiting and self.limiter.failing < _STRUGGLING
 
-    async def _exchange_again(self, hedging: Hedging, call: _Call) -> Response | None:
+    async def _exchange_again(self, call: _Call) -> Response | None:
         """Send a request a second time; return None if it would have to wait for that."""
         twin = _Call(call.request, call.charge, call.wire)
         twin.kind, twin.expect = call.kind, call.expect
@@ -236,14 +236,12 @@ class ParallelMode:
         if permit is None:
             return None
         try:
-            response = await self._exchange(twin, permit)
+            return await self._exchange(twin, permit)
         except ProviderError as error:
             self._tell(twin, permit, error)
             raise
         finally:
             permit.release()
-        hedging.learn(twin.in_flight)
-        return response
 
     def _tell(self, call: _Call, permit: Permit, error: ProviderError) -> None:
         """Tell the limiter of a failure that is not the end of the attempt."""
