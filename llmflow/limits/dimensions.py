@@ -14,6 +14,8 @@ from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
+# One request in sixteen hours; less is no limit but an error.
+_LEAST_LIMIT: Final = 1e-3
 _ESTIMATE_BURST_SECONDS: Final = 0.5
 _MINUTE: Final = 60.0
 
@@ -32,6 +34,8 @@ _LOOK_STEP: Final = 0.1
 _ROUND_TRIPS: Final = 8.0
 _ENOUGH_TO_TELL: Final = 10
 _FIRST_ESTIMATE: Final = 0.85
+# Whoever names less than this names no limit: it would stop everything for hours.
+_LEAST_LIMIT: Final = 1e-3
 
 
 class _Guess:
@@ -155,7 +159,7 @@ class Dimensions:
             name, limit = signal.dimension, signal.limit
             if name not in DIMENSIONS:
                 continue
-            if limit is not None and 0 < limit < math.inf:
+            if limit is not None and _LEAST_LIMIT <= limit < math.inf:
                 if self._hearsay:
                     self._hearsay.discard(name)
                 if self.named.get(name) != limit:
@@ -273,7 +277,7 @@ class Dimensions:
     def recall(self, learned: Iterable[LearnedLimit], now: float) -> None:
         """Begin with what an earlier run has learned."""
         for each in learned:
-            if each.dimension not in DIMENSIONS or not 0 < each.limit < math.inf:
+            if each.dimension not in DIMENSIONS or not _LEAST_LIMIT <= each.limit < math.inf:
                 continue
             if not each.estimated:
                 self.named[each.dimension] = each.limit
