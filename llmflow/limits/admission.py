@@ -287,7 +287,7 @@ class Admission:
         news = ticket.admitted_at > self._rejected_at
         if issubclass(kind, ConcurrencyLimitError):
             return self._crowd(retry_after, now, news=news)
-        until = hint = now + retry_after if retry_after and retry_after > 0.0 else None
+        until = hint = now + retry_after if retry_after and 0.0 < retry_after < math.inf else None
         if news:
             # A probe that is refused says "not yet"; it does not say "less than that".
             probe = self._recovery is not None and not self._recovery.cleared(now)
@@ -326,7 +326,7 @@ class Admission:
         if news:
             self._rejected_at = now
             self._recovery = Recovery(round_trip=0.0)
-        if retry_after:
+        if retry_after and 0.0 < retry_after < math.inf:
             self._pause(now + retry_after, now)
         elif not self.in_flight:  # others have all the slots
             self._pause(now + _CROWDED_PAUSE * self._jitter(), now)

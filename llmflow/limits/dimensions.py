@@ -14,8 +14,6 @@ from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
-# One request in sixteen hours; less is no limit but an error.
-_LEAST_LIMIT: Final = 1e-3
 _ESTIMATE_BURST_SECONDS: Final = 0.5
 _MINUTE: Final = 60.0
 
@@ -217,9 +215,9 @@ class Dimensions:
         self, dimension: str | None, told: Mapping[str, QuotaSignal], charge: Charge
     ) -> list[LearningBucket]:
         """Return what can have been used up: what was named, else what was short, else all."""
-        named = self.bucket(dimension)
-        if named is not None:
-            return [named]
+        if dimension in DIMENSIONS:
+            named = self.bucket(dimension)
+            return [] if named is None else [named]
         short = [
             bucket
             for bucket in self.buckets
@@ -232,7 +230,7 @@ class Dimensions:
     def recount(self, charge: Charge, now: float) -> None:
         """Correct a fresh estimate: this request, sent before the first rejection, was refused."""
         guess = self._guess
-        if guess is None or now - guess.made_at > _LOOK_BACK:
+        if guess is None or not guess.bucket.estimated or now - guess.made_at > _LOOK_BACK:
             self._guess = None
             return
         guess.sent -= charge[guess.bucket.unit]

@@ -329,8 +329,6 @@ class Limiter:
         try:
             await future
         except BaseException:
-            if future.done() and not future.cancelled():
-                future.exception()  # cancelled and refused at once: the refusal is known of
             self._end(permit, sent=False)
             raise
 
