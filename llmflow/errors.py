@@ -180,7 +180,10 @@ class ProviderError(LLMFlowError):
         text = f"{where}: {self.message}" if where else self.message
         if detail:
             text = f"{text} ({detail})"
-        return f"{text} {self.remedy}" if self.remedy else text
+        if not self.remedy:
+            return text
+        stop = "" if text.endswith((".", "!", "?")) else "."
+        return f"{text}{stop} {self.remedy}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         data = {

@@ -79,3 +79,18 @@ def test_long_texts_are_cut() -> None:
 def test_masking_is_not_fooled_by_ordinary_words() -> None:
     text = "max_tokens: key_phrases, the key-value pairs, sk-1 and task-force-blue are fine"
     assert errors.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "data", "shown"),
+    [
+        ("no credit", {}, "no credit. Add credit"),
+        ("no credit.", {}, "no credit. Add credit"),
+        ("no credit.", {"status": 429}, "no credit. (HTTP 429). Add credit"),
+    ],
+)
+def test_the_remedy_is_a_sentence_of_its_own(
+    message: str, data: dict[str, int], shown: str
+) -> None:
+    error = errors.BillingError(message, status=data.get("status"))
+    assert str(error).startswith(shown)

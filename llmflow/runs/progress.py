@@ -80,8 +80,8 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         if counters.cost:
             parts.append(f"${counters.cost:.4f}")
         if self._total is not None and counters.answered and 0 < counters.done < self._total:
-            seconds = (self._total - counters.done) / max(rate, 1e-9)
-            parts.append(f"{duration(seconds)} left")
+            if rate:  # while nothing is done nobody knows when it will be
+                parts.append(f"{duration((self._total - counters.done) / rate)} left")
         # At the end, where a narrow terminal cuts it off first.
         binding = max(limiter.bound_by, key=limiter.bound_by.__getitem__, default="")
         if limiter.waiting and binding in limiter.limits:

@@ -76,7 +76,8 @@ def verdict(evidence: Evidence) -> str | None:
     if name == "pause":
         return _pause(paused, evidence.rejected)
     if name == "":
-        found = _unlimited(evidence)
+        # Rows that were never asked say nothing of how many could have been under way.
+        found = None if evidence.stopped else _unlimited(evidence)
     elif name == "in_flight":
         found = _in_flight(evidence)
     elif name == "start":

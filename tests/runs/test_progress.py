@@ -56,6 +56,15 @@ class TestText:
             text = shown.text()
         assert text.startswith("10.0/s")
 
+    def test_while_nothing_is_done_there_is_no_forecast(self, job: Job) -> None:
+        time = [0.0]
+        shown = progress(job, now=lambda: time[0])
+        job.counters.answered = 20
+        for second in range(300):
+            time[0] = float(second)
+            text = shown.text()
+        assert text == "0.0/s, 0 in flight"
+
     def test_without_a_total_there_is_no_forecast(self, job: Job) -> None:
         job.counters.answered = 40
         assert "left" not in progress(job, None).text()

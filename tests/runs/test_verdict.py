@@ -101,6 +101,11 @@ def test_pauses() -> None:
     assert of({"pause": 0.6}) == "paused 60% of the time because nothing was answered"
 
 
+def test_a_run_that_was_stopped_is_not_called_slow() -> None:
+    assert of({}, row_seconds=9900.0, stopped=True) is None
+    assert of({}, rows=20, stopped=True) is None
+
+
 def test_a_run_that_was_stopped_did_not_pause_for_the_provider() -> None:
     assert "paused" not in str(of({"rpm": 0.9, "pause": 3.0}, rejected=12, stopped=True))
 
