@@ -79,9 +79,10 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             parts.append(f"{counters.failed:,} failed")
         if counters.cost:
             parts.append(f"${counters.cost:.4f}")
-        if self._total is not None and counters.answered and 0 < counters.done < self._total:
-            if rate:  # while nothing is done nobody knows when it will be
-                parts.append(f"{duration((self._total - counters.done) / rate)} left")
+        done, total = counters.done, self._total
+        # While nothing is done, nobody knows when it will be.
+        if total is not None and counters.answered and 0 < done < total and rate:
+            parts.append(f"{duration((total - done) / rate)} left")
         # At the end, where a narrow terminal cuts it off first.
         binding = max(limiter.bound_by, key=limiter.bound_by.__getitem__, default="")
         if limiter.waiting and binding in limiter.limits:
