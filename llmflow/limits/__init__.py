@@ -1,6 +1,7 @@
 """Admission: when a request may be sent, decided once for all callers of one quota."""
 
-from llmflow.limits.limiter import Limiter, Permit
+from llmflow.limits.limiter import Limiter
+from llmflow.limits.permit import Permit
 from llmflow.limits.statistics import LimiterStatistics
 
 __all__ = ["Limiter", "LimiterStatistics", "Permit"]

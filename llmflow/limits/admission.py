@@ -19,10 +19,12 @@ from llmflow.errors import (
     ConcurrencyLimitError,
     OutageError,
     ProviderError,
+    QuotaExhaustedError,
     RampLimitError,
     RateLimitError,
 )
 from llmflow.limits.dimensions import Dimensions
+from llmflow.limits.learning import DAY, LearningBucket
 from llmflow.limits.overload import Overload
 from llmflow.limits.recovery import Recovery
 from llmflow.limits.start import SlowStart
@@ -37,6 +39,8 @@ _STRIKES_BELIEVED: Final = 5
 _LONGEST_DOUBT: Final = 5.0
 # A refusal of all is looked at again after this long, where nobody says when it ends.
 _PARKED: Final = 60.0
+# A daily quota that lets a request through this often is a slow rate, not used up.
+_TRICKLE: Final = 60.0
 # What can keep the head of the queue waiting, beside a dimension of the quota.
 PAUSE, PROBE, IN_FLIGHT, START = "pause", "probe", "in_flight", "start"
 
@@ -69,6 +73,8 @@ class Admission:
         self.admitted = 0
         self.rejected = 0
         self.paused_until = -math.inf
+        self.trouble = ""
+        """What the last failure was that is a sign of overload."""
         self.bound: dict[str, float] = {}
         """Seconds for which the head of the queue waited for what."""
         self._waits_for: str | None = None
@@ -160,6 +166,9 @@ class Admission:
                 binding = self.dimensions.binding
                 if binding is not None:
                     self._waits_for, binding.bound_at = binding.name, now
+                    if binding.period >= DAY and delay > max(_TRICKLE, ticket.patience):
+                        self._end_the_day(binding, delay, now)
+                        return None
                 return delay if delay < math.inf else None
             queue.popleft()
             self._admit(ticket, now)
@@ -177,7 +186,7 @@ class Admission:
         elif ticket.state == ADMITTED:
             self._leave(ticket)
             self.admitted -= 1
-            self.dimensions.settle(ticket.charge, Charge(0.0))
+            self.dimensions.settle(ticket, Charge(0.0))
 
     def forget_requests(self) -> None:
         """Forget who waits and what is in flight, but not what was spent."""
@@ -214,7 +223,7 @@ class Admission:
                 self._start.answer()
             self.dimensions.succeed(now - ticket.admitted_at, now)
         if actual is not None and actual != ticket.charge:
-            self.dimensions.settle(ticket.charge, actual)
+            self.dimensions.settle(ticket, actual)
 
     def fail(
         self,
@@ -223,6 +232,7 @@ class Admission:
         *,
         overloaded: bool | None = None,
         signals: Iterable[QuotaSignal] = (),
+        reason: str = "",
     ) -> None:
         """Take note of an attempt that ended without an answer. Its charge stays: it was sent.
 
@@ -231,6 +241,7 @@ class Admission:
             now: the time.
             overloaded: whether the failure is a sign of overload; None if nobody knows.
             signals: what the reply said of the quota.
+            reason: what happened, in words.
         """
         if ticket.state != ADMITTED:
             return
@@ -243,12 +254,15 @@ class Admission:
         if not overloaded:
             self.overload.succeed(sent=sent, in_flight=in_flight, now=now)
             return
+        self.trouble = reason
         pause = self.overload.fail(sent=sent, in_flight=in_flight, now=now)
         if pause is not None:
             self.pause_until(now + pause, now)
             silent = self.overload.outage(now)
             if silent is not None:
-                error = OutageError(f"not one answer for {silent:.0f} s; all calls are given up")
+                error = OutageError(
+                    f"not one answer for {silent:.0f} s; the last failure: {reason}"
+                )
                 self.refuse_all(error, self.paused_until, now)
 
     def reject(
@@ -362,6 +376,16 @@ class Admission:
         for ticket in waiting:
             ticket.state = OVER
             ticket.refuse(copy.copy(error))
+
+    def _end_the_day(self, bucket: LearningBucket, delay: float, now: float) -> None:
+        """Have every call fail until a daily quota has room again: that is hours away."""
+        error = QuotaExhaustedError(
+            f"{bucket.name} of {bucket.limit:,.0f} is used up, as far as is known here; the next "
+            f"request fits in {delay:,.0f} s",
+            retry_after=delay,
+            dimension=bucket.name,
+        )
+        self.refuse_all(error, now + delay, now)
 
     def check_refusal(self, now: float) -> None:
         """Raise the error with which every call fails for now, if there is one."""

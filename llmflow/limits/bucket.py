@@ -51,6 +51,7 @@ class TokenBucket:
         "capacity",
         "charged",
         "gain",
+        "granted",
         "level",
         "limit",
         "minimum",
@@ -86,6 +87,8 @@ class TokenBucket:
         self.share = 1.0
         self.gain = FIRST_GAIN
         self.level = self.pace = self.charged = 0.0
+        self.granted = 0.0
+        """What a deeper bucket than was assumed turned out to hold, in all."""
         self.stamp = self.opened = now
         self.retune(limit, burst_seconds=burst_seconds)
         self.level, self.pace = self.capacity, self.pace_capacity
@@ -174,5 +177,7 @@ class TokenBucket:
 
     def utilisation(self, until: float) -> float:
         """Return the share of what the limit allowed up to `until` that was used."""
-        allowed = self.capacity + max(0.0, until - self.opened) * self.limit / self.period
+        allowed = (
+            self.capacity + self.granted + max(0.0, until - self.opened) * self.limit / self.period
+        )
         return self.charged / allowed

@@ -106,12 +106,15 @@ class Dimensions:
         if not history or now - history[-1][0] >= _LOOK_STEP:
             history.append((now, mark))
 
-    def settle(self, charge: Charge, actual: Charge) -> None:
-        """Correct a charge to what it was in the end."""
+    def settle(self, ticket: Ticket, actual: Charge) -> None:
+        """Correct a request's charge to what it was in the end."""
+        charge = ticket.charge
         for unit, (before, after) in enumerate(zip(charge, actual, strict=True)):
             self._spent[unit] += after - before
         for bucket in self.buckets:
-            bucket.give(charge[bucket.unit] - actual[bucket.unit])
+            # A limit that was named since has charged nothing that could be given back.
+            if bucket.opened <= ticket.admitted_at:
+                bucket.give(charge[bucket.unit] - actual[bucket.unit])
 
     def check_fits(self, charge: Charge) -> None:
         """Refuse what can never be admitted.

@@ -173,6 +173,7 @@ class LearningBucket(TokenBucket):
             deep = _SPEND * (remaining - keep) + self.rate * elapsed - spent
             deep = min(deep, top - base * BURST_SLACK)
             if remaining > keep and deep > self.level:
+                self.granted += deep - self.level
                 self.level = deep
         if self.period < DAY:
             self._follow(remaining + rounding, top=min(top, base), elapsed=elapsed, now=now)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Self
 from weakref import WeakSet
 
 from llmflow.errors import ProviderError, RateLimitError
@@ -16,8 +16,8 @@ from llmflow.limits.admission import Admission
 from llmflow.limits.expectation import Expectation
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.lock import TidyLock
+from llmflow.limits.permit import Permit
 from llmflow.limits.statistics import LimiterStatistics
-from llmflow.limits.ticket import ADMITTED, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_MAX_IN_FLIGHT = 1000
@@ -25,110 +25,6 @@ DEFAULT_MAX_IN_FLIGHT = 1000
 _LOOK_AFTER = 1.0
 # At thousands of requests per second one timer serves several.
 _SHORTEST_WAIT = 1e-3
-
-
-class Permit(Ticket):
-    """The right to send one request, until one of `settle`, `reject` or `release` is called.
-
-    As an async context manager it is released at the end, whatever happened.
-    """
-
-    __slots__ = ("_expect", "_future", "_limiter", "_loop")
-
-    def __init__(
-        self,
-        limiter: Limiter,
-        charge: Charge,
-        loop: asyncio.AbstractEventLoop,
-        expect: Callable[[], Charge] | None,
-    ) -> None:
-        super().__init__(charge)
-        self._limiter = limiter
-        self._loop = loop
-        self._expect = expect
-        self._future: asyncio.Future[None] | None = None
-
-    def settle(self, actual: Charge | None = None, *, signals: Sequence[QuotaSignal] = ()) -> None:
-        """End with an answer.
-
-        Args:
-            actual: what the request was charged, where known.
-            signals: what the reply's headers say of the quota.
-        """
-        self._limiter._settle(self, actual, signals)
-
-    def reject(
-        self,
-        retry_after: float | None = None,
-        *,
-        kind: type[RateLimitError] = RateLimitError,
-        dimension: str | None = None,
-        signals: Sequence[QuotaSignal] = (),
-    ) -> float:
-        """End with a rate-limit rejection: the whole domain pauses.
-
-        Args:
-            retry_after: seconds that the server asked to wait, or None.
-            kind: the class of the limit: of a rate, of its growth, or of concurrency.
-            dimension: what was used up, such as ``"tpm"``, where the server says so.
-            signals: what the reply's headers say of the quota.
-
-        Returns:
-            Seconds until the pause ends.
-        """
-        return self._limiter._reject(self, retry_after, kind, dimension, signals)
-
-    def fail(self, *, overloaded: bool, signals: Sequence[QuotaSignal] = ()) -> None:
-        """End with another failure.
-
-        Args:
-            overloaded: whether it is a sign that the provider cannot cope: no capacity, a
-                server error, no answer in time, a broken connection.
-            signals: what the reply's headers say of the quota.
-        """
-        self._limiter._fail(self, overloaded, signals)
-
-    def release(self) -> None:
-        """End without an answer. Does nothing if the permit has ended already."""
-        if self.state == ADMITTED:
-            self._limiter._end(self, sent=True)
-
-    async def renew(self) -> None:
-        """Wait for admission again after a rejection, in the old place of the queue."""
-        if self.state == ADMITTED:
-            return
-        await self._limiter._wait(self)
-
-    def revise(self) -> None:
-        """Charge what such a request is expected to cost by now; called by the limiter."""
-        if self._expect is not None:
-            self.charge = self._expect()
-
-    def grant(self) -> None:
-        """Wake the task that waits; called by the limiter."""
-        if not self._tell(None):  # its loop is closed: nobody will send this request
-            self._limiter._admission.cancel(self)
-
-    def refuse(self, error: Exception) -> None:
-        """Have the task that waits fail; called by the limiter."""
-        self._tell(error)
-
-    def _tell(self, error: Exception | None) -> bool:
-        loop, future = self._loop, self._future
-        if loop is asyncio._get_running_loop():
-            _wake(future, error)
-            return True
-        try:
-            loop.call_soon_threadsafe(_wake, future, error)
-        except RuntimeError:
-            return False
-        return True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
 
 
 class Limiter:
@@ -188,6 +84,7 @@ class Limiter:
         *,
         expect: Callable[[], Charge] | None = None,
         place: int = 0,
+        patience: float = math.inf,
     ) -> Permit:
         """Wait until one request may be sent, and return the right to send it.
 
@@ -196,14 +93,17 @@ class Limiter:
             expect: returns that anew, for a request that has waited while more was learned.
             place: the `number` of an earlier permit, for a request that is sent again: it
                 goes before all that came after it the first time.
+            patience: seconds that the request waits for a daily quota.
 
         Raises:
             TooLargeForLimitError: the request is larger than a whole limit.
+            QuotaExhaustedError: a daily quota has no room for longer than the patience.
             ProviderError: the provider refuses everything for longer than is worth waiting.
         """
         loop = asyncio.get_running_loop()
         permit = Permit(self, charge or Charge(), loop, expect)
         permit.number = place
+        permit.patience = patience
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
         if not at_once:
@@ -271,6 +171,11 @@ class Limiter:
     def waiting(self) -> int:
         """How many calls wait for admission."""
         return self._admission.waiting
+
+    @property
+    def trouble(self) -> str | None:
+        """What the last call met, while nobody is answered; else None."""
+        return self._admission.trouble if self.is_down else None
 
     @property
     def quota(self) -> Quota:
@@ -355,9 +260,20 @@ class Limiter:
             self._pump()
             return max(0.0, until - now)
 
-    def _fail(self, permit: Permit, overloaded: bool, signals: Sequence[QuotaSignal]) -> None:
+    def _fail(
+        self,
+        permit: Permit,
+        overloaded: bool,
+        signals: Sequence[QuotaSignal],
+        reason: str,
+        rejected: bool,
+    ) -> None:
         with self._lock:
-            self._admission.fail(permit, _now(), overloaded=overloaded, signals=signals)
+            if rejected:
+                self._admission.rejected += 1
+            self._admission.fail(
+                permit, _now(), overloaded=overloaded, signals=signals, reason=reason
+            )
             self._pump()
 
     def _end(self, permit: Permit, *, sent: bool) -> None:
@@ -457,15 +373,6 @@ def _forget_the_parents_requests() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_the_parents_requests)
-
-
-def _wake(future: asyncio.Future[None] | None, error: Exception | None = None) -> None:
-    if future is None or future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
 
 
 def _now() -> float:

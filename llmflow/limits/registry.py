@@ -61,7 +61,7 @@ def limiter_for(
                 f"the quota of a model is changed from {limiter.quota} to {quota}: objects with "
                 "the same provider, key and model share one limiter",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         limiter.retune(quota)
     return limiter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llmflow.types import Charge
 
 # CANCELLED: over, but its old place in the queue has still to be cleared away.
@@ -11,13 +13,15 @@ WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
 class Ticket:
     """One request's place in the queue, later its right to be sent."""
 
-    __slots__ = ("admitted_at", "charge", "mark", "number", "state")
+    __slots__ = ("admitted_at", "charge", "mark", "number", "patience", "state")
 
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
         self.number = 0
         self.state = WAITING
         self.admitted_at = 0.0
+        self.patience = math.inf
+        """Seconds that this request waits for a daily quota."""
         self.mark: tuple[float, ...] = ()
         """What had been charged in each unit when it was admitted, itself included."""
 

@@ -156,7 +156,12 @@ class ParallelMode:
         call.attempts += 1
         await self._pass_gates()
         try:
-            permit = await self.limiter.acquire(call.charge, expect=call.expect, place=call.place)
+            permit = await self.limiter.acquire(
+                call.charge,
+                expect=call.expect,
+                place=call.place,
+                patience=self.retry.daily_limit_patience,
+            )
             call.place = permit.number
             try:
                 while True:
@@ -167,7 +172,9 @@ class ParallelMode:
                     except (RateLimitError, QuotaExhaustedError) as rejection:
                         self._pause(call, permit, rejection)
                     except ProviderError as error:
-                        permit.fail(overloaded=error.transient, signals=error.signals)
+                        permit.fail(
+                            overloaded=error.transient, signals=error.signals, reason=str(error)
+                        )
                         raise
                     await self._pass_gates()
                     await permit.renew()
@@ -249,7 +256,7 @@ class ParallelMode:
             with contextlib.suppress(ProviderError):  # it matters where both have failed
                 self._pause(call, permit, error)
         else:
-            permit.fail(overloaded=error.transient, signals=error.signals)
+            permit.fail(overloaded=error.transient, signals=error.signals, reason=str(error))
 
     async def _ask_client(self, request: Request) -> Response:
         assert self._client is not None
@@ -267,7 +274,7 @@ class ParallelMode:
         daily = isinstance(rejection, QuotaExhaustedError)
         seconds = rejection.retry_after
         if daily and (seconds is None or seconds > self.retry.daily_limit_patience):
-            permit.fail(overloaded=False, signals=rejection.signals)
+            permit.fail(overloaded=False, signals=rejection.signals, rejected=True)
             self.limiter.refuse(rejection, seconds=seconds)
             raise rejection
         seconds = permit.reject(
@@ -306,7 +313,7 @@ def _impatient(
     rejection: ProviderError, kind: type[_Error], *, waited: float, more: float, most: float
 ) -> _Error:
     return kind(
-        f"only rate limits for {waited:.0f} s, and {more:.0f} s more to wait, which is over "
+        f"only rate limits, {waited:,.0f} s so far and {more:,.0f} s still to wait, which is over "
         f"rate_limit_patience={most:.0f}; the provider said: {rejection.message}",
         status=rejection.status,
         code=rejection.code,

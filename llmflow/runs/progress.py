@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import IO, Self
 
+from llmflow.errors import redact
 from llmflow.limits import Limiter
 from llmflow.runs.display import Display, display_for
 from llmflow.runs.job import Job
@@ -15,6 +16,7 @@ from llmflow.runs.report import duration
 
 # The rate of the last half minute or so: an early lull must not spoil the forecast.
 _MEMORY_SECONDS = 30.0
+_TROUBLE_CHARACTERS = 80
 
 
 class Progress(AbstractAsyncContextManager["Progress"]):
@@ -71,6 +73,8 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         parts = [f"{rate:.1f}/s", f"{limiter.in_flight:,} in flight"]
         if self._job.contact.trouble is not None:
             parts.append("no connection yet, trying again")
+        elif (trouble := self._limiter.trouble) is not None:
+            parts.append(f"nothing is answered ({redact(trouble)[:_TROUBLE_CHARACTERS]})")
         if limiter.paused_for:
             parts.append(f"paused {limiter.paused_for:.0f} s")
         if limiter.rejected > self._rejected:

@@ -117,8 +117,7 @@ def _in_flight(evidence: Evidence) -> str:
     statistics = evidence.statistics
     if statistics.window < statistics.max_in_flight:
         return (
-            f"bounded by what the provider copes with: it failed with more than about "
-            f"{statistics.window:,} in flight"
+            "bounded by the provider's failures: while most requests fail, fewer are sent at once"
         )
     most = f"{statistics.max_in_flight:,} in flight"
     if evidence.quota.max_concurrent:

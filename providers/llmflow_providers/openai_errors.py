@@ -47,6 +47,7 @@ _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {
 # What throttles comes before what does not fit: both speak of tokens.
 _BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ...]] = (
     ("request too large for", frozenset({413, 429}), errors.TooLargeForLimitError),
+    ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
     ("weight_exceeds_budget", frozenset({402}), errors.TooLargeForLimitError),  # OpenRouter
     ("in_flight_budget", frozenset({402}), errors.RateLimitError),  # OpenRouter
     ("used all available credits", frozenset({403, 429}), errors.BillingError),  # xAI

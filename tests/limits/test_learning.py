@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
 
+from llmflow import Limiter
 from llmflow.errors import RampLimitError
 from llmflow.limits.admission import Admission
 from llmflow.limits.learned import LearnedLimit
@@ -180,3 +182,13 @@ def test_what_one_run_has_learned_the_next_begins_with() -> None:
     assert limits["tpm"] == before["tpm"] == 90_000
     assert 0.8 * before["rpm"] <= limits["rpm"] <= before["rpm"]
     assert bucket(again, "rpm").estimated
+
+
+@pytest.mark.virtual_time
+async def test_a_limit_that_is_named_later_gives_nothing_back_for_earlier_requests() -> None:
+    limiter = Limiter()
+    early = await limiter.acquire(Charge(1.0, 500.0, 400.0, 100.0))
+    await asyncio.sleep(1.0)
+    limiter.observe([QuotaSignal(dimension="otpm", limit=6000.0)])
+    early.settle(Charge(1.0, 410.0, 400.0, 10.0))
+    assert limiter.statistics().utilisation["otpm"] >= 0.0

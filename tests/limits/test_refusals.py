@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmflow import Limiter, Quota
 from llmflow.errors import OutageError, QuotaExhaustedError
-from llmflow.limits.limiter import Permit
+from llmflow.limits.permit import Permit
 from llmflow.testing import run_virtual
 from llmflow.types import Charge
 
@@ -148,3 +148,30 @@ async def _live(events: list[tuple[str, int, bool]]) -> Limiter:
     async with asyncio.timeout(10_000):
         await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
     return limiter
+
+
+async def test_a_daily_quota_that_is_used_up_here_ends_calls_that_do_not_wait_for_it() -> None:
+    limiter = Limiter(Quota(rpd=24))
+    for _ in range(24):
+        await limiter.acquire(patience=0.0)
+    with pytest.raises(QuotaExhaustedError, match="rpd of 24") as caught:
+        await limiter.acquire(patience=0.0)
+    assert caught.value.retry_after == pytest.approx(3600.0, abs=1.0)
+    assert asyncio.get_running_loop().time() < 1.0
+    await asyncio.sleep(3601.0)
+    await limiter.acquire(patience=0.0)
+
+
+async def test_a_daily_quota_is_waited_for_within_the_patience() -> None:
+    limiter = Limiter(Quota(rpd=24))
+    for _ in range(25):
+        await limiter.acquire(patience=7200.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(3600.0, abs=1.0)
+
+
+async def test_a_daily_quota_that_lets_one_through_every_few_seconds_is_a_slow_rate() -> None:
+    limiter = Limiter(Quota(rpd=8640))
+    tasks = [asyncio.create_task(limiter.acquire(patience=0.0)) for _ in range(8643)]
+    for task in tasks:
+        (await task).settle()
+    assert asyncio.get_running_loop().time() == pytest.approx(30.0, abs=1.0)

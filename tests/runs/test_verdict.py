@@ -135,7 +135,7 @@ def test_calls_in_flight() -> None:
         "bounded by max_concurrent (8 in flight): a higher one would make it faster"
     )
     assert "open files" in str(of({"in_flight": 0.9}))
-    assert "copes with" in str(of({"in_flight": 0.9}, limiter={"window": 40}))
+    assert "fewer are sent at once" in str(of({"in_flight": 0.9}, limiter={"window": 40}))
 
 
 def test_a_start_without_a_rate() -> None:
