@@ -596,35 +596,38 @@ def test_a_hedge_that_is_none_is_refused() -> None:
 # --- over HTTP -----------------------------------------------------------------------------
 
 
-async def test_a_run_with_stragglers_is_over_sooner_and_within_the_budget(
+async def test_a_run_has_fewer_stragglers_within_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     count, budget = 300, 0.1
 
-    async def run(hedge: Hedge | None) -> tuple[float, int, int]:
+    async def run(hedge: Hedge | None) -> tuple[int, int, int]:
         forget_limiters()
         faults = Faults(straggler=0.05, straggler_factor=20)
-        # With this seed stragglers come until the end, where they cost the most.
         settings = SimulatorSettings(latency=0.05, faults=faults, seed=4)
         async with Simulator(settings) as sim:
             llm = LLM("openai/gpt-test", base_url=sim.url, api_key="sk-test-123456", hedge=hedge)
-            queue = iter(range(count))
+            queue, late, answered = iter(range(count)), 0, 0
 
-            async def work() -> int:
-                return sum([len(await llm("Summarize: The tide rises.")) > 0 for _ in queue])
+            async def work() -> None:
+                nonlocal late, answered
+                for _ in queue:
+                    began = now()
+                    text = await llm("Summarize: The tide rises.")
+                    answered += bool(text)
+                    late += now() - began > 0.9
 
-            began = now()
-            answered = sum(await asyncio.gather(*(work() for _ in range(20))))
-            took = now() - began
+            await asyncio.gather(*(work() for _ in range(20)))
             assert answered == count
             statistics = llm.limiter.statistics()
             assert (statistics.in_flight, statistics.waiting) == (0, 0)
-            return took, llm.hedged, sim.stats().received
+            return late, llm.hedged, sim.stats().received
 
     plain, _, once = await run(None)
     hedged, number, received = await run(Hedge(percentile=0.9, budget=budget, minimum=0.1))
     assert once == count
     assert 5 <= number <= budget * count
     assert received == count + number
-    assert hedged < 0.8 * plain
+    assert plain >= 8
+    assert hedged <= 0.7 * plain, (hedged, plain)
