@@ -28,6 +28,9 @@
     │   ├── BadReplyError              the reply is not what the provider documents
     │   ├── RequestTimeoutError        no answer in time
     │   └── ConnectionFailedError      no connection, or it broke
+    ├── JournalError                   a run's journal cannot be read or written
+    │   └── JournalBusyError           another process works on this run
+    ├── BudgetExceededError            the next call does not fit into the run's budget
     └── FlowError                      a flow cannot go on
         ├── AsyncRunError (RuntimeError)   an async node was run in the sync way
         ├── ActionError (TypeError)        what a node returned cannot choose the next one
@@ -76,6 +79,9 @@ def redact(text: str, *secrets: str | None) -> str:
 class LLMFlowError(Exception):
     """The root of all errors of llmflow."""
 
+    fatal: ClassVar[bool] = False
+    """Whether every other request of the same run must fail in the same way."""
+
 
 class UsageError(LLMFlowError, ValueError):
     """The caller's mistake: the call, the input or the settings must change."""
@@ -99,6 +105,22 @@ class UnknownModelError(ConfigurationError):
 
 class InputError(UsageError):
     """The input, or the prompt template for it, is wrong."""
+
+
+class JournalError(LLMFlowError):
+    """A run's journal cannot be read or written; the message says why and what to do."""
+
+    fatal = True
+
+
+class JournalBusyError(JournalError):
+    """Another process works on this run at the moment."""
+
+
+class BudgetExceededError(LLMFlowError):
+    """The next call does not fit into what is left of the run's budget."""
+
+    fatal = True
 
 
 class FlowError(LLMFlowError):
@@ -143,8 +165,6 @@ class ProviderError(LLMFlowError):
 
     transient: ClassVar[bool] = False
     """Whether sending the same request again later can succeed."""
-    fatal: ClassVar[bool] = False
-    """Whether every other request of the same run must fail in the same way."""
     remedy: ClassVar[str] = ""
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
@@ -15,11 +15,12 @@ from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.modes.hedging import Hedge
+from llmflow.modes.mode import Call, next_call_id
 from llmflow.modes.parallel import ParallelMode
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
 from llmflow.transport import Timeout, connection_limit
-from llmflow.types import Quota, Request, Response
+from llmflow.types import Quota, Request, Response, WireRequest
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
@@ -124,6 +125,8 @@ class LLM:
             gates=as_gates(gate),
             hedge=hedge,
         )
+        # None for a provider with a client of its own.
+        self._encode: Callable[[Request], WireRequest] | None = getattr(provider, "encode", None)
         self._settings = settings if api_key is None else None
         self._prepared = False
 
@@ -164,7 +167,7 @@ class LLM:
     ) -> str:
         """Ask, and return the answer's text. Arguments and errors as in `complete`."""
         request = self._request(prompt, system, max_tokens, temperature, options)
-        return (await self._mode.complete(request)).text
+        return (await self._answer(request)).text
 
     async def complete(
         self,
@@ -188,9 +191,7 @@ class LLM:
             ProviderError: the call failed for good; the class says why.
             UsageError: an argument or a setting is wrong.
         """
-        return await self._mode.complete(
-            self._request(prompt, system, max_tokens, temperature, options)
-        )
+        return await self._answer(self._request(prompt, system, max_tokens, temperature, options))
 
     def run(
         self,
@@ -208,7 +209,7 @@ class LLM:
         'The tide rises.'
         """
         request = self._request(prompt, system, max_tokens, temperature, options)
-        return background.run(lambda: self._mode.complete(request), instead="await llm(...)").text
+        return background.run(lambda: self._answer(request), instead="await llm(...)").text
 
     def complete_sync(
         self,
@@ -221,9 +222,11 @@ class LLM:
     ) -> Response:
         """Ask from code that is not asynchronous, and return the whole `Response`."""
         request = self._request(prompt, system, max_tokens, temperature, options)
-        return background.run(
-            lambda: self._mode.complete(request), instead="await llm.complete(...)"
-        )
+        return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
+
+    async def _answer(self, request: Request) -> Response:
+        wire = None if self._encode is None else self._encode(request)
+        return await self._mode.complete(Call(next_call_id(), request, wire))
 
     def _request(
         self,

@@ -19,6 +19,7 @@ from llmflow import transport
 from llmflow.errors import ConnectionFailedError, ProviderError, RequestTimeoutError
 from llmflow.limits import Limiter
 from llmflow.limits.registry import START_IN_FLIGHT
+from llmflow.modes.mode import Call, next_call_id
 from llmflow.modes.parallel import ParallelMode
 from llmflow.provider import provider_for
 from llmflow.retry import Retry
@@ -234,7 +235,8 @@ def play(
         async def ask(text: str) -> Response:
             message = {"role": "user", "content": text}
             request = Request(model=provider.model, messages=(message,), max_tokens=max_tokens)
-            response = await mode.complete(request)
+            call = Call(next_call_id(), request, provider.encode(request))
+            response = await mode.complete(call)
             log.append(loop.time())
             return response
 

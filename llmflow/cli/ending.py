@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmflow.errors import LLMFlowError
+from llmflow.jobs.job import Job
+from llmflow.jobs.report import Report, spent
+from llmflow.jobs.verdict import Evidence, verdict
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
-from llmflow.runs.job import Job
-from llmflow.runs.report import Report, spent
-from llmflow.runs.verdict import Evidence, verdict
 
 ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 READER_GONE = 141

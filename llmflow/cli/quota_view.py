@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import IO, Any, Final
 
 from llmflow.cli.terminal import printable
+from llmflow.jobs.report import duration
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.statistics import LimiterStatistics
-from llmflow.runs.report import duration
 from llmflow.types import QuotaSignal
 
 HEADINGS: Final = ("dimension", "configured", "learned", "effective", "burst window")

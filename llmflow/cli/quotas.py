@@ -248,7 +248,7 @@ def _limiter(model: _Model, entry: Remembered | None) -> Limiter:
 
 
 def _probe(model: _Model) -> tuple[Sequence[QuotaSignal], ProviderError | None]:
-    from llmflow.runs.probe import probe
+    from llmflow.jobs.probe import probe
     from llmflow.transport import Timeout
 
     assert model.provider is not None

@@ -18,11 +18,11 @@ from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, w
 from llmflow.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
+    from llmflow.jobs.contact import Contact
+    from llmflow.jobs.job import Job
+    from llmflow.jobs.report import Report
     from llmflow.llm import LLM
     from llmflow.rows import PromptTemplate, RowSource, RowWriter
-    from llmflow.runs.contact import Contact
-    from llmflow.runs.job import Job
-    from llmflow.runs.report import Report
 
 
 @click.command("run", short_help="Answer a prompt for every row of a file or folder.")
@@ -161,7 +161,7 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _work(job: Job, llm: LLM, total: int | None, options: _Options) -> None:
-    from llmflow.runs.progress import Progress
+    from llmflow.jobs.progress import Progress
 
     # A bar among rows that scroll by would spoil both.
     quiet = options.quiet or _shows_rows(options)
@@ -191,8 +191,8 @@ def _stdin(options: _Options) -> IO[bytes] | None:
 
 def _llm(options: _Options) -> tuple[LLM, Contact]:
     from llmflow.config import load_config
+    from llmflow.jobs.contact import Contact
     from llmflow.llm import LLM
-    from llmflow.runs.contact import Contact
     from llmflow.types import Quota
 
     config, contact = load_config(options.config), Contact()
@@ -252,7 +252,7 @@ def _job(
     writer: RowWriter,
     contact: Contact,
 ) -> Job:
-    from llmflow.runs.job import DEFAULT_CONCURRENCY, Job
+    from llmflow.jobs.job import DEFAULT_CONCURRENCY, Job
     from llmflow.transport import connection_limit
 
     # With a known quota the limiter paces; without, a modest number is what protects.

@@ -28,6 +28,7 @@ from llmflow.errors import (
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
+from llmflow.modes.mode import Call
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
@@ -110,14 +111,14 @@ class ParallelMode:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
 
-    async def complete(self, request: Request) -> Response:
-        """Answer one request.
+    async def complete(self, asked: Call) -> Response:
+        """Answer one call.
 
         Raises:
             ProviderError: it failed for good, with the number of its attempts.
         """
-        wire = self._wire.encode(request) if self._wire is not None else None
-        call = _Call(request, self.provider.reserve(request), wire)
+        request = asked.request
+        call = _Call(request, self.provider.reserve(request), asked.wire)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)

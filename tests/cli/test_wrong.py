@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from llmflow.errors import ConfigurationError
-from llmflow.runs import contact
+from llmflow.jobs import contact
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
 

@@ -19,9 +19,9 @@ from llmflow.errors import (
     OverloadedError,
     RateLimitError,
 )
+from llmflow.jobs.contact import Contact
+from llmflow.jobs.job import Job
 from llmflow.rows import PromptTemplate, RowSource, RowWriter, open_output
-from llmflow.runs.contact import Contact
-from llmflow.runs.job import Job
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request
 

@@ -9,10 +9,10 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import IO, Self
 
 from llmflow.errors import redact
+from llmflow.jobs.display import Display, display_for
+from llmflow.jobs.job import Job
+from llmflow.jobs.report import duration
 from llmflow.limits import Limiter
-from llmflow.runs.display import Display, display_for
-from llmflow.runs.job import Job
-from llmflow.runs.report import duration
 
 # The rate of the last half minute or so: an early lull must not spoil the forecast.
 _MEMORY_SECONDS = 30.0

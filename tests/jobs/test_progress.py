@@ -11,11 +11,11 @@ import pytest
 
 from llmflow import LLM, Quota
 from llmflow.errors import ConnectionFailedError
+from llmflow.jobs.display import Bar, Lines, display_for
+from llmflow.jobs.job import Job
+from llmflow.jobs.progress import Progress
+from llmflow.jobs.report import Report, duration
 from llmflow.rows import PromptTemplate, RowSource, open_output
-from llmflow.runs.display import Bar, Lines, display_for
-from llmflow.runs.job import Job
-from llmflow.runs.progress import Progress
-from llmflow.runs.report import Report, duration
 from llmflow.testing import ScriptedProvider
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmflow import LimiterStatistics, Quota
+from llmflow.jobs.verdict import Evidence, verdict
 from llmflow.limits.learned import LearnedLimit
-from llmflow.runs.verdict import Evidence, verdict
 
 
 def statistics(bound_by: dict[str, float], **changes: Any) -> LimiterStatistics:

@@ -11,8 +11,8 @@ from llmflow.errors import (
     ProviderError,
     RateLimitError,
 )
+from llmflow.jobs.contact import Contact
 from llmflow.retry import Retry
-from llmflow.runs.contact import Contact
 
 
 class Clock:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmflow.errors import InputError, LLMFlowError, ProviderError, redact
+from llmflow.jobs.contact import Contact
+from llmflow.jobs.feed import Feed, ThreadFeed
 from llmflow.llm import LLM
 from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
-from llmflow.runs.contact import Contact
-from llmflow.runs.feed import Feed, ThreadFeed
 
 DEFAULT_CONCURRENCY = 100
 # Longer than any attempt may take: admission stays closed until the last one has ended.

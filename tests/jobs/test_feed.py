@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from llmflow.errors import InputError
-from llmflow.runs.feed import Feed, ThreadFeed
+from llmflow.jobs.feed import Feed, ThreadFeed
 
 
 async def drain(feed: Feed[int]) -> list[tuple[int, int]]:
