@@ -166,6 +166,8 @@ class Response:
         cost: US dollars where known, else None.
         attempts: how often the request was sent and counted; a 429 is not counted.
         waited: seconds spent waiting for the quota and between attempts.
+        source: where this answer is from: the ``provider``; the run's ``journal`` or the
+            ``cache`` of all runs, at no further cost; or ``shared``, from an equal call in flight.
         signals: what the reply said of the quota, from a provider with a client of its own.
         raw: the provider's whole reply, for fields that have no place above.
 
@@ -180,6 +182,7 @@ class Response:
     cost: float | None = None
     attempts: int = 1
     waited: float = 0.0
+    source: str = field(default="provider", compare=False)
     signals: Sequence[QuotaSignal] = field(default=(), repr=False, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
