@@ -1,0 +1,150 @@
+"""Who listens to which events, and how they are told."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+from llmflow.errors import UsageError
+from llmflow.events.kinds import KINDS, Event
+
+logger = logging.getLogger("llmflow")
+
+Hook: TypeAlias = Callable[[Any], object]
+"""A function of one event. What it returns is not looked at."""
+
+
+class Subscription:
+    """A hook that listens until this is closed: call it, or use it as a context manager."""
+
+    __slots__ = ("_failed", "hook", "kinds", "run_id")
+
+    def __init__(self, hook: Hook, kinds: tuple[type[Event], ...], run_id: str | None) -> None:
+        self.hook = hook
+        self.kinds = kinds
+        self.run_id = run_id
+        self._failed = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription of {_name(self.hook)}>"
+
+    def close(self) -> None:
+        """Listen no more. Doing so twice is fine."""
+        with _lock:
+            if self in _subscriptions:
+                _subscriptions.remove(self)
+                _rewire()
+
+    __call__ = close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def tell(self, event: Event) -> None:
+        """Call the hook. Its errors are its own: the first is logged, and no call breaks."""
+        if self.run_id is not None and self.run_id != event.run_id:
+            return
+        try:
+            self.hook(event)
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                logger.exception(
+                    "the event hook %s failed at %s; its further failures are not logged",
+                    _name(self.hook),
+                    event.kind,
+                )
+
+
+def subscribe(
+    hook: Hook,
+    *,
+    kinds: type[Event] | Iterable[type[Event]] | None = None,
+    run_id: str | None = None,
+) -> Subscription:
+    """Have a function called with every event of this process, from now on.
+
+    The hook runs where the event happens, in the task and thread of the call: let it be
+    quick, and hand over what takes time. Of a call that is under way already, it is told
+    what is still to come.
+
+    >>> from llmflow.events import RequestFinished
+    >>> costs = []
+    >>> with subscribe(lambda event: costs.append(event.cost), kinds=RequestFinished):
+    ...     pass  # calls made here add to the list
+
+    Args:
+        hook: a plain function of the event.
+        kinds: classes of events, or a base class such as `RequestEvent`; None: all.
+        run_id: listen to this run only.
+
+    Raises:
+        UsageError: the hook is a coroutine function, or a kind is no class of events.
+    """
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
+        getattr(hook, "__call__", None)  # noqa: B004
+    ):
+        raise UsageError(
+            f"{_name(hook)} is a coroutine function, and nothing would await it: have a plain "
+            "function put the events into a queue, and read that in a task of your own"
+        )
+    if not callable(hook):
+        raise UsageError(f"hook must be a function of one event; got {hook!r}")
+    named = (kinds,) if isinstance(kinds, type) else tuple(kinds or (Event,))
+    for each in named:
+        if not isinstance(each, type) or not issubclass(each, Event):
+            raise UsageError(
+                f"kinds must be classes of events, such as RequestFailed; got {each!r}"
+            )
+    subscription = Subscription(hook, named, run_id)
+    with _lock:
+        _subscriptions.append(subscription)
+        _rewire()
+    return subscription
+
+
+def emit(event: Event) -> None:
+    """Tell all hooks that listen to this kind of event.
+
+    Make the event only where its class is wanted: ``if RunStarted.wanted: emit(RunStarted(...))``.
+    """
+    for subscription in _listeners.get(type(event), ()):
+        subscription.tell(event)
+
+
+def listening() -> bool:
+    """Return whether anybody listens to anything: whether `observed` has something to do."""
+    return bool(_listeners)
+
+
+_lock: Final = threading.Lock()
+_subscriptions: list[Subscription] = []
+_listeners: dict[type[Event], tuple[Subscription, ...]] = {}
+
+
+def _rewire() -> None:
+    """Put together anew who listens to what. Whoever is telling goes on with the old table."""
+    global _listeners  # noqa: PLW0603
+    _listeners = {
+        kind: found
+        for kind in KINDS
+        if (found := tuple(each for each in _subscriptions if issubclass(kind, each.kinds)))
+    }
+    for kind in KINDS:
+        kind.wanted = kind in _listeners
+
+
+def _name(hook: Hook) -> str:
+    return getattr(hook, "__qualname__", None) or type(hook).__qualname__
