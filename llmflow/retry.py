@@ -132,6 +132,7 @@ class Retry:
         rng: random.Random,
         failing: Callable[[], float] = lambda: 1.0,
         down: Callable[[], bool] = lambda: False,
+        again: Callable[[int, ProviderError, float], None] | None = None,
     ) -> _T:
         """Send again after a first failure, until it succeeds or the policy says stop.
 
@@ -144,6 +145,8 @@ class Retry:
             failing: returns the share of all requests that failed lately.
             down: returns whether nobody's requests are answered at the moment. A failure is
                 then no fault of this request, and counts as no attempt.
+            again: is told before each further attempt: the number of the one that failed,
+                what it failed with, and the seconds until the next.
 
         Raises:
             ProviderError: the last failure, unchanged but for its `attempts`.
@@ -173,11 +176,17 @@ class Retry:
             late = self.total is not None and waited >= self.total
             return late or state.attempt_number - excused >= self.attempts
 
+        def tell(state: RetryCallState) -> None:
+            error = _error(state)
+            if again is not None and isinstance(error, ProviderError):
+                again(state.attempt_number, error, state.upcoming_sleep)
+
         # One object for this call alone: a shared one mixes up concurrent calls.
         retrying = AsyncRetrying(
             stop=stop,
             wait=self._waiting(rng, failing, lambda: excused),
             retry=self._retrying,
+            before_sleep=tell,
             sleep=clock.sleep,
             reraise=True,
         )

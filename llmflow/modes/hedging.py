@@ -11,7 +11,6 @@ This module knows when, and who wins. How a request is sent is `ParallelMode`'s 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 from collections import deque
@@ -20,8 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from llmflow.errors import ConfigurationError, ProviderError
-
-logger = logging.getLogger("llmflow")
 
 _MEMORY: Final = 300
 _ENOUGH: Final = 30
@@ -255,7 +252,6 @@ class _Race(Generic[_T]):
     def _look(self) -> None:
         """Send again, if it is a time for that; else look later."""
         if self._ready() and self._hedging.spend():
-            logger.debug("no answer for %.3g s: sent a second time", self._patience)
             self._second = self._loop.create_task(self._again())
             self._second.add_done_callback(self._on_second)
         else:

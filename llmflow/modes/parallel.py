@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
 from collections.abc import Callable, Hashable, Sequence
@@ -25,16 +24,16 @@ from llmflow.errors import (
     RateLimitError,
     RequestTimeoutError,
 )
+from llmflow.events import RequestAdmitted
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
 from llmflow.modes.mode import Call
+from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
 from llmflow.types import Charge, Request, Response, WireRequest
-
-logger = logging.getLogger("llmflow")
 
 _WORTH_TELLING: Final = 1e-3
 _TEMPLATE_CHARACTERS: Final = 16
@@ -51,6 +50,7 @@ class _Call:
         "attempts",
         "charge",
         "expect",
+        "id",
         "in_flight",
         "kind",
         "place",
@@ -59,7 +59,10 @@ class _Call:
         "wire",
     )
 
-    def __init__(self, request: Request, charge: Charge, wire: WireRequest | None) -> None:
+    def __init__(
+        self, call_id: int, request: Request, charge: Charge, wire: WireRequest | None
+    ) -> None:
+        self.id = call_id
         self.request = request
         self.charge = charge
         self.wire = wire
@@ -110,6 +113,7 @@ class ParallelMode:
         self._reserves_output = provider.reserves_output
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
+        self._teller = Teller(provider, self._clock)
 
     async def complete(self, asked: Call) -> Response:
         """Answer one call.
@@ -118,7 +122,7 @@ class ParallelMode:
             ProviderError: it failed for good, with the number of its attempts.
         """
         request = asked.request
-        call = _Call(request, self.provider.reserve(request), asked.wire)
+        call = _Call(asked.id, request, self.provider.reserve(request), asked.wire)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
@@ -137,7 +141,6 @@ class ParallelMode:
         return replace(response, attempts=call.attempts, waited=max(0.0, waited))
 
     async def _recover(self, call: _Call, failure: ProviderError, started: float) -> Response:
-        logger.info("retrying after: %s", failure)
         try:
             return await self.retry.recover(
                 failure,
@@ -147,6 +150,7 @@ class ParallelMode:
                 rng=self._rng,
                 failing=lambda: self.limiter.failing,
                 down=lambda: self.limiter.is_down,
+                again=partial(self._teller.retried, call.id),
             )
         except ProviderError as final:
             final.attempts = call.attempts
@@ -155,6 +159,7 @@ class ParallelMode:
     async def _attempt(self, call: _Call) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
         call.attempts += 1
+        asked = self._clock.monotonic() if RequestAdmitted.wanted else None
         await self._pass_gates()
         try:
             permit = await self.limiter.acquire(
@@ -166,6 +171,9 @@ class ParallelMode:
             call.place = permit.number
             try:
                 while True:
+                    if asked is not None:
+                        waited = self._clock.monotonic() - asked
+                        self._teller.admitted(call.id, call.attempts, waited)
                     try:
                         if self.hedging is None:
                             return await self._exchange(call, permit)
@@ -177,6 +185,7 @@ class ParallelMode:
                             overloaded=error.transient, signals=error.signals, reason=str(error)
                         )
                         raise
+                    asked = self._clock.monotonic() if RequestAdmitted.wanted else None
                     await self._pass_gates()
                     await permit.renew()
             finally:
@@ -221,7 +230,7 @@ class ParallelMode:
         try:
             return await hedging.race(
                 self._exchange(call, permit),
-                again=partial(self._exchange_again, call),
+                again=partial(self._exchange_again, call, sent),
                 ready=self._has_time_to_spare,
                 failed=partial(self._tell, call, permit),
             )
@@ -232,10 +241,10 @@ class ParallelMode:
     def _has_time_to_spare(self) -> bool:
         return not self.limiter.waiting and self.limiter.failing < _STRUGGLING
 
-    async def _exchange_again(self, call: _Call) -> Response | None:
+    async def _exchange_again(self, call: _Call, sent: float) -> Response | None:
         """Send a request a second time; return None if it would have to wait for that."""
-        twin = _Call(call.request, call.charge, call.wire)
-        twin.kind, twin.expect = call.kind, call.expect
+        twin = _Call(call.id, call.request, call.charge, call.wire)
+        twin.kind, twin.expect, twin.attempts = call.kind, call.expect, call.attempts
         await self._pass_gates()
         try:
             permit = self.limiter.acquire_nowait(twin.charge, expect=twin.expect)
@@ -244,6 +253,7 @@ class ParallelMode:
         if permit is None:
             return None
         try:
+            self._teller.hedged(call.id, self._clock.monotonic() - sent)
             return await self._exchange(twin, permit)
         except ProviderError as error:
             self._tell(twin, permit, error)
@@ -276,8 +286,11 @@ class ParallelMode:
         seconds = rejection.retry_after
         if daily and (seconds is None or seconds > self.retry.daily_limit_patience):
             permit.fail(overloaded=False, signals=rejection.signals, rejected=True)
+            self._teller.rejected(call.id, call.attempts, rejection, None)
             self.limiter.refuse(rejection, seconds=seconds)
             raise rejection
+        told = self._teller.of_pauses
+        before = self.limiter.statistics().paused_for if told else 0.0
         seconds = permit.reject(
             rejection.retry_after,
             kind=type(rejection) if isinstance(rejection, RateLimitError) else RateLimitError,
@@ -287,13 +300,9 @@ class ParallelMode:
         now = self._clock.monotonic()
         if call.rejected_since is None:
             call.rejected_since = now
-        logger.info(
-            "%s/%s: rate limited, all calls pause for %.3g s (%s)",
-            self.provider.name,
-            self.provider.model,
-            seconds,
-            rejection.message,
-        )
+        self._teller.rejected(call.id, call.attempts, rejection, seconds)
+        if told:
+            self._teller.paused(call.id, rejection, before=before, seconds=seconds)
         patience = math.inf if daily else self.retry.rate_limit_patience
         if patience is None or now + seconds - call.rejected_since <= patience:
             return
