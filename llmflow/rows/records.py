@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,23 @@ def failed_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.failed.jsonl")
 
 
-def _renamed(row: Mapping[str, Any], taken: frozenset[str]) -> dict[str, Any]:
-    """Return the row with the names in `taken` replaced by free ones."""
-    renamed: dict[str, Any] = {}
-    for name, value in row.items():
-        free = name
+def free_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """Return new names for those that are taken by names of ours.
+
+    >>> free_names(["text", "error", "input_error"], {"response", "error"})
+    {'error': 'input_input_error'}
+    """
+    renamed = {}
+    for name in names:
         if name in taken:
             free = f"input_{name}"
-            while free in row:
+            while free in names:
                 free = f"input_{free}"
-        renamed[free] = value
+            renamed[name] = free
     return renamed
+
+
+def _renamed(row: Mapping[str, Any], taken: frozenset[str]) -> dict[str, Any]:
+    """Return the row with the names in `taken` replaced by free ones."""
+    renamed = free_names(row, taken)
+    return {renamed.get(name, name): value for name, value in row.items()}

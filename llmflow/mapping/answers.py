@@ -1,0 +1,133 @@
+"""The asynchronous face of a map: a stream to iterate over, or a whole to await."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from llmflow.errors import UsageError
+from llmflow.mapping.pump import Pump
+from llmflow.mapping.result import ItemT, MapCounts, Result, attach, note
+from llmflow.mapping.work import Prepared, Work
+
+CollectedT = TypeVar("CollectedT")
+
+
+class Answers(Generic[ItemT, CollectedT]):
+    """The answers of one `LLM.map`: iterate over them as they come, or await them all.
+
+    Nothing is asked before one of the two begins, and it can be done once. The stream
+    of an ``async for`` ends when the loop is left in any way; ``async with`` waits
+    until everything has ended.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._begun = False
+        self._pump: Pump[ItemT] | None = None
+        # Weak: a loop that is left drops the stream, and so ends it.
+        self._stream: weakref.ref[AsyncGenerator[Result[ItemT], None]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<llm.map: {self.counts}>"
+
+    @property
+    def counts(self) -> MapCounts:
+        """What has become of the items so far."""
+        if self._pump is None:
+            return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
+        return self._pump.counts
+
+    def __aiter__(self) -> AsyncIterator[Result[ItemT]]:
+        stream = self._results(self._begin())
+        self._stream = weakref.ref(stream)
+        return stream
+
+    def __await__(self) -> Generator[Any, None, CollectedT]:
+        return self._collect(self._begin()).__await__()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what is under way and close the source; once back, all has ended."""
+        self._begun = True
+        stream = None if self._stream is None else self._stream()
+        if stream is not None:
+            await stream.aclose()
+        if self._pump is not None:
+            await self._pump.close()
+
+    def _begin(self) -> Work:
+        if self._begun:
+            raise UsageError(
+                "this map was used already, and to ask again costs again: call llm.map(...) anew"
+            )
+        self._begun = True
+        return self._work
+
+    async def _prepared(self, work: Work) -> Prepared:
+        # Collecting a query can take long, and polars does it outside of Python.
+        return await asyncio.to_thread(work.prepared) if work.lazy else work.prepared()
+
+    async def _results(self, work: Work) -> AsyncGenerator[Result[ItemT], None]:
+        ready = await self._prepared(work)
+        pump = self._pump = work.pump(ready)
+        try:
+            pump.start()
+            while True:
+                await pump.wait()
+                if not pump.ready:
+                    break
+                while pump.ready:
+                    yield pump.pop()
+        finally:
+            await pump.close()
+        raise_failure(pump)
+
+    async def _collect(self, work: Work) -> CollectedT:
+        ready = await self._prepared(work)
+        pump = self._pump = work.pump(ready)
+        collector = ready.collector()
+        try:
+            pump.start()
+            while True:
+                await pump.wait()
+                if not pump.ready:
+                    break
+                while pump.ready:
+                    collector.add(pump.pop())
+        except BaseException as error:
+            attach(error, collector.collected(pump.counts))
+            raise
+        finally:
+            await pump.close()
+        if pump.failure is not None:
+            attach(pump.failure, collector.collected(pump.counts))
+        raise_failure(pump)
+        collected: CollectedT = collector.collected(pump.counts)
+        return collected
+
+
+def raise_failure(pump: Pump[Any]) -> None:
+    """Raise what ended the map early, with what it left undone written on it."""
+    error = pump.failure
+    if error is None:
+        return
+    note(error, pump.counts)
+    try:
+        raise error
+    finally:
+        # Or the error would keep itself alive through this frame.
+        error = None

@@ -1,0 +1,183 @@
+"""Frames of pandas and polars in and out, without importing either.
+
+Whoever passes a frame has imported its library already; it is recognised by its
+type's module and reached through `sys.modules`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from llmflow.errors import InputError
+from llmflow.rows.records import free_names
+from llmflow.rows.values import well_formed
+
+_KINDS = {
+    ("pandas", "DataFrame"),
+    ("pandas", "Series"),
+    ("polars", "DataFrame"),
+    ("polars", "LazyFrame"),
+    ("polars", "Series"),
+}
+_ADDED = frozenset({"response", "error"})
+_UNNAMED = "text"
+
+
+class DataFrame(Protocol):
+    """What a pandas or polars data frame looks like to a type checker."""
+
+    @property
+    def columns(self) -> Any:
+        """The names of the columns."""
+
+    def head(self, n: int = ..., /) -> Any:
+        """The first rows."""
+
+    def join(self, other: Any, /) -> Any:
+        """The columns of another frame beside its own."""
+
+
+class Series(Protocol):
+    """What a pandas or polars series looks like to a type checker."""
+
+    @property
+    def name(self) -> Any:
+        """The series' name."""
+
+    def to_frame(self, name: Any = ..., /) -> Any:
+        """A frame of this one column."""
+
+
+FrameT = TypeVar("FrameT", bound=DataFrame)
+
+
+class Table(Protocol):
+    """A frame or series as rows to ask, and as a frame to put the answers beside."""
+
+    @property
+    def columns(self) -> list[str] | None:
+        """The rows' fields; None where the rows are single values."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self) -> Iterator[Any]:
+        """Go through the rows: dicts, or single values. What is missing is None."""
+        ...
+
+    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
+        """Return a frame of the same kind with the two columns added."""
+
+
+def kind_of(items: object) -> tuple[str, str] | None:
+    """Return the library and the class of a frame or series; None for anything else.
+
+    >>> kind_of([1, 2]) is None
+    True
+    """
+    for each in type(items).__mro__:
+        found = each.__module__.partition(".")[0], each.__name__
+        if found in _KINDS:
+            return found
+    return None
+
+
+def table_of(items: Any) -> Table:
+    """Return a frame or series as a table. A lazy frame is collected, which may take a while."""
+    library, name = kind_of(items) or ("", "")
+    if library == "pandas":
+        return _PandasTable(items, single=name == "Series")
+    lazy = name == "LazyFrame"
+    return _PolarsTable(items.collect() if lazy else items, single=name == "Series", lazy=lazy)
+
+
+def _checked_names(labels: Sequence[Any]) -> list[str]:
+    names = [str(label) for label in labels]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"the frame has {count} columns named {name!r}: rename all but one")
+    return names
+
+
+def _clean(texts: Sequence[str | None]) -> list[str | None]:
+    # Models answer with emoji cut in half, which no frame can hold.
+    return [None if text is None else well_formed(text) for text in texts]
+
+
+class _PandasTable:
+    def __init__(self, items: Any, *, single: bool) -> None:
+        self.columns: list[str] | None = None
+        if single:
+            self._values = items
+            name = _UNNAMED if items.name is None else items.name
+            self._frame = items.to_frame(name=name)
+        else:
+            self._frame = items
+            self.columns = _checked_names(list(items.columns))
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def rows(self) -> Iterator[Any]:
+        pandas: Any = sys.modules["pandas"]
+        nothing, never = pandas.NA, pandas.NaT
+        names = self.columns
+        if names is None:
+            for value in self._values:
+                missing = value is nothing or value is never or _is_nan(value)
+                yield None if missing else value
+            return
+        if not names:  # then itertuples gives no rows at all
+            yield from ({} for _ in range(len(self)))
+            return
+        for values in self._frame.itertuples(index=False, name=None):
+            yield {
+                name: None if value is nothing or value is never or _is_nan(value) else value
+                for name, value in zip(names, values, strict=True)
+            }
+
+    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
+        pandas: Any = sys.modules["pandas"]
+        frame = self._frame
+        taken = free_names([name for name in frame.columns if isinstance(name, str)], _ADDED)
+        out = frame.rename(columns=taken)
+        for name, texts in (("response", responses), ("error", errors)):
+            # Objects, so that what is missing is None, and false, in every version.
+            out[name] = pandas.Series(_clean(texts), index=out.index, dtype=object)
+        return out
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and value != value
+
+
+class _PolarsTable:
+    def __init__(self, items: Any, *, single: bool, lazy: bool) -> None:
+        self._lazy = lazy
+        self.columns: list[str] | None = None
+        if single:
+            self._values = items
+            self._frame = items.to_frame() if items.name else items.to_frame(_UNNAMED)
+        else:
+            self._frame = items
+            self.columns = list(items.columns)
+
+    def __len__(self) -> int:
+        return int(self._frame.height)
+
+    def rows(self) -> Iterator[Any]:
+        if self.columns is None:
+            return iter(self._values)
+        rows: Iterator[dict[str, Any]] = self._frame.iter_rows(named=True)
+        return rows
+
+    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
+        polars: Any = sys.modules["polars"]
+        frame = self._frame.rename(free_names(self._frame.columns, _ADDED))
+        out = frame.with_columns(
+            polars.Series("response", _clean(responses), dtype=polars.String),
+            polars.Series("error", _clean(errors), dtype=polars.String),
+        )
+        return out.lazy() if self._lazy else out

@@ -1,0 +1,148 @@
+"""What an item came to, and what all of them came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar, overload
+
+from llmflow.errors import LLMFlowError
+from llmflow.types import Response
+
+ItemT = TypeVar("ItemT")
+_T = TypeVar("_T")
+
+_UNSET: Final[Any] = object()
+_NOTE: Final = "llm.map: "
+# Where `llmflow.partial_results` looks.
+_PARTIAL: Final = "_llmflow_partial_results"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Generic[ItemT]):
+    """One item with its answer, or with the reason why there is none.
+
+    >>> from llmflow.errors import InputError
+    >>> Result(index=3, item="A long text.", error=InputError("too long")).text
+    Traceback (most recent call last):
+    llmflow.errors.InputError: too long
+
+    Args:
+        index: the item's place in the input, from 0.
+        item: the item itself; of a frame, the row as a dict.
+        response: the whole answer; None if there is none.
+        error: why there is no answer; None if there is one.
+    """
+
+    index: int
+    item: ItemT
+    response: Response | None = None
+    error: LLMFlowError | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer's text.
+
+        Raises:
+            LLMFlowError: the item has no answer: its `error`.
+        """
+        if self.response is None:
+            raise self.error or LLMFlowError(f"item {self.index} has no answer")
+        return self.response.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapCounts:
+    """What has become of the items so far.
+
+    Args:
+        total: how many there are; None where the source does not say.
+        read: how many were taken from the source.
+        answered: how many have an answer.
+        failed: how many failed for good.
+        delivered: how many of these were handed out.
+    """
+
+    total: int | None
+    read: int
+    answered: int
+    failed: int
+    delivered: int
+
+    @property
+    def unfinished(self) -> int | None:
+        """How many items have neither answer nor failure; None while that is unknown.
+
+        After the end these are the ones that were not asked, or whose calls were
+        cancelled. They can be asked by the next run.
+        """
+        if self.total is None:
+            return None
+        return max(0, self.total - self.answered - self.failed)
+
+    def __str__(self) -> str:
+        answered = f"{self.answered:,} were answered, {self.failed:,} failed"
+        if self.total is None:
+            left = self.read - self.answered - self.failed
+            rest = "and the source was not read to its end"
+            return f"of {self.read:,} items read {answered}, {left:,} have neither, {rest}"
+        return f"of {self.total:,} items {answered}, {self.unfinished:,} have neither"
+
+
+class ResultList(list[Result[ItemT]]):
+    """All results, in the order of the input.
+
+    Args:
+        results: in the order of their indexes.
+        counts: what became of the items.
+    """
+
+    def __init__(self, results: Iterable[Result[ItemT]], counts: MapCounts) -> None:
+        super().__init__(results)
+        self.counts = counts
+
+    @overload
+    def texts(self) -> list[str]: ...
+    @overload
+    def texts(self, default: _T) -> list[str | _T]: ...
+    def texts(self, default: Any = _UNSET) -> list[Any]:
+        """Return the answers' texts.
+
+        Args:
+            default: what takes the place of a text where an item failed.
+
+        Raises:
+            LLMFlowError: an item failed and there is no default: the first one's error.
+        """
+        if default is _UNSET:
+            return [result.text for result in self]
+        return [default if each.response is None else each.response.text for each in self]
+
+    @property
+    def failed(self) -> list[Result[ItemT]]:
+        """The results of the items that failed."""
+        return [result for result in self if result.response is None]
+
+
+class _Finished:
+    """What was finished, on the exception that ended the rest; not pickled with it."""
+
+    serial = math.inf  # newer than any batch around it
+
+    def __init__(self, results: Any = None) -> None:
+        self.results = results
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Finished, ()
+
+
+def note(error: BaseException, counts: MapCounts) -> None:
+    """Write on an exception what it left undone; in place of what another map wrote there."""
+    notes = [each for each in getattr(error, "__notes__", ()) if not each.startswith(_NOTE)]
+    error.__notes__ = [*notes, f"{_NOTE}{counts}"]
+
+
+def attach(error: BaseException, results: object) -> None:
+    """Let `llmflow.partial_results` find these results on the exception."""
+    error.__dict__[_PARTIAL] = _Finished(results)

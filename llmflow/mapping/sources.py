@@ -1,0 +1,190 @@
+"""Where items come from, all in one form: something to take the next one from, at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextvars import Context
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from llmflow.errors import InputError
+
+ItemT = TypeVar("ItemT")
+_READ_AHEAD: Final = 16
+
+NOTHING: Final[Any] = object()
+"""There is no item for now; the source says when there is."""
+END: Final[Any] = object()
+"""There are no more items."""
+
+
+class Source(Protocol):
+    """Items, one at a time."""
+
+    def start(self, context: Context, more: Callable[[], None]) -> None:
+        """Begin, in this context; call `more` when there is an item after there was none."""
+
+    def take(self) -> Any:
+        """Return the next item, `NOTHING` or `END`; or raise what reading raised."""
+
+    async def close(self) -> None:
+        """Read no more, and let the source clean up."""
+
+
+def checked_items(items: object) -> object:
+    """Return the items, or refuse what is surely one item and not many.
+
+    Raises:
+        InputError: they are a text, a dict, or nothing to iterate over.
+    """
+    if isinstance(items, str | bytes | bytearray):
+        raise InputError("items is one text, whose items are its characters; give a list: [text]")
+    if isinstance(items, dict):
+        raise InputError("items is one dict, whose items are its keys; give a list: [row]")
+    if not isinstance(items, Iterable | AsyncIterable):
+        raise InputError(f"items must be something to iterate over; got {type(items).__name__}")
+    return items
+
+
+def close_generator(iterator: object) -> None:
+    """Close a generator; other iterators, such as files, may still be wanted by their owner."""
+    if isinstance(iterator, Generator):
+        iterator.close()
+
+
+class IterableSource(Generic[ItemT]):
+    """Items of an iterable, read when they are wanted and not before."""
+
+    def __init__(self, items: Iterable[ItemT]) -> None:
+        self._items = items
+        self._iterator: Iterator[ItemT] | None = None
+        self._context: Context | None = None
+
+    def start(self, context: Context, more: Callable[[], None]) -> None:  # noqa: ARG002
+        """Keep the context: a generator is to run in one and the same, whoever is served."""
+        self._context = context.copy()
+        self._iterator = self._context.run(iter, self._items)
+
+    def take(self) -> Any:
+        """Read the next item."""
+        assert self._context is not None
+        return self._context.run(next, self._iterator, END)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        """Close a generator."""
+        if self._context is not None:
+            self._context.run(close_generator, self._iterator)
+
+
+class AsyncIterableSource(Generic[ItemT]):
+    """Items of an async iterable, read by one task a few items ahead."""
+
+    def __init__(self, items: AsyncIterable[ItemT], *, read_ahead: int = _READ_AHEAD) -> None:
+        self._items = items
+        self._read_ahead = read_ahead
+        self._ready: deque[ItemT] = deque()
+        self._end: Any = NOTHING
+        self._error: BaseException | None = None
+        self._space: asyncio.Event | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    def start(self, context: Context, more: Callable[[], None]) -> None:
+        """Start the task that reads."""
+        self._space = asyncio.Event()
+        # By asyncio.Task, since an eager task factory would read here and now.
+        self._reader = asyncio.Task(
+            self._read(more, self._space),
+            loop=asyncio.get_running_loop(),
+            context=context.copy(),
+        )
+
+    def take(self) -> Any:
+        """Take an item that was read."""
+        if self._ready:
+            item = self._ready.popleft()
+            if self._space is not None and len(self._ready) <= self._read_ahead // 2:
+                self._space.set()
+            return item
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._end
+
+    async def close(self) -> None:
+        """Stop the task; it closes the async iterator."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+
+    async def _read(self, more: Callable[[], None], space: asyncio.Event) -> None:
+        iterator: AsyncIterator[ItemT] | None = None
+        try:
+            iterator = aiter(self._items)
+            async for item in iterator:
+                self._ready.append(item)
+                more()
+                while len(self._ready) >= self._read_ahead:
+                    space.clear()
+                    await space.wait()
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            # A cancellation that comes from inside it, too: it is not the end of the items.
+            self._error = error
+        finally:
+            self._end = END
+            try:
+                close = getattr(iterator, "aclose", None)
+                if close is not None:
+                    await close()
+            except Exception as error:  # noqa: BLE001 - likewise
+                self._error = self._error or error
+            more()
+
+
+class FedSource(Generic[ItemT]):
+    """Items that another thread reads and hands over, a few ahead of what is asked."""
+
+    def __init__(self, read_ahead: int) -> None:
+        self.on_low: Callable[[], None] = lambda: None
+        """Called when items are wanted."""
+        self._read_ahead = read_ahead
+        self._ready: deque[ItemT] = deque()
+        self._end: Any = NOTHING
+        self._error: BaseException | None = None
+        self._more: Callable[[], None] = lambda: None
+
+    def start(self, context: Context, more: Callable[[], None]) -> None:  # noqa: ARG002
+        """Remember whom to tell of new items."""
+        self._more = more
+
+    @property
+    def wanted(self) -> int:
+        """How many items to hand over; none until half of what was handed over is used up."""
+        room = self._read_ahead - len(self._ready)
+        return room if self._end is NOTHING and room > self._read_ahead // 2 else 0
+
+    def feed(self, items: Iterable[ItemT], *, end: bool, error: BaseException | None) -> None:
+        """Take over items that were read, and whether they were the last."""
+        self._ready.extend(items)
+        if error is not None:
+            self._error = error
+        if end:
+            self._end = END
+        self._more()
+
+    def take(self) -> Any:
+        """Take an item that was handed over."""
+        if self._ready:
+            item = self._ready.popleft()
+            if self.wanted:
+                self.on_low()
+            return item
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._end
+
+    async def close(self) -> None:
+        """Drop what was handed over."""
+        self._ready.clear()
+        self._end = END

@@ -1,0 +1,166 @@
+"""What is to be asked, and what becomes of the answers: the same for async and sync callers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmflow.errors import LLMFlowError, UsageError, redact
+from llmflow.mapping.frames import Table, kind_of, table_of
+from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
+from llmflow.mapping.pump import Ask, OnError, Pump
+from llmflow.mapping.result import MapCounts, Result, ResultList
+from llmflow.mapping.sources import AsyncIterableSource, IterableSource, Source, checked_items
+
+DEFAULT_CONCURRENCY = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One map, checked, not begun.
+
+    Args:
+        ask: the bound call.
+        items: what the user passed.
+        prompt: what the user passed.
+        concurrency: how many items may be under way at once.
+        ordered: whether a stream is in the order of the items.
+        on_error: whether an item's failure ends the others.
+    """
+
+    ask: Ask
+    items: Any
+    prompt: str | Callable[[Any], Prompt] | None
+    concurrency: int
+    ordered: bool
+    on_error: OnError
+
+    def __post_init__(self) -> None:
+        limit = self.concurrency
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise UsageError(
+                f"concurrency must be at least 1, a whole number, or None; got {limit!r}"
+            )
+        if self.on_error not in ("collect", "raise"):
+            raise UsageError(f'on_error must be "collect" or "raise"; got {self.on_error!r}')
+        if self.kind is None:
+            checked_items(self.items)
+            prompt_maker(self.prompt)
+        elif not self.lazy:
+            self.prepared()
+
+    @property
+    def kind(self) -> tuple[str, str] | None:
+        """Library and class of a frame or series; None for other items."""
+        return kind_of(self.items)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the items are a query that has yet to run."""
+        return self.kind == ("polars", "LazyFrame")
+
+    def prepared(self) -> Prepared:
+        """Return items and prompts in their final form. A lazy frame is collected here.
+
+        Raises:
+            InputError: the prompt does not fit the frame's columns.
+        """
+        if self.kind is None:
+            items: Any = self.items
+            total = len(self.items) if isinstance(self.items, Sized) else None
+            return Prepared(items, prompt_maker(self.prompt), total, None)
+        table = table_of(self.items)
+        make_prompt = prompt_maker(self.prompt, columns=table.columns)
+        return Prepared(table.rows(), make_prompt, len(table), table)
+
+    def pump(self, ready: Prepared, source: Source | None = None) -> Pump[Any]:
+        """Return a pump for the running event loop.
+
+        Args:
+            ready: items and prompts.
+            source: where items come from, if not from themselves.
+        """
+        return Pump(
+            self.ask,
+            ready.make_prompt,
+            source or source_of(ready.items),
+            concurrency=self.concurrency,
+            ordered=self.ordered,
+            on_error=self.on_error,
+            total=ready.total,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Items and prompts in their final form."""
+
+    items: Iterable[Any] | AsyncIterable[Any]
+    make_prompt: MakePrompt
+    total: int | None
+    table: Table | None
+
+    def collector(self) -> Collector:
+        """Return what puts the results together."""
+        return _ListCollector() if self.table is None else _FrameCollector(self.table)
+
+
+def source_of(items: Iterable[Any] | AsyncIterable[Any]) -> Source:
+    """Return items of either kind as a source."""
+    if isinstance(items, AsyncIterable):
+        return AsyncIterableSource(items)
+    return IterableSource(items)
+
+
+class Collector(Protocol):
+    """Puts results together that come in any order."""
+
+    def add(self, result: Result[Any]) -> None:
+        """Take one result."""
+
+    def collected(self, counts: MapCounts) -> Any:
+        """Return all of them in the order of the items."""
+
+
+class _ListCollector:
+    def __init__(self) -> None:
+        self._results: list[Result[Any]] = []
+
+    def add(self, result: Result[Any]) -> None:
+        self._results.append(result)
+
+    def collected(self, counts: MapCounts) -> ResultList[Any]:
+        return ResultList(sorted(self._results, key=_index), counts)
+
+
+def _index(result: Result[Any]) -> int:
+    return result.index
+
+
+class _FrameCollector:
+    """Keeps texts only: a frame has no place for more."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._responses: list[str | None] = [None] * len(table)
+        self._errors: list[str | None] = [None] * len(table)
+
+    def add(self, result: Result[Any]) -> None:
+        if result.response is not None:
+            self._responses[result.index] = result.response.text
+        elif result.error is not None:
+            self._errors[result.index] = error_text(result.error)
+
+    def collected(self, counts: MapCounts) -> Any:  # noqa: ARG002 - no place for them
+        return self._table.joined(self._responses, self._errors)
+
+
+def error_text(error: LLMFlowError) -> str:
+    """Return an error as one line for a table.
+
+    >>> from llmflow.errors import InputError
+    >>> error_text(InputError("row 3: field 'text' is null"))
+    "InputError: row 3: field 'text' is null"
+    """
+    return f"{type(error).__name__}: {redact(str(error))}"
