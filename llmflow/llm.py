@@ -14,6 +14,7 @@ from llmflow.errors import ConfigurationError, InputError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
+from llmflow.mapping import Mappable
 from llmflow.modes.hedging import Hedge
 from llmflow.modes.mode import Call, next_call_id
 from llmflow.modes.parallel import ParallelMode
@@ -26,7 +27,7 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
 
 
-class LLM:
+class LLM(Mappable):
     """A model at a provider, called at the provider's own speed.
 
     Await it with a text or with chat messages; the answer's text comes back. Any
