@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final
@@ -30,6 +31,7 @@ async def observed(
     provider: str,
     model: str,
     request: Request | None = None,
+    run_id: str | None = None,
 ) -> Response:
     """Ask, and tell of the call's start and of its one end.
 
@@ -39,8 +41,28 @@ async def observed(
         provider: the provider's name.
         model: the model's name at the provider.
         request: what is asked, for hooks that want to see it.
+        run_id: the run that the call belongs to, for all events of the call; None: the one
+            that the running code is in.
     """
-    run_id = current_run_id.get()
+    if run_id is None:
+        run_id = current_run_id.get()
+    token = current_run_id.set(run_id)
+    try:
+        return await _observed(ask, call_id, provider, model, request, run_id)
+    finally:
+        # An abandoned coroutine is closed in another context, where there is nothing to undo.
+        with contextlib.suppress(ValueError):
+            current_run_id.reset(token)
+
+
+async def _observed(
+    ask: Callable[[], Awaitable[Response]],
+    call_id: int,
+    provider: str,
+    model: str,
+    request: Request | None,
+    run_id: str | None,
+) -> Response:
     started = _clock.monotonic()
     if RequestStarted.wanted:
         emit(
@@ -71,6 +93,7 @@ async def observed(
                     seconds=_clock.monotonic() - started,
                     error=error,
                     attempts=error.attempts if isinstance(error, ProviderError) else 0,
+                    source=getattr(error, "source", "provider"),
                 )
             )
         raise

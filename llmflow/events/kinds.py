@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final
 
-from llmflow.errors import ProviderError
+from llmflow.errors import ProviderError, redact
 from llmflow.types import Request, Response, Usage
+
+# What a server has written, and may hold anything.
+_FOREIGN: Final = frozenset({"finish_reason", "reason", "request_id", "response_model"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,9 @@ class Event:
                 found["output_tokens"] = value.output_tokens
             elif isinstance(value, BaseException):
                 found["error"] = type(value).__name__
-                found["reason"] = str(value)
+                found["reason"] = redact(str(value))
+            elif each.name in _FOREIGN:
+                found[each.name] = redact(value)
             else:
                 found[each.name] = value
         return found
@@ -194,6 +199,7 @@ class RequestFailed(RequestEvent):
         seconds: from start to failure.
         error: what the caller gets.
         attempts: how often the request was sent and counted.
+        source: ``provider``; ``journal`` where it failed in an earlier session of its run.
     """
 
     kind: ClassVar[str] = "request_failed"
@@ -201,6 +207,7 @@ class RequestFailed(RequestEvent):
     seconds: float
     error: Exception
     attempts: int = 0
+    source: str = "provider"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

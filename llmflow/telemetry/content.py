@@ -1,0 +1,62 @@
+"""Prompts and answers in the form of the conventions, for those who ask to have them in spans."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llmflow.telemetry import names
+from llmflow.types import Request, Response
+
+VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+_YES: Final = {"true", "span_only", "span_and_event"}
+
+
+def is_wanted() -> bool:
+    """Return whether the environment asks for content in spans."""
+    return os.environ.get(VARIABLE, "").strip().lower() in _YES
+
+
+def of_request(request: Request) -> dict[str, str]:
+    """Return the attributes that hold what is asked."""
+    found = {names.INPUT_MESSAGES: _json([_message(each) for each in request.messages])}
+    if request.system is not None:
+        found[names.SYSTEM_INSTRUCTIONS] = _json(_parts(request.system))
+    return found
+
+
+def of_response(response: Response) -> dict[str, str]:
+    """Return the attribute that holds the answer."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "parts": _parts(response.text),
+        "finish_reason": response.finish_reason or "unknown",
+    }
+    return {names.OUTPUT_MESSAGES: _json([message])}
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": str(message.get("role")), "parts": _parts(message.get("content"))}
+
+
+def _parts(content: Any) -> list[Any]:
+    """Return a message's parts: a text as one part, whatever else as the provider takes it."""
+    if content is None:
+        return []
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    if not isinstance(content, list):
+        return [{"type": "unknown", "content": content}]
+    return [_part(each) for each in content]
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        return {"type": "text", "content": part.get("text")}
+    return part
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,293 @@
+"""Spans and metrics of OpenTelemetry, made from events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Token
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from opentelemetry import context, metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+
+from llmflow.errors import ProviderError, redact
+from llmflow.events import (
+    Event,
+    RequestCancelled,
+    RequestEvent,
+    RequestFailed,
+    RequestFinished,
+    RequestHedged,
+    RequestRejected,
+    RequestRetried,
+    RequestStarted,
+    Subscription,
+    subscribe,
+)
+from llmflow.telemetry import content, names
+from llmflow.types import Request
+
+_End: TypeAlias = RequestFinished | RequestFailed | RequestCancelled
+
+_CHAT: Final = "chat"
+_SCOPE: Final = "llmflow"
+_NANO: Final = 1_000_000_000
+
+
+class _Open(NamedTuple):
+    """The span of a call that has not ended."""
+
+    span: Span
+    token: Token[Context]
+    started: int
+
+
+class Bridge:
+    """Turns events into one client span for each call, and into metrics.
+
+    The span is the current one while its call runs, so that spans of the HTTP client lie
+    under it; its parent is what is current where the call is made.
+
+    Args:
+        tracer_provider: where spans go; None: the global one.
+        meter_provider: where metrics go; None: the global one.
+        capture_content: whether spans hold prompts and answers.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+        *,
+        capture_content: bool,
+    ) -> None:
+        self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
+        self._instruments = _Instruments(meter_provider)
+        self._capture_content = capture_content
+        self._open: dict[int, _Open] = {}
+        self._closing = False
+        self._handlers: Final[dict[type[Event], Callable[[Any], None]]] = {
+            RequestStarted: self._start,
+            RequestRejected: self._reject,
+            RequestRetried: self._retry,
+            RequestHedged: self._hedge,
+            RequestFinished: self._finish,
+            RequestFailed: self._fail,
+            RequestCancelled: self._cancel,
+        }
+        self._subscription: Subscription = subscribe(self._on_event, kinds=self._handlers)
+
+    def close(self) -> None:
+        """Begin no more spans; those of calls in flight end with their calls."""
+        self._closing = True
+        if not self._open:
+            self._subscription.close()
+
+    def _on_event(self, event: Event) -> None:
+        self._handlers[type(event)](event)
+
+    # --- a call's beginning and end --------------------------------------------------
+
+    def _start(self, event: RequestStarted) -> None:
+        if self._closing:
+            return
+        started = _nanoseconds(event.at)
+        span = self._tracer.start_span(
+            f"{_CHAT} {event.model}",
+            kind=SpanKind.CLIENT,
+            attributes=_common(event),
+            start_time=started,
+        )
+        if span.is_recording():
+            if event.run_id is not None:
+                span.set_attribute(names.RUN_ID, event.run_id)
+            if event.request is not None:
+                span.set_attributes(_asked(event.request))
+                if self._capture_content:
+                    span.set_attributes(content.of_request(event.request))
+        token = context.attach(trace.set_span_in_context(span))
+        self._open[event.call_id] = _Open(span, token, started)
+
+    def _finish(self, event: RequestFinished) -> None:
+        try:
+            self._instruments.finished(event)
+        finally:
+            self._end(event, self._tell_answer)
+
+    def _fail(self, event: RequestFailed) -> None:
+        try:
+            self._instruments.failed(event)
+        finally:
+            self._end(event, _tell_failure)
+
+    def _cancel(self, event: RequestCancelled) -> None:
+        self._end(event, _tell_cancellation)
+
+    def _end(self, event: _End, tell: Callable[[Span, Any], None]) -> None:
+        found = self._open.pop(event.call_id, None)
+        if found is None:  # it began before this did
+            return
+        try:
+            context.detach(found.token)
+            if found.span.is_recording():
+                tell(found.span, event)
+        finally:
+            found.span.end(found.started + _nanoseconds(event.seconds))
+            if self._closing and not self._open:
+                self._subscription.close()
+
+    def _tell_answer(self, span: Span, event: RequestFinished) -> None:
+        span.set_attributes(_answered(event))
+        if self._capture_content and event.response is not None:
+            span.set_attributes(content.of_response(event.response))
+
+    # --- what happens in between -------------------------------------------------------
+
+    def _reject(self, event: RequestRejected) -> None:
+        self._instruments.rejections.add(1, _common(event))
+        self._note(event, "llmflow.rejected")
+
+    def _retry(self, event: RequestRetried) -> None:
+        kind = type(event.error).__name__
+        self._instruments.retries.add(1, {**_common(event), names.ERROR_TYPE: kind})
+        self._note(event, "llmflow.retried")
+
+    def _hedge(self, event: RequestHedged) -> None:
+        self._note(event, "llmflow.hedged")
+
+    def _note(self, event: RequestEvent, name: str) -> None:
+        found = self._open.get(event.call_id)
+        if found is not None and found.span.is_recording():
+            facts = {
+                name: value for name, value in event.facts().items() if name not in _ON_THE_SPAN
+            }
+            found.span.add_event(name, facts, timestamp=_nanoseconds(event.at))
+
+
+_ON_THE_SPAN: Final = {"kind", "call_id", "provider", "model", "run_id"}
+
+
+def _tell_failure(span: Span, event: RequestFailed) -> None:
+    error = event.error
+    found: dict[str, Any] = {
+        names.ERROR_TYPE: type(error).__name__,
+        names.ATTEMPTS: event.attempts,
+        names.SOURCE: event.source,
+    }
+    if isinstance(error, ProviderError):
+        if error.status is not None:
+            found[names.STATUS_CODE] = error.status
+        if error.request_id is not None:
+            found[names.REQUEST_ID] = error.request_id
+    span.set_attributes(found)
+    span.set_status(Status(StatusCode.ERROR, redact(str(error))))
+
+
+def _tell_cancellation(span: Span, event: RequestCancelled) -> None:  # noqa: ARG001
+    # Nobody's failure: the caller did not want the answer any more.
+    span.set_attribute(names.CANCELLED, True)
+
+
+class _Instruments:
+    """The metrics. What an answer from a journal did not cost is in none of them."""
+
+    def __init__(self, meter_provider: MeterProvider | None) -> None:
+        meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
+        self.tokens = meter.create_histogram(
+            names.TOKEN_USAGE,
+            unit="{token}",
+            description="Number of input and output tokens used.",
+            explicit_bucket_boundaries_advisory=names.TOKEN_USAGE_BOUNDARIES,
+        )
+        self.duration = meter.create_histogram(
+            names.DURATION,
+            unit="s",
+            description="GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
+        self.wait = meter.create_histogram(
+            names.WAIT,
+            unit="s",
+            description="Time that a call waited for the quota and between attempts.",
+            explicit_bucket_boundaries_advisory=names.WAIT_BOUNDARIES,
+        )
+        self.rejections = meter.create_counter(
+            names.REJECTIONS, unit="{rejection}", description="Rate limits (429) that were met."
+        )
+        self.retries = meter.create_counter(
+            names.RETRIES, unit="{retry}", description="Attempts that were followed by another."
+        )
+        self.cost = meter.create_counter(
+            names.SPENT, unit="{USD}", description="Cost of answers, where their price is known."
+        )
+
+    def finished(self, event: RequestFinished) -> None:
+        if event.source != "provider":
+            return
+        attributes = _common(event)
+        if event.response_model is not None:
+            attributes[names.RESPONSE_MODEL] = event.response_model
+        self.duration.record(event.seconds, attributes)
+        self.wait.record(event.waited, attributes)
+        usage = event.usage
+        self.tokens.record(usage.input_tokens, {**attributes, names.TOKEN_TYPE: "input"})
+        self.tokens.record(usage.output_tokens, {**attributes, names.TOKEN_TYPE: "output"})
+        if event.cost:
+            self.cost.add(event.cost, attributes)
+
+    def failed(self, event: RequestFailed) -> None:
+        if event.source == "provider":
+            attributes = {**_common(event), names.ERROR_TYPE: type(event.error).__name__}
+            self.duration.record(event.seconds, attributes)
+
+
+def _common(event: RequestEvent) -> dict[str, str]:
+    return {
+        names.OPERATION: _CHAT,
+        names.PROVIDER: names.WELL_KNOWN.get(event.provider, event.provider),
+        names.REQUEST_MODEL: event.model,
+    }
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    """Return what else is asked of the model, but for the texts."""
+    found: dict[str, Any] = {}
+    if request.max_tokens is not None:
+        found[names.REQUEST_MAX_TOKENS] = request.max_tokens
+    if request.temperature is not None:
+        found[names.REQUEST_TEMPERATURE] = request.temperature
+    for option, name in names.OPTIONS.items():
+        value = request.options.get(option)
+        if isinstance(value, int | float):
+            found[name] = value
+    return found
+
+
+def _answered(event: RequestFinished) -> dict[str, Any]:
+    usage = event.usage
+    found: dict[str, Any] = {
+        names.INPUT_TOKENS: usage.input_tokens,
+        names.OUTPUT_TOKENS: usage.output_tokens,
+        names.SOURCE: event.source,
+        names.ATTEMPTS: event.attempts,
+        names.WAITED: event.waited,
+    }
+    if usage.cached_tokens:
+        found[names.CACHED_TOKENS] = usage.cached_tokens
+    if usage.reasoning_tokens:
+        found[names.REASONING_TOKENS] = usage.reasoning_tokens
+    if event.finish_reason is not None:
+        found[names.FINISH_REASONS] = (event.finish_reason,)
+    perhaps = {
+        names.RESPONSE_MODEL: event.response_model,
+        names.REQUEST_ID: event.request_id,
+        names.COST: event.cost,
+        names.RESPONSE_ID: None if event.response is None else event.response.raw.get("id"),
+    }
+    found.update((name, value) for name, value in perhaps.items() if value is not None)
+    return found
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * _NANO)
