@@ -139,12 +139,23 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens that the provider counted. Cached and reasoning tokens are parts of the totals."""
+    """Tokens that the provider counted.
+
+    Args:
+        input_tokens: the whole prompt's.
+        output_tokens: the whole answer's, reasoning among them.
+        cached_tokens: those of the prompt that were read from the provider's cache.
+        reasoning_tokens: those of the answer that were reasoning.
+        cache_write_tokens: those of the prompt that were put into the cache.
+        cache_write_1h_tokens: those of them that stay there for an hour, where that is said.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -1,0 +1,17 @@
+"""What a run may spend: reserved before a call, settled after it."""
+
+from llmflow.budget.forecast import OutputForecast, estimate
+from llmflow.budget.ledger import Ledger, LedgerState, Remaining, Reservation
+from llmflow.budget.value import Budget, Estimate, Spent
+
+__all__ = [
+    "Budget",
+    "Estimate",
+    "Ledger",
+    "LedgerState",
+    "OutputForecast",
+    "Remaining",
+    "Reservation",
+    "Spent",
+    "estimate",
+]

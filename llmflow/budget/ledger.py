@@ -1,0 +1,451 @@
+"""The accounting of a budget: what is spent, what is reserved, and who waits for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from llmflow.budget.value import Budget, Estimate, Spent
+from llmflow.budget.words import refusal
+from llmflow.errors import BudgetExceededError
+from llmflow.events import BudgetReached, current_run_id, emit
+from llmflow.types import Response
+
+_WAITING, _GRANTED, _OVER = range(3)
+# Dollars are sums of many small parts: rounding must refuse nobody.
+_ROUNDING: Final = 1.0 + 1e-9
+_NO_LIMIT: Final = float("inf")
+
+
+class Remaining(NamedTuple):
+    """What is neither spent nor reserved, in each unit; None where there is no limit."""
+
+    usd: float | None
+    tokens: float | None
+    requests: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerState:
+    """What a ledger holds at one moment.
+
+    Args:
+        budget: what may be spent.
+        spent: what was, earlier sessions of the run included.
+        reserved: what the calls under way may still come to.
+        under_way: how many calls those are.
+        waiting: calls that wait for one of them to need less than it reserved.
+        seconds: how long this session has been going.
+        reached: the limit that has ended the run, such as ``"usd"``; None while it goes on.
+    """
+
+    budget: Budget
+    spent: Spent
+    reserved: Spent
+    under_way: int
+    waiting: int
+    seconds: float
+    reached: str | None
+
+
+class Reservation:
+    """The right to make one call, and what is kept back for it until it is settled."""
+
+    __slots__ = ("_future", "_ledger", "_loop", "_refusal", "_state", "estimate")
+
+    def __init__(self, ledger: Ledger, estimate: Estimate) -> None:
+        self.estimate = estimate
+        self._ledger = ledger
+        self._state = _WAITING
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = ("waiting", "granted", "over")[self._state]
+        return f"<Reservation of {self.estimate}: {state}>"
+
+    def settle(
+        self, *, usd: float | None = 0.0, tokens: float | None = 0.0, requests: float = 1.0
+    ) -> None:
+        """Replace what was reserved by what was spent. Only the first time counts.
+
+        Args:
+            usd: US dollars; None: nobody knows, so what was reserved.
+            tokens: input and output tokens; None: likewise.
+            requests: how often the request was sent.
+        """
+        estimate = self.estimate
+        usd = estimate.usd if usd is None else usd
+        tokens = estimate.tokens if tokens is None else tokens
+        # A provider's own numbers: nothing that it says makes the budget larger.
+        self._ledger._end(
+            self,
+            Spent(
+                usd if usd > 0.0 else 0.0,
+                tokens if tokens > 0.0 else 0.0,
+                requests if requests > 0.0 else 0.0,
+            ),
+        )
+
+    def settle_with(self, response: Response) -> None:
+        """Settle with an answer: its cost, its tokens, its attempts.
+
+        An answer that does not say what it used is taken to have used what was reserved.
+        """
+        tokens = response.usage.total_tokens
+        self.settle(
+            usd=response.cost if tokens or response.cost else None,
+            tokens=tokens or None,
+            requests=response.attempts,
+        )
+
+    def release(self) -> None:
+        """Give everything back: nothing was spent. Does nothing after `settle`."""
+        self._ledger._end(self, None)
+
+
+class Ledger:
+    """Keeps a run within its budget: reserve before a call, settle after it.
+
+    What a call may come to is reserved in all units or in none, so that what is spent
+    and reserved together never exceeds the budget, but for what an answer costs more than
+    was reserved for it.
+
+    A call that does not fit waits, first come, first served, as long as calls under way
+    may give back what it needs. When that cannot help any more it is refused, and with it
+    every later call, even one that would fit: what is left is too little for the work, and
+    a run that goes on with its smallest items only would spend it on a choice that nobody
+    made, and would end at another place each time.
+
+    Safe to cancel at any point; tasks of several event loops in threads may share it.
+
+    >>> ledger = Ledger(Budget(usd=1))
+    >>> async def call():
+    ...     reservation = await ledger.reserve(Estimate(usd=0.02, tokens=900))
+    ...     reservation.settle(usd=0.013, tokens=640)
+
+    Args:
+        budget: what may be spent.
+        spent: what earlier sessions of the run have spent.
+        clock: returns seconds that only go forward; by default the running loop's time.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        spent: Spent | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.budget = budget
+        self._clock = clock or _now
+        self._started = self._clock()
+        self._limits = tuple(
+            _NO_LIMIT if limit is None else float(limit) * _ROUNDING
+            for limit in (budget.usd, budget.tokens, budget.requests)
+        )
+        self._deadline = (
+            _NO_LIMIT if budget.seconds is None else self._started + float(budget.seconds)
+        )
+        self._usd, self._tokens, self._requests = spent or Spent()
+        self._held_usd = self._held_tokens = self._held_requests = 0.0
+        self._under_way = 0
+        self._queue: deque[Reservation] = deque()
+        self._waiting = 0
+        self._reached: str | None = None
+        self._refusal = ""
+        self._told = False
+        self._lock = threading.Lock()
+        self._ended: deque[tuple[Reservation, Spent | None]] = deque()
+
+    def __repr__(self) -> str:
+        state = self.state()
+        reached = f", {state.reached} reached" if state.reached else ""
+        return f"<Ledger of {self.budget}: {state.under_way} under way{reached}>"
+
+    def reserve_nowait(self, estimate: Estimate) -> Reservation | None:
+        """Reserve at once, or return None if that takes waiting.
+
+        Raises:
+            BudgetExceededError: it does not fit, and nothing under way can change that.
+        """
+        reservation = Reservation(self, estimate)
+        self._lock.acquire()
+        try:
+            if self._ended:
+                self._settle_ended()
+            granted = self._grant_at_once(reservation)
+        finally:
+            self._unlock()
+        if granted:
+            return reservation
+        if self._reached is not None:
+            raise self._error()
+        return None
+
+    async def reserve(self, estimate: Estimate) -> Reservation:
+        """Reserve what a call may come to, and wait for that where it may help.
+
+        Raises:
+            BudgetExceededError: it does not fit, and nothing under way can change that; or an
+                earlier call was refused.
+        """
+        reservation = self.reserve_nowait(estimate)
+        return await self._wait(estimate) if reservation is None else reservation
+
+    @property
+    def spent(self) -> Spent:
+        """What was spent, earlier sessions included."""
+        return self.state().spent
+
+    @property
+    def reached(self) -> str | None:
+        """The limit that has ended the run, such as ``"usd"``, or None."""
+        return self._reached
+
+    def remaining(self) -> Remaining:
+        """Return what is neither spent nor reserved; None where there is no limit."""
+        state, budget = self.state(), self.budget
+        left = (
+            None if limit is None else max(0.0, float(limit) - spent - reserved)
+            for limit, spent, reserved in zip(
+                (budget.usd, budget.tokens, budget.requests, budget.seconds),
+                (*state.spent, state.seconds),
+                (*state.reserved, 0.0),
+                strict=True,
+            )
+        )
+        return Remaining(*left)
+
+    def state(self) -> LedgerState:
+        """Return what the ledger holds now."""
+        self._lock.acquire()
+        try:
+            if self._ended:
+                self._settle_ended()
+            return LedgerState(
+                budget=self.budget,
+                spent=Spent(self._usd, self._tokens, self._requests),
+                reserved=Spent(self._held_usd, self._held_tokens, self._held_requests),
+                under_way=self._under_way,
+                waiting=self._waiting,
+                seconds=max(0.0, self._clock() - self._started),
+                reached=self._reached,
+            )
+        finally:
+            self._unlock()
+
+    # --- waiting ----------------------------------------------------------------------
+
+    async def _wait(self, estimate: Estimate) -> Reservation:
+        reservation = Reservation(self, estimate)
+        loop = reservation._loop = asyncio.get_running_loop()
+        future = reservation._future = loop.create_future()
+        alarm = None
+        if self._deadline < _NO_LIMIT:
+            left = max(0.0, self._deadline - self._clock())
+            alarm = loop.call_later(left, self._look_again)
+        try:
+            self._lock.acquire()
+            try:
+                self._queue.append(reservation)
+                self._waiting += 1
+                self._settle_ended()
+                self._pump()  # what was under way may have ended since
+            finally:
+                self._unlock()
+            await future
+        except BaseException:
+            reservation.release()
+            raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        if reservation._state != _GRANTED:
+            raise self._error()
+        return reservation
+
+    def _look_again(self) -> None:
+        self._lock.acquire()
+        try:
+            self._pump()
+        finally:
+            self._unlock()
+
+    def _end(self, reservation: Reservation, spent: Spent | None) -> None:
+        """Take a reservation back.
+
+        Also called while an abandoned coroutine is collected, and that can happen at any
+        line of this thread, the locked ones among them. So it never waits for the lock:
+        whoever holds it does this afterwards.
+        """
+        self._ended.append((reservation, spent))
+        self._tidy()
+
+    def _unlock(self) -> None:
+        self._lock.release()
+        if self._ended:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        while self._ended and self._lock.acquire(blocking=False):
+            try:
+                self._settle_ended()
+            finally:
+                self._lock.release()
+
+    # --- state changes; the lock is held ------------------------------------------------
+
+    def _grant_at_once(self, reservation: Reservation) -> bool:
+        """Reserve if that is possible now. Close the ledger if it will never be."""
+        if self._reached is None and not self._waiting and self._fits(reservation.estimate):
+            self._hold(reservation)
+            return True
+        if self._reached is None and not self._waiting:
+            self._check_hope(reservation.estimate)
+        return False
+
+    def _fits(self, estimate: Estimate) -> bool:
+        usd, tokens, requests = estimate
+        most_usd, most_tokens, most_requests = self._limits
+        return (
+            self._usd + self._held_usd + usd <= most_usd
+            and self._tokens + self._held_tokens + tokens <= most_tokens
+            and self._requests + self._held_requests + requests <= most_requests
+            and (self._deadline == _NO_LIMIT or self._clock() < self._deadline)
+        )
+
+    def _hold(self, reservation: Reservation) -> None:
+        usd, tokens, requests = reservation.estimate
+        self._held_usd += usd
+        self._held_tokens += tokens
+        self._held_requests += requests
+        self._under_way += 1
+        reservation._state = _GRANTED
+
+    def _settle_ended(self) -> None:
+        while self._ended:
+            reservation, spent = self._ended.popleft()
+            state, reservation._state = reservation._state, _OVER
+            if state == _GRANTED:
+                self._give_back(reservation.estimate)
+                if spent is not None:
+                    self._usd += spent.usd
+                    self._tokens += spent.tokens
+                    self._requests += spent.requests
+            elif state == _WAITING:
+                self._waiting -= 1
+        if self._queue:
+            self._pump()
+
+    def _give_back(self, estimate: Estimate) -> None:
+        self._under_way -= 1
+        if not self._under_way:  # exactly nothing, whatever was rounded on the way
+            self._held_usd = self._held_tokens = self._held_requests = 0.0
+            return
+        self._held_usd -= estimate.usd
+        self._held_tokens -= estimate.tokens
+        self._held_requests -= estimate.requests
+
+    def _pump(self) -> None:
+        """Let those go that waited longest, as far as it reaches."""
+        queue = self._queue
+        while queue:
+            head = queue[0]
+            if head._state == _WAITING:
+                if self._reached is None and self._fits(head.estimate):
+                    self._waiting -= 1
+                    self._hold(head)
+                    if not _wake(head):  # its loop is closed: nobody will make this call
+                        head._state = _OVER
+                        self._give_back(head.estimate)
+                elif self._reached is None and not self._check_hope(head.estimate):
+                    return
+                else:
+                    self._waiting -= 1
+                    head._state = _OVER
+                    _wake(head)
+            queue.popleft()
+
+    def _check_hope(self, estimate: Estimate) -> bool:
+        """Close the ledger and return True if nothing under way can make room for this."""
+        reached = self._beyond(estimate)
+        if reached is None:
+            return False
+        self._reached = reached
+        held = Spent(self._held_usd, self._held_tokens, self._held_requests)
+        spent = Spent(self._usd, self._tokens, self._requests)
+        self._refusal = refusal(
+            reached, self.budget, spent, held, under_way=self._under_way, estimate=estimate
+        )
+        return True
+
+    def _beyond(self, estimate: Estimate) -> str | None:
+        """Return the limit that a call is beyond even if all that is reserved comes back."""
+        if self._clock() >= self._deadline:
+            return "seconds"
+        spent = (self._usd, self._tokens, self._requests)
+        for name, limit, used, need in zip(
+            Spent._fields, self._limits, spent, estimate, strict=True
+        ):
+            if used + need > limit:
+                return name
+        return None
+
+    # --- refusals -----------------------------------------------------------------------
+
+    def _error(self) -> BudgetExceededError:
+        if not self._told:
+            self._told = True
+            if BudgetReached.wanted:
+                self._tell()
+        return BudgetExceededError(self._refusal)
+
+    def _tell(self) -> None:
+        state = self.state()
+        name = state.reached or "usd"
+        limit = float(getattr(self.budget, name))
+        used = state.seconds
+        if name != "seconds":
+            used = getattr(state.spent, name) + getattr(state.reserved, name)
+        emit(
+            BudgetReached(
+                at=time.time(),
+                run_id=current_run_id(),
+                dimension=name,
+                spent=used,
+                limit=limit,
+            )
+        )
+
+
+def _wake(reservation: Reservation) -> bool:
+    """Have a waiting call go on, in its own loop; return False if that is closed."""
+    loop, future = reservation._loop, reservation._future
+    assert loop is not None
+    assert future is not None
+    if loop is asyncio._get_running_loop():
+        _finish(future)
+        return True
+    try:
+        loop.call_soon_threadsafe(_finish, future)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _now() -> float:
+    """Return the running loop's time; outside of one, the clock that such loops use."""
+    loop = asyncio._get_running_loop()
+    return time.monotonic() if loop is None else loop.time()

@@ -1,0 +1,80 @@
+"""What a run may spend, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final, NamedTuple
+
+from llmflow.errors import ConfigurationError
+from llmflow.pricing import Price
+from llmflow.types import parse_amount
+
+DIMENSIONS: Final = ("usd", "tokens", "requests", "seconds")
+
+
+class Spent(NamedTuple):
+    """What was spent: US dollars, tokens (input and output), and requests that were sent."""
+
+    usd: float = 0.0
+    tokens: float = 0.0
+    requests: float = 0.0
+
+
+class Estimate(NamedTuple):
+    """What a call is expected to come to, rather too much than too little."""
+
+    usd: float = 0.0
+    tokens: float = 0.0
+    requests: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a run may spend. None means "no limit".
+
+    >>> Budget(usd=5, tokens="2M")
+    Budget(usd=5.0, tokens=2000000.0)
+
+    Args:
+        usd: US dollars, over all sessions of the run.
+        tokens: tokens, input and output together, likewise.
+        requests: requests sent to the provider, those sent again among them, likewise.
+        seconds: how long one session may go on asking; what is under way then is finished.
+
+    Raises:
+        ConfigurationError: a value is not a number above zero.
+    """
+
+    usd: float | str | None = None
+    tokens: float | str | None = None
+    requests: float | str | None = None
+    seconds: float | str | None = None
+
+    def __post_init__(self) -> None:
+        for name in DIMENSIONS:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, parse_amount(value, name=name))
+
+    def __repr__(self) -> str:
+        given = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return f"Budget({', '.join(f'{k}={v!r}' for k, v in given if v is not None)})"
+
+    def check_price(self, model: str, price: Price | None) -> None:
+        """Check that what a model costs is known, where dollars are limited.
+
+        Args:
+            model: the model string, ``provider/model``.
+            price: its price, or None.
+
+        Raises:
+            ConfigurationError: it is not; the message says where to write it down.
+        """
+        if price is None and self.usd is not None:
+            provider, slash, name = model.partition("/")
+            table = f'[providers.{provider}.models."{name}"]' if slash else "the model's table"
+            raise ConfigurationError(
+                f"a budget in dollars needs the price of {model}, which is not known: write "
+                f"price = {{ input = ..., output = ... }} (US dollars per million tokens) into "
+                f"{table} of llmflow.toml, or limit tokens instead: Budget(tokens=...)"
+            )
