@@ -1,0 +1,69 @@
+"""Calls of a scripted provider that are told of, for the tests of events and telemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmflow import Limiter, Quota, Retry, Timeout
+from llmflow.events import Event, observed
+from llmflow.modes.hedging import Hedge
+from llmflow.modes.mode import Call, next_call_id
+from llmflow.modes.parallel import ParallelMode
+from llmflow.testing import ScriptedProvider
+from llmflow.types import Request, Response
+
+SECRET_PROMPT = "the prompt nobody may see"
+SECRET_ANSWER = "the answer nobody may see"
+
+
+class Asker:
+    """Asks a scripted provider, as an LLM does it.
+
+    Args:
+        provider: who answers.
+        quota: the provider's limits.
+        retry: what happens after a failure.
+        hedge: when a slow attempt is sent a second time.
+    """
+
+    def __init__(
+        self,
+        provider: ScriptedProvider,
+        *,
+        quota: Quota | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+    ) -> None:
+        self.provider = provider
+        self.limiter = Limiter(quota, seed=1)
+        self.mode = ParallelMode(
+            provider,
+            limiter=self.limiter,
+            retry=retry or Retry(),
+            timeout=Timeout(),
+            hedge=hedge,
+        )
+
+    async def ask(
+        self, text: str = SECRET_PROMPT, *, run_id: str | None = None, **request: Any
+    ) -> Response:
+        call = Call(
+            next_call_id(),
+            Request(
+                model=self.provider.model, messages=({"role": "user", "content": text},), **request
+            ),
+            None,
+        )
+        return await observed(
+            lambda: self.mode.complete(call),
+            call_id=call.id,
+            provider=self.provider.name,
+            model=self.provider.model,
+            request=call.request,
+            run_id=run_id,
+        )
+
+
+def kinds_of(events: Iterable[Event]) -> list[str]:
+    return [each.kind for each in events]
