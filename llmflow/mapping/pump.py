@@ -70,6 +70,7 @@ class Pump(Generic[ItemT]):
         make_prompt: what makes an item's prompt.
         source: where items come from.
         concurrency: how many items may be under way at once.
+        window: how many items may be read and not handed out.
         ordered: whether results come out in the order of the items.
         on_error: whether an item's failure ends the others.
         total: how many items there are, if that is known.
@@ -82,6 +83,7 @@ class Pump(Generic[ItemT]):
         source: Source,
         *,
         concurrency: int,
+        window: int,
         ordered: bool,
         on_error: OnError,
         total: int | None,
@@ -95,7 +97,7 @@ class Pump(Generic[ItemT]):
         self._make_prompt = make_prompt
         self._source = source
         self._concurrency = concurrency
-        self._window = window_of(concurrency, ordered=ordered)
+        self._window = window
         self._ordered = ordered
         self._raises = on_error == "raise"
         self._total = total

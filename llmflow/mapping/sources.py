@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from llmflow.errors import InputError
 
 ItemT = TypeVar("ItemT")
-_READ_AHEAD: Final = 16
+READ_AHEAD: Final = 16
 
 NOTHING: Final[Any] = object()
 """There is no item for now; the source says when there is."""
@@ -80,7 +80,7 @@ class IterableSource(Generic[ItemT]):
 class AsyncIterableSource(Generic[ItemT]):
     """Items of an async iterable, read by one task a few items ahead."""
 
-    def __init__(self, items: AsyncIterable[ItemT], *, read_ahead: int = _READ_AHEAD) -> None:
+    def __init__(self, items: AsyncIterable[ItemT], *, read_ahead: int) -> None:
         self._items = items
         self._read_ahead = read_ahead
         self._ready: deque[ItemT] = deque()

@@ -18,8 +18,8 @@ from llmflow.errors import UsageError
 from llmflow.mapping.answers import raise_failure
 from llmflow.mapping.pump import Pump
 from llmflow.mapping.result import ItemT, MapCounts, Result, attach
-from llmflow.mapping.sources import AsyncIterableSource, FedSource, close_generator
-from llmflow.mapping.work import Prepared, Work
+from llmflow.mapping.sources import FedSource, close_generator
+from llmflow.mapping.work import Prepared, Work, source_of
 
 _INSTEAD: Final = "async for result in llm.map(...), or await llm.map(...)"
 _RESULTS_AT_ONCE: Final = 128
@@ -133,7 +133,7 @@ class _Exchange:
         """Hand over items; return finished results, and how many items are wanted."""
         pump, fed = self.pump, self._fed
         if pump is None:
-            source = fed or AsyncIterableSource(_checked_async(self._ready.items))
+            source = fed or source_of(self._ready.items, concurrency=self._work.concurrency)
             pump = self.pump = self._work.pump(self._ready, source)
             if fed is not None:
                 fed.on_low = pump.wake
@@ -164,11 +164,6 @@ class _Exchange:
             pump.loop.call_soon_threadsafe(pump.cancel)
         finally:
             close_generator(self._iterator)
-
-
-def _checked_async(items: Any) -> AsyncIterable[Any]:
-    assert isinstance(items, AsyncIterable)
-    return items
 
 
 def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:

@@ -9,9 +9,15 @@ from typing import Any, Protocol
 from llmflow.errors import LLMFlowError, UsageError, redact
 from llmflow.mapping.frames import Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.pump import Ask, OnError, Pump
+from llmflow.mapping.pump import Ask, OnError, Pump, window_of
 from llmflow.mapping.result import MapCounts, Result, ResultList
-from llmflow.mapping.sources import AsyncIterableSource, IterableSource, Source, checked_items
+from llmflow.mapping.sources import (
+    READ_AHEAD,
+    AsyncIterableSource,
+    IterableSource,
+    Source,
+    checked_items,
+)
 
 DEFAULT_CONCURRENCY = 100
 
@@ -27,6 +33,7 @@ class Work:
         concurrency: how many items may be under way at once.
         ordered: whether a stream is in the order of the items.
         on_error: whether an item's failure ends the others.
+        window: how many items may be read and not handed out; None: as `window_of` says.
     """
 
     ask: Ask
@@ -35,6 +42,7 @@ class Work:
     concurrency: int
     ordered: bool
     on_error: OnError
+    window: int | None = None
 
     def __post_init__(self) -> None:
         limit = self.concurrency
@@ -84,8 +92,9 @@ class Work:
         return Pump(
             self.ask,
             ready.make_prompt,
-            source or source_of(ready.items),
+            source or source_of(ready.items, concurrency=self.concurrency),
             concurrency=self.concurrency,
+            window=self.window or window_of(self.concurrency, ordered=self.ordered),
             ordered=self.ordered,
             on_error=self.on_error,
             total=ready.total,
@@ -106,10 +115,10 @@ class Prepared:
         return _ListCollector() if self.table is None else _FrameCollector(self.table)
 
 
-def source_of(items: Iterable[Any] | AsyncIterable[Any]) -> Source:
+def source_of(items: Iterable[Any] | AsyncIterable[Any], *, concurrency: int) -> Source:
     """Return items of either kind as a source."""
     if isinstance(items, AsyncIterable):
-        return AsyncIterableSource(items)
+        return AsyncIterableSource(items, read_ahead=min(READ_AHEAD, concurrency))
     return IterableSource(items)
 
 
