@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import assert_type
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, assert_type
 
+import polars as pl
 from aiolimiter import AsyncLimiter
 
 from llmflow import LLM, Limiter, LimiterStatistics, Quota, Response, Retry, Timeout, Usage
+from llmflow.errors import LLMFlowError
+from llmflow.mapping.result import Result, ResultList
+from llmflow.mapping.stream import AnswerStream
 from llmflow.provider import ClientProvider, Provider, WireProvider
 from llmflow.simulator import SimulatorSettings, SimulatorStats, serve_in_thread
 from llmflow.testing import ScriptedProvider, run_virtual
@@ -36,6 +40,36 @@ async def calls() -> None:
     assert_type(llm.limiter, Limiter)
     assert_type(llm.limiter.statistics(), LimiterStatistics)
     assert_type(llm.limiter.statistics().limits, Mapping[str, float])
+
+
+async def many(texts: list[str], numbers: AsyncIterator[int]) -> None:
+    llm = LLM("sim/demo")
+    async for result in llm.map(texts, prompt="Summarize: {text}", ordered=True, top_p=0.9):
+        assert_type(result, Result[str])
+        assert_type(result.item, str)
+        assert_type(result.text, str)
+        assert_type(result.response, Response | None)
+        assert_type(result.error, LLMFlowError | None)
+    assert_type(await llm.map(numbers, prompt=lambda n: f"{n + 1}"), ResultList[int])
+    chats = ([{"role": "user", "content": text}] for text in texts)
+    results = await llm.map(chats, on_error="raise", max_tokens=5)
+    assert_type(results.texts(), list[str])
+    assert_type(results.texts(default=None), list[str | None])
+    frame = pl.DataFrame({"text": texts})
+    assert_type(await llm.map(frame, prompt="{text}"), pl.DataFrame)
+    assert_type(await llm.map(frame.lazy(), prompt=lambda row: row["text"]), pl.LazyFrame)
+    assert_type(await llm.map(frame["text"]), Any)
+    async for row in llm.map(frame, prompt="{text}"):
+        assert_type(row.item, dict[str, Any])
+
+
+def many_sync(texts: list[str]) -> None:
+    llm = LLM("sim/demo")
+    assert_type(llm.map_sync(texts, prompt="{text}"), ResultList[str])
+    assert_type(llm.map_sync(pl.DataFrame({"text": texts}), prompt="{text}"), pl.DataFrame)
+    assert_type(llm.map_sync(texts, stream=True, ordered=True), AnswerStream[str])
+    for result in llm.map_sync(texts, stream=True):
+        assert_type(result.text, str)
 
 
 def providers() -> list[Provider]:
