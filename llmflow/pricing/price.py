@@ -9,7 +9,7 @@ from typing import Any
 from llmflow.errors import ConfigurationError
 from llmflow.types import Usage
 
-_PER = 1e-6
+_PER = 1_000_000
 _WHOLE = frozenset({"long_above"})
 
 
@@ -119,7 +119,7 @@ class Price:
                 total += usage.cache_write_1h_tokens * (price.cache_write_1h - price.cache_write)
         if usage.reasoning_tokens and price.reasoning is not None:
             total += usage.reasoning_tokens * (price.reasoning - output)
-        return total * _PER if total > 0.0 else 0.0
+        return total / _PER if total > 0.0 else 0.0
 
     def in_batch(self) -> Price:
         """Return the prices of a batch job as prices.
