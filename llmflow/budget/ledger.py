@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from llmflow.budget.value import Budget, Estimate, Spent
+from llmflow.budget.value import DIMENSIONS, Budget, Estimate, Spent
 from llmflow.budget.words import refusal
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
@@ -20,6 +20,8 @@ _WAITING, _GRANTED, _OVER = range(3)
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
 _NO_LIMIT: Final = float("inf")
+# So many places in the queue may be those of calls that were cancelled.
+_UNTIDY: Final = 64
 
 
 class Remaining(NamedTuple):
@@ -53,11 +55,21 @@ class LedgerState:
     seconds: float
     reached: str | None
 
+    @property
+    def share(self) -> float:
+        """How much of the budget is spent, from 0 to 1, in the unit that is nearest its end."""
+        limits = (getattr(self.budget, name) for name in DIMENSIONS)
+        used = (*self.spent, self.seconds)
+        return min(
+            1.0,
+            max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0),
+        )
+
 
 class Reservation:
     """The right to make one call, and what is kept back for it until it is settled."""
 
-    __slots__ = ("_future", "_ledger", "_loop", "_refusal", "_state", "estimate")
+    __slots__ = ("_future", "_ledger", "_loop", "_state", "estimate")
 
     def __init__(self, ledger: Ledger, estimate: Estimate) -> None:
         self.estimate = estimate
@@ -343,6 +355,8 @@ class Ledger:
                 self._waiting -= 1
         if self._queue:
             self._pump()
+        if len(self._queue) > 2 * self._waiting + _UNTIDY:  # behind a head that waits long
+            self._queue = deque(each for each in self._queue if each._state == _WAITING)
 
     def _give_back(self, estimate: Estimate) -> None:
         self._under_way -= 1
