@@ -17,7 +17,14 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from llmflow.errors import ConfigurationError, LLMFlowError
+from llmflow.errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    LLMFlowError,
+    ModelNotFoundError,
+    QuotaExhaustedError,
+)
 from llmflow.mapping.prompts import MakePrompt
 from llmflow.mapping.result import MapCounts, Result
 from llmflow.mapping.sources import END, NOTHING, Source
@@ -206,7 +213,8 @@ class Pump(Generic[ItemT]):
             return
         self._tasks.pop(index, None)
         if failed is not None and _concerns_all(failed):
-            self._stop(failed)  # it says nothing of this item, which the next run asks again
+            # It says nothing of this item, which the next run asks again.
+            self._stop(failed, cancel=_refuses_all(failed, answered=self._answered))
         elif failed is not None and self._raises:
             self._failed += 1
             self._stop(failed, cancel=True)
@@ -319,3 +327,10 @@ class Pump(Generic[ItemT]):
 def _concerns_all(error: LLMFlowError) -> bool:
     """Whether every other item must fail in the same way."""
     return error.fatal or isinstance(error, ConfigurationError)
+
+
+def _refuses_all(error: LLMFlowError, *, answered: int) -> bool:
+    """Whether nothing that is on its way can be answered, so that waiting is for nothing."""
+    if isinstance(error, BillingError | QuotaExhaustedError):
+        return not answered  # else what was sent before it ran out may be answered
+    return isinstance(error, AuthenticationError | ModelNotFoundError | ConfigurationError)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from llmflow.errors import AuthenticationError, ContentFilterError, LLMFlowError
+from llmflow.errors import BudgetExceededError, ContentFilterError, LLMFlowError
 from llmflow.mapping.answers import Answers
 from llmflow.mapping.work import Work
 from llmflow.types import Response, Usage
@@ -92,7 +92,7 @@ class Refused(ContentFilterError):
     """An item that fails for itself."""
 
 
-class WrongKey(AuthenticationError):
+class NoBudget(BudgetExceededError):
     """A failure that concerns all items."""
 
 

@@ -13,13 +13,21 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, AsyncParallelBatchNode, Quota, partial_results
-from llmflow.errors import ConfigurationError, InputError, UsageError
+from llmflow.errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    InputError,
+    ModelNotFoundError,
+    ProviderError,
+    UsageError,
+)
 from llmflow.mapping.answers import Answers
 from llmflow.mapping.pump import DRAIN_SECONDS, window_of
 from llmflow.mapping.result import Result
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
-from tests.mapping.asking import Asked, Read, Refused, WrongKey, mapped, others, response
+from tests.mapping.asking import Asked, NoBudget, Read, Refused, mapped, others, response
 
 pytestmark = pytest.mark.virtual_time
 
@@ -209,11 +217,11 @@ async def test_items_that_have_not_begun_are_cancelled_too() -> None:
 
 
 async def test_answers_on_their_way_are_waited_for_after_a_fatal_error_but_not_for_ever() -> None:
-    items = [(0, 1.0, WrongKey), (1, 30.0, None), (2, 1e6, None), (3, 1.0, None)]
+    items = [(0, 1.0, NoBudget), (1, 30.0, None), (2, 1e6, None), (3, 1.0, None)]
     asked = Asked()
     answers = mapped(asked, items, concurrency=3)
     out: list[int] = []
-    with pytest.raises(WrongKey) as caught:
+    with pytest.raises(NoBudget) as caught:
         await take(answers, out)
     assert out == [1]
     assert asked.cancelled == [2]
@@ -224,18 +232,40 @@ async def test_answers_on_their_way_are_waited_for_after_a_fatal_error_but_not_f
     ]
 
 
+@pytest.mark.parametrize("error", [AuthenticationError, ModelNotFoundError, BillingError])
+async def test_where_nothing_can_be_answered_nothing_is_waited_for(
+    error: type[ProviderError],
+) -> None:
+    # A request limit keeps most of them waiting to be sent: each would only be refused.
+    asked = Asked()
+    items = [(0, 1.0, error), *((n, 50.0, error) for n in range(1, 1000))]
+    with pytest.raises(error, match="item 0"):
+        await mapped(asked, items, concurrency=500)
+    assert now() == 1.0
+    assert len(asked.cancelled) == 499
+    assert others() == set()
+
+
+async def test_credit_that_runs_out_leaves_time_for_answers_on_their_way() -> None:
+    items = [(0, 1.0, None), (1, 2.0, BillingError), (2, 30.0, None)]
+    with pytest.raises(BillingError) as caught:
+        await mapped(Asked(), items)
+    partial: Any = partial_results(caught.value)
+    assert partial.texts() == ["answer 0", "answer 2"]
+
+
 async def test_a_source_of_unknown_length_says_so_when_it_was_not_read_to_its_end() -> None:
-    read = Read([(n, 1.0, WrongKey if n == 5 else None) for n in range(100)], "sync")
+    read = Read([(n, 1.0, NoBudget if n == 5 else None) for n in range(100)], "sync")
     answers = mapped(Asked(), read.items, concurrency=1)
-    with pytest.raises(WrongKey) as caught:
+    with pytest.raises(NoBudget) as caught:
         await answers
     assert answers.counts.unfinished is None
     assert "the source was not read to its end" in caught.value.__notes__[0]
 
 
 async def test_partial_results_gives_what_was_answered_before_a_fatal_error() -> None:
-    items = [(0, 3.0, None), (1, 1.0, Refused), (2, 2.0, WrongKey), (3, 1.0, None)]
-    with pytest.raises(WrongKey) as caught:
+    items = [(0, 3.0, None), (1, 1.0, Refused), (2, 2.0, NoBudget), (3, 1.0, None)]
+    with pytest.raises(NoBudget) as caught:
         await mapped(Asked(), items, concurrency=3)
     partial: Any = partial_results(caught.value)
     assert [each.index for each in partial] == [0, 1, 3]
@@ -254,13 +284,13 @@ async def test_partial_results_gives_what_was_answered_before_a_time_out() -> No
 
 
 async def test_an_error_that_ends_two_maps_tells_of_the_last_one_only() -> None:
-    shared = WrongKey("no")
+    shared = NoBudget("no")
 
     async def ask(prompt: str) -> Response:
         raise shared
 
     for count in (2, 3):
-        with pytest.raises(WrongKey):
+        with pytest.raises(NoBudget):
             await mapped(ask, ["a"] * count)
     assert shared.__notes__ == ["llm.map: of 3 items 0 were answered, 0 failed, 3 have neither"]
 

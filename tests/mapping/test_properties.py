@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmflow.testing import run_virtual
-from tests.mapping.asking import FAILURES, Asked, Read, Refused, WrongKey, mapped, others
+from tests.mapping.asking import FAILURES, Asked, NoBudget, Read, Refused, mapped, others
 
 SECONDS = st.sampled_from([None, 0.0, 0.5, 1.0, 2.0, 9.0])
 WORK = st.lists(st.tuples(SECONDS, st.sampled_from(FAILURES)), max_size=30)
@@ -126,13 +126,13 @@ def test_leaving_at_any_point_stops_all_and_closes_the_source(
 @settings(max_examples=200, deadline=None)
 @given(
     work=st.lists(
-        st.tuples(SECONDS, st.sampled_from([None, None, Refused, WrongKey])), max_size=30
+        st.tuples(SECONDS, st.sampled_from([None, None, Refused, NoBudget])), max_size=30
     ),
     kind=SOURCES,
     ordered=st.booleans(),
     concurrency=st.integers(1, 6),
 )
-@example(work=[(1.0, None), (0.5, WrongKey)], kind="list", ordered=True, concurrency=2)
+@example(work=[(1.0, None), (0.5, NoBudget)], kind="list", ordered=True, concurrency=2)
 def test_a_fatal_error_comes_last_and_nothing_that_was_finished_is_lost(
     work, kind, ordered, concurrency
 ):
@@ -143,11 +143,11 @@ def test_a_fatal_error_comes_last_and_nothing_that_was_finished_is_lost(
     async def scenario() -> None:
         async for result in answers:
             out.append(result.index)
-            assert not isinstance(result.error, WrongKey)
+            assert not isinstance(result.error, NoBudget)
 
-    fatal = [number for number, (_, outcome) in enumerate(work) if outcome is WrongKey]
+    fatal = [number for number, (_, outcome) in enumerate(work) if outcome is NoBudget]
     if fatal:
-        with pytest.raises(WrongKey) as caught:
+        with pytest.raises(NoBudget) as caught:
             run_virtual(scenario())
         assert str(answers.counts) in caught.value.__notes__[0]
         assert asked.cancelled == []

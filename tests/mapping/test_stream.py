@@ -20,7 +20,7 @@ from llmflow.mapping.result import ResultList
 from llmflow.mapping.stream import AnswerStream, collect
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
-from tests.mapping.asking import Asked, Read, Refused, WrongKey, response, work
+from tests.mapping.asking import Asked, NoBudget, Read, Refused, response, work
 
 
 def echo(request: Request) -> str:
@@ -166,10 +166,10 @@ def test_a_stream_may_be_dropped_by_a_thread_that_runs_an_event_loop() -> None:
 
 
 def test_a_fatal_error_comes_after_what_was_answered() -> None:
-    items = [(n, None, WrongKey if n == 50 else None) for n in range(1000)]
+    items = [(n, None, NoBudget if n == 50 else None) for n in range(1000)]
     stream: AnswerStream[Any] = AnswerStream(work(Asked(), items, concurrency=3))
     out: list[int] = []
-    with pytest.raises(WrongKey) as caught:
+    with pytest.raises(NoBudget) as caught:
         out.extend(each.index for each in stream)
     assert stream.counts.unfinished == 1000 - len(out)
     assert set(range(50)) <= set(out)
@@ -177,8 +177,8 @@ def test_a_fatal_error_comes_after_what_was_answered() -> None:
 
 
 def test_partial_results_gives_what_was_answered_before_a_fatal_error() -> None:
-    items = [(n, None, WrongKey if n == 5 else None) for n in range(100)]
-    with pytest.raises(WrongKey) as caught:
+    items = [(n, None, NoBudget if n == 5 else None) for n in range(100)]
+    with pytest.raises(NoBudget) as caught:
         collect(work(Asked(), items, concurrency=1))
     partial: Any = partial_results(caught.value)
     assert [each.index for each in partial] == [0, 1, 2, 3, 4]
