@@ -209,7 +209,7 @@ class _Instruments:
         self.wait = meter.create_histogram(
             names.WAIT,
             unit="s",
-            description="Time that a call waited for the quota and between attempts.",
+            description="Time waited for the quota and between attempts, of calls that waited.",
             explicit_bucket_boundaries_advisory=names.WAIT_BOUNDARIES,
         )
         self.rejections = meter.create_counter(
@@ -229,7 +229,8 @@ class _Instruments:
         if event.response_model is not None:
             attributes[names.RESPONSE_MODEL] = event.response_model
         self.duration.record(event.seconds, attributes)
-        self.wait.record(event.waited, attributes)
+        if event.waited > 0.0:
+            self.wait.record(event.waited, attributes)
         usage = event.usage
         self.tokens.record(usage.input_tokens, {**attributes, names.TOKEN_TYPE: "input"})
         self.tokens.record(usage.output_tokens, {**attributes, names.TOKEN_TYPE: "output"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ from llmflow.events import (
 )
 from llmflow.modes.hedging import Hedge
 from llmflow.testing import ScriptedProvider
-from llmflow.types import Response
+from llmflow.types import Request, Response
 from tests.observing import SECRET_ANSWER, SECRET_PROMPT, Asker, kinds_of
 
 pytestmark = pytest.mark.virtual_time
@@ -223,6 +224,30 @@ async def test_a_second_request_is_told_as_hedged(heard: list[Event]) -> None:
     assert isinstance(hedged, RequestHedged)
     assert hedged.seconds == pytest.approx(1.1)
     assert {each.call_id for each in heard if isinstance(each, RequestEvent)} == {hedged.call_id}
+
+
+async def test_what_a_second_request_meets_with_is_told_of_the_same_call(
+    heard: list[Event],
+) -> None:
+    script: deque[tuple[float, str | ProviderError]] = deque([(1.0, "ok")] * 40)
+    script += [(3.0, "ok"), (0.1, RateLimitError("slow", retry_after=1.0))]
+
+    def reply(request: Request) -> str | ProviderError:
+        provider._latency, answer = script.popleft()
+        return answer
+
+    provider = ScriptedProvider(default=reply)
+    asker = Asker(provider, hedge=Hedge(percentile=0.9, budget=0.5, minimum=0.0))
+    await asyncio.gather(*(asker.ask() for _ in range(40)))
+    heard.clear()
+    await asker.ask()
+    assert kinds_of(heard)[2:] == [
+        "request_hedged",
+        "request_rejected",
+        "domain_paused",
+        "request_finished",
+    ]
+    assert len({each.call_id for each in heard if isinstance(each, RequestEvent)}) == 1
 
 
 async def test_all_events_of_a_call_name_its_run_and_no_others_do(heard: list[Event]) -> None:
