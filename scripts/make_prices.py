@@ -116,7 +116,7 @@ def _row(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     row: dict[str, Any] = {}
     start = 0
     for above, prices in reversed(tiers):
-        longer = {"long_above": start, "long": row} if row else {}
+        longer = {"longer": [start, row]} if row else {}
         row, start = {**prices, **longer}, above
     context = [_tokens(entry.get(name)) for name in ("max_input_tokens", "max_output_tokens")]
     return {**row, "context": context} if any(context) else row

@@ -1,7 +1,9 @@
 """What a run may spend: reserved before a call, settled after it."""
 
 from llmflow.budget.forecast import OutputForecast, estimate
-from llmflow.budget.ledger import Ledger, LedgerState, Remaining, Reservation
+from llmflow.budget.ledger import Ledger
+from llmflow.budget.reservation import Reservation
+from llmflow.budget.state import LedgerState, Remaining
 from llmflow.budget.value import Budget, Estimate, Spent
 
 __all__ = [

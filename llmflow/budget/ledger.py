@@ -7,119 +7,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
-from llmflow.budget.value import DIMENSIONS, Budget, Estimate, Spent
+from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation
+from llmflow.budget.state import LedgerState, Remaining
+from llmflow.budget.value import Budget, Estimate, Spent
 from llmflow.budget.words import refusal
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
-from llmflow.types import Response
 
-_WAITING, _GRANTED, _OVER = range(3)
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
 _NO_LIMIT: Final = float("inf")
 # So many places in the queue may be those of calls that were cancelled.
 _UNTIDY: Final = 64
-
-
-class Remaining(NamedTuple):
-    """What is neither spent nor reserved, in each unit; None where there is no limit."""
-
-    usd: float | None
-    tokens: float | None
-    requests: float | None
-    seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerState:
-    """What a ledger holds at one moment.
-
-    Args:
-        budget: what may be spent.
-        spent: what was, earlier sessions of the run included.
-        reserved: what the calls under way may still come to.
-        under_way: how many calls those are.
-        waiting: calls that wait for one of them to need less than it reserved.
-        seconds: how long this session has been going.
-        reached: the limit that has ended the run, such as ``"usd"``; None while it goes on.
-    """
-
-    budget: Budget
-    spent: Spent
-    reserved: Spent
-    under_way: int
-    waiting: int
-    seconds: float
-    reached: str | None
-
-    @property
-    def share(self) -> float:
-        """How much of the budget is spent, from 0 to 1, in the unit that is nearest its end."""
-        limits = (getattr(self.budget, name) for name in DIMENSIONS)
-        used = (*self.spent, self.seconds)
-        return min(
-            1.0,
-            max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0),
-        )
-
-
-class Reservation:
-    """The right to make one call, and what is kept back for it until it is settled."""
-
-    __slots__ = ("_future", "_ledger", "_loop", "_state", "estimate")
-
-    def __init__(self, ledger: Ledger, estimate: Estimate) -> None:
-        self.estimate = estimate
-        self._ledger = ledger
-        self._state = _WAITING
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._future: asyncio.Future[None] | None = None
-
-    def __repr__(self) -> str:
-        state = ("waiting", "granted", "over")[self._state]
-        return f"<Reservation of {self.estimate}: {state}>"
-
-    def settle(
-        self, *, usd: float | None = 0.0, tokens: float | None = 0.0, requests: float = 1.0
-    ) -> None:
-        """Replace what was reserved by what was spent. Only the first time counts.
-
-        Args:
-            usd: US dollars; None: nobody knows, so what was reserved.
-            tokens: input and output tokens; None: likewise.
-            requests: how often the request was sent.
-        """
-        estimate = self.estimate
-        usd = estimate.usd if usd is None else usd
-        tokens = estimate.tokens if tokens is None else tokens
-        # A provider's own numbers: nothing that it says makes the budget larger.
-        self._ledger._end(
-            self,
-            Spent(
-                usd if usd > 0.0 else 0.0,
-                tokens if tokens > 0.0 else 0.0,
-                requests if requests > 0.0 else 0.0,
-            ),
-        )
-
-    def settle_with(self, response: Response) -> None:
-        """Settle with an answer: its cost, its tokens, its attempts.
-
-        An answer that does not say what it used is taken to have used what was reserved.
-        """
-        tokens = response.usage.total_tokens
-        self.settle(
-            usd=response.cost if tokens or response.cost else None,
-            tokens=tokens or None,
-            requests=response.attempts,
-        )
-
-    def release(self) -> None:
-        """Give everything back: nothing was spent. Does nothing after `settle`."""
-        self._ledger._end(self, None)
+# Loops may ring a moment too early, and nobody rings twice.
+_LATE: Final = 0.01
 
 
 class Ledger:
@@ -257,12 +160,12 @@ class Ledger:
 
     async def _wait(self, estimate: Estimate) -> Reservation:
         reservation = Reservation(self, estimate)
-        loop = reservation._loop = asyncio.get_running_loop()
-        future = reservation._future = loop.create_future()
+        loop = reservation.loop = asyncio.get_running_loop()
+        future = reservation.future = loop.create_future()
         alarm = None
         if self._deadline < _NO_LIMIT:
             left = max(0.0, self._deadline - self._clock())
-            alarm = loop.call_later(left, self._look_again)
+            alarm = loop.call_later(left + _LATE, self._look_again)
         try:
             self._lock.acquire()
             try:
@@ -279,7 +182,7 @@ class Ledger:
         finally:
             if alarm is not None:
                 alarm.cancel()
-        if reservation._state != _GRANTED:
+        if reservation.state != GRANTED:
             raise self._error()
         return reservation
 
@@ -290,8 +193,8 @@ class Ledger:
         finally:
             self._unlock()
 
-    def _end(self, reservation: Reservation, spent: Spent | None) -> None:
-        """Take a reservation back.
+    def end(self, reservation: Reservation, spent: Spent | None) -> None:
+        """Take a reservation back, for `Reservation`.
 
         Also called while an abandoned coroutine is collected, and that can happen at any
         line of this thread, the locked ones among them. So it never waits for the lock:
@@ -339,24 +242,24 @@ class Ledger:
         self._held_tokens += tokens
         self._held_requests += requests
         self._under_way += 1
-        reservation._state = _GRANTED
+        reservation.state = GRANTED
 
     def _settle_ended(self) -> None:
         while self._ended:
             reservation, spent = self._ended.popleft()
-            state, reservation._state = reservation._state, _OVER
-            if state == _GRANTED:
+            state, reservation.state = reservation.state, OVER
+            if state == GRANTED:
                 self._give_back(reservation.estimate)
                 if spent is not None:
                     self._usd += spent.usd
                     self._tokens += spent.tokens
                     self._requests += spent.requests
-            elif state == _WAITING:
+            elif state == WAITING:
                 self._waiting -= 1
         if self._queue:
             self._pump()
         if len(self._queue) > 2 * self._waiting + _UNTIDY:  # behind a head that waits long
-            self._queue = deque(each for each in self._queue if each._state == _WAITING)
+            self._queue = deque(each for each in self._queue if each.state == WAITING)
 
     def _give_back(self, estimate: Estimate) -> None:
         self._under_way -= 1
@@ -372,19 +275,19 @@ class Ledger:
         queue = self._queue
         while queue:
             head = queue[0]
-            if head._state == _WAITING:
+            if head.state == WAITING:
                 if self._reached is None and self._fits(head.estimate):
                     self._waiting -= 1
                     self._hold(head)
-                    if not _wake(head):  # its loop is closed: nobody will make this call
-                        head._state = _OVER
+                    if not head.wake():  # its loop is closed: nobody will make this call
+                        head.state = OVER
                         self._give_back(head.estimate)
                 elif self._reached is None and not self._check_hope(head.estimate):
                     return
                 else:
                     self._waiting -= 1
-                    head._state = _OVER
-                    _wake(head)
+                    head.state = OVER
+                    head.wake()
             queue.popleft()
 
     def _check_hope(self, estimate: Estimate) -> bool:
@@ -408,7 +311,7 @@ class Ledger:
         for name, limit, used, need in zip(
             Spent._fields, self._limits, spent, estimate, strict=True
         ):
-            if used + need > limit:
+            if not used + need <= limit:  # what is not a number does not fit, either
                 return name
         return None
 
@@ -431,32 +334,12 @@ class Ledger:
         emit(
             BudgetReached(
                 at=time.time(),
-                run_id=current_run_id(),
+                run_id=current_run_id.get(),
                 dimension=name,
                 spent=used,
                 limit=limit,
             )
         )
-
-
-def _wake(reservation: Reservation) -> bool:
-    """Have a waiting call go on, in its own loop; return False if that is closed."""
-    loop, future = reservation._loop, reservation._future
-    assert loop is not None
-    assert future is not None
-    if loop is asyncio._get_running_loop():
-        _finish(future)
-        return True
-    try:
-        loop.call_soon_threadsafe(_finish, future)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _now() -> float:

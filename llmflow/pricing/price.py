@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llmflow.errors import ConfigurationError
 from llmflow.types import Usage
 
 _PER = 1_000_000
-_WHOLE = frozenset({"long_above"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,7 @@ class Price:
         batch_output: tokens of the answer in a batch job.
         batch_cached_input: cached tokens of the prompt in a batch job.
         batch_cache_write: tokens put into the cache in a batch job.
-        long_above: tokens; a longer prompt, and its answer, cost the prices of `long`.
-        long: those prices.
+        longer: so many tokens, and the prices of longer prompts and their answers.
 
     Raises:
         ConfigurationError: a price is not a finite number of at least 0.
@@ -52,21 +51,15 @@ class Price:
     batch_output: float | None = None
     batch_cached_input: float | None = None
     batch_cache_write: float | None = None
-    long_above: int | None = None
-    long: Price | None = None
+    longer: tuple[int, Price] | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
             name, value = item.name, getattr(self, item.name)
-            if name == "long":
-                if value is not None and not isinstance(value, Price):
-                    raise ConfigurationError(f"long must be a Price; got {value!r}")
-            elif value is not None:
+            if name == "longer":
+                _check_longer(value)
+            elif value is not None or name in {"input", "output"}:
                 object.__setattr__(self, name, _checked(name, value))
-            elif name in {"input", "output"}:
-                raise ConfigurationError(f"{name} must be a number of dollars; got None")
-        if (self.long is None) != (self.long_above is None):
-            raise ConfigurationError("long and long_above say something only together")
 
     def __repr__(self) -> str:
         given = ((item.name, getattr(self, item.name)) for item in fields(self))
@@ -80,10 +73,8 @@ class Price:
     @property
     def is_free(self) -> bool:
         """Whether nothing costs anything, as with the simulator."""
-        amounts = (getattr(self, item.name) for item in fields(self) if item.name != "long_above")
-        return not any(
-            each.output or each.input if isinstance(each, Price) else each for each in amounts
-        )
+        own = (getattr(self, item.name) for item in fields(self) if item.name != "longer")
+        return not any(own) and (self.longer is None or self.longer[1].is_free)
 
     @property
     def has_batch(self) -> bool:
@@ -93,8 +84,8 @@ class Price:
     def at(self, input_tokens: float) -> Price:
         """Return the prices for a prompt of this length."""
         price = self
-        while price.long is not None and input_tokens > (price.long_above or 0):
-            price = price.long
+        while price.longer is not None and input_tokens > price.longer[0]:
+            price = price.longer[1]
         return price
 
     def cost(self, usage: Usage, *, batch: bool = False) -> float:
@@ -106,8 +97,8 @@ class Price:
             usage: the tokens that the provider counted.
             batch: whether it was answered in a batch job.
         """
-        price = self.at(usage.input_tokens) if self.long is not None else self
-        if batch and price.has_batch:
+        price = self if self.longer is None else self.at(usage.input_tokens)
+        if batch:
             price = price.in_batch()
         plain, output = price.input, price.output
         total = usage.input_tokens * plain + usage.output_tokens * output
@@ -122,35 +113,52 @@ class Price:
         return total / _PER if total > 0.0 else 0.0
 
     def in_batch(self) -> Price:
-        """Return the prices of a batch job as prices.
+        """Return the prices of a batch job as prices; the same where none are known.
 
         Cached tokens without a batch price of their own cost what others do there. Writing
         to the cache costs the same multiple of the input as outside (Anthropic's
         documentation of batches, August 2026: the discount stacks with the cache's).
         """
-        if self.batch_input is None or self.batch_output is None:
-            return self
-        share = self.batch_input / self.input if self.input else 1.0
-        write = self.batch_cache_write
-        if write is None and self.cache_write is not None:
-            write = self.cache_write * share
-        changes: dict[str, Any] = {item.name: None for item in fields(self)}
-        changes |= {"input": self.batch_input, "output": self.batch_output}
-        changes |= {"cached_input": self.batch_cached_input, "cache_write": write}
-        if self.cache_write_1h is not None:
-            changes["cache_write_1h"] = self.cache_write_1h * share
-        if self.reasoning is not None and self.output:
-            changes["reasoning"] = self.reasoning * self.batch_output / self.output
-        return replace(self, **changes)
+        return _in_batch(self) if self.has_batch else self
 
 
-def _checked(name: str, value: Any) -> float | int:
+@functools.lru_cache(maxsize=256)
+def _in_batch(price: Price) -> Price:
+    assert price.batch_input is not None
+    assert price.batch_output is not None
+    prompts = price.batch_input / price.input if price.input else 1.0
+    answers = price.batch_output / price.output if price.output else 1.0
+    write = price.batch_cache_write
+    return Price(
+        input=price.batch_input,
+        output=price.batch_output,
+        cached_input=price.batch_cached_input,
+        cache_write=_scaled(price.cache_write, prompts) if write is None else write,
+        cache_write_1h=_scaled(price.cache_write_1h, prompts),
+        reasoning=_scaled(price.reasoning, answers),
+    )
+
+
+def _scaled(price: float | None, share: float) -> float | None:
+    return None if price is None else price * share
+
+
+def _checked(name: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value < 0:
         raise ConfigurationError(
             f"{name} must be a number of at least 0, in US dollars per million tokens; "
             f"got {value!r}"
         )
-    if name in _WHOLE:
-        return int(value)
     return float(value)
+
+
+def _check_longer(value: Any) -> None:
+    if value is None:
+        return
+    pair = isinstance(value, tuple) and len(value) == 2
+    if not pair or not isinstance(value[0], int) or not isinstance(value[1], Price):
+        raise ConfigurationError(
+            f"longer must be a number of tokens and a Price, such as (200_000, Price(...)); "
+            f"got {value!r}"
+        )

@@ -106,7 +106,8 @@ def source() -> str:
 
 @functools.cache
 def _table() -> Mapping[str, Any]:
-    table: Mapping[str, Any] = orjson.loads(files(__package__).joinpath("prices.json").read_bytes())
+    data = files("llmflow.pricing").joinpath("prices.json").read_bytes()
+    table: Mapping[str, Any] = orjson.loads(data)
     return table
 
 
@@ -167,20 +168,22 @@ def _price(name: str, provider: str) -> Price:
 
 
 def _made(row: Mapping[str, Any]) -> Price:
-    longer = row.get("long")
-    return Price(**(row if longer is None else {**row, "long": _made(longer)}))
+    if "longer" not in row:
+        return Price(**row)
+    above, longer = row["longer"]
+    return Price(**{**row, "longer": (above, _made(longer))})
 
 
 def _discounted(price: Price, discount: Mapping[str, Any] | None) -> Price:
     """Add the batch prices that follow from a provider's discount, where none are known."""
     if discount is None or price.has_batch:
         return price
-    share = discount["share"]
+    share, longer = discount["share"], price.longer
     cached = price.cached_input if discount.get("cached") else None
     return replace(
         price,
         batch_input=price.input * share,
         batch_output=price.output * share,
         batch_cached_input=None if cached is None else cached * share,
-        long=None if price.long is None else _discounted(price.long, discount),
+        longer=None if longer is None else (longer[0], _discounted(longer[1], discount)),
     )

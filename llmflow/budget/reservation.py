@@ -1,0 +1,91 @@
+"""What is kept back for one call, while it waits and while it is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from llmflow.budget.value import Estimate, Spent
+from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.budget.ledger import Ledger
+
+WAITING: Final = 0
+GRANTED: Final = 1
+OVER: Final = 2
+
+
+class Reservation:
+    """The right to make one call, and what is kept back for it until it is settled."""
+
+    __slots__ = ("_ledger", "estimate", "future", "loop", "state")
+
+    def __init__(self, ledger: Ledger, estimate: Estimate) -> None:
+        self.estimate = estimate
+        self._ledger = ledger
+        self.state = WAITING
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        names = {WAITING: "waiting", GRANTED: "granted", OVER: "over"}
+        return f"<Reservation of {self.estimate}: {names[self.state]}>"
+
+    def settle(
+        self, *, usd: float | None = 0.0, tokens: float | None = 0.0, requests: float = 1.0
+    ) -> None:
+        """Replace what was reserved by what was spent. Only the first time counts.
+
+        Args:
+            usd: US dollars; None: nobody knows, so what was reserved.
+            tokens: input and output tokens; None: likewise.
+            requests: how often the request was sent.
+        """
+        estimate = self.estimate
+        usd = estimate.usd if usd is None else usd
+        tokens = estimate.tokens if tokens is None else tokens
+        # A provider's own numbers: nothing that it says makes the budget larger.
+        self._ledger.end(
+            self,
+            Spent(
+                usd if usd > 0.0 else 0.0,
+                tokens if tokens > 0.0 else 0.0,
+                requests if requests > 0.0 else 0.0,
+            ),
+        )
+
+    def settle_with(self, response: Response) -> None:
+        """Settle with an answer: its cost, its tokens, its attempts.
+
+        An answer that does not say what it used is taken to have used what was reserved.
+        """
+        tokens = response.usage.total_tokens
+        self.settle(
+            usd=response.cost if tokens or response.cost else None,
+            tokens=tokens or None,
+            requests=response.attempts,
+        )
+
+    def release(self) -> None:
+        """Give everything back: nothing was spent. Does nothing after `settle`."""
+        self._ledger.end(self, None)
+
+    def wake(self) -> bool:
+        """Have the waiting call go on, in its own loop; return False if that is closed."""
+        loop, future = self.loop, self.future
+        assert loop is not None
+        assert future is not None
+        if loop is asyncio._get_running_loop():
+            _finish(future)
+            return True
+        try:
+            loop.call_soon_threadsafe(_finish, future)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
