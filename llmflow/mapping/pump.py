@@ -229,8 +229,7 @@ class Pump(Generic[ItemT]):
     def _lost(self, index: int, error: BaseException) -> None:
         """Note that an item ended without a result."""
         self._tasks.pop(index, None)
-        if not (self._cancelled and isinstance(error, asyncio.CancelledError)):
-            self._stop(error, cancel=not isinstance(error, Exception))
+        self._stop(error, cancel=not isinstance(error, Exception))
         self.advance()
 
     def _keep(self, result: Result[ItemT]) -> None:

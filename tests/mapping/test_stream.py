@@ -116,6 +116,39 @@ def test_a_slow_source_does_not_hold_up_the_first_item() -> None:
     assert len(collect(work(ask, slow()))) == 3
 
 
+def test_the_source_is_read_on_while_a_straggler_holds_back_all_results() -> None:
+    asked = asyncio.Event()
+
+    async def ask(prompt: str) -> Response:
+        if prompt == "item 0":
+            await asyncio.wait_for(asked.wait(), 10.0)
+            return response(prompt)
+        if prompt == "item 500":
+            asked.set()
+        await asyncio.sleep(0.001)  # so that what was handed over is used up bit by bit
+        return response(prompt)
+
+    stream: AnswerStream[str] = AnswerStream(
+        work(ask, (f"item {n}" for n in range(600)), ordered=True)
+    )
+    assert [each.index for each in stream] == list(range(600))
+
+
+def test_no_more_is_read_once_a_fatal_error_has_come() -> None:
+    read = Read([(0, 0.5, None), *((n, None, NoBudget) for n in range(1, 1000))], "sync")
+
+    def slowly() -> Iterator[Any]:
+        for item in read.items:
+            time.sleep(0.011)  # longer than what is read in one go
+            yield item
+
+    out: list[int] = []
+    with pytest.raises(NoBudget):
+        out.extend(each.index for each in AnswerStream(work(Asked(), slowly())))
+    assert out == [0]
+    assert read.read < 10
+
+
 def test_an_async_source_will_do() -> None:
     async def source() -> AsyncIterator[str]:
         for n in range(100):
