@@ -16,11 +16,13 @@ from llmflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from llmflow.config import Config, Settings
+    from llmflow.pricing import Price
     from llmflow.provider import Provider
 
 # Kinds without a variable and an address of their own.
 _KEYS_ELSEWHERE: Final = {"sim": "none is needed", "litellm": "the variable that litellm knows"}
 _DEFAULT: Final = "default"
+_PUBLIC: Final = "public price of"
 
 
 @click.group("config", short_help="Check and show the configuration file.")
@@ -86,7 +88,9 @@ class _Row(NamedTuple):
 
 
 def _told(rows: Iterator[_Row]) -> list[_Row]:
-    return [row for row in rows if row.origin != _DEFAULT or row.name == "key"]
+    return [
+        row for row in rows if not row.origin.startswith((_DEFAULT, _PUBLIC)) or row.name == "key"
+    ]
 
 
 def _load(config: str | None) -> Config:
@@ -118,6 +122,8 @@ def _resolved(config: Config, model: str) -> Settings:
     settings.quota_over(None)
     settings.retry_over(None)
     settings.timeout_over(Timeout())
+    if settings.price and not any(sign in model for sign in "*?["):
+        settings.check_price(_public_price(settings.provider()))
     return settings
 
 
@@ -139,6 +145,7 @@ def _rows(settings: Settings) -> Iterator[_Row]:
     retry = settings.retry_over(provider.default_retry or Retry())
     yield from _values("retry", retry, settings)
     yield from _values("timeout", settings.timeout_over(Timeout()), settings)
+    yield from _price(settings, provider)
 
 
 def _kind(settings: Settings) -> str:
@@ -176,6 +183,30 @@ def _values(section: str, value: Any, settings: Settings) -> Iterator[_Row]:
         if now is not None or name in settings.origins:
             shown = type(now).__name__ if callable(now) else now
             yield _Row(name, shown, settings.origins.get(name, _DEFAULT))
+
+
+def _public_price(provider: Provider) -> Price | None:
+    from llmflow.pricing import price_of
+
+    model = f"{provider.name}/{provider.model}"
+    return price_of(model, base_url=getattr(provider, "base_url", None))
+
+
+def _price(settings: Settings, provider: Provider) -> Iterator[_Row]:
+    from llmflow import pricing
+
+    price = settings.price_over(_public_price(provider))
+    if price is None:
+        yield _Row("price", "not known", _DEFAULT)
+        return
+    public = f"{_PUBLIC} {pricing.PRICES_AS_OF}"
+    for row in _values("price", price, settings):
+        origin = public if row.origin == _DEFAULT else row.origin
+        if row.name == "price.longer" and row.value is not None:
+            above, longer = row.value
+            yield _Row(row.name, f"above {above:,} tokens: {longer}", origin)
+        elif row.name != "price.longer":
+            yield _Row(row.name, row.value, origin)
 
 
 def _lines(config: Config, found: dict[str, list[_Row]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Quotas, policies, addresses and key names from a file, ``llmflow.toml``.
+"""Quotas, policies, prices, addresses and key names from a file, ``llmflow.toml``.
 
 >>> from llmflow.config import Config, load_config, use_config
 >>> load_config().settings("openai/gpt-4.1-mini").quota  # doctest: +SKIP

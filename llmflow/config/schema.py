@@ -1,8 +1,8 @@
 """What may stand in the file, as pydantic models; and every deviation in words.
 
 pydantic is imported with this module, and this module when a file has content.
-The fields of quotas, policies and timeouts are those of `Quota`, `Retry` and
-`Timeout`, and so are the rules for their values: nothing is said twice.
+The fields of quotas, policies, timeouts and prices are those of `Quota`, `Retry`,
+`Timeout` and `Price`, and so are the rules for their values: nothing is said twice.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pydantic import (
 
 from llmflow.config.problems import Place, Problem, dotted, is_variable, nearest
 from llmflow.errors import redact
+from llmflow.pricing import Price
 from llmflow.provider import installed_providers
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
@@ -50,9 +51,15 @@ def _checked(kind: Any, name: str, nullable: bool, value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"{name} must be a number, not true or false")
     try:
-        return getattr(kind(**{name: value}), name)
+        return getattr(kind(**{**_needed(kind), name: value}), name)
     except TypeError:
         raise ValueError(f"{name} must be a number") from None
+
+
+def _needed(kind: Any) -> dict[str, float]:
+    """Return something for the fields that an object cannot be made without."""
+    fields = dataclasses.fields(kind)
+    return {each.name: 0.0 for each in fields if each.default is dataclasses.MISSING}
 
 
 class _Table(BaseModel):
@@ -71,15 +78,18 @@ if TYPE_CHECKING:  # a type checker cannot see what is made
     QuotaTable: TypeAlias = _Table
     RetryTable: TypeAlias = _Table
     TimeoutTable: TypeAlias = _Table
+    PriceTable: TypeAlias = _Table
 else:
     QuotaTable = _table("QuotaTable", Quota)
     RetryTable = _table("RetryTable", Retry)
     TimeoutTable = _table("TimeoutTable", Timeout)
+    PriceTable = _table("PriceTable", Price)
 
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "quota": QuotaTable,
     "retry": RetryTable,
     "timeout": TimeoutTable,
+    "price": PriceTable,
 }
 
 
@@ -124,6 +134,7 @@ class ModelTable(_Table):
     quota: QuotaTable | None = None
     retry: RetryTable | None = None
     timeout: Annotated[TimeoutTable | None, BeforeValidator(_total)] = None
+    price: PriceTable | None = None
 
 
 class KeyModelTable(_Table):
@@ -166,6 +177,7 @@ _EXAMPLES: Final = {
     "quota": "{ rpm = 500 }",
     "retry": "{ attempts = 6 }",
     "timeout": "300 or { connect = 10, total = 300 }",
+    "price": "{ input = 0.4, output = 1.6 }",
 }
 
 

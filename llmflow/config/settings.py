@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from llmflow.config.files import FILE_NAME
 from llmflow.config.problems import Place, dotted, line_of
-from llmflow.errors import MissingKeyError, redact
+from llmflow.errors import ConfigurationError, MissingKeyError, redact
+from llmflow.pricing import Price
 from llmflow.provider import (
     FALLBACK_PROVIDER,
     ClientProvider,
@@ -25,6 +26,7 @@ from llmflow.types import Quota
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 _WILD = frozenset("*?[")
+_MERGED: Final = ("quota", "retry", "timeout", "price")
 # Policies may be objects of tenacity's; the numbers that stand for them take their place.
 _REPLACED_BY: Final = {
     "attempts": "stop",
@@ -48,6 +50,7 @@ class Settings:
         quota: fields of a `Quota`.
         retry: fields of a `Retry`.
         timeout: fields of a `Timeout`.
+        price: fields of a `Price`.
         origins: the line and place of each setting, such as ``"quota.rpm"``.
         source: the file, or None.
     """
@@ -60,6 +63,7 @@ class Settings:
     quota: Mapping[str, Any] = field(default_factory=dict)
     retry: Mapping[str, Any] = field(default_factory=dict)
     timeout: Mapping[str, Any] = field(default_factory=dict)
+    price: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
 
@@ -107,6 +111,37 @@ class Settings:
         changes: dict[str, Any] = dict(self.retry)
         changes |= {_REPLACED_BY[name]: None for name in self.retry if name in _REPLACED_BY}
         return replace(default or Retry(), **changes)
+
+    def price_over(self, default: Price | None) -> Price | None:
+        """Return a price with the configured amounts in place of its own.
+
+        None where nothing is known and what is configured is not enough for a price: an
+        answer that was paid for must not fail because of that. `check_price` tells.
+        """
+        changes: dict[str, Any] = dict(self.price)
+        if not changes:
+            return default
+        if default is None:
+            return None if self._price_lacks() else Price(**changes)
+        if "input" in changes or "output" in changes:
+            changes["longer"] = None  # the file says one price, for prompts of all lengths
+        return replace(default, **changes)
+
+    def check_price(self, default: Price | None) -> None:
+        """Check that what is configured makes a price, together with the public one.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        missing = self._price_lacks()
+        if self.price and default is None and missing:
+            raise ConfigurationError(
+                f"no public price of {redact(self.model)} is known: the configured one needs "
+                f"{' and '.join(missing)}, too ({self.origins[f'price.{next(iter(self.price))}']})"
+            )
+
+    def _price_lacks(self) -> list[str]:
+        return [name for name in ("input", "output") if name not in self.price]
 
     def _key(self) -> str | None:
         if self.key_env is not None:
@@ -166,7 +201,7 @@ class Config:
     def _merged(
         self, provider: str, model: str, key_name: str | None
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        merged: dict[str, dict[str, Any]] = {"quota": {}, "retry": {}, "timeout": {}}
+        merged: dict[str, dict[str, Any]] = {each: {} for each in _MERGED}
         origins = {}
         for place, table in self._applying(provider, model, key_name):
             for section, values in merged.items():

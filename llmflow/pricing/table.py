@@ -6,7 +6,6 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -106,6 +105,8 @@ def source() -> str:
 
 @functools.cache
 def _table() -> Mapping[str, Any]:
+    from importlib.resources import files  # 5 ms, and most programs ask for no price
+
     data = files("llmflow.pricing").joinpath("prices.json").read_bytes()
     table: Mapping[str, Any] = orjson.loads(data)
     return table

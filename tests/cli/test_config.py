@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from llmflow.config import files, forget_configs
+from llmflow.pricing import PRICES_AS_OF
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, rows_of, write_rows
 
@@ -77,6 +78,13 @@ class TestCheck:
         assert [line[:9] for line in rest] == ["- line 2:", "- line 3:"]
         assert KEY not in result.err
 
+    def test_half_a_price_of_an_unknown_model_is_an_error(self, run: Run) -> None:
+        put('[providers.openai.models]\nmine.price = { input = 1 }\n"o*".price = { input = 1 }\n')
+        result = run("config", "check")
+        assert result.code == 2
+        assert "no public price of openai/mine is known" in result.error
+        assert "needs output, too (llmflow.toml, line 2)" in result.error
+
     def test_no_file_is_an_error(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "FILE_NAME", "no-such-file-in-any-folder.toml")
         assert "there is no llmflow.toml" in run("config", "check").error
@@ -90,6 +98,18 @@ class TestShow:
         assert rows["quota.tpm"] == {"value": 2e6, "from": "llmflow.toml, line 6"}
         assert rows["retry.attempts"] == {"value": 6, "from": "default"}
         assert rows["base_url"] == {"value": "https://api.openai.com/v1", "from": "default"}
+
+    def test_a_price_is_shown_with_its_day_or_its_line(self, run: Run) -> None:
+        put(FILE + "price = { input = 0, output = 0 }\n")
+        rows = shown(run, "--model", "openai/gpt-4.1-mini")["openai/gpt-4.1-mini"]
+        assert rows["price.input"] == {"value": 0.4, "from": f"public price of {PRICES_AS_OF}"}
+        assert "price.longer" not in rows
+        rows = shown(run, "--model", "local/any")["local/any"]
+        assert rows["price.output"] == {"value": 0, "from": "llmflow.toml, line 11"}
+        rows = shown(run, "--model", "openai/gpt-none")["openai/gpt-none"]
+        assert rows["price"] == {"value": "not known", "from": "default"}
+        rows = shown(run, "--model", "litellm/gemini/gemini-2.5-pro")
+        assert "above 200,000 tokens: $2.5 in" in str(rows)
 
     def test_without_a_model_what_the_file_says_is_shown(self, run: Run) -> None:
         put(FILE)

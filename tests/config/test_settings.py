@@ -12,8 +12,9 @@ from tenacity import stop_after_attempt
 
 from llmflow import LLM, Quota, Retry, Timeout
 from llmflow.config import Config, Settings, use_config
-from llmflow.config.schema import QuotaTable, RetryTable, TimeoutTable
-from llmflow.errors import MissingKeyError
+from llmflow.config.schema import PriceTable, QuotaTable, RetryTable, TimeoutTable
+from llmflow.errors import ConfigurationError, MissingKeyError
+from llmflow.pricing import Price
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider
 from tests.config.conftest import Load
@@ -71,6 +72,7 @@ def test_the_fields_of_the_file_are_those_of_the_value_objects() -> None:
     assert set(QuotaTable.model_fields) == names(Quota)
     assert set(TimeoutTable.model_fields) == names(Timeout)
     assert set(RetryTable.model_fields) == names(Retry) - {"stop", "wait", "retry"}
+    assert set(PriceTable.model_fields) == names(Price) - {"longer"}
 
 
 @pytest.mark.parametrize(
@@ -272,3 +274,47 @@ def test_the_documents_name_every_setting() -> None:
         name for kind in (QuotaTable, RetryTable, TimeoutTable) for name in kind.model_fields
     ):
         assert f"`{name}`" in text
+
+
+class TestPrices:
+    FILE = """
+[providers.openai]
+price = { cached_input = 0.05 }
+
+[providers.openai.models."gpt-4.1*"]
+price = { input = 0.3, batch_input = 0.1 }
+
+[providers.openai.models."gpt-4.1-mini"]
+price = { input = 0.2, cached_input = "none" }
+"""
+    PUBLIC = Price(input=0.4, output=1.6, cached_input=0.1)
+
+    def test_the_narrower_table_wins_for_each_amount(self, load: Load) -> None:
+        price = load(self.FILE).settings("openai/gpt-4.1-mini").price_over(self.PUBLIC)
+        assert price == Price(input=0.2, output=1.6, batch_input=0.1)
+
+    def test_a_model_that_the_file_does_not_name_costs_its_public_price(self, load: Load) -> None:
+        assert load(self.FILE).settings("anthropic/claude").price_over(self.PUBLIC) is self.PUBLIC
+
+    def test_a_configured_price_is_one_for_prompts_of_all_lengths(self, load: Load) -> None:
+        public = Price(input=1, output=2, longer=(200_000, Price(input=2, output=3)))
+        settings = load(self.FILE).settings
+        assert settings("openai/gpt-4.1").price_over(public) == Price(
+            input=0.3, output=2, cached_input=0.05, batch_input=0.1
+        )
+        assert settings("openai/o3").price_over(public) == Price(
+            input=1, output=2, cached_input=0.05, longer=public.longer
+        )
+
+    def test_half_a_price_of_an_unknown_model_is_none(self, load: Load) -> None:
+        settings = load(self.FILE).settings("openai/gpt-4.1-of-mine")
+        assert settings.price_over(None) is None
+        message = r"needs output, too \(llmflow.toml, line 3\)"
+        with pytest.raises(ConfigurationError, match=message):
+            settings.check_price(None)
+
+    def test_a_whole_price_makes_an_unknown_model_known(self, load: Load) -> None:
+        settings = load("[providers.openai]\nprice = { input = 0, output = 0 }").settings
+        price = settings("openai/mine").price_over(None)
+        assert price is not None
+        assert price.is_free
