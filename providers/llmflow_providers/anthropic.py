@@ -120,6 +120,11 @@ class AnthropicProvider:
         """One quota per server, key and class of models; the key is there as a digest only."""
         return (self.name, self.base_url, key_digest(self._key), model_class(self.model))
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is: what another server answers is another answer."""
+        return self.base_url
+
     def prepare(self) -> None:
         """Check that there is a key where one is needed, and that it can be sent."""
         if self._key is None and self.base_url == BASE_URL:
@@ -285,10 +290,13 @@ def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) ->
 def _usage(usage: Mapping[str, Any]) -> Usage:
     read = count(usage.get("cache_read_input_tokens"))
     written = count(usage.get("cache_creation_input_tokens"))
+    by_duration = mapping(usage.get("cache_creation"))
     details = mapping(usage.get("output_tokens_details"))
     return Usage(
         input_tokens=count(usage.get("input_tokens")) + written + read,
         output_tokens=count(usage.get("output_tokens")),
         cached_tokens=read,
         reasoning_tokens=count(details.get("thinking_tokens")),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=count(by_duration.get("ephemeral_1h_input_tokens")),
     )

@@ -268,11 +268,16 @@ def _usage(usage: Any) -> Usage:
         value = getattr(holder, name, None)
         return value if isinstance(value, int) else 0
 
+    prompt = getattr(usage, "prompt_tokens_details", None)
+    by_duration = getattr(prompt, "cache_creation_token_details", None)
+    written = count(prompt, "cache_write_tokens") or count(prompt, "cache_creation_tokens")
     return Usage(
         input_tokens=count(usage, "prompt_tokens"),
         output_tokens=count(usage, "completion_tokens"),
-        cached_tokens=count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
+        cached_tokens=count(prompt, "cached_tokens"),
         reasoning_tokens=count(
             getattr(usage, "completion_tokens_details", None), "reasoning_tokens"
         ),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=count(by_duration, "ephemeral_1h_input_tokens"),
     )

@@ -45,6 +45,7 @@ from llmflow_providers.wire import (
 BASE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
 _URL_VARIABLE: Final = "OPENAI_BASE_URL"
+_TICKS_PER_DOLLAR: Final = 1e10
 _CHARACTERS_PER_TOKEN: Final = 4
 
 
@@ -102,6 +103,11 @@ class OpenAIProvider:
         """One quota per server, key and model; the key is there as a digest only."""
         return (self.name, self.base_url, key_digest(self._key), self.model)
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is: what another server answers is another answer."""
+        return self.base_url
+
     def prepare(self) -> None:
         """Check that there is a key where one is needed, and that it can be sent."""
         if self._key is None and self._official:
@@ -150,7 +156,7 @@ class OpenAIProvider:
             model=model if model and isinstance(model, str) else self.model,
             provider=self.name,
             request_id=reply.headers.get("x-request-id") or data.get("id"),
-            cost=number(usage.get("cost")),
+            cost=_cost(usage),
             raw=data,
         )
 
@@ -210,10 +216,20 @@ def _characters(content: Any) -> int:
     return len(text_of(content))
 
 
+def _cost(usage: Mapping[str, Any]) -> float | None:
+    """Return what the server says that it charges: OpenRouter in dollars, xAI in 1e-10 of one."""
+    ticks = number(usage.get("cost_in_usd_ticks"))
+    return number(usage.get("cost")) if ticks is None else ticks / _TICKS_PER_DOLLAR
+
+
 def _usage(usage: Mapping[str, Any]) -> Usage:
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
-    cached = prompt.get("cached_tokens") or usage.get("prompt_cache_hit_tokens")
+    cached = (
+        prompt.get("cached_tokens")
+        or usage.get("prompt_cache_hit_tokens")  # DeepSeek
+        or usage.get("cached_tokens")  # Together
+    )
     output = count(usage.get("completion_tokens"))
     prompt_tokens = count(usage.get("prompt_tokens"))
     reasoning = count(completion.get("reasoning_tokens"))
@@ -224,4 +240,5 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
         output_tokens=output,
         cached_tokens=count(cached),
         reasoning_tokens=reasoning,
+        cache_write_tokens=count(prompt.get("cache_write_tokens")),
     )

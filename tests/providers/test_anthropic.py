@@ -170,6 +170,7 @@ def test_an_answer_is_decoded_with_usage_and_ids() -> None:
     usage = {
         "input_tokens": 16,
         "cache_creation_input_tokens": 100,
+        "cache_creation": {"ephemeral_5m_input_tokens": 70, "ephemeral_1h_input_tokens": 30},
         "cache_read_input_tokens": 1000,
         "output_tokens": 50,
         "output_tokens_details": {"thinking_tokens": 40},
@@ -184,7 +185,12 @@ def test_an_answer_is_decoded_with_usage_and_ids() -> None:
     response = provider().decode(reply(message(*blocks, usage=usage), request_id="req_1"))
     assert (response.text, response.finish_reason) == ("Hello, world", "stop")
     assert response.usage == Usage(
-        input_tokens=1116, output_tokens=50, cached_tokens=1000, reasoning_tokens=40
+        input_tokens=1116,
+        output_tokens=50,
+        cached_tokens=1000,
+        reasoning_tokens=40,
+        cache_write_tokens=100,
+        cache_write_1h_tokens=30,
     )
     assert (response.model, response.request_id) == ("claude-x-2026", "req_1")
     assert response.raw["stop_reason"] == "end_turn"

@@ -49,7 +49,7 @@ ANSWER: dict[str, Any] = {
         "prompt_tokens": 1000,
         "completion_tokens": 20,
         "total_tokens": 1020,
-        "prompt_tokens_details": {"cached_tokens": 400},
+        "prompt_tokens_details": {"cached_tokens": 400, "cache_write_tokens": 100},
         "completion_tokens_details": {"reasoning_tokens": 5},
     },
 }
@@ -351,7 +351,11 @@ async def test_an_answer_holds_everything_that_is_known() -> None:
     assert response.text == "Hello."
     assert response.finish_reason == "stop"
     assert response.usage == Usage(
-        input_tokens=1000, output_tokens=20, cached_tokens=400, reasoning_tokens=5
+        input_tokens=1000,
+        output_tokens=20,
+        cached_tokens=400,
+        reasoning_tokens=5,
+        cache_write_tokens=100,
     )
     assert (response.model, response.provider) == ("gpt-4o-mini-2024-07-18", "litellm")
     assert response.request_id == "req_7"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 import pytest
@@ -75,7 +76,7 @@ def test_an_answer_is_decoded_with_usage_and_ids() -> None:
                 "usage": {
                     "prompt_tokens": 120,
                     "completion_tokens": 40,
-                    "prompt_tokens_details": {"cached_tokens": 64},
+                    "prompt_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 32},
                     "completion_tokens_details": {"reasoning_tokens": 16},
                     "cost": 0.25,
                 },
@@ -85,9 +86,30 @@ def test_an_answer_is_decoded_with_usage_and_ids() -> None:
     )
     assert (response.text, response.finish_reason) == ("Hello", "stop")
     assert response.usage == Usage(
-        input_tokens=120, output_tokens=40, cached_tokens=64, reasoning_tokens=16
+        input_tokens=120,
+        output_tokens=40,
+        cached_tokens=64,
+        reasoning_tokens=16,
+        cache_write_tokens=32,
     )
     assert (response.model, response.request_id, response.cost) == ("gpt-x-2026", "req_1", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached", "cost"),
+    [
+        ({"prompt_cache_hit_tokens": 7}, 7, None),
+        ({"cached_tokens": 7}, 7, None),
+        ({"cost_in_usd_ticks": 12_340_000}, 0, 0.001234),
+        ({"cost": "dear", "cost_in_usd_ticks": None}, 0, None),
+    ],
+)
+def test_other_servers_words_for_the_cache_and_the_bill_are_understood(
+    usage: dict[str, Any], cached: int, cost: float | None
+) -> None:
+    body = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 10, **usage}}
+    response = provider().decode(reply(body))
+    assert (response.usage.cached_tokens, response.cost) == (cached, cost)
 
 
 @pytest.mark.parametrize(
