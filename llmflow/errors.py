@@ -163,6 +163,9 @@ class ProviderError(LLMFlowError):
     signals: Sequence[Any] = ()
     """What the reply said of the quota, from a provider with a client of its own."""
 
+    source: str = "provider"
+    """Where it is known from: ``journal`` if it was met in an earlier session of the run."""
+
     transient: ClassVar[bool] = False
     """Whether sending the same request again later can succeed."""
     remedy: ClassVar[str] = ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from llmflow import telemetry
 from llmflow.background import background
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, InputError
@@ -16,12 +18,20 @@ from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.mapping import Mappable
 from llmflow.modes.hedging import Hedge
-from llmflow.modes.mode import Call, next_call_id
 from llmflow.modes.parallel import ParallelMode
+from llmflow.pricing import Price, price_of
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
+from llmflow.runs.context import current_run
+from llmflow.runs.implicit import named_run
+from llmflow.runs.recorder import Recorder
+from llmflow.runs.route import Route
+from llmflow.runs.run import Run
 from llmflow.transport import Timeout, connection_limit
-from llmflow.types import Quota, Request, Response, WireRequest
+from llmflow.types import Quota, Request, Response
+
+_outside: Final = Recorder()
+"""For calls that belong to no run."""
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
@@ -60,6 +70,12 @@ class LLM(Mappable):
         temperature: sampling temperature of every call.
         options: further fields for the body of every call, in the provider's dialect. Not
             ``model``, ``messages``, ``max_tokens`` or ``stream``: they are llmflow's own.
+        journal: name of a `Run` that every call belongs to which is in no other, or an open run:
+            what it was asked before is answered from there.
+        dedupe: whether equal calls in flight at the same time share one; None: where the
+            temperature is 0.
+        cache: whether equal calls have one answer for ever, over all runs on this machine.
+        price: what answers cost, in place of what is known or configured.
         config: another configuration file than the one that is found, or a `Config`.
 
     Raises:
@@ -81,6 +97,10 @@ class LLM(Mappable):
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        journal: str | Run | None = None,
+        dedupe: bool | None = None,
+        cache: bool = False,
+        price: Price | None = None,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         if quota is not None and not isinstance(quota, Quota):
@@ -104,6 +124,9 @@ class LLM(Mappable):
             )
         else:
             provider = checked(model)
+        if price is not None and not isinstance(price, Price):
+            raise ConfigurationError(f"price must be a Price; got {price!r}")
+        self._price = price
         self.provider: Provider = provider
         self.system = system
         self.max_tokens = _checked_max_tokens(max_tokens)
@@ -126,10 +149,19 @@ class LLM(Mappable):
             gates=as_gates(gate),
             hedge=hedge,
         )
-        # None for a provider with a client of its own.
-        self._encode: Callable[[Request], WireRequest] | None = getattr(provider, "encode", None)
+        self._run = None if journal is None else named_run(journal)
+        self._route = Route(
+            provider=provider,
+            mode=self._mode,
+            limiter=self.limiter,
+            price=lambda: self.price,
+            dedupe=dedupe,
+            cache=cache,
+        )
+        self._configured = settings
         self._settings = settings if api_key is None else None
         self._prepared = False
+        telemetry.auto()
 
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, quota={self.limiter.quota!r})"
@@ -138,6 +170,14 @@ class LLM(Mappable):
     def model(self) -> str:
         """The model string, ``provider/model``."""
         return f"{self.provider.name}/{self.provider.model}"
+
+    @functools.cached_property
+    def price(self) -> Price | None:
+        """What answers cost, in US dollars per million tokens; None where nobody knows."""
+        if self._price is not None:
+            return self._price
+        known = price_of(self.model, base_url=self._route.endpoint or None)
+        return known if self._configured is None else self._configured.price_over(known)
 
     @property
     def hedged(self) -> int:
@@ -226,8 +266,9 @@ class LLM(Mappable):
         return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
 
     async def _answer(self, request: Request) -> Response:
-        wire = None if self._encode is None else self._encode(request)
-        return await self._mode.complete(Call(next_call_id(), request, wire))
+        run = current_run() or self._run
+        recorder = _outside if run is None else run.recorder
+        return await recorder.answer(request, self._route)
 
     def _request(
         self,
@@ -249,7 +290,7 @@ class LLM(Mappable):
             system=self.system if system is None else system,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
-            options={**self.options, **_checked_options(options)} if options else self.options,
+            options=_checked_options({**self.options, **options}) if options else self.options,
         )
 
 
@@ -282,7 +323,8 @@ def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, remedy in _NO_OPTION.items():
         if options.get(name):
             raise ConfigurationError(f"{name!r} cannot be one of the options; {remedy}")
-    return dict(options)
+    # In one order: the same question is the same body, and so the same in a journal.
+    return dict(sorted(options.items()))
 
 
 def _checked_max_tokens(value: int | None) -> int | None:

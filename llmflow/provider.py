@@ -46,6 +46,8 @@ class Provider(Protocol):
         model: the model's name at the provider.
         default_quota: the quota assumed where none is configured, or None.
         default_retry: the retry policy that fits this provider, or None for llmflow's own.
+        endpoint: optional: where the provider is, such as its base URL; what was answered
+            elsewhere is not taken for an answer from here.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -34,3 +35,10 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test begin with what another run has learned, nor leave anything of its own."""
     monkeypatch.setenv("LLMFLOW_STATE_DIR", "off")
+
+
+@pytest.fixture(autouse=True)
+def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let every test have a folder of runs of its own, made only if it keeps any."""
+    folder = tmp_path_factory.getbasetemp() / f"runs-{secrets.token_hex(6)}"
+    monkeypatch.setenv("LLMFLOW_JOURNAL_DIR", str(folder))

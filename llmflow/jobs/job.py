@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmflow.errors import InputError, LLMFlowError, ProviderError, redact
+from llmflow.errors import (
+    BudgetExceededError,
+    InputError,
+    JournalError,
+    LLMFlowError,
+    ProviderError,
+    redact,
+)
 from llmflow.jobs.contact import Contact
 from llmflow.jobs.feed import Feed, ThreadFeed
 from llmflow.llm import LLM
@@ -22,6 +29,8 @@ DEFAULT_CONCURRENCY = 100
 # Longer than any attempt may take: admission stays closed until the last one has ended.
 _CLOSED_SECONDS = 3600.0
 _DRAIN_POLL_SECONDS = 0.05
+DRAIN_SECONDS = 60.0
+"""How long a stopped job waits for answers that are on their way."""
 
 
 @dataclass(slots=True)
@@ -30,6 +39,8 @@ class Counters:
 
     answered: int = 0
     failed: int = 0
+    replayed: int = 0
+    """How many of the answers, and of the failures, are from an earlier session's journal."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
@@ -61,6 +72,8 @@ class Job:
         template: makes a prompt of a row.
         writer: takes the answers and the failures.
         concurrency: how many rows are under way at once.
+        fail_fast: whether the first row that fails ends the job.
+        drain_seconds: how long answers on their way are waited for once the job is stopped.
         contact: what the LLM's retry policy notes of its connections; where it is
             lost, the job stops.
     """
@@ -73,6 +86,8 @@ class Job:
         writer: RowWriter,
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
+        fail_fast: bool = False,
+        drain_seconds: float = DRAIN_SECONDS,
         contact: Contact | None = None,
     ) -> None:
         self.counters = Counters()
@@ -88,6 +103,8 @@ class Job:
         self._writer = writer
         self.concurrency = concurrency
         self._workers: set[asyncio.Task[None]] = set()
+        self._fail_fast = fail_fast
+        self._drain_seconds = drain_seconds
         self._started = 0
         self._drain: asyncio.Task[None] | None = None
 
@@ -140,8 +157,10 @@ class Job:
 
     async def _drop_when_drained(self) -> None:
         """Once the last answer on its way is here, drop the rows that wait to be sent."""
-        limiter = self._llm.limiter
-        while limiter.statistics().in_flight:  # noqa: ASYNC110 - the limiter tells nobody
+        limiter, loop = self._llm.limiter, asyncio.get_running_loop()
+        deadline = loop.time() + self._drain_seconds
+        # The limiter tells nobody.
+        while limiter.statistics().in_flight and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         self._drop()
 
@@ -177,13 +196,11 @@ class Job:
     async def _answer(self, row: Mapping[str, Any], index: int) -> None:
         try:
             response = await self._llm.complete(self._template.render(row, index=index))
-        except ProviderError as error:
+        except (ProviderError, InputError, BudgetExceededError, JournalError) as error:
             if error.fatal or self.contact.lost:
                 # It says nothing of this row, which the next run asks again.
                 self._stop(error)
                 return
-            self._fail(row, error, index)
-        except InputError as error:
             self._fail(row, error, index)
         else:
             counters, usage = self.counters, response.usage
@@ -192,6 +209,11 @@ class Job:
             # Counted when it is written: what the writer refuses was not answered.
             self._writer.write(answer_row(row, response.text, index))
             counters.answered += 1
+            if response.source == "journal":
+                counters.replayed += 1
+                return
+            if response.source != "provider":
+                return
             counters.input_tokens += usage.input_tokens
             counters.output_tokens += usage.output_tokens
             if response.cost is not None:
@@ -203,6 +225,8 @@ class Job:
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
         self.counters.reasons[kind] = (count + 1, first)
+        if self._fail_fast:
+            self._stop(error)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -12,7 +12,7 @@ def fingerprint(*, provider: str, endpoint: str, model: str, body: bytes) -> byt
     """Return what stands for a question: the same for the same, in every process.
 
     >>> fingerprint(provider="sim", endpoint="", model="demo", body=b"{}").hex()
-    '9b49ca35321fc39aeb2e2b33a2d87ef0'
+    'b0cd8ad8f0de0d527f29fb6aeee1b7ad'
 
     Args:
         provider: the provider's name.

@@ -48,6 +48,11 @@ class SimProvider(OpenAIProvider):
         """One quota per model of the built-in server."""
         return (self.name, self.model) if self._embedded else super().domain
 
+    @property
+    def endpoint(self) -> str:
+        """The built-in server is the same one at whatever port."""
+        return "" if self._embedded else self.base_url
+
     def prepare(self) -> None:
         """Start the built-in server, once per process."""
         if self._embedded:

@@ -1,0 +1,110 @@
+"""Where runs are kept on this machine, and which there are."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from llmflow.errors import ConfigurationError, InputError, JournalBusyError, JournalError, redact
+
+if TYPE_CHECKING:
+    from llmflow.journal import RunSummary
+
+VARIABLE: Final = "LLMFLOW_JOURNAL_DIR"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def checked_name(name: str) -> str:
+    """Return a run's name, which is also its folder's.
+
+    Raises:
+        ConfigurationError: it cannot be a folder's name everywhere.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
+        raise ConfigurationError(
+            "a run's name has at most 100 letters, digits, '.', '_' and '-', and begins with a "
+            f"letter or digit; got {redact(str(name))!r}"
+        )
+    return name
+
+
+def runs_folder() -> Path:
+    """Return the folder that holds a folder for each run.
+
+    ``LLMFLOW_JOURNAL_DIR`` names it, else ``dir`` in the file's ``[journal]``; else it is in
+    the platform's folder for what programs keep (``~/.local/state/llmflow/runs`` on Linux).
+
+    Raises:
+        ConfigurationError: there is no home folder to keep it in.
+    """
+    named = os.environ.get(VARIABLE)
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        return _default_folder()
+    except RuntimeError:
+        raise ConfigurationError(
+            f"there is no home folder to keep runs in: name a folder in {VARIABLE}"
+        ) from None
+
+
+def list_runs() -> list[RunSummary]:
+    """Return what is known of each run, the one used last first."""
+    from llmflow.journal import read_summary
+
+    folder = runs_folder()
+    try:
+        names = [entry.name for entry in folder.iterdir() if _NAME.fullmatch(entry.name)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise JournalError(f"{folder} cannot be read: {error.strerror or error}") from error
+    found = [summary for name in names if (summary := read_summary(folder / name)) is not None]
+    return sorted(found, key=lambda each: each.last_used_at, reverse=True)
+
+
+def find_run(name: str) -> RunSummary:
+    """Return what is known of one run, by its name or the only beginning that fits.
+
+    Raises:
+        InputError: there is no such run, or there are several.
+    """
+    runs = list_runs()
+    exact = [each for each in runs if each.name == name]
+    fitting = exact or [each for each in runs if each.name.startswith(name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(each.name for each in fitting[:5])
+        raise InputError(f"several runs begin with {redact(name)!r}: {names}")
+    near = difflib.get_close_matches(name, [each.name for each in runs], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "`llmflow runs` lists them"
+    raise InputError(f"there is no run {redact(name)!r} in {runs_folder()}; {hint}")
+
+
+def remove_run(name: str) -> None:
+    """Remove a run and its answers.
+
+    Raises:
+        InputError: there is no such run.
+        JournalBusyError: a process works on it.
+    """
+    summary = find_run(name)
+    if summary.busy:
+        raise JournalBusyError(f"{summary.name} is at work (process {summary.pid}): stop it first")
+    shutil.rmtree(summary.folder)
+
+
+def _default_folder() -> Path:
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return base / "llmflow" / "runs"

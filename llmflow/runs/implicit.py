@@ -1,0 +1,45 @@
+"""Runs that an LLM opens by itself, because it was made with ``journal=``."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+
+from llmflow.errors import ConfigurationError
+from llmflow.runs.run import Run
+
+_open: dict[str, Run] = {}
+_lock = threading.Lock()
+
+
+def named_run(journal: str | Run) -> Run:
+    """Return the run that an LLM's calls belong to, open until the process ends.
+
+    LLMs with the same name share one.
+
+    Raises:
+        ConfigurationError: the name cannot be a run's.
+        JournalError: its journal cannot be opened.
+    """
+    if isinstance(journal, Run):
+        return journal
+    if not isinstance(journal, str):
+        raise ConfigurationError(
+            f"journal must be a run's name or a Run; got {type(journal).__name__}"
+        )
+    with _lock:
+        run = _open.get(journal)
+        if run is None:
+            run = Run(journal)
+            run.open()
+            _open[journal] = run
+        return run
+
+
+@atexit.register
+def _close_all() -> None:
+    with _lock:
+        runs = list(_open.values())
+        _open.clear()
+    for run in runs:
+        run.close()

@@ -1,0 +1,108 @@
+"""How the calls of one LLM reach their answers, and what makes two of them equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from llmflow.errors import ConfigurationError
+from llmflow.limits import Limiter
+from llmflow.modes.mode import Call, Mode, next_call_id
+from llmflow.provider import Provider
+from llmflow.types import Request, WireRequest
+
+if TYPE_CHECKING:
+    from llmflow.pricing import Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Route:
+    """What a run needs to know of an LLM.
+
+    Args:
+        provider: who answers.
+        mode: how answers are got.
+        limiter: whose admission its calls pass.
+        price: returns what answers cost, or None if nobody knows.
+        dedupe: whether equal calls in flight share one; None: where the temperature is 0.
+        cache: whether answers are taken from earlier runs, and kept for later ones.
+    """
+
+    provider: Provider
+    mode: Mode
+    limiter: Limiter
+    price: Callable[[], Price | None] = lambda: None
+    dedupe: bool | None = None
+    cache: bool = False
+
+    def call(self, request: Request) -> Call:
+        """Return the call that asks for this."""
+        # A provider with a client of its own encodes nothing.
+        encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
+        return Call(next_call_id(), request, None if encode is None else encode(request))
+
+    def shares(self, request: Request) -> bool:
+        """Return whether equal calls may have one answer."""
+        if self.cache:
+            return True
+        return request.temperature == 0 if self.dedupe is None else self.dedupe
+
+    @property
+    def endpoint(self) -> str:
+        """Where the provider is: another server's answers are other answers."""
+        return getattr(self.provider, "endpoint", None) or ""
+
+    def body(self, call: Call) -> bytes:
+        """Return what is asked, as the same bytes in every process.
+
+        Raises:
+            ConfigurationError: an option of the call cannot be written down.
+        """
+        return canonical(call.request) if call.wire is None else call.wire.body
+
+
+def canonical(request: Request) -> bytes:
+    """Write a request as bytes that are the same in every process.
+
+    >>> from llmflow.types import Request
+    >>> canonical(Request(model="m", messages=({"role": "user", "content": "Hi"},)))
+    b'[[{"role":"user","content":"Hi"}],null,null,null,{}]'
+
+    Raises:
+        ConfigurationError: an option cannot be written down.
+    """
+    parts = [
+        request.messages,
+        request.system,
+        request.max_tokens,
+        request.temperature,
+        dict(request.options),
+    ]
+    try:
+        return orjson.dumps(parts, default=_described)
+    except TypeError as error:
+        try:
+            import json  # what orjson refuses and JSON can say, such as a lone surrogate
+
+            return json.dumps(parts, default=_described).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise ConfigurationError(
+                f"the request cannot be kept in a journal or cache: {error}"
+            ) from error
+
+
+def _described(value: Any) -> Any:
+    """Return what stands for an object: the schema of a model class, the fields of an object."""
+    schema = getattr(value, "model_json_schema", None)
+    if isinstance(value, type):
+        name = f"{value.__module__}.{value.__qualname__}"
+        return [name, schema()] if schema is not None else name
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    if hasattr(value, "items"):
+        return dict(value)
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")

@@ -1,0 +1,239 @@
+"""A run: what is asked within it is written down, counted, and paid from one budget."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from contextvars import Token
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from llmflow.errors import ConfigurationError, LLMFlowError, UsageError, redact
+from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
+from llmflow.runs.catalog import checked_name, runs_folder
+from llmflow.runs.context import entered
+from llmflow.runs.recorder import Recorder
+from llmflow.runs.statistics import RunStatistics
+
+if TYPE_CHECKING:
+    from llmflow.budget import Budget, Ledger
+    from llmflow.events import Subscription
+    from llmflow.journal import Journal, Totals
+
+Store = Literal["full", "answers", "off"]
+STORES: Final = ("full", "answers", "off")
+
+
+class Run:
+    """Everything that a block of code asks, as one piece of work that survives its process.
+
+    Inside the block every answer of every LLM is written to the run's journal before it
+    is given out. Running the same program again answers from there what was asked
+    before, at once and at no cost, and goes on: nodes and flows need no code for that.
+    What changed, a prompt, an item or a parameter, is asked; nothing else is.
+
+    >>> async def main():
+    ...     async with Run("summaries-2026-11", budget=Budget(usd=5)) as run:
+    ...         await flow.run_async(shared)
+    ...     print(run.statistics().cost)
+
+    ``with Run(...):`` does the same in code that is not asynchronous.
+
+    Args:
+        name: names the run, and its folder; the same name goes on with the same run. None:
+            nothing is written down, but a budget is kept and calls are counted.
+        budget: what the run may spend, over all its sessions; the time is the session's.
+        store: ``"full"`` keeps whole replies, so that an answer from the journal equals
+            the first one; ``"answers"`` leaves out ``raw``; ``"off"`` keeps nothing. By
+            default what ``llmflow.toml`` says, else full.
+        folder: where runs are kept; see `llmflow.runs.catalog.runs_folder`.
+        retry_failed: ask again what failed for good in an earlier session, which otherwise
+            fails again at once.
+        on_event: a plain function that is called with every event of this run; see
+            `llmflow.events`.
+        about: what to keep with the run, for ``llmflow runs show``: plain values, no secrets.
+
+    Raises:
+        ConfigurationError: the name or another argument is wrong.
+        JournalBusyError: on entering: another process is in the same run.
+        JournalError: on entering: the journal cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        budget: Budget | None = None,
+        store: Store | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        retry_failed: bool = False,
+        on_event: Hook | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        if store is not None and store not in STORES:
+            raise ConfigurationError(f"store must be one of {', '.join(STORES)}; got {store!r}")
+        self.name = None if name is None else checked_name(name)
+        self.budget = budget
+        self.retry_failed = retry_failed
+        self._store = store
+        self._folder = None if folder is None else Path(folder)
+        self.id = self.name or f"run-{secrets.token_hex(4)}"
+        """What events and logs call it."""
+        self._about = {"kind": "python", "program": Path(sys.argv[0]).name, **(about or {})}
+        self._journal: Journal | None = None
+        self._ledger: Ledger | None = None
+        self._recorder: Recorder | None = None
+        self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
+        self._on_event = on_event
+        self._subscription: Subscription | None = None
+        self._entered_at = 0.0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name or 'without a name'}: {self.statistics().done:,} calls>"
+
+    # --- the block --------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.open()
+        self._tokens = entered.set(self), current_run_id.set(self.id)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+        self.close(error)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+        # Writing down what is waiting takes a moment, in which others may go on.
+        await asyncio.to_thread(self.close, error)
+
+    def open(self) -> None:
+        """Open the journal, without entering the block.
+
+        Raises:
+            JournalBusyError: another process is in the same run.
+            JournalError: the journal cannot be read or written.
+        """
+        if self._recorder is not None:
+            raise UsageError(f"{self!r} is open already; make another Run")
+        store = self._store or "full"
+        if self.name is not None and store != "off":
+            from llmflow.journal import Journal
+
+            self._journal = Journal.open((self._folder or runs_folder()) / self.name, store=store)
+            self._journal.begin(self._about)
+        if self.budget is not None:
+            self._ledger = self._new_ledger(self.budget)
+        if self._on_event is not None:
+            self._subscription = subscribe(self._on_event, run_id=self.id)
+        self._recorder = Recorder(
+            journal=self._journal,
+            ledger=self._ledger,
+            retry_failed=self.retry_failed,
+            run_id=self.id,
+        )
+        self._entered_at = time.monotonic()
+        if RunStarted.wanted:
+            emit(RunStarted(at=time.time(), run_id=self.id))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write down what is waiting and close the journal. Doing so twice is fine.
+
+        Args:
+            error: what ended the run before its end, or None.
+        """
+        if self._closed or self._recorder is None:
+            return
+        self._closed = True
+        state, reason = _state_after(error)
+        try:
+            if self._journal is not None:
+                self._journal.close(state=state, reason=reason)
+        finally:
+            if RunFinished.wanted:
+                seconds = time.monotonic() - self._entered_at
+                emit(
+                    RunFinished(
+                        at=time.time(), run_id=self.id, seconds=seconds, state=state, reason=reason
+                    )
+                )
+            if self._subscription is not None:
+                self._subscription.close()
+
+    def _leave(self) -> None:
+        tokens, self._tokens = self._tokens, None
+        if tokens is not None:
+            # Left in another context than entered: there is nothing to go back to.
+            with contextlib.suppress(ValueError):
+                entered.reset(tokens[0])
+                current_run_id.reset(tokens[1])
+
+    # --- what it did --------------------------------------------------------------------
+
+    @property
+    def recorder(self) -> Recorder:
+        """What calls go through.
+
+        Raises:
+            UsageError: the run is not open.
+        """
+        if self._recorder is None:
+            raise UsageError(f"{self!r} is not open: use it in a `with` or `async with` block")
+        return self._recorder
+
+    @property
+    def totals(self) -> Totals | None:
+        """What is known of the run over all its sessions; None without a journal."""
+        return None if self._journal is None else self._journal.totals
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The accounting of its budget; None without one."""
+        return self._ledger
+
+    def statistics(self) -> RunStatistics:
+        """Return what was done since the run was entered."""
+        recorder = self._recorder
+        return RunStatistics() if recorder is None else recorder.tally.statistics()
+
+    def _new_ledger(self, budget: Budget) -> Ledger:
+        from llmflow.budget import Ledger, Spent
+
+        totals = self.totals
+        if totals is None:
+            return Ledger(budget)
+        tokens = totals.input_tokens + totals.output_tokens
+        return Ledger(
+            budget, spent=Spent(usd=totals.cost or 0.0, tokens=tokens, requests=totals.requests)
+        )
+
+
+def _state_after(error: BaseException | None) -> tuple[str, str | None]:
+    """Return how a run ended, and why if not by coming to its end."""
+    if error is None:
+        return "complete", None
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
+        return "interrupted", None
+    if isinstance(error, LLMFlowError):
+        return "stopped", redact(str(error))
+    return "stopped", type(error).__name__  # its text is the program's, and may hold anything

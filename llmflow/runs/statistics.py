@@ -1,0 +1,95 @@
+"""What a run has done so far."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from llmflow.types import Response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatistics:
+    """What a run has done since it was entered.
+
+    Args:
+        answered: calls that the provider answered.
+        replayed: calls that were answered from the journal, at no cost.
+        cached: calls that were answered by the cache of earlier runs, at no cost.
+        shared: calls that got the answer of an equal one in flight, at no cost.
+        failed: calls that failed for good.
+        failed_before: calls that were not sent, as they had failed in an earlier session.
+        in_flight: calls that have not ended.
+        requests: requests that were sent for all these; retries among them.
+        input_tokens: tokens of the prompts that the provider answered.
+        output_tokens: tokens of its answers.
+        cost: US dollars of its answers; None where no price is known.
+    """
+
+    answered: int = 0
+    replayed: int = 0
+    cached: int = 0
+    shared: int = 0
+    failed: int = 0
+    failed_before: int = 0
+    in_flight: int = 0
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+    @property
+    def done(self) -> int:
+        """Calls that have ended, in whatever way."""
+        answered = self.answered + self.replayed + self.cached + self.shared
+        return answered + self.failed + self.failed_before
+
+
+class Tally:
+    """Counts, from any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(
+            (
+                "answered",
+                "replayed",
+                "cached",
+                "shared",
+                "failed",
+                "failed_before",
+                "in_flight",
+                "requests",
+                "input_tokens",
+                "output_tokens",
+            ),
+            0,
+        )
+        self._cost: float | None = None
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count one thing."""
+        with self._lock:
+            self._counts[name] += number
+
+    def answer(self, response: Response) -> None:
+        """Count an answer of the provider."""
+        usage, counts = response.usage, self._counts
+        with self._lock:
+            counts["answered"] += 1
+            counts["requests"] += response.attempts
+            counts["input_tokens"] += usage.input_tokens
+            counts["output_tokens"] += usage.output_tokens
+            if response.cost is not None:
+                self._cost = (self._cost or 0.0) + response.cost
+
+    def failure(self, attempts: int) -> None:
+        """Count a call that failed for good, after so many attempts."""
+        with self._lock:
+            self._counts["failed"] += 1
+            self._counts["requests"] += attempts
+
+    def statistics(self) -> RunStatistics:
+        """Return the counts of this moment."""
+        with self._lock:
+            return RunStatistics(**self._counts, cost=self._cost)
