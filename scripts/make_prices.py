@@ -30,6 +30,8 @@ _FIELDS = {
     "output_cost_per_reasoning_token": "reasoning",
 }
 _BATCH_FIELDS = ("input", "output", "cached_input", "cache_write")
+# Dollars per million tokens: what is above was written down per thousand of them.
+_UNBELIEVABLE = 1000
 _TIER = re.compile(r"input_cost_per_token(_above_(\d+)k_tokens)")
 # What they file under a name of its own, and where one finds it.
 _PROVIDERS = {
@@ -167,6 +169,8 @@ def _prices(entry: Mapping[str, Any], tier: str) -> dict[str, float] | None:
             if isinstance(value, int | float) and value > 0 and (not service or _has_batch(ours)):
                 prices[prefix + ours] = _rounded(value * 1e6)
     if "input" not in prices or "output" not in prices:
+        return None
+    if max(prices.values()) > _UNBELIEVABLE:
         return None
     if prices.get("reasoning") == prices["output"]:
         del prices["reasoning"]

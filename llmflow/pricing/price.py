@@ -126,8 +126,8 @@ class Price:
 def _in_batch(price: Price) -> Price:
     assert price.batch_input is not None
     assert price.batch_output is not None
-    prompts = price.batch_input / price.input if price.input else 1.0
-    answers = price.batch_output / price.output if price.output else 1.0
+    prompts = min(1.0, price.batch_input / price.input) if price.input else 1.0
+    answers = min(1.0, price.batch_output / price.output) if price.output else 1.0
     write = price.batch_cache_write
     return Price(
         input=price.batch_input,
