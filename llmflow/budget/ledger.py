@@ -276,18 +276,19 @@ class Ledger:
         while queue:
             head = queue[0]
             if head.state == WAITING:
-                if self._reached is None and self._fits(head.estimate):
-                    self._waiting -= 1
+                granted = head.can_go_on() and self._reached is None
+                if granted and not self._fits(head.estimate):
+                    granted = False
+                    if not self._check_hope(head.estimate):
+                        return
+                self._waiting -= 1
+                if granted:
                     self._hold(head)
-                    if not head.wake():  # its loop is closed: nobody will make this call
-                        head.state = OVER
-                        self._give_back(head.estimate)
-                elif self._reached is None and not self._check_hope(head.estimate):
-                    return
                 else:
-                    self._waiting -= 1
                     head.state = OVER
-                    head.wake()
+                if not head.wake() and granted:  # its loop was closed a moment ago
+                    head.state = OVER
+                    self._give_back(head.estimate)
             queue.popleft()
 
     def _check_hope(self, estimate: Estimate) -> bool:

@@ -71,6 +71,10 @@ class Reservation:
         """Give everything back: nothing was spent. Does nothing after `settle`."""
         self._ledger.end(self, None)
 
+    def can_go_on(self) -> bool:
+        """Return whether anybody is there to make the waiting call: not in a closed loop."""
+        return self.loop is not None and not self.loop.is_closed()
+
     def wake(self) -> bool:
         """Have the waiting call go on, in its own loop; return False if that is closed."""
         loop, future = self.loop, self.future
