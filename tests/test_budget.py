@@ -237,6 +237,13 @@ class TestWaiting:
         second.result().release()
         assert ledger.state().reserved == Spent()
 
+    async def test_room_that_another_thread_makes_before_the_call_queues_is_seen(self) -> None:
+        ledger = Ledger(Budget(usd=1))
+        under_way = granted(ledger)
+        assert ledger.reserve_nowait(ONE) is None
+        under_way.release()  # nobody waits yet, and nobody will end after this
+        await asyncio.wait_for(ledger._wait(ONE), 5)
+
     async def test_many_cancelled_calls_leave_no_queue_behind(self) -> None:
         ledger = Ledger(Budget(usd=1))
         under_way = granted(ledger)
