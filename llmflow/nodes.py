@@ -19,7 +19,7 @@ from contextlib import aclosing
 from types import CoroutineType
 from typing import Any
 
-from llmflow.engine.attempts import Attempt, current_attempt
+from llmflow.engine.attempts import Attempt, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.engine.graph import BaseNode, warn_user
 from llmflow.engine.items import async_items, each, sync_items
@@ -42,7 +42,8 @@ def _check_seconds(name: str, value: object, *, above: bool = False) -> None:
 class Node(BaseNode):
     """A node whose ``exec`` is tried again when it fails.
 
-    Only ``exec`` is repeated, on any Exception. When the last attempt fails,
+    Only ``exec`` is repeated, on any Exception but a wrong setting, a used-up budget and a
+    journal that cannot be written, which another attempt meets again. When the last one fails,
     ``exec_fallback`` decides: what it returns becomes the result; by default it
     raises the error again.
 
@@ -125,7 +126,7 @@ class Node(BaseNode):
                 try:
                     return self.exec(item)
                 except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-                    if index + 1 >= self.max_retries:
+                    if index + 1 >= self.max_retries or not worth_repeating(error):
                         return self.exec_fallback(item, error)
                 wait = self._get_wait_time(index)
                 if wait > 0:
@@ -160,7 +161,8 @@ class BatchNode(Node):
         max_wait: upper bound of the wait in seconds; None for none.
         on_error: ``"raise"`` ends the batch at the first failure, with the results
             so far on the exception (`partial_results`); ``"collect"`` puts a
-            `Failure` in the place of the result and goes on.
+            `Failure` in the place of the result and goes on. What every other item
+            would meet, too, ends the batch either way: a used-up budget, a wrong key.
 
     """
 
@@ -298,7 +300,7 @@ class AsyncNode(Node):
                     async with asyncio.timeout(self._timeout):
                         result = await self.exec_async(item)
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-                if index + 1 >= self.max_retries:
+                if index + 1 >= self.max_retries or not worth_repeating(error):
                     return await self.exec_fallback_async(item, error)
             else:
                 if type(result) is CoroutineType:

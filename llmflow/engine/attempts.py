@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar, Token
 
+from llmflow.errors import ConfigurationError, LLMFlowError, ProviderError
+
 _current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=None)
 
 
@@ -37,6 +39,19 @@ class Attempt:
     async def pause(self, seconds: float) -> None:
         """Wait before the next attempt."""
         await asyncio.sleep(seconds)
+
+
+def worth_repeating(error: Exception) -> bool:
+    """Whether another attempt can come to anything else.
+
+    It cannot where the program itself says no: a used-up budget, a journal that cannot be
+    written, a wrong setting. What a provider says may change.
+    """
+    if isinstance(error, ConfigurationError):
+        return False
+    return (
+        not isinstance(error, LLMFlowError) or isinstance(error, ProviderError) or not error.fatal
+    )
 
 
 def current_attempt(owner: object) -> Attempt | None:

@@ -21,7 +21,8 @@ from typing import Any
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import Hold, LoopSlots, lend_slots, step_aside
 from llmflow.engine.items import Items, each
-from llmflow.engine.results import NotRun, OnError, Results
+from llmflow.engine.results import NotRun, OnError, Results, concerns_all
+from llmflow.errors import BudgetExceededError
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 
@@ -110,6 +111,8 @@ class Pool:
         self._tasks: dict[asyncio.Task[None], None] = {}  # in the order they were started
         self._failure: BaseException | None = None
         self._source_error: Exception | None = None
+        self._last_error: Exception | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._working = 0  # workers that are not aside, those not yet started among them
         self._starting = 0
         self._aside = 0
@@ -124,20 +127,25 @@ class Pool:
             read_ahead = int(min(_READ_AHEAD, self._slots.limit))
             source = _AsyncSource(items, read_ahead, self._on_item)
             self._take, self._has_more = source.take, source.has_more
-            self._start_task(self._read(source))
+            self._reader = self._start_task(self._read(source))
         else:
             self._take = partial(next, iter(items), _NOTHING)
             self._has_more = lambda: not self._exhausted
             self._staff()
         await self._until_stopped()
-        error = self._source_error if self._failure is None else self._failure
+        error = self._what_ended_it()
         if error is not None:
             self._results.attach_to(error)
             try:
                 raise error
             finally:
                 # Or the error would keep itself alive through this frame.
-                error = self._failure = self._source_error = None
+                error = self._failure = self._source_error = self._last_error = None
+
+    def _what_ended_it(self) -> BaseException | None:
+        if self._failure is not None:
+            return self._failure
+        return self._source_error if self._last_error is None else self._last_error
 
     async def _until_stopped(self) -> None:
         cancelled: asyncio.CancelledError | None = None
@@ -189,21 +197,41 @@ class Pool:
         if not self._results.collect:
             self._stop(error)
 
+    def _item_failed(self, error: Exception) -> None:
+        """Go on, end, or stop at once, as the error and the policy want it."""
+        if not concerns_all(error):
+            if not self._results.collect:
+                self._stop(error)
+        elif self._results.collect or isinstance(error, BudgetExceededError):
+            self._end(error)  # what has begun within the budget is paid for
+        else:
+            self._stop(error)
+
+    def _end(self, error: Exception) -> None:
+        """Take no more items because of this error; those that have begun may end."""
+        if self._last_error is None:
+            self._last_error = error
+            self._take, self._has_more = lambda: _NOTHING, lambda: False
+            if self._reader is not None:
+                self._reader.cancel()
+
     def _on_item(self) -> bool:
         self._staff()
-        return self._failure is None
+        return self._failure is None and self._last_error is None
 
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # A context of its own: what one item sets must not be seen by another. And not by
         # loop.create_task: an eager task factory would run one worker inside the other.
         task = asyncio.Task(work, loop=self._loop, context=self._context.copy())
         self._tasks[task] = None
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         if task.cancelled():
-            self._stop(asyncio.CancelledError())
+            if task is not self._reader or self._last_error is None:
+                self._stop(asyncio.CancelledError())
         elif (error := task.exception()) is not None:
             self._stop(error)
         if not self._tasks and not self._finished.done():
@@ -251,8 +279,7 @@ class Pool:
                 values[index] = await self._call(item, worker)
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                 values[index] = self._results.failure(index, item, error, worker.index + 1)
-                if not self._results.collect:
-                    self._stop(error)
+                self._item_failed(error)
             hold.end_item(keep=not slots.has_waiters())
             if not _same_context(clean):
                 return  # the next item gets a worker that sees nothing of it
@@ -278,7 +305,9 @@ async def run_pool(
         slots: how many may be at work at once.
         on_error: with ``"raise"``, the first failure stops the others, which are
             awaited, and is raised with the results so far attached; with
-            ``"collect"``, a `Failure` takes the place of the result.
+            ``"collect"``, a `Failure` takes the place of the result. What every other item
+            would meet, too, ends the run either way: no item begins any more, those that
+            have begun end, and it is raised.
 
     """
     results = Results(items, on_error)

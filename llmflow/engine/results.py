@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from llmflow.errors import UsageError
+from llmflow.errors import ConfigurationError, LLMFlowError, UsageError
 
 OnError = Literal["raise", "collect"]
 """What a batch does when an item fails: stop at the first, or go on and collect."""
@@ -115,6 +115,16 @@ def check_on_error(on_error: OnError) -> OnError:
     return on_error
 
 
+def concerns_all(error: BaseException) -> bool:
+    """Whether every other item must fail in the same way: no credit, a used-up budget, ...
+
+    Such an error ends a batch even where failures are collected.
+    """
+    if not isinstance(error, LLMFlowError):
+        return False
+    return error.fatal or isinstance(error, ConfigurationError)
+
+
 class Results:
     """The results of one batch run, in input order, as they come."""
 
@@ -170,6 +180,7 @@ class _Guard:
         attempts = int(getattr(self._owner, "cur_retry", 0)) + 1
         values = results.values
         values.append(results.failure(len(values), self._item, error, attempts))
-        if not results.collect:
+        goes_on = results.collect and not concerns_all(error)
+        if not goes_on:
             results.attach_to(error)
-        return results.collect
+        return goes_on
