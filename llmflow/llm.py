@@ -155,6 +155,8 @@ class LLM(Mappable):
             mode=self._mode,
             limiter=self.limiter,
             price=lambda: self.price,
+            overrides_cost=price is not None
+            or (settings is not None and settings.price_over(None) is not None),
             dedupe=dedupe,
             cache=cache,
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmflow.errors import LLMFlowError, ProviderError
+from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError
 from llmflow.events import listening, observed
 from llmflow.modes.mode import Call
 from llmflow.runs.route import Route
@@ -44,6 +44,8 @@ class Recorder:
         self.tally = Tally()
         self.is_conclusive: Callable[[ProviderError], bool] = lambda error: not error.fatal
         """Whether a failure says something of its request, and is not asked again."""
+        self.recording = 0
+        """How many calls have ended and are being written down."""
         self._journal = journal
         self._ledger = ledger
         self._retry_failed = retry_failed
@@ -145,23 +147,33 @@ class Recorder:
         except ProviderError as error:
             self.tally.failure(error.attempts)
             if reservation is not None:
-                reservation.settle(requests=error.attempts)
+                # A request that was given up may have run, and be billed.
+                spent = None if isinstance(error, RequestTimeoutError) else 0.0
+                reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
             if self._journal is not None and self.is_conclusive(error):
-                uses = _uses(leader)
-                await self._journal.record_failure(key, nth, error, uses=uses)
+                self.recording += 1
+                try:
+                    await self._journal.record_failure(key, nth, error, uses=_uses(leader))
+                finally:
+                    self.recording -= 1
             raise
         except BaseException:
             if reservation is not None:
                 reservation.release()
             raise
-        if response.cost is None and (price := route.price()) is not None:
+        unpriced = response.cost is None or route.overrides_cost
+        if unpriced and (price := route.price()) is not None:
             response = replace(response, cost=price.cost(response.usage))
         if reservation is not None:
             reservation.settle_with(response)
             self._forecast(route).observe(response.usage.output_tokens)
         self.tally.answer(response)
         if self._journal is not None:
-            await self._journal.record(key, nth, response, uses=_uses(leader))
+            self.recording += 1
+            try:
+                await self._journal.record(key, nth, response, uses=_uses(leader))
+            finally:
+                self.recording -= 1
         return response
 
     async def _reserve(self, call: Call, route: Route) -> Reservation:

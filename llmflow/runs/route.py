@@ -27,6 +27,7 @@ class Route:
         mode: how answers are got.
         limiter: whose admission its calls pass.
         price: returns what answers cost, or None if nobody knows.
+        overrides_cost: whether that price goes before a cost that the provider reports.
         dedupe: whether equal calls in flight share one; None: where the temperature is 0.
         cache: whether answers are taken from earlier runs, and kept for later ones.
     """
@@ -35,6 +36,7 @@ class Route:
     mode: Mode
     limiter: Limiter
     price: Callable[[], Price | None] = lambda: None
+    overrides_cost: bool = False
     dedupe: bool | None = None
     cache: bool = False
 
