@@ -12,7 +12,7 @@ import click
 
 from llmflow.cli.options import CONFIG
 from llmflow.cli.terminal import printable, write
-from llmflow.errors import ConfigurationError
+from llmflow.errors import ConfigurationError, redact
 
 if TYPE_CHECKING:
     from llmflow.config import Config, Settings
@@ -68,15 +68,18 @@ def show(config: str | None, model: str | None, as_json: bool) -> int:
     """
     loaded = _load(config)
     if model is not None:
-        found = {model: list(_rows(_resolved(loaded, model)))}
+        found, journal = {model: list(_rows(_resolved(loaded, model)))}, {}
     else:
         found = {each: _told(_rows(_resolved(loaded, each))) for each in _models(loaded)}
+        rows = list(_journal(loaded))
+        journal = {"journal": rows} if rows else {}
     if as_json:
         import orjson
 
-        text = orjson.dumps({"file": _name(loaded), "models": _plain(found)}).decode()
+        whole = {"file": _name(loaded), "models": _plain(found), **_plain(journal)}
+        text = orjson.dumps(whole).decode()
     else:
-        text = "\n".join(_lines(loaded, found))
+        text = "\n".join(_lines(loaded, {**journal, **found}))
     write(sys.stdout, text)
     return 0
 
@@ -207,6 +210,13 @@ def _price(settings: Settings, provider: Provider) -> Iterator[_Row]:
             yield _Row(row.name, f"above {above:,} tokens: {longer}", origin)
         elif row.name != "price.longer":
             yield _Row(row.name, row.value, origin)
+
+
+def _journal(config: Config) -> Iterator[_Row]:
+    """Yield what the file says of the journals of runs."""
+    for name, origin in config.journal.origins.items():
+        value = getattr(config.journal, name)
+        yield _Row(name, redact(str(value)), origin)
 
 
 def _lines(config: Config, found: dict[str, list[_Row]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Quotas, policies, prices, addresses and key names from a file, ``llmflow.toml``.
+"""Quotas, policies, prices, addresses, key names and more from a file, ``llmflow.toml``.
 
 >>> from llmflow.config import Config, load_config, use_config
 >>> load_config().settings("openai/gpt-4.1-mini").quota  # doctest: +SKIP
@@ -10,6 +10,14 @@ over what a provider assumes by itself.
 
 from llmflow.config.files import find_config
 from llmflow.config.loading import forget_configs, load_config, use_config
-from llmflow.config.settings import Config, Settings
+from llmflow.config.settings import Config, JournalSettings, Settings
 
-__all__ = ["Config", "Settings", "find_config", "forget_configs", "load_config", "use_config"]
+__all__ = [
+    "Config",
+    "JournalSettings",
+    "Settings",
+    "find_config",
+    "forget_configs",
+    "load_config",
+    "use_config",
+]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from llmflow.config.files import (
     VARIABLE,
@@ -16,7 +17,8 @@ from llmflow.config.files import (
     named_config,
     read_config,
 )
-from llmflow.config.settings import Config
+from llmflow.config.problems import Place
+from llmflow.config.settings import Config, JournalSettings, origin
 from llmflow.errors import ConfigurationError
 
 _loaded: dict[Path, Config] = {}
@@ -115,4 +117,18 @@ def _read(path: Path, named_by: str | None) -> Config:
     content, problems = validate(data)
     if problems:
         raise ConfigurationError(report(display_name(path), problems, lines))
-    return Config(source=path, providers=content.get("providers", {}), lines=lines)
+    return Config(
+        source=path,
+        providers=content.get("providers", {}),
+        journal=_journal(path, content.get("journal", {}), lines),
+        lines=lines,
+    )
+
+
+def _journal(path: Path, table: Mapping[str, Any], lines: Mapping[Place, int]) -> JournalSettings:
+    folder = table.get("dir")
+    return JournalSettings(
+        dir=None if folder is None else path.parent / Path(folder).expanduser(),
+        store=table.get("store"),
+        origins={name: origin(("journal", name), path, lines) for name in table},
+    )

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from llmflow.config.problems import Place, Problem, dotted, is_variable, nearest
+from llmflow.config.settings import STORES
 from llmflow.errors import redact
 from llmflow.pricing import Price
 from llmflow.provider import installed_providers
@@ -85,13 +87,6 @@ else:
     TimeoutTable = _table("TimeoutTable", Timeout)
     PriceTable = _table("PriceTable", Price)
 
-_SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
-    "quota": QuotaTable,
-    "retry": RetryTable,
-    "timeout": TimeoutTable,
-    "price": PriceTable,
-}
-
 
 def _total(value: Any) -> Any:
     """Read ``timeout = 60`` as ``timeout = { total = 60 }``."""
@@ -123,6 +118,24 @@ def _address(value: str) -> str:
             "name the key's environment variable in key_env"
         )
     return value.strip()
+
+
+def _folder(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("must be a folder's name; it is relative to the file")
+    try:
+        Path(value).expanduser()
+    except RuntimeError:  # no such user, or no home
+        raise ValueError(f"there is no home folder for {redact(value)!r}") from None
+    return value
+
+
+def _one_of(choices: Sequence[str], value: str) -> str:
+    if value not in choices:
+        close = nearest(value, choices)
+        hint = f"did you mean {close!r}?" if close else f"choices are {', '.join(choices)}"
+        raise ValueError(f"no such choice: {redact(value)!r}; {hint}")
+    return value
 
 
 _Variable = Annotated[str, AfterValidator(_variable)]
@@ -159,10 +172,27 @@ class ProviderTable(ModelTable):
     keys: dict[_Variable, KeyTable] = {}
 
 
+class JournalTable(_Table):
+    """``[journal]``."""
+
+    dir: Annotated[str, AfterValidator(_folder)] | None = None
+    store: Annotated[str, AfterValidator(partial(_one_of, STORES))] | None = None
+
+
 class File(_Table):
     """The whole file."""
 
     providers: dict[str, ProviderTable] = {}
+    journal: JournalTable = JournalTable()
+
+
+_SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
+    "quota": QuotaTable,
+    "retry": RetryTable,
+    "timeout": TimeoutTable,
+    "price": PriceTable,
+    "journal": JournalTable,
+}
 
 
 _INSIDE: Final[Mapping[tuple[type[BaseModel], str], type[BaseModel]]] = {
@@ -178,6 +208,7 @@ _EXAMPLES: Final = {
     "retry": "{ attempts = 6 }",
     "timeout": "300 or { connect = 10, total = 300 }",
     "price": "{ input = 0.4, output = 1.6 }",
+    "journal": '{ store = "answers" }',
 }
 
 

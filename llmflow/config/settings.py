@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llmflow.config.files import FILE_NAME
 from llmflow.config.problems import Place, dotted, line_of
@@ -24,6 +24,8 @@ from llmflow.retry import Retry
 from llmflow.transport import Timeout
 from llmflow.types import Quota
 
+STORES: Final = ("full", "answers", "off")
+"""What a run may keep; see `llmflow.Run`."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 _WILD = frozenset("*?[")
 _MERGED: Final = ("quota", "retry", "timeout", "price")
@@ -150,6 +152,21 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JournalSettings:
+    """What a configuration says of the journals of runs.
+
+    Args:
+        dir: the folder that holds a folder for each run; None: where it is by default.
+        store: what is kept: ``"full"``, ``"answers"`` or ``"off"``; None: nothing is said.
+        origins: the line and place of each setting, by its name.
+    """
+
+    dir: Path | None = None
+    store: Literal["full", "answers", "off"] | None = None
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A configuration: what ``llmflow.toml`` says, or nothing.
 
@@ -158,11 +175,13 @@ class Config:
     Args:
         source: the file, or None where there is none.
         providers: the file's table ``providers``, its values read.
+        journal: the file's table ``journal``.
         lines: the lines of the file on which its settings stand.
     """
 
     source: Path | None = None
     providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    journal: JournalSettings = field(default_factory=JournalSettings)
     lines: Mapping[Place, int] = field(default_factory=dict, repr=False, compare=False)
 
     def settings(self, model: str, *, api_key: str | None = None) -> Settings:
@@ -235,9 +254,14 @@ class Config:
         return name if name in named else None
 
     def _origin(self, place: Place) -> str:
-        file = redact(self.source.name) if self.source is not None else FILE_NAME
-        line = line_of(place, self.lines)
-        return f"{file}, line {line}" if line else f"{file}: {dotted(place)}"
+        return origin(place, self.source, self.lines)
+
+
+def origin(place: Place, source: Path | None, lines: Mapping[Place, int]) -> str:
+    """Return where a setting stands: the file's name and line, or the place in the file."""
+    file = redact(source.name) if source is not None else FILE_NAME
+    line = line_of(place, lines)
+    return f"{file}, line {line}" if line else f"{file}: {dotted(place)}"
 
 
 def own_variable(kind: str) -> str:

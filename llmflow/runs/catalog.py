@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from llmflow.config import load_config
 from llmflow.errors import ConfigurationError, InputError, JournalBusyError, JournalError, redact
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ def runs_folder() -> Path:
     the platform's folder for what programs keep (``~/.local/state/llmflow/runs`` on Linux).
 
     Raises:
-        ConfigurationError: there is no home folder to keep it in.
+        ConfigurationError: there is no home folder to keep it in, or the file is wrong.
     """
     named = os.environ.get(VARIABLE)
     try:
         if named:
             return Path(named).expanduser().absolute()
-        return _default_folder()
+        return load_config().journal.dir or _default_folder()
     except RuntimeError:
         raise ConfigurationError(
             f"there is no home folder to keep runs in: name a folder in {VARIABLE}"

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from contextvars import Token
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from llmflow.config import load_config
+from llmflow.config.settings import STORES
 from llmflow.errors import ConfigurationError, LLMFlowError, UsageError, redact
 from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
 from llmflow.runs.catalog import checked_name, runs_folder
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from llmflow.journal import Journal, Totals
 
 Store = Literal["full", "answers", "off"]
-STORES: Final = ("full", "answers", "off")
 
 
 class Run:
@@ -136,12 +137,8 @@ class Run:
         """
         if self._recorder is not None:
             raise UsageError(f"{self!r} is open already; make another Run")
-        store = self._store or "full"
-        if self.name is not None and store != "off":
-            from llmflow.journal import Journal
-
-            self._journal = Journal.open((self._folder or runs_folder()) / self.name, store=store)
-            self._journal.begin(self._about)
+        if self.name is not None:
+            self._open_journal(self.name)
         if self.budget is not None:
             self._ledger = self._new_ledger(self.budget)
         if self._on_event is not None:
@@ -179,6 +176,14 @@ class Run:
                 )
             if self._subscription is not None:
                 self._subscription.close()
+
+    def _open_journal(self, name: str) -> None:
+        store = self._store or load_config().journal.store or "full"
+        if store != "off":
+            from llmflow.journal import Journal
+
+            self._journal = Journal.open((self._folder or runs_folder()) / name, store=store)
+            self._journal.begin(self._about)
 
     def _leave(self) -> None:
         tokens, self._tokens = self._tokens, None

@@ -160,6 +160,35 @@ class TestShow:
         assert "write openai/MODEL" in run("config", "show", "--model", "openai/").error
 
 
+class TestJournal:
+    FILE = "[journal]\ndir = 'runs'\nstore = 'off'\n"
+
+    def test_show_says_where_runs_are_kept(self, run: Run) -> None:
+        put(self.FILE)
+        lines = run("config", "show").out.splitlines()
+        assert lines[2] == "journal"
+        assert lines[3].split() == [
+            "dir",
+            str(Path("runs").absolute()),
+            "llmflow.toml,",
+            "line",
+            "2",
+        ]
+        assert lines[4].split() == ["store", "off", "llmflow.toml,", "line", "3"]
+        told = orjson.loads(run("config", "show", "--json").out)
+        assert told["journal"]["store"] == {"value": "off", "from": "llmflow.toml, line 3"}
+
+    def test_check_finds_what_is_wrong_with_it(self, run: Run) -> None:
+        put(self.FILE)
+        assert run("config", "check").code == 0
+        put(self.FILE.replace("off", "of"))
+        forget_configs()
+        result = run("config", "check")
+        assert result.code == 2
+        assert "line 3" in result.error
+        assert "did you mean 'off'?" in result.error
+
+
 class TestRun:
     def run_it(self, run: Run, *options: str) -> dict[str, object]:
         result = run("run", "in.jsonl", "--prompt", "{text}", "-o", "out.jsonl", "--json", *options)

@@ -144,3 +144,25 @@ def test_lines_are_found_of_tables_keys_and_inline_tables() -> None:
 
 def test_a_place_is_written_as_in_the_file() -> None:
     assert dotted(("providers", "openai", "models", "o*")) == 'providers.openai.models."o*"'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[journal]\nstor = 'full'", "line 2: journal.stor: unknown key; did you mean 'store'?"),
+        ("[journal]\nstore = 'answer'", "journal.store: no such choice: 'answer'; did you mean"),
+        ("[journal]\nstore = 'x'", "no such choice: 'x'; choices are full, answers, off"),
+        ("[journal]\nstore = true", "journal.store: must be a text in quotes"),
+        ("[journal]\ndir = ' '", "journal.dir: must be a folder's name"),
+        ("[journal]\ndir = '~no-such-user-here/runs'", "journal.dir: there is no home folder for"),
+        ("[journal]\nbudget = 5", "journal.budget: unknown key; known are dir, store"),
+        ("journal = 'runs'", "journal: must be a table, such as { store = "),
+        (
+            "store = 'full'",
+            "store: unknown key; it belongs into journal: journal = { store = ... }",
+        ),
+        ("[jurnal]", "jurnal: unknown key; did you mean 'journal'?"),
+    ],
+)
+def test_a_wrong_journal_is_named(load: Load, text: str, message: str) -> None:
+    assert message in problem(load, text)
