@@ -6,7 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmflow.errors import LLMFlowError
+from llmflow.cli.task import Task
+from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
 from llmflow.jobs.job import Job
 from llmflow.jobs.report import Report, spent
 from llmflow.jobs.verdict import Evidence, verdict
@@ -15,8 +16,9 @@ from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
+from llmflow.runs.run import Run
 
-ALL_ANSWERED, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+ALL_ANSWERED, SOME_FAILED, WRONG, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 READER_GONE = 141
 """What a shell shows for a program that SIGPIPE ended."""
 
@@ -139,14 +141,26 @@ def keep_learned() -> None:
         remember_limits()
 
 
-def last_words(report: Report) -> str:
-    """Return in one line why a run was stopped, where its answers are, and what is left."""
+def last_words(report: Report, way_on: str | None = None) -> str:
+    """Return in one line why a run was stopped, where its answers are, and how to go on."""
     reason = report.stopped_by or ""
-    if not report.output:
-        return f"{reason}; nothing was written"
-    answers = "answer" if report.answered == 1 else "answers"
-    text = f"{reason}; {report.answered:,} {answers} so far in {report.output}"
-    return f"{text}, {report.remaining:,} rows not asked" if report.remaining else text
+    if report.output:
+        answers = "answer" if report.answered == 1 else "answers"
+        text = f"{reason}; {report.answered:,} {answers} so far in {report.output}"
+        if report.remaining:
+            text += f", {report.remaining:,} rows not asked"
+    else:
+        text = f"{reason}; nothing was written"
+    return f"{text}; {way_on}" if way_on else text
+
+
+def way_on(run: Run, task: Task, report: Report) -> str | None:
+    """Return how to go on with a run that was stopped, or None where it would begin anew."""
+    if run.name is None or not report.items:
+        return None
+    if task.is_piped:
+        return "to go on, run the same command again"
+    return f"to go on, run the same command again, or `llmflow resume {run.name}`"
 
 
 def _reason(job: Job) -> tuple[int, str]:
@@ -157,8 +171,10 @@ def _reason(job: Job) -> tuple[int, str]:
         return READER_GONE, str(error)
     text = "; ".join([str(error).rstrip("."), *getattr(error, "__notes__", ())])
     if job.contact.lost:
-        text += "; nothing answers there: check --base-url, the proxy and the network"
-    return WRONG, text
+        return WRONG, f"{text}; nothing answers there: check --base-url, the proxy and the network"
+    if isinstance(error, (ProviderError, BudgetExceededError)):
+        return STOPPED if error.fatal else SOME_FAILED, text
+    return SOME_FAILED if job.fails_fast and isinstance(error, InputError) else WRONG, text
 
 
 def _partial_failures(writer: RowWriter) -> str | None:

@@ -15,6 +15,8 @@ from llmflow.errors import ConfigurationError, LLMFlowError
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
+    "resume": ("llmflow.cli.resume", "Go on with a run that was stopped."),
+    "runs": ("llmflow.cli.runs", "List, show and remove runs."),
     "config": ("llmflow.cli.config", "Check and show the configuration file."),
     "quotas": ("llmflow.cli.quotas", "Show which limits are configured, learned and in force."),
     "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
@@ -46,7 +48,8 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
-    "130 interrupted, 141 the output's reader is gone.",
+    "3 stopped by the provider or the budget (run again to go on), 130 interrupted, 141 the "
+    "output's reader is gone.",
 )
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:
@@ -86,5 +89,6 @@ def _explain(error: click.UsageError) -> int:
     if isinstance(error, _BARE_COMMAND):
         error.show()  # its help is what was wanted
         return 2
-    complain(f"{error.format_message().rstrip('.')}; see {place} --help")
+    text = error.format_message().rstrip(".")
+    complain(f"{text} See {place} --help" if text.endswith("?") else f"{text}; see {place} --help")
     return 2

@@ -24,11 +24,14 @@ from llmflow.jobs.contact import Contact
 from llmflow.jobs.feed import Feed, ThreadFeed
 from llmflow.llm import LLM
 from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
+from llmflow.runs.context import current_run
 
 DEFAULT_CONCURRENCY = 100
 # Longer than any attempt may take: admission stays closed until the last one has ended.
 _CLOSED_SECONDS = 3600.0
 _DRAIN_POLL_SECONDS = 0.05
+# Rows that share the answer of another one wake a few turns after it.
+_TURNS_TO_WAKE = 8
 DRAIN_SECONDS = 60.0
 """How long a stopped job waits for answers that are on their way."""
 
@@ -103,7 +106,8 @@ class Job:
         self._writer = writer
         self.concurrency = concurrency
         self._workers: set[asyncio.Task[None]] = set()
-        self._fail_fast = fail_fast
+        self.fails_fast = fail_fast
+        """Whether the first row that fails ends it."""
         self._drain_seconds = drain_seconds
         self._started = 0
         self._drain: asyncio.Task[None] | None = None
@@ -157,12 +161,19 @@ class Job:
 
     async def _drop_when_drained(self) -> None:
         """Once the last answer on its way is here, drop the rows that wait to be sent."""
-        limiter, loop = self._llm.limiter, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         deadline = loop.time() + self._drain_seconds
-        # The limiter tells nobody.
-        while limiter.statistics().in_flight and loop.time() < deadline:  # noqa: ASYNC110
+        while self._is_busy() and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        for _ in range(_TURNS_TO_WAKE):
+            await asyncio.sleep(0)
         self._drop()
+
+    def _is_busy(self) -> bool:
+        """Return whether an answer is on its way, or on its way into the journal."""
+        run = current_run()
+        recording = 0 if run is None else run.recorder.recording
+        return bool(recording or self._llm.limiter.statistics().in_flight)
 
     def _drop(self) -> None:
         for worker in self._workers:
@@ -225,7 +236,7 @@ class Job:
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
         self.counters.reasons[kind] = (count + 1, first)
-        if self._fail_fast:
+        if self.fails_fast:
             self._stop(error)
 
 

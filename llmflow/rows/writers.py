@@ -48,6 +48,7 @@ class RowWriter:
         encoding: Format,
         stream: BinaryIO | None = None,
         closes: bool = True,
+        keep_partial: bool = True,
         flush_interval: float = 1.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,7 +68,8 @@ class RowWriter:
         self._options: Any = {"flush_interval": flush_interval, "now": now}
         self._failures: Appender | None = None
         self._done = False
-        self.set_aside = set_aside(self.partial_path) if self.partial_path else None
+        self._keep_partial = keep_partial
+        self.set_aside = self._set_aside(self.partial_path) if self.partial_path else None
         """Where the rows of an earlier, unfinished run are now, or None."""
         if self.partial_path:
             name, stream = str(self.partial_path), open_exclusive(self.partial_path)
@@ -94,7 +96,7 @@ class RowWriter:
         """
         if self._failures is None:
             path = partial_path(self.failed_path)
-            set_aside(path)
+            self._set_aside(path)
             self._failures = Appender(open_exclusive(path), name=str(path), **self._options)
         self._failures.append(json_line(row))
         self.failed += 1
@@ -173,6 +175,9 @@ class RowWriter:
     def __repr__(self) -> str:
         return f"<RowWriter {self.name}: {self.written} written, {self.failed} failed>"
 
+    def _set_aside(self, path: Path) -> Path | None:
+        return set_aside(path) if self._keep_partial else None
+
     def _commit_failures(self) -> None:
         if self._failures:
             self._failures.sync()
@@ -197,6 +202,7 @@ def open_output(
     fields: Sequence[str] | None = None,
     inputs: Iterable[str | os.PathLike[str]] = (),
     stdout: IO[bytes] | None = None,
+    keep_partial: bool = True,
     flush_interval: float = 1.0,
     now: Callable[[], float] = time.monotonic,
 ) -> RowWriter:
@@ -215,6 +221,7 @@ def open_output(
         fields: columns known beforehand, for formats that have columns.
         inputs: paths that the run reads; it must not write over them.
         stdout: the binary stream that ``-`` means; by default the process's own.
+        keep_partial: move the rows of an earlier, unfinished run away instead of replacing them.
         flush_interval: seconds that a row may wait before it is in the file. A
             stream gets every row at once.
         now: a clock in seconds that never goes back.
@@ -247,6 +254,7 @@ def open_output(
         target=target,
         failures=failures,
         encoding=_format_of(target, fields or ()),
+        keep_partial=keep_partial,
         flush_interval=flush_interval,
         now=now,
     )

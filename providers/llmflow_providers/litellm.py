@@ -100,6 +100,11 @@ class LiteLLMProvider:
         """One quota per server, key and model; the key is there as a digest only."""
         return (self.name, self.base_url, key_digest(self._key), self.model)
 
+    @property
+    def endpoint(self) -> str:
+        """Where it is, if not at the provider's own address."""
+        return self.base_url or ""
+
     def prepare(self) -> None:
         """Check that litellm is installed, knows the model's provider, and finds a key.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -131,8 +132,10 @@ class TestSignals:
         report = orjson.loads(out)
         assert (report["answered"], report["remaining"]) == (5, 45)
         assert report["stopped_by"] == "interrupted"
-        assert err.splitlines()[-1] == (
-            "llmflow: interrupted; 5 answers so far in out.partial.jsonl, 45 rows not asked"
+        assert re.search(
+            "^llmflow: interrupted; 5 answers so far in out.partial.jsonl, 45 rows not asked; "
+            "to go on, run the same command again, or `llmflow resume out-[0-9a-f]{6}`$",
+            err.splitlines()[-1],
         )
         assert "stopping: 5 answers on their way; Ctrl-C drops them" in err
         assert len(rows_of("out.partial.jsonl")) == 5

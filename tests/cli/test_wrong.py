@@ -71,7 +71,7 @@ class TestBeforeTheRun:
             ({"concurrency": "0"}, "'--concurrency': 0 is not in the range x>=1"),
             ({"max_tokens": "0"}, "'--max-tokens': 0 is not"),
             ({"limit": "0"}, "'--limit': 0 is not"),
-            ({"fast": "yes"}, "No such option '--fast'; see llmflow run --help"),
+            ({"fast": "yes"}, "No such option '--fast'. Did you mean '--fail-fast'?"),
             ({"prompt": None}, "Missing option '--prompt'; see llmflow run --help"),
         ],
     )
@@ -173,7 +173,7 @@ class TestBeforeTheRun:
 
 
 class TestWhatTheProviderSays:
-    """A fatal error: one line, exit code 2, the report in JSON, no file without an answer."""
+    """A fatal error: one line, exit code 3, the report in JSON, no file without an answer."""
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -187,7 +187,7 @@ class TestWhatTheProviderSays:
         self, ask: Run, simulator: Start, settings: dict[str, object], message: str
     ) -> None:
         result = ask(base_url=simulator(**settings).url)
-        assert result.code == 2
+        assert result.code == 3
         assert message in result.error
         assert result.error.endswith("; nothing was written")
         assert listing() == ["in.jsonl"]
@@ -197,12 +197,12 @@ class TestWhatTheProviderSays:
     ) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key-1234567")
         result = ask(base_url=simulator(api_key="sk-right-key").url)
-        assert result.code == 2
+        assert result.code == 3
         assert "wrong-key" not in result.err
 
     def test_json_reports_it_too(self, ask: Run, simulator: Start) -> None:
         result = ask("--json", base_url=simulator(credit_requests=0).url)
-        assert result.code == 2
+        assert result.code == 3
         report = orjson.loads(result.out)
         assert (report["answered"], report["remaining"], report["output"]) == (0, 3, None)
         assert "insufficient_quota" in report["stopped_by"]
@@ -211,11 +211,14 @@ class TestWhatTheProviderSays:
     def test_after_some_answers_those_are_kept(self, ask: Run, simulator: Start) -> None:
         write_rows("in.jsonl", 40)
         result = ask("--concurrency", "1", "--json", base_url=simulator(credit_requests=10).url)
-        assert result.code == 2
+        assert result.code == 3
         report = orjson.loads(result.out)
         assert (report["answered"], report["failed"], report["remaining"]) == (10, 0, 30)
         assert report["output"] == "out.partial.jsonl"
-        assert result.error.endswith("; 10 answers so far in out.partial.jsonl, 30 rows not asked")
+        assert (
+            "; 10 answers so far in out.partial.jsonl, 30 rows not asked; to go on" in result.error
+        )
+        assert "`llmflow resume out-" in result.error
         assert listing() == ["in.jsonl", "out.partial.jsonl"]
         assert len(rows_of("out.partial.jsonl")) == 10
 
@@ -276,7 +279,7 @@ def hostile() -> Iterator[str]:
 
 def test_a_providers_message_cannot_act_on_the_terminal(ask: Run, hostile: str) -> None:
     result = ask(base_url=hostile)
-    assert result.code == 2
+    assert result.code == 3
     assert "owned" in result.error
     assert all(letter.isprintable() for letter in result.err.removesuffix("\n"))
     assert "sk-secret" not in result.err

@@ -1,0 +1,240 @@
+"""What ``llmflow run`` and ``llmflow resume`` do: a task, from its files to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+from llmflow.cli.signals import on_signals, terminable
+from llmflow.cli.task import Task
+from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
+from llmflow.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from llmflow.jobs.contact import Contact
+    from llmflow.jobs.job import Job
+    from llmflow.jobs.report import Report
+    from llmflow.llm import LLM
+    from llmflow.rows import PromptTemplate, RowSource, RowWriter
+    from llmflow.runs.run import Run, Store
+
+
+def execute(task: Task) -> int:
+    """Do what was asked for, and return the exit code.
+
+    What can be checked is checked first; nothing is written before.
+    """
+    from llmflow.rows import PromptTemplate, open_rows
+
+    if task.dry_run:
+        from llmflow.cli.plan import show_plan
+
+        return show_plan(task)
+    template = PromptTemplate(task.prompt)
+    with (
+        terminable(),
+        open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows,
+    ):
+        text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
+        with Notice(lambda: text, enabled=rows.once and not task.quiet):
+            template.check(rows.head()[0])
+        llm, contact = _llm(task)
+        run, known = _run(task, llm)
+        writer = _writer(task, rows, goes_on=known)
+        try:
+            with run:
+                total = None if rows.once else _checked_total(rows, quiet=task.quiet)
+                job = _job(task, llm, rows, template, writer, contact)
+                run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
+                return _run_job(job, llm, run, writer, total, task)
+        except BaseException:
+            writer.abort(keep=writer.written > 0)
+            raise
+
+
+def _run(task: Task, llm: LLM) -> tuple[Run, bool]:
+    """Return the run that the task belongs to, and whether it has been there before."""
+    from llmflow.budget import Budget
+    from llmflow.journal import read_summary
+    from llmflow.runs.catalog import runs_folder
+    from llmflow.runs.run import Run
+
+    budget = None if task.budget is None else Budget(usd=task.budget)
+    if budget is not None:
+        budget.check_price(llm.model, llm.price)
+    store: Store = "off" if task.no_journal else "answers"
+    name = None if store == "off" else task.name
+    about = {"kind": "command", "model": llm.model, "task": task.stored()}
+    run = Run(name, budget=budget, store=store, retry_failed=task.retry_failed, about=about)
+    return run, name is not None and read_summary(runs_folder() / name) is not None
+
+
+def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None, task: Task) -> int:
+    """Run the job, and tell how it ended; every end comes through here."""
+    from llmflow.cli import ending
+
+    before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
+    try:
+        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            runner.run(_work(job, llm, total, task))
+    except KeyboardInterrupt:  # where signals cannot be handled on the loop
+        job.interrupted = True
+    seconds, computed = time.monotonic() - started, time.process_time() - computed
+    end = ending.end(job, writer)
+    run.close(job.stopped_by or (KeyboardInterrupt() if job.interrupted else None))
+    report = ending.report_of(
+        end, job, llm, before=before, total=total, seconds=seconds, cpu_seconds=computed
+    )
+    ending.keep_learned()
+    if end.code == ending.READER_GONE:
+        silence(sys.stdout)
+        return end.code
+    _show(report, task)
+    if end.stopped_by is not None:
+        words = ending.last_words(report, ending.way_on(run, task, report))
+        if end.code == ending.INTERRUPTED:
+            say(f"llmflow: {words}")
+        else:
+            complain(words)
+    return end.code
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loops, where the extra ``fast`` is installed."""
+    try:
+        uvloop: Any = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _work(job: Job, llm: LLM, total: int | None, task: Task) -> None:
+    from llmflow.jobs.progress import Progress
+
+    # A bar among rows that scroll by would spoil both.
+    quiet = task.quiet or _shows_rows(task)
+    stream: IO[str] | None = None if quiet else sys.stderr
+    progress = Progress(job, llm.limiter, total=total, stream=stream)
+
+    def interrupt() -> None:
+        if quiet and not job.interrupted:
+            say("llmflow: stopping; answers on their way are waited for, Ctrl-C again drops them")
+        job.interrupt()
+        progress.refresh()
+
+    with on_signals(interrupt):
+        async with progress:
+            await job.run()
+
+
+def _stdin(task: Task) -> IO[bytes] | None:
+    """Open standard input, as a stream of our own: a thread in sys.stdin would break the exit."""
+    if task.source != "-":
+        return None
+    try:
+        return open(0, "rb", closefd=False)
+    except OSError:
+        raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
+
+
+def _llm(task: Task) -> tuple[LLM, Contact]:
+    from llmflow.config import load_config
+    from llmflow.jobs.contact import Contact
+    from llmflow.llm import LLM
+    from llmflow.types import Quota
+
+    config, contact = load_config(task.config), Contact()
+    settings = config.settings(task.model)
+    # Each option takes the place of its own setting, not of the whole quota.
+    limits = {"rpm": task.rpm, "tpm": task.tpm}
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
+    provider = settings.provider(base_url=task.base_url)
+    llm = LLM(
+        task.model,
+        base_url=task.base_url,
+        quota=quota,
+        retry=contact.policy(settings.retry_over(provider.default_retry)),
+        system=task.system,
+        max_tokens=task.max_tokens,
+        temperature=task.temperature,
+        dedupe=True if task.dedupe else None,
+        cache=task.cache,
+        config=config,
+    )
+    llm.prepare()
+    return llm, contact
+
+
+def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:
+    from llmflow.rows import open_output
+
+    if task.output == "-" and sys.stdout is None:
+        raise ConfigurationError("standard output is closed: name a file with -o")
+    stdout: Any = TerminalRows(sys.stdout) if _shows_rows(task) else None
+    fields = ["index", *rows.fields, "response"] if rows.fields else None
+    inputs = [] if task.source == "-" else [task.source]
+    # What an earlier session of the run left unfinished is in its journal: it comes again.
+    writer = open_output(
+        task.output, fields=fields, inputs=inputs, stdout=stdout, keep_partial=not goes_on
+    )
+    if writer.set_aside is not None:
+        say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")
+    return writer
+
+
+def _shows_rows(task: Task) -> bool:
+    """Return whether the rows themselves go to a terminal."""
+    return task.output == "-" and sys.stdout.isatty()
+
+
+def _checked_total(rows: RowSource, *, quiet: bool) -> int:
+    """Count the rows by reading them all once: a broken one shows before anything is paid."""
+    total = 0
+    with Notice(lambda: f"checking {rows.name}: {total:,} rows", enabled=not quiet):
+        for _ in rows:
+            total += 1
+    return total
+
+
+def _job(
+    task: Task,
+    llm: LLM,
+    rows: RowSource,
+    template: PromptTemplate,
+    writer: RowWriter,
+    contact: Contact,
+) -> Job:
+    from llmflow.jobs.job import DEFAULT_CONCURRENCY, Job
+    from llmflow.transport import connection_limit
+
+    # With a known quota the limiter paces; without, a modest number is what protects.
+    default = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
+    concurrency = task.concurrency or default
+    return Job(
+        llm,
+        rows,
+        template,
+        writer,
+        concurrency=concurrency,
+        fail_fast=task.fail_fast,
+        contact=contact,
+    )
+
+
+def _show(report: Report, task: Task) -> None:
+    """Print the closing report: JSON on standard output, unless the rows are there."""
+    if task.as_json:
+        import orjson
+
+        stream = sys.stderr if task.output == "-" else sys.stdout
+        if not write(stream, orjson.dumps(report.to_dict()).decode()):
+            say("llmflow: the report could not be printed")
+    elif not task.quiet and (report.items or not report.stopped_by):
+        say("\n".join(report.lines()))

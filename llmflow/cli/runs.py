@@ -1,0 +1,174 @@
+"""``llmflow runs``: which runs there are, what they hold, and away with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmflow.cli.task import Task
+from llmflow.cli.terminal import printable, say, write
+from llmflow.errors import InputError
+
+if TYPE_CHECKING:
+    from llmflow.journal import RunSummary
+
+_HEADINGS = ("run", "state", "answers", "failed", "cost", "last used", "what")
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_LONGEST = 60
+
+
+@click.group("runs", short_help="List, show and remove runs.", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> int:
+    """List the runs on this machine, the last one first.
+
+    Each is a folder with a journal: the answers that running it again takes from there.
+
+    \b
+    Examples:
+      llmflow runs
+      llmflow runs show summaries-3cb11b
+      llmflow runs rm summaries-3cb11b
+    """
+    if context.invoked_subcommand is not None:
+        return 0
+    from llmflow.runs.catalog import list_runs, runs_folder
+
+    runs = list_runs()
+    if as_json:
+        for each in runs:
+            _print_json(_plain(each))
+    elif runs:
+        _print_table([_row(each) for each in runs])
+    else:
+        say(f"there are no runs in {runs_folder()}")
+    return 0
+
+
+@command.command("show")
+@click.argument("name", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> int:
+    """Show what is known of RUN: what it was told, what it holds, and how it ended."""
+    from llmflow.runs.catalog import find_run
+
+    run = find_run(name)
+    if as_json:
+        _print_json(_plain(run))
+        return 0
+    for label, value in _facts(run):
+        write(sys.stdout, f"{label + ':':<12}{printable(value)}")
+    return 0
+
+
+@command.command("rm")
+@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+def remove(names: Sequence[str]) -> int:
+    """Remove runs and the answers in their journals. Output files stay.
+
+    Names are to be written in full here.
+    """
+    from llmflow.runs.catalog import find_run, remove_run
+
+    # All of them are looked at before the first one is gone.
+    for name in names:
+        if find_run(name).name != name:
+            raise InputError(f"{name!r} is only the beginning of a name: write it in full")
+    for name in names:
+        remove_run(name)
+        say(f"removed {name}")
+    return 0
+
+
+def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
+    totals = run.totals
+    state = f"{run.state} (process {run.pid})" if run.busy and run.pid else run.state
+    yield "run", run.name
+    yield "state", f"{state}: {run.reason}" if run.reason else state
+    yield "answers", f"{totals.answers:,}"
+    yield "failed", f"{totals.failures:,}"
+    yield "requests", f"{totals.requests:,}"
+    yield "tokens", f"{totals.input_tokens:,} in, {totals.output_tokens:,} out"
+    yield "cost", _dollars(totals.cost) or "not known"
+    yield "started", _moment(run.created_at)
+    yield "last used", f"{_moment(run.last_used_at)}, session {run.sessions:,}"
+    task = _task(run)
+    if task is not None:
+        yield "command", task.command()
+    elif run.about.get("program"):
+        yield "program", str(run.about["program"])
+    yield "journal", f"{run.folder} ({_size(run.bytes)})"
+    if run.state != "complete" and task is not None and not run.busy and not task.is_piped:
+        yield "to go on", f"llmflow resume {run.name}"
+
+
+def _row(run: RunSummary) -> tuple[str, ...]:
+    task = _task(run)
+    what = str(run.about.get("program") or "")
+    if task is not None:
+        what = f"{run.about.get('model', task.model)} -> {task.output}"
+    return (
+        run.name,
+        run.state,
+        f"{run.totals.answers:,}",
+        f"{run.totals.failures:,}",
+        _dollars(run.totals.cost),
+        _moment(run.last_used_at),
+        printable(what),
+    )
+
+
+def _task(run: RunSummary) -> Task | None:
+    kept = run.about.get("task")
+    if not isinstance(kept, dict):
+        return None
+    try:
+        return Task.restored(kept, name=run.name)
+    except InputError:
+        return None
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print columns: aligned on a terminal and elsewhere alike, so that `cut` and eyes agree."""
+    widths = [max(len(row[i]) for row in (_HEADINGS, *rows)) for i in range(len(_HEADINGS))]
+    for row in (_HEADINGS, *rows):
+        cells = (
+            cell.rjust(width) if heading in ("answers", "failed", "cost") else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, _HEADINGS, strict=True)
+        )
+        if not write(sys.stdout, "  ".join(cells).rstrip()):
+            return
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import orjson
+
+    write(sys.stdout, orjson.dumps(value, default=str).decode())
+
+
+def _plain(run: RunSummary) -> dict[str, Any]:
+    return {**asdict(run), "folder": str(run.folder)}
+
+
+def _dollars(cost: float | None) -> str:
+    return "" if cost is None else f"${cost:,.4f}"
+
+
+def _moment(seconds: float) -> str:
+    if not seconds:
+        return ""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _size(number: float) -> str:
+    for unit in _UNITS:
+        if number < 1000 or unit == _UNITS[-1]:
+            break
+        number /= 1000
+    return f"{number:.3g} {unit}"

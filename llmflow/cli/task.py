@@ -1,0 +1,119 @@
+"""What ``llmflow run`` was told to do, as a value that a run keeps for ``llmflow resume``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from llmflow.cli.identity import run_name
+from llmflow.errors import InputError
+
+# Of one session only, not of the run.
+_PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json")
+_ARGUMENT: Final = "source"
+_NAMES: Final = {"as_json": "json"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One prompt over the rows of one source: the options of ``llmflow run``."""
+
+    source: str
+    prompt: str
+    model: str
+    output: str
+    base_url: str | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    concurrency: int | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    system: str | None = None
+    limit: int | None = None
+    budget: float | None = None
+    run: str | None = None
+    no_journal: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+    dedupe: bool = False
+    cache: bool = False
+    dry_run: bool = False
+    config: str | None = None
+    quiet: bool = False
+    as_json: bool = False
+
+    @property
+    def name(self) -> str:
+        """The run that it belongs to: the one that writes the same output."""
+        if self.run is not None:
+            return self.run
+        task = (_absolute(self.source), self.prompt, self.model, self.system, self.base_url)
+        return run_name(self.output, task=task)
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether its rows come through a pipe, which cannot be read again."""
+        return self.source == "-" or not (Path(self.source).is_file() or Path(self.source).is_dir())
+
+    def stored(self) -> dict[str, Any]:
+        """Return what a run keeps of it, with paths that mean the same in every folder."""
+        task = replace(
+            self,
+            source=_absolute(self.source),
+            output=_absolute(self.output),
+            config=None if self.config is None else _absolute(self.config),
+        )
+        return {
+            name: value
+            for name, value in asdict(task).items()
+            if name not in _PASSING and value not in (None, False)
+        }
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, Any], *, name: str, **changes: Any) -> Self:
+        """Return what a run has kept, as a task of that run.
+
+        Args:
+            kept: what `stored` returned.
+            name: the run's name.
+            changes: other values for some of it.
+
+        Raises:
+            InputError: it was kept by another version, and cannot be read.
+        """
+        known = {each.name for each in fields(cls)}
+        values = {**kept, **changes}
+        if unknown := sorted(set(values) - known):
+            raise InputError(
+                f"the run {name} was started by another version of llmflow, with "
+                f"{', '.join(unknown)}: run its command again"
+            )
+        try:
+            return cls(**values, run=name)
+        except TypeError:
+            raise InputError(
+                f"what the run {name} was started with is not there: run its command again"
+            ) from None
+
+    def command(self) -> str:
+        """Return the command line that does this.
+
+        >>> Task(source="in.csv", prompt="Sum: {text}", model="sim/demo", output="o.csv").command()
+        "llmflow run in.csv --prompt 'Sum: {text}' --model sim/demo --output o.csv"
+        """
+        words = ["llmflow", "run", self.source]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == _ARGUMENT or value is None or value is False:
+                continue
+            words.append(f"--{_NAMES.get(each.name, each.name).replace('_', '-')}")
+            if value is not True:
+                words.append(f"{value:g}" if isinstance(value, float) else str(value))
+        return shlex.join(words)
+
+
+def _absolute(path: str) -> str:
+    return path if path == "-" else str(Path(path).absolute())
