@@ -5,14 +5,16 @@ Nothing here knows of LLMs or providers: fingerprints in, answers out.
 
 from llmflow.journal.journal import Journal
 from llmflow.journal.keys import fingerprint
-from llmflow.journal.rows import RecordedFailure
 from llmflow.journal.summary import RunSummary, read_summary
-from llmflow.journal.totals import Totals
+from llmflow.journal.values import Durability, Recorded, RecordedFailure, Store, Totals
 
 __all__ = [
+    "Durability",
     "Journal",
+    "Recorded",
     "RecordedFailure",
     "RunSummary",
+    "Store",
     "Totals",
     "fingerprint",
     "read_summary",

@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import contextlib
 import os
+import secrets
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-import orjson
-
 from llmflow.errors import JournalError, ProviderError
 from llmflow.journal import schema
+from llmflow.journal.asked import Asked
 from llmflow.journal.lock import Lock
+from llmflow.journal.problems import explain
 from llmflow.journal.rows import (
     ANSWER_COLUMNS,
     FAILURE_COLUMNS,
-    RecordedFailure,
+    KEY_COLUMNS,
     answer_row,
     failure_of,
     failure_row,
     response_of,
+    to_json,
 )
-from llmflow.journal.summary import read_meta, totals_of
-from llmflow.journal.totals import Totals
+from llmflow.journal.summary import RunSummary, read_meta, summary_of, totals_of
+from llmflow.journal.values import Durability, Recorded, Store, Totals
 from llmflow.journal.writer import Writer
 from llmflow.types import Response
 
-_BY_KEY: Final = "WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
-_ANSWER: Final = f"SELECT ordinal + uses, {', '.join(ANSWER_COLUMNS[4:])} FROM answers {_BY_KEY}"  # noqa: S608
-_FAILURE: Final = f"SELECT ordinal + uses, {', '.join(FAILURE_COLUMNS[4:])} FROM failures {_BY_KEY}"  # noqa: S608
-_ASK: Final = (
-    "INSERT INTO asked VALUES (?, 1) "
-    "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
+# Only the nearest row below is looked at: of a question that is asked ten thousand times,
+# all the rows would be.
+_FIND: Final = (
+    "SELECT ordinal + uses, {} FROM {} WHERE fingerprint = ? AND ordinal <= ? "
+    "ORDER BY ordinal DESC LIMIT 1"
 )
+_ANSWER: Final = _FIND.format(", ".join(ANSWER_COLUMNS[KEY_COLUMNS:]), "answers")
+_FAILURE: Final = _FIND.format(", ".join(FAILURE_COLUMNS[KEY_COLUMNS:]), "failures")
+_open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 class Journal:
@@ -61,26 +70,43 @@ class Journal:
         self._wall = wall
         self._pid = os.getpid()
         self._meta = read_meta(connection)
-        self._writer = Writer(connection, totals_of(self._meta), self._explain)
+        self._over = f"the run {folder.name} is over: its journal is closed"
+        self._writer = Writer(
+            connection, totals_of(self._meta), self._explain, wall=wall, closed=self._over
+        )
         self._reading = threading.Lock()
+        self._closing = threading.Lock()
         self._reader: sqlite3.Connection | None = schema.open_reader(self._path)
-        self._asked = _counts()
-        # With nothing there, nothing has to be looked up.
+        self._asked = Asked()
+        # Where nothing has failed, nothing has to be looked up.
         self._has_failures = bool(self.totals.failures)
+        _open.add(self)
 
     @classmethod
     def open(
         cls,
         folder: str | os.PathLike[str],
         *,
-        store: str = "full",
+        store: Store = "full",
+        durability: Durability = "process",
         wall: Callable[[], float] = time.time,
     ) -> Self:
         """Open a run's journal, made if there is none.
 
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     journal = Journal.open(folder)
+        ...     journal.begin({"kind": "python"})
+        ...     print(journal.find(b"sixteen bytes...", 0), journal.totals.answers)
+        ...     journal.close()
+        None 0
+
         Args:
             folder: the run's folder.
             store: ``"full"`` for whole replies; ``"answers"`` for all but `Response.raw`.
+            durability: what an answer survives once it is recorded: ``"process"``, the end of
+                the process in any way; ``"power"``, a power cut, too, for a disk's delay in
+                every group.
             wall: the time of day, in seconds since 1970.
 
         Raises:
@@ -89,18 +115,23 @@ class Journal:
         """
         folder = Path(folder)
         path = folder / schema.NAME
+        lock = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(folder)
             lock = Lock(folder)
-        except OSError as error:
-            raise schema.explain(path, error) from error
-        try:
-            return cls(folder, lock, schema.open_writer(path), whole=store == "full", wall=wall)
+            connection = schema.open_writer(path, durability=durability)
+            try:
+                return cls(folder, lock, connection, whole=store == "full", wall=wall)
+            except BaseException:
+                connection.close()
+                raise
         except (sqlite3.Error, OSError, ValueError) as error:
-            lock.release()
-            raise schema.explain(path, error) from error
+            if lock is not None:
+                lock.release()
+            raise explain(path, error, doing="opened") from error
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             raise
 
     @property
@@ -113,8 +144,13 @@ class Journal:
         """How many sessions there were, this one among them."""
         return int(self._meta.get("sessions", 0))
 
+    def describe(self) -> RunSummary:
+        """Return what is known of the run."""
+        known = summary_of(self.folder, self._meta, busy=self._reader is not None, pid=self._pid)
+        return replace(known, totals=self.totals)
+
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Note that a session begins.
+        """Note that a session begins, before anything is recorded in it.
 
         Args:
             about: what to keep with the run: plain values, no secrets.
@@ -122,8 +158,13 @@ class Journal:
         Raises:
             JournalError: it cannot be written.
         """
+        from llmflow import __version__
+
+        self._check()
         now = self._wall()
         self._note(
+            id=self._meta.get("id") or secrets.token_hex(8),
+            version=__version__,
             created_at=self._meta.get("created_at", now),
             last_used_at=now,
             sessions=self.sessions + 1,
@@ -134,35 +175,30 @@ class Journal:
 
     def ask(self, fingerprint: bytes) -> int:
         """Return how often this was asked before in this session, and count it."""
-        with self._reading:
-            rows = self._asked.execute(_ASK, (fingerprint,)).fetchall()
-        return int(rows[0][0]) - 1
+        self._check()
+        return self._asked.count(fingerprint)
 
-    def find(self, fingerprint: bytes, nth: int) -> Response | RecordedFailure | None:
+    def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Return what is known of a question that was asked `nth` times before.
 
         Raises:
             JournalError: the journal is damaged or closed.
         """
-        if self._pid != os.getpid():
-            raise JournalError(
-                f"the run {self.folder.name} belongs to the process that this one was forked from: "
-                "enter a Run in the process that asks"
-            )
+        self._check()
         key = (fingerprint, nth)
         try:
             with self._reading:
                 if self._reader is None:
-                    raise JournalError(f"the run {self.folder.name} is over: its journal is closed")
+                    raise JournalError(self._over)
                 rows = self._reader.execute(_ANSWER, key).fetchall()
                 if rows and rows[0][0] > nth:
                     return response_of(rows[0][1:])
                 if not self._has_failures:
                     return None
                 rows = self._reader.execute(_FAILURE, key).fetchall()
-        except (sqlite3.Error, ValueError) as error:
-            raise self._explain(error) from error
-        return failure_of(rows[0][1:]) if rows and rows[0][0] > nth else None
+            return failure_of(rows[0][1:]) if rows and rows[0][0] > nth else None
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise explain(self._path, error, doing="read") from error
 
     async def record(
         self, fingerprint: bytes, nth: int, response: Response, *, uses: int = 1
@@ -175,71 +211,116 @@ class Journal:
             fingerprint: what was asked.
             nth: how often it was asked before in this session.
             response: the answer.
-            uses: how many equal calls it is for.
+            uses: how many equal calls it is for: this one and those that come next.
 
         Raises:
             JournalError: it cannot be written; nothing that was written before is lost.
         """
+        self._check()
         at = self._wall()
         row = answer_row(fingerprint, nth, uses, at, response, whole=self._whole)
-        await self._writer.put("answers", row)
+        await self._writer.put(row)
 
     async def record_failure(
         self, fingerprint: bytes, nth: int, error: ProviderError, *, uses: int = 1
     ) -> None:
-        """Write down that a call failed for good. Arguments as in `record`."""
-        row = failure_row(fingerprint, nth, uses, self._wall(), error)
-        await self._writer.put("failures", row)
-        self._has_failures = True
+        """Write down that a call failed for good. Arguments as in `record`.
 
-    def close(self, *, state: str = "complete", reason: str | None = None) -> None:
+        It never takes the place of an answer, and an answer takes its place.
+        """
+        self._check()
+        self._has_failures = True
+        row = failure_row(fingerprint, nth, uses, self._wall(), error)
+        await self._writer.put(row, failed=True)
+
+    async def drain(self) -> None:
+        """Return once everything that was handed over before is durable."""
+        self._check()
+        await self._writer.put(None)
+
+    async def aclose(self, *, state: str | None = "complete", reason: str | None = None) -> None:
+        """Do what `close` does while the event loop goes on."""
+        await asyncio.to_thread(self.close, state=state, reason=reason)
+
+    def close(self, *, state: str | None = "complete", reason: str | None = None) -> None:
         """Write what is waiting, note how the session ended, and let go of the file.
 
         Doing so twice is fine.
 
         Args:
-            state: how it ended: ``complete``, ``interrupted`` or ``stopped``.
+            state: how it ended: ``complete``, ``interrupted`` or ``stopped``; None says nothing,
+                and it is taken for interrupted.
             reason: why it ended before its end, or None.
 
         Raises:
-            JournalError: what was waiting could not be written.
+            JournalError: its end could not be noted. All that was recorded is there.
         """
-        if self._reader is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
-        self._writer.close()
-        with self._reading:
-            reader, self._reader = self._reader, None
-        try:
-            if self._writer.failure is None:
-                self._note(last_used_at=self._wall(), state=state, reason=reason)
-        finally:
-            for each in (reader, self._asked, self._connection):
-                each.close()
-            self._lock.release()
+        with self._closing:
+            if self._reader is None:
+                return
+            self._writer.close()
+            with self._reading:
+                reader, self._reader = self._reader, None
+            try:
+                if state is not None and self._writer.failure is None:
+                    self._note(last_used_at=self._wall(), state=state, reason=reason)
+            finally:
+                self._asked.close()
+                # The writer last, for the last one puts the log into the file.
+                reader.close()
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.close()
+                self._lock.release()
+                _open.discard(self)
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise JournalError(
+                f"the run {self.folder.name} belongs to the process that this one was forked from: "
+                "enter a Run in the process that asks"
+            )
+        if self._reader is None:
+            raise JournalError(self._over)
 
     def _note(self, **values: Any) -> None:
+        rows = [(name, to_json(value)) for name, value in values.items()]
+        with self._writer.using:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                schema.roll_back(self._connection)
+                raise self._explain(error) from error
         self._meta.update(values)
-        rows = [(name, orjson.dumps(value).decode()) for name, value in values.items()]
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise self._explain(error) from error
 
     def _explain(self, error: Exception) -> JournalError:
-        return schema.explain(self._path, error)
+        return explain(self._path, error)
 
 
-def _counts() -> sqlite3.Connection:
-    """Return a table of how often what was asked: in memory, and on disk where it grows."""
-    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode = OFF")
-    connection.execute("PRAGMA cache_size = -16000")
-    connection.execute(
-        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
-    )
-    connection.execute("BEGIN")
-    return connection
+def _make(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)  # whatever the umask has taken away
+
+
+# What a forked process must not close: to SQLite it would be the parent's closing.
+_inherited: list[Journal] = []
+
+
+def _after_fork() -> None:
+    _inherited.extend(_open)
+
+
+@atexit.register
+def _close_all() -> None:
+    for journal in list(_open):
+        with contextlib.suppress(JournalError):
+            journal.close(state=None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import time
 import weakref
 from pathlib import Path
 from typing import Final
 
 from llmflow.errors import JournalBusyError
+from llmflow.journal.schema import restrict
 
-try:
+if sys.platform == "win32":
+    import msvcrt
+else:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 NAME: Final = "lock"
-# Whoever lists runs holds the lock for a moment.
-_TRIES, _PAUSE = 5, 0.02
-_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+# Whoever lists runs shares the lock for a moment.
+_TRIES, _PAUSE = 10, 0.01
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
@@ -37,62 +39,67 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._file: int | None = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600)
-        for attempt in range(_TRIES):
-            if _take(self._file):
-                break
-            if attempt + 1 == _TRIES:
-                pid = _pid(self._file)
-                self.release()
-                who = f"process {pid}" if pid else "another process"
-                raise JournalBusyError(
-                    f"{who} is working on the run {folder.name} ({folder}): wait for it or stop it"
-                )
-            time.sleep(_PAUSE)
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, str(os.getpid()).encode(), 0) if hasattr(os, "pwrite") else os.write(
-            self._file, str(os.getpid()).encode()
-        )
+        try:
+            restrict(self._file)
+            self._take(folder)
+            os.ftruncate(self._file, 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, str(os.getpid()).encode())
+        except BaseException:
+            self.release()
+            raise
         _held.add(self)
 
     def release(self) -> None:
         """Let another process have it. Doing so twice is fine."""
         file, self._file = self._file, None
         if file is not None:
+            # Without an explicit unlock, which would reach the parent's lock from a fork.
             os.close(file)
+
+    def _take(self, folder: Path) -> None:
+        assert self._file is not None
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_PAUSE)
+            if _taken(self._file, shared=False):
+                return
+        pid = _pid(self._file)
+        if pid == os.getpid():
+            who, remedy = "this process", "leave the other Run of that name first"
+        else:
+            who = f"process {pid}" if pid else "another process"
+            remedy = "wait for it or stop it"
+        raise JournalBusyError(f"{who} is working on the run {folder.name} ({folder}): {remedy}")
 
 
 def holder(folder: Path) -> tuple[bool, int | None]:
     """Return whether a process has a run's lock, and its number if it is known."""
     try:
-        file = os.open(folder / NAME, os.O_RDWR)
+        file = os.open(folder / NAME, os.O_RDONLY)
     except OSError:
         return False, None
     try:
-        if _take(file):
+        if _taken(file, shared=True):
             return False, None
         return True, _pid(file)
     finally:
         os.close(file)
 
 
-def _take(file: int) -> bool:
+def _taken(file: int, *, shared: bool) -> bool:
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if sys.platform == "win32":
+            os.lseek(file, 1 << 20, os.SEEK_SET)  # nobody can read the byte that is locked
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
         else:
-            _take_on_windows(file)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         # Some network file systems have no locks; they are no reason not to run.
         return error.errno in _NO_LOCKS
     return True
-
-
-def _take_on_windows(file: int) -> None:
-    import msvcrt
-
-    os.lseek(file, 1 << 20, os.SEEK_SET)  # the locked byte cannot be read by others
-    msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    os.lseek(file, 0, os.SEEK_SET)
 
 
 def _pid(file: int) -> int | None:

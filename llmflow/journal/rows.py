@@ -1,17 +1,24 @@
-"""Answers and failures as rows of a table, and back."""
+"""Answers and failures as rows of a table, and back.
+
+What a provider sends is foreign. Values are bound as they come, which is cheap; only when
+SQLite refuses a row is each of its values made `plain`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
 
 from llmflow import errors
 from llmflow.errors import ProviderError
+from llmflow.journal.values import RecordedFailure
 from llmflow.types import Response, Usage
+
+Row = tuple[Any, ...]
 
 ANSWER_COLUMNS: Final = (
     "fingerprint",
@@ -25,7 +32,10 @@ ANSWER_COLUMNS: Final = (
     "request_id",
     "input_tokens",
     "output_tokens",
-    "usage",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
     "cost",
     "attempts",
     "waited",
@@ -47,35 +57,23 @@ FAILURE_COLUMNS: Final = (
     "dimension",
     "attempts",
 )
-_USAGE: Final = frozenset(each.name for each in fields(Usage))
+KEY_COLUMNS: Final = 3
+"""How many columns come before those that `response_of` and `failure_of` read."""
+INPUT_TOKENS, OUTPUT_TOKENS, COST = map(
+    ANSWER_COLUMNS.index, ("input_tokens", "output_tokens", "cost")
+)
+ANSWER_ATTEMPTS, FAILURE_ATTEMPTS = ANSWER_COLUMNS.index("attempts"), 13
 _LARGEST: Final = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedFailure:
-    """A call that failed for good.
-
-    Args:
-        kind: the name of the error's class.
-        message: what the provider said.
-        data: the error's other attributes.
-    """
-
-    kind: str
-    message: str
-    data: Mapping[str, Any]
-
-    def error(self) -> ProviderError:
-        """Return the error anew, as an object of its class."""
-        kind = getattr(errors, self.kind, None)
-        if not (isinstance(kind, type) and issubclass(kind, ProviderError)):
-            kind = ProviderError
-        return kind(self.message, **self.data)
+_NEEDED: Final = frozenset(
+    {"ordinal", "uses", "attempts"} | {c for c in ANSWER_COLUMNS if c.endswith("_tokens")}
+)
+_REALS: Final = frozenset({"at", "cost", "waited", "retry_after"})
+_TEXTS: Final = frozenset({"text", "message", "error"})
 
 
 def answer_row(
     fingerprint: bytes, ordinal: int, uses: int, at: float, response: Response, *, whole: bool
-) -> tuple[Any, ...]:
+) -> Row:
     """Return the row of an answer; `whole`: with the provider's whole reply."""
     usage = response.usage
     return (
@@ -83,141 +81,148 @@ def answer_row(
         ordinal,
         uses,
         at,
-        _text(response.text),
-        _text(response.finish_reason),
-        _text(response.model),
-        _text(response.provider),
-        _text(response.request_id),
-        _whole(usage.input_tokens),
-        _whole(usage.output_tokens),
-        orjson.dumps(usage).decode() if _has_details(usage) else None,
+        response.text,
+        response.finish_reason,
+        response.model,
+        response.provider,
+        response.request_id,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_1h_tokens,
         response.cost,
-        _whole(response.attempts),
+        response.attempts,
         response.waited,
-        _json(response.raw) if whole and response.raw else None,
+        to_json(response.raw) if whole and response.raw else None,
     )
 
 
 def response_of(row: Sequence[Any]) -> Response:
-    """Return the answer that a row holds; its columns begin with ``text``."""
-    (
-        text,
-        finish_reason,
-        model,
-        provider,
-        request_id,
-        input_tokens,
-        output_tokens,
-        usage,
-        cost,
-        attempts,
-        waited,
-        raw,
-    ) = row
-    if usage is None:
-        used = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-    else:
-        # A later version may know of kinds of tokens that this one does not.
-        details = {name: value for name, value in json.loads(usage).items() if name in _USAGE}
-        used = Usage(**details)
+    """Return the answer that a row holds; its columns begin with ``at``."""
+    (_, text, finish_reason, model, provider, request_id, *tokens, cost, attempts, waited, raw) = (
+        row
+    )
+    given = (
+        _text(each) if isinstance(each, bytes) else each
+        for each in (text, finish_reason, model, provider, request_id)
+    )
+    text, finish_reason, model, provider, request_id = given
+    into, out, cached, reasoning, written, written_1h = tokens
     return Response(
-        text=_str(text) or "",
-        usage=used,
-        finish_reason=_str(finish_reason),
-        model=_str(model) or "",
-        provider=_str(provider) or "",
-        request_id=_str(request_id),
+        text=text,
+        usage=Usage(
+            input_tokens=into,
+            output_tokens=out,
+            cached_tokens=cached,
+            reasoning_tokens=reasoning,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written_1h,
+        ),
+        finish_reason=finish_reason,
+        model=model,
+        provider=provider,
+        request_id=request_id,
         cost=cost,
         attempts=attempts,
-        waited=waited,
+        waited=waited or 0.0,
         source="journal",
-        raw={} if raw is None else _loads(raw),
+        raw={} if raw is None else from_json(raw),
     )
 
 
 def failure_row(
     fingerprint: bytes, ordinal: int, uses: int, at: float, error: ProviderError
-) -> tuple[Any, ...]:
+) -> Row:
     """Return the row of a failure."""
     return (
         fingerprint,
         ordinal,
         uses,
         at,
-        type(error).__name__,
-        _text(error.message),
-        _text(error.provider),
-        _text(error.model),
-        None if error.status is None else _whole(error.status),
-        None if error.code is None else _text(str(error.code)),
-        _text(error.request_id),
+        _kind(error),
+        error.message,
+        error.provider,
+        error.model,
+        error.status,
+        error.code,
+        error.request_id,
         error.retry_after,
-        _text(error.dimension),
-        _whole(error.attempts),
+        error.dimension,
+        error.attempts,
     )
 
 
 def failure_of(row: Sequence[Any]) -> RecordedFailure:
-    """Return the failure that a row holds; its columns begin with ``error``."""
-    kind, message, provider, model, status, code, request_id, retry_after, dimension, attempts = row
-    return RecordedFailure(
-        kind=kind,
-        message=_str(message) or "",
-        data={
-            "provider": _str(provider),
-            "model": _str(model),
-            "status": status,
-            "code": _str(code),
-            "request_id": _str(request_id),
-            "retry_after": retry_after,
-            "dimension": _str(dimension),
-            "attempts": attempts,
-        },
-    )
+    """Return the failure that a row holds; its columns begin with ``at``."""
+    named = dict(zip(FAILURE_COLUMNS[KEY_COLUMNS:], map(_text, row), strict=True))
+    return RecordedFailure(kind=named.pop("error"), **named)
 
 
-def _has_details(usage: Usage) -> bool:
-    return any(
-        getattr(usage, name) for name in _USAGE if name not in ("input_tokens", "output_tokens")
-    )
+def plain_row(row: Row, columns: Sequence[str]) -> Row:
+    """Return a row with values that SQLite takes, whatever a provider has sent."""
+    return tuple(map(_plain, row, columns))
 
 
-def _text(value: str | None) -> str | bytes | None:
-    """Return text as SQLite takes it: what is not Unicode, such as half a pair, as bytes."""
-    if value is None or value.isascii():
-        return value
+def to_json(value: Any) -> str | bytes:
+    """Return a value as JSON: text, or bytes of ASCII where it is none that orjson writes."""
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
+        return orjson.dumps(value, default=_described).decode()
+    except TypeError:
+        pass
+    try:  # what JSON can say and orjson cannot: half a surrogate pair, a large number
+        return json.dumps(value, default=str, skipkeys=True).encode()
+    except (TypeError, ValueError, RecursionError):
+        return b"{}"
 
 
-def _str(value: str | bytes | None) -> str | None:
-    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+def from_json(text: str | bytes) -> Any:
+    """Return what `to_json` was given."""
+    return orjson.loads(text) if isinstance(text, str) else json.loads(text)
 
 
-def _whole(number: int) -> int:
-    return max(-_LARGEST, min(_LARGEST, int(number)))
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(value, default=_plain)
-    except TypeError:  # what orjson refuses, such as half a pair or a large number
-        return json.dumps(value, default=str).encode()
-
-
-def _loads(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except ValueError:
-        return json.loads(raw)
-
-
-def _plain(value: Any) -> Any:
+def _described(value: Any) -> Any:
     """Return what stands for an object in a client's reply."""
     if isinstance(value, Mapping):
         return dict(value)
     dump = getattr(value, "model_dump", None)
     return str(value) if dump is None else dump(mode="json")
+
+
+def _kind(error: ProviderError) -> str:
+    """Return the name of the nearest class that every llmflow knows."""
+    for each in type(error).__mro__:
+        if getattr(errors, each.__name__, None) is each:
+            return str(each.__name__)
+    return "ProviderError"
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def _plain(value: Any, column: str) -> Any:
+    if value is None:
+        return "" if column in _TEXTS else 0 if column in _NEEDED else None
+    if column in _REALS:
+        return _real(value)
+    if column in _NEEDED or isinstance(value, int):
+        number = value if isinstance(value, int) else int(_real(value) or 0)
+        return max(-_LARGEST, min(_LARGEST, number))
+    if isinstance(value, bytes):
+        return value
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _real(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,16 +1,24 @@
-"""The journal's file: its tables, its versions, and what can be wrong with it.
+"""The journal's file: its tables, its versions, and how it is opened.
 
 ::
 
-    answers    what was answered, by fingerprint and ordinal; one row serves `uses` equal calls
-    failures   what failed for good, likewise
-    meta       what is known of the run, as names and JSON values
+    answers    what was answered. One row serves the calls `ordinal` to `ordinal + uses - 1`
+               of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept.
+    failures   what failed for good and has not been answered since, likewise
+    meta       what is known of the run: names, and values as JSON
 
-``sqlite3 journal.db "select text from answers"`` shows the answers.
+``sqlite3 journal.db "SELECT text, cost FROM answers"`` shows the answers. Times are seconds
+since 1970, `cost` is in US dollars. Text that is no Unicode, such as half a surrogate pair,
+is a blob (UTF-8, with surrogates); a `raw` that is one is JSON with escapes.
+
+Rows are appended, and a separate index finds them: of two million rows of random
+fingerprints, writing one costs 24 µs and finding one 9 µs; in a table that is its own index
+(WITHOUT ROWID) 61 µs and 70 µs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -18,12 +26,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from llmflow.errors import JournalError, redact
+from llmflow.journal.problems import damaged, foreign, newer
+from llmflow.journal.values import Durability
 
 NAME: Final = "journal.db"
 APPLICATION: Final = 0x6C6C6D66  # "llmf"
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER: Final = 100
+_TABLES: Final = frozenset({"answers", "failures", "meta"})
+# Others hold the file only for moments, unless somebody works on it by hand.
+_PATIENCE_SECONDS: Final = 10.0
+# Pages of 4 KiB: a longer log writes a page of the index once for more rows.
+_CHECKPOINT_PAGES: Final = 4000
+_LOG_LIMIT: Final = _CHECKPOINT_PAGES * 4096 * 2
 
 _FIRST: Final = """
 CREATE TABLE answers (
@@ -39,11 +54,14 @@ CREATE TABLE answers (
     request_id TEXT,
     input_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
-    usage TEXT,
+    cached_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    cache_write_1h_tokens INTEGER NOT NULL,
     cost REAL,
     attempts INTEGER NOT NULL,
-    waited REAL NOT NULL,
-    raw BLOB
+    waited REAL,
+    raw TEXT
 );
 CREATE UNIQUE INDEX answers_key ON answers (fingerprint, ordinal);
 CREATE TABLE failures (
@@ -80,26 +98,34 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
 """The step from each version to the next; the first makes the tables."""
 
 
-def open_writer(path: Path, *, migrations: Sequence[Migration] = MIGRATIONS) -> sqlite3.Connection:
+def open_writer(
+    path: Path,
+    *,
+    durability: Durability = "process",
+    migrations: Sequence[Migration] = MIGRATIONS,
+) -> sqlite3.Connection:
     """Open a journal for writing, made or brought up to date. The run's lock must be held.
 
     Raises:
         JournalError: it is damaged, of a newer llmflow, or no journal; it is not touched.
+        OSError: it cannot be opened.
         sqlite3.Error: it cannot be written.
     """
-    if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    _make(path)
     check_file(path, newest=len(migrations))
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=16
-    )
+    connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version < len(migrations):
             _migrate(connection, version, migrations)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -8000")
+        _check_tables(path, connection)
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise sqlite3.OperationalError("its file system cannot share memory between processes")
+        level = {"process": "NORMAL", "power": "FULL"}[durability]
+        connection.execute(f"PRAGMA synchronous = {level}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     except BaseException:
         connection.close()
         raise
@@ -108,33 +134,30 @@ def open_writer(path: Path, *, migrations: Sequence[Migration] = MIGRATIONS) -> 
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a journal that a writer of this process has open, for reading."""
-    connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=16
-    )
+    connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA cache_size = -8000")
+    # Two connections that write to the file at once have damaged it in SQLite before 3.51.3.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[Migration]) -> None:
-    # In the main file and not in a log beside it, so that its header tells the version.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    with closing(connection.cursor()) as cursor:
-        cursor.execute("BEGIN IMMEDIATE")
+def open_to_look(path: Path) -> sqlite3.Connection:
+    """Open a journal that may be another process's, without writing to it in any way."""
+    address = f"{path.absolute().as_uri()}?mode=ro"
+    if path.with_name(f"{path.name}-wal").exists():
+        connection = _connect(address)
         try:
-            for migration in migrations[version:]:
-                migration(connection)
-            cursor.execute(f"PRAGMA application_id = {APPLICATION}")
-            cursor.execute(f"PRAGMA user_version = {len(migrations)}")
-            cursor.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                cursor.execute("ROLLBACK")
-            raise
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        except sqlite3.OperationalError:
+            connection.close()  # in a folder where not even shared memory can be made
+        else:
+            return connection
+    # All is in the one file: there is nothing to share, and no file has to be made beside it.
+    return _connect(f"{address}&immutable=1")
 
 
 def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
-    """Look at a file before SQLite does, which could change it.
+    """Look at a file before SQLite opens it for writing, which could change it.
 
     Raises:
         JournalError: it is no journal, of a newer llmflow, or cut off.
@@ -148,43 +171,82 @@ def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
     if len(head) < _HEADER or not head.startswith(_MAGIC):
         raise damaged(path, "it is not a database")
     application, version = int.from_bytes(head[68:72]), int.from_bytes(head[60:64])
-    if application != APPLICATION and (application or version):
-        raise JournalError(f"{path} belongs to another program: name another run or folder")
+    if path.with_name(f"{path.name}-journal").exists():
+        return  # its making was cut off, and SQLite undoes that
+    if application != APPLICATION:
+        with closing(open_to_look(path)) as connection:
+            if application or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
+                raise foreign(path)
     if version > newest:
-        raise JournalError(
-            f"{path} was written by a newer llmflow (version {version} of the file; this one "
-            f"knows {newest}): install the newer one, or name another run"
-        )
-    page = int.from_bytes(head[16:18])
-    pages = int.from_bytes(head[28:32])
-    if pages * (65_536 if page == 1 else page) > size:
+        raise newer(path, version, newest)
+    page, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
+    # After a kill the end may still be in the log.
+    logged = path.with_name(f"{path.name}-wal").exists()
+    if not logged and pages * (65_536 if page == 1 else page) > size:
         raise damaged(path, "its end is missing")
 
 
-def damaged(path: Path, reason: str) -> JournalError:
-    """Return the error for a file that cannot be read as what it is."""
-    return JournalError(
-        f"the journal {path} is damaged ({redact(reason)}). It is left as it is: move the folder "
-        f"{path.parent} away to begin anew; `sqlite3 {path.name} .recover` may save its answers"
+def _make(path: Path) -> None:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        restrict(file)
+    finally:
+        os.close(file)
+
+
+def restrict(file: int) -> None:
+    """Let only the owner read and write an open file, whatever the umask says.
+
+    SQLite gives its other files the mode of the first.
+    """
+    if hasattr(os, "fchmod"):
+        with contextlib.suppress(OSError):
+            os.fchmod(file, 0o600)
+
+
+def _connect(address: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        address,
+        uri=True,
+        timeout=_PATIENCE_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=16,
     )
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cache_size = -8000")
+    return connection
 
 
-def explain(path: Path, error: Exception) -> JournalError:
-    """Return what is wrong with a journal that SQLite or the system refuses, and what to do."""
-    if isinstance(error, JournalError):
-        return error
-    code = getattr(error, "sqlite_errorcode", None)
-    primary = None if code is None else code & 0xFF
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return damaged(path, str(error))
-    text = redact(str(error.strerror or error) if isinstance(error, OSError) else str(error))
-    remedy = "nothing that was written down is lost"
-    if primary == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == 28:
-        remedy = "make room on the disk and run again; what was written down is kept"
-    elif primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or (
-        isinstance(error, OSError)
-    ):
-        remedy = "name a folder that can be written in LLMFLOW_JOURNAL_DIR, or keep no journal"
-    elif primary == sqlite3.SQLITE_IOERR:
-        remedy = "see to the disk and run again; what was written down is kept"
-    return JournalError(f"the journal {path} cannot be written: {text.lower()}; {remedy}")
+def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[Migration]) -> None:
+    # In the main file and not in a log beside it, so that its header tells the version.
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for migration in migrations[version:]:
+            migration(connection)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """End a transaction that failed, if SQLite has not done so by itself."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
+    """Look where a look costs little: whether the tables are there, and at the last rows."""
+    found = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if missing := sorted(_TABLES - found):
+        raise damaged(path, f"it has no table {', '.join(missing)}")
+    for table in ("answers", "failures"):
+        connection.execute(f"SELECT * FROM {table} ORDER BY id DESC LIMIT 1").fetchall()  # noqa: S608

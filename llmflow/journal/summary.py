@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -9,12 +10,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from llmflow.errors import JournalError
 from llmflow.journal import schema
 from llmflow.journal.lock import holder
-from llmflow.journal.totals import Totals
+from llmflow.journal.problems import explain
+from llmflow.journal.rows import from_json
+from llmflow.journal.values import Totals
 
 _TOTALS: Final = frozenset(each.name for each in fields(Totals))
 
@@ -29,8 +30,10 @@ class RunSummary:
         state: ``running``; ``complete``; ``interrupted``, also by a crash; ``stopped``; or
             ``unreadable``.
         reason: why it stopped, or cannot be read; else None.
+        id: a random name that no other run has.
+        version: the llmflow that used it last.
         created_at: when it was first entered, in seconds since 1970.
-        last_used_at: when it was last entered or left.
+        last_used_at: when something was last written down.
         sessions: how often it was entered.
         about: what was kept with it.
         totals: what it holds.
@@ -43,6 +46,8 @@ class RunSummary:
     folder: Path
     state: str
     reason: str | None = None
+    id: str = ""
+    version: str = ""
     created_at: float = 0.0
     last_used_at: float = 0.0
     sessions: int = 0
@@ -53,35 +58,39 @@ class RunSummary:
     bytes: int = 0
 
 
-def read_summary(folder: Path) -> RunSummary | None:
+def read_summary(folder: str | os.PathLike[str]) -> RunSummary | None:
     """Return what is known of the run in a folder; None if there is none.
 
     Nothing is written and no lock is kept. A journal that cannot be read is a summary that
     says so.
     """
+    folder = Path(folder)
     path = folder / schema.NAME
     try:
-        if not path.stat().st_size:
-            return None
+        found = path.stat()
     except OSError:
         return None
+    if not found.st_size:
+        return None
     busy, pid = holder(folder)
-    size = sum(each.stat().st_size for each in folder.glob(f"{schema.NAME}*") if each.exists())
     try:
-        schema.check_file(path)
-        with closing(_connect(path)) as connection:
-            meta = read_meta(connection)
+        meta = _look(path)
     except (sqlite3.Error, OSError, ValueError, JournalError) as error:
         return RunSummary(
             name=folder.name,
             folder=folder,
             state="unreadable",
-            reason=str(schema.explain(path, error)),
-            last_used_at=path.stat().st_mtime,
+            reason=str(explain(path, error, doing="read")),
+            last_used_at=found.st_mtime,
             busy=busy,
             pid=pid,
-            bytes=size,
+            bytes=_size(folder),
         )
+    return summary_of(folder, meta, busy=busy, pid=pid)
+
+
+def summary_of(folder: Path, meta: Mapping[str, Any], *, busy: bool, pid: int | None) -> RunSummary:
+    """Return what a journal says of its run."""
     state = str(meta.get("state", "interrupted"))
     return RunSummary(
         name=folder.name,
@@ -89,6 +98,8 @@ def read_summary(folder: Path) -> RunSummary | None:
         # Nobody works on it, and nobody said how it ended: its process died.
         state="interrupted" if state == "running" and not busy else state,
         reason=meta.get("reason"),
+        id=meta.get("id", ""),
+        version=meta.get("version", ""),
         created_at=meta.get("created_at", 0.0),
         last_used_at=meta.get("last_used_at", 0.0),
         sessions=meta.get("sessions", 0),
@@ -96,13 +107,13 @@ def read_summary(folder: Path) -> RunSummary | None:
         totals=totals_of(meta),
         busy=busy,
         pid=pid,
-        bytes=size,
+        bytes=_size(folder),
     )
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return what the file says of its run."""
-    return {name: orjson.loads(value) for name, value in connection.execute("SELECT * FROM meta")}
+    return {name: from_json(value) for name, value in connection.execute("SELECT * FROM meta")}
 
 
 def totals_of(meta: Mapping[str, Any]) -> Totals:
@@ -111,14 +122,22 @@ def totals_of(meta: Mapping[str, Any]) -> Totals:
     return Totals(**{name: value for name, value in known.items() if name in _TOTALS})
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    address = f"{path.absolute().as_uri()}?mode=ro"
+def _look(path: Path) -> dict[str, Any]:
+    schema.check_file(path)
     try:
-        connection = sqlite3.connect(address, uri=True, isolation_level=None)
-        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
-    except sqlite3.OperationalError:
-        if path.with_name(f"{path.name}-wal").exists():
-            raise
-        # In a folder that cannot be written, and with nobody at work on it.
-        connection = sqlite3.connect(f"{address}&immutable=1", uri=True, isolation_level=None)
-    return connection
+        with closing(schema.open_to_look(path)) as connection:
+            return read_meta(connection)
+    except sqlite3.Error:
+        # A process may have begun to write, or have put its log away, in between.
+        with closing(schema.open_to_look(path)) as connection:
+            return read_meta(connection)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for suffix in ("", "-wal"):
+        try:
+            total += (folder / f"{schema.NAME}{suffix}").stat().st_size
+        except OSError:
+            continue
+    return total

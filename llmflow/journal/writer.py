@@ -1,7 +1,7 @@
 """The one thread that writes, with as few commits as there are moments to make them.
 
 SQLite gives the interpreter's lock away at every step and has to wait for it afterwards,
-up to a switch interval where the event loop is busy. So a group of rows is one statement.
+up to a switch interval where the event loop is busy. So many rows are one statement.
 """
 
 from __future__ import annotations
@@ -13,26 +13,74 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, Final, NamedTuple
-
-import orjson
+from functools import cache
+from math import isfinite
+from typing import Final, NamedTuple
 
 from llmflow.errors import JournalError
-from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
-from llmflow.journal.totals import Totals
+from llmflow.journal.rows import (
+    ANSWER_ATTEMPTS,
+    ANSWER_COLUMNS,
+    COST,
+    FAILURE_ATTEMPTS,
+    FAILURE_COLUMNS,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    Row,
+    plain_row,
+    to_json,
+)
+from llmflow.journal.schema import roll_back
+from llmflow.journal.values import Totals
 
 # Long enough for a group to form, and short beside any answer of a model.
 _LINGER_SECONDS: Final = 0.004
 _SIZES: Final = (128, 32, 8, 1)
 _MOST_PER_COMMIT: Final = 4096
-_COLUMNS: Final = {"answers": ANSWER_COLUMNS, "failures": FAILURE_COLUMNS}
+# What SQLite's binding says of values that are odd; everything else is the disk's.
+_ODD: Final = (
+    UnicodeError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+
+_ANSWERS: Final = (  # noqa: S608 - all names are ours
+    "INSERT INTO answers ({}) VALUES {} "
+    # The first answer stays: it is what a caller was given.
+    "ON CONFLICT (fingerprint, ordinal) DO NOTHING"
+).format(", ".join(ANSWER_COLUMNS), "{}")
+_FAILURES: Final = (  # noqa: S608
+    "INSERT INTO failures ({}) SELECT * FROM (VALUES {}) AS new "
+    # What was answered has not failed.
+    "WHERE coalesce((SELECT ordinal + uses FROM answers WHERE fingerprint = new.column1 "
+    "AND ordinal <= new.column2 ORDER BY ordinal DESC LIMIT 1), 0) <= new.column2 "
+    "ON CONFLICT (fingerprint, ordinal) DO UPDATE SET {}"
+).format(
+    ", ".join(FAILURE_COLUMNS),
+    "{}",
+    ", ".join(f"{name} = excluded.{name}" for name in FAILURE_COLUMNS[2:]),
+)
+_ANSWERED: Final = """
+DELETE FROM failures WHERE id IN (
+    SELECT failures.id FROM answers CROSS JOIN failures
+    ON failures.fingerprint = answers.fingerprint
+    AND failures.ordinal >= answers.ordinal
+    AND failures.ordinal < answers.ordinal + answers.uses
+    WHERE answers.id > ?
+)"""
+_NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at', ?)"
 
 
 class Entry(NamedTuple):
-    """A row on its way, and who waits for it."""
+    """A row on its way, or none, and who waits for it."""
 
-    table: str
-    row: tuple[Any, ...]
+    row: Row | None
+    failed: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -41,9 +89,11 @@ class Writer:
     """Writes rows in groups, and tells those who wait when theirs is durable.
 
     Args:
-        connection: the journal's only writing connection; from now on the thread's.
+        connection: the journal's only writing connection; to use it, hold `using`.
         totals: what the journal holds already.
         explain: makes the error that everybody gets, once nothing can be written any more.
+        wall: the time of day, in seconds since 1970.
+        closed: what is said when it is too late.
     """
 
     def __init__(
@@ -51,12 +101,18 @@ class Writer:
         connection: sqlite3.Connection,
         totals: Totals,
         explain: Callable[[Exception], JournalError],
+        *,
+        wall: Callable[[], float],
+        closed: str,
     ) -> None:
         self.totals = totals
         self.failure: JournalError | None = None
         """Why nothing can be written any more, or None."""
+        self.using = threading.Lock()
         self._connection = connection
         self._explain = explain
+        self._wall = wall
+        self._closed = closed
         most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         self._sizes = [each for each in _SIZES if each * len(ANSWER_COLUMNS) <= most]
         self._waiting: deque[Entry] = deque()
@@ -64,140 +120,148 @@ class Writer:
         self._told = False
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._gate = threading.Lock()
 
-    def put(self, table: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
-        """Have a row written; the future ends when it is durable.
+    def put(self, row: Row | None, *, failed: bool = False) -> asyncio.Future[None]:
+        """Have a row written; the future ends when it and all before it are durable.
+
+        Args:
+            row: the row; None only waits for those before it.
+            failed: whether it is of the failures' table.
 
         Raises:
             JournalError: nothing can be written any more.
         """
-        if self.failure is not None:
-            raise JournalError(str(self.failure))
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        self._waiting.append(Entry(table, row, loop, done))
-        if self._thread is None:
-            self._start()
-        if not self._told:
-            self._told = True
-            self._news.set()
+        with self._gate:
+            if self.failure is not None:
+                raise JournalError(str(self.failure))
+            if self._closing:
+                raise JournalError(self._closed)
+            if self._thread is None:
+                self._start()
+            self._waiting.append(Entry(row, failed, loop, done))
+            if not self._told:
+                self._told = True
+                self._news.set()
         return done
 
     def close(self) -> None:
         """Write what is waiting, and end the thread."""
-        self._closing = True
-        with self._starting:
+        with self._gate:
+            self._closing = True
             thread = self._thread
         if thread is not None:
             self._news.set()
             thread.join()
-        self._write_waiting()
 
     def _start(self) -> None:
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._serve, name="llmflow-journal", daemon=True
-                )
-                self._thread.start()
+        self._thread = threading.Thread(target=self._serve, name="llmflow-journal", daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
-        while not self._closing:
+        while True:
             self._news.wait()
             if not self._closing:
                 time.sleep(_LINGER_SECONDS)
-            self._news.clear()
-            # In this order: whoever sees it untold after this comes with the next group.
-            self._told = False
+            with self._gate:
+                closing = self._closing
+                self._told = False
+                if not closing:
+                    self._news.clear()
             self._write_waiting()
+            if closing:
+                return
 
     def _write_waiting(self) -> None:
         waiting = self._waiting
         while waiting:
             group = [waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT))]
-            error = self.failure or self._write(group)
-            if error is None or len(group) == 1:
-                _tell(group, error)
-                continue
-            # One odd row must not be the others' failure.
-            for each in group:
-                _tell([each], self.failure or self._write([each]))
+            _tell(group, self.failure or self._write(group))
 
     def _write(self, group: Sequence[Entry]) -> JournalError | None:
-        """Write a group in one transaction, or nothing of it."""
-        connection = self._connection
+        """Write a group in one transaction, or nothing of it and nothing ever after."""
+        answers = [each.row for each in group if each.row is not None and not each.failed]
+        failures = [each.row for each in group if each.row is not None and each.failed]
+        if not answers and not failures:
+            return None
+        with self.using:
+            return self._write_rows(answers, failures)
+
+    def _write_rows(self, answers: Sequence[Row], failures: Sequence[Row]) -> JournalError | None:
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            totals = self._insert(group)
-            connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('totals', ?)",
-                (orjson.dumps(asdict(totals)).decode(),),
-            )
-            connection.execute("COMMIT")
+            try:
+                self._commit(answers, failures)
+            except _ODD:
+                # One odd row must not be the others' failure.
+                self._commit(
+                    [plain_row(row, ANSWER_COLUMNS) for row in answers],
+                    [plain_row(row, FAILURE_COLUMNS) for row in failures],
+                )
         except Exception as error:  # noqa: BLE001 - whoever waits is told
-            self._roll_back()
-            explained = self._explain(error)
-            if isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError) and not (
-                isinstance(error, sqlite3.DataError | sqlite3.InterfaceError)
-            ):
-                self.failure = explained
-            return explained
-        self.totals = totals
+            self.failure = self._explain(error)
+            return self.failure
         return None
 
-    def _insert(self, group: Sequence[Entry]) -> Totals:
-        answers = [each.row for each in group if each.table == "answers"]
-        failures = [each.row for each in group if each.table == "failures"]
+    def _commit(self, answers: Sequence[Row], failures: Sequence[Row]) -> None:
+        execute = self._connection.execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            totals = self._insert(answers, failures)
+            execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
+            execute("COMMIT")
+        except BaseException:
+            roll_back(self._connection)
+            raise
+        self.totals = totals
+
+    def _insert(self, answers: Sequence[Row], failures: Sequence[Row]) -> Totals:
         before = self.totals
-        gone = self._forget_failures(answers) if before.failures and answers else 0
-        added = self._insert_rows("answers", answers)
-        failed = self._insert_rows("failures", failures)
-        costs = [row[12] for row in answers if row[12] is not None]
+        failed = before.failures
+        if failures:
+            last = self._last("failures")
+            self._insert_rows(_FAILURES, failures)
+            failed += self._last("failures") - last
+        last = self._last("answers") if failed else 0
+        added = self._insert_rows(_ANSWERS, answers)
+        if failed and answers:
+            failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
+        costs = [row[COST] for row in answers if row[COST] is not None and isfinite(row[COST])]
         cost = before.cost
         if costs:
             cost = (cost or 0.0) + sum(costs)
         return Totals(
             answers=before.answers + added,
-            failures=before.failures + failed - gone,
+            failures=failed,
             requests=before.requests
-            + sum(row[13] for row in answers)
-            + sum(row[13] for row in failures),
-            input_tokens=before.input_tokens + sum(row[9] for row in answers),
-            output_tokens=before.output_tokens + sum(row[10] for row in answers),
+            + sum([row[ANSWER_ATTEMPTS] for row in answers])
+            + sum([row[FAILURE_ATTEMPTS] for row in failures]),
+            input_tokens=before.input_tokens + sum([row[INPUT_TOKENS] for row in answers]),
+            output_tokens=before.output_tokens + sum([row[OUTPUT_TOKENS] for row in answers]),
             cost=cost,
         )
 
-    def _insert_rows(self, table: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        columns = _COLUMNS[table]
-        # The first answer stays; a later failure says more than an earlier one.
-        verb = "INSERT OR IGNORE" if table == "answers" else "INSERT OR REPLACE"
-        head = f"{verb} INTO {table} ({', '.join(columns)}) VALUES "
-        one = f"({', '.join('?' * len(columns))})"
+    def _insert_rows(self, statement: str, rows: Sequence[Row]) -> int:
         changed = start = 0
         while start < len(rows):
             left = len(rows) - start
             size = next(each for each in self._sizes if each <= left)
             values = [value for row in rows[start : start + size] for value in row]
-            cursor = self._connection.execute(head + ", ".join([one] * size), values)
+            cursor = self._connection.execute(_sized(statement, size, len(rows[0])), values)
             changed += cursor.rowcount
             start += size
         return changed
 
-    def _forget_failures(self, answers: Iterable[tuple[Any, ...]]) -> int:
-        gone = 0
-        for row in answers:
-            gone += self._connection.execute(
-                "DELETE FROM failures WHERE fingerprint = ? AND ordinal = ?", row[:2]
-            ).rowcount
-        return gone
+    def _last(self, table: str) -> int:
+        row = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()  # noqa: S608
+        return int(row[0] or 0)
 
-    def _roll_back(self) -> None:
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            pass  # SQLite has rolled back by itself
+
+@cache
+def _sized(statement: str, rows: int, columns: int) -> str:
+    one = f"({', '.join('?' * columns)})"
+    return statement.format(", ".join([one] * rows))
 
 
 def _tell(group: Iterable[Entry], error: JournalError | None) -> None:
