@@ -3,11 +3,15 @@
 >>> from llmflow import LLM, AsyncFlow, AsyncParallelBatchNode, Quota
 >>> llm = LLM("openai/gpt-4.1-mini", quota=Quota(rpm=500, tpm="200k"))
 
-Public are this package, `llmflow.testing`, `llmflow.simulator` and, for those who
-write a provider, `llmflow.provider`, `llmflow.types` and `llmflow.errors`.
+Public are this package, `llmflow.errors`, `llmflow.events`, `llmflow.telemetry`,
+`llmflow.testing`, `llmflow.simulator` and, for those who write a provider,
+`llmflow.provider` and `llmflow.types`.
 """
 
-from llmflow import errors
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from llmflow import errors, events, telemetry
 from llmflow.engine.graph import BaseNode
 from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
@@ -28,9 +32,17 @@ from llmflow.nodes import (
     BatchNode,
     Node,
 )
+from llmflow.pricing import Price
 from llmflow.retry import Retry
+from llmflow.runs.context import current_run
+from llmflow.runs.run import Run
+from llmflow.runs.statistics import RunStatistics
 from llmflow.transport import Timeout
 from llmflow.types import Quota, Response, Usage
+
+if TYPE_CHECKING:
+    from llmflow.budget import Budget
+    from llmflow.mapping.result import Result, ResultList
 
 __version__ = "0.1.0"
 
@@ -45,6 +57,7 @@ __all__ = [
     "BaseNode",
     "BatchFlow",
     "BatchNode",
+    "Budget",
     "Failure",
     "Flow",
     "Hedge",
@@ -53,25 +66,52 @@ __all__ = [
     "LimiterStatistics",
     "Node",
     "NotRun",
+    "Price",
     "ProviderError",
     "Quota",
     "Response",
+    "Result",
+    "ResultList",
     "Retry",
+    "Run",
+    "RunStatistics",
     "Timeout",
     "Usage",
     "UsageError",
     "__version__",
+    "current_run",
     "errors",
+    "events",
     "partial_results",
+    "telemetry",
 ]
 
+# Imported when they are first asked for: most programs do without.
+_LATER: Final = {
+    "Budget": "llmflow.budget",
+    "Result": "llmflow.mapping.result",
+    "ResultList": "llmflow.mapping.result",
+}
 
-def _adopt() -> None:
-    """Let reprs, tracebacks and documentation name the place where users find things."""
-    for name in __all__:
-        thing = globals()[name]
-        if callable(thing):
-            thing.__module__ = __name__
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _adopt(name, getattr(import_module(_LATER[name]), name))
+    return globals()[name]
 
 
-_adopt()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _adopt(name: str, thing: Any) -> None:
+    """Let reprs, tracebacks and documentation name the place where users find a thing."""
+    globals()[name] = thing
+    if callable(thing):
+        thing.__module__ = __name__
+
+
+for _name in __all__:
+    if _name not in _LATER:
+        _adopt(_name, globals()[_name])

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import llmflow
+import llmflow.events
 import llmflow.provider
 import llmflow.simulator
+import llmflow.telemetry
 import llmflow.testing
 import llmflow.types
 
 ROOT = Path(__file__).parent.parent
-PUBLIC = [llmflow, llmflow.testing, llmflow.simulator]
+PUBLIC = [llmflow, llmflow.events, llmflow.telemetry, llmflow.testing, llmflow.simulator]
 NAMES = [(module, name) for module in PUBLIC for name in module.__all__]
 
 
@@ -49,10 +53,10 @@ MUTABLE = {"Reply"}
 
 
 def test_dataclasses_are_frozen_and_keyword_only() -> None:
-    for module in (llmflow, llmflow.types, llmflow.simulator):
-        for name, item in vars(module).items():
-            if name in MUTABLE:
-                continue
+    for module in (*PUBLIC, llmflow.types):
+        names = {*vars(module), *getattr(module, "__all__", ())}
+        for name in names - MUTABLE:
+            item = getattr(module, name)
             if dataclasses.is_dataclass(item) and isinstance(item, type):
                 parameters = item.__dataclass_params__  # type: ignore[attr-defined]
                 assert parameters.frozen, name
@@ -61,8 +65,37 @@ def test_dataclasses_are_frozen_and_keyword_only() -> None:
                 assert kinds == {inspect.Parameter.KEYWORD_ONLY}, name
 
 
+def test_what_is_imported_late_is_there_all_the_same() -> None:
+    code = """
+import pickle, sys
+import llmflow
+assert "sqlite3" not in sys.modules and "llmflow.budget" not in sys.modules
+assert set(llmflow.__all__) <= set(dir(llmflow))
+from llmflow import *
+assert Budget(usd=1).usd == 1 and Budget is llmflow.Budget and Budget.__module__ == "llmflow"
+assert pickle.loads(pickle.dumps(Budget(usd=1))) == Budget(usd=1)
+assert "sqlite3" not in sys.modules
+try:
+    llmflow.Budgets
+except AttributeError as error:
+    assert "'Budgets'" in str(error)
+else:
+    raise SystemExit("a name that nobody has given")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_options_come_after_the_obvious_first_argument() -> None:
-    for item in (llmflow.LLM, llmflow.LLM.complete, llmflow.LLM.run, llmflow.Limiter):
+    for item in (
+        llmflow.LLM,
+        llmflow.LLM.complete,
+        llmflow.LLM.run,
+        llmflow.Limiter,
+        llmflow.Run,
+    ):
         positional = [
             each.name
             for each in inspect.signature(item).parameters.values()

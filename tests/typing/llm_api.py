@@ -8,9 +8,25 @@ from typing import Any, assert_type
 import polars as pl
 from aiolimiter import AsyncLimiter
 
-from llmflow import LLM, Limiter, LimiterStatistics, Quota, Response, Retry, Timeout, Usage
+from llmflow import (
+    LLM,
+    Budget,
+    Limiter,
+    LimiterStatistics,
+    Price,
+    Quota,
+    Response,
+    Result,
+    ResultList,
+    Retry,
+    Run,
+    RunStatistics,
+    Timeout,
+    Usage,
+    current_run,
+    events,
+)
 from llmflow.errors import LLMFlowError
-from llmflow.mapping.result import Result, ResultList
 from llmflow.mapping.stream import AnswerStream
 from llmflow.provider import ClientProvider, Provider, WireProvider
 from llmflow.simulator import SimulatorSettings, SimulatorStats, serve_in_thread
@@ -70,6 +86,22 @@ def many_sync(texts: list[str]) -> None:
     assert_type(llm.map_sync(texts, stream=True, ordered=True), AnswerStream[str])
     for result in llm.map_sync(texts, stream=True):
         assert_type(result.text, str)
+
+
+async def runs() -> None:
+    seen: list[events.Event] = []
+    budget = Budget(usd=5, tokens=1_000_000, requests=1_000, seconds=60)
+    async with Run("summaries", budget=budget, store="answers", on_event=seen.append) as run:
+        assert_type(run, Run)
+        assert_type(current_run(), Run | None)
+        assert_type(await LLM("sim/demo")("text"), str)
+        assert_type(run.statistics(), RunStatistics)
+        assert_type(run.statistics().cost, float | None)
+    with Run(budget=Budget(usd=1)) as counted:
+        assert_type(counted.statistics().done, int)
+    llm = LLM("sim/demo", journal="name", dedupe=True, price=Price(input=0.4, output=1.6))
+    assert_type(llm.price, Price | None)
+    LLM("sim/demo", journal=run, cache=True)
 
 
 def providers() -> list[Provider]:
