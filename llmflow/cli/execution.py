@@ -29,6 +29,7 @@ def execute(task: Task) -> int:
 
     What can be checked is checked first; nothing is written before.
     """
+    from llmflow.config import use_config
     from llmflow.rows import PromptTemplate, open_rows
 
     if task.dry_run:
@@ -37,6 +38,7 @@ def execute(task: Task) -> int:
         return show_plan(task)
     template = PromptTemplate(task.prompt)
     with (
+        use_config(task.config),
         terminable(),
         open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows,
     ):
@@ -60,16 +62,21 @@ def execute(task: Task) -> int:
 def _run(task: Task, llm: LLM) -> tuple[Run, bool]:
     """Return the run that the task belongs to, and whether it has been there before."""
     from llmflow.budget import Budget
+    from llmflow.config import load_config
     from llmflow.journal import read_summary
     from llmflow.runs.catalog import runs_folder
     from llmflow.runs.run import Run
 
+    config = load_config()
     budget = None if task.budget is None else Budget(usd=task.budget)
     if budget is not None:
         budget.check_price(llm.model, llm.price)
-    store: Store = "off" if task.no_journal else "answers"
+    # The answers' texts are all that a row needs.
+    store: Store = "off" if task.no_journal else config.journal.store or "answers"
     name = None if store == "off" else task.name
-    about = {"kind": "command", "model": llm.model, "task": task.stored()}
+    # The file that was found from here: from another folder it might be another one.
+    stored = replace(task, config=config.source and str(config.source)).stored()
+    about = {"kind": "command", "model": llm.model, "task": stored}
     run = Run(name, budget=budget, store=store, retry_failed=task.retry_failed, about=about)
     return run, name is not None and read_summary(runs_folder() / name) is not None
 
@@ -149,7 +156,7 @@ def _llm(task: Task) -> tuple[LLM, Contact]:
     from llmflow.llm import LLM
     from llmflow.types import Quota
 
-    config, contact = load_config(task.config), Contact()
+    config, contact = load_config(), Contact()
     settings = config.settings(task.model)
     # Each option takes the place of its own setting, not of the whole quota.
     limits = {"rpm": task.rpm, "tpm": task.tpm}
