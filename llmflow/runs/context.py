@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,17 @@ if TYPE_CHECKING:
     from llmflow.runs.run import Run
 
 entered: ContextVar[Run | None] = ContextVar("llmflow_run", default=None)
-"""The innermost run whose block the running code is in; it flows into tasks and threads."""
+"""The innermost run whose block the running code is in.
+
+It flows into tasks and into the threads of asyncio and of nodes, but not into those that
+a program starts by itself: they have no context but their own.
+"""
+
+whole_program: list[Run] = []
+"""The runs whose blocks the main thread is in, and no event loop around them.
+
+Such a block is the whole program while it lasts, so its threads belong to it, too.
+"""
 
 
 def current_run() -> Run | None:
@@ -18,4 +30,14 @@ def current_run() -> Run | None:
     >>> current_run() is None
     True
     """
-    return entered.get()
+    run = entered.get()
+    if run is None and whole_program:
+        run = whole_program[-1]
+    return run
+
+
+def in_a_script() -> bool:
+    """Whether this is the main thread, outside of event loops: nothing else goes on beside it."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return asyncio._get_running_loop() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 
 from llmflow.errors import ConfigurationError
@@ -41,5 +42,7 @@ def _close_all() -> None:
     with _lock:
         runs = list(_open.values())
         _open.clear()
+    # What ended the program, where it was an error. An interactive session keeps its last one.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
     for run in runs:
-        run.close()
+        run.close(error)

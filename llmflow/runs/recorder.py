@@ -52,6 +52,7 @@ class Recorder:
         self._run_id = run_id
         self._sharing = Sharing()
         self._forecasts: dict[Hashable, OutputForecast] = {}
+        self._given_back: dict[bytes, list[int]] = {}
 
     async def answer(self, request: Request, route: Route) -> Response:
         """Answer one request.
@@ -82,9 +83,30 @@ class Recorder:
             if self._journal is None:
                 return await self._ask(call, route, b"", 0, None)
             key = self._fingerprint(call, route)
-            return await self._find_or_ask(call, route, key, self._journal.ask(key), None)
+            return await self._find_or_ask(call, route, key, self._nth(key), None)
         finally:
             tally.add("in_flight", -1)
+
+    def _nth(self, key: bytes) -> int:
+        """Return which of the session's equal calls the next one is."""
+        assert self._journal is not None
+        free = self._given_back.pop(key, None)
+        if free is None:
+            return self._journal.ask(key)
+        first = min(free)
+        free.remove(first)
+        if free:
+            self._given_back[key] = free
+        return first
+
+    def _give_back(self, key: bytes, nth: int, route: Route) -> None:
+        """Let the next equal call take the place of one of which nothing was written down.
+
+        Else a node that asks again after a time-out would leave a place without an answer,
+        to be asked for in every session.
+        """
+        if self._journal is not None and not route.cache:
+            self._given_back.setdefault(key, []).append(nth)
 
     def _fingerprint(self, call: Call, route: Route) -> bytes:
         from llmflow.journal import fingerprint
@@ -101,7 +123,7 @@ class Recorder:
         """Let an equal call in flight ask, or be the one that asks for the others."""
         key = self._fingerprint(call, route)
         journal = self._journal
-        nth = 0 if journal is None or route.cache else journal.ask(key)
+        nth = 0 if journal is None or route.cache else self._nth(key)
         while True:
             leader = self._sharing.lead(key)
             if leader is None:
@@ -109,7 +131,12 @@ class Recorder:
                 if response is not None:
                     self.tally.add("shared")
                     return replace(response, source="shared")
-                continue  # it was cancelled
+                if (
+                    journal is not None and not route.cache
+                ):  # it was cancelled, and its place is free
+                    self._give_back(key, nth, route)
+                    nth = self._nth(key)
+                continue
             try:
                 response = await self._find_or_ask(call, route, key, nth, leader)
             except LLMFlowError as error:
@@ -141,8 +168,10 @@ class Recorder:
         self, call: Call, route: Route, key: bytes, nth: int, leader: Leader | None
     ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
-        reservation = None if self._ledger is None else await self._reserve(call, route)
+        reservation: Reservation | None = None
         try:
+            if self._ledger is not None:
+                reservation = await self._reserve(call, route)
             response = await route.mode.complete(call)
         except ProviderError as error:
             self.tally.failure(error.attempts)
@@ -156,10 +185,13 @@ class Recorder:
                     await self._journal.record_failure(key, nth, error, uses=_uses(leader))
                 finally:
                     self.recording -= 1
+            else:
+                self._give_back(key, nth, route)
             raise
         except BaseException:
             if reservation is not None:
                 reservation.release()
+            self._give_back(key, nth, route)
             raise
         unpriced = response.cost is None or route.overrides_cost
         if unpriced and (price := route.price()) is not None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextvars import Token
@@ -14,12 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import orjson
+
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
-from llmflow.errors import ConfigurationError, LLMFlowError, UsageError, redact
+from llmflow.errors import (
+    ConfigurationError,
+    LLMFlowError,
+    UsageError,
+    redact,
+)
 from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
 from llmflow.runs.catalog import checked_name, runs_folder
-from llmflow.runs.context import entered
+from llmflow.runs.context import entered, in_a_script, whole_program
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
 
@@ -86,7 +94,7 @@ class Run:
         self._folder = None if folder is None else Path(folder)
         self.id = self.name or f"run-{secrets.token_hex(4)}"
         """What events and logs call it."""
-        self._about = {"kind": "python", "program": Path(sys.argv[0]).name, **(about or {})}
+        self._about = _checked_about(about)
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
         self._recorder: Recorder | None = None
@@ -94,6 +102,8 @@ class Run:
         self._on_event = on_event
         self._subscription: Subscription | None = None
         self._entered_at = 0.0
+        self._pid = os.getpid()
+        self._closing = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -104,6 +114,8 @@ class Run:
     def __enter__(self) -> Self:
         self.open()
         self._tokens = entered.set(self), current_run_id.set(self.id)
+        if in_a_script():
+            whole_program.append(self)
         return self
 
     def __exit__(
@@ -125,24 +137,36 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
-        # Writing down what is waiting takes a moment, in which others may go on.
-        await asyncio.to_thread(self.close, error)
+        try:
+            # Writing down what is waiting takes a moment, in which others may go on.
+            await asyncio.to_thread(self.close, error)
+        finally:
+            self.close(error)  # where a second Ctrl-C came, too
 
     def open(self) -> None:
         """Open the journal, without entering the block.
 
         Raises:
-            JournalBusyError: another process is in the same run.
+            UsageError: it was opened before.
+            JournalBusyError: another process is in the same run, or another part of this one.
             JournalError: the journal cannot be read or written.
         """
         if self._recorder is not None:
-            raise UsageError(f"{self!r} is open already; make another Run")
+            raise UsageError(f"{self!r} was entered before: make another Run, of the same name")
         if self.name is not None:
             self._open_journal(self.name)
-        if self.budget is not None:
-            self._ledger = self._new_ledger(self.budget)
-        if self._on_event is not None:
-            self._subscription = subscribe(self._on_event, run_id=self.id)
+        try:
+            if self._journal is not None:
+                self._journal.begin(self._about)
+            if self.budget is not None:
+                self._ledger = self._new_ledger(self.budget)
+            if self._on_event is not None:
+                self._subscription = subscribe(self._on_event, run_id=self.id)
+        except BaseException:
+            if self._journal is not None:
+                self._journal.close(state="stopped")
+                self._journal = None
+            raise
         self._recorder = Recorder(
             journal=self._journal,
             ledger=self._ledger,
@@ -159,10 +183,14 @@ class Run:
         Args:
             error: what ended the run before its end, or None.
         """
-        if self._closed or self._recorder is None:
+        if self._recorder is None or self._pid != os.getpid():
             return
-        self._closed = True
-        state, reason = _state_after(error)
+        with self._closing:  # whoever comes second returns when it is closed
+            if not self._closed:
+                self._closed = True
+                self._close(*self._state_after(error))
+
+    def _close(self, state: str, reason: str | None) -> None:
         try:
             if self._journal is not None:
                 self._journal.close(state=state, reason=reason)
@@ -182,10 +210,18 @@ class Run:
         if store != "off":
             from llmflow.journal import Journal
 
-            self._journal = Journal.open((self._folder or runs_folder()) / name, store=store)
-            self._journal.begin(self._about)
+            folder = (self._folder or runs_folder()) / name
+            self._journal = Journal.open(folder, store=store)
+
+    def _state_after(self, error: BaseException | None) -> tuple[str, str | None]:
+        ledger = self._ledger
+        if error is None and ledger is not None and ledger.reached is not None:
+            return "stopped", f"the budget of {ledger.reached} is used up"
+        return _state_after(error)
 
     def _leave(self) -> None:
+        if self in whole_program:
+            whole_program.remove(self)
         tokens, self._tokens = self._tokens, None
         if tokens is not None:
             # Left in another context than entered: there is nothing to go back to.
@@ -200,10 +236,20 @@ class Run:
         """What calls go through.
 
         Raises:
-            UsageError: the run is not open.
+            UsageError: the run is not open, or not in this process.
         """
         if self._recorder is None:
             raise UsageError(f"{self!r} is not open: use it in a `with` or `async with` block")
+        if self._closed:
+            raise UsageError(
+                f"{self!r} is over, and something that was started in its block asks only now: "
+                "wait for it inside the block, or start it outside"
+            )
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"{self!r} belongs to the process that this one was forked from: enter a Run of "
+                "another name here, or let the other process ask"
+            )
         return self._recorder
 
     @property
@@ -233,11 +279,22 @@ class Run:
         )
 
 
+def _checked_about(about: Mapping[str, Any] | None) -> dict[str, Any]:
+    whole = {"kind": "python", "program": Path(sys.argv[0]).name, **(about or {})}
+    try:
+        orjson.dumps(whole)
+    except TypeError as error:
+        raise ConfigurationError(f"about must hold plain values: {error}") from error
+    return whole
+
+
 def _state_after(error: BaseException | None) -> tuple[str, str | None]:
     """Return how a run ended, and why if not by coming to its end."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]  # of a group of tasks; the others were cancelled for it
     if error is None:
         return "complete", None
-    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)):
+    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | GeneratorExit):
         return "interrupted", None
     if isinstance(error, LLMFlowError):
         return "stopped", redact(str(error))
