@@ -75,7 +75,8 @@ def _run(task: Task, llm: LLM) -> tuple[Run, bool]:
     store: Store = "off" if task.no_journal else config.journal.store or "answers"
     name = None if store == "off" else task.name
     # The file that was found from here: from another folder it might be another one.
-    stored = replace(task, config=config.source and str(config.source)).stored()
+    found = None if config.source is None else str(config.source)
+    stored = replace(task, config=found).stored()
     about = {"kind": "command", "model": llm.model, "task": stored}
     run = Run(name, budget=budget, store=store, retry_failed=task.retry_failed, about=about)
     return run, name is not None and read_summary(runs_folder() / name) is not None

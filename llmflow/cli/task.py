@@ -107,6 +107,8 @@ class Task:
         words = ["llmflow", "run", self.source]
         for each in fields(self):
             value = getattr(self, each.name)
+            if each.name == "run" and value == replace(self, run=None).name:
+                continue  # it has its name from the output
             if each.name == _ARGUMENT or value is None or value is False:
                 continue
             words.append(f"--{_NAMES.get(each.name, each.name).replace('_', '-')}")
