@@ -238,7 +238,9 @@ def screen() -> Iterator[Screen]:
 
 
 class TestTerminal:
-    environment: dict[str, str] = dict(os.environ) | {"TERM": "xterm", "COLUMNS": "100"}
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ) | {"TERM": "xterm", "COLUMNS": "100"}
 
     def test_a_bar_shows_and_goes(self, process: Process, simulator: Start, screen: Screen) -> None:
         write_rows("in.jsonl", 40)
