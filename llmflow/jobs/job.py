@@ -215,8 +215,6 @@ class Job:
             self._fail(row, error, index)
         else:
             counters, usage = self.counters, response.usage
-            if not self.contact.made:
-                self.contact.confirm()
             # Counted when it is written: what the writer refuses was not answered.
             self._writer.write(answer_row(row, response.text, index))
             counters.answered += 1
@@ -225,6 +223,8 @@ class Job:
                 return
             if response.source != "provider":
                 return
+            if not self.contact.made:
+                self.contact.confirm()
             counters.input_tokens += usage.input_tokens
             counters.output_tokens += usage.output_tokens
             if response.cost is not None:
