@@ -18,6 +18,7 @@ LAYERS = [
     {"limits"},
     {"modes"},
     {"journal", "budget"},
+    {"progress"},
     {"runs"},
     {"telemetry"},
     {"background", "rows"},

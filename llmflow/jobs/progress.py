@@ -1,4 +1,4 @@
-"""What a run is doing, told on standard error while it does it."""
+"""What a run of the command line is doing, told on standard error while it does it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import IO, Self
 
-from llmflow.errors import redact
-from llmflow.jobs.display import Display, display_for
 from llmflow.jobs.job import Job
-from llmflow.jobs.report import duration
 from llmflow.limits import Limiter
-
-# The rate of the last half minute or so: an early lull must not spoil the forecast.
-_MEMORY_SECONDS = 30.0
-_TROUBLE_CHARACTERS = 80
+from llmflow.progress.pace import Pace
+from llmflow.progress.painter import Painter
+from llmflow.progress.view import Traffic, View
+from llmflow.runs.run import Run
 
 
 class Progress(AbstractAsyncContextManager["Progress"]):
@@ -27,6 +24,8 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         limiter: the limiter, for what waits and what is rejected.
         total: rows in all, or None where that is not known.
         stream: a text stream, usually standard error; None shows nothing.
+        run: the run that the job belongs to, for its budget, its tokens, and what its
+            journal and its cache have answered.
         now: a clock in seconds that never goes back.
     """
 
@@ -37,85 +36,98 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         *,
         total: int | None,
         stream: IO[str] | None,
+        run: Run | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
-        self._limiter = limiter
         self._total = total
-        self._stream = stream
+        self._run = run
         self._now = now
+        self._limiters = {limiter: limiter.statistics()}
+        self._pace = Pace(now())
+        self._painter = Painter(stream, self.view, now=self._clock)
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
-        self._rejected = limiter.statistics().rejected
-        self._seen: list[tuple[float, int]] = [(now(), 0)]
+        self._written = 0 if run is None else run.known
 
     async def __aenter__(self) -> Self:
-        self._seen = [(self._now(), 0)]
-        if self._stream is not None:
-            self._task = asyncio.create_task(self._show(self._stream))
+        self._pace = Pace(self._now())
+        if self._painter.start():
+            self._task = asyncio.create_task(self._show())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._painter.stop()
 
     def refresh(self) -> None:
-        """Show the state at once: something has changed that must not wait."""
+        """Show the state as soon as may be: something has changed that must not wait."""
         self._news.set()
 
     def text(self) -> str:
         """Return the state in one line: rate, what is under way, what went wrong, time left."""
-        counters, limiter = self._job.counters, self._limiter.statistics()
-        if self._job.stopping:
-            return f"stopping: {limiter.in_flight:,} answers on their way; Ctrl-C drops them"
-        rate = self._rate()
-        parts = [f"{rate:.1f}/s", f"{limiter.in_flight:,} in flight"]
-        if self._job.contact.trouble is not None:
-            parts.append("no connection yet, trying again")
-        elif (trouble := self._limiter.trouble) is not None:
-            parts.append(f"nothing is answered ({redact(trouble)[:_TROUBLE_CHARACTERS]})")
-        if limiter.paused_for:
-            parts.append(f"paused {limiter.paused_for:.0f} s")
-        if limiter.rejected > self._rejected:
-            parts.append(f"{limiter.rejected - self._rejected:,} x 429")
-        if counters.failed:
-            parts.append(f"{counters.failed:,} failed")
-        if counters.cost:
-            parts.append(f"${counters.cost:.4f}")
-        done, total = counters.done, self._total
-        # While nothing is done, nobody knows when it will be.
-        if total is not None and counters.answered and 0 < done < total and rate:
-            parts.append(f"{duration((total - done) / rate)} left")
-        # At the end, where a narrow terminal cuts it off first.
-        binding = max(limiter.bound_by, key=limiter.bound_by.__getitem__, default="")
-        if limiter.waiting and binding in limiter.limits:
-            parts.append(f"{binding} is the limit")
-        return ", ".join(parts)
+        return self.view().line()
 
-    def _rate(self) -> float:
-        """Return the rows per second of the last while."""
-        now, done, seen = self._now(), self._job.counters.done, self._seen
-        while len(seen) > 2 and now - seen[1][0] >= _MEMORY_SECONDS:
-            del seen[0]
-        if now - seen[-1][0] >= 1.0:
-            seen.append((now, done))
-        since, before = seen[0]
-        return (done - before) / max(1e-9, now - since)
+    def view(self) -> View:
+        """Return what is shown."""
+        job, counters = self._job, self._job.counters
+        run = None if self._run is None else self._run.statistics()
+        replayed = counters.replayed if run is None else run.replayed
+        cached = 0 if run is None else run.cached
+        before = 0 if run is None else run.failed_before
+        traffic = Traffic.of(self._limiters)
+        # A row counts once it is written, a moment after the run has counted its call.
+        known = min(counters.done, replayed + cached + before)
+        new = counters.done - known
+        self._pace.note(self._now(), new=new, known=known, requests=traffic.requests)
+        source = counters if run is None else run
+        return View(
+            done=counters.done,
+            total=self._total,
+            rate=self._pace.rate,
+            reading=self._pace.reading,
+            requests=self._pace.requests,
+            seconds_left=self._left(known),
+            failed=counters.failed,
+            replayed=replayed,
+            cached=cached,
+            shared=0 if run is None else run.shared,
+            input_tokens=source.input_tokens,
+            output_tokens=source.output_tokens,
+            cost=source.cost,
+            budget=self._run.ledger.state() if self._run and self._run.ledger else None,
+            traffic=traffic,
+            note=None if job.contact.trouble is None else "no connection yet, trying again",
+            binds=self._binds(traffic),
+            stopping=job.stopping,
+        )
 
-    async def _show(self, stream: IO[str]) -> None:
-        display: Display | None = None
-        try:
-            display = display_for(stream, self._total)
-            while True:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(display.seconds):
-                        await self._news.wait()
+    def _left(self, known: int) -> float | None:
+        # While nothing is answered, nobody knows when it will be.
+        if self._total is None or not self._job.counters.answered:
+            return None
+        remaining = self._total - self._job.counters.done
+        return self._pace.left(remaining, expected=max(0, self._written - known))
+
+    def _binds(self, traffic: Traffic) -> str | None:
+        """Return what holds the job up while nothing waits for the limiter."""
+        job = self._job
+        busy = not traffic.waiting and traffic.in_flight >= job.concurrency
+        return f"--concurrency {job.concurrency:,} is the limit" if busy else None
+
+    def _clock(self) -> float:
+        # The loop's, as the waiting is: under a virtual clock both go together.
+        return asyncio.get_running_loop().time()
+
+    async def _show(self) -> None:
+        while self._painter.active:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._painter.wait()):
+                    await self._news.wait()
+            news = self._news.is_set()
+            if news:
                 self._news.clear()
-                display.show(self._job.counters.done, self.text())
-        except (OSError, ValueError):
-            pass  # the terminal is gone; the run is worth more than its progress
-        finally:
-            if display is not None:
-                with suppress(OSError, ValueError):
-                    display.close()
+                await asyncio.sleep(self._painter.wait(news=True))
+            self._painter.tick(news=news)

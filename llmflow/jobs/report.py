@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmflow.limits import LimiterStatistics
+from llmflow.progress.words import duration
+from llmflow.runs.report import RunReport
+
+__all__ = ["Report", "duration", "spent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,8 @@ class Report:
         failures: where the failures are, or None if there are none.
         reasons: for each kind of failure, its ``count`` and what the ``first`` one said.
         stopped_by: why the run ended before the last row, or None.
+        run: what the run that the rows belong to came to: what its journal and its cache have
+            answered, its budget, and its cost over all sessions.
     """
 
     model: str
@@ -56,6 +62,7 @@ class Report:
     failures: str | None
     reasons: Mapping[str, Mapping[str, Any]]
     stopped_by: str | None
+    run: RunReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -64,7 +71,10 @@ class Report:
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
         rate = self.items / self.seconds if self.seconds else 0.0
-        cost = f"; cost ${self.cost:.4f}" if self.cost is not None else ""
+        money = None if self.cost is None else f"cost ${self.cost:.4f}"
+        if self.run is not None:
+            money = self.run.money
+        cost = "" if money is None else f"; {money}"
         of = self.items + (self.remaining or 0)
         head = f"{self.answered:,} of {of:,} answered by {self.model}"
         where = f" -> {self.output}" if self.output else ""
@@ -83,6 +93,8 @@ class Report:
             lines.append("quota: none was set, and the provider named none")
         if self.verdict:
             lines.append(self.verdict)
+        if self.run is not None:
+            lines += self._known(self.run)
         if self.failed:
             place = f" -> {self.failures}" if self.failures else ""
             lines.append(f"{self.failed:,} failed{place}")
@@ -90,24 +102,26 @@ class Report:
                 lines.append(f"{reason['count']:,} x {kind}, such as: {reason['first']}")
         return lines
 
+    def _known(self, run: RunReport) -> list[str]:
+        """Return what was not asked in this session, and what is left of the budget."""
+        lines = []
+        if run.replayed or run.cached or run.shared:
+            counts = (
+                (run.replayed, "from the journal"),
+                (run.cached, "from the cache"),
+                (run.shared, "shared with an equal row in flight"),
+            )
+            lines.append(", ".join(f"{number:,} {what}" for number, what in counts if number))
+        if run.failed_before:
+            lines.append(
+                f"{run.failed_before:,} failed in an earlier session and were not asked again: "
+                "--retry-failed asks them"
+            )
+        if run.budget_spent is not None:
+            lines.append(f"budget spent: {run.budget_spent}")
+        return lines
+
 
 def spent(before: LimiterStatistics, after: LimiterStatistics) -> tuple[int, int]:
     """Return the requests sent and rejected between two moments."""
     return after.admitted - before.admitted, after.rejected - before.rejected
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people write it.
-
-    >>> duration(3725)
-    '1 h 2 min'
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours / 24:.0f} days"

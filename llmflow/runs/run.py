@@ -30,11 +30,14 @@ from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.context import entered, in_a_script, whole_program
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
+from llmflow.runs.watching import WatchedRecorder
 
 if TYPE_CHECKING:
     from llmflow.budget import Budget, Ledger
     from llmflow.events import Subscription
     from llmflow.journal import Journal, Totals
+    from llmflow.runs.progress import RunProgress
+    from llmflow.runs.report import RunReport
 
 Store = Literal["full", "answers", "off"]
 
@@ -50,7 +53,7 @@ class Run:
     >>> async def main():
     ...     async with Run("summaries-2026-11", budget=Budget(usd=5)) as run:
     ...         await flow.run_async(shared)
-    ...     print(run.statistics().cost)
+    ...     print(run.report())
 
     ``with Run(...):`` does the same in code that is not asynchronous.
 
@@ -67,6 +70,8 @@ class Run:
         on_event: a plain function that is called with every event of this run; see
             `llmflow.events`.
         about: what to keep with the run, for ``llmflow runs show``: plain values, no secrets.
+        progress: show on standard error, or in the notebook, what the run is doing.
+        total: how many calls there will be, for the progress; None where that is not known.
 
     Raises:
         ConfigurationError: the name or another argument is wrong.
@@ -84,9 +89,15 @@ class Run:
         retry_failed: bool = False,
         on_event: Hook | None = None,
         about: Mapping[str, Any] | None = None,
+        progress: bool = False,
+        total: int | None = None,
     ) -> None:
         if store is not None and store not in STORES:
             raise ConfigurationError(f"store must be one of {', '.join(STORES)}; got {store!r}")
+        if budget is not None and not hasattr(budget, "check_price"):
+            raise ConfigurationError(
+                f"budget must be a Budget, such as Budget(usd=5); got {budget!r}"
+            )
         self.name = None if name is None else checked_name(name)
         self.budget = budget
         self.retry_failed = retry_failed
@@ -97,11 +108,17 @@ class Run:
         self._about = _checked_about(about)
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
-        self._recorder: Recorder | None = None
+        self._recorder: WatchedRecorder | None = None
         self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
         self._on_event = on_event
         self._subscription: Subscription | None = None
+        self._shows_progress = progress
+        self._total = total
+        self._progress: RunProgress | None = None
+        self.known = 0
+        """How many calls of earlier sessions need not be asked again."""
         self._entered_at = 0.0
+        self._left_at: float | None = None
         self._pid = os.getpid()
         self._closing = threading.Lock()
         self._closed = False
@@ -167,13 +184,20 @@ class Run:
                 self._journal.close(state="stopped")
                 self._journal = None
             raise
-        self._recorder = Recorder(
+        self._recorder = WatchedRecorder(
             journal=self._journal,
             ledger=self._ledger,
             retry_failed=self.retry_failed,
             run_id=self.id,
         )
         self._entered_at = time.monotonic()
+        if (totals := self.totals) is not None:
+            self.known = totals.answers + (0 if self.retry_failed else totals.failures)
+        if self._shows_progress:
+            from llmflow.runs.progress import RunProgress
+
+            self._progress = RunProgress(self, self._recorder, total=self._total)
+            self._progress.start()
         if RunStarted.wanted:
             emit(RunStarted(at=time.time(), run_id=self.id))
 
@@ -195,8 +219,11 @@ class Run:
             if self._journal is not None:
                 self._journal.close(state=state, reason=reason)
         finally:
+            self._left_at = time.monotonic()
+            if self._progress is not None:
+                self._progress.stop(self.report().lines()[0])
             if RunFinished.wanted:
-                seconds = time.monotonic() - self._entered_at
+                seconds = self.seconds
                 emit(
                     RunFinished(
                         at=time.time(), run_id=self.id, seconds=seconds, state=state, reason=reason
@@ -266,6 +293,19 @@ class Run:
         """Return what was done since the run was entered."""
         recorder = self._recorder
         return RunStatistics() if recorder is None else recorder.tally.statistics()
+
+    @property
+    def seconds(self) -> float:
+        """For how many seconds it has been entered, or was until it was left."""
+        if self._recorder is None:
+            return 0.0
+        return (self._left_at or time.monotonic()) - self._entered_at
+
+    def report(self) -> RunReport:
+        """Return what it did and what it came to, to be printed: ``print(run.report())``."""
+        from llmflow.runs.report import report_of
+
+        return report_of(self, self._recorder)
 
     def _new_ledger(self, budget: Budget) -> Ledger:
         from llmflow.budget import Ledger, Spent

@@ -10,18 +10,16 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Quota
+from llmflow.budget import Budget, Estimate
 from llmflow.errors import ConnectionFailedError
-from llmflow.jobs.display import Bar, Lines, display_for
 from llmflow.jobs.job import Job
 from llmflow.jobs.progress import Progress
-from llmflow.jobs.report import Report, duration
+from llmflow.jobs.report import Report
 from llmflow.rows import PromptTemplate, RowSource, open_output
+from llmflow.runs.report import RunReport
+from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from llmflow.types import Response, Usage
 
 
 class Broken(io.StringIO):
@@ -73,7 +71,7 @@ class TestText:
         job.counters.failed, job.counters.cost = 2, 0.25
         job.contact.trouble = ConnectionFailedError("refused")
         text = progress(job).text()
-        for part in ("2 failed", "$0.2500", "no connection yet"):
+        for part in ("2 failed", "$0.25", "no connection yet"):
             assert part in text
 
     @pytest.mark.virtual_time
@@ -86,6 +84,60 @@ class TestText:
         assert progress(job).text().endswith(", rpm is the limit")
         await asyncio.gather(*calls)
         assert "limit" not in progress(job).text()
+
+    def test_what_the_journal_answers_does_not_spoil_the_forecast(self, job: Job) -> None:
+        time = [0.0]
+        shown = progress(job, total=100_000, now=lambda: time[0])
+        counters = job.counters
+        for step in range(1, 9):
+            time[0], counters.answered, counters.replayed = step / 4, step * 5000, step * 5000
+            view = shown.view()
+        assert view.line() == "20,000/s from the journal, 0 in flight, 40,000 from the journal"
+        for step in range(1, 41):
+            time[0], counters.answered = 2 + step / 4, 40_000 + step * 5
+            view = shown.view()
+        assert (view.rate, view.reading) == (pytest.approx(20.0), None)
+        assert view.seconds_left == pytest.approx((100_000 - 40_200) / 20)
+
+    async def test_what_the_journal_will_answer_is_not_waited_for(
+        self, job: Job, tmp_path: Path
+    ) -> None:
+        run = Run("known", folder=tmp_path)
+        run.known = 500
+        time = [0.0]
+        shown = progress(job, total=1000, run=run, now=lambda: time[0])
+        run.open()
+        for second in range(1, 11):
+            run.recorder.tally.add("replayed", 40)
+            time[0], job.counters.answered = float(second), second * 50
+            view = shown.view()
+        assert view.replayed == 400
+        assert view.seconds_left == pytest.approx((1000 - 500 - 100) / 10)
+        run.close()
+
+    async def test_a_run_tells_its_budget_and_its_tokens(self, job: Job) -> None:
+        with Run(budget=Budget(usd=5, requests=10)) as run:
+            usage = Usage(input_tokens=1200, output_tokens=90)
+            run.recorder.tally.answer(
+                Response(text="x", usage=usage, finish_reason="stop", model="m", provider="p")
+            )
+            run.recorder.tally.add("shared", 2)
+            reservation = run.ledger and run.ledger.reserve_nowait(Estimate(usd=1))
+            assert reservation is not None
+            reservation.settle(usd=0.41)
+            first, second = progress(job, run=run).view().lines()
+        assert first == "0.0/s"
+        assert second == (
+            "0 in flight, 2 shared, $0.41 of $5.00, 1 of 10 requests, tokens 1.2k in, 90 out"
+        )
+
+    def test_the_quota_is_beside_the_rate(self, job: Job) -> None:
+        job._llm.limiter.retune(Quota(rpm=600))
+        assert progress(job).text() == "0.0/s of 10/s (rpm), 0 in flight"
+
+    def test_it_names_the_concurrency_when_nothing_else_binds(self, job: Job) -> None:
+        job.concurrency = 0
+        assert progress(job).text().endswith("--concurrency 0 is the limit")
 
     async def test_while_it_stops_it_says_so(self, job: Job) -> None:
         job.interrupt()
@@ -121,33 +173,14 @@ class TestDisplays:
         async with progress(job, stream=None):
             await asyncio.sleep(0)
 
-    def test_a_bar_takes_itself_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TERM", "xterm")
-        stream = Terminal()
-        bar = display_for(stream, 2000)
-        assert isinstance(bar, Bar)
-        bar.show(1000, "10.0/s, [red]5 in flight")
-        assert "1,000/2,000" in stream.getvalue()
-        assert "[red]5" in stream.getvalue()
-        bar.close()
-        assert stream.getvalue().endswith(("\x1b[2K", "\x1b[1A\x1b[2K"))
-
-    @pytest.mark.parametrize("width", [10, 46, 100, 300])
-    def test_a_bar_is_one_line_and_leaves_room(
-        self, width: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setenv("COLUMNS", str(width))
-        stream = Terminal()
-        bar = Bar(stream, None)
-        stream.truncate(0)
-        bar.show(7, "word " * 40)
-        assert "\n" not in stream.getvalue()
-        bar.close()
-
-    def test_a_dumb_terminal_gets_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TERM", "dumb")
-        assert isinstance(display_for(Terminal(), None), Lines)
+    @pytest.mark.virtual_time
+    async def test_only_one_progress_is_shown(self, job: Job) -> None:
+        first, second = io.StringIO(), io.StringIO()
+        async with progress(job, stream=first), progress(job, stream=second) as hidden:
+            hidden.refresh()
+            await asyncio.sleep(11.0)
+        assert first.getvalue()
+        assert not second.getvalue()
 
 
 def report(**changes: Any) -> Report:
@@ -204,9 +237,31 @@ class TestReport:
     def test_a_run_of_no_time_has_no_rate(self) -> None:
         assert "(0/s)" in report(seconds=0.0).lines()[0]
 
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [(0.04, "0.0 s"), (61, "1 min 1 s"), (3725, "1 h 2 min"), (864_000, "10 days")],
-    )
-    def test_durations_are_written_as_people_do(self, seconds: float, text: str) -> None:
-        assert duration(seconds) == text
+    def test_the_run_tells_what_was_not_asked_and_what_it_cost_in_all(self) -> None:
+        run = RunReport(
+            name="x",
+            answered=500,
+            replayed=400,
+            shared=90,
+            failed_before=3,
+            cost=0.4,
+            total_cost=1.4,
+            prices_as_of="2026-11-24",
+            budget={"usd": 5.0},
+            spent={"usd": 1.4},
+        )
+        lines = report(run=run, cost=0.4, reasons={}).lines()
+        assert lines[1].endswith("; cost $0.40 (prices of 2026-11-24), $1.40 over all sessions")
+        assert lines[3:] == [
+            "400 from the journal, 90 shared with an equal row in flight",
+            "3 failed in an earlier session and were not asked again: --retry-failed asks them",
+            "budget spent: $1.40 of $5.00",
+            "10 failed -> out.failed.jsonl",
+        ]
+
+    def test_its_keys_are_kept_and_the_run_is_one_more(self) -> None:
+        plain, whole = report().to_dict(), report(run=RunReport(replayed=7)).to_dict()
+        assert plain["run"] is None
+        assert plain | {"run": 0} == whole | {"run": 0}
+        assert whole["run"]["replayed"] == 7
+        assert {"model", "items", "reasons", "stopped_by"} < set(plain)

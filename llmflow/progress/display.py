@@ -1,0 +1,185 @@
+"""How progress looks: a bar on a terminal or in a notebook, else a plain line now and then."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import os
+import shutil
+import sys
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+
+from llmflow.progress.view import View
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+BAR_SECONDS: Final = 0.25
+LINE_SECONDS: Final = 10.0
+# A bar and the first line's words need so many columns to say more than one line would.
+_TWO_LINES, _WIDE, _NARROWEST = 80, 100, 20
+
+
+class Display(Protocol):
+    """Something that shows how far some work is."""
+
+    seconds: float
+    """How often it wants to be told."""
+
+    def show(self, view: View) -> None:
+        """Show the state now."""
+        ...
+
+    def close(self, last: str | None = None) -> None:
+        """Show nothing any more; nothing of a bar stays on a terminal.
+
+        Args:
+            last: a line that stays.
+        """
+        ...
+
+
+def display_for(stream: IO[str]) -> Display:
+    """Return what suits a stream, usually standard error."""
+    if stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb"):
+        return Bar(stream)
+    # A notebook's standard error is no terminal, and nobody else's is a notebook.
+    return Notebook() if stream is sys.stderr and in_notebook() else Lines(stream)
+
+
+def in_notebook() -> bool:
+    """Return whether this process answers a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+class Lines:
+    """One plain line for each state that is shown."""
+
+    seconds = LINE_SECONDS
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def show(self, view: View) -> None:
+        """Print the line."""
+        print(view.log_line(), file=self._stream, flush=True)
+
+    def close(self, last: str | None = None) -> None:
+        """Leave the lines where they are."""
+        if last is not None:
+            print(last, file=self._stream, flush=True)
+
+
+class Bar:
+    """A bar with words beside it, and more of them below it where there is room.
+
+    It takes itself away at the end.
+    """
+
+    seconds = BAR_SECONDS
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._stream = stream
+        self._console = Console(file=stream, highlight=False, force_jupyter=False)
+        self._fit()
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            # What is printed meanwhile goes above the bar; but what goes to a file stays there.
+            redirect_stdout=_is_terminal(sys.stdout),
+            redirect_stderr=_is_terminal(sys.stderr),
+        )
+        self._live.start()
+
+    def show(self, view: View) -> None:
+        """Draw the bar anew."""
+        self._fit()
+        self._live.update(self._picture(view), refresh=True)
+
+    def close(self, last: str | None = None) -> None:
+        """Take the bar away."""
+        self._live.stop()
+        if last is not None:
+            print(last, file=self._stream, flush=True)
+
+    def _picture(self, view: View) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        width = self._console.width
+        one_line = width < _TWO_LINES
+        first, second = (view.line(), "") if one_line else view.lines()
+        bar = 8 if one_line else 24 if width >= _WIDE else 16
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(min_width=bar, max_width=bar)
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        # A total that proves too small must not fill the bar before the end.
+        whole = view.total if view.total is None else max(view.total, view.done, 1)
+        drawn = ProgressBar(total=whole, completed=view.done, width=bar, pulse=whole is None)
+        grid.add_row(drawn, _plain(view.count), _plain(first))
+        return grid if one_line else Group(grid, _plain(second))
+
+    def _fit(self) -> None:
+        """Leave room for the terminal's own ^C, which would wrap and spoil the line."""
+        columns = shutil.get_terminal_size().columns
+        with suppress(OSError, ValueError):  # the stream may be another terminal, or none
+            columns = os.get_terminal_size(self._stream.fileno()).columns or columns
+        self._console.width = max(_NARROWEST, columns - 3)
+
+
+class Notebook:
+    """A bar in a notebook's output, which stays there with its last state.
+
+    It is made where the cell runs; any thread may update it afterwards.
+    """
+
+    seconds = BAR_SECONDS
+
+    def __init__(self) -> None:
+        self._display: Any = importlib.import_module("IPython.display").display
+        self._handle: Any = None
+        self._put("starting", "<progress></progress>")
+
+    def show(self, view: View) -> None:
+        """Draw the bar, or draw it anew."""
+        total = "" if view.total is None else f' max="{max(1, view.total)}" value="{view.done}"'
+        first, second = view.lines()
+        text = f"{view.count} {first}\n{second}"
+        self._put(text, f"<progress{total}></progress><pre>{html.escape(text)}</pre>")
+
+    def close(self, last: str | None = None) -> None:
+        """Leave the last state, or the last line in its place."""
+        if last is not None:
+            self._put(last, f"<pre>{html.escape(last)}</pre>")
+
+    def _put(self, text: str, markup: str) -> None:
+        data = {"text/plain": text, "text/html": markup}
+        if self._handle is None:
+            self._handle = self._display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def _plain(text: str) -> Any:
+    """Return words that rich takes as they are: what comes from outside is no markup."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,205 @@
+"""What is shown: the state of some work at one moment, as values and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from llmflow.budget.state import LedgerState
+from llmflow.budget.words import dollars
+from llmflow.errors import redact
+from llmflow.limits import Limiter, LimiterStatistics
+from llmflow.progress.words import budget_words, compact, duration
+
+_TROUBLE_CHARACTERS: Final = 80
+_BINDING: Final = {
+    "in_flight": "calls in flight are the limit",
+    "start": "no rate is known yet, starting slowly",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What the limiters that some work goes through are doing.
+
+    Args:
+        in_flight: calls that were admitted and have not ended.
+        waiting: calls that wait for admission.
+        requests: requests since the work began; those that were sent again count again.
+        rejected: rate-limit rejections (429) since the work began.
+        quota: requests per second that the request limits allow; None where one has none.
+        paused_for: seconds until the longest pause ends; 0.0 when there is none.
+        trouble: what the last call met where nobody is answered, fit to be shown; else None.
+        binds: what calls wait for, in words; None where none waits.
+    """
+
+    in_flight: int = 0
+    waiting: int = 0
+    requests: int = 0
+    rejected: int = 0
+    quota: float | None = None
+    paused_for: float = 0.0
+    trouble: str | None = None
+    binds: str | None = None
+
+    @classmethod
+    def of(cls, limiters: Mapping[Limiter, LimiterStatistics]) -> Traffic:
+        """Return what is going on.
+
+        Args:
+            limiters: each with its statistics of when the work began.
+        """
+        now = {limiter: limiter.statistics() for limiter in limiters}
+        rates = [each.limits.get("rpm") for each in now.values()]
+        busiest = max(now.values(), key=lambda each: each.waiting, default=None)
+        troubles = (limiter.trouble for limiter in now)
+        trouble = next((each for each in troubles if each is not None), None)
+        return cls(
+            in_flight=sum(each.in_flight for each in now.values()),
+            waiting=sum(each.waiting for each in now.values()),
+            requests=sum(each.admitted - limiters[key].admitted for key, each in now.items()),
+            rejected=sum(each.rejected - limiters[key].rejected for key, each in now.items()),
+            quota=sum(r for r in rates if r) / 60 if rates and all(rates) else None,
+            paused_for=max((each.paused_for for each in now.values()), default=0.0),
+            trouble=None if trouble is None else redact(trouble)[:_TROUBLE_CHARACTERS],
+            binds=None if busiest is None else _binds(busiest),
+        )
+
+
+def _binds(statistics: LimiterStatistics) -> str | None:
+    if not statistics.waiting:
+        return None
+    shares = statistics.bound_by
+    name = max(shares, key=shares.__getitem__, default="")
+    return f"{name} is the limit" if name in statistics.limits else _BINDING.get(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The state of some work at one moment.
+
+    Args:
+        done: rows or calls that have ended.
+        total: how many there are in all, or None where that is not known.
+        rate: those per second that were not known before.
+        reading: those per second while nothing but what was known comes; else None.
+        requests: requests per second.
+        seconds_left: when it will be done; None where nobody knows.
+        failed: those that failed for good.
+        replayed: those that the journal answered.
+        cached: those that the cache of earlier runs answered.
+        shared: those that got the answer of an equal one in flight.
+        input_tokens: tokens of the prompts that the provider answered.
+        output_tokens: tokens of its answers.
+        cost: US dollars; None or 0.0 where there is nothing to tell.
+        budget: what the ledger holds; None without one.
+        traffic: what the limiters are doing.
+        note: what is wrong elsewhere; None where nothing is.
+        binds: what holds it up where the limiters do not; None where that is not clear.
+        stopping: whether nothing new is begun.
+    """
+
+    done: int
+    total: int | None
+    rate: float = 0.0
+    reading: float | None = None
+    requests: float = 0.0
+    seconds_left: float | None = None
+    failed: int = 0
+    replayed: int = 0
+    cached: int = 0
+    shared: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    budget: LedgerState | None = None
+    traffic: Traffic = Traffic()
+    note: str | None = None
+    binds: str | None = None
+    stopping: bool = False
+
+    @property
+    def count(self) -> str:
+        """How much is done, such as ``40/100``."""
+        return f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,} done"
+
+    def line(self) -> str:
+        """Return all of it in one line, of which a narrow terminal shows the beginning."""
+        if self.stopping:
+            return self._stopping()
+        flight = f"{self.traffic.in_flight:,} in flight"
+        parts = [self._speed(), flight, *self._trouble(), *self._special(), *self._money()]
+        return ", ".join([*parts, *self._left(), *self._binding()])
+
+    def lines(self) -> tuple[str, str]:
+        """Return it in two lines, the first of them beside a bar."""
+        first = [self._speed(), *self._left(), *self._trouble(), *self._binding()]
+        flight = f"{self.traffic.in_flight:,} in flight"
+        waiting = self._waiting
+        second = [flight, *([f"{waiting:,} waiting"] if waiting else []), *self._special()]
+        second += [*self._money(), *self._tokens()]
+        return self._stopping() if self.stopping else ", ".join(first), ", ".join(second)
+
+    def log_line(self) -> str:
+        """Return it as a line of a log, which nobody cuts."""
+        of = f" of {self.total:,}" if self.total is not None else ""
+        tokens = "" if self.stopping else "".join(f", {each}" for each in self._tokens())
+        return f"{self.done:,}{of} done, {self.line()}{tokens}"
+
+    @property
+    def _waiting(self) -> int:
+        return self.traffic.waiting + (0 if self.budget is None else self.budget.waiting)
+
+    def _stopping(self) -> str:
+        flight = self.traffic.in_flight
+        return f"stopping: {flight:,} answers on their way; Ctrl-C drops them"
+
+    def _speed(self) -> str:
+        if self.reading is not None:
+            return f"{self.reading:,.0f}/s from the journal"
+        if self.traffic.quota is not None:
+            return f"{self.requests:.1f}/s of {self.traffic.quota:.3g}/s (rpm)"
+        return f"{self.rate:.1f}/s"
+
+    def _left(self) -> list[str]:
+        return [] if self.seconds_left is None else [f"{duration(self.seconds_left)} left"]
+
+    def _trouble(self) -> list[str]:
+        traffic, parts = self.traffic, []
+        if self.note is not None:
+            parts.append(self.note)
+        elif traffic.trouble is not None:
+            parts.append(f"nothing is answered ({traffic.trouble})")
+        if traffic.paused_for:
+            parts.append(f"paused {traffic.paused_for:.0f} s")
+        return parts
+
+    def _special(self) -> list[str]:
+        """Return how many took another way than the plain one."""
+        counts = (
+            (self.traffic.rejected, "x 429"),
+            (self.failed, "failed"),
+            (self.replayed, "from the journal"),
+            (self.cached, "from the cache"),
+            (self.shared, "shared"),
+        )
+        return [f"{number:,} {what}" for number, what in counts if number]
+
+    def _money(self) -> list[str]:
+        parts = [] if self.budget is None else budget_words(self.budget)
+        if self.cost and (self.budget is None or self.budget.budget.usd is None):
+            parts.insert(0, dollars(self.cost))
+        return parts
+
+    def _tokens(self) -> list[str]:
+        if not self.input_tokens and not self.output_tokens:
+            return []
+        return [f"tokens {compact(self.input_tokens)} in, {compact(self.output_tokens)} out"]
+
+    def _binding(self) -> list[str]:
+        if self.traffic.binds is not None:
+            return [self.traffic.binds]
+        if self.budget is not None and self.budget.waiting:
+            return ["the budget is the limit"]
+        return [] if self.binds is None else [self.binds]

@@ -1,0 +1,101 @@
+"""What a run in Python is doing, told on standard error or in the notebook while it does it."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Final
+
+from llmflow.progress.pace import Pace
+from llmflow.progress.painter import Painter
+from llmflow.progress.view import Traffic, View
+
+if TYPE_CHECKING:
+    from llmflow.runs.run import Run
+    from llmflow.runs.watching import WatchedRecorder
+
+_STOP_SECONDS: Final = 2.0
+
+
+class RunProgress:
+    """Shows what a run is doing from `start` to `stop`.
+
+    A thread of its own draws, so that it also does while the program blocks, or has no
+    event loop. It looks four times a second and keeps no process alive.
+
+    Args:
+        run: the run, which is open.
+        recorder: what its calls go through.
+        total: calls in all, or None where that is not known.
+        stream: where to show it; by default standard error.
+        now: a clock in seconds that never goes back.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        recorder: WatchedRecorder,
+        *,
+        total: int | None = None,
+        stream: IO[str] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._recorder = recorder
+        self._total = total
+        self._now = now
+        self._pace = Pace(now())
+        self._painter = Painter(stream or sys.stderr, self.view, now=now)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="llmflow-progress", daemon=True)
+
+    def start(self) -> None:
+        """Begin to draw, unless something else is drawn in this process already."""
+        if self._painter.start():
+            self._thread.start()
+            # A thread that writes while the interpreter ends can bring it down.
+            atexit.register(self.stop)
+
+    def stop(self, last: str | None = None) -> None:
+        """Take everything away but a last line. Doing so twice is fine."""
+        atexit.unregister(self.stop)
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)  # a terminal may be stopped with Ctrl-S
+        if not self._thread.is_alive():
+            self._painter.stop(last)
+
+    def view(self) -> View:
+        """Return what is shown."""
+        run = self._run
+        done, traffic = run.statistics(), Traffic.of(self._recorder.limiters())
+        known = done.replayed + done.cached + done.failed_before
+        self._pace.note(self._now(), new=done.done - known, known=known, requests=traffic.requests)
+        left = None
+        if self._total is not None and done.answered:
+            expected = max(0, run.known - done.replayed - done.failed_before)
+            left = self._pace.left(self._total - done.done, expected=expected)
+        return View(
+            done=done.done,
+            total=self._total,
+            rate=self._pace.rate,
+            reading=self._pace.reading,
+            requests=self._pace.requests,
+            seconds_left=left,
+            failed=done.failed + done.failed_before,
+            replayed=done.replayed,
+            cached=done.cached,
+            shared=done.shared,
+            input_tokens=done.input_tokens,
+            output_tokens=done.output_tokens,
+            cost=done.cost,
+            budget=None if run.ledger is None else run.ledger.state(),
+            traffic=traffic,
+        )
+
+    def _draw(self) -> None:
+        while self._painter.active and not self._over.wait(self._painter.wait()):
+            self._painter.tick()

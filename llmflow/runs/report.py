@@ -1,0 +1,150 @@
+"""What a run came to, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmflow.budget.words import dollars
+from llmflow.progress.view import Traffic
+from llmflow.progress.words import compact, duration
+from llmflow.runs.statistics import RunStatistics
+
+if TYPE_CHECKING:
+    from llmflow.runs.run import Run
+    from llmflow.runs.watching import WatchedRecorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport(RunStatistics):
+    """What a run has done since it was entered, and what it came to in all.
+
+    >>> done = RunStatistics(answered=600, replayed=400, requests=612)
+    >>> print(RunReport(name="summaries", seconds=20, resumable=True, **asdict(done)))
+    run summaries: 1,000 calls in 20.0 s (50/s)
+    600 answered, 400 from the journal
+    requests 612, rate-limited (429) 0; tokens 0 in, 0 out
+    Running again takes what was answered from the journal, at no cost.
+
+    Args:
+        name: the run's name; None for one without.
+        resumable: whether its answers are kept in a journal.
+        seconds: how long it took.
+        rejected: rate-limit rejections (429).
+        total_cost: US dollars over all sessions of the run; None where no price is known.
+        budget: the limits of its budget, such as ``{"usd": 5.0}``.
+        spent: what was spent of each of them: over all sessions, but for the seconds.
+        reached: the limit that has ended the run, such as ``"usd"``, or None.
+        prices_as_of: the day of the public prices that the cost was reckoned with; None
+            where they had no part in it.
+    """
+
+    name: str | None = None
+    resumable: bool = False
+    seconds: float = 0.0
+    rejected: int = 0
+    total_cost: float | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
+    reached: str | None = None
+    prices_as_of: str | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+    @property
+    def ways(self) -> str:
+        """How the calls ended, such as ``600 answered, 400 from the journal``."""
+        counts = (
+            (self.answered, "answered"),
+            (self.replayed, "from the journal"),
+            (self.cached, "from the cache"),
+            (self.shared, "shared with an equal one in flight"),
+            (self.failed, "failed"),
+            (self.failed_before, "failed before"),
+        )
+        return ", ".join(f"{number:,} {what}" for number, what in counts if number)
+
+    @property
+    def money(self) -> str | None:
+        """What it cost, over which sessions, at whose prices; None where nobody knows."""
+        if self.cost is None and not self.total_cost:
+            return None
+        text = f"cost {dollars(self.cost or 0.0)}"
+        if self.prices_as_of is not None:
+            text += f" (prices of {self.prices_as_of})"
+        # Rounding apart, this session was the only one.
+        if self.total_cost is not None and self.total_cost > (self.cost or 0.0) * (1 + 1e-6):
+            text += f", {dollars(self.total_cost)} over all sessions"
+        return text
+
+    @property
+    def budget_spent(self) -> str | None:
+        """How much of the budget is spent, such as ``$0.41 of $5.00``; None without one."""
+        parts = []
+        for unit, limit in self.budget.items():
+            used = self.spent.get(unit, 0.0)
+            if unit == "usd":
+                parts.append(f"{dollars(used)} of {dollars(limit)}")
+            elif unit == "seconds":
+                parts.append(f"{duration(used)} of {duration(limit)}")
+            else:
+                parts.append(f"{compact(used)} of {compact(limit)} {unit}")
+        return ", ".join(parts) or None
+
+    def lines(self) -> list[str]:
+        """Return it as a few lines for a person."""
+        rate = self.done / self.seconds if self.seconds else 0.0
+        who = "run" if self.name is None else f"run {self.name}"
+        calls = "1 call" if self.done == 1 else f"{self.done:,} calls"
+        lines = [f"{who}: {calls} in {duration(self.seconds)} ({rate:.3g}/s)"]
+        if self.done:
+            lines.append(self.ways)
+        cost = "" if self.money is None else f"; {self.money}"
+        lines.append(
+            f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
+            f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
+        )
+        if self.budget_spent is not None:
+            end = f": {self.reached} reached" if self.reached else ""
+            lines.append(f"budget spent: {self.budget_spent}{end}")
+        if self.failed_before:
+            lines.append("Run(..., retry_failed=True) asks again what failed before.")
+        if self.resumable:
+            lines.append("Running again takes what was answered from the journal, at no cost.")
+        return lines
+
+
+def report_of(run: Run, recorder: WatchedRecorder | None) -> RunReport:
+    """Return the report of a run.
+
+    Args:
+        run: the run, open or closed.
+        recorder: what its calls went through; None if it was never opened.
+    """
+    done, totals = run.statistics(), run.totals
+    state = None if run.ledger is None else run.ledger.state()
+    budget, spent = {}, {}
+    if state is not None:
+        amounts = state.spent._asdict() | {"seconds": run.seconds}
+        limits = {unit: getattr(state.budget, unit) for unit in amounts}
+        budget = {unit: float(limit) for unit, limit in limits.items() if limit is not None}
+        spent = {unit: amounts[unit] for unit in budget}
+    limiters = {} if recorder is None else recorder.limiters()
+    return RunReport(
+        **asdict(done),
+        name=run.name,
+        resumable=totals is not None,
+        seconds=run.seconds,
+        rejected=Traffic.of(limiters).rejected,
+        total_cost=done.cost if totals is None else totals.cost,
+        budget=budget,
+        spent=spent,
+        reached=None if state is None else state.reached,
+        prices_as_of=recorder.prices_as_of() if recorder is not None and done.cost else None,
+    )
