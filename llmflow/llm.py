@@ -22,6 +22,7 @@ from llmflow.modes.parallel import ParallelMode
 from llmflow.pricing import Price, price_of
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
+from llmflow.runs.caching import machine_cache
 from llmflow.runs.context import current_run
 from llmflow.runs.implicit import named_run
 from llmflow.runs.recorder import Recorder
@@ -158,7 +159,7 @@ class LLM(Mappable):
             overrides_cost=price is not None
             or (settings is not None and settings.price_over(None) is not None),
             dedupe=dedupe,
-            cache=cache,
+            cache=machine_cache() if cache else None,
         )
         self._configured = settings
         self._settings = settings if api_key is None else None

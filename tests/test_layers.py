@@ -18,6 +18,7 @@ LAYERS = [
     {"limits"},
     {"modes"},
     {"journal", "budget"},
+    {"cache"},
     {"progress"},
     {"runs"},
     {"telemetry"},

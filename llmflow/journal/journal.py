@@ -201,7 +201,13 @@ class Journal:
             raise explain(self._path, error, doing="read") from error
 
     async def record(
-        self, fingerprint: bytes, nth: int, response: Response, *, uses: int = 1
+        self,
+        fingerprint: bytes,
+        nth: int,
+        response: Response,
+        *,
+        uses: int = 1,
+        paid: bool = True,
     ) -> None:
         """Write an answer down; returns when it is durable.
 
@@ -212,6 +218,7 @@ class Journal:
             nth: how often it was asked before in this session.
             response: the answer.
             uses: how many equal calls it is for: this one and those that come next.
+            paid: whether it counts as spent: not if it is another call's answer.
 
         Raises:
             JournalError: it cannot be written; nothing that was written before is lost.
@@ -219,10 +226,16 @@ class Journal:
         self._check()
         at = self._wall()
         row = answer_row(fingerprint, nth, uses, at, response, whole=self._whole)
-        await self._writer.put(row)
+        await self._writer.put(row, paid=paid)
 
     async def record_failure(
-        self, fingerprint: bytes, nth: int, error: ProviderError, *, uses: int = 1
+        self,
+        fingerprint: bytes,
+        nth: int,
+        error: ProviderError,
+        *,
+        uses: int = 1,
+        paid: bool = True,
     ) -> None:
         """Write down that a call failed for good. Arguments as in `record`.
 
@@ -231,7 +244,7 @@ class Journal:
         self._check()
         self._has_failures = True
         row = failure_row(fingerprint, nth, uses, self._wall(), error)
-        await self._writer.put(row, failed=True)
+        await self._writer.put(row, failed=True, paid=paid)
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""

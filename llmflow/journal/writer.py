@@ -81,6 +81,7 @@ class Entry(NamedTuple):
 
     row: Row | None
     failed: bool
+    paid: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
 
@@ -122,12 +123,15 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._gate = threading.Lock()
 
-    def put(self, row: Row | None, *, failed: bool = False) -> asyncio.Future[None]:
+    def put(
+        self, row: Row | None, *, failed: bool = False, paid: bool = True
+    ) -> asyncio.Future[None]:
         """Have a row written; the future ends when it and all before it are durable.
 
         Args:
             row: the row; None only waits for those before it.
             failed: whether it is of the failures' table.
+            paid: whether it counts as spent.
 
         Raises:
             JournalError: nothing can be written any more.
@@ -141,7 +145,7 @@ class Writer:
                 raise JournalError(self._closed)
             if self._thread is None:
                 self._start()
-            self._waiting.append(Entry(row, failed, loop, done))
+            self._waiting.append(Entry(row, failed, paid, loop, done))
             if not self._told:
                 self._told = True
                 self._news.set()
@@ -178,37 +182,44 @@ class Writer:
         waiting = self._waiting
         while waiting:
             group = [waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT))]
-            _tell(group, self.failure or self._write(group))
+            # In this order: what only waits for those before it is told last.
+            for paid in (False, True):
+                part = [each for each in group if each.paid is paid]
+                if part:
+                    _tell(part, self.failure or self._write(part, paid=paid))
 
-    def _write(self, group: Sequence[Entry]) -> JournalError | None:
+    def _write(self, group: Sequence[Entry], *, paid: bool) -> JournalError | None:
         """Write a group in one transaction, or nothing of it and nothing ever after."""
         answers = [each.row for each in group if each.row is not None and not each.failed]
         failures = [each.row for each in group if each.row is not None and each.failed]
         if not answers and not failures:
             return None
         with self.using:
-            return self._write_rows(answers, failures)
+            return self._write_rows(answers, failures, paid)
 
-    def _write_rows(self, answers: Sequence[Row], failures: Sequence[Row]) -> JournalError | None:
+    def _write_rows(
+        self, answers: Sequence[Row], failures: Sequence[Row], paid: bool
+    ) -> JournalError | None:
         try:
             try:
-                self._commit(answers, failures)
+                self._commit(answers, failures, paid)
             except _ODD:
                 # One odd row must not be the others' failure.
                 self._commit(
                     [plain_row(row, ANSWER_COLUMNS) for row in answers],
                     [plain_row(row, FAILURE_COLUMNS) for row in failures],
+                    paid,
                 )
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             self.failure = self._explain(error)
             return self.failure
         return None
 
-    def _commit(self, answers: Sequence[Row], failures: Sequence[Row]) -> None:
+    def _commit(self, answers: Sequence[Row], failures: Sequence[Row], paid: bool) -> None:
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            totals = self._insert(answers, failures)
+            totals = self._insert(answers, failures, paid)
             execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
             execute("COMMIT")
         except BaseException:
@@ -216,7 +227,7 @@ class Writer:
             raise
         self.totals = totals
 
-    def _insert(self, answers: Sequence[Row], failures: Sequence[Row]) -> Totals:
+    def _insert(self, answers: Sequence[Row], failures: Sequence[Row], paid: bool) -> Totals:
         before = self.totals
         failed = before.failures
         if failures:
@@ -227,6 +238,8 @@ class Writer:
         added = self._insert_rows(_ANSWERS, answers)
         if failed and answers:
             failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
+        if not paid:
+            answers, failures = [], []
         costs = [row[COST] for row in answers if row[COST] is not None and isfinite(row[COST])]
         cost = before.cost
         if costs:

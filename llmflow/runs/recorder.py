@@ -1,20 +1,22 @@
 """The way of a call through a run: known already, shared, paid for, asked, written down.
 
-The order is fixed: an equal call in flight, then the journal, then the cache, then the
-budget, then the provider; and an answer is given out only once it is durable.
+The order is fixed: the journal, then an equal call in flight, then the cache, then the
+budget, then the provider; and an answer is given out only once it is durable. The journal
+comes first, so that what a call was answered once is its answer in every session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError
 from llmflow.events import listening, observed
 from llmflow.modes.mode import Call
 from llmflow.runs.route import Route
-from llmflow.runs.sharing import Leader, Sharing
+from llmflow.runs.sharing import Group, Sharing
 from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
 
@@ -83,7 +85,8 @@ class Recorder:
             if self._journal is None:
                 return await self._ask(call, route, b"", 0, None)
             key = self._fingerprint(call, route)
-            return await self._find_or_ask(call, route, key, self._nth(key), None)
+            nth = self._nth(key)
+            return self._known(key, nth) or await self._ask(call, route, key, nth, None)
         finally:
             tally.add("in_flight", -1)
 
@@ -105,7 +108,7 @@ class Recorder:
         Else a node that asks again after a time-out would leave a place without an answer,
         to be asked for in every session.
         """
-        if self._journal is not None and not route.cache:
+        if self._journal is not None and route.cache is None:
             self._given_back.setdefault(key, []).append(nth)
 
     def _fingerprint(self, call: Call, route: Route) -> bytes:
@@ -119,53 +122,86 @@ class Recorder:
             body=route.body(call),
         )
 
-    async def _share(self, call: Call, route: Route) -> Response:
-        """Let an equal call in flight ask, or be the one that asks for the others."""
-        key = self._fingerprint(call, route)
-        journal = self._journal
-        nth = 0 if journal is None or route.cache else self._nth(key)
-        while True:
-            leader = self._sharing.lead(key)
-            if leader is None:
-                response = await self._sharing.follow(key)
-                if response is not None:
-                    self.tally.add("shared")
-                    return replace(response, source="shared")
-                if (
-                    journal is not None and not route.cache
-                ):  # it was cancelled, and its place is free
-                    self._give_back(key, nth, route)
-                    nth = self._nth(key)
-                continue
-            try:
-                response = await self._find_or_ask(call, route, key, nth, leader)
-            except LLMFlowError as error:
-                leader.fail(error)
-                raise
-            except BaseException:
-                leader.give_up()
-                raise
-            leader.succeed(response)
-            return response
+    def _known(self, key: bytes, nth: int) -> Response | None:
+        """Return what the journal knows of a call.
 
-    async def _find_or_ask(
-        self, call: Call, route: Route, key: bytes, nth: int, leader: Leader | None
-    ) -> Response:
+        Raises:
+            ProviderError: it failed in an earlier session.
+        """
         found = None if self._journal is None else self._journal.find(key, nth)
         if found is None:
-            return await self._ask(call, route, key, nth, leader)
+            return None
         if isinstance(found, Response):
             self.tally.add("replayed")
             return found
         if self._retry_failed:
-            return await self._ask(call, route, key, nth, leader)
+            return None
         self.tally.add("failed_before")
         error = found.error()
         error.source = "journal"
         raise error
 
+    async def _share(self, call: Call, route: Route) -> Response:
+        """Let an equal call in flight ask, or be the one that asks for the others."""
+        key = self._fingerprint(call, route)
+        # With a cache an equal question has one answer, whenever it is asked.
+        nth = 0 if self._journal is None or route.cache is not None else self._nth(key)
+        known = self._known(key, nth)
+        if known is not None:
+            return known
+        group = self._sharing.join((key, route.cache), nth)
+        try:
+            if not await group.lead(nth):
+                return await self._follow(group, key, nth)
+            return await self._lead(call, route, key, nth, group)
+        finally:
+            for each in group.unused():
+                self._give_back(key, each, route)
+
+    async def _lead(self, call: Call, route: Route, key: bytes, nth: int, group: Group) -> Response:
+        try:
+            response = await self._from_cache(route, key, nth, group)
+            if response is None:
+                response = await self._ask(call, route, key, nth, group)
+        except LLMFlowError as error:
+            group.fail(error)
+            raise
+        except BaseException:
+            group.give_up(nth)
+            raise
+        group.succeed(response)
+        return response
+
+    async def _follow(self, group: Group, key: bytes, nth: int) -> Response:
+        """Take the answer of the call that asked."""
+        journal, covered = self._journal, nth in group.covered
+        try:
+            response = group.result()
+        except ProviderError as error:
+            self.tally.failure(0)
+            error.source = "shared"
+            if journal is not None and group.covered and not covered:
+                await journal.record_failure(key, nth, error, paid=False)
+            raise
+        if journal is not None and not covered:
+            await journal.record(key, nth, response, paid=False)
+        self.tally.add("shared")
+        return replace(response, source="shared")
+
+    async def _from_cache(
+        self, route: Route, key: bytes, nth: int, group: Group
+    ) -> Response | None:
+        """Return what an earlier run was answered; from now on it is in this run's journal."""
+        found = None if route.cache is None else await route.cache.find(key)
+        if found is None:
+            return None
+        if self._journal is not None:
+            await self._write_shared(None, key, nth, found, group, paid=False)
+        self.tally.add("cached")
+        return replace(found, source="cache")
+
     async def _ask(
-        self, call: Call, route: Route, key: bytes, nth: int, leader: Leader | None
+        self, call: Call, route: Route, key: bytes, nth: int, group: Group | None
     ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
         reservation: Reservation | None = None
@@ -179,19 +215,13 @@ class Recorder:
                 # A request that was given up may have run, and be billed.
                 spent = None if isinstance(error, RequestTimeoutError) else 0.0
                 reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
-            if self._journal is not None and self.is_conclusive(error):
-                self.recording += 1
-                try:
-                    await self._journal.record_failure(key, nth, error, uses=_uses(leader))
-                finally:
-                    self.recording -= 1
-            else:
-                self._give_back(key, nth, route)
+            await self._write_failure(key, nth, error, route, group)
             raise
         except BaseException:
             if reservation is not None:
                 reservation.release()
-            self._give_back(key, nth, route)
+            if group is None:
+                self._give_back(key, nth, route)
             raise
         unpriced = response.cost is None or route.overrides_cost
         if unpriced and (price := route.price()) is not None:
@@ -200,13 +230,60 @@ class Recorder:
             reservation.settle_with(response)
             self._forecast(route).observe(response.usage.output_tokens)
         self.tally.answer(response)
-        if self._journal is not None:
-            self.recording += 1
-            try:
-                await self._journal.record(key, nth, response, uses=_uses(leader))
-            finally:
-                self.recording -= 1
+        if group is not None:
+            if self._journal is not None or route.cache is not None:
+                await self._write_shared(route, key, nth, response, group)
+        elif self._journal is not None:
+            await self._write(key, range(nth, nth + 1), response)
         return response
+
+    async def _write(
+        self, key: bytes, covered: range, response: Response, *, paid: bool = True
+    ) -> None:
+        assert self._journal is not None
+        self.recording += 1
+        try:
+            await self._journal.record(key, covered.start, response, uses=len(covered), paid=paid)
+        finally:
+            self.recording -= 1
+
+    async def _write_failure(
+        self, key: bytes, nth: int, error: ProviderError, route: Route, group: Group | None
+    ) -> None:
+        if self._journal is None or not self.is_conclusive(error):
+            if group is None:
+                self._give_back(key, nth, route)
+            return
+        covered = range(nth, nth + 1) if group is None else group.cover(nth)
+        self.recording += 1
+        try:
+            await self._journal.record_failure(key, covered.start, error, uses=len(covered))
+        finally:
+            self.recording -= 1
+
+    async def _write_shared(
+        self,
+        route: Route | None,
+        key: bytes,
+        nth: int,
+        response: Response,
+        group: Group,
+        *,
+        paid: bool = True,
+    ) -> None:
+        """Write an answer down, for the others too if the call that asked is cancelled now."""
+        writes = []
+        if self._journal is not None:
+            writes.append(self._write(key, group.cover(nth), response, paid=paid))
+        if route is not None and route.cache is not None:
+            writes.append(route.cache.store(key, response))
+        writing = asyncio.ensure_future(_all(writes))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            if not writing.done():
+                group.succeed_after(writing, response, nth)
+            raise
 
     async def _reserve(self, call: Call, route: Route) -> Reservation:
         from llmflow.budget import estimate
@@ -237,9 +314,8 @@ class Recorder:
         return forecast
 
 
-def _uses(leader: Leader | None) -> int:
-    """Return how many calls an answer is for; from now on there are no more of them."""
-    if leader is None:
-        return 1
-    leader.close()
-    return leader.uses
+async def _all(writes: list[Coroutine[Any, Any, None]]) -> None:
+    if len(writes) == 1:
+        await writes[0]
+    else:
+        await asyncio.gather(*writes)

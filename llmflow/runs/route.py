@@ -15,6 +15,7 @@ from llmflow.provider import Provider
 from llmflow.types import Request, WireRequest
 
 if TYPE_CHECKING:
+    from llmflow.cache import Cache
     from llmflow.pricing import Price
 
 
@@ -29,7 +30,7 @@ class Route:
         price: returns what answers cost, or None if nobody knows.
         overrides_cost: whether that price goes before a cost that the provider reports.
         dedupe: whether equal calls in flight share one; None: where the temperature is 0.
-        cache: whether answers are taken from earlier runs, and kept for later ones.
+        cache: where answers of earlier runs are taken from, and kept for later ones; or None.
     """
 
     provider: Provider
@@ -38,7 +39,7 @@ class Route:
     price: Callable[[], Price | None] = lambda: None
     overrides_cost: bool = False
     dedupe: bool | None = None
-    cache: bool = False
+    cache: Cache | None = None
 
     def call(self, request: Request) -> Call:
         """Return the call that asks for this."""
@@ -48,7 +49,7 @@ class Route:
 
     def shares(self, request: Request) -> bool:
         """Return whether equal calls may have one answer."""
-        if self.cache:
+        if self.cache is not None:
             return True
         return request.temperature == 0 if self.dedupe is None else self.dedupe
 

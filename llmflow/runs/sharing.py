@@ -6,86 +6,162 @@ import asyncio
 import copy
 from collections.abc import Hashable
 
-from llmflow.errors import LLMFlowError
 from llmflow.types import Response
 
 
-class Leader:
-    """The call that asks, for itself and for those that wait for its answer."""
+class Group:
+    """Equal calls in flight: one of them asks, the others wait for its answer.
 
-    __slots__ = ("_calls", "_key", "answer", "followers")
+    Each has its ordinal, the number of equal calls before it. Those without a gap around
+    the one that asks are covered by what is written down of it; whoever is not, or comes
+    while it is being written, writes down its own.
+    """
 
-    def __init__(self, calls: dict[Hashable, Leader], key: Hashable) -> None:
-        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self.followers = 0
-        self._calls = calls
+    __slots__ = (
+        "_answer",
+        "_being_written",
+        "_gone",
+        "_groups",
+        "_key",
+        "_led",
+        "_ordinals",
+        "_waiting",
+        "covered",
+    )
+
+    def __init__(self, groups: dict[Hashable, Group], key: Hashable) -> None:
+        self._groups = groups
         self._key = key
+        self._answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._ordinals: set[int] = set()
+        self._gone: set[int] = set()
+        self._led = False
+        self._being_written = False
+        self._waiting = 0
+        self.covered = range(0)
+        """The ordinals that a record of the answer is for."""
 
-    @property
-    def uses(self) -> int:
-        """How many calls get the answer."""
-        return 1 + self.followers
+    def enter(self, nth: int) -> None:
+        """Take in one more call."""
+        self._ordinals.add(nth)
 
-    def close(self) -> None:
-        """Take no more followers."""
-        if self._calls.get(self._key) is self:
-            del self._calls[self._key]
+    async def lead(self, nth: int) -> bool:
+        """Return True as soon as it is this call's turn to ask, False if there is an answer.
+
+        Where the one that asks is cancelled, the next one asks in its place.
+        """
+        while self._led:
+            answer = self._answer
+            self._waiting += 1
+            try:
+                await asyncio.wait((answer,))
+            except BaseException:
+                self._waiting -= 1
+                self._leave(nth)
+                raise
+            self._waiting -= 1
+            if not answer.cancelled():
+                return False
+        self._led = True
+        return True
+
+    def result(self) -> Response:
+        """Return the answer.
+
+        Raises:
+            LLMFlowError: the call that asked failed.
+        """
+        error = self._answer.exception()
+        if error is not None:
+            raise copy.copy(error)  # each caller adds its own traceback
+        return self._answer.result()
+
+    def cover(self, nth: int) -> range:
+        """Return the ordinals, without a gap around this one, that the answer is for.
+
+        Those of calls that were cancelled are among them: they would have been answered.
+        """
+        first, last = nth, nth
+        while first - 1 in self._ordinals:
+            first -= 1
+        while last + 1 in self._ordinals:
+            last += 1
+        self.covered = range(first, last + 1)
+        return self.covered
 
     def succeed(self, response: Response) -> None:
-        """Give the followers the answer."""
-        self.close()
-        if not self.answer.done():
-            self.answer.set_result(response)
+        """Give the others the answer."""
+        self._end()
+        if not self._answer.done():
+            self._answer.set_result(response)
 
-    def fail(self, error: LLMFlowError) -> None:
-        """Give the followers the failure."""
-        self.close()
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # with no followers, nobody else retrieves it
+    def fail(self, error: BaseException) -> None:
+        """Give the others the failure."""
+        self._end()
+        if not self._answer.done():
+            self._answer.set_exception(error)
+            self._answer.exception()  # with no others, nobody else retrieves it
 
-    def give_up(self) -> None:
-        """Let one of the followers ask: this one was cancelled."""
-        self.close()
-        self.answer.cancel()
+    def give_up(self, nth: int) -> None:
+        """Let one of the others ask: the call that asks was cancelled."""
+        if self._being_written or self._answer.done():
+            return
+        before, self._answer = self._answer, asyncio.get_running_loop().create_future()
+        self._led = False
+        before.cancel()
+        self._leave(nth)
+
+    def succeed_after(self, writing: asyncio.Future[None], response: Response, nth: int) -> None:
+        """Give the others the answer once it is written: it is there, nobody has to ask again."""
+        self._being_written = True
+
+        def written(_: asyncio.Future[None]) -> None:
+            self._being_written = False
+            if writing.cancelled():
+                self.give_up(nth)
+            elif (error := writing.exception()) is not None:
+                self.fail(error)
+            else:
+                self.succeed(response)
+
+        writing.add_done_callback(written)
+
+    def unused(self) -> set[int]:
+        """Return, once, the ordinals of which nothing was or will be written down."""
+        if self._groups.get(self._key) is self:
+            return set()
+        unused = self._gone.difference(self.covered) if self.covered else self._ordinals
+        self._ordinals = self._ordinals - unused
+        self._gone = set()
+        return unused
+
+    def _leave(self, nth: int) -> None:
+        if nth in self._ordinals:
+            self._gone.add(nth)
+        if not self._led and not self._waiting:
+            self._end()
+
+    def _end(self) -> None:
+        if self._groups.get(self._key) is self:
+            del self._groups[self._key]
 
 
 class Sharing:
-    """Finds equal calls in flight.
-
-    The first call asks and the others wait. Where the first is cancelled, the next one
-    asks in its place. Calls on other event loops are not waited for.
-    """
+    """Finds equal calls in flight. Calls on other event loops are not waited for."""
 
     def __init__(self) -> None:
-        self._calls: dict[Hashable, Leader] = {}
+        self._groups: dict[Hashable, Group] = {}
 
-    def lead(self, key: Hashable) -> Leader | None:
-        """Return the leader to be for such calls, or None if another one is in flight."""
-        key = (id(asyncio.get_running_loop()), key)
-        if key in self._calls:
-            return None
-        leader = self._calls[key] = Leader(self._calls, key)
-        return leader
+    def join(self, key: Hashable, nth: int) -> Group:
+        """Return the group of such calls, with this one in it.
 
-    async def follow(self, key: Hashable) -> Response | None:
-        """Wait for the leader's answer; None if there is no leader, or not any more.
-
-        Raises:
-            LLMFlowError: the leader failed.
+        Args:
+            key: what makes calls equal.
+            nth: how many equal calls there were before this one.
         """
-        leader = self._calls.get((id(asyncio.get_running_loop()), key))
-        if leader is None:
-            return None
-        leader.followers += 1
-        try:
-            await asyncio.wait((leader.answer,))
-        except BaseException:
-            leader.followers -= 1
-            raise
-        if leader.answer.cancelled():
-            return None
-        error = leader.answer.exception()
-        if error is not None:
-            raise copy.copy(error)  # each caller adds its own traceback
-        return leader.answer.result()
+        key = (id(asyncio.get_running_loop()), key)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(self._groups, key)
+        group.enter(nth)
+        return group
