@@ -15,6 +15,7 @@ from llmflow.errors import ConfigurationError, LLMFlowError
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
+    "plan": ("llmflow.cli.plan", "Say what a run would ask, cost and take."),
     "resume": ("llmflow.cli.resume", "Go on with a run that was stopped."),
     "runs": ("llmflow.cli.runs", "List, show and remove runs."),
     "config": ("llmflow.cli.config", "Check and show the configuration file."),

@@ -11,10 +11,91 @@ In Python: `llmflow.jobs.plan.make_plan`, which returns a frozen `Plan`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import click
+
+from llmflow.cli.options import AMOUNT, CONFIG
+from llmflow.cli.signals import terminable
+from llmflow.cli.task import Task
+from llmflow.cli.terminal import Notice, printable, say, write
+from llmflow.errors import InputError
 
 if TYPE_CHECKING:
-    from llmflow.cli.task import Task
+    from collections.abc import Sequence
+
+    from llmflow.config import Settings
+    from llmflow.jobs.plan import Plan
+    from llmflow.jobs.plan_words import Line
+    from llmflow.llm import LLM
+
+_NOWHERE: Final = "-"
+
+
+@click.command("plan", short_help="Say what a run would ask, cost and take.")
+@click.argument("source", metavar="INPUT")
+@click.option("--prompt", required=True, help="What to ask for each row, as with llmflow run.")
+@click.option("--model", required=True, help="PROVIDER/MODEL, as with llmflow run.")
+@click.option(
+    "-o", "--output", metavar="OUT", help="The run's output: what it has answered is not counted."
+)
+@click.option("--run", metavar="NAME", help="Name of the run; by default made from OUT's.")
+@click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1.")
+@click.option("--rpm", type=AMOUNT, help="Requests per minute that the provider allows.")
+@click.option("--tpm", type=AMOUNT, help="Tokens per minute that the provider allows.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Upper bound of each answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
+@click.option("--system", help="Instructions for every row.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Say for how many rows so many US dollars reach.",
+)
+@click.option("--retry-failed", is_flag=True, help="Count the rows that failed before, too.")
+@click.option("--cache", is_flag=True, help="Count rows that ask the same only once.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=0, max=1000),
+    default=0,
+    metavar="N",
+    help="Really ask N rows, spread over INPUT, to learn how long answers are. They are paid, and "
+    "kept in the run, if one is named.",
+)
+@click.option(
+    "--exact", is_flag=True, help="Count the tokens of all rows; by default of 20,000 at the most."
+)
+@CONFIG
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, sample: int, exact: bool, **options: Any) -> int:
+    """Say what `llmflow run` with these options would ask, cost and take.
+
+    Nothing is sent, and no key is needed, unless --sample asks for it. Each amount says how it is
+    known: input tokens are counted, or estimated where the model's vocabulary is not public;
+    output tokens are those of a sample, of the run's answers so far, of earlier runs of the
+    model, or --max-tokens as the upper bound. An amount that rests on a sample is a range, which
+    holds in 95 of 100 cases. Prices are without the discount of prompt caches.
+
+    \b
+    Examples:
+      llmflow plan reviews.csv --prompt "Is this positive? {review}" \\
+          --model openai/gpt-4.1-mini --rpm 500 -o labelled.csv
+      llmflow plan examples/texts --prompt "Summarize: {text}" --model sim/demo --sample 5
+
+    Exit codes: 0, or 2 if something is wrong.
+    """
+    unnamed = options["output"] is None
+    if unnamed:
+        options["output"] = _NOWHERE
+    no_journal = unnamed and options["run"] is None
+    return show_plan(Task(**options, no_journal=no_journal), sample=sample, exact=exact)
 
 
 def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
@@ -23,6 +104,135 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
     Args:
         task: what would be run; ``no_journal`` looks into no run.
         sample: how many items are really asked, and paid, to learn how long answers are.
-        exact: whether the tokens of every item are measured.
+        exact: whether the tokens of every item are counted.
+
+    Raises:
+        UsageError: as `llmflow run` would.
     """
-    raise NotImplementedError
+    from llmflow.jobs.plan_words import lines
+
+    with terminable():
+        plan = _plan(task, sample=sample, exact=exact)
+    if task.as_json:
+        import orjson
+
+        write(sys.stdout, orjson.dumps(plan.to_dict()).decode())
+    elif sys.stdout is not None:
+        title = printable(f"plan: {task.source} with {plan.model}")
+        _show(title, list(lines(plan)), sys.stdout)
+    return 0
+
+
+def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
+    from llmflow.jobs.plan import make_plan
+    from llmflow.rows import PromptTemplate, open_rows
+
+    template = PromptTemplate(task.prompt)
+    with open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows:
+        waiting = f"waiting for the first row of {rows.name}; Ctrl-C stops"
+        with Notice(lambda: waiting, enabled=rows.once and not task.quiet):
+            template.check(rows.head()[0])
+        llm, origins, price_source = _llm(task)
+        read, started = 0, time.monotonic()
+
+        def seen(count: int) -> None:
+            nonlocal read
+            read = count
+
+        def progress() -> str:
+            speed = read / max(time.monotonic() - started, 1e-9)
+            return f"planning {rows.name}: {read:,} rows, {speed:,.0f}/s; Ctrl-C stops"
+
+        with Notice(progress, enabled=not task.quiet):
+            return make_plan(
+                llm,
+                rows,
+                template,
+                run=None if task.no_journal else task.name,
+                retry_failed=task.retry_failed,
+                cache=task.cache,
+                budget=task.budget,
+                sample=sample,
+                exact=exact,
+                concurrency=task.concurrency,
+                origins=origins,
+                price_source=price_source,
+                about={"kind": "command", "model": llm.model, "task": task.stored()},
+                seen=seen,
+            )
+
+
+def _stdin(task: Task) -> IO[bytes] | None:
+    if task.source != "-":
+        return None
+    try:
+        return open(0, "rb", closefd=False)
+    except OSError:
+        raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
+
+
+def _llm(task: Task) -> tuple[LLM, Mapping[str, str], str | None]:
+    """Return the LLM that would be asked, who has set its limits, and who says what it costs."""
+    from llmflow.config import load_config
+    from llmflow.jobs.contact import Contact
+    from llmflow.llm import LLM
+    from llmflow.types import Quota
+
+    config = load_config(task.config)
+    settings = config.settings(task.model)
+    limits = {"rpm": task.rpm, "tpm": task.tpm}
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    # As a run has it: an option takes the place of its own setting, not of the whole quota.
+    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
+    provider = settings.provider(base_url=task.base_url)
+    llm = LLM(
+        task.model,
+        base_url=task.base_url,
+        quota=quota,
+        retry=Contact().policy(settings.retry_over(provider.default_retry)),
+        system=task.system,
+        max_tokens=task.max_tokens,
+        temperature=task.temperature,
+        dedupe=True if task.dedupe else None,
+        cache=task.cache,
+        config=config,
+    )
+    prices = [place for name, place in settings.origins.items() if name.startswith("price.")]
+    return llm, _origins(settings, given), prices[0] if prices else None
+
+
+def _origins(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return who has set each limit: an option, a line of the file, or the provider itself."""
+    from llmflow.types import Quota
+
+    origins = {each.name: "the provider's default" for each in fields(Quota)}
+    origins |= {each: settings.origins.get(f"quota.{each}", origins[each]) for each in origins}
+    return origins | {name: f"--{name}" for name in given}
+
+
+def _show(title: str, lines: Sequence[Line], stream: IO[str]) -> None:
+    """Print a plan: a table on a terminal, plain text elsewhere."""
+    cells = [tuple(map(printable, line)) for line in lines]
+    if stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb"):
+        _draw(title, cells, stream)
+        return
+    widths = [max(len(row[column]) for row in cells) for column in range(2)]
+    text = [title]
+    for what, amount, how in cells:
+        text.append(f"  {what.ljust(widths[0])}  {amount.ljust(widths[1])}  {how}".rstrip())
+    if not write(stream, "\n".join(text)):
+        say("llmflow: the plan could not be printed")
+
+
+def _draw(title: str, cells: Sequence[tuple[str, ...]], stream: IO[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column(style="dim")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(file=stream, highlight=False).print(table)

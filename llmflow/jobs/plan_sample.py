@@ -1,0 +1,93 @@
+"""A few items that are really asked for a plan, and paid; the run need not pay them again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llmflow.errors import LLMFlowError, ProviderError, redact
+from llmflow.jobs.plan_values import Asked
+from llmflow.runs.run import Run
+
+if TYPE_CHECKING:
+    from llmflow.jobs.plan_survey import Survey
+    from llmflow.llm import LLM
+    from llmflow.types import Response
+
+
+class _OnlyASampleError(LLMFlowError):
+    """Why the session of a sample is no complete one."""
+
+
+async def ask(llm: LLM, survey: Survey, run: Run) -> Asked:
+    """Ask the prompts that a survey has kept, and let it learn from the answers.
+
+    Args:
+        llm: whom to ask.
+        survey: what is known of the items.
+        run: what the answers are written down in; not entered yet.
+
+    Raises:
+        ProviderError: every item would fail, too.
+        UsageError: the key is missing, or another setting is wrong.
+    """
+    llm.prepare()
+    prompts = survey.kept()
+    loop = asyncio.get_running_loop()
+
+    async def one(prompt: str) -> tuple[str, Response | ProviderError, float]:
+        started = loop.time()
+        try:
+            response = await llm.complete(prompt)
+        except ProviderError as error:
+            if error.fatal:
+                raise
+            return prompt, error, 0.0
+        return prompt, response, max(0.0, loop.time() - started - response.waited)
+
+    tasks: list[asyncio.Task[tuple[str, Response | ProviderError, float]]] = []
+    try:
+        async with run:
+            # A failure here may be a moment's; the run is to find out for itself.
+            run.recorder.is_conclusive = lambda error: False  # noqa: ARG005
+            async with asyncio.TaskGroup() as group:
+                tasks += [group.create_task(one(prompt)) for prompt in prompts]
+            raise _OnlyASampleError(f"{len(prompts):,} items were asked, as the sample of a plan")
+    except _OnlyASampleError:
+        pass
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return _summed(survey, [task.result() for task in tasks], kept=run.name is not None)
+
+
+def _summed(
+    survey: Survey, results: Sequence[tuple[str, Response | ProviderError, float]], *, kept: bool
+) -> Asked:
+    new = failed = 0
+    seconds, cost = 0.0, 0.0
+    failure: str | None = None
+    priced = True
+    for prompt, outcome, took in results:
+        if isinstance(outcome, ProviderError):
+            failed += 1
+            failure = failure or redact(f"{type(outcome).__name__}: {outcome}")
+            continue
+        usage = outcome.usage
+        survey.note_answer(survey.count(prompt), usage.input_tokens, usage.output_tokens)
+        if kept:
+            survey.note_asked(prompt)
+        if outcome.source == "provider":
+            new += 1
+            seconds += took
+            priced = priced and outcome.cost is not None
+            cost += outcome.cost or 0.0
+    return Asked(
+        items=len(results),
+        new=new,
+        failed=failed,
+        failure=failure,
+        seconds=seconds / new if new else None,
+        cost=cost if priced else None,
+        kept=kept,
+    )

@@ -1,0 +1,332 @@
+"""The one pass over the rows that a plan is made of; memory does not grow with them."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from llmflow.errors import InputError, redact
+from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
+from llmflow.jobs.plan_values import Span
+from llmflow.journal.asked import Asked
+from llmflow.journal.keys import fingerprint
+from llmflow.runs.route import canonical
+from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
+from llmflow.types import Charge, Request
+
+if TYPE_CHECKING:
+    from llmflow.journal.lookup import Lookup
+    from llmflow.llm import LLM
+    from llmflow.rows import PromptTemplate
+
+# What a chat takes beside its texts: each message 3 and its role 1, and 3 for the answer to
+# begin (OpenAI's cookbook, "How to count tokens with tiktoken").
+_PER_MESSAGE: Final = 4
+_PER_CHAT: Final = 3
+_MOST_BYTES: Final = 4  # of one character; a token has at least one
+
+
+@dataclass(slots=True)
+class Group:
+    """Items and what they amount to.
+
+    Args:
+        items: how many.
+        size: characters of those whose tokens may be estimated.
+        counted: tokens of those, as far as they were counted.
+        certain: tokens of the other ones, which were all counted.
+        reserved: what a provider charges on arrival, summed up.
+    """
+
+    items: int = 0
+    size: int = 0
+    counted: int = 0
+    certain: int = 0
+    reserved: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+
+    @classmethod
+    def together(cls, groups: Iterable[Group]) -> Group:
+        """Return all groups as one."""
+        whole = cls()
+        for group in groups:
+            whole.items += group.items
+            whole.size += group.size
+            whole.counted += group.counted
+            whole.certain += group.certain
+            whole.add_charge(Charge(*group.reserved))
+        return whole
+
+    def add_charge(self, charge: Charge) -> None:
+        """Add what one item is charged on arrival."""
+        for unit, value in enumerate(charge):
+            self.reserved[unit] += value
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has become of the rows.
+
+    Args:
+        items: rows.
+        unusable: those that no prompt can be made of.
+        first_unusable: the first one's index, and what is wrong with it.
+        too_long: those with more tokens than the model takes.
+        first_too_long: the first one's index.
+        answered: those that the run has an answer to.
+        failed_before: those that failed for good in it.
+        repeated: those that ask what an earlier row asks, word for word.
+    """
+
+    items: int = 0
+    unusable: int = 0
+    first_unusable: tuple[int, str] | None = None
+    too_long: int = 0
+    first_too_long: int | None = None
+    answered: int = 0
+    failed_before: int = 0
+    repeated: int = 0
+
+
+class Survey:
+    """What the rows ask, counted as they come by.
+
+    Args:
+        llm: who would be asked; nothing is sent, and no key is needed.
+        template: makes a prompt of a row.
+        lookup: the run's journal; None where there is none.
+        tiers: tokens above which a prompt has another price.
+        max_input_tokens: the most that the model takes; None where that is not known.
+        retry_failed: whether what failed before is asked again.
+        cache: whether equal questions have one answer.
+        exact: whether the tokens of all rows are counted, however many.
+        keep: how many prompts to keep for a sample.
+        charges: whether what the provider charges on arrival is wanted.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        template: PromptTemplate,
+        *,
+        lookup: Lookup | None = None,
+        tiers: tuple[int, ...] = (),
+        max_input_tokens: int | None = None,
+        retry_failed: bool = False,
+        cache: bool = False,
+        exact: bool = False,
+        keep: int = 0,
+        charges: bool = False,
+    ) -> None:
+        self.counts = Counts()
+        self.every = Group()
+        """All items that can be asked."""
+        self.known = Group()
+        """Those that are answered."""
+        self.inputs = Pairs()
+        """Of prompts that were answered: tokens as counted here, and by the provider."""
+        self.outputs = Pairs()
+        """Of answers: 1, and their tokens."""
+        self.left = [Group() for _ in range(len(tiers) + 1)]
+        """Those that are left to ask, by the tier of their price."""
+        self._llm, self._provider, self._template = llm, llm.provider, template
+        self._lookup = lookup
+        self._tiers, self._most = tiers, max_input_tokens
+        self._retry_failed, self._cache = retry_failed, cache
+        self._charges = charges
+        self._large = 0
+        self._keep, self._kept = keep, list[tuple[int, int, str]]()
+        self.counting = encoding_status(llm.model)
+        """How tokens are counted, in words."""
+        self.is_counted = self.counting.startswith("tiktoken")
+        """Whether by the model's own vocabulary."""
+        self.sample = TokenSample(exact=exact or not self.is_counted)
+        """The sample of prompts whose tokens were counted."""
+        system = llm.system
+        self.fixed = _PER_CHAT + _PER_MESSAGE
+        """Tokens of every item beside its prompt."""
+        if system is not None:
+            self.fixed += _PER_MESSAGE + self._count(system)
+        bounds = [*tiers, *(() if max_input_tokens is None else (max_input_tokens,))]
+        self._certainly_small = max(0, min(bounds) - self.fixed) if bounds else None
+
+    def read(self, rows: Iterable[Mapping[str, Any]], seen: Callable[[int], None]) -> None:
+        """Look at each row once.
+
+        Args:
+            rows: the rows.
+            seen: is told now and then how many there were.
+
+        Raises:
+            InputError: the rows cannot be read.
+            JournalError: the run's journal cannot.
+        """
+        asked = Asked() if self._lookup is None else None
+        try:
+            for index, row in enumerate(rows):
+                self._add(index, row, self._lookup or asked)  # type: ignore[arg-type]
+                if not index % 256:
+                    seen(index + 1)
+        finally:
+            if asked is not None:
+                asked.close()
+
+    def tokens(self, group: Group) -> Span:
+        """Return the input tokens of a group of items."""
+        beside = Span.exactly(self.fixed * group.items + group.certain)
+        if self.sample.complete:
+            return beside + Span.exactly(group.counted)
+        return beside + self.sample.ratio(self.counts.items).times(group.size)
+
+    def kept(self) -> list[str]:
+        """Return the prompts that were kept, in their order: as evenly spread as can be."""
+        return [prompt for _, prompt in sorted(each[1:] for each in self._kept)]
+
+    @property
+    def measured(self) -> int:
+        """Of how many prompts the tokens were counted."""
+        return len(self.sample) + self._large
+
+    def note_answer(self, tokens: int | None, input_tokens: int, output_tokens: int) -> None:
+        """Learn from an answer.
+
+        Args:
+            tokens: of the whole prompt as counted here; None where they were not.
+            input_tokens: the same as counted by the provider; 0 if it does not say.
+            output_tokens: those of the answer, likewise.
+        """
+        if tokens is not None and input_tokens:
+            self.inputs.add(tokens, input_tokens)
+        if output_tokens:
+            self.outputs.add(1, output_tokens)
+
+    def note_asked(self, prompt: str) -> None:
+        """Take an item out of those that are left: it was answered for the plan, and kept."""
+        self.counts.answered += 1
+        tokens, large = self._count(prompt), self._is_large(prompt)
+        tier = sum(self.fixed + tokens > above for above in self._tiers) if large else 0
+        group = self.left[tier]
+        for each, sign in ((group, -1), (self.known, 1)):
+            each.items += sign
+            if large:
+                each.certain += sign * tokens
+            else:
+                each.size += sign * len(prompt)
+                each.counted += sign * tokens
+        if self._charges:
+            charge = self._provider.reserve(self.request(prompt))
+            group.add_charge(Charge(*(-each for each in charge)))
+
+    def count(self, prompt: str) -> int:
+        """Return the tokens that an item with this prompt has, as counted here."""
+        return self.fixed + self._count(prompt)
+
+    def request(self, prompt: str) -> Request:
+        """Return what the LLM asks for a prompt, without the key that it would need to ask."""
+        llm = self._llm
+        return Request(
+            model=self._provider.model,
+            messages=({"role": "user", "content": prompt},),
+            system=llm.system,
+            max_tokens=llm.max_tokens,
+            temperature=llm.temperature,
+            options=llm.options,
+        )
+
+    # --- one row ----------------------------------------------------------------------
+
+    def _add(self, index: int, row: Mapping[str, Any], asked: Lookup | Asked) -> None:
+        counts = self.counts
+        counts.items += 1
+        try:
+            prompt = self._template.render(row, index=index)
+        except InputError as error:
+            counts.unusable += 1
+            if counts.first_unusable is None:
+                counts.first_unusable = (index, redact(str(error)))
+            return
+        tokens, large = self._measured(index, prompt)
+        if large and self._most is not None and self.fixed + (tokens or 0) > self._most:
+            counts.too_long += 1
+            if counts.first_too_long is None:
+                counts.first_too_long = index
+            return
+        if self._place(prompt, tokens, asked, large=large) and self._keep:
+            self._offer(index, prompt)
+
+    def _measured(self, index: int, prompt: str) -> tuple[int | None, bool]:
+        """Return a prompt's tokens if they were counted, and whether it may be a large one."""
+        if self._is_large(prompt):
+            self._large += 1
+            return self._count(prompt), True
+        if not self.sample.wants(index):
+            return None, False
+        tokens = self._count(prompt)
+        self.sample.add(index, len(prompt), tokens)
+        return tokens, False
+
+    def _is_large(self, prompt: str) -> bool:
+        """Return whether a prompt may have more tokens than some bound: it has more bytes."""
+        small = self._certainly_small
+        return (
+            small is not None
+            and len(prompt) * _MOST_BYTES > small
+            and len(prompt.encode("utf-8", "surrogatepass")) > small
+        )
+
+    def _place(
+        self, prompt: str, tokens: int | None, asked: Lookup | Asked, *, large: bool
+    ) -> bool:
+        """Put an item into its groups, and return whether it is left to ask."""
+        counts, groups = self.counts, [self.every]
+        request = self.request(prompt)
+        key = self._fingerprint(request)
+        nth = asked.count(key) if isinstance(asked, Asked) else asked.ask(key)
+        counts.repeated += nth > 0
+        known = None if self._lookup is None else self._lookup.find(key, 0 if self._cache else nth)
+        tier = 0
+        if known is not None and known.answered:
+            counts.answered += 1
+            groups.append(self.known)
+            whole = None if tokens is None else self.fixed + tokens
+            self.note_answer(whole, known.input_tokens, known.output_tokens)
+        elif known is not None and not self._retry_failed:
+            counts.failed_before += 1
+        elif not (self._cache and nth):
+            if large:
+                tier = sum(self.fixed + (tokens or 0) > above for above in self._tiers)
+            groups.append(self.left[tier])
+            if self._charges:
+                self.left[tier].add_charge(self._provider.reserve(request))
+        for group in groups:
+            group.items += 1
+            if large:
+                group.certain += tokens or 0
+            else:
+                group.size += len(prompt)
+                group.counted += tokens or 0
+        return groups[-1] not in (self.every, self.known)
+
+    def _fingerprint(self, request: Request) -> bytes:
+        provider = self._provider
+        # As `llmflow.runs.route.Route` has it, without the call that it would be.
+        encode = getattr(provider, "encode", None)
+        body = canonical(request) if encode is None else encode(request).body
+        return fingerprint(
+            provider=provider.name,
+            endpoint=getattr(provider, "endpoint", None) or "",
+            model=provider.model,
+            body=body,
+        )
+
+    def _offer(self, index: int, prompt: str) -> None:
+        """Keep a prompt if its place is among the lowest ones so far."""
+        entry = (-spread(index), index, prompt)
+        if len(self._kept) < self._keep:
+            heapq.heappush(self._kept, entry)
+        elif entry > self._kept[0]:
+            heapq.heapreplace(self._kept, entry)
+
+    def _count(self, text: str) -> int:
+        return count_tokens(text, self._llm.model) if self.is_counted else estimate_tokens(text)

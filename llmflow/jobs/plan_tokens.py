@@ -1,0 +1,142 @@
+"""Tokens of many texts: all counted, or those of a sample that is spread over them.
+
+A vocabulary counts a few million characters a second, and a million rows are more than
+anybody waits for. What costs nothing is known of every text, its length; so the sample tells
+tokens per character, and the lengths tell the rest: a ratio estimator (Cochran, Sampling
+Techniques, third edition, chapter 6), much closer than the mean of the sample would be.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from llmflow.jobs.plan_values import Span
+
+MOST: Final = 20_000
+"""Texts that are counted at the most, where not all are."""
+_MOST_CHARACTERS: Final = 50_000_000
+_FEWEST: Final = 100
+_MASK: Final = 2**64 - 1
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio
+
+
+def spread(index: int) -> int:
+    """Return a place between 0 and 2**64 for an index.
+
+    Multiples of the golden ratio: the indices with the lowest places are spread evenly over
+    all of them, however many there are, and keep no step with anything periodic in the input.
+    """
+    return index * _GOLDEN & _MASK
+
+
+class Pairs:
+    """Two amounts of each of many things, and their ratio with its error.
+
+    With 1 as the first amount the ratio is the second one's mean.
+
+    >>> lengths = Pairs()
+    >>> for length in (10, 12, 14, 12):
+    ...     lengths.add(1, length)
+    >>> lengths.of_others(1_000_000).likely
+    12.0
+    """
+
+    __slots__ = ("count", "x", "xx", "xy", "y", "yy")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.x = self.y = self.xx = self.xy = self.yy = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        """Take one thing's amounts."""
+        self.count += 1
+        self.x += x
+        self.y += y
+        self.xx += x * x
+        self.xy += x * y
+        self.yy += y * y
+
+    def of_all(self, count: int) -> Span:
+        """Return the ratio of the sums over `count` things, of which these are a sample."""
+        unseen = max(0.0, 1 - self.count / max(count, 1))
+        return self._span(unseen / max(self.count, 1))
+
+    def of_others(self, count: int) -> Span:
+        """Return the ratio of the sums over `count` other things of the same kind."""
+        return self._span(1 / max(self.count, 1) + 1 / max(count, 1))
+
+    def _span(self, share: float) -> Span:
+        if not self.x:
+            return Span.exactly(0)
+        ratio = self.y / self.x
+        squares = max(0.0, self.yy - 2 * ratio * self.xy + ratio * ratio * self.xx)
+        if self.count == 1:  # one alone does not tell how they differ
+            return Span(0.0, ratio, 2 * ratio) if share else Span.exactly(ratio)
+        error = math.sqrt(share * squares / (self.count - 1)) / (self.x / self.count)
+        half = _deviations(self.count - 1) * error
+        return Span(max(0.0, ratio - half), ratio, ratio + half)
+
+
+def _deviations(freedom: int) -> float:
+    """Return Student's quantile of 97.5% (Abramowitz and Stegun, 26.7.5): 2.0 for 60.
+
+    So the true value is within in 95 of 100 cases.
+    """
+    z = 1.96
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+class TokenSample:
+    """Lengths and tokens of an evenly spread sample, in one pass and bounded memory.
+
+    While there are few texts it is all of them. When it becomes too large, every other one is
+    dropped, and from then on only every other one is taken; and so on.
+
+    Args:
+        exact: whether all are counted, however many.
+    """
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self.complete = True
+        """Whether it is all of them."""
+        self._exact = exact
+        self._below = _MASK
+        self._texts: list[tuple[int, int, int]] = []
+        self._characters = 0
+        self._counted = 0
+
+    def __len__(self) -> int:
+        return self._counted if self._exact else len(self._texts)
+
+    def wants(self, index: int) -> bool:
+        """Return whether the text of this index is to be counted."""
+        return spread(index) <= self._below
+
+    def add(self, index: int, characters: int, tokens: int) -> None:
+        """Take what was counted of a text that was wanted."""
+        if self._exact:
+            self._counted += 1
+            return
+        self._texts.append((spread(index), characters, tokens))
+        self._characters += characters
+        while len(self._texts) > MOST or (
+            self._characters > _MOST_CHARACTERS and len(self._texts) >= _FEWEST
+        ):
+            self._halve()
+
+    def ratio(self, texts: int) -> Span:
+        """Return the tokens per character of so many texts; of all of them, see `complete`."""
+        pairs = Pairs()
+        for _, characters, tokens in self._texts:
+            pairs.add(characters, tokens)
+        return pairs.of_all(texts)
+
+    def _halve(self) -> None:
+        self.complete = False
+        self._below >>= 1
+        self._texts = [each for each in self._texts if each[0] <= self._below]
+        self._characters = sum(characters for _, characters, _ in self._texts)
