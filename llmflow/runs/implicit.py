@@ -33,11 +33,13 @@ def named_run(journal: str | Run) -> Run:
         if run is None:
             run = Run(journal)
             run.open()
+            if not _open:
+                # Only now: what is registered later ends earlier, and the journal has its own.
+                atexit.register(_close_all)
             _open[journal] = run
         return run
 
 
-@atexit.register
 def _close_all() -> None:
     with _lock:
         runs = list(_open.values())
