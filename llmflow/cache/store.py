@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,7 @@ _CREATE: Final = (
     "CREATE UNIQUE INDEX answers_key ON answers (fingerprint)",
 )
 _OLDEST: Final = "DELETE FROM answers WHERE id IN (SELECT id FROM answers ORDER BY id LIMIT ?)"
-# For each answer that comes, so many of the oldest go, until there is room again.
+# For each answer that comes at most so many of the oldest go, however many are too many.
 _ROOM: Final = 2
 
 
@@ -135,8 +136,9 @@ class Store:
                 values = [value for row in rows[start : start + size] for value in row]
                 connection.execute(_INSERT + ", ".join([_ONE] * size), values)
                 start += size
-            if self._used_bytes() > self._most_bytes:
-                connection.execute(_OLDEST, (_ROOM * len(rows),))
+            surplus = self._used_bytes() - self._most_bytes
+            if surplus > 0:
+                self._make_room(surplus, most=_ROOM * len(rows))
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -181,6 +183,13 @@ class Store:
             raise Unusable(
                 f"{self._shown} has version {version}, and this llmflow knows version {VERSION}"
             )
+
+    def _make_room(self, surplus: int, *, most: int) -> None:
+        execute = self._connection.execute
+        first = int(execute("SELECT min(id) FROM answers").fetchone()[0])
+        last = int(execute("SELECT max(id) FROM answers").fetchone()[0])
+        share = surplus / self._used_bytes()
+        execute(_OLDEST, (min(most, ceil(share * (last - first + 1))),))
 
     def _used_bytes(self) -> int:
         pages = self._pragma("page_count") - self._pragma("freelist_count")

@@ -281,8 +281,7 @@ class Recorder:
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            if not writing.done():
-                group.succeed_after(writing, response, nth)
+            group.succeed_after(writing, response, nth)
             raise
 
     async def _reserve(self, call: Call, route: Route) -> Reservation:
