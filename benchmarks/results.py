@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scenarios.checks import is_met
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
@@ -28,11 +30,33 @@ def share(result: dict[str, Any]) -> str:
     return f"{result['rejected']:.2%}" if "rejected" in result else "-"
 
 
+def amount(check: dict[str, Any], value: float | None = None) -> str:
+    """Return a figure with its unit: what was measured, or another value of its kind."""
+    number, unit = check["value"] if value is None else value, check["unit"]
+    if unit == "x":
+        return f"{number:.2f}x"
+    text = f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def wanted(check: dict[str, Any]) -> str:
+    """Return a figure's target."""
+    if check["most"] is not None:
+        return f"<= {amount(check, check['most'])}"
+    return "-" if check["least"] is None else f">= {amount(check, check['least'])}"
+
+
 def show(result: dict[str, Any]) -> None:
     """Print one line with all that is judged."""
     name = result["scenario"]
     if "error" in result:
         print(f"{name:9} FAILED: {result['error']}", flush=True)
+        return
+    if "checks" in result:
+        for check in result["checks"]:
+            met = "met" if is_met(check) else "MISSED"
+            verdict = f"{met}: {wanted(check)}" if wanted(check) != "-" else ""
+            print(f"{name:9} {check['what']:42} {amount(check):>18}  {verdict}", flush=True)
         return
     took = "-"
     if "ideal" in result:
@@ -94,6 +118,22 @@ def scenario_rows(names: tuple[str, ...]) -> list[str]:
     return rows
 
 
+def run_rows(names: tuple[str, ...]) -> list[str]:
+    """Return the table of the scenarios with several figures."""
+    rows = ["| scenario | figure | measured | target | met |", "|---|---|---|---|---|"]
+    for name in names:
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        rows.append(f"| `{name}` | *{result['what']}* | | | |")
+        for check in result["checks"]:
+            target = wanted(check)
+            met = "" if target == "-" else "yes" if is_met(check) else "**no**"
+            rows.append(f"| | {check['what']} | {amount(check)} | {target} | {met} |")
+    return rows
+
+
 _COUNTED = ("overhead", "waiters")  # their texts say how many
 
 
@@ -133,9 +173,13 @@ def replace(page: str, name: str, rows: list[str]) -> str:
 
 def main() -> int:
     """Print the tables, or write them into the page."""
-    from scenarios import SCENARIOS
+    from scenarios import RUNS, SCENARIOS
 
-    tables = {"scenarios": scenario_rows(tuple(SCENARIOS)), "peers": peer_rows()}
+    tables = {
+        "scenarios": scenario_rows(tuple(SCENARIOS)),
+        "runs": run_rows(tuple(RUNS)),
+        "peers": peer_rows(),
+    }
     if "--write" not in sys.argv[1:]:
         print("\n\n".join("\n".join(rows) for rows in tables.values()))
         return 0

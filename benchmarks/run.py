@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,12 +23,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from results import RESULTS, show
-from scenarios import SCENARIOS
+from scenarios import ALL
+from scenarios.checks import is_met
 from scenarios.measure import Options
 from scenarios.shared import member
 
-NAMES = list(SCENARIOS)
+NAMES = list(ALL)
 TIME_LIMIT = 240.0
+SECONDS_PER_ITEM = 0.001  # more items than usual may take longer
 COOL_DOWN = 1.0
 
 
@@ -36,15 +39,16 @@ def in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, name, "--here", "--rounds", str(options.rounds)]
     if options.n is not None:
         command += ["--n", str(options.n)]
+    limit = TIME_LIMIT + SECONDS_PER_ITEM * (options.n or 0)
     failure = {"n": options.n or 0, "met": False, "target": "to run at all"}
     with tempfile.TemporaryDirectory(prefix="llmflow-benchmark-") as cache:
         env = {**os.environ, "XDG_CACHE_HOME": cache, "LLMFLOW_STATE_DIR": cache}
         try:
             done = subprocess.run(
-                command, env=env, stdout=subprocess.PIPE, timeout=TIME_LIMIT, check=False
+                command, env=env, stdout=subprocess.PIPE, timeout=limit, check=False
             )
         except subprocess.TimeoutExpired:
-            return {**failure, "error": f"stopped after {TIME_LIMIT:g} s"}
+            return {**failure, "error": f"stopped after {limit:g} s"}
     if done.returncode:
         return {**failure, "error": f"ended with status {done.returncode}; see above"}
     result: dict[str, Any] = json.loads(done.stdout)
@@ -56,11 +60,22 @@ def middle(results: list[dict[str, Any]]) -> dict[str, Any]:
     failed = [each for each in results if "error" in each]
     if failed or len(results) == 1:
         return failed[0] if failed else results[0]
+    if "checks" in results[0]:
+        return middle_checks(results)
     key = "ratio" if "ratio" in results[0] else "cpu_us"
     result = sorted(results, key=lambda each: each[key])[(len(results) - 1) // 2]
     runs = [{k: each[k] for k in (key, "rejected", "lost") if k in each} for each in results]
     lost = max(each["lost"] for each in results)
     return {**result, "lost": lost, "met": result["met"] and not lost, "runs": runs}
+
+
+def middle_checks(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each figure."""
+    alike = zip(*(each["checks"] for each in results), strict=True)
+    checks = [
+        {**each[0], "value": statistics.median(check["value"] for check in each)} for each in alike
+    ]
+    return {**results[0], "checks": checks, "met": all(map(is_met, checks))}
 
 
 def parsed() -> argparse.Namespace:
@@ -75,7 +90,9 @@ def parsed() -> argparse.Namespace:
         help=f"one or more of {', '.join(NAMES)}, or all",
     )
     parser.add_argument("--n", type=int, help="items, instead of the scenario's own; not saved")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of runs of overhead (5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="pairs of runs of overhead, and the like (5)"
+    )
     parser.add_argument(
         "--repeat", type=int, default=1, help="run each scenario so often; its median counts"
     )
@@ -96,7 +113,7 @@ def main() -> int:
         return 0
     if options.here:
         given = Options(n=options.n, rounds=options.rounds)
-        print(json.dumps(SCENARIOS[options.scenarios[0]](given)))
+        print(json.dumps(ALL[options.scenarios[0]](given)))
         return 0
     names = NAMES if "all" in options.scenarios else options.scenarios
     results = {}

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from scenarios.journal import journal
+from scenarios.kill import kill
 from scenarios.measure import Options
+from scenarios.memory import memory
 from scenarios.overhead import overhead
 from scenarios.paced import PACED, run_paced
+from scenarios.resume import resume
 from scenarios.shared import shared
 from scenarios.waiters import waiters
+from scenarios.watching import watching
 
 
 def _paced(name: str) -> Callable[[Options], dict[str, Any]]:
     return lambda options: run_paced(name, PACED[name], options)
 
 
-# In the order of the table.
+# Those that have one ratio, in the order of their table.
 SCENARIOS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "overhead": overhead,
     **{name: _paced(name) for name in ("rpm", "tpm", "io", "unknown", "blind", "deep")},
@@ -24,3 +29,12 @@ SCENARIOS: dict[str, Callable[[Options], dict[str, Any]]] = {
     **{name: _paced(name) for name in ("shrink", "faults")},
     "waiters": waiters,
 }
+# Those that have several figures, in the order of their table.
+RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "journal": journal,
+    "resume": resume,
+    "memory": memory,
+    "kill": kill,
+    "watching": watching,
+}
+ALL = {**SCENARIOS, **RUNS}

@@ -1,0 +1,88 @@
+"""`llmflow run` as a process: its rows, its time, its memory, and what it left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from scenarios.measure import KEY, prompt_of
+
+ROW_CHARACTERS = 170  # with its number and its name a row has 200 bytes
+
+
+class Ended(NamedTuple):
+    """What a process took: status, seconds, CPU seconds, and its peak of memory in MB."""
+
+    status: int
+    seconds: float
+    cpu: float
+    peak_mb: float
+
+
+def write_rows(path: Path, n: int) -> Path:
+    """Write JSONL rows of 200 bytes, each different."""
+    with path.open("wb") as file:
+        for index in range(n):
+            row = {"id": index, "text": prompt_of(index, ROW_CHARACTERS)}
+            file.write(orjson.dumps(row) + b"\n")
+    return path
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an output."""
+    with path.open("rb") as file:
+        yield from map(orjson.loads, file)
+
+
+class Command:
+    """One command line that can be run again and again.
+
+    Args:
+        folder: where its files and its runs are.
+        source: the input.
+        url: the server's address.
+        options: further options.
+    """
+
+    def __init__(self, folder: Path, source: Path, url: str, *options: str) -> None:
+        self.output = folder / "out.jsonl"
+        self._folder = folder
+        self._line = [sys.executable, "-m", "llmflow", "run", str(source)]
+        self._line += ["--prompt", "Summarize: {text}", "--model", "openai/bench"]
+        self._line += ["--base-url", url, "-o", str(self.output), "--run", "bench", *options]
+        self._env = {**os.environ, "OPENAI_API_KEY": KEY, "LLMFLOW_JOURNAL_DIR": str(folder)}
+
+    def start(self, *options: str, quiet: bool = True, **how: Any) -> subprocess.Popen[bytes]:
+        """Start it, without waiting for anything."""
+        line = [*self._line, *options, *(["--quiet"] if quiet else [])]
+        return subprocess.Popen(line, env=self._env, cwd=self._folder, **how)
+
+    def run(self, *options: str, quiet: bool = True, **how: Any) -> Ended:
+        """Run it to its end, with no output of an earlier time in its way."""
+        self.output.unlink(missing_ok=True)
+        begin = time.perf_counter()
+        process = self.start(*options, quiet=quiet, **how)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        megabytes = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return Ended(process.returncode, seconds, used.ru_utime + used.ru_stime, megabytes)
+
+    def lost(self, n: int) -> int:
+        """Return how many of `n` rows the output lacks, or has more than once."""
+        missing, more = self.missing_and_more(n)
+        return missing + more
+
+    def missing_and_more(self, n: int) -> tuple[int, int]:
+        """Return how many of `n` rows the output lacks, and how many are there too often."""
+        had: Sequence[int] = [row["index"] for row in read_rows(self.output) if row["response"]]
+        counts = Counter(had)
+        return n - len(counts.keys() & set(range(n))), len(had) - len(counts)
