@@ -42,3 +42,9 @@ def own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     """Let every test have a folder of runs of its own, made only if it keeps any."""
     folder = tmp_path_factory.getbasetemp() / f"runs-{secrets.token_hex(6)}"
     monkeypatch.setenv("LLMFLOW_JOURNAL_DIR", str(folder))
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test make spans because another one has imported OpenTelemetry's SDK."""
+    monkeypatch.setenv("LLMFLOW_OTEL", "off")
