@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llmflow.config import load_config
-from llmflow.errors import ConfigurationError, InputError, JournalBusyError, JournalError, redact
+from llmflow.errors import ConfigurationError, InputError, JournalError, redact
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
@@ -91,14 +91,34 @@ def find_run(name: str) -> RunSummary:
 def remove_run(name: str) -> None:
     """Remove a run and its answers.
 
+    Args:
+        name: the run's name, in full.
+
     Raises:
         InputError: there is no such run.
         JournalBusyError: a process works on it.
+        JournalError: its folder cannot be removed.
     """
+    from llmflow.journal.lock import NAME, Lock
+
     summary = find_run(name)
-    if summary.busy:
-        raise JournalBusyError(f"{summary.name} is at work (process {summary.pid}): stop it first")
-    shutil.rmtree(summary.folder)
+    if summary.name != name:
+        raise InputError(
+            f"{redact(name)!r} is only the beginning of {summary.name!r}: give the whole name"
+        )
+    try:
+        lock = Lock(summary.folder)  # nobody may enter it meanwhile
+        try:
+            for path in summary.folder.iterdir():
+                if path.name != NAME and not path.is_dir():
+                    path.unlink()
+        finally:
+            lock.release()
+        shutil.rmtree(summary.folder)
+    except OSError as error:
+        raise JournalError(
+            f"{summary.folder} cannot be removed: {error.strerror or error}"
+        ) from error
 
 
 def _default_folder() -> Path:
