@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan_survey import Group, Survey
-from llmflow.jobs.plan_values import Asked, BudgetReach, Output, Pace, Span
+from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Sampled, Span
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmflow.pricing import Context, Price
     from llmflow.rows import PromptTemplate
 
-__all__ = ["Asked", "BudgetReach", "Output", "Pace", "Plan", "Span", "make_plan"]
+__all__ = ["BudgetReach", "Output", "Pace", "Plan", "Sampled", "Span", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Plan:
     paces: tuple[Pace, ...]
     binding: Pace | None
     budget: BudgetReach | None
-    sample: Asked | None
+    sample: Sampled | None
 
     @property
     def seconds(self) -> Span | None:
@@ -125,9 +125,12 @@ def make_plan(
     memory does not grow with them. Above 20,000 rows the tokens of a sample are counted, and
     amounts that follow from it are ranges which hold in 95 of 100 cases.
 
+    >>> from llmflow import LLM
+    >>> from llmflow.rows import PromptTemplate
+    >>> rows = [{"text": "The tide rises."}, {"text": "The tide falls."}]
     >>> plan = make_plan(LLM("sim/demo"), rows, PromptTemplate("Summarize: {text}"))
-    >>> plan.items, plan.cost  # doctest: +SKIP
-    (1200, Span(low=0.0, likely=0.0, high=0.0))
+    >>> plan.left, plan.cost
+    (2, Span(low=0.0, likely=0.0, high=0.0))
 
     Args:
         llm: who would be asked, with its bounds and its quota.
@@ -169,7 +172,7 @@ def make_plan(
     finally:
         if lookup is not None:
             lookup.close()
-    asked = _ask(llm, survey, run, about) if sample else None
+    asked = _ask(llm, survey, run, about) if survey.kept() else None
     if asked is not None and folder is not None:
         summary = _summary(folder)
     return _plan(
@@ -227,7 +230,7 @@ def _context(llm: LLM) -> Context | None:
     return context_of(llm.model, base_url=getattr(llm.provider, "endpoint", None) or None)
 
 
-def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | None) -> Asked:
+def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | None) -> Sampled:
     from llmflow.background import background
     from llmflow.jobs.plan_sample import ask
     from llmflow.runs.run import Run
@@ -244,7 +247,7 @@ def _plan(
     *,
     run: str | None,
     summary: RunSummary | None,
-    asked: Asked | None,
+    asked: Sampled | None,
     budget: float | None,
     concurrency: int | None,
     origins: Mapping[str, str],

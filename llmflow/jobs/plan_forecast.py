@@ -25,7 +25,7 @@ from llmflow.types import Charge, Usage
 
 if TYPE_CHECKING:
     from llmflow.jobs.plan_survey import Group, Survey
-    from llmflow.jobs.plan_values import Asked
+    from llmflow.jobs.plan_values import Sampled
     from llmflow.llm import LLM
     from llmflow.pricing import Price
 
@@ -47,7 +47,7 @@ def correction(survey: Survey) -> Span:
     return Span.exactly(1) if survey.is_counted else ESTIMATE
 
 
-def output_of(survey: Survey, llm: LLM, asked: Asked | None, *, most: int | None) -> Output:
+def output_of(survey: Survey, llm: LLM, asked: Sampled | None, *, most: int | None) -> Output:
     """Return how long answers are expected to be.
 
     Args:
@@ -130,7 +130,7 @@ def paces(
     each: Span,
     *,
     origins: Mapping[str, str],
-    asked: Asked | None,
+    asked: Sampled | None,
     concurrency: int | None,
 ) -> Iterator[Pace]:
     """Yield how long each limit that is known makes a run take.

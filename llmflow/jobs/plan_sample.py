@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmflow.errors import LLMFlowError, ProviderError, redact
-from llmflow.jobs.plan_values import Asked
+from llmflow.jobs.plan_values import Sampled
 from llmflow.runs.run import Run
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class _OnlyASampleError(LLMFlowError):
     """Why the session of a sample is no complete one."""
 
 
-async def ask(llm: LLM, survey: Survey, run: Run) -> Asked:
+async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
     """Ask the prompts that a survey has kept, and let it learn from the answers.
 
     Args:
@@ -63,7 +63,7 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Asked:
 
 def _summed(
     survey: Survey, results: Sequence[tuple[str, Response | ProviderError, float]], *, kept: bool
-) -> Asked:
+) -> Sampled:
     new = failed = 0
     seconds, cost = 0.0, 0.0
     failure: str | None = None
@@ -82,7 +82,7 @@ def _summed(
             seconds += took
             priced = priced and outcome.cost is not None
             cost += outcome.cost or 0.0
-    return Asked(
+    return Sampled(
         items=len(results),
         new=new,
         failed=failed,

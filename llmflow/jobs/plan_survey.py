@@ -306,7 +306,7 @@ class Survey:
             else:
                 group.size += len(prompt)
                 group.counted += tokens or 0
-        return groups[-1] not in (self.every, self.known)
+        return len(groups) > 1 and groups[1] is not self.known
 
     def _fingerprint(self, request: Request) -> bytes:
         provider = self._provider

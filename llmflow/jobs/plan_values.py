@@ -104,7 +104,7 @@ class BudgetReach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Sampled:
     """A sample that was asked for the plan.
 
     Args:
