@@ -249,7 +249,7 @@ class Journal:
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""
         self._check()
-        await self._writer.put(None)
+        await self._writer.put(())
 
     async def aclose(self, *, state: str | None = "complete", reason: str | None = None) -> None:
         """Do what `close` does while the event loop goes on."""

@@ -1,7 +1,10 @@
 """The one thread that writes, with as few commits as there are moments to make them.
 
-SQLite gives the interpreter's lock away at every step and has to wait for it afterwards,
-up to a switch interval where the event loop is busy. So many rows are one statement.
+SQLite gives the interpreter's lock away at every step and has to get it back afterwards. So
+many rows are one statement. An event loop that is never idle gives the lock away, too, for
+moments that are too short for another thread to wake up in, and by that keeps the interpreter
+from counting the switch interval: the writer could wait for seconds. So a loop whose rows
+wait for long stands still for as long as writing them takes.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from math import isfinite
 from typing import Final, NamedTuple
@@ -35,6 +38,10 @@ from llmflow.journal.values import Totals
 
 # Long enough for a group to form, and short beside any answer of a model.
 _LINGER_SECONDS: Final = 0.004
+# A group takes a few milliseconds if it is let.
+_PATIENCE_SECONDS: Final = 0.02
+_LENT_SECONDS: Final = 0.025
+_PATIENCE_MOST: Final = 0.2
 _SIZES: Final = (128, 32, 8, 1)
 _MOST_PER_COMMIT: Final = 4096
 # What SQLite's binding says of values that are odd; everything else is the disk's.
@@ -77,9 +84,9 @@ _NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at
 
 
 class Entry(NamedTuple):
-    """A row on its way, or none, and who waits for it."""
+    """A row on its way, empty where somebody only waits for those before, and who waits."""
 
-    row: Row | None
+    row: Row
     failed: bool
     paid: bool
     loop: asyncio.AbstractEventLoop
@@ -122,14 +129,15 @@ class Writer:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._gate = threading.Lock()
+        self._progress = threading.Event()
+        self._handed = self._done = 0
+        self._lenders: set[asyncio.AbstractEventLoop] = set()
 
-    def put(
-        self, row: Row | None, *, failed: bool = False, paid: bool = True
-    ) -> asyncio.Future[None]:
+    def put(self, row: Row, *, failed: bool = False, paid: bool = True) -> asyncio.Future[None]:
         """Have a row written; the future ends when it and all before it are durable.
 
         Args:
-            row: the row; None only waits for those before it.
+            row: the row; an empty one only waits for those before it.
             failed: whether it is of the failures' table.
             paid: whether it counts as spent.
 
@@ -146,10 +154,28 @@ class Writer:
             if self._thread is None:
                 self._start()
             self._waiting.append(Entry(row, failed, paid, loop, done))
+            self._handed += 1
             if not self._told:
                 self._told = True
                 self._news.set()
+            if loop not in self._lenders:
+                self._lenders = {each for each in self._lenders if not each.is_closed()} | {loop}
+                loop.call_later(_PATIENCE_SECONDS, self._lend, loop, self._handed)
         return done
+
+    def _lend(
+        self, loop: asyncio.AbstractEventLoop, number: int, patience: float = _PATIENCE_SECONDS
+    ) -> None:
+        """Leave the interpreter to the writer for a moment, if it has not come to a row."""
+        if self._done < number:
+            self._progress.clear()
+            if self._done < number:
+                self._progress.wait(_LENT_SECONDS)
+        if self._done >= number:
+            self._lenders.discard(loop)
+        else:  # it waits for the disk: standing still does not help
+            patience = min(_PATIENCE_MOST, patience * 2)
+            loop.call_later(patience, self._lend, loop, number, patience)
 
     def close(self) -> None:
         """Write what is waiting, and end the thread."""
@@ -182,44 +208,31 @@ class Writer:
         waiting = self._waiting
         while waiting:
             group = [waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT))]
-            # In this order: what only waits for those before it is told last.
-            for paid in (False, True):
-                part = [each for each in group if each.paid is paid]
-                if part:
-                    _tell(part, self.failure or self._write(part, paid=paid))
+            _tell(group, self.failure or self._write(group))
+            self._done += len(group)
+            self._progress.set()
 
-    def _write(self, group: Sequence[Entry], *, paid: bool) -> JournalError | None:
+    def _write(self, group: Sequence[Entry]) -> JournalError | None:
         """Write a group in one transaction, or nothing of it and nothing ever after."""
-        answers = [each.row for each in group if each.row is not None and not each.failed]
-        failures = [each.row for each in group if each.row is not None and each.failed]
-        if not answers and not failures:
-            return None
-        with self.using:
-            return self._write_rows(answers, failures, paid)
-
-    def _write_rows(
-        self, answers: Sequence[Row], failures: Sequence[Row], paid: bool
-    ) -> JournalError | None:
         try:
-            try:
-                self._commit(answers, failures, paid)
-            except _ODD:
-                # One odd row must not be the others' failure.
-                self._commit(
-                    [plain_row(row, ANSWER_COLUMNS) for row in answers],
-                    [plain_row(row, FAILURE_COLUMNS) for row in failures],
-                    paid,
-                )
+            rows = [each for each in group if each.row]
+            with self.using:
+                try:
+                    self._commit(rows)
+                except _ODD:
+                    # One odd row must not be the others' failure.
+                    self._commit([_plain(each) for each in rows])
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             self.failure = self._explain(error)
-            return self.failure
-        return None
+        return self.failure
 
-    def _commit(self, answers: Sequence[Row], failures: Sequence[Row], paid: bool) -> None:
+    def _commit(self, rows: Sequence[Entry]) -> None:
+        if not rows:
+            return
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            totals = self._insert(answers, failures, paid)
+            totals = self._insert(rows)
             execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
             execute("COMMIT")
         except BaseException:
@@ -227,32 +240,32 @@ class Writer:
             raise
         self.totals = totals
 
-    def _insert(self, answers: Sequence[Row], failures: Sequence[Row], paid: bool) -> Totals:
-        before = self.totals
-        failed = before.failures
+    def _insert(self, rows: Sequence[Entry]) -> Totals:
+        answers = [each.row for each in rows if not each.failed]
+        failures = [each.row for each in rows if each.failed]
+        failed = self.totals.failures
         if failures:
             last = self._last("failures")
             self._insert_rows(_FAILURES, failures)
             failed += self._last("failures") - last
         last = self._last("answers") if failed else 0
-        added = self._insert_rows(_ANSWERS, answers)
+        answered = self.totals.answers + self._insert_rows(_ANSWERS, answers)
         if failed and answers:
             failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
-        if not paid:
-            answers, failures = [], []
+        return replace(self._spent(rows), answers=answered, failures=failed)
+
+    def _spent(self, rows: Sequence[Entry]) -> Totals:
+        """Return what has been spent, with these rows."""
+        before = self.totals
+        answers = [each.row for each in rows if each.paid and not each.failed]
+        failures = [each.row for each in rows if each.paid and each.failed]
+        requests = sum([row[ANSWER_ATTEMPTS] for row in answers])
         costs = [row[COST] for row in answers if row[COST] is not None and isfinite(row[COST])]
-        cost = before.cost
-        if costs:
-            cost = (cost or 0.0) + sum(costs)
         return Totals(
-            answers=before.answers + added,
-            failures=failed,
-            requests=before.requests
-            + sum([row[ANSWER_ATTEMPTS] for row in answers])
-            + sum([row[FAILURE_ATTEMPTS] for row in failures]),
+            requests=before.requests + requests + sum([row[FAILURE_ATTEMPTS] for row in failures]),
             input_tokens=before.input_tokens + sum([row[INPUT_TOKENS] for row in answers]),
             output_tokens=before.output_tokens + sum([row[OUTPUT_TOKENS] for row in answers]),
-            cost=cost,
+            cost=(before.cost or 0.0) + sum(costs) if costs else before.cost,
         )
 
     def _insert_rows(self, statement: str, rows: Sequence[Row]) -> int:
@@ -269,6 +282,11 @@ class Writer:
     def _last(self, table: str) -> int:
         row = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()  # noqa: S608
         return int(row[0] or 0)
+
+
+def _plain(entry: Entry) -> Entry:
+    columns = FAILURE_COLUMNS if entry.failed else ANSWER_COLUMNS
+    return entry._replace(row=plain_row(entry.row, columns))
 
 
 @cache
