@@ -125,8 +125,14 @@ class Worker:
                 due = now + _LINGER_SECONDS
             elif closing or (due is not None and now >= due):
                 due = None
-                while answers := self._take(self._answers):
+                full = True
+                while full or closing:
+                    answers = self._take(self._answers)
+                    if not answers:
+                        break
                     self._write(answers)
+                    # What came meanwhile is few, and the next group's.
+                    full = len(answers) == _MOST_PER_COMMIT
                     # Whoever looks something up is not to wait for all that is written.
                     if lookups := self._take(self._lookups):
                         self._look_up(lookups)

@@ -130,5 +130,6 @@ def _journal(path: Path, table: Mapping[str, Any], lines: Mapping[Place, int]) -
     return JournalSettings(
         dir=None if folder is None else path.parent / Path(folder).expanduser(),
         store=table.get("store"),
+        durability=table.get("durability"),
         origins={name: origin(("journal", name), path, lines) for name in table},
     )

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from llmflow.config.problems import Place, Problem, dotted, is_variable, nearest
-from llmflow.config.settings import STORES
+from llmflow.config.settings import DURABILITIES, STORES
 from llmflow.errors import redact
 from llmflow.pricing import Price
 from llmflow.provider import installed_providers
@@ -177,6 +177,7 @@ class JournalTable(_Table):
 
     dir: Annotated[str, AfterValidator(_folder)] | None = None
     store: Annotated[str, AfterValidator(partial(_one_of, STORES))] | None = None
+    durability: Annotated[str, AfterValidator(partial(_one_of, DURABILITIES))] | None = None
 
 
 class File(_Table):

@@ -26,6 +26,8 @@ from llmflow.types import Quota
 
 STORES: Final = ("full", "answers", "off")
 """What a run may keep; see `llmflow.Run`."""
+DURABILITIES: Final = ("process", "power")
+"""What an answer may survive once it is written down; see `llmflow.journal.Journal`."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 _WILD = frozenset("*?[")
 _MERGED: Final = ("quota", "retry", "timeout", "price")
@@ -158,11 +160,14 @@ class JournalSettings:
     Args:
         dir: the folder that holds a folder for each run; None: where it is by default.
         store: what is kept: ``"full"``, ``"answers"`` or ``"off"``; None: nothing is said.
+        durability: what an answer survives once it is written down: the end of the
+            ``"process"``, or a ``"power"`` cut, too; None: nothing is said.
         origins: the line and place of each setting, by its name.
     """
 
     dir: Path | None = None
     store: Literal["full", "answers", "off"] | None = None
+    durability: Literal["process", "power"] | None = None
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 

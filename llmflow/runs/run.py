@@ -233,12 +233,14 @@ class Run:
                 self._subscription.close()
 
     def _open_journal(self, name: str) -> None:
-        store = self._store or load_config().journal.store or "full"
+        configured = load_config().journal
+        store = self._store or configured.store or "full"
         if store != "off":
             from llmflow.journal import Journal
 
             folder = (self._folder or runs_folder()) / name
-            self._journal = Journal.open(folder, store=store)
+            durability = configured.durability or "process"
+            self._journal = Journal.open(folder, store=store, durability=durability)
 
     def _state_after(self, error: BaseException | None) -> tuple[str, str | None]:
         ledger = self._ledger

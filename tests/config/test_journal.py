@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmflow import LLM, Response, Usage
 from llmflow.config import Config, JournalSettings, load_config, use_config
+from llmflow.journal import schema
 from llmflow.runs.catalog import list_runs, runs_folder
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
@@ -88,3 +90,20 @@ async def test_a_file_can_keep_everything_off(write: Write) -> None:
     write("[journal]\nstore = 'off'\n")
     assert await kept(Run("a")) is None
     assert list_runs() == []
+
+
+@pytest.mark.parametrize(("said", "synchronous"), [("process", 1), ("power", 2)])
+async def test_an_answer_survives_what_the_file_says(
+    write: Write, monkeypatch: pytest.MonkeyPatch, said: str, synchronous: int
+) -> None:
+    write(f"[journal]\ndurability = '{said}'\n")
+    opened = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        opened.append(open_writer(*args, **options))
+        return opened[-1]
+
+    open_writer = schema.open_writer
+    monkeypatch.setattr(schema, "open_writer", watched)
+    async with Run("a"):
+        assert opened[0].execute("PRAGMA synchronous").fetchone() == (synchronous,)

@@ -152,10 +152,11 @@ def test_a_place_is_written_as_in_the_file() -> None:
         ("[journal]\nstor = 'full'", "line 2: journal.stor: unknown key; did you mean 'store'?"),
         ("[journal]\nstore = 'answer'", "journal.store: no such choice: 'answer'; did you mean"),
         ("[journal]\nstore = 'x'", "no such choice: 'x'; choices are full, answers, off"),
+        ("[journal]\ndurability = 'powr'", "no such choice: 'powr'; did you mean 'power'?"),
         ("[journal]\nstore = true", "journal.store: must be a text in quotes"),
         ("[journal]\ndir = ' '", "journal.dir: must be a folder's name"),
         ("[journal]\ndir = '~no-such-user-here/runs'", "journal.dir: there is no home folder for"),
-        ("[journal]\nbudget = 5", "journal.budget: unknown key; known are dir, store"),
+        ("[journal]\nbudget = 5", "journal.budget: unknown key; known are dir, store, durability"),
         ("journal = 'runs'", "journal: must be a table, such as { store = "),
         (
             "store = 'full'",
