@@ -80,7 +80,7 @@ def command(*, sample: int, exact: bool, **options: Any) -> int:
     Nothing is sent, and no key is needed, unless --sample asks for it. Each amount says how it is
     known: input tokens are counted, or estimated where the model's vocabulary is not public;
     output tokens are those of a sample, of the run's answers so far, of earlier runs of the
-    model, or --max-tokens as the upper bound. An amount that rests on a sample is a range, which
+    model, or the bound of --max-tokens. An amount that rests on a sample is a range, which
     holds in 95 of 100 cases. Prices are without the discount of prompt caches.
 
     \b
@@ -109,9 +109,10 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
     Raises:
         UsageError: as `llmflow run` would.
     """
+    from llmflow.config import use_config
     from llmflow.jobs.plan_words import lines
 
-    with terminable():
+    with use_config(task.config), terminable():
         plan = _plan(task, sample=sample, exact=exact)
     if task.as_json:
         import orjson
@@ -124,6 +125,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
 
 
 def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
+    from llmflow.config import load_config
     from llmflow.jobs.plan import make_plan
     from llmflow.rows import PromptTemplate, open_rows
 
@@ -133,6 +135,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
         with Notice(lambda: waiting, enabled=rows.once and not task.quiet):
             template.check(rows.head()[0])
         llm, origins, price_source = _llm(task)
+        kept = not task.no_journal and load_config().journal.store != "off"
         read, started = 0, time.monotonic()
 
         def seen(count: int) -> None:
@@ -148,7 +151,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
                 llm,
                 rows,
                 template,
-                run=None if task.no_journal else task.name,
+                run=task.name if kept else None,
                 retry_failed=task.retry_failed,
                 cache=task.cache,
                 budget=task.budget,
@@ -178,7 +181,7 @@ def _llm(task: Task) -> tuple[LLM, Mapping[str, str], str | None]:
     from llmflow.llm import LLM
     from llmflow.types import Quota
 
-    config = load_config(task.config)
+    config = load_config()
     settings = config.settings(task.model)
     limits = {"rpm": task.rpm, "tpm": task.tpm}
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}

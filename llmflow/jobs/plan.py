@@ -232,10 +232,12 @@ def _context(llm: LLM) -> Context | None:
 
 def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | None) -> Sampled:
     from llmflow.background import background
+    from llmflow.config import load_config
     from llmflow.jobs.plan_sample import ask
     from llmflow.runs.run import Run
 
-    entered = Run(run, store=None if run is None else "answers", about=about)
+    # As a run of the command keeps them: the answers' texts are all that a row needs.
+    entered = Run(run, store=load_config().journal.store or "answers", about=about)
     return background.run(
         lambda: ask(llm, survey, entered), instead="await asyncio.to_thread(make_plan, ...)"
     )

@@ -46,9 +46,11 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
             return prompt, error, 0.0
         return prompt, response, max(0.0, loop.time() - started - response.waited)
 
+    kept = False
     tasks: list[asyncio.Task[tuple[str, Response | ProviderError, float]]] = []
     try:
         async with run:
+            kept = run.totals is not None
             # A failure here may be a moment's; the run is to find out for itself.
             run.recorder.is_conclusive = lambda error: False  # noqa: ARG005
             async with asyncio.TaskGroup() as group:
@@ -58,7 +60,7 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
         pass
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    return _summed(survey, [task.result() for task in tasks], kept=run.name is not None)
+    return _summed(survey, [task.result() for task in tasks], kept=kept)
 
 
 def _summed(

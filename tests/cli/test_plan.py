@@ -190,6 +190,16 @@ class TestTheRun:
         assert server.stats().answered == 25
         assert len(rows_of("out.jsonl")) == 25
 
+    def test_where_the_file_keeps_no_journals_there_is_no_run_to_look_into(
+        self, run: Run, simulator: Callable[..., SimulatorThread], texts: Path
+    ) -> None:
+        Path("off.toml").write_text('[journal]\nstore = "off"\n')
+        options = (texts, "--model", "sim/demo", "--base-url", simulator().url, "-o", "o.jsonl")
+        data = planned(run, *options, "--config", "off.toml", "--sample", 2)
+        assert data["run"] is None
+        assert data["sample"]["kept"] is False
+        assert data["left"] == 25
+
     def test_a_sample_needs_a_key(self, run: Run, texts: Path) -> None:
         model = ("--model", "openai/gpt-4.1-mini")
         result = run("plan", texts, *SAY, *model, "--sample", 2)
