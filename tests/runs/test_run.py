@@ -586,3 +586,24 @@ def test_events_of_a_run_are_told_to_its_hook_and_those_of_others_are_not() -> N
 def test_a_run_shows_its_name_and_no_more() -> None:
     assert repr(Run("run")) == "<Run run: 0 calls>"
     assert repr(Run()) == "<Run without a name: 0 calls>"
+
+
+# --- the example -------------------------------------------------------------------------
+
+
+def test_the_example_asks_nothing_the_second_time() -> None:
+    told = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "examples" / "resumable_summaries.py")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        told.append(done.stdout)
+    calls = len(list((ROOT / "examples" / "texts").glob("*.txt"))) + 1
+    assert f"\n{calls} answered\n" in told[0]
+    assert f"\n{calls} from the journal\n" in told[1]
+    assert told[0].splitlines()[0] == told[1].splitlines()[0]
