@@ -129,8 +129,8 @@ class View:
         if self.stopping:
             return self._stopping()
         flight = f"{self.traffic.in_flight:,} in flight"
-        parts = [self._speed(), flight, *self._trouble(), *self._special(), *self._money()]
-        return ", ".join([*parts, *self._left(), *self._binding()])
+        parts = [self._speed(), flight, *self._left(), *self._trouble(), *self._special()]
+        return ", ".join([*parts, *self._money(), *self._binding()])
 
     def lines(self) -> tuple[str, str]:
         """Return it in two lines, the first of them beside a bar."""

@@ -307,8 +307,8 @@ class TestWords:
             ", 4 shared, $0.41, tokens 1.23M in, 80k out"
         )
         assert shown.log_line() == (
-            "40 of 100 done, 8.2/s of 10/s (rpm), 82 in flight, paused 3 s, 2 x 429, 3 failed, "
-            "10 from the journal, 5 from the cache, 4 shared, $0.41, 3 min 20 s left, "
+            "40 of 100 done, 8.2/s of 10/s (rpm), 82 in flight, 3 min 20 s left, paused 3 s, "
+            "2 x 429, 3 failed, 10 from the journal, 5 from the cache, 4 shared, $0.41, "
             "rpm is the limit, tokens 1.23M in, 80k out"
         )
 
