@@ -88,7 +88,7 @@ class AsksInAThread(Node):
         shared.setdefault("answers", {})[self.key] = exec_res
 
 
-def many_of(kind: type[AsyncBatchNode]) -> Program:
+def many_of(kind: type[AsyncNode]) -> Program:
     """Return a program that asks for all texts through a node of this kind."""
 
     class Many(kind):  # type: ignore[misc, valid-type]

@@ -115,7 +115,7 @@ def test_two_runs_in_tasks_side_by_side_do_not_mix() -> None:
             return run.statistics().answered
 
     async def main() -> list[int]:
-        return await asyncio.gather(one("a", 3), one("b", 5))
+        return list(await asyncio.gather(one("a", 3), one("b", 5)))
 
     assert asyncio.run(main()) == [3, 5]
     assert [find_run(name).totals.answers for name in "ab"] == [3, 5]
