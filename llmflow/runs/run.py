@@ -240,7 +240,9 @@ class Run:
 
             folder = (self._folder or runs_folder()) / name
             durability = configured.durability or "process"
-            self._journal = Journal.open(folder, store=store, durability=durability)
+            self._journal = Journal.open(
+                folder, store="full" if store == "full" else "answers", durability=durability
+            )
 
     def _state_after(self, error: BaseException | None) -> tuple[str, str | None]:
         ledger = self._ledger
