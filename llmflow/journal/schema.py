@@ -173,15 +173,20 @@ def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
     application, version = int.from_bytes(head[68:72]), int.from_bytes(head[60:64])
     if path.with_name(f"{path.name}-journal").exists():
         return  # its making was cut off, and SQLite undoes that
-    if application != APPLICATION:
+    logged = path.with_name(f"{path.name}-wal").exists()
+    if logged or application != APPLICATION:
         with closing(open_to_look(path)) as connection:
-            if application or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
-                raise foreign(path)
+            application, version = (
+                int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("application_id", "user_version")
+            )
+            filled = connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        if application != APPLICATION and (application or filled):
+            raise foreign(path)
     if version > newest:
         raise newer(path, version, newest)
     page, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
     # After a kill the end may still be in the log.
-    logged = path.with_name(f"{path.name}-wal").exists()
     if not logged and pages * (65_536 if page == 1 else page) > size:
         raise damaged(path, "its end is missing")
 
