@@ -166,13 +166,14 @@ def plain_row(row: Row, columns: Sequence[str]) -> Row:
 
 
 def to_json(value: Any) -> str | bytes:
-    """Return a value as JSON: text, or bytes of ASCII where it is none that orjson writes."""
+    """Return a value as JSON: text, or bytes where it is none that orjson writes."""
     try:
         return orjson.dumps(value, default=_described).decode()
     except TypeError:
         pass
     try:  # what JSON can say and orjson cannot: half a surrogate pair, a large number
-        return json.dumps(value, default=str, skipkeys=True).encode()
+        text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
+        return text.encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError):
         return b"{}"
 

@@ -8,8 +8,8 @@
     meta       what is known of the run: names, and values as JSON
 
 ``sqlite3 journal.db "SELECT text, cost FROM answers"`` shows the answers. Times are seconds
-since 1970, `cost` is in US dollars. Text that is no Unicode, such as half a surrogate pair,
-is a blob (UTF-8, with surrogates); a `raw` that is one is JSON with escapes.
+since 1970, `cost` is in US dollars. Text, also in `raw`, that is no Unicode, such as half
+a surrogate pair, is a blob of UTF-8 with surrogates.
 
 Rows are appended, and a separate index finds them: of two million rows of random
 fingerprints, writing one costs 24 µs and finding one 9 µs; in a table that is its own index

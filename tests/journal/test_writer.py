@@ -185,26 +185,39 @@ def test_a_loop_that_has_gone_is_nobodys_trouble(tmp_path: Path) -> None:
         assert len(journal._writer._lenders) <= 1
 
 
-def test_a_loop_that_is_never_idle_does_not_keep_the_writer_waiting(tmp_path: Path) -> None:
-    """Without help the writer waits for seconds, on a machine with several processors."""
+class Noted(threading.Event):
+    """An event that tells which threads waited for it."""
 
-    async def spin() -> None:
-        while True:
-            end = time.perf_counter() + 1e-4
-            while time.perf_counter() < end:
-                pass
-            await asyncio.sleep(0)
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[threading.Thread] = []
 
-    async def play(journal: Journal) -> float:
-        busy = asyncio.create_task(spin())
-        begun = time.perf_counter()
-        for group in range(10):
-            await asyncio.gather(*(journal.record(key(n), group, answer()) for n in range(200)))
-        busy.cancel()
-        return time.perf_counter() - begun
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited.append(threading.current_thread())
+        return super().wait(timeout)
 
+
+async def test_a_loop_whose_rows_wait_for_long_makes_way_for_the_writer(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
-        assert asyncio.run(play(journal)) < 10
+        journal._writer._progress = noted = Noted()
+        with journal._writer.using:
+            task = asyncio.create_task(journal.record(key(), 0, answer()))
+            while not noted.waited:
+                await asyncio.sleep(0)
+            assert not task.done()
+        await task
+        assert set(noted.waited) == {threading.current_thread()}
+
+
+async def test_a_loop_whose_rows_are_written_in_time_is_not_stopped(tmp_path: Path) -> None:
+    with opened(tmp_path / "run") as journal:
+        journal._writer._progress = noted = Noted()
+        loop = asyncio.get_running_loop()
+        journal._writer._done = 10**9
+        await journal.record(key(), 0, answer())
+        while loop in journal._writer._lenders:
+            await asyncio.sleep(0.001)
+        assert noted.waited == []
 
 
 def test_a_journal_that_is_left_open_is_closed_with_the_program(tmp_path: Path) -> None:
