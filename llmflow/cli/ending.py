@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmflow.cli.task import Task
@@ -70,10 +69,21 @@ def end(job: Job, writer: RowWriter) -> Ending:
     )
 
 
+def closed(run: Run, job: Job, ending: Ending) -> Ending:
+    """Close the run's journal; where that fails, say so, and leave the files as they are."""
+    try:
+        run.close(job.stopped_by or (KeyboardInterrupt() if job.interrupted else None))
+    except LLMFlowError as error:
+        if ending.stopped_by is None:
+            return replace(ending, code=WRONG, stopped_by=str(error).rstrip("."))
+    return ending
+
+
 def report_of(
     ending: Ending,
     job: Job,
     llm: LLM,
+    run: Run,
     *,
     before: LimiterStatistics,
     total: int | None,
@@ -86,6 +96,7 @@ def report_of(
         ending: how the run ended.
         job: the job.
         llm: its model.
+        run: what it belongs to.
         before: the limiter's statistics at the start.
         total: rows in all, or None where that is not known.
         seconds: how long the run took.
@@ -131,36 +142,61 @@ def report_of(
             for kind, (count, first) in counters.reasons.items()
         },
         stopped_by=ending.stopped_by,
+        run=run.report(),
     )
 
 
 def keep_learned() -> None:
     """Keep what was learned of the limits for the next run."""
-    # The answers are in their place: whoever is impatient now loses nothing but this.
-    with contextlib.suppress(KeyboardInterrupt):
-        remember_limits()
+    remember_limits()
 
 
-def last_words(report: Report, way_on: str | None = None) -> str:
+def last_words(report: Report, run: Run, way_on: str | None = None) -> str:
     """Return in one line why a run was stopped, where its answers are, and how to go on."""
-    reason = report.stopped_by or ""
+    text = report.stopped_by or ""
     if report.output:
-        answers = "answer" if report.answered == 1 else "answers"
-        text = f"{reason}; {report.answered:,} {answers} so far in {report.output}"
+        text += f"; {_count(report.answered, 'answer')} so far in {report.output}"
         if report.remaining:
-            text += f", {report.remaining:,} rows not asked"
+            text += f", {_count(report.remaining, 'row')} not asked"
     else:
-        text = f"{reason}; nothing was written"
+        text += "; nothing was written"
+    # Answers of earlier sessions that this one did not come to.
+    if run.totals is not None and run.totals.answers > report.answered:
+        text += f"; the run has {_count(run.totals.answers, 'answer')} in its journal"
     return f"{text}; {way_on}" if way_on else text
 
 
 def way_on(run: Run, task: Task, report: Report) -> str | None:
     """Return how to go on with a run that was stopped, or None where it would begin anew."""
-    if run.name is None or not report.items:
+    if run.name is None or run.totals is None:
         return None
+    if not report.items and not run.totals.answers:
+        return None
+    again = "run the same command again"
+    if report.run is not None and report.run.reached is not None:
+        remedy = f"{again} with a higher --budget"
+        option = " --budget USD"
+    elif report.failed and task.fail_fast:
+        remedy = f"{again} with --retry-failed, or without --fail-fast"
+        option = " --retry-failed"
+    else:
+        remedy, option = again, ""
     if task.is_piped:
-        return "to go on, run the same command again"
-    return f"to go on, run the same command again, or `llmflow resume {run.name}`"
+        return f"to go on, {remedy}"
+    return f"to go on, {remedy}, or `llmflow resume {run.name}{option}`"
+
+
+def retry_words(run: Run, report: Report) -> str | None:
+    """Return how failed rows are asked again, or None if none was asked."""
+    # A row that does not fit the prompt is looked at again in any case.
+    asked = any(kind != InputError.__name__ for kind in report.reasons)
+    if run.name is None or not asked:
+        return None
+    return "the same command with --retry-failed asks failed rows again"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _reason(job: Job) -> tuple[int, str]:

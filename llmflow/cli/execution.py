@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from llmflow.cli.signals import on_signals, terminable
+from llmflow.cli.signals import on_signals, terminable, unheard
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError, InputError
@@ -24,42 +27,56 @@ if TYPE_CHECKING:
     from llmflow.runs.run import Run, Store
 
 
-def execute(task: Task) -> int:
+def execute(task: Task, *, runs: Path | None = None) -> int:
     """Do what was asked for, and return the exit code.
 
     What can be checked is checked first; nothing is written before.
+
+    Args:
+        task: what to do.
+        runs: the folder of the run's folder; by default what `runs_folder` says.
     """
     from llmflow.config import use_config
     from llmflow.rows import PromptTemplate, open_rows
 
-    if task.dry_run:
-        from llmflow.cli.plan import show_plan
+    with use_config(task.config):
+        if task.dry_run:
+            from llmflow.cli.plan import show_plan
 
-        return show_plan(task)
-    template = PromptTemplate(task.prompt)
-    with (
-        use_config(task.config),
-        terminable(),
-        open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows,
-    ):
-        text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
-        with Notice(lambda: text, enabled=rows.once and not task.quiet):
-            template.check(rows.head()[0])
-        llm, contact = _llm(task)
-        run, known = _run(task, llm)
+            return show_plan(task)
+        template = PromptTemplate(task.prompt)
+        with (
+            terminable(),
+            open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows,
+        ):
+            text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
+            with Notice(lambda: text, enabled=rows.once and not task.quiet):
+                template.check(rows.head()[0])
+            return _do(task, rows, template, runs)
+
+
+def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
+    """Open the run and the output, do the job, and leave both whole whatever happens."""
+    llm, contact = _llm(task)
+    run, known = _run(task, llm, runs)
+    with ExitStack() as stack:
+        if known:
+            # First: what is in the partial file is lost if the journal cannot be read.
+            stack.enter_context(run)
         writer = _writer(task, rows, goes_on=known)
         try:
-            with run:
-                total = None if rows.once else _checked_total(rows, quiet=task.quiet)
-                job = _job(task, llm, rows, template, writer, contact)
-                run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
-                return _run_job(job, llm, run, writer, total, task)
+            if not known:
+                stack.enter_context(run)
+            total = None if rows.once else _checked_total(rows, quiet=task.quiet)
+            job = _job(task, llm, rows, template, writer, contact)
+            run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
+            return _run_job(job, llm, run, writer, total, task)
         except BaseException:
             writer.abort(keep=writer.written > 0)
             raise
 
 
-def _run(task: Task, llm: LLM) -> tuple[Run, bool]:
+def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
     """Return the run that the task belongs to, and whether it has been there before."""
     from llmflow.budget import Budget
     from llmflow.config import load_config
@@ -67,19 +84,31 @@ def _run(task: Task, llm: LLM) -> tuple[Run, bool]:
     from llmflow.runs.catalog import runs_folder
     from llmflow.runs.run import Run
 
-    config = load_config()
     budget = None if task.budget is None else Budget(usd=task.budget)
     if budget is not None:
         budget.check_price(llm.model, llm.price)
     # The answers' texts are all that a row needs.
-    store: Store = "off" if task.no_journal else config.journal.store or "answers"
+    store: Store = "off" if task.no_journal else load_config().journal.store or "answers"
     name = None if store == "off" else task.name
-    # The file that was found from here: from another folder it might be another one.
-    found = None if config.source is None else str(config.source)
-    stored = replace(task, config=found).stored()
-    about = {"kind": "command", "model": llm.model, "task": stored}
-    run = Run(name, budget=budget, store=store, retry_failed=task.retry_failed, about=about)
-    return run, name is not None and read_summary(runs_folder() / name) is not None
+    about = {"kind": "command", "program": "llmflow", "model": llm.model, "task": _kept(task, llm)}
+    run = Run(
+        name, budget=budget, store=store, folder=runs, retry_failed=task.retry_failed, about=about
+    )
+    return run, name is not None and read_summary((runs or runs_folder()) / name) is not None
+
+
+def _kept(task: Task, llm: LLM) -> dict[str, Any]:
+    """Return the task with what only this shell's environment says of it."""
+    from llmflow.config.files import named_config
+
+    named = named_config()
+    if task.config is None and named is not None:
+        task = replace(task, config=str(named))
+    place: str | None = getattr(llm.provider, "endpoint", None)
+    address = os.environ.get(f"{llm.model.partition('/')[0].upper()}_BASE_URL", "").strip()
+    if task.base_url is None and place and address.startswith(place):
+        task = replace(task, base_url=address)
+    return task.stored()
 
 
 def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None, task: Task) -> int:
@@ -89,27 +118,40 @@ def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None,
     before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            runner.run(_work(job, llm, total, task))
+            runner.run(_work(job, llm, run, total, task))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
     end = ending.end(job, writer)
-    run.close(job.stopped_by or (KeyboardInterrupt() if job.interrupted else None))
-    report = ending.report_of(
-        end, job, llm, before=before, total=total, seconds=seconds, cpu_seconds=computed
-    )
-    ending.keep_learned()
-    if end.code == ending.READER_GONE:
-        silence(sys.stdout)
-        return end.code
-    _show(report, task)
-    if end.stopped_by is not None:
-        words = ending.last_words(report, ending.way_on(run, task, report))
-        if end.code == ending.INTERRUPTED:
-            say(f"llmflow: {words}")
-        else:
-            complain(words)
+    # The answers are in their place: whoever is impatient now would lose the end of the journal.
+    with unheard():
+        end = ending.closed(run, job, end)
+        ending.keep_learned()
+        report = ending.report_of(
+            end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
+        )
+        _tell(report, end.code, run, task)
     return end.code
+
+
+def _tell(report: Report, code: int, run: Run, task: Task) -> None:
+    """Say how it ended, and at last what to do about it."""
+    from llmflow.cli import ending
+
+    if code == ending.READER_GONE:
+        silence(sys.stdout)
+        return
+    _show(report, task)
+    if report.stopped_by is None:
+        words = ending.retry_words(run, report)
+        if words is not None and not task.quiet and not task.as_json:
+            say(words)
+        return
+    words = ending.last_words(report, run, ending.way_on(run, task, report))
+    if code == ending.INTERRUPTED:
+        say(f"llmflow: {words}")
+    else:
+        complain(words)
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -122,13 +164,13 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _work(job: Job, llm: LLM, total: int | None, task: Task) -> None:
+async def _work(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> None:
     from llmflow.jobs.progress import Progress
 
     # A bar among rows that scroll by would spoil both.
     quiet = task.quiet or _shows_rows(task)
     stream: IO[str] | None = None if quiet else sys.stderr
-    progress = Progress(job, llm.limiter, total=total, stream=stream)
+    progress = Progress(job, llm.limiter, total=total, stream=stream, run=run)
 
     def interrupt() -> None:
         if quiet and not job.interrupted:
@@ -194,6 +236,8 @@ def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:
     )
     if writer.set_aside is not None:
         say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")
+    elif not goes_on and not task.quiet and Path(task.output).is_file():
+        say(f"llmflow: {task.output} is there already: it is replaced once all rows are done")
     return writer
 
 
@@ -219,7 +263,7 @@ def _job(
     writer: RowWriter,
     contact: Contact,
 ) -> Job:
-    from llmflow.jobs.job import DEFAULT_CONCURRENCY, Job
+    from llmflow.jobs.job import DEFAULT_CONCURRENCY, DRAIN_SECONDS, Job
     from llmflow.transport import connection_limit
 
     # With a known quota the limiter paces; without, a modest number is what protects.
@@ -232,6 +276,7 @@ def _job(
         writer,
         concurrency=concurrency,
         fail_fast=task.fail_fast,
+        drain_seconds=DRAIN_SECONDS if task.drain is None else task.drain,
         contact=contact,
     )
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmflow.cli.options import CONFIG
 from llmflow.cli.task import Task
-from llmflow.errors import InputError
+from llmflow.errors import InputError, JournalError, redact
+
+if TYPE_CHECKING:
+    from llmflow.journal import RunSummary
+
+_DRAIN = "How long to wait for answers on their way once stopped."
 
 
 @click.command("resume", short_help="Go on with a run that was stopped.")
@@ -21,30 +32,62 @@ from llmflow.errors import InputError
 @click.option("--retry-failed", is_flag=True, help="Ask again the rows that failed before.")
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
-def command(name: str, budget: float | None, **options: Any) -> int:
+@click.option("--drain", type=click.FloatRange(min=0), metavar="SECONDS", help=_DRAIN)
+@CONFIG
+def command(name: str, config: str | None, **options: Any) -> int:
     """Go on with RUN, a name of `llmflow runs` or its beginning.
 
-    It does the same as running the run's last command again: rows that were answered come
-    from the journal, and the rest is asked.
+    It does the same as running the run's last command again, in its folder: rows that were
+    answered come from the journal, and the rest is asked.
 
     \b
-    Example:
-      llmflow resume summaries-3cb11b --budget 10
+    Examples:
+      llmflow resume summaries-3cb11b
+      llmflow resume summaries --budget 10
     """
     from llmflow.cli.execution import execute
+    from llmflow.config import use_config
     from llmflow.runs.catalog import find_run
 
-    run = find_run(name)
-    kept = run.about.get("task")
-    if not isinstance(kept, dict):
-        program = run.about.get("program") or "a Python program"
-        raise InputError(f"the run {run.name} was started by {program}: run that again to go on")
-    if budget is not None:
-        options["budget"] = budget
-    task = Task.restored(kept, name=run.name, **options)
+    with use_config(config):
+        run = find_run(name)
+        # An unreadable journal says what to do about it.
+        task = _task(run) if run.state != "unreadable" else None
+    if task is None:
+        raise JournalError(run.reason or f"the journal of {run.name} cannot be read")
+    given = {name: value for name, value in options.items() if value is not None}
+    if config is not None:
+        given["config"] = str(Path(config).absolute())
+    task = replace(task, **given)
     if task.is_piped:
         raise InputError(
-            f"the rows of {run.name} came through a pipe, which cannot be read again; run its "
-            f"command again: {task.command()}"
+            f"the rows of {run.name} came through a pipe, which cannot be read again: pipe them "
+            f"into {task.command()}"
         )
-    return execute(task)
+    with _in_folder(task.folder):
+        return execute(task, runs=run.folder.parent)
+
+
+def _task(run: RunSummary) -> Task:
+    kept = run.about.get("task")
+    if not isinstance(kept, dict):
+        program = redact(str(run.about.get("program") or "a Python program"))
+        raise InputError(f"the run {run.name} was started by {program}: run that again to go on")
+    return Task.restored(kept, name=run.name)
+
+
+@contextmanager
+def _in_folder(folder: str | None) -> Iterator[None]:
+    """Work where the run's command was given, if that is still there."""
+    before = None
+    with suppress(OSError):
+        before = Path.cwd()
+    with suppress(OSError):
+        if folder is not None:
+            os.chdir(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if before is not None:
+                os.chdir(before)

@@ -50,9 +50,17 @@ from llmflow.cli.task import Task
 )
 @click.option("--cache", is_flag=True, help="Take and keep answers for all runs on this machine.")
 @click.option(
-    "--run", metavar="NAME", help="Name of the run; by default made from the name of OUT."
+    "--run",
+    metavar="NAME",
+    help="Name of the run; by default made from the path of OUT, or for stdout from what is asked.",
 )
 @click.option("--no-journal", is_flag=True, help="Keep no answers for another session.")
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait for answers on their way once stopped; by default 60.",
+)
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what `llmflow plan` shows.")
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
@@ -65,12 +73,14 @@ def command(**options: Any) -> int:
     input's fields, the row's position as 'index' and the answer as 'response', in the order
     of the answers; sort by 'index' for the input's order. Rows that failed for good are in
     OUT's neighbour *.failed.jsonl, with the reason. Until the end, and after an
-    interruption, the answers are in OUT's neighbour *.partial.*.
+    interruption, the answers are in OUT's neighbour *.partial.*; an OUT that is there already
+    is replaced at the end.
 
     Every answer is kept in the run's journal before it counts. Running the same command
     again, after a crash or with another INPUT or prompt, takes from there what was asked
-    before, at no cost, and asks the rest; `llmflow runs` lists the runs. Ctrl-C waits up to
-    a minute for answers on their way; a second one drops them.
+    before, at no cost, and asks the rest: OUT is then complete, without duplicates, and on
+    stdout all rows are printed again. `llmflow runs` lists the runs, `llmflow resume` goes on
+    with one. Ctrl-C waits for answers on their way (--drain); a second one drops them.
 
     The API key is read from the provider's environment variable, such as OPENAI_API_KEY, or
     from the one that llmflow.toml names. Quotas, policies and addresses come from there, too,

@@ -63,7 +63,9 @@ def show(name: str, as_json: bool) -> int:
         _print_json(_plain(run))
         return 0
     for label, value in _facts(run):
-        write(sys.stdout, f"{label + ':':<12}{printable(value)}")
+        # A command is printable already, and its spaces are the prompt's.
+        text = value if label == "command" else printable(value)
+        write(sys.stdout, f"{label + ':':<12}{text}")
     return 0
 
 
@@ -78,9 +80,15 @@ def remove(names: Sequence[str]) -> int:
 
     # All of them are looked at before the first one is gone.
     for name in names:
-        if find_run(name).name != name:
-            raise InputError(f"{name!r} is only the beginning of a name: write it in full")
-    for name in names:
+        found = find_run(name)
+        if found.name != name:
+            raise InputError(
+                f"{name!r} is only the beginning of {found.name}: write the name in full"
+            )
+        if found.busy:
+            who = f"process {found.pid}" if found.pid else "a process"
+            raise InputError(f"{who} is working on {name}: wait for it or stop it first")
+    for name in dict.fromkeys(names):
         remove_run(name)
         say(f"removed {name}")
     return 0
@@ -101,6 +109,8 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
     task = _task(run)
     if task is not None:
         yield "command", task.command()
+        if task.folder is not None:
+            yield "given in", task.folder
     elif run.about.get("program"):
         yield "program", str(run.about["program"])
     yield "journal", f"{run.folder} ({_size(run.bytes)})"

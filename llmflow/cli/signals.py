@@ -26,6 +26,19 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Let both signals pass, for a moment in which something must come to its end."""
+    before = {number: signal.getsignal(number) for number in filter(_is_heard, _SIGNALS)}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def on_signals(interrupt: Callable[[], None]) -> Iterator[None]:
     """Call `interrupt` on the running loop at each signal, instead of raising anywhere."""
     loop = asyncio.get_running_loop()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from llmflow.cli.identity import run_name
+from llmflow.cli.shell import quoted
 from llmflow.errors import InputError
 
 # Of one session only, not of the run.
 _PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json")
-_ARGUMENT: Final = "source"
+# No options: the argument, and where the command was given.
+_NO_OPTIONS: Final = ("source", "folder")
 _NAMES: Final = {"as_json": "json"}
+_NEEDED: Final = ("source", "prompt", "model", "output")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One prompt over the rows of one source: the options of ``llmflow run``."""
+    """One prompt over the rows of one source: the options of ``llmflow run``.
+
+    All fields are options of the command, but for `folder`: where it was given, which is
+    where ``llmflow.toml`` is looked for.
+    """
 
     source: str
     prompt: str
@@ -40,10 +46,12 @@ class Task:
     fail_fast: bool = False
     dedupe: bool = False
     cache: bool = False
+    drain: float | None = None
     dry_run: bool = False
     config: str | None = None
     quiet: bool = False
     as_json: bool = False
+    folder: str | None = None
 
     @property
     def name(self) -> str:
@@ -56,15 +64,18 @@ class Task:
     @property
     def is_piped(self) -> bool:
         """Whether its rows come through a pipe, which cannot be read again."""
-        return self.source == "-" or not (Path(self.source).is_file() or Path(self.source).is_dir())
+        path = Path(self.source)
+        return self.source == "-" or (path.exists() and not (path.is_file() or path.is_dir()))
 
     def stored(self) -> dict[str, Any]:
         """Return what a run keeps of it, with paths that mean the same in every folder."""
         task = replace(
             self,
-            source=_absolute(self.source),
+            # What a shell's <(...) is called now is something else tomorrow.
+            source="-" if self.is_piped else _absolute(self.source),
             output=_absolute(self.output),
             config=None if self.config is None else _absolute(self.config),
+            folder=_working_directory(),
         )
         return {
             name: value
@@ -86,20 +97,17 @@ class Task:
         """
         known = {each.name for each in fields(cls)}
         values = {**kept, **changes}
+        if not all(isinstance(kept.get(each), str) for each in _NEEDED):
+            raise InputError(_lost(name))
         if unknown := sorted(set(values) - known):
             raise InputError(
                 f"the run {name} was started by another version of llmflow, with "
                 f"{', '.join(unknown)}: run its command again"
             )
-        try:
-            return cls(**values, run=name)
-        except TypeError:
-            raise InputError(
-                f"what the run {name} was started with is not there: run its command again"
-            ) from None
+        return cls(**values, run=name)
 
     def command(self) -> str:
-        """Return the command line that does this.
+        r"""Return the command line that does this, in one line of printable characters.
 
         >>> Task(source="in.csv", prompt="Sum: {text}", model="sim/demo", output="o.csv").command()
         "llmflow run in.csv --prompt 'Sum: {text}' --model sim/demo --output o.csv"
@@ -109,13 +117,26 @@ class Task:
             value = getattr(self, each.name)
             if each.name == "run" and value == replace(self, run=None).name:
                 continue  # it has its name from the output
-            if each.name == _ARGUMENT or value is None or value is False:
+            if each.name in _NO_OPTIONS or value is None or value is False:
                 continue
             words.append(f"--{_NAMES.get(each.name, each.name).replace('_', '-')}")
             if value is not True:
-                words.append(f"{value:g}" if isinstance(value, float) else str(value))
-        return shlex.join(words)
+                words.append(
+                    str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+                )
+        return " ".join(map(quoted, words))
 
 
 def _absolute(path: str) -> str:
     return path if path == "-" else str(Path(path).absolute())
+
+
+def _working_directory() -> str | None:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # it was deleted
+        return None
+
+
+def _lost(name: str) -> str:
+    return f"what the run {name} was started with is not in its journal: run its command again"
