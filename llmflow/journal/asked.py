@@ -12,14 +12,20 @@ _ASK: Final = (
 )
 
 
-class Asked:
-    """Counts, exactly, in 16 MB of memory and beyond that in a file that nobody sees.
+_IN_MEMORY: Final = 100_000
+"""Questions that are counted in a dictionary, of some 110 bytes each."""
 
-    A dictionary would take 1.5 GB for ten million questions.
+
+class Asked:
+    """Counts, exactly, in 30 MB of memory and beyond that in a file that nobody sees.
+
+    A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
+    it is twenty times as fast, and most runs need no more.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._first: dict[bytes, int] = {}
         # A database without a name is private, and removed when it is closed.
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
@@ -33,10 +39,20 @@ class Asked:
 
     def count(self, fingerprint: bytes) -> int:
         """Return how often this was asked before, and count it."""
+        first = self._first
         with self._lock:
+            times = first.get(fingerprint)
+            if times is not None:
+                first[fingerprint] = times = times + 1
+                return times
+            # Once it is full nothing new is put in: a question is in one of the two.
+            if len(first) < _IN_MEMORY:
+                first[fingerprint] = 0
+                return 0
             return int(self._connection.execute(_ASK, (fingerprint,)).fetchall()[0][0])
 
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
+            self._first.clear()
             self._connection.close()
