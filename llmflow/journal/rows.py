@@ -101,24 +101,35 @@ def answer_row(
 
 def response_of(row: Sequence[Any]) -> Response:
     """Return the answer that a row holds; its columns begin with ``at``."""
-    (_, text, finish_reason, model, provider, request_id, *tokens, cost, attempts, waited, raw) = (
-        row
-    )
-    given = (
-        _text(each) if isinstance(each, bytes) else each
-        for each in (text, finish_reason, model, provider, request_id)
-    )
-    text, finish_reason, model, provider, request_id = given
-    into, out, cached, reasoning, written, written_1h = tokens
+    *told, raw = row
+    if bytes in map(type, told):
+        told = [_text(each) for each in told]
+    (
+        _,
+        text,
+        finish_reason,
+        model,
+        provider,
+        request_id,
+        input_tokens,
+        output_tokens,
+        cached_tokens,
+        reasoning_tokens,
+        cache_write_tokens,
+        cache_write_1h_tokens,
+        cost,
+        attempts,
+        waited,
+    ) = told
     return Response(
         text=text,
         usage=Usage(
-            input_tokens=into,
-            output_tokens=out,
-            cached_tokens=cached,
-            reasoning_tokens=reasoning,
-            cache_write_tokens=written,
-            cache_write_1h_tokens=written_1h,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached_tokens,
+            reasoning_tokens=reasoning_tokens,
+            cache_write_tokens=cache_write_tokens,
+            cache_write_1h_tokens=cache_write_1h_tokens,
         ),
         finish_reason=finish_reason,
         model=model,

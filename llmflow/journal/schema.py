@@ -122,6 +122,9 @@ def open_writer(
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.OperationalError("its file system cannot share memory between processes")
+        # SQLite opens what it may only read without a word.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
         level = {"process": "NORMAL", "power": "FULL"}[durability]
         connection.execute(f"PRAGMA synchronous = {level}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")

@@ -254,7 +254,10 @@ def test_counting_begins_anew_in_every_session(tmp_path: Path) -> None:
             assert [journal.ask(key(n % 2)) for n in range(4)] == [0, 0, 1, 1]
 
 
-def test_counting_is_exact_beyond_what_is_kept_in_memory(tmp_path: Path) -> None:
+def test_counting_is_exact_beyond_what_is_kept_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmflow.journal.asked._IN_MEMORY", 5_000, raising=False)
     with opened(tmp_path / "run") as journal:
         journal._asked._connection.execute("PRAGMA cache_size = 10")
         for expected in range(2):
