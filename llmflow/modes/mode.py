@@ -29,7 +29,7 @@ class Call(NamedTuple):
 class Mode(Protocol):
     """A way to get answers: live calls, or batch jobs."""
 
-    async def complete(self, call: Call) -> Response:
+    async def complete(self, call: Call, /) -> Response:
         """Answer one call.
 
         Raises:

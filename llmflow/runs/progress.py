@@ -14,8 +14,8 @@ from llmflow.progress.painter import Painter
 from llmflow.progress.view import Traffic, View
 
 if TYPE_CHECKING:
+    from llmflow.runs.recorder import Recorder
     from llmflow.runs.run import Run
-    from llmflow.runs.watching import WatchedRecorder
 
 _STOP_SECONDS: Final = 2.0
 
@@ -37,7 +37,7 @@ class RunProgress:
     def __init__(
         self,
         run: Run,
-        recorder: WatchedRecorder,
+        recorder: Recorder,
         *,
         total: int | None = None,
         stream: IO[str] | None = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError
 from llmflow.events import listening, observed
+from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.mode import Call
 from llmflow.runs.route import Route
 from llmflow.runs.sharing import Group, Sharing
@@ -54,6 +55,8 @@ class Recorder:
         self._run_id = run_id
         self._sharing = Sharing()
         self._forecasts: dict[Hashable, OutputForecast] = {}
+        # Of a run only: what is outside of runs goes on for ever.
+        self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
 
     async def answer(self, request: Request, route: Route) -> Response:
@@ -64,6 +67,8 @@ class Recorder:
             BudgetExceededError: it does not fit into the budget any more.
             JournalError: the answer could not be written down.
         """
+        if self._run_id is not None and route not in self._routes:
+            self._routes[route] = route.limiter.statistics()
         call = route.call(request)
         if not listening():
             return await self._answer(call, route)
@@ -75,6 +80,21 @@ class Recorder:
             request=request,
             run_id=self._run_id,
         )
+
+    def limiters(self) -> dict[Limiter, LimiterStatistics]:
+        """Return the limiters of its calls, each with its statistics before the first of them."""
+        found: dict[Limiter, LimiterStatistics] = {}
+        for route, before in dict(self._routes).items():  # other threads may add to it
+            found.setdefault(route.limiter, before)
+        return found
+
+    def prices_as_of(self) -> str | None:
+        """Return the day of the public prices that a route's answers cost; else None."""
+        if not any(_is_public(route) for route in dict(self._routes)):
+            return None
+        from llmflow.pricing import PRICES_AS_OF
+
+        return PRICES_AS_OF
 
     async def _answer(self, call: Call, route: Route) -> Response:
         tally = self.tally
@@ -311,6 +331,16 @@ class Recorder:
             most = None if context is None else context.max_output_tokens
             forecast = self._forecasts[model] = OutputForecast(most=most)
         return forecast
+
+
+def _is_public(route: Route) -> bool:
+    price = route.price()
+    if price is None or price.is_free:
+        return False
+    from llmflow.pricing import price_of
+
+    provider = route.provider
+    return price == price_of(f"{provider.name}/{provider.model}", base_url=route.endpoint or None)
 
 
 async def _all(writes: list[Coroutine[Any, Any, None]]) -> None:

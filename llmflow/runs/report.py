@@ -12,8 +12,8 @@ from llmflow.progress.words import compact, duration
 from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
+    from llmflow.runs.recorder import Recorder
     from llmflow.runs.run import Run
-    from llmflow.runs.watching import WatchedRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class RunReport(RunStatistics):
         return lines
 
 
-def report_of(run: Run, recorder: WatchedRecorder | None) -> RunReport:
+def report_of(run: Run, recorder: Recorder | None) -> RunReport:
     """Return the report of a run.
 
     Args:

@@ -30,7 +30,6 @@ from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.context import entered, in_a_script, whole_program
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
-from llmflow.runs.watching import WatchedRecorder
 
 if TYPE_CHECKING:
     from llmflow.budget import Budget, Ledger
@@ -108,7 +107,7 @@ class Run:
         self._about = _checked_about(about)
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
-        self._recorder: WatchedRecorder | None = None
+        self._recorder: Recorder | None = None
         self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
         self._on_event = on_event
         self._subscription: Subscription | None = None
@@ -184,7 +183,7 @@ class Run:
                 self._journal.close(state="stopped")
                 self._journal = None
             raise
-        self._recorder = WatchedRecorder(
+        self._recorder = Recorder(
             journal=self._journal,
             ledger=self._ledger,
             retry_failed=self.retry_failed,

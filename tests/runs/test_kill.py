@@ -92,9 +92,7 @@ def series(kills: int, seed: int, out: Path) -> None:
     assert stats.answered <= ITEMS + AT_ONCE * killed
     summary = find_run("killed")
     assert (summary.state, summary.totals.answers) == ("complete", ITEMS)
-    # What the last session did not have to ask was saved by the killed ones.
     assert stats.answered >= ITEMS
-    assert shared["replayed"] > 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
