@@ -123,7 +123,7 @@ class Journal:
             try:
                 return cls(folder, lock, connection, whole=store == "full", wall=wall)
             except BaseException:
-                connection.close()
+                schema.close_writer(path, connection)
                 raise
         except (sqlite3.Error, OSError, ValueError) as error:
             if lock is not None:
@@ -283,8 +283,7 @@ class Journal:
                 self._asked.close()
                 # The writer last, for the last one puts the log into the file.
                 reader.close()
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.close()
+                schema.close_writer(self._path, self._connection)
                 self._lock.release()
                 _open.discard(self)
 

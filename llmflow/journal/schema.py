@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -85,6 +86,10 @@ CREATE UNIQUE INDEX failures_key ON failures (fingerprint, ordinal);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
+_looking = threading.Lock()
+_in_use: Final[set[tuple[int, int]]] = set()
+"""The files that this process writes."""
+
 Migration = Callable[[sqlite3.Connection], None]
 
 
@@ -113,6 +118,8 @@ def open_writer(
     """
     _make(path)
     check_file(path, newest=len(migrations))
+    with _looking:
+        _in_use.add(_identity(path))
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -122,17 +129,22 @@ def open_writer(
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.OperationalError("its file system cannot share memory between processes")
-        # SQLite opens what it may only read without a word.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
         level = {"process": "NORMAL", "power": "FULL"}[durability]
         connection.execute(f"PRAGMA synchronous = {level}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
     except BaseException:
-        connection.close()
+        close_writer(path, connection)
         raise
     return connection
+
+
+def close_writer(path: Path, connection: sqlite3.Connection) -> None:
+    """Close what `open_writer` has opened."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
+    with _looking:
+        _in_use.discard(_identity(path))
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -162,13 +174,20 @@ def open_to_look(path: Path) -> sqlite3.Connection:
 def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
     """Look at a file before SQLite opens it for writing, which could change it.
 
+    A file that this process writes is left alone: it has been looked at, and closing it would
+    take SQLite's locks from all of the process, as POSIX has it. Another program could then
+    take itself for the last one that uses the file, and remove the log that is written to.
+
     Raises:
         JournalError: it is no journal, of a newer llmflow, or cut off.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEADER)
-        size = os.fstat(file.fileno()).st_size
+    with _looking:
+        if _identity(path) in _in_use:
+            return
+        with path.open("rb") as file:
+            head = file.read(_HEADER)
+            size = os.fstat(file.fileno()).st_size
     if not head:
         return  # made a moment ago, by a process that was stopped there
     if len(head) < _HEADER or not head.startswith(_MAGIC):
@@ -194,10 +213,20 @@ def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
         raise damaged(path, "its end is missing")
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0  # opening it says why
+    return found.st_dev, found.st_ino
+
+
 def _make(path: Path) -> None:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        # SQLite opens what it may only read without a word.
+        os.close(os.open(path, os.O_RDWR))
         return
     try:
         restrict(file)
@@ -258,3 +287,14 @@ def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, f"it has no table {', '.join(missing)}")
     for table in ("answers", "failures"):
         connection.execute(f"SELECT * FROM {table} ORDER BY id DESC LIMIT 1").fetchall()  # noqa: S608
+
+
+def _after_fork() -> None:
+    """Begin anew: nothing is this process's, and a thread may have been looking."""
+    global _looking  # noqa: PLW0603
+    _looking = threading.Lock()
+    _in_use.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

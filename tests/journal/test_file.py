@@ -191,7 +191,7 @@ def test_an_older_journal_is_brought_up_to_date_step_by_step(folder: Path) -> No
         assert connection.execute("SELECT * FROM notes").fetchall() == [("answer 3", "yes")]
         assert connection.execute("PRAGMA user_version").fetchone() == (len(steps),)
         assert connection.execute("SELECT count(*) FROM answers").fetchone() == (500,)
-        connection.close()
+        schema.close_writer(path, connection)
     with pytest.raises(JournalError, match="install a newer llmflow"):
         Journal.open(folder)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import threading
@@ -290,6 +291,27 @@ async def test_a_program_that_only_looks_does_not_stop_the_writer(tmp_path: Path
             await journal.record(key(number), 0, answer(number))
         connection.close()
         assert journal.totals.answers == 50
+
+
+@posix
+async def test_looking_at_a_run_of_this_process_leaves_it_its_locks(tmp_path: Path) -> None:
+    """Closing a file takes a process's locks on it; SQLite's log would be removed by others."""
+    folder = tmp_path / "run"
+    journal = Journal.open(folder)
+    await journal.record(key(1), 0, answer(1))
+    assert read_summary(folder) is not None
+    program = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM answers')"
+    process = start(program, folder / schema.NAME)
+    process.communicate()
+    assert process.returncode == 0
+    assert (folder / f"{schema.NAME}-wal").exists()
+    await journal.record(key(2), 0, answer(2))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)  # what a kill would leave
+    journal.close()
+    assert schema._in_use == set()
+    with opened(copy) as left:
+        assert [left.find(key(n), 0) for n in (1, 2)] == [answer(1), answer(2)]
 
 
 async def test_a_program_that_writes_by_hand_is_named_in_the_error(
