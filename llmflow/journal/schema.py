@@ -165,6 +165,9 @@ def open_to_look(path: Path) -> sqlite3.Connection:
             connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
         except sqlite3.OperationalError:
             connection.close()  # in a folder where not even shared memory can be made
+        except BaseException:
+            connection.close()
+            raise
         else:
             return connection
     # All is in the one file: there is nothing to share, and no file has to be made beside it.
@@ -253,8 +256,12 @@ def _connect(address: str) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=16,
     )
-    connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cache_size = -8000")
+    except BaseException:  # such as a file that is no database
+        connection.close()
+        raise
     return connection
 
 

@@ -17,7 +17,7 @@ from llmflow import pricing
 from llmflow.pricing import FREE, Price, context_of, price_of
 
 ROOT = Path(__file__).parent.parent.parent
-FILE = ROOT / "llmflow" / "pricing" / "prices.json"
+FILE = Path(pricing.__file__).with_name("prices.json")
 NAMES = {each.name for each in fields(Price)}
 
 Table = Mapping[str, Any]
