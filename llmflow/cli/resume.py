@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.options import CONFIG
 from llmflow.cli.task import Task
 from llmflow.errors import InputError, JournalError, redact
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
 
-_DRAIN = "How long to wait for answers on their way once stopped."
+_DRAIN = "How long to wait for answers on their way once stopped; by default as long as before."
 
 
 @click.command("resume", short_help="Go on with a run that was stopped.")
@@ -33,7 +32,7 @@ _DRAIN = "How long to wait for answers on their way once stopped."
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
 @click.option("--drain", type=click.FloatRange(min=0), metavar="SECONDS", help=_DRAIN)
-@CONFIG
+@click.option("--config", metavar="FILE", help="Another configuration file than the run's own.")
 def command(name: str, config: str | None, **options: Any) -> int:
     """Go on with RUN, a name of `llmflow runs` or its beginning.
 
