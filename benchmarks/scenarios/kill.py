@@ -20,9 +20,9 @@ SEED = 7
 
 def kill(options: Options) -> dict[str, Any]:
     """Kill -9 at random moments after the start; what is left is a whole run, once."""
-    n = options.n or 4_000
+    n = options.n or 6_000
     rng = random.Random(SEED)
-    kills = 0
+    answered = in_flight = 0
     with (
         server(latency=Latency(seconds=0.1)) as sim,
         tempfile.TemporaryDirectory() as place,
@@ -34,19 +34,22 @@ def kill(options: Options) -> dict[str, Any]:
             before = sim.stats().received
             process = command.start()
             _wait_for_requests(sim, before)
-            time.sleep(rng.uniform(0.0, 0.5))
+            time.sleep(rng.uniform(0.0, 3.0))
+            in_flight += sim.stats().in_flight
             process.kill()
             process.wait()
-            kills += 1
+        answered = sim.stats().answered
         ended = command.run()
         lost, doubled = command.missing_and_more(n)
         repeated = sim.stats().received - n
     checks = [
         Check("rows lost", lost + abs(ended.status), "", most=0),
         Check("rows doubled", doubled, "", most=0),
-        Check("requests repeated per kill", repeated / kills, "", most=CONCURRENCY),
+        Check("requests repeated per kill", repeated / KILLS, "", most=CONCURRENCY),
+        Check("requests at the server, just before a kill", in_flight / KILLS, ""),
+        Check("answers before the last kill", answered, ""),
     ]
-    what = f"{n:,} rows, {CONCURRENCY} in flight, latency 0.1 s; {kills} times kill -9, then run"
+    what = f"{n:,} rows, {CONCURRENCY} in flight, latency 0.1 s; {KILLS} times kill -9, then run"
     return checked(what, n, checks, seed=SEED)
 
 
