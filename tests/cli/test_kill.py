@@ -158,7 +158,8 @@ class TestSignals:
         popen.send_signal(signal.SIGTERM)
         assert ended(popen).code == 130
         assert recorded(the_run()) >= 15 - 10
-        assert recorded(the_run()) == len(rows_of("out.partial.jsonl"))
+        # What was written down in the last moment may not have become a row any more.
+        assert recorded(the_run()) >= len(rows_of("out.partial.jsonl"))
         assert ended(process(*words(sim))).code == 0
         assert answers() == [f"text {n}" for n in range(60)]
         assert sim.stats().received <= 60 + 10
