@@ -31,6 +31,8 @@ def current_run() -> Run | None:
     True
     """
     run = entered.get()
+    while run is not None and run.is_detached:
+        run = run.outer
     if run is None and whole_program:
         run = whole_program[-1]
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 import sys
@@ -109,6 +108,10 @@ class Run:
         self._ledger: Ledger | None = None
         self._recorder: Recorder | None = None
         self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
+        self.outer: Run | None = None
+        """The run whose block this one's is in."""
+        self.is_detached = False
+        """Whether it is over without having left the context that it was entered in."""
         self._on_event = on_event
         self._subscription: Subscription | None = None
         self._shows_progress = progress
@@ -129,6 +132,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.open()
+        self.outer = entered.get()
         self._tokens = entered.set(self), current_run_id.set(self.id)
         if in_a_script():
             whole_program.append(self)
@@ -253,11 +257,17 @@ class Run:
         if self in whole_program:
             whole_program.remove(self)
         tokens, self._tokens = self._tokens, None
-        if tokens is not None:
-            # Left in another context than entered: there is nothing to go back to.
-            with contextlib.suppress(ValueError):
+        if tokens is None:
+            return
+        # A generator's block may be left in another context than it was entered, or after the
+        # block around it. What it was entered in keeps it, and has to look through it.
+        self.is_detached = entered.get() is not self
+        if not self.is_detached:
+            try:
                 entered.reset(tokens[0])
                 current_run_id.reset(tokens[1])
+            except ValueError:
+                self.is_detached = True
 
     # --- what it did --------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,47 @@ def test_two_runs_in_tasks_side_by_side_do_not_mix() -> None:
 
     assert asyncio.run(main()) == [3, 5]
     assert [find_run(name).totals.answers for name in "ab"] == [3, 5]
+
+
+def test_a_generator_that_is_broken_off_does_not_leave_its_run_behind() -> None:
+    over = asyncio.Event()
+
+    async def answers(llm: LLM) -> AsyncIterator[str]:
+        try:
+            async with Run("broken-off"):
+                while True:
+                    yield await llm("Hi")
+        finally:
+            over.set()
+
+    async def main() -> None:
+        llm = LLM(ScriptedProvider())
+        async for _ in answers(llm):
+            break
+        gc.collect()
+        await over.wait()  # the loop closes what was broken off
+        assert await llm("Hello") == "ok"
+        assert current_run() is None
+
+    asyncio.run(main())
+
+
+def test_blocks_of_generators_may_be_left_in_any_order() -> None:
+    def block(name: str) -> Iterator[None]:
+        with Run(name):
+            yield
+
+    with Run("around") as around:
+        first, second = block("first"), block("second")
+        next(first)
+        next(second)
+        first.close()  # type: ignore[attr-defined]
+        inner = current_run()
+        assert inner is not None
+        assert inner.name == "second"
+        second.close()  # type: ignore[attr-defined]
+        assert current_run() is around
+    assert current_run() is None
 
 
 def test_what_is_asked_outside_belongs_to_no_run() -> None:
