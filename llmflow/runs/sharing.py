@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import Hashable
 
@@ -106,9 +107,12 @@ class Group:
         """Let one of the others ask: the call that asks was cancelled."""
         if self._being_written or self._answer.done():
             return
-        before, self._answer = self._answer, asyncio.get_running_loop().create_future()
+        # Of its own loop: a coroutine may be collected where none runs, or after the loop's end.
+        before = self._answer
+        self._answer = before.get_loop().create_future()
         self._led = False
-        before.cancel()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            before.cancel()
         self._leave(nth)
 
     def succeed_after(self, writing: asyncio.Future[None], response: Response, nth: int) -> None:

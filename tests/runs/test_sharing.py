@@ -9,6 +9,7 @@ import pytest
 
 from llmflow import LLM
 from llmflow.errors import ContentFilterError
+from llmflow.runs.sharing import Group, Sharing
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
 
@@ -105,3 +106,46 @@ async def test_whoever_is_cancelled_the_others_are_answered() -> None:
             answers = await asyncio.gather(*calls, return_exceptions=True)
         for call, answer in zip(calls, answers, strict=True):
             assert call in doomed or isinstance(answer, str)
+
+
+async def lead() -> tuple[Sharing, Group]:
+    sharing = Sharing()
+    group = sharing.join("key", 0)
+    assert await group.lead(0)
+    return sharing, group
+
+
+def test_a_call_that_is_collected_outside_of_its_loop_keeps_nobody_waiting() -> None:
+    async def again(sharing: Sharing) -> bool:
+        async with asyncio.timeout(5):
+            return await sharing.join("key", 1).lead(1)
+
+    with asyncio.Runner() as runner:
+        sharing, group = runner.run(lead())
+        group.give_up(0)
+        assert runner.run(again(sharing))
+
+
+def test_those_who_wait_are_told_when_the_call_that_asks_is_collected() -> None:
+    async def wait(group: Group) -> asyncio.Task[bool]:
+        group.enter(1)
+        waiting = asyncio.create_task(group.lead(1))
+        await asyncio.sleep(0)
+        return waiting
+
+    async def result(waiting: asyncio.Task[bool]) -> bool:
+        async with asyncio.timeout(5):
+            return await waiting
+
+    with asyncio.Runner() as runner:
+        _, group = runner.run(lead())
+        waiting = runner.run(wait(group))
+        group.give_up(0)
+        assert runner.run(result(waiting))
+
+
+def test_nothing_is_left_of_calls_whose_loop_was_closed_under_them() -> None:
+    with asyncio.Runner() as runner:
+        sharing, group = runner.run(lead())
+    group.give_up(0)
+    assert sharing._groups == {}
