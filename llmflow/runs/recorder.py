@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError
+from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError, redact
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.mode import Call
@@ -275,6 +275,7 @@ class Recorder:
                 self._give_back(key, nth, route)
             return
         covered = range(nth, nth + 1) if group is None else group.cover(nth)
+        error.message = redact(error.message)  # a provider of somebody else's may have forgotten
         self.recording += 1
         try:
             await self._journal.record_failure(key, covered.start, error, uses=len(covered))

@@ -21,6 +21,7 @@ from llmflow.errors import (
     RateLimitError,
     ServerError,
 )
+from llmflow.runs.catalog import find_run
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
@@ -243,3 +244,12 @@ def test_a_secret_in_an_error_is_not_in_the_file() -> None:
 
     folder = find_run("with-a-secret").folder
     assert all(secret.encode() not in path.read_bytes() for path in folder.iterdir())
+
+
+def test_a_key_that_a_provider_puts_into_an_error_is_not_kept() -> None:
+    key = "sk-proj-" + "a1B2" * 10
+    with pytest.raises(ContentFilterError), Run("with-a-key") as run:
+        LLM(ScriptedProvider([ContentFilterError(f"refused for {key}")])).run("Hi")
+    assert run.name is not None
+    folder = find_run(run.name).folder
+    assert not any(key.encode() in path.read_bytes() for path in folder.iterdir())
