@@ -25,7 +25,10 @@ def run_name(output: str, *, task: Iterable[str | None] = ()) -> str:
         task: what is asked of what, for an output that is a stream.
     """
     path = Path(output)
-    is_file = output != "-" and (path.is_file() or not path.exists())
+    try:
+        is_file = output != "-" and (path.is_file() or not path.exists())
+    except OSError:  # such as a name that is too long: whoever opens it says so
+        is_file = True
     if is_file:
         whole = path.resolve()
         stem, identity = whole.stem, str(whole)

@@ -236,8 +236,12 @@ def open_output(
         stream = sys.stdout.buffer if stdout is None else stdout
         return _stream_writer("<stdout>", cast("BinaryIO", stream), closes=False)
     # A link is followed: renaming would replace it by a file.
-    target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-    if target.is_dir():
+    try:
+        target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+        is_folder = target.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise cannot_write(name, error) from error
+    if is_folder:
         raise ConfigurationError(f"{name} is a folder; name a file in it")
     if target.exists() and not target.is_file():
         # A pipe or a device such as /dev/null must not be replaced by a file.
@@ -245,7 +249,11 @@ def open_output(
     failures = failed_path(target)
     for source in inputs:
         for mine in (target, failures):
-            if mine.exists() and Path(source).exists() and mine.samefile(source):
+            try:
+                is_input = mine.exists() and Path(source).exists() and mine.samefile(source)
+            except OSError as error:
+                raise cannot_write(mine, error) from error
+            if is_input:
                 raise ConfigurationError(
                     f"{source} is read by this run and would be written over; name another output"
                 )

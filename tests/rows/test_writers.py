@@ -373,6 +373,13 @@ class TestWhatCannotWork:
         with pytest.raises(ConfigurationError, match="would be written over"):
             open_output(tmp_path / "b.csv", inputs=["-", failed])
 
+    @pytest.mark.parametrize("length", [249, 300])
+    def test_a_name_that_is_too_long_is_told(self, tmp_path: Path, length: int) -> None:
+        source = tmp_path / "a.jsonl"
+        source.write_text("{}")
+        with pytest.raises(ConfigurationError, match="cannot be written: file name too long"):
+            open_output(tmp_path / f"{'x' * length}.jsonl", inputs=[source])
+
     def test_parquet_without_pyarrow_names_the_extra(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
