@@ -17,7 +17,7 @@ _IN_MEMORY: Final = 100_000
 
 
 class Asked:
-    """Counts, exactly, in 30 MB of memory and beyond that in a file that nobody sees.
+    """Counts, exactly, in 20 MB of memory and beyond that in a file that nobody sees.
 
     A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
     it is twenty times as fast, and most runs need no more.
@@ -28,7 +28,7 @@ class Asked:
         self._first: dict[bytes, int] = {}
         # A database without a name is private, and removed when it is closed.
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -16000"):
+        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8000"):
             self._connection.execute(f"PRAGMA {pragma}")
         self._connection.execute(
             "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) "
