@@ -69,7 +69,8 @@ def command(**options: Any) -> int:
     """Answer a prompt for every row of INPUT.
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
-    a folder of .txt and .md files, or - for standard input. Each row of OUT holds the
+    a folder of .txt and .md files, or - for standard input (JSON lines, or one text
+    per line; not CSV). Each row of OUT holds the
     input's fields, the row's position as 'index' and the answer as 'response', in the order
     of the answers; sort by 'index' for the input's order. Rows that failed for good are in
     OUT's neighbour *.failed.jsonl, with the reason. Until the end, and after an

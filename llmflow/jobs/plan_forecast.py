@@ -154,7 +154,7 @@ def paces(
         configured = getattr(quota, name)
         origin = origins.get(name, "given")
         if configured is None or limit < configured:
-            origin = "learned by an earlier run"
+            origin = "learned by an earlier run" if asked is None else "learned"
         if period >= DAY:
             # A day's worth may be asked at once, and then nothing until the next day.
             days = max(1, math.ceil(charge.likely / limit))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmflow.limits import LimiterStatistics
-from llmflow.progress.words import duration
+from llmflow.progress.words import duration, per_second
 from llmflow.runs.report import RunReport
 
 __all__ = ["Report", "duration", "spent"]
@@ -78,7 +78,7 @@ class Report:
         of = self.items + (self.remaining or 0)
         head = f"{self.answered:,} of {of:,} answered by {self.model}"
         where = f" -> {self.output}" if self.output else ""
-        lines = [f"{head} in {duration(self.seconds)} ({rate:.3g}/s){where}"]
+        lines = [f"{head} in {duration(self.seconds)} ({per_second(rate)}){where}"]
         lines.append(
             f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
             f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
@@ -89,7 +89,7 @@ class Report:
                 for name, limit in self.limits.items()
             )
             lines.append(f"quota used: {', '.join(shares)}")
-        else:
+        elif self.requests:
             lines.append("quota: none was set, and the provider named none")
         if self.verdict:
             lines.append(self.verdict)
@@ -113,9 +113,9 @@ class Report:
             )
             lines.append(", ".join(f"{number:,} {what}" for number, what in counts if number))
         if run.failed_before:
+            were = "was" if run.failed_before == 1 else "were"
             lines.append(
-                f"{run.failed_before:,} failed in an earlier session and were not asked again: "
-                "--retry-failed asks them"
+                f"{run.failed_before:,} failed in an earlier session and {were} not asked again"
             )
         if run.budget_spent is not None:
             lines.append(f"budget spent: {run.budget_spent}")

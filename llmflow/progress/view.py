@@ -153,6 +153,8 @@ class View:
 
     def _stopping(self) -> str:
         flight = self.traffic.in_flight
+        if not flight:
+            return "stopping"
         return f"stopping: {flight:,} answers on their way; Ctrl-C drops them"
 
     def _speed(self) -> str:

@@ -25,6 +25,15 @@ def duration(seconds: float) -> str:
     return f"{hours / 24:.0f} days"
 
 
+def per_second(rate: float) -> str:
+    """Return how many in a second, in three digits or all those before the point.
+
+    >>> per_second(0.7871), per_second(49.86), per_second(18_461.5)
+    ('0.787/s', '49.9/s', '18,462/s')
+    """
+    return f"{rate:,.0f}/s" if rate >= 999.5 else f"{rate:.3g}/s"
+
+
 def compact(number: float) -> str:
     """Return a number in three digits or so.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.budget.words import dollars
 from llmflow.progress.view import Traffic
-from llmflow.progress.words import compact, duration
+from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class RunReport(RunStatistics):
         rate = self.done / self.seconds if self.seconds else 0.0
         who = "run" if self.name is None else f"run {self.name}"
         calls = "1 call" if self.done == 1 else f"{self.done:,} calls"
-        lines = [f"{who}: {calls} in {duration(self.seconds)} ({rate:.3g}/s)"]
+        lines = [f"{who}: {calls} in {duration(self.seconds)} ({per_second(rate)})"]
         if self.done:
             lines.append(self.ways)
         cost = "" if self.money is None else f"; {self.money}"

@@ -26,7 +26,7 @@ from llmflow.errors import (
 )
 from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
 from llmflow.runs.catalog import checked_name, runs_folder
-from llmflow.runs.context import entered, in_a_script, whole_program
+from llmflow.runs.context import current_run, entered, in_a_script, whole_program
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
 
@@ -268,6 +268,9 @@ class Run:
                 current_run_id.reset(tokens[1])
             except ValueError:
                 self.is_detached = True
+        if entered.get() is not None:  # maybe of a block that was left out of order
+            inside = current_run()
+            current_run_id.set(None if inside is None else inside.id)
 
     # --- what it did --------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from llmflow.errors import (
     JournalError,
     UsageError,
 )
+from llmflow.events import current_run_id
 from llmflow.journal import Journal
 from llmflow.runs.catalog import find_run
 from llmflow.runs.context import current_run
@@ -160,7 +161,9 @@ def test_blocks_of_generators_may_be_left_in_any_order() -> None:
         assert inner.name == "second"
         second.close()  # type: ignore[attr-defined]
         assert current_run() is around
+        assert current_run_id.get() == around.id
     assert current_run() is None
+    assert current_run_id.get() is None
 
 
 def test_what_is_asked_outside_belongs_to_no_run() -> None:
