@@ -108,9 +108,14 @@ class InputError(UsageError):
 
 
 class JournalError(LLMFlowError):
-    """A run's journal cannot be read or written; the message says why and what to do."""
+    """A run's journal cannot be read or written; the message says why and what to do.
+
+    Attributes:
+        response: the answer that could not be written down, which was paid for; else None.
+    """
 
     fatal = True
+    response: Any = None
 
 
 class JournalBusyError(JournalError):

@@ -48,6 +48,8 @@ class Provider(Protocol):
         default_retry: the retry policy that fits this provider, or None for llmflow's own.
         endpoint: optional: where the provider is, such as its base URL; what was answered
             elsewhere is not taken for an answer from here.
+        server: optional: what takes the endpoint's place in that, if more than the endpoint
+            decides who answers. It is hashed and never shown.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.
     """

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from llmflow.cli.asking import asking
 from llmflow.cli.signals import on_signals, terminable, unheard
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
@@ -57,7 +58,9 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
 
 def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
-    llm, contact = _llm(task)
+    asked = asking(task)
+    llm, contact = asked.llm, asked.contact
+    llm.prepare()
     run, known = _run(task, llm, runs)
     with ExitStack() as stack:
         if known:
@@ -191,35 +194,6 @@ def _stdin(task: Task) -> IO[bytes] | None:
         return open(0, "rb", closefd=False)
     except OSError:
         raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
-
-
-def _llm(task: Task) -> tuple[LLM, Contact]:
-    from llmflow.config import load_config
-    from llmflow.jobs.contact import Contact
-    from llmflow.llm import LLM
-    from llmflow.types import Quota
-
-    config, contact = load_config(), Contact()
-    settings = config.settings(task.model)
-    # Each option takes the place of its own setting, not of the whole quota.
-    limits = {"rpm": task.rpm, "tpm": task.tpm}
-    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
-    provider = settings.provider(base_url=task.base_url)
-    llm = LLM(
-        task.model,
-        base_url=task.base_url,
-        quota=quota,
-        retry=contact.policy(settings.retry_over(provider.default_retry)),
-        system=task.system,
-        max_tokens=task.max_tokens,
-        temperature=task.temperature,
-        dedupe=True if task.dedupe else None,
-        cache=task.cache,
-        config=config,
-    )
-    llm.prepare()
-    return llm, contact
 
 
 def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:

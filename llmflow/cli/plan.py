@@ -15,11 +15,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
+from llmflow.cli.asking import asking
 from llmflow.cli.options import AMOUNT, CONFIG
 from llmflow.cli.signals import terminable
 from llmflow.cli.task import Task
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from llmflow.config import Settings
     from llmflow.jobs.plan import Plan
     from llmflow.jobs.plan_words import Line
-    from llmflow.llm import LLM
 
 _NOWHERE: Final = "-"
 
@@ -134,7 +134,10 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
         waiting = f"waiting for the first row of {rows.name}; Ctrl-C stops"
         with Notice(lambda: waiting, enabled=rows.once and not task.quiet):
             template.check(rows.head()[0])
-        llm, origins, price_source = _llm(task)
+        asked = asking(task)
+        prices = [
+            place for name, place in asked.settings.origins.items() if name.startswith("price.")
+        ]
         kept = not task.no_journal and load_config().journal.store != "off"
         read, started = 0, time.monotonic()
 
@@ -148,7 +151,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
 
         with Notice(progress, enabled=not task.quiet):
             return make_plan(
-                llm,
+                asked.llm,
                 rows,
                 template,
                 run=task.name if kept else None,
@@ -158,9 +161,9 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
                 sample=sample,
                 exact=exact,
                 concurrency=task.concurrency,
-                origins=origins,
-                price_source=price_source,
-                about={"kind": "command", "model": llm.model, "task": task.stored()},
+                origins=_origins(asked.settings, asked.given),
+                price_source=prices[0] if prices else None,
+                about={"kind": "command", "model": asked.llm.model, "task": task.stored()},
                 seen=seen,
             )
 
@@ -172,36 +175,6 @@ def _stdin(task: Task) -> IO[bytes] | None:
         return open(0, "rb", closefd=False)
     except OSError:
         raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
-
-
-def _llm(task: Task) -> tuple[LLM, Mapping[str, str], str | None]:
-    """Return the LLM that would be asked, who has set its limits, and who says what it costs."""
-    from llmflow.config import load_config
-    from llmflow.jobs.contact import Contact
-    from llmflow.llm import LLM
-    from llmflow.types import Quota
-
-    config = load_config()
-    settings = config.settings(task.model)
-    limits = {"rpm": task.rpm, "tpm": task.tpm}
-    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    # As a run has it: an option takes the place of its own setting, not of the whole quota.
-    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
-    provider = settings.provider(base_url=task.base_url)
-    llm = LLM(
-        task.model,
-        base_url=task.base_url,
-        quota=quota,
-        retry=Contact().policy(settings.retry_over(provider.default_retry)),
-        system=task.system,
-        max_tokens=task.max_tokens,
-        temperature=task.temperature,
-        dedupe=True if task.dedupe else None,
-        cache=task.cache,
-        config=config,
-    )
-    prices = [place for name, place in settings.origins.items() if name.startswith("price.")]
-    return llm, _origins(settings, given), prices[0] if prices else None
 
 
 def _origins(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
 from llmflow.jobs.plan_values import Span
 from llmflow.journal.asked import Asked
 from llmflow.journal.keys import fingerprint
-from llmflow.runs.route import canonical
+from llmflow.runs.route import canonical, server_of
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Charge, Request
 
@@ -315,7 +315,7 @@ class Survey:
         body = canonical(request) if encode is None else encode(request).body
         return fingerprint(
             provider=provider.name,
-            endpoint=getattr(provider, "endpoint", None) or "",
+            endpoint=server_of(provider),
             model=provider.model,
             body=body,
         )

@@ -132,7 +132,7 @@ class ParallelMode:
             response = await self._attempt(call)
         except ProviderError as failure:
             if not self.retry.retries(failure):
-                failure.attempts = max(1, call.attempts)
+                failure.attempts = call.attempts
                 raise
             response = await self._recover(call, failure, started)
         waited = clock.monotonic() - started - call.in_flight
@@ -158,7 +158,6 @@ class ParallelMode:
 
     async def _attempt(self, call: _Call) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
-        call.attempts += 1
         asked = self._clock.monotonic() if RequestAdmitted.wanted else None
         await self._pass_gates()
         try:
@@ -169,6 +168,7 @@ class ParallelMode:
                 patience=self.retry.daily_limit_patience,
             )
             call.place = permit.number
+            call.attempts += 1  # only now is it sent: who was refused admission was not
             try:
                 while True:
                     if asked is not None:

@@ -8,15 +8,16 @@ comes first, so that what a call was answered once is its answer in every sessio
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.errors import LLMFlowError, ProviderError, RequestTimeoutError, redact
+from llmflow.errors import JournalError, LLMFlowError, ProviderError, RequestTimeoutError, redact
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.mode import Call
-from llmflow.runs.route import Route
+from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
 from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
@@ -24,6 +25,9 @@ from llmflow.types import Request, Response
 if TYPE_CHECKING:
     from llmflow.budget import Ledger, OutputForecast, Reservation
     from llmflow.journal import Journal
+
+# Of a program that asks again for ever, what the journal remembers is enough.
+_MOST_GIVEN_BACK: Final = 100_000
 
 
 class Recorder:
@@ -58,6 +62,7 @@ class Recorder:
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
+        self._giving = threading.Lock()  # calls of several event loops may be in one run
 
     async def answer(self, request: Request, route: Route) -> Response:
         """Answer one request.
@@ -113,14 +118,15 @@ class Recorder:
     def _nth(self, key: bytes) -> int:
         """Return which of the session's equal calls the next one is."""
         assert self._journal is not None
-        free = self._given_back.pop(key, None)
-        if free is None:
-            return self._journal.ask(key)
-        first = min(free)
-        free.remove(first)
-        if free:
-            self._given_back[key] = free
-        return first
+        if self._given_back:
+            with self._giving:
+                if free := self._given_back.get(key):
+                    first = min(free)
+                    free.remove(first)
+                    if not free:
+                        del self._given_back[key]
+                    return first
+        return self._journal.ask(key)
 
     def _give_back(self, key: bytes, nth: int, route: Route) -> None:
         """Let the next equal call take the place of one of which nothing was written down.
@@ -129,7 +135,9 @@ class Recorder:
         to be asked for in every session.
         """
         if self._journal is not None and route.cache is None:
-            self._given_back.setdefault(key, []).append(nth)
+            with self._giving:
+                if len(self._given_back) < _MOST_GIVEN_BACK:
+                    self._given_back.setdefault(key, []).append(nth)
 
     def _fingerprint(self, call: Call, route: Route) -> bytes:
         from llmflow.journal import fingerprint
@@ -137,7 +145,7 @@ class Recorder:
         provider = route.provider
         return fingerprint(
             provider=provider.name,
-            endpoint=route.endpoint,
+            endpoint=server_of(provider),
             model=provider.model,
             body=route.body(call),
         )
@@ -250,12 +258,21 @@ class Recorder:
             reservation.settle_with(response)
             self._forecast(route).observe(response.usage.output_tokens)
         self.tally.answer(response)
-        if group is not None:
-            if self._journal is not None or route.cache is not None:
-                await self._write_shared(route, key, nth, response, group)
-        elif self._journal is not None:
-            await self._write(key, range(nth, nth + 1), response)
+        await self._write_answer(key, nth, response, route, group)
         return response
+
+    async def _write_answer(
+        self, key: bytes, nth: int, response: Response, route: Route, group: Group | None
+    ) -> None:
+        try:
+            if group is not None:
+                if self._journal is not None or route.cache is not None:
+                    await self._write_shared(route, key, nth, response, group)
+            elif self._journal is not None:
+                await self._write(key, range(nth, nth + 1), response)
+        except JournalError as error:
+            error.response = response  # it was paid for
+            raise
 
     async def _write(
         self, key: bytes, covered: range, response: Response, *, paid: bool = True

@@ -67,6 +67,14 @@ class Route:
         return canonical(call.request) if call.wire is None else call.wire.body
 
 
+def server_of(provider: Provider) -> str:
+    """Return what tells a provider's server from others of its name; only ever hashed.
+
+    It is the endpoint, unless the provider has a `server`: the environment may decide who answers.
+    """
+    return getattr(provider, "server", None) or getattr(provider, "endpoint", None) or ""
+
+
 def canonical(request: Request) -> bytes:
     """Write a request as bytes that are the same in every process.
 

@@ -11,6 +11,7 @@ It costs 2 to 3 ms of CPU time a call, which is 300 to 500 calls a second on one
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Hashable, Mapping
@@ -51,6 +52,8 @@ from llmflow_providers.wire import checked_base_url, text_of, texts
 _ONE_KEY: Final = frozenset(
     {"anthropic", "cerebras", "deepseek", "gemini", "groq", "mistral", "moonshot", "openai", "xai"}
 )
+# How variables end that name a server.
+_ADDRESS: Final = ("_API_BASE", "_BASE_URL", "_API_URL", "_ENDPOINT", "_HOST")
 _EMPTY: Final[Mapping[str, Any]] = {}
 # How litellm marks headers that are the provider's.
 _THEIRS: Final = "llm_provider-"
@@ -104,6 +107,24 @@ class LiteLLMProvider:
     def endpoint(self) -> str:
         """Where it is, if not at the provider's own address."""
         return self.base_url or ""
+
+    @property
+    def server(self) -> str:
+        """Who answers: the endpoint, else what the environment has litellm call instead.
+
+        It may hold a password and is for hashing only: answers of one server are not those
+        of another. The variables are named like ``OLLAMA_API_BASE`` or ``OPENAI_BASE_URL``.
+        """
+        if self.base_url:
+            return self.base_url
+        vendor = self.model.partition("/")[0] if "/" in self.model else "openai"
+        start = vendor.partition("_")[0].upper() + "_"
+        found = [
+            f"{name}={value}"
+            for name, value in sorted(os.environ.items())
+            if value and name.startswith(start) and name.endswith(_ADDRESS)
+        ]
+        return " ".join(found)
 
     def prepare(self) -> None:
         """Check that litellm is installed, knows the model's provider, and finds a key.

@@ -76,3 +76,19 @@ def test_a_request_that_is_wrong_is_no_sign_of_an_outage() -> None:
     assert outcome.errors == {"InvalidRequestError": 200}
     assert not outcome.limiters[0].is_down
     assert len(outcome.arrivals) == 200
+
+
+def test_what_was_refused_admission_was_not_sent_and_is_no_attempt() -> None:
+    sent = 0
+
+    def closed(now: float) -> WireReply:
+        nonlocal sent
+        sent += 1
+        body = b'{"error": {"message": "later", "type": "requests", "code": "rate_limit_exceeded"}}'
+        return WireReply(429, {"retry-after": "7200"}, body, 0.0)
+
+    outcome = play(SETTINGS, prompts(100), trouble=closed, quota=Quota(rpm=60))
+    errors = [each for each in outcome.results[0] if isinstance(each, ProviderError)]
+    assert len(errors) == 100
+    assert sent < 100
+    assert sum(each.attempts for each in errors) == sent

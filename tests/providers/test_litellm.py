@@ -134,6 +134,20 @@ def test_names_without_a_native_provider_come_here(name: str, model: str) -> Non
     assert found.model == model
 
 
+def test_a_server_that_the_environment_names_is_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = LiteLLMProvider("ollama_chat/llama3")
+    assert here.server == ""
+    monkeypatch.setenv("OLLAMA_API_BASE", "http://127.0.0.1:1")
+    first = here.server
+    monkeypatch.setenv("OLLAMA_API_BASE", "http://127.0.0.1:2")
+    assert len({"", first, here.server}) == 3
+    assert LiteLLMProvider("cohere_chat/command-r").server == ""
+    named = LiteLLMProvider("ollama_chat/llama3", base_url="http://127.0.0.1:3")
+    assert named.server == named.endpoint == "http://127.0.0.1:3"
+
+
 def test_the_domain_tells_keys_and_servers_apart_and_holds_no_key() -> None:
     domains = {
         LiteLLMProvider("a/b").domain,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from llmflow.errors import (
     ContentFilterError,
     ContextLengthError,
     InvalidRequestError,
+    JournalError,
     ModelNotFoundError,
     OutageError,
     ProviderError,
@@ -253,3 +255,18 @@ def test_a_key_that_a_provider_puts_into_an_error_is_not_kept() -> None:
     assert run.name is not None
     folder = find_run(run.name).folder
     assert not any(key.encode() in path.read_bytes() for path in folder.iterdir())
+
+
+def ask_on_a_full_disk(llm: LLM) -> None:
+    with Run("full") as run:
+        assert run._journal is not None
+        run._journal._connection.execute("PRAGMA max_page_count = 1")
+        llm.run("Hi")
+
+
+def test_an_answer_that_the_journal_could_not_take_is_with_the_error() -> None:
+    answer = "x" * 1_000_000
+    with pytest.raises(JournalError, match="make room") as caught:
+        ask_on_a_full_disk(LLM(ScriptedProvider([answer])))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.response.text == caught.value.response.text == answer

@@ -1,0 +1,63 @@
+"""The LLM that a task asks: what the command line says, over what llmflow.toml says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmflow.cli.task import Task
+    from llmflow.config.settings import Settings
+    from llmflow.jobs.contact import Contact
+    from llmflow.llm import LLM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """Who is asked, and how it was decided.
+
+    Args:
+        llm: what is asked; a run prepares it, a plan has no need to.
+        contact: notes whether the provider was reached.
+        settings: what the configuration says of the model.
+        given: the limits that options set.
+    """
+
+    llm: LLM
+    contact: Contact
+    settings: Settings
+    given: Mapping[str, Any]
+
+
+def asking(task: Task) -> Asking:
+    """Return the LLM of a task.
+
+    Raises:
+        ConfigurationError: the model, an option or the configuration is wrong.
+    """
+    from llmflow.config import load_config
+    from llmflow.jobs.contact import Contact
+    from llmflow.llm import LLM
+    from llmflow.types import Quota
+
+    config, contact = load_config(), Contact()
+    settings = config.settings(task.model)
+    # Each option takes the place of its own setting, not of the whole quota.
+    limits = {"rpm": task.rpm, "tpm": task.tpm}
+    given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
+    provider = settings.provider(base_url=task.base_url)
+    llm = LLM(
+        task.model,
+        base_url=task.base_url,
+        quota=quota,
+        retry=contact.policy(settings.retry_over(provider.default_retry)),
+        system=task.system,
+        max_tokens=task.max_tokens,
+        temperature=task.temperature,
+        dedupe=True if task.dedupe else None,
+        cache=task.cache,
+        config=config,
+    )
+    return Asking(llm=llm, contact=contact, settings=settings, given=given)
