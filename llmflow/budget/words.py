@@ -25,7 +25,7 @@ def refusal(
         estimate: what the refused call may come to.
     """
     limit = float(getattr(budget, reached))
-    remedy = "Raise the budget and run again: everything answered is kept."
+    remedy = "Raise the budget and run again: what is in the journal costs nothing."
     if reached == "seconds":
         return f"the budget of {limit:,g} seconds is used up. {remedy}"
     used, held, need = (
