@@ -34,8 +34,8 @@ class Reservation:
 
     def settle(
         self, *, usd: float | None = 0.0, tokens: float | None = 0.0, requests: float = 1.0
-    ) -> None:
-        """Replace what was reserved by what was spent. Only the first time counts.
+    ) -> Spent:
+        """Replace what was reserved by what was spent, and return it. Only the first time counts.
 
         Args:
             usd: US dollars; None: nobody knows, so what was reserved.
@@ -46,22 +46,21 @@ class Reservation:
         usd = estimate.usd if usd is None else usd
         tokens = estimate.tokens if tokens is None else tokens
         # A provider's own numbers: nothing that it says makes the budget larger.
-        self._ledger.end(
-            self,
-            Spent(
-                usd if usd > 0.0 else 0.0,
-                tokens if tokens > 0.0 else 0.0,
-                requests if requests > 0.0 else 0.0,
-            ),
+        spent = Spent(
+            usd if usd > 0.0 else 0.0,
+            tokens if tokens > 0.0 else 0.0,
+            requests if requests > 0.0 else 0.0,
         )
+        self._ledger.end(self, spent)
+        return spent
 
-    def settle_with(self, response: Response) -> None:
+    def settle_with(self, response: Response) -> Spent:
         """Settle with an answer: its cost, its tokens, its attempts.
 
         An answer that does not say what it used is taken to have used what was reserved.
         """
         tokens = response.usage.total_tokens
-        self.settle(
+        return self.settle(
             usd=response.cost if tokens or response.cost else None,
             tokens=tokens or None,
             requests=response.attempts,

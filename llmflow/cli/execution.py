@@ -66,10 +66,11 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
         if known:
             # First: what is in the partial file is lost if the journal cannot be read.
             stack.enter_context(run)
-        writer = _writer(task, rows, goes_on=known)
+        writer = _writer(task, rows, goes_on=known and run.noted("partial") == _partial(task))
         try:
             if not known:
                 stack.enter_context(run)
+            run.note("partial", _partial(task))
             total = None if rows.once else _checked_total(rows, quiet=task.quiet)
             job = _job(task, llm, rows, template, writer, contact)
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
@@ -194,6 +195,17 @@ def _stdin(task: Task) -> IO[bytes] | None:
         return open(0, "rb", closefd=False)
     except OSError:
         raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
+
+
+def _partial(task: Task) -> list[int] | None:
+    """Return which file holds the rows of an unfinished session, to be known again."""
+    from llmflow.rows.files import partial_path
+
+    try:
+        found = partial_path(Path(task.output)).stat()
+    except (OSError, ValueError):
+        return None
+    return [found.st_dev, found.st_ino]
 
 
 def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:

@@ -33,7 +33,7 @@ from llmflow.journal.rows import (
 )
 from llmflow.journal.summary import RunSummary, read_meta, summary_of, totals_of
 from llmflow.journal.values import Durability, Recorded, Store, Totals
-from llmflow.journal.writer import Writer
+from llmflow.journal.writer import Charged, Writer
 from llmflow.types import Response
 
 # Only the nearest row below is looked at: of a question that is asked ten thousand times,
@@ -245,6 +245,30 @@ class Journal:
         self._has_failures = True
         row = failure_row(fingerprint, nth, uses, self._wall(), error)
         await self._writer.put(row, failed=True, paid=paid)
+
+    def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
+        """Count what was spent and no row tells of, for the budgets of later sessions.
+
+        Args:
+            cost: US dollars.
+            tokens: input and output tokens.
+            requests: how many requests of no row it took.
+        """
+        if self._pid == os.getpid():
+            self._writer.charge(Charged(cost, tokens, requests))
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a plain value with the run, under a name of the caller's.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        self._check()
+        self._note(**{f"note.{name}": value})
+
+    def noted(self, name: str) -> Any:
+        """Return what `note` has kept, in this session or an earlier one; else None."""
+        return self._meta.get(f"note.{name}")
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""

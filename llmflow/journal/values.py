@@ -83,6 +83,9 @@ class Totals:
         input_tokens: tokens of the prompts that were answered.
         output_tokens: tokens of the answers.
         cost: US dollars of the answers whose price is known; None where none is.
+        unsaid_cost: US dollars that budgets were charged for what no reply told the use of:
+            answers without usage, requests that timed out or were cancelled on their way.
+        unsaid_tokens: tokens, likewise.
     """
 
     answers: int = 0
@@ -91,3 +94,5 @@ class Totals:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    unsaid_cost: float = 0.0
+    unsaid_tokens: float = 0.0

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from typing import Final, NamedTuple
 
@@ -80,6 +80,7 @@ DELETE FROM failures WHERE id IN (
     AND failures.ordinal < answers.ordinal + answers.uses
     WHERE answers.id > ?
 )"""
+_NONE_LESS: Final = partial(max, 0.0)
 _NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at', ?)"
 
 
@@ -91,6 +92,14 @@ class Entry(NamedTuple):
     paid: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+
+
+class Charged(NamedTuple):
+    """What a budget was charged that no row tells of."""
+
+    cost: float
+    tokens: float
+    requests: int
 
 
 class Writer:
@@ -124,6 +133,7 @@ class Writer:
         most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         self._sizes = [each for each in _SIZES if each * len(ANSWER_COLUMNS) <= most]
         self._waiting: deque[Entry] = deque()
+        self._charges: deque[Charged] = deque()
         self._news = threading.Event()
         self._told = False
         self._closing = False
@@ -163,6 +173,10 @@ class Writer:
                 loop.call_later(_PATIENCE_SECONDS, self._lend, loop, self._handed)
         return done
 
+    def charge(self, charged: Charged) -> None:
+        """Add to the totals, with the next group of rows. It takes no lock and never fails."""
+        self._charges.append(charged)
+
     def _lend(
         self, loop: asyncio.AbstractEventLoop, number: int, patience: float = _PATIENCE_SECONDS
     ) -> None:
@@ -172,7 +186,8 @@ class Writer:
             if self._done < number:
                 self._progress.wait(_LENT_SECONDS)
         if self._done >= number:
-            self._lenders.discard(loop)
+            with self._gate:
+                self._lenders.discard(loop)
         else:  # it waits for the disk: standing still does not help
             patience = min(_PATIENCE_MOST, patience * 2)
             loop.call_later(patience, self._lend, loop, number, patience)
@@ -185,6 +200,8 @@ class Writer:
         if thread is not None:
             self._news.set()
             thread.join()
+        if self._charges and self.failure is None:
+            self._write(())
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._serve, name="llmflow-journal", daemon=True)
@@ -227,20 +244,23 @@ class Writer:
         return self.failure
 
     def _commit(self, rows: Sequence[Entry]) -> None:
-        if not rows:
+        charges = list(self._charges)
+        if not rows and not charges:
             return
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            totals = self._insert(rows)
+            totals = self._insert(rows, charges)
             execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
             execute("COMMIT")
         except BaseException:
             roll_back(self._connection)
             raise
         self.totals = totals
+        for _ in charges:
+            self._charges.popleft()
 
-    def _insert(self, rows: Sequence[Entry]) -> Totals:
+    def _insert(self, rows: Sequence[Entry], charges: Sequence[Charged]) -> Totals:
         answers = [each.row for each in rows if not each.failed]
         failures = [each.row for each in rows if each.failed]
         failed = self.totals.failures
@@ -252,20 +272,25 @@ class Writer:
         answered = self.totals.answers + self._insert_rows(_ANSWERS, answers)
         if failed and answers:
             failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
-        return replace(self._spent(rows), answers=answered, failures=failed)
+        return replace(self._spent(rows, charges), answers=answered, failures=failed)
 
-    def _spent(self, rows: Sequence[Entry]) -> Totals:
-        """Return what has been spent, with these rows."""
+    def _spent(self, rows: Sequence[Entry], charges: Sequence[Charged]) -> Totals:
+        """Return what has been spent, with these rows and charges."""
         before = self.totals
         answers = [each.row for each in rows if each.paid and not each.failed]
         failures = [each.row for each in rows if each.paid and each.failed]
         requests = sum([row[ANSWER_ATTEMPTS] for row in answers])
         costs = [row[COST] for row in answers if row[COST] is not None and isfinite(row[COST])]
+        requests += sum([row[FAILURE_ATTEMPTS] for row in failures])
+        # A provider's own numbers: nothing that it says makes a budget larger.
         return Totals(
-            requests=before.requests + requests + sum([row[FAILURE_ATTEMPTS] for row in failures]),
-            input_tokens=before.input_tokens + sum([row[INPUT_TOKENS] for row in answers]),
-            output_tokens=before.output_tokens + sum([row[OUTPUT_TOKENS] for row in answers]),
-            cost=(before.cost or 0.0) + sum(costs) if costs else before.cost,
+            requests=before.requests + requests + sum([each.requests for each in charges]),
+            input_tokens=before.input_tokens + sum([max(0, row[INPUT_TOKENS]) for row in answers]),
+            output_tokens=before.output_tokens
+            + sum([max(0, row[OUTPUT_TOKENS]) for row in answers]),
+            cost=(before.cost or 0.0) + sum(map(_NONE_LESS, costs)) if costs else before.cost,
+            unsaid_cost=before.unsaid_cost + sum([each.cost for each in charges]),
+            unsaid_tokens=before.unsaid_tokens + sum([each.tokens for each in charges]),
         )
 
     def _insert_rows(self, statement: str, rows: Sequence[Row]) -> int:

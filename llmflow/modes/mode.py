@@ -11,6 +11,21 @@ next_call_id = count(1).__next__
 """Numbers the calls of this process, so that what is told of one call can be put together."""
 
 
+class Sent:
+    """What of a call was sent so far, for whoever pays where it is cancelled.
+
+    Attributes:
+        requests: how many requests were.
+        in_flight: whether one of them may be running at the provider.
+    """
+
+    __slots__ = ("in_flight", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.in_flight = False
+
+
 class Call(NamedTuple):
     """One call on its way to an answer.
 
@@ -19,11 +34,13 @@ class Call(NamedTuple):
         request: what is asked.
         wire: the request as it goes over the wire, or None for a provider that has a client
             of its own.
+        sent: where a mode keeps what it has sent; None where nobody asks.
     """
 
     id: int
     request: Request
     wire: WireRequest | None
+    sent: Sent | None = None
 
 
 class Mode(Protocol):

@@ -28,7 +28,7 @@ from llmflow.events import RequestAdmitted
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
-from llmflow.modes.mode import Call
+from llmflow.modes.mode import Call, Sent
 from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
@@ -56,6 +56,7 @@ class _Call:
         "place",
         "rejected_since",
         "request",
+        "sent",
         "wire",
     )
 
@@ -72,6 +73,7 @@ class _Call:
         self.place = 0
         self.in_flight = 0.0
         self.rejected_since: float | None = None
+        self.sent: Sent | None = None
 
 
 class ParallelMode:
@@ -126,6 +128,7 @@ class ParallelMode:
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
+        call.sent = asked.sent
         clock = self._clock
         started = clock.monotonic()
         try:
@@ -174,6 +177,8 @@ class ParallelMode:
                     if asked is not None:
                         waited = self._clock.monotonic() - asked
                         self._teller.admitted(call.id, call.attempts, waited)
+                    if call.sent is not None:
+                        call.sent.requests, call.sent.in_flight = call.attempts, True
                     try:
                         if self.hedging is None:
                             return await self._exchange(call, permit)
@@ -185,6 +190,8 @@ class ParallelMode:
                             overloaded=error.transient, signals=error.signals, reason=str(error)
                         )
                         raise
+                    if call.sent is not None:
+                        call.sent.in_flight = False
                     asked = self._clock.monotonic() if RequestAdmitted.wanted else None
                     await self._pass_gates()
                     await permit.renew()
@@ -192,6 +199,8 @@ class ParallelMode:
                 permit.release()
         except ProviderError as error:
             call.rejected_since = None
+            if call.sent is not None:
+                call.sent.in_flight = False
             error.provider = error.provider or self.provider.name
             error.model = error.model or self.provider.model
             raise

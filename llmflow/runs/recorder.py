@@ -13,10 +13,10 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.errors import JournalError, LLMFlowError, ProviderError, RequestTimeoutError, redact
+from llmflow.errors import JournalError, ProviderError, RequestTimeoutError, redact
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.modes.mode import Call
+from llmflow.modes.mode import Call, Sent
 from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
 from llmflow.runs.statistics import Tally
@@ -62,7 +62,7 @@ class Recorder:
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
-        self._giving = threading.Lock()  # calls of several event loops may be in one run
+        self._giving = threading.RLock()  # several event loops, and calls that are collected
 
     async def answer(self, request: Request, route: Route) -> Response:
         """Answer one request.
@@ -191,7 +191,7 @@ class Recorder:
             response = await self._from_cache(route, key, nth, group)
             if response is None:
                 response = await self._ask(call, route, key, nth, group)
-        except LLMFlowError as error:
+        except Exception as error:  # of anybody's code: to ask again would be paid again
             group.fail(error)
             raise
         except BaseException:
@@ -235,6 +235,7 @@ class Recorder:
         reservation: Reservation | None = None
         try:
             if self._ledger is not None:
+                call = call._replace(sent=Sent())
                 reservation = await self._reserve(call, route)
             response = await route.mode.complete(call)
         except ProviderError as error:
@@ -242,12 +243,13 @@ class Recorder:
             if reservation is not None:
                 # A request that was given up may have run, and be billed.
                 spent = None if isinstance(error, RequestTimeoutError) else 0.0
-                reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
+                charged = reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
+                self._charge(charged.usd, charged.tokens)
             await self._write_failure(key, nth, error, route, group)
             raise
         except BaseException:
             if reservation is not None:
-                reservation.release()
+                self._settle_cancelled(reservation, call.sent)
             if group is None:
                 self._give_back(key, nth, route)
             raise
@@ -255,11 +257,29 @@ class Recorder:
         if unpriced and (price := route.price()) is not None:
             response = replace(response, cost=price.cost(response.usage))
         if reservation is not None:
-            reservation.settle_with(response)
+            charged, usage = reservation.settle_with(response), response.usage
+            self._charge(
+                charged.usd - max(0.0, response.cost or 0.0),
+                charged.tokens - max(0, usage.total_tokens),
+            )
             self._forecast(route).observe(response.usage.output_tokens)
         self.tally.answer(response)
         await self._write_answer(key, nth, response, route, group)
         return response
+
+    def _settle_cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
+        """Take what was on its way as run and billed; nobody will hear what it came to."""
+        if sent is None or not sent.requests:
+            reservation.release()
+            return
+        spent = None if sent.in_flight else 0.0
+        charged = reservation.settle(usd=spent, tokens=spent, requests=sent.requests)
+        self._charge(charged.usd, charged.tokens, sent.requests)
+
+    def _charge(self, usd: float, tokens: float, requests: int = 0) -> None:
+        """Have later sessions know what the budget was charged and no row tells of."""
+        if self._journal is not None and (usd > 0.0 or tokens > 0.0 or requests):
+            self._journal.charge(cost=max(0.0, usd), tokens=max(0.0, tokens), requests=requests)
 
     async def _write_answer(
         self, key: bytes, nth: int, response: Response, route: Route, group: Group | None
@@ -287,12 +307,12 @@ class Recorder:
     async def _write_failure(
         self, key: bytes, nth: int, error: ProviderError, route: Route, group: Group | None
     ) -> None:
+        _redact(error)
         if self._journal is None or not self.is_conclusive(error):
             if group is None:
                 self._give_back(key, nth, route)
             return
         covered = range(nth, nth + 1) if group is None else group.cover(nth)
-        error.message = redact(error.message)  # a provider of somebody else's may have forgotten
         self.recording += 1
         try:
             await self._journal.record_failure(key, covered.start, error, uses=len(covered))
@@ -349,6 +369,15 @@ class Recorder:
             most = None if context is None else context.max_output_tokens
             forecast = self._forecasts[model] = OutputForecast(most=most)
         return forecast
+
+
+def _redact(error: ProviderError) -> None:
+    """Take keys out of what a provider says: one of somebody else's may have forgotten."""
+    error.message = redact(error.message)
+    for name in ("code", "request_id"):
+        if isinstance(text := getattr(error, name), str):
+            setattr(error, name, redact(text))
+    error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
 
 
 def _is_public(route: Route) -> bool:

@@ -123,7 +123,7 @@ class Run:
         self._left_at: float | None = None
         self._pid = os.getpid()
         self._closing = threading.Lock()
-        self._closed = False
+        self._closed = self._ended = False
 
     def __repr__(self) -> str:
         return f"<Run {self.name or 'without a name'}: {self.statistics().done:,} calls>"
@@ -145,7 +145,10 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
-        self.close(error)
+        try:
+            self.close(error)
+        finally:
+            self.close(error)  # where a Ctrl-C came in between
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -213,9 +216,14 @@ class Run:
         if self._recorder is None or self._pid != os.getpid():
             return
         with self._closing:  # whoever comes second returns when it is closed
-            if not self._closed:
-                self._closed = True
-                self._close(*self._state_after(error))
+            self._closed = True
+            if not self._ended:
+                try:
+                    self._close(*self._state_after(error))
+                except Exception:
+                    self._ended = True
+                    raise
+                self._ended = True  # and not where a Ctrl-C came: whoever closes again goes on
 
     def _close(self, state: str, reason: str | None) -> None:
         try:
@@ -300,6 +308,19 @@ class Run:
         """What is known of the run over all its sessions; None without a journal."""
         return None if self._journal is None else self._journal.totals
 
+    def note(self, name: str, value: Any) -> None:
+        """Keep a plain value with the run, for its next session; without a journal, nothing.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        if self._journal is not None:
+            self._journal.note(name, value)
+
+    def noted(self, name: str) -> Any:
+        """Return what `note` has kept, in this session or an earlier one; else None."""
+        return None if self._journal is None else self._journal.noted(name)
+
     @property
     def ledger(self) -> Ledger | None:
         """The accounting of its budget; None without one."""
@@ -329,10 +350,9 @@ class Run:
         totals = self.totals
         if totals is None:
             return Ledger(budget)
-        tokens = totals.input_tokens + totals.output_tokens
-        return Ledger(
-            budget, spent=Spent(usd=totals.cost or 0.0, tokens=tokens, requests=totals.requests)
-        )
+        tokens = totals.input_tokens + totals.output_tokens + totals.unsaid_tokens
+        usd = (totals.cost or 0.0) + totals.unsaid_cost
+        return Ledger(budget, spent=Spent(usd=usd, tokens=tokens, requests=totals.requests))
 
 
 def _checked_about(about: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 from collections.abc import Hashable
 
 from llmflow.types import Response
@@ -74,7 +73,7 @@ class Group:
         """
         error = self._answer.exception()
         if error is not None:
-            raise copy.copy(error)  # each caller adds its own traceback
+            raise _copied(error)  # each caller adds its own traceback
         return self._answer.result()
 
     def cover(self, nth: int) -> range:
@@ -148,6 +147,17 @@ class Group:
     def _end(self) -> None:
         if self._groups.get(self._key) is self:
             del self._groups[self._key]
+
+
+def _copied(error: BaseException) -> BaseException:
+    """Return an equal error, of whatever class, or the error where it cannot be copied."""
+    try:
+        copied = type(error).__new__(type(error))
+        copied.args, copied.__cause__ = error.args, error.__cause__
+        copied.__dict__.update(error.__dict__)
+    except Exception:  # noqa: BLE001 - a class of anybody's
+        return error
+    return copied
 
 
 class Sharing:

@@ -49,7 +49,8 @@ class Tally:
     """Counts, from any number of threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Again by its own thread: a call may be collected at any line, the locked ones among them.
+        self._lock = threading.RLock()
         self._counts: dict[str, int] = dict.fromkeys(
             (
                 "answered",

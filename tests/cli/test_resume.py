@@ -495,3 +495,28 @@ def test_a_command_that_is_kept_holds_no_session_options(
     shown = ended(process("runs", "show", the_run().name, "--json"))
     task = orjson.loads(shown.out)["about"]["task"]
     assert sorted(task) == ["base_url", "config", "folder", "model", "output", "prompt", "source"]
+
+
+class TestWithoutJournal:
+    def test_what_it_has_paid_for_is_not_overwritten_by_the_next_session(
+        self, process: Process, simulator: Start
+    ) -> None:
+        write_rows("in.jsonl", 60)
+        sim = simulator(latency=0.3)
+        answered = 0
+        for more in ([], ["--no-journal"], []):
+            before = sim.stats().received
+            popen = process(*words(sim, "--concurrency", "5", *more))
+            wait_for(lambda start=before: sim.stats().received >= start + 8, "8 requests")
+            popen.send_signal(signal.SIGINT)
+            assert ended(popen).code == 130
+            if more:
+                answered = len(rows_of("out.partial.jsonl"))
+                kept = {row["index"] for row in rows_of("out.partial.jsonl")}
+        assert answered >= 5
+        found = [
+            {row["index"] for row in rows_of(name)}
+            for name in listing()
+            if name.startswith("out.partial-")
+        ]
+        assert kept in found
