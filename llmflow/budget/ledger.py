@@ -104,15 +104,22 @@ class Ledger:
             raise self._error()
         return None
 
-    async def reserve(self, estimate: Estimate) -> Reservation:
+    async def reserve(
+        self, estimate: Estimate, *, anew: Callable[[], Estimate] | None = None
+    ) -> Reservation:
         """Reserve what a call may come to, and wait for that where it may help.
+
+        Args:
+            estimate: what it may come to.
+            anew: estimates again when its turn comes, for answers since then may have told
+                more; called with the ledger locked.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing under way can change that; or an
                 earlier call was refused.
         """
         reservation = self.reserve_nowait(estimate)
-        return await self._wait(estimate) if reservation is None else reservation
+        return await self._wait(estimate, anew) if reservation is None else reservation
 
     @property
     def spent(self) -> Spent:
@@ -158,8 +165,10 @@ class Ledger:
 
     # --- waiting ----------------------------------------------------------------------
 
-    async def _wait(self, estimate: Estimate) -> Reservation:
-        reservation = Reservation(self, estimate)
+    async def _wait(
+        self, estimate: Estimate, anew: Callable[[], Estimate] | None = None
+    ) -> Reservation:
+        reservation = Reservation(self, estimate, anew)
         loop = reservation.loop = asyncio.get_running_loop()
         future = reservation.future = loop.create_future()
         alarm = None
@@ -277,6 +286,8 @@ class Ledger:
             head = queue[0]
             if head.state == WAITING:
                 granted = head.can_go_on() and self._reached is None
+                if granted and head.anew is not None and not self._fits(head.estimate):
+                    head.estimate = head.anew()
                 if granted and not self._fits(head.estimate):
                     granted = False
                     if not self._check_hope(head.estimate):

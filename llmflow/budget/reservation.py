@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from llmflow.budget.value import Estimate, Spent
@@ -19,10 +20,13 @@ OVER: Final = 2
 class Reservation:
     """The right to make one call, and what is kept back for it until it is settled."""
 
-    __slots__ = ("_ledger", "estimate", "future", "loop", "state")
+    __slots__ = ("_ledger", "anew", "estimate", "future", "loop", "state")
 
-    def __init__(self, ledger: Ledger, estimate: Estimate) -> None:
+    def __init__(
+        self, ledger: Ledger, estimate: Estimate, anew: Callable[[], Estimate] | None = None
+    ) -> None:
         self.estimate = estimate
+        self.anew = anew
         self._ledger = ledger
         self.state = WAITING
         self.loop: asyncio.AbstractEventLoop | None = None

@@ -23,7 +23,7 @@ from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Ledger, OutputForecast, Reservation
+    from llmflow.budget import Estimate, Ledger, OutputForecast, Reservation
     from llmflow.journal import Journal
 
 # Of a program that asks again for ever, what the journal remembers is enough.
@@ -348,13 +348,14 @@ class Recorder:
         assert self._ledger is not None
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
-        expected = estimate(
-            call.request,
-            price,
-            charge=provider.reserve(call.request),
-            expected_output=self._forecast(route).tokens,
-        )
-        return self._ledger.reserve_nowait(expected) or await self._ledger.reserve(expected)
+        charge, forecast = provider.reserve(call.request), self._forecast(route)
+
+        def anew() -> Estimate:
+            return estimate(call.request, price, charge=charge, expected_output=forecast.tokens)
+
+        expected = anew()
+        ledger = self._ledger
+        return ledger.reserve_nowait(expected) or await ledger.reserve(expected, anew=anew)
 
     def _forecast(self, route: Route) -> OutputForecast:
         """Return what is known of the length of a model's answers in this run."""

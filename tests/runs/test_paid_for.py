@@ -203,3 +203,25 @@ def test_a_ctrl_c_while_a_run_is_closed_leaves_it_closed(
     with Run("held") as again:
         assert llm.run("a") == "ok"
         assert again.statistics().replayed == 1
+
+
+def test_calls_that_wait_for_the_budget_reserve_what_was_learned_meanwhile() -> None:
+    provider = ScriptedProvider(default=short, latency=0.01)
+    llm = LLM(provider, price=PRICE)
+
+    async def main() -> float:
+        # Of the 1,024 tokens that are assumed at first, only four answers would fit.
+        async with Run(budget=Budget(usd=0.045)) as run:
+            calls = (llm(f"{number}") for number in range(200))
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert answers == ["ok"] * 200
+            assert run.ledger is not None
+            return run.ledger.spent.usd
+
+    assert asyncio.run(main()) == pytest.approx(200 * 0.00015)
+
+
+def short(request: Request) -> Response:
+    """Answer in ten tokens, or so it says."""
+    usage = Usage(input_tokens=50, output_tokens=10)
+    return Response(text="ok", usage=usage, finish_reason="stop", model="m", provider="scripted")
