@@ -7,6 +7,7 @@ limiter and client: independent clients get the same answers.
 Public: import from here, not from the modules below.
 """
 
+from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.hosting import (
     SimulatorProcess,
@@ -21,6 +22,7 @@ from llmflow.simulator.stats import SimulatorStats
 from llmflow.simulator.timeline import Timeline
 
 __all__ = [
+    "BatchSettings",
     "Engine",
     "Faults",
     "Latency",

@@ -10,7 +10,7 @@ from llmflow.simulator.answer import Answer
 from llmflow.simulator.anthropic_request import MessagesRequest
 
 
-def usage(call: MessagesRequest, output_tokens: int) -> dict[str, Any]:
+def usage(call: MessagesRequest, output_tokens: int, *, tier: str = "standard") -> dict[str, Any]:
     """Return the usage object; its three kinds of input exclude each other."""
     written = call.written
     return {
@@ -22,7 +22,7 @@ def usage(call: MessagesRequest, output_tokens: int) -> dict[str, Any]:
             "ephemeral_1h_input_tokens": 0,
         },
         "output_tokens": output_tokens,
-        "service_tier": "standard",
+        "service_tier": tier,
         "inference_geo": "not_available",
     }
 
@@ -31,7 +31,7 @@ def _stop_reason(said: Answer) -> str:
     return "max_tokens" if said.cut else "end_turn"
 
 
-def message(call: MessagesRequest, said: Answer, *, ident: str) -> bytes:
+def message(call: MessagesRequest, said: Answer, *, ident: str, tier: str = "standard") -> bytes:
     """Return the body of a successful reply."""
     return orjson.dumps(
         {
@@ -42,7 +42,7 @@ def message(call: MessagesRequest, said: Answer, *, ident: str) -> bytes:
             "content": [{"type": "text", "text": said.text}] if said.text else [],
             "stop_reason": _stop_reason(said),
             "stop_sequence": None,
-            "usage": usage(call, said.tokens),
+            "usage": usage(call, said.tokens, tier=tier),
         }
     )
 

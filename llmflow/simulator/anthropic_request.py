@@ -212,12 +212,18 @@ def parse_messages(raw: bytes, settings: SimulatorSettings) -> MessagesRequest:
         AnthropicError: the real service would refuse it, in these words.
 
     """
-    body = _load(raw)
+    return read_messages(_load(raw), settings, caching=b'"cache_control"' in raw)
+
+
+def read_messages(
+    body: Mapping[str, Any], settings: SimulatorSettings, *, caching: bool
+) -> MessagesRequest:
+    """Read a request that is parsed already; `caching` says whether it may mark a prefix."""
     model = _required(body, "model")
     if not isinstance(model, str) or not model:
         raise _invalid("model: Input should be a valid string")
     max_tokens = _max_tokens(body)
-    prompt = _Prompt(model, caching=b'"cache_control"' in raw)
+    prompt = _Prompt(model, caching=caching)
     _read_system(body, prompt)
     last = _read_messages(body, prompt)
     _check_options(body)

@@ -8,17 +8,21 @@ import logging
 import socket
 import struct
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmflow.simulator.http_parser import MAX_HEAD, Chunks, Head, HttpError, parse_head
 
 if TYPE_CHECKING:
+    from llmflow.simulator.http_download import Download
     from llmflow.simulator.http_server import HttpServer
+    from llmflow.simulator.http_spool import Spool
 
 logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 1_048_576
 _LINGER_SECONDS = 1.0
+_PARTS_PER_TURN = 16
 _STATUS_LINES = {int(status): f"HTTP/1.1 {status:d} {status.phrase}" for status in HTTPStatus}
 # Closing such a socket sends a TCP reset instead of an orderly end.
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -27,12 +31,21 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class Exchange:
     """One request and the way to answer it. Every reply after the first is ignored."""
 
-    __slots__ = ("_connection", "arrived", "body", "context", "head", "open", "timer")
+    __slots__ = ("_connection", "arrived", "body", "context", "head", "open", "timer", "upload")
 
-    def __init__(self, connection: Connection, head: Head, body: bytes, arrived: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        head: Head,
+        body: bytes,
+        upload: Path | None,
+        arrived: float,
+    ) -> None:
         self._connection = connection
         self.head = head
         self.body = body
+        self.upload = upload
+        """The file that holds the body instead; the handler's from here on."""
         self.arrived = arrived
         """Loop time at which the request was complete."""
         self.open = True
@@ -50,6 +63,17 @@ class Exchange:
             self._connection.send_head(status, f"content-length: {len(body)}\r\n{headers}", kind)
             self._connection.send(b"" if self.head.method == "HEAD" else body)
             self._connection.finish(self)
+
+    def download(self, part: Download, *, headers: str = "", kind: str) -> None:
+        """Send a part of a file, as fast as the client reads it."""
+        if self.open:
+            headers = f"content-length: {part.left}\r\n{headers}"
+            self._connection.send_head(200, headers, kind)
+            if self.head.method == "HEAD":
+                part.close()
+                self._connection.finish(self)
+            else:
+                self._connection.pump(part)
 
     def start(self, *, headers: str = "") -> None:
         """Begin a stream of server-sent events."""
@@ -83,6 +107,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._head: Head | None = None
         self._chunks: Chunks | None = None
+        self._spool: Spool | None = None
+        self._download: Download | None = None
         self._exchange: Exchange | None = None
         self._advancing = False
         self._closing = False
@@ -122,6 +148,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._write_paused = False
+        if self._download is not None:
+            self.pump(self._download)
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -131,6 +159,11 @@ class Connection(asyncio.Protocol):
         self._server.left(self)
         if self._linger is not None:
             self._linger.cancel()
+        if self._spool is not None:
+            self._spool.discard()
+        if self._download is not None:
+            self._download.close()
+            self._download = None
         self._abandon()
         self._transport = None
 
@@ -166,14 +199,17 @@ class Connection(asyncio.Protocol):
             body = self._server.refuse(500, message, target=exchange.head.target)
             exchange.reply(500, body)
 
-    def _next(self) -> tuple[Head, bytes] | None:
+    def _next(self) -> tuple[Head, bytes, Path | None] | None:
         """Return the next request if all of it has come."""
         head = self._head or self._read_head()
         if head is None:
             return None
         buffer = self._buffer
         body: bytes | None
-        if head.length is None:
+        spool = self._spool
+        if spool is not None:
+            body = b"" if spool.take(buffer) else None
+        elif head.length is None:
             self._chunks = self._chunks or Chunks(self._server.max_body)
             body = self._chunks.take(buffer)
         elif len(buffer) < head.length:
@@ -186,8 +222,8 @@ class Connection(asyncio.Protocol):
                 self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._head = head
             return None
-        self._head = self._chunks = None
-        return head, body
+        self._head = self._chunks = self._spool = None
+        return head, body, None if spool is None else spool.path
 
     def _read_head(self) -> Head | None:
         buffer = self._buffer
@@ -205,7 +241,10 @@ class Connection(asyncio.Protocol):
             return None
         head = parse_head(bytes(buffer[:end]))
         del buffer[: end + 4]
-        if head.length is not None and head.length > self._server.max_body:
+        self._spool = self._server.spool(head)
+        if self._spool is not None:
+            self._spool.begin(head)
+        elif head.length is not None and head.length > self._server.max_body:
             message = f"The body is larger than {self._server.max_body} bytes."
             raise HttpError(413, message, target=head.target)
         return head
@@ -227,6 +266,29 @@ class Connection(asyncio.Protocol):
         """Write bytes."""
         if data and self._transport is not None:
             self._transport.write(data)
+
+    def pump(self, part: Download) -> None:
+        """Write as much of a download as the client takes now, and finish after all of it."""
+        exchange, self._download = self._exchange, part
+        turns = _PARTS_PER_TURN
+        while part.left and not self._write_paused:
+            if not turns:  # a fast reader must not keep others waiting
+                self._server.loop.call_soon(self._go_on, part)
+                return
+            turns -= 1
+            data = part.read()
+            if not data:  # the file is shorter than was promised
+                self.abort()
+                return
+            self.send(data)
+        if exchange is not None and not part.left:
+            self._download = None
+            part.close()
+            self.finish(exchange)
+
+    def _go_on(self, part: Download) -> None:
+        if self._download is part and not self._write_paused:
+            self.pump(part)
 
     def finish(self, exchange: Exchange) -> None:
         """End an exchange and go on to the next request."""

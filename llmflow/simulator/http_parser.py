@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 MAX_HEAD = 32_768
 _MAX_HEADERS = 100
@@ -87,12 +87,17 @@ def _length(headers: dict[str, str]) -> int | None:
 
 
 class Chunks:
-    """Takes a chunked body from the front of a buffer, as far as it has come."""
+    """Takes a chunked body from the front of a buffer, as far as it has come.
 
-    __slots__ = ("_body", "_left", "_limit", "_trailers")
+    With a file to put it into, the body that it returns in the end is empty.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("_body", "_file", "_left", "_limit", "_size", "_trailers")
+
+    def __init__(self, limit: int, *, into: BinaryIO | None = None) -> None:
         self._body = bytearray()
+        self._file = into
+        self._size = 0
         self._left = -1  # bytes of the current chunk, its line end included; -1: size comes next
         self._trailers = False
         self._limit = limit
@@ -102,7 +107,7 @@ class Chunks:
         while True:
             if self._left > 2:
                 part = buffer[: self._left - 2]
-                self._body += part
+                self._keep(part)
                 self._left -= len(part)
                 del buffer[: len(part)]
             if self._left >= 2:
@@ -123,12 +128,19 @@ class Chunks:
             if not digits or len(digits) > 12 or digits.strip(b"0123456789abcdefABCDEF"):
                 raise HttpError(400, "A chunk's size is malformed.")
             size = int(digits, 16)
-            if len(self._body) + size > self._limit:
+            self._size += size
+            if self._size > self._limit:
                 raise HttpError(413, f"The body is larger than {self._limit} bytes.")
             if size:
                 self._left = size + 2
             else:
                 self._trailers = True
+
+    def _keep(self, part: bytearray) -> None:
+        if self._file is None:
+            self._body += part
+        else:
+            self._file.write(part)
 
     @staticmethod
     def _line(buffer: bytearray) -> bytes | None:

@@ -16,6 +16,8 @@ from email.utils import formatdate
 from typing import Protocol
 
 from llmflow.simulator.http_connection import Connection, Exchange
+from llmflow.simulator.http_parser import Head
+from llmflow.simulator.http_spool import Spool
 
 
 class Refuse(Protocol):
@@ -38,6 +40,7 @@ class HttpServer:
         gone: called when a client left before its answer.
         refuse: returns the JSON body that says why a request cannot be served.
         max_body: largest request body, in bytes.
+        spool: says where the body of a request goes if not into memory.
 
     """
 
@@ -48,11 +51,13 @@ class HttpServer:
         gone: Callable[[Exchange], None],
         refuse: Refuse,
         max_body: int,
+        spool: Callable[[Head], Spool | None] = lambda _: None,
     ) -> None:
         self.handle = handle
         self.gone = gone
         self.refuse = refuse
         self.max_body = max_body
+        self.spool = spool
         self.connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()

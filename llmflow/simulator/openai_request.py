@@ -197,7 +197,11 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
         OpenAIError: the real service would refuse it, in these words.
 
     """
-    body = _load(raw)
+    return read_chat(_load(raw), settings)
+
+
+def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatRequest:
+    """Read a chat completion request that is parsed already; as `parse_chat` otherwise."""
     model = body.get("model")
     if model is None:
         raise _invalid(

@@ -8,9 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.batches.service import MOST_UPLOADED, Batches
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.http_connection import Exchange
+from llmflow.simulator.http_download import Download
+from llmflow.simulator.http_parser import Head
 from llmflow.simulator.http_server import HttpServer
+from llmflow.simulator.http_spool import Spool
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats
 
@@ -40,6 +44,8 @@ class Simulator:
         self.settings = settings or SimulatorSettings()
         self._engine: Engine | None = None
         self._server: HttpServer | None = None
+        self._batches: Batches | None = None
+        self._tick: asyncio.TimerHandle | None = None
         self._port = 0
 
     @property
@@ -80,6 +86,7 @@ class Simulator:
             gone=self._gone,
             refuse=self._engine.refuse,
             max_body=self.settings.max_body_bytes,
+            spool=self._spool,
         )
         host, port = self.settings.host, self.settings.port
         try:
@@ -91,12 +98,23 @@ class Simulator:
                 "choose another port, or port 0 for a free one"
             ) from error
         self._server = server
+        if self.settings.batch.state is not None:
+            try:
+                self._carry_on(self._open_batches())
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self, *, grace: float = 0.0) -> None:
         """Stop listening; answers under way are still sent for `grace` seconds."""
         server, self._server = self._server, None
         if server is not None:
             await server.close(grace=grace)
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -117,6 +135,9 @@ class Simulator:
 
     def _handle(self, exchange: Exchange) -> None:
         head = exchange.head
+        if exchange.upload is not None or Batches.owns(head.target):
+            self._handle_batch(exchange)
+            return
         reply = self._started().receive(
             head.method,
             head.target,
@@ -132,6 +153,47 @@ class Simulator:
         else:
             due = exchange.arrived + reply.delay
             exchange.timer = self._loop.call_at(due, self._answer, exchange, reply)
+
+    def _open_batches(self) -> Batches:
+        if self._batches is None:
+            self._batches = Batches(self.settings)
+        return self._batches
+
+    def _spool(self, head: Head) -> Spool | None:
+        if not Batches.uploads(head.method, head.target):
+            return None
+        return Spool(self._open_batches().store.scratch(), limit=MOST_UPLOADED)
+
+    def _handle_batch(self, exchange: Exchange) -> None:
+        head, batches = exchange.head, self._open_batches()
+        batches.advance(time.time())
+        reply = batches.receive(
+            head.method,
+            head.target,
+            headers=head.headers,
+            body=exchange.body,
+            upload=exchange.upload,
+            now=time.time(),
+        )
+        self._carry_on(batches)
+        if reply.lost:
+            exchange.reset()
+        elif reply.file is not None:
+            path, start, size = reply.file
+            part = Download(path, start=start, size=size)
+            exchange.download(part, headers=reply.headers, kind=reply.kind)
+        else:
+            exchange.reply(reply.status, reply.body, headers=reply.headers, kind=reply.kind)
+
+    def _carry_on(self, batches: Batches) -> None:
+        """Let the jobs go on, now and whenever something is due."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        now = time.time()
+        due = batches.advance(now)
+        if due is not None:
+            self._tick = self._loop.call_later(max(0.0, due - now), self._carry_on, batches)
 
     def _answer(self, exchange: Exchange, reply: Reply) -> None:
         if reply.fault == "reset":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Literal, NamedTuple, get_args
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.checks import choice, from_mapping, number, whole
 from llmflow.types import parse_amount
 
 Scope = Literal["key+model", "key", "model", "all"]
@@ -16,48 +17,6 @@ ChargeRule = Literal["max", "sum"]
 QuotaHeaders = Literal["bucket", "minute", "off"]
 AnswerStyle = Literal["summary", "echo"]
 CreditError = Literal["quota", "spend_limit", "balance"]
-
-_T = TypeVar("_T")
-
-
-def _number(name: str, value: object, *, above: float | None = None, low: float = 0.0) -> float:
-    """Return a finite float of at least `low` (or above `above`), or say what is wrong."""
-    rule = f"above {above:g}" if above is not None else f"of at least {low:g}"
-    message = f"{name} must be a number {rule}; got {value!r}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(message)
-    number = float(value)
-    if not math.isfinite(number) or (number <= above if above is not None else number < low):
-        raise ConfigurationError(message)
-    return number
-
-
-def _whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
-    rule = f"of at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
-    if high is not None and value > high:
-        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
-    return value
-
-
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f"{name} must be one of {allowed}; got {value!r}")
-
-
-def _from_mapping(cls: type[_T], data: object, *, name: str) -> _T:
-    """Build a settings object of `cls`; a key that it does not have is an error with its name."""
-    if not isinstance(data, Mapping):
-        raise ConfigurationError(f"{name} must be a table of settings; got {data!r}")
-    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
-    for key in data:
-        if key not in known:
-            raise ConfigurationError(
-                f"{name} has no setting {key!r}; there are: {', '.join(sorted(known))}"
-            )
-    return cls(**data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +46,7 @@ class Latency:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _number(f"latency.{item.name}", getattr(self, item.name))
+            number(f"latency.{item.name}", getattr(self, item.name))
         if self.spread > 1:
             raise ConfigurationError(
                 f"latency.spread must be at most 1, a fraction of seconds; got {self.spread!r}"
@@ -138,7 +97,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _number(f"faults.{item.name}", getattr(self, item.name))
+            number(f"faults.{item.name}", getattr(self, item.name))
         total = sum(probability for _, probability in self.table())
         if total > 1 + 1e-9:
             raise ConfigurationError(
@@ -219,6 +178,7 @@ class SimulatorSettings:
             beginning, which costs the simulator less time.
         latency: how long answers take; a number of seconds will do.
         faults: what goes wrong, and how often.
+        batch: how the batch APIs behave.
         seed: makes latencies and faults repeatable.
         max_body_bytes: larger request bodies are refused with 413.
 
@@ -259,6 +219,7 @@ class SimulatorSettings:
     answer: AnswerStyle = "summary"
     latency: Latency | float = Latency()
     faults: Faults = Faults()
+    batch: BatchSettings = field(default_factory=BatchSettings)
     seed: int = 0
     max_body_bytes: int = 16_777_216
 
@@ -267,11 +228,11 @@ class SimulatorSettings:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, parse_amount(value, name=name))
-        _whole("port", self.port, low=0, high=65535)
-        _number("burst_seconds", self.burst_seconds, above=0)
-        _number("ramp_window", self.ramp_window, above=0)
+        whole("port", self.port, low=0, high=65535)
+        number("burst_seconds", self.burst_seconds, above=0)
+        number("ramp_window", self.ramp_window, above=0)
         if self.ramp is not None:
-            _number("ramp", self.ramp, above=1)
+            number("ramp", self.ramp, above=1)
         for name, low in (
             ("max_concurrent", 1),
             ("credit_requests", 0),
@@ -281,12 +242,12 @@ class SimulatorSettings:
             ("max_body_bytes", 1),
         ):
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
-                _whole(name, getattr(self, name), low=low)
-        _choice("scope", self.scope, get_args(Scope))
-        _choice("credit_error", self.credit_error, get_args(CreditError))
-        _choice("charge", self.charge, get_args(ChargeRule))
-        _choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
-        _choice("answer", self.answer, get_args(AnswerStyle))
+                whole(name, getattr(self, name), low=low)
+        choice("scope", self.scope, get_args(Scope))
+        choice("credit_error", self.credit_error, get_args(CreditError))
+        choice("charge", self.charge, get_args(ChargeRule))
+        choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
+        choice("answer", self.answer, get_args(AnswerStyle))
         self._check_texts()
         self._check_nested()
 
@@ -314,14 +275,16 @@ class SimulatorSettings:
     def _check_nested(self) -> None:
         latency: object = self.latency
         if isinstance(latency, Mapping):
-            latency = _from_mapping(Latency, latency, name="latency")
+            latency = from_mapping(Latency, latency, name="latency")
         elif not isinstance(latency, Latency):
-            latency = Latency(seconds=_number("latency", latency))
+            latency = Latency(seconds=number("latency", latency))
         object.__setattr__(self, "latency", latency)
         if not isinstance(self.faults, Faults):
-            object.__setattr__(self, "faults", _from_mapping(Faults, self.faults, name="faults"))
+            object.__setattr__(self, "faults", from_mapping(Faults, self.faults, name="faults"))
+        if not isinstance(self.batch, BatchSettings):
+            object.__setattr__(self, "batch", from_mapping(BatchSettings, self.batch, name="batch"))
         try:
-            steps = tuple((_number("at", at), _number("x", x, above=0)) for at, x in self.schedule)
+            steps = tuple((number("at", at), number("x", x, above=0)) for at, x in self.schedule)
         except (TypeError, ValueError):
             steps = ((1.0, 1.0), (0.0, 1.0))  # ends in the message below
         if list(steps) != sorted(steps):
@@ -362,7 +325,7 @@ class SimulatorSettings:
             data = json.loads(text)
         except ValueError as error:
             raise ConfigurationError(f"the simulator's settings are not JSON: {error}") from None
-        return _from_mapping(cls, data, name="the simulator")
+        return from_mapping(cls, data, name="the simulator")
 
 
 _OPTIONAL_COUNTS = ("max_concurrent", "credit_requests", "context_tokens")

@@ -1,0 +1,263 @@
+"""The life of one job, from its creation to its end, in small steps on the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Literal
+
+from llmflow.simulator.batches.rows import Fates, Rows
+from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batches.speaker import Ending, LineError, Row, Speaker
+from llmflow.simulator.batches.store import JobRecord, Outcome, Store
+from llmflow.simulator.batches.writers import Results
+
+_ROWS_PER_STEP = 100
+_SHORTEST_WAIT = 0.001
+_AT_ONCE = 0.0
+
+_Problem = tuple[LineError, int | None]
+"""What fails a job, and the number of the line that does."""
+
+
+class Life:
+    """Carries one job on, a step at a time.
+
+    Args:
+        job: its record, new or from before a restart.
+        rows: its input.
+        speaker: the rules of its dialect.
+        store: where records and results go.
+        settings: how jobs go.
+        seed: with the job's identifier, decides what becomes of each row.
+
+    """
+
+    def __init__(
+        self,
+        job: JobRecord,
+        rows: Rows,
+        speaker: Speaker,
+        *,
+        store: Store,
+        settings: BatchSettings,
+        seed: int,
+    ) -> None:
+        self.job = job
+        self.due = 0.0
+        """When the next step is to be done, in seconds since 1970."""
+        self._rows, self._speaker, self._store, self._settings = rows, speaker, store, settings
+        self._seed = f"{seed}/{job.id}"
+        self._results = Results(store, job)
+        self._now = job.created
+        self._steps = self._live()
+        self._left: list[int] = []
+
+    def step(self, now: float) -> bool:
+        """Do the step that is due, and return whether the job goes on."""
+        self._now = now
+        due = next(self._steps, None)
+        if due is None:
+            self.close()
+            return False
+        self.due = due
+        return True
+
+    def wake(self) -> None:
+        """Let the next step be done at once, since something has changed."""
+        self.due = _AT_ONCE
+
+    def close(self) -> None:
+        """Close the files, wherever the job is."""
+        self._rows.close()
+        self._results.close()
+
+    # --- the life: it yields when to go on
+
+    def _live(self) -> Iterator[float]:
+        job = self.job
+        problem = yield from self._read()
+        if job.phase == "validating":
+            yield from self._until(job.created + self._settings.validation_seconds)
+            if job.cancel_asked is None and not self._begin(problem):
+                return
+        self._fates = Fates(self._settings, len(self._rows), seed=self._seed)
+        if job.phase == "validating":
+            # Cancelled before it began: nothing of it was counted.
+            yield from self._until(self._cancelled_at())
+            self._end("cancelled")
+            return
+        cursor = yield from self._run()
+        if cursor < len(self._rows):
+            yield from self._break_off(cursor)
+            return
+        if job.phase == "running":
+            job.phase, job.finalizing = "finalizing", self._now
+            self._store.save(job)
+        assert job.finalizing is not None
+        yield from self._until(job.finalizing + self._settings.finalizing_seconds, deaf=True)
+        if self._left and self._settings.expired_results == "none":
+            self._forget()
+            self._left = list(self._fates.order)
+        yield from self._write_left("expired")
+        self._end("expired" if self._left else "completed")
+
+    def _read(self) -> Generator[float, None, _Problem | None]:
+        """Find the rows; for a new job check them, up to the first that is wrong."""
+        new, seen = self.job.phase == "validating", set[str]()
+        tokens = 0
+        problem: _Problem | None = None
+        scan = self._rows.scan()
+        while part := list(islice(scan, _ROWS_PER_STEP)):
+            for number, line in part if new and problem is None else ():
+                try:
+                    tokens += self._speaker.check(self.job, line, seen)
+                except LineError as error:
+                    problem = error, number
+                    break
+            yield _AT_ONCE
+        if new:
+            self.job.tokens = tokens
+        return problem
+
+    def _begin(self, problem: _Problem | None) -> bool:
+        """Start the job, or let it fail; return whether it has started."""
+        job, total = self.job, len(self._rows)
+        if problem is None and not total:
+            problem = LineError("empty_file", "The input file is empty."), None
+        if problem is None:
+            others = sum(
+                other.tokens
+                for other in self._store.jobs.values()
+                if other.phase in ("running", "finalizing")
+                and (other.owner, other.model) == (job.owner, job.model)
+            )
+            full = self._speaker.queue_error(job, others=others)
+            problem = None if full is None else (full, None)
+        if problem is not None:
+            error, line = problem
+            entry = {"code": error.code, "message": str(error), "param": error.param, "line": line}
+            job.errors = [entry]
+            self._end("failed")
+            return False
+        job.phase, job.started, job.total = "running", self._now, total
+        self._store.save(job)
+        return True
+
+    def _run(self) -> Generator[float, None, int]:
+        """Do the rows as they become due, and return how many were done or passed over."""
+        job, cursor = self.job, 0
+        self._forget()
+        while cursor < len(self._rows) and job.cancel_asked is None and self._now < job.expires:
+            due, again = self._progress(cursor)
+            if cursor >= due:
+                yield min(job.expires, max(again, self._now + _SHORTEST_WAIT))
+                continue
+            for place in range(cursor, min(due, cursor + _ROWS_PER_STEP)):
+                self._do(self._fates.order[place])
+                cursor += 1
+            yield _AT_ONCE
+        return cursor
+
+    def _forget(self) -> None:
+        """Begin the results anew; those from before a restart are replaced."""
+        self._results.discard()
+        job = self.job
+        job.completed = job.failed = job.input_tokens = job.output_tokens = 0
+        job.counts = {}
+        self._left = []
+
+    def _progress(self, cursor: int) -> tuple[int, float]:
+        """Return how many rows are due by now, and when the next one will be."""
+        settings, job, total = self._settings, self.job, len(self._rows)
+        seconds = settings.seconds
+        if settings.rows_per_second is not None:
+            seconds = total / settings.rows_per_second
+        if job.ordinal in settings.slow_jobs:
+            seconds *= settings.slow_factor
+        most = total
+        if job.ordinal in settings.stuck_jobs:
+            most = int(total * settings.stuck_at)
+        assert job.started is not None
+        elapsed = self._now - job.started
+        due = most if elapsed >= seconds else min(most, int(total * elapsed / seconds + 1e-6))
+        if cursor >= most:
+            return due, job.expires
+        return due, job.started + seconds * (cursor + 1) / total
+
+    def _do(self, index: int) -> None:
+        fate = self._fates.of(index)
+        if fate == "expired":
+            self._left.append(index)
+            return
+        row = self._speaker.answer(
+            self.job,
+            self._rows.read(index),
+            ident=f"{self.job.id.rpartition('_')[2]}{index:06x}",
+            fails=fate == "error",
+        )
+        self._count(row)
+        if fate != "missing":
+            self._results.write(row)
+        if fate == "duplicate":
+            self._results.write(row)
+
+    def _count(self, row: Row) -> None:
+        job = self.job
+        if row.kind == "succeeded":
+            job.completed += 1
+        elif row.kind == "errored":
+            job.failed += 1
+        job.counts[row.kind] = job.counts.get(row.kind, 0) + 1
+        job.input_tokens += row.input_tokens
+        job.output_tokens += row.output_tokens
+
+    # --- the end
+
+    def _break_off(self, cursor: int) -> Iterator[float]:
+        """End with some rows undone."""
+        job, settings = self.job, self._settings
+        why: Outcome = "expired" if job.cancel_asked is None else "cancelled"
+        if why == "cancelled":
+            yield from self._until(self._cancelled_at())
+        drops = why == "expired" and settings.expired_results == "none"
+        if drops or (why == "cancelled" and self._speaker.forgets_cancelled):
+            self._forget()
+            cursor = 0
+        self._left += self._fates.order[cursor:]
+        yield from self._write_left("expired" if why == "expired" else "cancelled")
+        self._end(why)
+
+    def _write_left(self, why: Ending) -> Iterator[float]:
+        left = iter(self._left)
+        while part := list(islice(left, _ROWS_PER_STEP)):
+            for index in part:
+                ident = f"{self.job.id.rpartition('_')[2]}{index:06x}"
+                row = self._speaker.unanswered(self._rows.read(index), ident=ident, why=why)
+                self._count(row)
+                self._results.write(row)
+            yield _AT_ONCE
+
+    def _end(self, outcome: Outcome) -> None:
+        job = self.job
+        files: tuple[Literal["output", "error"], ...] = ("output", "error")
+        for file in files:
+            size = self._results.finish(file)
+            if size:
+                name = self._speaker.publish(job, file, size, now=self._now)
+                self._results.rename(file, name)
+                setattr(job, file, name)
+        self._store.count("rows", job.completed)
+        job.phase, job.outcome, job.ended = "ended", outcome, self._now
+        self._store.save(job)
+
+    def _cancelled_at(self) -> float:
+        asked = self.job.cancel_asked
+        assert asked is not None
+        return min(asked + self._settings.cancel_seconds, max(asked, self.job.expires))
+
+    def _until(self, time: float, *, deaf: bool = False) -> Iterator[float]:
+        """Wait for a time; for a cancellation, too, while none was asked for."""
+        asked = self.job.cancel_asked
+        while self._now < time and (deaf or self.job.cancel_asked == asked):
+            yield max(time, self._now + _SHORTEST_WAIT)

@@ -1,0 +1,54 @@
+"""Checks of settings: each returns what is right, or says what is wrong by the setting's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TypeVar
+
+from llmflow.errors import ConfigurationError
+
+_T = TypeVar("_T")
+
+
+def number(name: str, value: object, *, above: float | None = None, low: float = 0.0) -> float:
+    """Return a finite float of at least `low` (or above `above`), or say what is wrong."""
+    rule = f"above {above:g}" if above is not None else f"of at least {low:g}"
+    message = f"{name} must be a number {rule}; got {value!r}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(message)
+    number = float(value)
+    if not math.isfinite(number) or (number <= above if above is not None else number < low):
+        raise ConfigurationError(message)
+    return number
+
+
+def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
+    """Return a whole number within bounds, or say what is wrong."""
+    rule = f"of at least {low}" if high is None else f"from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
+    if high is not None and value > high:
+        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
+    return value
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Say what is wrong with a value that is none of the choices."""
+    if value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(f"{name} must be one of {allowed}; got {value!r}")
+
+
+def from_mapping(cls: type[_T], data: object, *, name: str) -> _T:
+    """Build a settings object of `cls`; a key that it does not have is an error with its name."""
+    if not isinstance(data, Mapping):
+        raise ConfigurationError(f"{name} must be a table of settings; got {data!r}")
+    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ConfigurationError(
+                f"{name} has no setting {key!r}; there are: {', '.join(sorted(known))}"
+            )
+    return cls(**data)
