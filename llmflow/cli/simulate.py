@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmflow.cli.options import AMOUNT
+
+if TYPE_CHECKING:
+    from llmflow.simulator import BatchSettings
 
 _KINDS = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
 _SECONDS = click.FloatRange(0.0)
@@ -64,6 +67,19 @@ _SECONDS = click.FloatRange(0.0)
     is_flag=True,
     help="Do not say when to come back after a 429; with --no-headers, nothing of the limit.",
 )
+@click.option(
+    "--batch",
+    "batch",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of the batch API, such as seconds=5, error_rows=0.05, queue_tokens=2M or "
+    "stuck_jobs=[2]; more than once is fine. The names are those of BatchSettings.",
+)
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False),
+    help="Folder of batch files and jobs, which then survive a restart.",
+)
 @click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
 def command(**options: Any) -> int:
     """Serve OpenAI's chat completions and Anthropic's messages, with the quota that you set.
@@ -96,6 +112,7 @@ def command(**options: Any) -> int:
         max_concurrent=options["max_concurrent"],
         latency=Latency(seconds=options["latency"], sigma=options["latency_sigma"]),
         faults=Faults(**_faults(options["faults"])),
+        batch=_batch(options["batch"], options["state"]),
         quota_headers="off" if options["no_headers"] else "bucket",
         retry_after=not options["no_retry_after"],
         retry_text=not options["no_retry_after"],
@@ -111,6 +128,28 @@ def command(**options: Any) -> int:
 
 def _announce(url: str) -> None:
     print(f"simulator at {url}, statistics at {url.removesuffix('/v1')}/stats", flush=True)
+
+
+def _batch(texts: tuple[str, ...], state: str | None) -> BatchSettings:
+    import json
+    from dataclasses import fields
+
+    from llmflow.simulator import BatchSettings
+
+    known = [item.name for item in fields(BatchSettings) if item.name != "state"]
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in known:
+            raise click.UsageError(
+                f"--batch: no such setting: {name!r}; there are {', '.join(known)}"
+            )
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value  # a word, or an amount such as 2M
+    return BatchSettings(**values, state=state)
 
 
 def _faults(texts: tuple[str, ...]) -> dict[str, float]:

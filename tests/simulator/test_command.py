@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmflow.cli.simulate import command
-from llmflow.simulator import Engine, SimulatorSettings, SimulatorStats
+from llmflow.simulator import BatchSettings, Engine, SimulatorSettings, SimulatorStats
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from llmflow.simulator import Engine, SimulatorSettings, SimulatorStats
         (
             "--no-headers --no-retry-after",
             {"quota_headers": "off", "retry_after": False, "retry_text": False},
+        ),
+        (
+            "--batch seconds=5 --batch queue_tokens=2M --batch stuck_jobs=[2] --state here",
+            {"batch": BatchSettings(seconds=5, queue_tokens="2M", stuck_jobs=(2,), state="here")},
         ),
     ],
 )
@@ -43,3 +47,9 @@ def test_a_ramp_that_forbids_growth_is_refused() -> None:
     result = CliRunner().invoke(command, ["--ramp", "1"])
     assert result.exit_code == 2
     assert "--ramp" in result.output
+
+
+def test_an_unknown_setting_of_the_batch_api_is_refused() -> None:
+    result = CliRunner().invoke(command, ["--batch", "speed=3"])
+    assert result.exit_code == 2
+    assert "no such setting" in result.output
