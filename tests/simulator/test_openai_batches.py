@@ -11,6 +11,7 @@ import pytest
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator import Simulator, SimulatorSettings
+from llmflow.simulator.batches import multipart
 from llmflow.simulator.batches.settings import BatchSettings
 
 openai: Any = pytest.importorskip("openai")
@@ -192,3 +193,23 @@ async def test_jobs_survive_a_restart(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         BatchSettings(**wrong)
+
+
+@pytest.mark.parametrize("window", [1, 7, 64, 1_048_576])
+def test_a_form_is_read_through_any_window(
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multipart, "_WINDOW", window)
+    path = tmp_path / "form"
+    content = b"a\r\n--\r\n--b\nc" * 9
+    path.write_bytes(
+        b'--bnd\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--bnd\r\nContent-Disposition: form-data; name="empty"\r\n\r\n\r\n'
+        b'--bnd\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        + content
+        + b"\r\n--bnd--\r\n"
+    )
+    parts = multipart.read_form(path, b"bnd")
+    found = {n: path.read_bytes()[p.start : p.start + p.size] for n, p in parts.items()}
+    assert found == {"purpose": b"batch", "empty": b"", "file": content}
+    assert parts["file"].filename == "x"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from email.message import Message
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 _MOST_PARTS = 50
 _MOST_HEADERS = 8192
+_WINDOW = 1_048_576
 
 
 class FormError(ValueError):
@@ -50,22 +50,38 @@ def read_form(path: Path, boundary: bytes) -> dict[str, Part]:
         raise FormError("The form is empty.")
     parts: dict[str, Part] = {}
     mark = b"--" + boundary
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        place = text.find(mark)
-        while place >= 0 and text[place + len(mark) : place + len(mark) + 2] != b"--":
-            head = place + len(mark) + 2
-            start = text.find(b"\r\n\r\n", head, head + _MOST_HEADERS)
-            end = text.find(b"\r\n" + mark, start)
-            if start < 0 or end < 0 or len(parts) >= _MOST_PARTS:
+    with path.open("rb") as file:
+        place = _find(file, mark, 0)
+        while place >= 0:
+            file.seek(place + len(mark))
+            head = file.read(_MOST_HEADERS)
+            if head[:2] == b"--":
+                return parts
+            length = head.find(b"\r\n\r\n")
+            start = place + len(mark) + length
+            end = _find(file, b"\r\n" + mark, start)
+            if length < 0 or end < 0 or len(parts) >= _MOST_PARTS:
                 raise FormError("The form is malformed.")
-            # The part's content may be empty: its mark then begins with its headers' last line end.
+            # An empty content may share its line end with the headers.
             content = min(start + 4, end + 2)
-            name, filename = _names(text[head:start])
+            name, filename = _names(head[2:length])
             parts[name] = Part(filename, content, max(0, end - content))
             place = end + 2
-        if place < 0:
-            raise FormError("The form has no end.")
-    return parts
+    raise FormError("The form has no end.")
+
+
+def _find(file: BinaryIO, text: bytes, start: int) -> int:
+    """Return where a text begins at or after `start`, or -1; a window at a time."""
+    file.seek(start)
+    place, kept = start, b""
+    while read := file.read(_WINDOW):
+        window = kept + read
+        found = window.find(text)
+        if found >= 0:
+            return place - len(kept) + found
+        place += len(read)
+        kept = window[-(len(text) - 1) :]
+    return -1
 
 
 def _names(raw: bytes) -> tuple[str, str | None]:
