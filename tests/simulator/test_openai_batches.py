@@ -187,6 +187,16 @@ async def test_jobs_survive_a_restart(tmp_path: Path) -> None:
         assert len(await results(sdk, job.output_file_id)) == 10
 
 
+async def test_a_restart_without_the_input_fails_the_job(tmp_path: Path) -> None:
+    stuck = settings(state=str(tmp_path), stuck_jobs=(1,))
+    async with Simulator(stuck) as sim, client(sim) as sdk:
+        job = await until(sdk, await create(sdk, row(1)), "in_progress")
+        await sdk.files.delete(job.input_file_id)
+    async with Simulator(stuck) as sim, client(sim) as sdk:
+        job = await sdk.batches.retrieve(job.id)
+        assert (job.status, job.errors.data[0].code) == ("failed", "file_not_found")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"seconds": -1}, {"error_rows": 0.9, "missing_rows": 0.9}, {"stuck_jobs": (0,)}]
 )

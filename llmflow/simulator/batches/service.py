@@ -45,7 +45,7 @@ class Batches:
         self._jobs = OpenAIJobs(self.store, self._files, batch, begin=self._begin, wake=self._wake)
         for job in self.store.jobs.values():
             if job.phase != "ended":
-                self._begin(job)
+                self._return(job)
 
     @staticmethod
     def owns(target: str) -> bool:
@@ -110,6 +110,16 @@ class Batches:
         for life in self._lives.values():
             life.close()
         self.store.close()
+
+    def _return(self, job: JobRecord) -> None:
+        """Go on with a job from before a restart, if its input is still there."""
+        if job.input in self.store.files:
+            self._begin(job)
+            return
+        job.phase, job.outcome, job.ended = "ended", "failed", job.created
+        message = f"The input file {job.input} was deleted."
+        job.errors = [{"code": "file_not_found", "message": message, "param": None, "line": None}]
+        self.store.save(job)
 
     def _begin(self, job: JobRecord) -> None:
         file = self.store.files[job.input]
