@@ -66,7 +66,7 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
         if known:
             # First: what is in the partial file is lost if the journal cannot be read.
             stack.enter_context(run)
-        writer = _writer(task, rows, goes_on=known and run.noted("partial") == _partial(task))
+        writer = _writer(task, rows, goes_on=known, before=run.noted("partial"))
         try:
             if not known:
                 stack.enter_context(run)
@@ -208,7 +208,8 @@ def _partial(task: Task) -> list[int] | None:
     return [found.st_dev, found.st_ino]
 
 
-def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:
+def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | None) -> RowWriter:
+    """Open the output; `before` is the partial file of the run's last session."""
     from llmflow.rows import open_output
 
     if task.output == "-" and sys.stdout is None:
@@ -216,9 +217,11 @@ def _writer(task: Task, rows: RowSource, *, goes_on: bool) -> RowWriter:
     stdout: Any = TerminalRows(sys.stdout) if _shows_rows(task) else None
     fields = ["index", *rows.fields, "response"] if rows.fields else None
     inputs = [] if task.source == "-" else [task.source]
-    # What an earlier session of the run left unfinished is in its journal: it comes again.
+    # What an earlier session of the run left unfinished is in its journal and comes again;
+    # but not what one without a journal did.
+    known = goes_on and before == _partial(task)
     writer = open_output(
-        task.output, fields=fields, inputs=inputs, stdout=stdout, keep_partial=not goes_on
+        task.output, fields=fields, inputs=inputs, stdout=stdout, keep_partial=not known
     )
     if writer.set_aside is not None:
         say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")
