@@ -27,6 +27,9 @@
     │   ├── ServerError                the provider failed
     │   ├── BadReplyError              the reply is not what the provider documents
     │   ├── RequestTimeoutError        no answer in time
+    │   ├── BatchRowLostError          a batch job ended without this row
+    │   ├── BatchCancelledError        the batch job was cancelled from outside
+    │   ├── BatchUnsupportedError      the provider has no batch API
     │   └── ConnectionFailedError      no connection, or it broke
     ├── JournalError                   a run's journal cannot be read or written
     │   └── JournalBusyError           another process works on this run
@@ -333,3 +336,26 @@ class ConnectionFailedError(ProviderError):
     """No connection could be made, or it broke before the answer was complete."""
 
     transient = True
+
+
+class BatchRowLostError(ProviderError):
+    """A batch job ended without this row: expired, cut off, or missing from the results.
+
+    `code` says which: ``expired``, ``cancelled`` or ``missing``. The row was not billed.
+    """
+
+    transient = True
+
+
+class BatchCancelledError(ProviderError):
+    """Somebody cancelled the batch job; its rows that were not done can be asked again."""
+
+    fatal = True
+    remedy = "Run again to ask what is missing."
+
+
+class BatchUnsupportedError(ProviderError):
+    """The provider, or this server, has no batch API."""
+
+    fatal = True
+    remedy = 'Use mode="parallel", or fallback="parallel".'
