@@ -89,16 +89,13 @@ class BatchProblem(NamedTuple):
     """Why a job failed.
 
     Args:
-        error: what is wrong, as a call would be told.
+        error: what is wrong, as a call would be told; a `QueueLimitError` where too much is
+            waiting already: the same job is accepted later.
         line: which line of the input is meant, from 1; None where that is not said.
-        is_queue_limit: whether too much is waiting already: the same job is accepted later.
-        enqueued_tokens: the limit that it names, if it does.
     """
 
     error: ProviderError
     line: int | None = None
-    is_queue_limit: bool = False
-    enqueued_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +208,13 @@ class BatchAPI(Protocol):
         ...
 
     async def create(self, rows: BatchInput, uploaded: str | None, channel: Channel) -> BatchStatus:
-        """Create the job."""
+        """Create the job.
+
+        Raises:
+            QueueLimitError: too much is waiting already; nothing was created.
+            ProviderError: it was refused, or (with a status outside of the 400s, or none)
+                nobody knows.
+        """
         ...
 
     async def find(

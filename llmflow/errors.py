@@ -12,7 +12,8 @@
     ├── ProviderError                  the provider, or the way to it, said no
     │   ├── RateLimitError             over a short limit: wait, then send again
     │   │   ├── RampLimitError         traffic grew too fast
-    │   │   └── ConcurrencyLimitError  too many requests in flight
+    │   │   ├── ConcurrencyLimitError  too many requests in flight
+    │   │   └── QueueLimitError        too much is waiting in batch jobs
     │   ├── QuotaExhaustedError        a daily or monthly quota is used up
     │   ├── BillingError               no credit, spend limit reached
     │   ├── TooLargeForLimitError      one request above the whole limit
@@ -245,6 +246,24 @@ class RampLimitError(RateLimitError):
 
 class ConcurrencyLimitError(RateLimitError):
     """Too many requests are in flight at once."""
+
+
+class QueueLimitError(RateLimitError):
+    """Too much is waiting in batch jobs already: the same job is accepted when others end.
+
+    Args:
+        message: what the provider said, already passed through `redact`.
+        limit: prompt tokens that may wait at once, where the provider says so.
+        **facts: as those of `ProviderError`.
+    """
+
+    def __init__(self, message: str, *, limit: float | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (kind, message, data) = super().__reduce__()
+        return rebuild, (kind, message, {**data, "limit": self.limit})
 
 
 class QuotaExhaustedError(ProviderError):
