@@ -17,9 +17,12 @@ from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmflow.batch_api import Upload
     from llmflow.transport.session import Session
 
-__all__ = ["Timeout", "aclose", "connection_limit", "send"]
+__all__ = ["Timeout", "aclose", "connection_limit", "fetch", "send"]
 
 _MOST_CONNECTIONS = 1000
 _RESERVED_FILES = 64
@@ -28,26 +31,64 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictio
 _changing = threading.Lock()  # loops in several threads begin and end at the same time
 
 
-async def send(wire: WireRequest, *, timeout: Timeout) -> WireReply:
+async def send(wire: WireRequest, *, timeout: Timeout, body: Upload | None = None) -> WireReply:
     """Send one request, once, and return the reply, whatever its status.
+
+    Args:
+        wire: the request.
+        timeout: how long it may take.
+        body: a body to be streamed in place of its own; sending it does not count as waiting
+            for the first byte, and may stand still for a minute.
 
     Raises:
         RequestTimeoutError: no whole answer in time; it says which phase took too long.
         ConnectionFailedError: there was no connection, or it broke.
         BadReplyError: what came is not HTTP, or is larger than any answer.
         ConfigurationError: the URL or the server's certificate cannot be used.
+        JournalError: the file that is streamed cannot be read.
     """
     loop = asyncio.get_running_loop()
     session = _sessions.get(loop)
     if session is None or session.client.closed:
         session = await _open(loop)
     try:
-        return await session.exchange(wire, timeout)
+        if body is None:
+            return await session.exchange(wire, timeout)
+        return await session.stream(wire, timeout, body=body)
     except Exception as error:
         failure = mapped(error, wire.url, timeout)
         if failure is None:
             raise
     # Neither cause nor context: aiohttp's errors hold the headers, and so the key.
+    raise failure
+
+
+async def fetch(wire: WireRequest, path: Path, *, timeout: Timeout) -> WireReply:
+    """Send one request, once, and write a reply of status 200 into a file, of whatever size.
+
+    The file is there when the whole reply is, on the disk and private to the user; what is
+    cut off leaves nothing. The returned reply has an empty body then. One of another status
+    has its own, and no file is written.
+
+    Args:
+        wire: the request.
+        path: the file; one that is there is replaced.
+        timeout: how long it may take; the reply may stand still for a minute.
+
+    Raises:
+        JournalError: the file cannot be written.
+        ProviderError, ConfigurationError: as those of `send`.
+    """
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is None or session.client.closed:
+        session = await _open(loop)
+    try:
+        return await session.stream(wire, timeout, path=path)
+    except Exception as error:
+        failure = mapped(error, wire.url, timeout)
+        if failure is None:
+            raise
     raise failure
 
 

@@ -67,9 +67,12 @@ def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
     """Return the error for an attempt whose time was over in one of its phases."""
     said = {
         "connecting": "no answer within {:g} s: there was no connection yet",
+        "sending": "not sent within {:g} s",
+        "sending stalled": "nothing more could be sent for {:g} s",
         "first byte": "no answer began within {:g} s",
         "waiting": "no answer within {:g} s: it had not begun",
         "reading": "no answer within {:g} s: it had begun, but did not end",
+        "reading stalled": "the answer had begun, and nothing more came for {:g} s",
     }
     return RequestTimeoutError(f"{place(url)}: {said[phase].format(seconds)}")
 

@@ -32,8 +32,13 @@ from llmflow.transport.timeout import Timeout, Wait, Watch
 from llmflow.types import WireReply, WireRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
+
+    from llmflow.batch_api import Upload
+    from llmflow.errors import LLMFlowError
 
 # aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
 _LARGE_BODY = 2**20
@@ -143,10 +148,67 @@ class Session:
             raise too_late(wire.url, seconds=first.seconds, phase="first byte")
         raise too_late(wire.url, seconds=timeout.total, phase=phase)
 
-    def _request(self, wire: WireRequest) -> _Request:
+    async def stream(
+        self,
+        wire: WireRequest,
+        timeout: Timeout,
+        *,
+        body: Upload | None = None,
+        path: Path | None = None,
+    ) -> WireReply:
+        """Send a request with a body that is streamed, or have a reply of 200 written to disk.
+
+        Raises:
+            JournalError: the file on this machine cannot be read or written.
+            RequestTimeoutError, TooLargeError, aiohttp.ClientError, OSError: as `exchange`.
+        """
+        from llmflow.transport.streams import Pace, Pieces, save
+
+        limits = self._limits.get(timeout) or self._limits_of(timeout)
+        pace = Pace(timeout)
+        payload = None if body is None else Pieces(body, pace)
+        request = self._request(wire, payload)
+        connection: Connection | None = None
+        reply: ClientResponse | None = None
+        content = b""
+        failure: LLMFlowError | None = None
+        try:
+            async with pace.whole, pace.step:
+                connection = await self._connector.connect(request, [], limits.connecting)
+                if payload is None:
+                    pace.wait()
+                else:
+                    pace.send()
+                _expect_reply(connection, wire.method)
+                reply = await request.send(connection)
+                await reply.start(connection)
+                pace.read()
+                if path is None or reply.status != 200:
+                    content = await _content(reply)
+                else:
+                    await save(reply.content, path, pace)
+        except BaseException as error:
+            pace.stop()
+            if reply is not None:
+                reply.close()
+            if connection is not None:
+                connection.close()
+            failure = pace.late(wire.url) if isinstance(error, TimeoutError) else None
+            if failure is None and payload is not None:
+                failure = payload.failure
+            if failure is None or not isinstance(error, Exception):
+                raise
+        pace.stop()
+        if failure is not None:
+            raise failure
+        assert reply is not None
+        return WireReply(reply.status, reply.headers, content, time.time())
+
+    def _request(self, wire: WireRequest, body: Any = None) -> _Request:
         url, proxy = target(wire.url)
-        body: Any = wire.body or None
-        if body is not None and len(body) >= _LARGE_BODY:
+        if body is None:
+            body = wire.body or None
+        if isinstance(body, bytes) and len(body) >= _LARGE_BODY:
             body = io.BytesIO(body)
         return _Request(
             wire.method,

@@ -1,0 +1,51 @@
+"""The way of batch jobs to a provider: small requests, and files of hundreds of megabytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from llmflow import transport
+from llmflow.transport.timeout import Timeout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmflow.batch_api import Upload
+    from llmflow.types import WireReply, WireRequest
+
+CONTROL: Final = Timeout(total=60.0)
+STREAM: Final = Timeout(first_byte=300.0, total=3600.0)
+
+
+class StreamChannel:
+    """A `llmflow.batch_api.Channel` over HTTP.
+
+    Args:
+        timeout: how long a request with a small body and reply may take.
+        stream_timeout: how long a file may take. Servers look through a file before they
+            answer, so the first byte may be minutes after the last of the upload.
+    """
+
+    def __init__(self, *, timeout: Timeout = CONTROL, stream_timeout: Timeout = STREAM) -> None:
+        self._timeout = timeout
+        self._stream_timeout = stream_timeout
+
+    async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
+        """Send a request, with a streamed body in place of its own, and return the reply.
+
+        Raises:
+            ProviderError: there was no reply; a reply of any status is returned.
+            LLMFlowError: as `llmflow.transport.send`.
+        """
+        if body is None:
+            return await transport.send(wire, timeout=self._timeout)
+        return await transport.send(wire, timeout=self._stream_timeout, body=body)
+
+    async def fetch(self, wire: WireRequest, path: Path) -> WireReply:
+        """Send a request and write a reply of status 200 into a file, whole or not at all.
+
+        Raises:
+            ProviderError: there was no whole reply.
+            LLMFlowError: as `llmflow.transport.fetch`.
+        """
+        return await transport.fetch(wire, path, timeout=self._stream_timeout)
