@@ -21,6 +21,7 @@ from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import ActionError, StepLimitError, UsageError
+from llmflow.modes.choice import Fallback, ModeName, as_choice, choosing
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000
@@ -231,6 +232,9 @@ class AsyncFlow(Flow, AsyncNode):
             `AsyncBatchFlow`, where only one run is at work; `AsyncParallelBatchFlow`
             obeys it.
         max_steps: how many nodes one run may go through, or None.
+        mode: as in `AsyncNode`.
+        deadline: as in `AsyncNode`.
+        fallback: as in `AsyncNode`.
 
     """
 
@@ -243,9 +247,13 @@ class AsyncFlow(Flow, AsyncNode):
         concurrency_limit: int | None = None,
         *,
         max_steps: int | None = DEFAULT_MAX_STEPS,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         super().__init__(start, max_steps=max_steps)
         self.concurrency_limit = concurrency_limit
+        self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:  # noqa: ARG002
         """Return the last action, for the flow around this one."""
@@ -255,8 +263,9 @@ class AsyncFlow(Flow, AsyncNode):
         return AsyncNode._run(self, shared)
 
     async def _run_async(self, shared: Any) -> Any:
-        prep_res = await self.prep_async(shared)
-        return await self.post_async(shared, prep_res, await self._orch_async(shared))
+        with choosing(self._choice):
+            prep_res = await self.prep_async(shared)
+            return await self.post_async(shared, prep_res, await self._orch_async(shared))
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         return await self._run_async(shared)
@@ -270,6 +279,9 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
         concurrency_limit: checked and otherwise without effect: runs do not overlap.
         max_steps: how many nodes one run may go through, or None.
         on_error: as in `BatchFlow`.
+        mode: as in `AsyncNode`.
+        deadline: as in `AsyncNode`.
+        fallback: as in `AsyncNode`.
 
     """
 
@@ -280,14 +292,25 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
         *,
         max_steps: int | None = DEFAULT_MAX_STEPS,
         on_error: OnError = "raise",
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
-        super().__init__(start, concurrency_limit, max_steps=max_steps)
+        super().__init__(
+            start,
+            concurrency_limit,
+            max_steps=max_steps,
+            mode=mode,
+            deadline=deadline,
+            fallback=fallback,
+        )
         self._on_error: OnError = check_on_error(on_error)
 
     async def _run_async(self, shared: Any) -> Any:
-        prep_res = await self.prep_async(shared)
-        await self._run_each(shared, async_items(self, prep_res))
-        return await self.post_async(shared, prep_res, None)
+        with choosing(self._choice):
+            prep_res = await self.prep_async(shared)
+            await self._run_each(shared, async_items(self, prep_res))
+            return await self.post_async(shared, prep_res, None)
 
 
 class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
@@ -320,6 +343,10 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         max_steps: how many nodes one run may go through, or None.
         on_error: as in `BatchFlow`; with ``"raise"``, the other runs are cancelled
             and awaited before the error is raised.
+        mode: as in `AsyncNode`: with ``"batch"``, the runs go on together, and what they ask
+            at the same stage becomes one round of jobs.
+        deadline: as in `AsyncNode`.
+        fallback: as in `AsyncNode`.
 
     """
 
@@ -330,8 +357,18 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         *,
         max_steps: int | None = DEFAULT_MAX_STEPS,
         on_error: OnError = "raise",
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
-        super().__init__(start, concurrency_limit, max_steps=max_steps)
+        super().__init__(
+            start,
+            concurrency_limit,
+            max_steps=max_steps,
+            mode=mode,
+            deadline=deadline,
+            fallback=fallback,
+        )
         self._on_error: OnError = check_on_error(on_error)
 
     def get_concurrent_task_count(self) -> int:
@@ -342,12 +379,13 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         async def run_one(params: dict[str, Any], _attempt: Attempt) -> Any:
             return await self._orch_async(shared, {**self.params, **params})
 
-        prep_res = await self.prep_async(shared)
-        self.last_results = await run_pool(
-            self,
-            run_one,
-            async_items(self, prep_res),
-            slots=self._slots.here(),
-            on_error=self._on_error,
-        )
-        return await self.post_async(shared, prep_res, None)
+        with choosing(self._choice):
+            prep_res = await self.prep_async(shared)
+            self.last_results = await run_pool(
+                self,
+                run_one,
+                async_items(self, prep_res),
+                slots=self._slots.here(),
+                on_error=self._on_error,
+            )
+            return await self.post_async(shared, prep_res, None)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow import telemetry
 from llmflow.background import background
@@ -17,6 +17,7 @@ from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.mapping import Mappable
+from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.modes.hedging import Hedge
 from llmflow.modes.parallel import ParallelMode
 from llmflow.pricing import Price, price_of
@@ -30,6 +31,9 @@ from llmflow.runs.route import Route
 from llmflow.runs.run import Run
 from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
+
+if TYPE_CHECKING:
+    from llmflow.batch import Batch
 
 _outside: Final = Recorder()
 """For calls that belong to no run."""
@@ -77,6 +81,13 @@ class LLM(Mappable):
             temperature is 0.
         cache: whether equal calls have one answer for ever, over all runs on this machine.
         price: what answers cost, in place of what is known or configured.
+        mode: ``"batch"`` has every call answered by the provider's batch jobs, for half the price
+            and in hours; ``"auto"`` decides; ``"parallel"`` asks at once, whatever the node or
+            the run around the call says; None leaves it to them.
+        deadline: when all is to be answered, such as ``"6h"``; the rest is asked in parallel.
+        fallback: ``"parallel"`` for what batch jobs leave over, and where there is no batch API;
+            ``"batch"`` where a daily quota is used up.
+        batch: how calls become jobs, as a `Batch` says.
         config: another configuration file than the one that is found, or a `Config`.
 
     Raises:
@@ -102,6 +113,10 @@ class LLM(Mappable):
         dedupe: bool | None = None,
         cache: bool = False,
         price: Price | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
+        batch: Batch | None = None,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         if quota is not None and not isinstance(quota, Quota):
@@ -110,6 +125,8 @@ class LLM(Mappable):
             )
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
+        if batch is not None and not hasattr(batch, "enqueued_tokens"):
+            raise ConfigurationError(f"batch must be a Batch, such as Batch(); got {batch!r}")
         if hedge is not None and not isinstance(hedge, Hedge):
             raise ConfigurationError(f"hedge must be a Hedge, such as Hedge(); got {hedge!r}")
         for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
@@ -160,6 +177,8 @@ class LLM(Mappable):
             or (settings is not None and settings.price_over(None) is not None),
             dedupe=dedupe,
             cache=machine_cache() if cache else None,
+            choice=as_choice(mode, deadline=deadline, fallback=fallback),
+            batch=batch,
         )
         self._configured = settings
         self._settings = settings if api_key is None else None
@@ -267,6 +286,12 @@ class LLM(Mappable):
         """Ask from code that is not asynchronous, and return the whole `Response`."""
         request = self._request(prompt, system, max_tokens, temperature, options)
         return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
+
+    @property
+    def choice(self) -> Choice | None:
+        """The mode that a call would be in here; None: parallel."""
+        run = current_run() or self._run
+        return self._route.choice or chosen.get() or (None if run is None else run.choice)
 
     async def _answer(self, request: Request) -> Response:
         run = current_run() or self._run

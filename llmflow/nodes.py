@@ -27,6 +27,7 @@ from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
 from llmflow.limits.gates import Gate, as_gates
+from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, choosing
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000
@@ -211,6 +212,11 @@ class AsyncNode(Node):
             which counts like any other error. None for no bound.
         gate: what to pass before each attempt, such as an ``aiolimiter.AsyncLimiter``;
             one, several in a list, or None.
+        mode: ``"batch"`` has every LLM call answered by the provider's batch jobs, for half the
+            price and in hours; ``"auto"`` decides; None leaves it to what is around the node.
+        deadline: when all is to be answered, such as ``"6h"``; the rest is asked in parallel.
+        fallback: ``"parallel"`` for what batch jobs leave over; ``"batch"`` where a daily quota
+            is used up.
 
     """
 
@@ -223,12 +229,16 @@ class AsyncNode(Node):
         *,
         timeout: float | None = None,
         gate: Gate | Sequence[Gate] | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         super().__init__(max_retries, wait, exponential_backoff, max_wait)
         if timeout is not None:
             _check_seconds("timeout", timeout, above=True)
         self._timeout = timeout
         self._gates = as_gates(gate)
+        self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -242,6 +252,8 @@ class AsyncNode(Node):
                     f"{cls.__name__}.{hook} is never called, because {cls.__name__} is async: "
                     f"write `async def {twin}`"
                 )
+
+    _choice: Choice | None = None
 
     async def prep_async(self, shared: Any, /) -> Any:
         """Read what ``exec_async`` needs from the shared store."""
@@ -269,9 +281,10 @@ class AsyncNode(Node):
         )
 
     async def _run_async(self, shared: Any) -> Any:
-        prep_res = await self.prep_async(shared)
-        exec_res = await self._exec(prep_res)
-        return await self.post_async(shared, prep_res, exec_res)
+        with choosing(self._choice):
+            prep_res = await self.prep_async(shared)
+            exec_res = await self._exec(prep_res)
+            return await self.post_async(shared, prep_res, exec_res)
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         return await self._run_async(shared)
@@ -333,6 +346,9 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         timeout: seconds that one attempt may take, or None.
         on_error: as in `BatchNode`.
         gate: what to pass before each attempt, as in `AsyncNode`.
+        mode: as in `AsyncNode`.
+        deadline: as in `AsyncNode`.
+        fallback: as in `AsyncNode`.
 
     """
 
@@ -346,9 +362,20 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         timeout: float | None = None,
         on_error: OnError = "raise",
         gate: Gate | Sequence[Gate] | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         super().__init__(
-            max_retries, wait, exponential_backoff, max_wait, timeout=timeout, gate=gate
+            max_retries,
+            wait,
+            exponential_backoff,
+            max_wait,
+            timeout=timeout,
+            gate=gate,
+            mode=mode,
+            deadline=deadline,
+            fallback=fallback,
         )
         self._on_error: OnError = check_on_error(on_error)
 
@@ -400,6 +427,9 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         timeout: seconds that one attempt may take, or None.
         on_error: as in `BatchNode`.
         gate: what to pass before each attempt, as in `AsyncNode`.
+        mode: as in `AsyncNode`.
+        deadline: as in `AsyncNode`.
+        fallback: as in `AsyncNode`.
 
     """
 
@@ -417,9 +447,20 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         timeout: float | None = None,
         on_error: OnError = "raise",
         gate: Gate | Sequence[Gate] | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         super().__init__(
-            max_retries, wait, exponential_backoff, max_wait, timeout=timeout, gate=gate
+            max_retries,
+            wait,
+            exponential_backoff,
+            max_wait,
+            timeout=timeout,
+            gate=gate,
+            mode=mode,
+            deadline=deadline,
+            fallback=fallback,
         )
         self.concurrency_limit = concurrency_limit
         self._on_error: OnError = check_on_error(on_error)

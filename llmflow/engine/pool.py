@@ -12,17 +12,19 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Coroutine, Generator
-from contextlib import aclosing
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
+from llmflow.batch.live import MOST_WAITING, live_here, stepping_aside
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import Hold, LoopSlots, lend_slots, step_aside
 from llmflow.engine.items import Items, each
 from llmflow.engine.results import NotRun, OnError, Results, concerns_all
 from llmflow.errors import BudgetExceededError
+from llmflow.modes.choice import chosen
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 
@@ -116,7 +118,11 @@ class Pool:
         self._working = 0  # workers that are not aside, those not yet started among them
         self._starting = 0
         self._aside = 0
-        self._aside_limit = max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit)
+        self._live = live_here()
+        aside = max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit)
+        choice = chosen.get()
+        # Those that wait for batch jobs are many: a job holds tens of thousands of rows.
+        self._aside_limit = aside if choice is None else max(aside, MOST_WAITING)
         self._take: Callable[[], Any] = lambda: _NOTHING
         self._has_more: Callable[[], bool] = lambda: False
         self._exhausted = False
@@ -160,15 +166,19 @@ class Pool:
 
     def step_aside(self) -> None:
         """Let another worker start while the item of one of them waits."""
-        self._working -= 1
+        self._count(-1)
         self._aside += 1
         self._staff()
 
     def step_back(self) -> None:
         """Count a worker again."""
-        self._working += 1
+        self._count(1)
         self._aside -= 1
         self._staff()
+
+    def _count(self, number: int) -> None:
+        self._working += number
+        self._live.add(number)
 
     def _staff(self, wanted: int = 1) -> None:
         """See to it that this many workers are about to start, as far as the limits allow."""
@@ -180,7 +190,7 @@ class Pool:
             and self._has_more()
         ):
             self._starting += 1
-            self._working += 1
+            self._count(1)
             worker = Worker(self._owner, Hold(self._slots, self))
             self._start_task(self._work(worker))
 
@@ -248,12 +258,13 @@ class Pool:
         self._starting -= 1
         worker.enter()
         worker.hold.enter()
+        stepping_aside.set(step_aside)
         clean = copy_context()
         try:
             await self._work_off(worker, clean)
         finally:
             worker.hold.end_item()
-            self._working -= 1
+            self._count(-1)
             self._staff()
 
     async def _work_off(self, worker: Worker, clean: Context) -> None:
@@ -288,6 +299,21 @@ class Pool:
                 await _let_others_run()
 
 
+@contextmanager
+def _one_of_many() -> Iterator[None]:
+    """Count the items of the block in place of the one that it is in."""
+    live, inside = live_here(), stepping_aside.get() is not None
+    live.enter()
+    if inside:
+        live.add(-1)
+    try:
+        yield
+    finally:
+        if inside:
+            live.add(1)
+        live.leave()
+
+
 async def run_pool(
     owner: object,
     call: Call,
@@ -312,5 +338,6 @@ async def run_pool(
     """
     results = Results(items, on_error)
     async with lend_slots(slots):
-        await Pool(owner, call, slots, results).run(items)
+        with _one_of_many():
+            await Pool(owner, call, slots, results).run(items)
     return results.values

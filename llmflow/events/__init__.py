@@ -30,6 +30,8 @@ from llmflow.events.calls import current_run_id, observed
 from llmflow.events.hooks import Hook, Subscription, emit, listening, subscribe
 from llmflow.events.kinds import (
     KINDS,
+    BatchDecided,
+    BatchJobChanged,
     BudgetReached,
     DomainPaused,
     Event,
@@ -48,6 +50,8 @@ from llmflow.events.kinds import (
 
 __all__ = [
     "KINDS",
+    "BatchDecided",
+    "BatchJobChanged",
     "BudgetReached",
     "DomainPaused",
     "Event",

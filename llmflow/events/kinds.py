@@ -9,7 +9,9 @@ from llmflow.errors import ProviderError, redact
 from llmflow.types import Request, Response, Usage
 
 # What a server has written, and may hold anything.
-_FOREIGN: Final = frozenset({"finish_reason", "reason", "request_id", "response_model"})
+_FOREIGN: Final = frozenset(
+    {"finish_reason", "native", "outcome", "reason", "request_id", "response_model"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +267,56 @@ class BudgetReached(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJobChanged(Event):
+    """A batch job came to another state, or the provider counts more of its rows.
+
+    Args:
+        provider: the provider's name.
+        model: the model's name there.
+        job: the provider's name of the job; llmflow's own until there is one.
+        state: how far it is: ``sealed``, ``creating``, ``created``, ``fetched`` or ``done``.
+        rows: how many there are.
+        native: what the provider says that it is doing.
+        answered: how many rows were answered, when last looked at.
+        failed: how many had failed.
+        outcome: how it ended, once it is done.
+    """
+
+    kind: ClassVar[str] = "batch_job_changed"
+
+    provider: str
+    model: str
+    job: str
+    state: str
+    rows: int
+    native: str | None = None
+    answered: int | None = None
+    failed: int | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDecided(Event):
+    """Rows go another way than into the job that they were meant for.
+
+    Args:
+        provider: the provider's name.
+        model: the model's name there.
+        decision: which way, and why, in a few words.
+        rows: how many there are.
+        job: the job, if it is about one.
+    """
+
+    kind: ClassVar[str] = "batch_decided"
+
+    provider: str
+    model: str
+    decision: str
+    rows: int
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """A run was entered, for the first time or again."""
 
@@ -299,6 +351,8 @@ KINDS: Final[tuple[type[Event], ...]] = (
     RequestCancelled,
     DomainPaused,
     BudgetReached,
+    BatchJobChanged,
+    BatchDecided,
     RunStarted,
     RunFinished,
 )

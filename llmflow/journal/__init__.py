@@ -5,7 +5,7 @@ Nothing here knows of LLMs or providers: fingerprints in, answers out.
 
 from llmflow.journal.journal import Journal
 from llmflow.journal.keys import fingerprint
-from llmflow.journal.summary import RunSummary, read_summary
+from llmflow.journal.summary import RunSummary, read_jobs, read_summary
 from llmflow.journal.values import Durability, Recorded, RecordedFailure, Store, Totals
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Store",
     "Totals",
     "fingerprint",
+    "read_jobs",
     "read_summary",
 ]

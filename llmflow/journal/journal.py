@@ -31,7 +31,7 @@ from llmflow.journal.rows import (
     response_of,
     to_json,
 )
-from llmflow.journal.summary import RunSummary, read_meta, summary_of, totals_of
+from llmflow.journal.summary import RunSummary, jobs_of, read_meta, summary_of, totals_of
 from llmflow.journal.values import Durability, Recorded, Store, Totals
 from llmflow.journal.writer import Charged, Writer
 from llmflow.types import Response
@@ -44,6 +44,10 @@ _FIND: Final = (
 )
 _ANSWER: Final = _FIND.format(", ".join(ANSWER_COLUMNS[KEY_COLUMNS:]), "answers")
 _FAILURE: Final = _FIND.format(", ".join(FAILURE_COLUMNS[KEY_COLUMNS:]), "failures")
+_PUT_JOB: Final = (
+    "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
+    "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
+)
 _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -223,10 +227,21 @@ class Journal:
         Raises:
             JournalError: it cannot be written; nothing that was written before is lost.
         """
+        await self.put(fingerprint, nth, response, uses=uses, paid=paid)
+
+    def put(
+        self,
+        fingerprint: bytes,
+        nth: int,
+        response: Response,
+        *,
+        uses: int = 1,
+        paid: bool = True,
+    ) -> asyncio.Future[None]:
+        """Do what `record` does without waiting; the future ends when the answer is durable."""
         self._check()
-        at = self._wall()
-        row = answer_row(fingerprint, nth, uses, at, response, whole=self._whole)
-        await self._writer.put(row, paid=paid)
+        row = answer_row(fingerprint, nth, uses, self._wall(), response, whole=self._whole)
+        return self._writer.put(row, paid=paid)
 
     async def record_failure(
         self,
@@ -241,10 +256,22 @@ class Journal:
 
         It never takes the place of an answer, and an answer takes its place.
         """
+        await self.put_failure(fingerprint, nth, error, uses=uses, paid=paid)
+
+    def put_failure(
+        self,
+        fingerprint: bytes,
+        nth: int,
+        error: ProviderError,
+        *,
+        uses: int = 1,
+        paid: bool = True,
+    ) -> asyncio.Future[None]:
+        """Do what `record_failure` does without waiting."""
         self._check()
         self._has_failures = True
         row = failure_row(fingerprint, nth, uses, self._wall(), error)
-        await self._writer.put(row, failed=True, paid=paid)
+        return self._writer.put(row, failed=True, paid=paid)
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
         """Count what was spent and no row tells of, for the budgets of later sessions.
@@ -269,6 +296,32 @@ class Journal:
     def noted(self, name: str) -> Any:
         """Return what `note` has kept, in this session or an earlier one; else None."""
         return self._meta.get(f"note.{name}")
+
+    def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write down batch jobs, by their tags; it survives even a power cut, all or nothing.
+
+        A job that is forgotten would be paid for twice: these few rows are worth their disk's
+        delay.
+
+        Raises:
+            JournalError: they cannot be written.
+        """
+        self._check()
+        now = self._wall()
+        rows = [(tag, now, to_json(dict(record))) for tag, record in records.items()]
+        with self._writer.using, schema.whole_group(self._connection, self._explain) as connection:
+            connection.executemany(_PUT_JOB, rows)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the records of all batch jobs, in the order in which they were made."""
+        self._check()
+        try:
+            with self._reading:
+                if self._reader is None:
+                    raise JournalError(self._over)
+                return jobs_of(self._reader)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise explain(self._path, error, doing="read") from error
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""

@@ -6,6 +6,7 @@
                of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept.
     failures   what failed for good and has not been answered since, likewise
     meta       what is known of the run: names, and values as JSON
+    jobs       the batch jobs of the run, in the order in which they were made, as JSON
 
 ``sqlite3 journal.db "SELECT text, cost FROM answers"`` shows the answers. Times are seconds
 since 1970, `cost` is in US dollars. Text, also in `raw`, that is no Unicode, such as half
@@ -22,11 +23,12 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from llmflow.errors import JournalError
 from llmflow.journal.problems import damaged, foreign, newer
 from llmflow.journal.values import Durability
 
@@ -86,6 +88,15 @@ CREATE UNIQUE INDEX failures_key ON failures (fingerprint, ordinal);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
+_SECOND: Final = """
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    tag TEXT NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    record TEXT NOT NULL
+)
+"""
+
 _looking = threading.Lock()
 _in_use: Final[set[tuple[int, int]]] = set()
 """The files that this process writes."""
@@ -99,7 +110,11 @@ def _create(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
+def _add_jobs(connection: sqlite3.Connection) -> None:
+    connection.execute(_SECOND)
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_jobs)
 """The step from each version to the next; the first makes the tables."""
 
 
@@ -278,6 +293,24 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
     except BaseException:
         roll_back(connection)
         raise
+
+
+@contextlib.contextmanager
+def whole_group(
+    connection: sqlite3.Connection, explain: Callable[[Exception], JournalError]
+) -> Iterator[sqlite3.Connection]:
+    """Run statements that come to the disk together, and are there when the block ends."""
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        roll_back(connection)
+        raise explain(error) from error
+    finally:
+        connection.execute(f"PRAGMA synchronous = {level}")
 
 
 def roll_back(connection: sqlite3.Connection) -> None:

@@ -19,6 +19,9 @@ from llmflow.journal.values import Totals
 
 _TOTALS: Final = frozenset(each.name for each in fields(Totals))
 
+_JOBS: Final = "SELECT record FROM jobs ORDER BY id"
+_HAS_JOBS: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'jobs'"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
@@ -114,6 +117,28 @@ def summary_of(folder: Path, meta: Mapping[str, Any], *, busy: bool, pid: int | 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return what the file says of its run."""
     return {name: from_json(value) for name, value in connection.execute("SELECT * FROM meta")}
+
+
+def jobs_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Return the records of all batch jobs, in the order in which they were made."""
+    return [from_json(record) for (record,) in connection.execute(_JOBS)]
+
+
+def read_jobs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the batch jobs of the run in a folder, without disturbing whoever works on it.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    path = Path(folder) / schema.NAME
+    try:
+        schema.check_file(path)
+        with closing(schema.open_to_look(path)) as connection:
+            if not connection.execute(_HAS_JOBS).fetchall():
+                return []  # of an older llmflow
+            return jobs_of(connection)
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise explain(path, error, doing="read") from error
 
 
 def totals_of(meta: Mapping[str, Any]) -> Totals:

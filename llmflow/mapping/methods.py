@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmflow.mapping.result import ResultList
     from llmflow.mapping.stream import AnswerStream
     from llmflow.mapping.work import Work
+    from llmflow.modes.choice import Choice
     from llmflow.types import Response
 
 ItemT = TypeVar("ItemT")
@@ -26,6 +27,11 @@ class _Callable(Protocol):
     @property
     def limiter(self) -> Limiter:
         """Admission by the quota."""
+        ...
+
+    @property
+    def choice(self) -> Choice | None:
+        """The mode that a call would be in."""
         ...
 
     def prepare(self) -> None:
@@ -262,10 +268,13 @@ def _work(
     ordered: bool,
     on_error: OnError,
 ) -> Work:
+    from llmflow.batch.live import MOST_WAITING
     from llmflow.mapping.work import DEFAULT_CONCURRENCY, Work
     from llmflow.transport import connection_limit
 
-    if concurrency is None:
+    if concurrency is None and llm.choice is not None and llm.choice.mode != "parallel":
+        concurrency = MOST_WAITING
+    elif concurrency is None:
         # With a known quota the limiter paces; without, a modest number is what protects.
         concurrency = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
     llm.prepare()

@@ -8,6 +8,7 @@ comes first, so that what a call was answered once is its answer in every sessio
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llmflow.errors import JournalError, ProviderError, RequestTimeoutError, redact
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
+from llmflow.modes.choice import Choice, Way, chosen
 from llmflow.modes.mode import Call, Sent
 from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
@@ -25,6 +27,7 @@ from llmflow.types import Request, Response
 if TYPE_CHECKING:
     from llmflow.budget import Estimate, Ledger, OutputForecast, Reservation
     from llmflow.journal import Journal
+    from llmflow.runs.batching import Batching
 
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST_GIVEN_BACK: Final = 100_000
@@ -38,6 +41,7 @@ class Recorder:
         ledger: what may still be spent; None where nothing limits it.
         retry_failed: ask again what the journal knows as failed.
         run_id: what events call the run; None outside of runs.
+        choice: the mode of calls for which nothing nearer chooses one.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Recorder:
         ledger: Ledger | None = None,
         retry_failed: bool = False,
         run_id: str | None = None,
+        choice: Choice | None = None,
     ) -> None:
         self.tally = Tally()
         self.is_conclusive: Callable[[ProviderError], bool] = lambda error: not error.fatal
@@ -57,11 +62,13 @@ class Recorder:
         self._ledger = ledger
         self._retry_failed = retry_failed
         self._run_id = run_id
+        self._choice = choice
         self._sharing = Sharing()
         self._forecasts: dict[Hashable, OutputForecast] = {}
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
+        self._unwritten: dict[bytes, int] = {}
         self._giving = threading.RLock()  # several event loops, and calls that are collected
 
     async def answer(self, request: Request, route: Route) -> Response:
@@ -138,6 +145,13 @@ class Recorder:
             with self._giving:
                 if len(self._given_back) < _MOST_GIVEN_BACK:
                     self._given_back.setdefault(key, []).append(nth)
+
+    def numbered(self, call: Call, route: Route) -> tuple[bytes, int]:
+        """Return what names a call that no journal has numbered."""
+        key = self._fingerprint(call, route)
+        with self._giving:
+            nth = self._unwritten[key] = self._unwritten.get(key, -1) + 1
+        return key, nth
 
     def _fingerprint(self, call: Call, route: Route) -> bytes:
         from llmflow.journal import fingerprint
@@ -231,13 +245,43 @@ class Recorder:
     async def _ask(
         self, call: Call, route: Route, key: bytes, nth: int, group: Group | None
     ) -> Response:
+        """Ask in the mode that is chosen, and write down what comes of it."""
+        choice = route.choice or chosen.get() or self._choice
+        if choice is None:
+            return await self._pay(call, route, key, nth, group)
+        from llmflow.runs.batching import Waiting
+
+        way = Way(choice, Waiting())
+        try:
+            response = await self._pay(call, route, key, nth, group, way)
+        except JournalError as error:
+            way.waiting.lost(error)
+            raise
+        except BaseException:
+            way.waiting.kept()
+            raise
+        way.waiting.kept()
+        return response
+
+    async def _pay(
+        self,
+        call: Call,
+        route: Route,
+        key: bytes,
+        nth: int,
+        group: Group | None,
+        way: Way | None = None,
+    ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
         reservation: Reservation | None = None
         try:
             if self._ledger is not None:
                 call = call._replace(sent=Sent())
-                reservation = await self._reserve(call, route)
-            response = await route.mode.complete(call)
+                reservation = await self._reserve(call, route, way)
+            if way is None:
+                response = await route.mode.complete(call)
+            else:
+                response = await self.batching.answer(call, route, key, nth, way)
         except ProviderError as error:
             self.tally.failure(error.attempts)
             if reservation is not None:
@@ -253,9 +297,7 @@ class Recorder:
             if group is None:
                 self._give_back(key, nth, route)
             raise
-        unpriced = response.cost is None or route.overrides_cost
-        if unpriced and (price := route.price()) is not None:
-            response = replace(response, cost=price.cost(response.usage))
+        response = self._priced(response, route, in_batch=way is not None and way.in_batch)
         if reservation is not None:
             charged, usage = reservation.settle_with(response), response.usage
             self._charge(
@@ -266,6 +308,43 @@ class Recorder:
         self.tally.answer(response)
         await self._write_answer(key, nth, response, route, group)
         return response
+
+    def _priced(self, response: Response, route: Route, *, in_batch: bool) -> Response:
+        """Return an answer with what it cost, if anybody knows."""
+        if response.cost is not None and not route.overrides_cost:
+            return response
+        price = route.price()
+        if price is None:
+            return response
+        return replace(response, cost=price.cost(response.usage, batch=in_batch))
+
+    def keep(
+        self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
+    ) -> asyncio.Future[None] | None:
+        """Write down what a batch job has brought for a call that nobody waits for any more."""
+        if isinstance(outcome, Response):
+            response = self._priced(outcome, route, in_batch=True)
+            self.tally.answer(response)
+            return None if self._journal is None else self._journal.put(key, nth, response)
+        _redact(outcome)
+        self.tally.failure(outcome.attempts)
+        if self._journal is None or not self.is_conclusive(outcome):
+            return None
+        return self._journal.put_failure(key, nth, outcome)
+
+    @functools.cached_property
+    def batching(self) -> Batching:
+        """The batch jobs of its calls."""
+        from llmflow.runs.batching import Batching
+
+        return Batching(
+            journal=self._journal, keep=self.keep, numbered=self.numbered, run_id=self._run_id
+        )
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether any call was in batch mode."""
+        return "batching" in self.__dict__
 
     def _settle_cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
         """Take what was on its way as run and billed; nobody will hear what it came to."""
@@ -342,16 +421,19 @@ class Recorder:
             group.succeed_after(writing, response, nth)
             raise
 
-    async def _reserve(self, call: Call, route: Route) -> Reservation:
+    async def _reserve(self, call: Call, route: Route, way: Way | None) -> Reservation:
         from llmflow.budget import estimate
 
         assert self._ledger is not None
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
         charge, forecast = provider.reserve(call.request), self._forecast(route)
+        batch = way is not None and way.choice.mode == "batch"
 
         def anew() -> Estimate:
-            return estimate(call.request, price, charge=charge, expected_output=forecast.tokens)
+            return estimate(
+                call.request, price, charge=charge, expected_output=forecast.tokens, batch=batch
+            )
 
         expected = anew()
         ledger = self._ledger

@@ -15,7 +15,9 @@ from llmflow.provider import Provider
 from llmflow.types import Request, WireRequest
 
 if TYPE_CHECKING:
+    from llmflow.batch import Batch
     from llmflow.cache import Cache
+    from llmflow.modes.choice import Choice
     from llmflow.pricing import Price
 
 
@@ -31,6 +33,8 @@ class Route:
         overrides_cost: whether that price goes before a cost that the provider reports.
         dedupe: whether equal calls in flight share one; None: where the temperature is 0.
         cache: where answers of earlier runs are taken from, and kept for later ones; or None.
+        choice: the mode of its calls, whatever is chosen around them; None: what is.
+        batch: what is set about its batch jobs; None for the defaults.
     """
 
     provider: Provider
@@ -40,6 +44,8 @@ class Route:
     overrides_cost: bool = False
     dedupe: bool | None = None
     cache: Cache | None = None
+    choice: Choice | None = None
+    batch: Batch | None = None
 
     def call(self, request: Request) -> Call:
         """Return the call that asks for this."""

@@ -25,6 +25,7 @@ from llmflow.errors import (
     redact,
 )
 from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
+from llmflow.modes.choice import Fallback, ModeName, as_choice
 from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.context import current_run, entered, in_a_script, whole_program
 from llmflow.runs.recorder import Recorder
@@ -70,6 +71,11 @@ class Run:
         about: what to keep with the run, for ``llmflow runs show``: plain values, no secrets.
         progress: show on standard error, or in the notebook, what the run is doing.
         total: how many calls there will be, for the progress; None where that is not known.
+        mode: ``"batch"`` has every call answered by the provider's batch jobs, if no node and no
+            LLM says otherwise; ``"auto"`` decides; see `AsyncNode`.
+        deadline: when all is to be answered, such as ``"6h"``; the rest is asked in parallel.
+        fallback: ``"parallel"`` for what batch jobs leave over, ``"batch"`` where a daily quota
+            is used up.
 
     Raises:
         ConfigurationError: the name or another argument is wrong.
@@ -89,6 +95,9 @@ class Run:
         about: Mapping[str, Any] | None = None,
         progress: bool = False,
         total: int | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         if store is not None and store not in STORES:
             raise ConfigurationError(f"store must be one of {', '.join(STORES)}; got {store!r}")
@@ -98,6 +107,8 @@ class Run:
             )
         self.name = None if name is None else checked_name(name)
         self.budget = budget
+        self.choice = as_choice(mode, deadline=deadline, fallback=fallback)
+        """How its calls are answered, where nothing nearer says so."""
         self.retry_failed = retry_failed
         self._store = store
         self._folder = None if folder is None else Path(folder)
@@ -160,6 +171,8 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
+        if self._recorder is not None and self._recorder.has_batches:
+            await self._recorder.batching.stop()
         try:
             # Writing down what is waiting takes a moment, in which others may go on.
             await asyncio.to_thread(self.close, error)
@@ -195,6 +208,7 @@ class Run:
             ledger=self._ledger,
             retry_failed=self.retry_failed,
             run_id=self.id,
+            choice=self.choice,
         )
         self._entered_at = time.monotonic()
         if (totals := self.totals) is not None:
@@ -215,6 +229,8 @@ class Run:
         """
         if self._recorder is None or self._pid != os.getpid():
             return
+        if self._recorder.has_batches:
+            self._recorder.batching.stop_soon()
         with self._closing:  # whoever comes second returns when it is closed
             self._closed = True
             if not self._ended:

@@ -1,0 +1,86 @@
+"""How many jobs run at once: prompt tokens that wait at the provider are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+# What is estimated here is counted there, by another tokenizer.
+_MARGIN: Final = 0.95
+
+
+class Admission:
+    """Lets jobs go to the provider, first come, first served, within what may wait there.
+
+    Args:
+        tokens: prompt tokens that may wait there at once; None where that is not known.
+        jobs: how many jobs may; None where that is not limited.
+    """
+
+    def __init__(self, *, tokens: float | None, jobs: int | None) -> None:
+        self._tokens = tokens
+        self._jobs = jobs
+        self._inside: dict[str, float] = {}
+        self._waiting: OrderedDict[str, tuple[float, asyncio.Future[None]]] = OrderedDict()
+
+    @property
+    def most_tokens(self) -> float | None:
+        """How many tokens one job may have; None where that is not known."""
+        return None if self._tokens is None else self._tokens * _MARGIN
+
+    @property
+    def enqueued(self) -> float:
+        """The tokens that wait at the provider."""
+        return sum(self._inside.values())
+
+    @property
+    def inside(self) -> int:
+        """How many jobs are at the provider."""
+        return len(self._inside)
+
+    def learn(self, tokens: float) -> None:
+        """Take the limit that the provider names."""
+        self._tokens = tokens
+        self._pump()
+
+    def enter_at_once(self, tag: str, tokens: float) -> None:
+        """Count a job that is at the provider already."""
+        self._inside[tag] = tokens
+
+    async def enter(self, tag: str, tokens: float) -> None:
+        """Wait until a job may go to the provider."""
+        if tag in self._inside:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[tag] = (tokens, future)
+        self._pump()
+        try:
+            await future
+        except BaseException:
+            self._waiting.pop(tag, None)
+            self._inside.pop(tag, None)
+            self._pump()
+            raise
+
+    def leave(self, tag: str) -> None:
+        """Give back what a job has taken."""
+        if self._inside.pop(tag, None) is not None:
+            self._pump()
+
+    def _pump(self) -> None:
+        while self._waiting:
+            tag, (tokens, future) = next(iter(self._waiting.items()))
+            if not self._fits(tokens):
+                return
+            del self._waiting[tag]
+            self._inside[tag] = tokens
+            if not future.done():
+                future.set_result(None)
+
+    def _fits(self, tokens: float) -> bool:
+        if not self._inside:
+            return True  # what never fits is the provider's to refuse
+        if self._jobs is not None and len(self._inside) >= self._jobs:
+            return False
+        return self._tokens is None or self.enqueued + tokens <= self._tokens * _MARGIN

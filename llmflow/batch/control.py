@@ -1,0 +1,129 @@
+"""Calls of a provider's batch API: paced, and repeated where that is safe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus, Channel
+from llmflow.clock import Clock
+from llmflow.errors import ProviderError, QueueLimitError
+from llmflow.retry import backoff
+
+_T = TypeVar("_T")
+
+_ATTEMPTS: Final = 8
+_FIRST_WAIT: Final = 1.0
+_LONGEST_WAIT: Final = 60.0
+# A job that was made a moment ago is not everywhere yet. In units of the first look's delay.
+_LOOKS: Final = (0.1, 0.5, 1.5)
+
+
+class Control:
+    """The calls for one queue.
+
+    Args:
+        api: the provider's.
+        channel: the way to it.
+        clock: where time and sleep come from.
+        rng: where jitter comes from.
+        poll: seconds until the first look at a job; other waits are measured by it.
+    """
+
+    def __init__(
+        self, api: BatchAPI, channel: Channel, *, clock: Clock, rng: random.Random, poll: float
+    ) -> None:
+        self.api = api
+        self.channel = channel
+        self._clock = clock
+        self._rng = rng
+        self._poll = poll
+        self._wait = min(_FIRST_WAIT, poll)
+
+    async def upload(self, rows: BatchInput) -> str | None:
+        """Bring a file to the provider. Uploaded twice it is there twice, and costs nothing."""
+        return await self._repeat(lambda: self.api.upload(rows, self.channel))
+
+    async def create(
+        self, rows: BatchInput, uploaded: str | None, known: Callable[[], Collection[str]]
+    ) -> BatchStatus:
+        """Create a job, exactly once.
+
+        What was refused was not made. What nobody answered may have been, and is looked for
+        before anything is sent again.
+
+        Args:
+            rows: its rows.
+            uploaded: the provider's name of its file.
+            known: returns the ids of jobs that were created for something else.
+
+        Raises:
+            QueueLimitError: too much is waiting already.
+            ProviderError: it cannot be created.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self.api.create(rows, uploaded, self.channel)
+            except QueueLimitError:
+                raise
+            except ProviderError as error:
+                if not error.transient or attempt >= _ATTEMPTS:
+                    raise
+                if is_ambiguous(error):
+                    found = await self.find(rows, known())
+                    if found is not None:
+                        return found
+                await self._sleep(attempt, error)
+
+    async def find(self, rows: BatchInput, known: Collection[str]) -> BatchStatus | None:
+        """Look for a job that may have been made, a few times: lists lag behind."""
+        for factor in _LOOKS:
+            await self._clock.sleep(self._poll * factor)
+            found = await self._repeat(lambda: self.api.find(rows, known, self.channel))
+            if found is not None:
+                return found
+        return None
+
+    async def status(self, job: str) -> BatchStatus:
+        """Ask how a job is doing, once: the next look is not far."""
+        return await self.api.status(job, self.channel)
+
+    async def cancel(self, job: str) -> None:
+        """Ask for the end of a job."""
+        await self._repeat(lambda: self.api.cancel(job, self.channel))
+
+    async def fetch(self, status: BatchStatus, folder: Path) -> Sequence[Path]:
+        """Bring an ended job's results here."""
+        return await self._repeat(lambda: self.api.fetch(status, folder, self.channel))
+
+    async def clean_up(self, status: BatchStatus) -> None:
+        """Delete what nobody needs any more, if that can be done."""
+        await self._repeat(lambda: self.api.clean_up(status, self.channel), attempts=2)
+
+    async def _repeat(self, send: Callable[[], Awaitable[_T]], *, attempts: int = _ATTEMPTS) -> _T:
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await send()
+            except ProviderError as error:
+                if not error.transient or attempt >= attempts:
+                    raise
+                await self._sleep(attempt, error)
+
+    async def _sleep(self, attempt: int, error: ProviderError) -> None:
+        seconds = backoff(attempt, initial=self._wait, maximum=_LONGEST_WAIT, rng=self._rng)
+        await self._clock.sleep(max(seconds, error.retry_after or 0.0))
+
+
+def is_ambiguous(error: ProviderError) -> bool:
+    """Whether a call that failed so may have been carried out all the same.
+
+    A reply in the 400s is a refusal. Without a reply, or with one that says only that
+    something went wrong behind it, nobody knows.
+    """
+    return error.status is None or not 400 <= error.status < 500

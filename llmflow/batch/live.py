@@ -1,0 +1,81 @@
+"""How many items could still ask something, so that nobody waits for them in vain.
+
+A pool of workers counts each worker that is at work on an item. A call that waits for a batch
+job steps aside from its worker, by the way that the worker has left in a context variable.
+When nobody is at work any more, all have asked what they could ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from typing import Final
+from weakref import WeakKeyDictionary
+
+MOST_WAITING: Final = 50_000
+"""How many items of one pool may wait for batch jobs at once: beyond, no more are begun."""
+
+stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | None] = ContextVar(
+    "llmflow_stepping_aside", default=None
+)
+"""How the running item gives up its place while it waits for a batch job; None outside."""
+
+
+class Live:
+    """The pools of one event loop."""
+
+    __slots__ = ("__weakref__", "_listeners", "at_work", "pools")
+
+    def __init__(self) -> None:
+        self.pools = 0
+        self.at_work = 0
+        self._listeners: list[Callable[[], None]] = []
+
+    def add(self, number: int) -> None:
+        """Count workers that begin (or, negative, end) to be at work."""
+        self.at_work += number
+        if self.at_work <= 0:
+            self._tell()
+
+    def enter(self) -> None:
+        """Count a pool that begins."""
+        self.pools += 1
+
+    def leave(self) -> None:
+        """Count a pool that ends."""
+        self.pools -= 1
+        self._tell()
+
+    @property
+    def all_wait(self) -> bool:
+        """Whether every item that is known of waits for something else."""
+        return self.pools > 0 and self.at_work <= 0
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called whenever all may be waiting; return what ends that."""
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            with contextlib.suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _tell(self) -> None:
+        for each in tuple(self._listeners):
+            each()
+
+
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Live] = WeakKeyDictionary()
+
+
+def live_here() -> Live:
+    """Return the count of the running event loop."""
+    loop = asyncio.get_running_loop()
+    found = _by_loop.get(loop)
+    if found is None:
+        found = _by_loop[loop] = Live()
+    return found

@@ -1,0 +1,546 @@
+"""All batch work for one model at one provider: what collects, what waits, what runs.
+
+Calls come one by one and wait; their rows go into a file. When the file is full, or nobody is
+left who could add to it, it becomes a `Job`. How many of these run at once is limited by what
+the provider lets wait: their prompt tokens are counted here, and given back when a job ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import secrets
+import sys
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from llmflow.batch.admission import Admission
+from llmflow.batch.control import Control
+from llmflow.batch.job import Job
+from llmflow.batch.live import live_here
+from llmflow.batch.record import JobRecord, JobStore
+from llmflow.batch.settings import Batch
+from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
+from llmflow.batch_api import BatchLimits
+from llmflow.clock import Clock
+from llmflow.errors import (
+    InvalidRequestError,
+    JournalError,
+    LLMFlowError,
+    OutageError,
+    ProviderError,
+)
+from llmflow.types import Response
+
+# For those who have been woken and are about to ask again.
+_GRACE_SECONDS: Final = 0.02
+_PATIENCE: Final = 30
+# Of the provider's limit: what is estimated here is counted there.
+_SHARE_OF_SIZE: Final = 0.98
+
+_T = TypeVar("_T")
+
+Outcome = Response | ProviderError
+
+
+class TakenOver(Exception):  # noqa: N818 - nothing is wrong
+    """The row is not answered by a job: ask it in parallel."""
+
+
+class Keeper(Protocol):
+    """Who writes down what nobody waits for."""
+
+    def is_known(self, name: str) -> bool:
+        """Whether a row's outcome is written down."""
+        ...
+
+    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
+        """Write a row's outcome down; the future ends when it is durable. None: nothing to do."""
+        ...
+
+    async def drain(self) -> None:
+        """Return when all that was kept before is durable."""
+        ...
+
+    def changed(self, record: JobRecord) -> None:
+        """Hear of a job's new state."""
+        ...
+
+    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
+        """Hear of a decision: why rows go another way."""
+        ...
+
+
+class Waiter:
+    """A call that waits for its row.
+
+    Attributes:
+        job: the job that answered it, until the answer is written down.
+    """
+
+    __slots__ = ("future", "job")
+
+    def __init__(self, future: asyncio.Future[Response]) -> None:
+        self.future = future
+        self.job: Job | None = None
+
+    def kept(self) -> None:
+        """Note that the outcome is written down."""
+        if self.job is not None:
+            self.job.settled()
+            self.job = None
+
+    def lost(self, error: JournalError) -> None:
+        """Note that it cannot be written down."""
+        if self.job is not None:
+            self.job.unsettled(error)
+            self.job = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What tells a queue from others.
+
+    Args:
+        key: a digest of provider, server and model.
+        provider: the provider's name.
+        model: the model's name there.
+    """
+
+    key: str
+    provider: str
+    model: str
+
+
+class Queue:
+    """The batch work for one model, on one event loop.
+
+    Args:
+        identity: whose it is.
+        control: the calls of the provider's batch API.
+        store: where jobs are written down.
+        keeper: where outcomes are written down.
+        folder: where files are.
+        settings: what may be set.
+        clock: where time and sleep come from.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        control: Control,
+        *,
+        store: JobStore,
+        keeper: Keeper,
+        folder: Path,
+        settings: Batch,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self.control = control
+        self.store = store
+        self.keeper = keeper
+        self.folder = folder
+        self.settings = settings
+        self.clock = clock
+        self.limits: BatchLimits = control.api.limits
+        self.takes_over = False
+        """Whether few leftovers are asked in parallel rather than in another job."""
+        self.is_late = False
+        """Whether the deadline is near: whatever is left is asked in parallel."""
+        self.failure: LLMFlowError | None = None
+        """What ended a job before its time; it can be gone on with in another process."""
+        self.admission = Admission(
+            tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
+            jobs=settings.jobs or self.limits.jobs,
+        )
+        self._most_rows = min(self.limits.requests, settings.requests or self.limits.requests)
+        most = int(min(self.limits.size, settings.size or self.limits.size) * _SHARE_OF_SIZE)
+        self._most_bytes = most
+        self._waiters: dict[str, Waiter] = {}
+        self._taken_over: set[str] = set()
+        self._open: dict[tuple[str, int], Spool] = {}
+        self._sealing: dict[Spool, asyncio.Task[None]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._added_at = 0.0
+        self._live = live_here()
+        self._stop_listening = self._live.listen(self._maybe_all_wait)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- what calls do --------------------------------------------------------------------------
+
+    async def wait(
+        self, name: str, line: Callable[[], bytes], *, tokens: float, schema: str, waiter: Waiter
+    ) -> Response:
+        """Have a row answered by a job, by one that knows it already if there is one.
+
+        Raises:
+            TakenOver: it is to be asked in parallel.
+            ProviderError: it failed for good.
+        """
+        if self.is_late or name in self._taken_over:
+            self._taken_over.discard(name)
+            raise TakenOver
+        self._waiters[name] = waiter
+        try:
+            if not self.holds(name):
+                self._add(name, line(), tokens, schema, 1)
+            return await waiter.future
+        except BaseException:
+            if self._waiters.get(name) is waiter:
+                del self._waiters[name]
+                self._forget(name)
+            elif waiter.job is not None and isinstance(sys.exception(), asyncio.CancelledError):
+                self._keep_after_all(name, waiter)
+            raise
+
+    def enqueue(self, name: str, line: Callable[[], bytes], *, tokens: float, schema: str) -> None:
+        """Have a row answered by a job, with nobody waiting: its outcome is written down."""
+        if not self.holds(name):
+            self._add(name, line(), tokens, schema, 1)
+
+    def holds(self, name: str) -> bool:
+        """Whether a job, or a file that will be one, has this row."""
+        for job in self._jobs.values():
+            if name in job.names:
+                return True
+        spools = (*self._open.values(), *self._sealing)
+        return any(name in each.names for each in spools)
+
+    def _keep_after_all(self, name: str, waiter: Waiter) -> None:
+        """Write down what was given to a call in the very moment in which it was cancelled."""
+        job, waiter.job = waiter.job, None
+        assert job is not None
+        job.settled()
+        error = waiter.future.exception()
+        outcome = waiter.future.result() if error is None else error
+        if isinstance(outcome, Response | ProviderError):
+            self._keep(job, name, outcome)
+
+    def _keep(self, job: Job, name: str, outcome: Outcome) -> None:
+        kept = self.keeper.keep(name, outcome)
+        if kept is not None:
+            job.outstanding += 1
+            kept.add_done_callback(job.settled_by)
+
+    def _forget(self, name: str) -> None:
+        """Leave out a row whose caller has gone, if it is not on its way already."""
+        for spool in self._open.values():
+            if name in spool.names:
+                spool.drop(name)
+
+    def _add(self, name: str, line: bytes, tokens: float, schema: str, round_: int) -> None:
+        if len(line) > self._most_bytes:
+            raise InvalidRequestError(
+                f"the request is too large for a batch job: {len(line):,} bytes, and a whole job "
+                f"may have {self._most_bytes:,}"
+            )
+        key = (schema if self.limits.uniform_schema else "", round_)
+        spool = self._open.get(key)
+        if spool is not None and self._is_full(spool, line, tokens):
+            self._seal(key)
+            spool = None
+        try:
+            if spool is None:
+                spool = self._open[key] = Spool(self.folder / f"{_new_tag()}.jsonl")
+            spool.add(name, line, tokens)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+        self._added_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.settings.quiet, self._look)
+
+    def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
+        most = self.admission.most_tokens
+        return (
+            spool.requests >= self._most_rows
+            or spool.size + 1 + len(line) > self._most_bytes
+            or (most is not None and spool.requests > 0 and spool.tokens + tokens > most)
+        )
+
+    # --- when a file becomes a job --------------------------------------------------------------
+
+    def _maybe_all_wait(self) -> None:
+        if self._open and self._live.all_wait:
+            self._loop.call_later(_GRACE_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._open and self._live.all_wait:
+            self.seal()
+
+    def _look(self) -> None:
+        """Seal what is open if nothing more is to be expected."""
+        self._timer = None
+        if not self._open:
+            return
+        patience = self.settings.quiet
+        if self._live.pools and self._live.at_work > 0:
+            patience *= _PATIENCE
+        left = self._added_at + patience - self._loop.time()
+        if left <= 0:
+            self.seal()
+        else:
+            self._timer = self._loop.call_later(max(left, _GRACE_SECONDS), self._look)
+
+    def seal(self) -> None:
+        """Make jobs of all that has been collected."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for key in list(self._open):
+            self._seal(key)
+
+    def _seal(self, key: tuple[str, int]) -> None:
+        spool = self._open.pop(key)
+        if not spool.requests:
+            spool.discard()
+            return
+        self._sealing[spool] = self._start(self._finish(spool, *key))
+
+    async def _finish(self, spool: Spool, schema: str, round_: int) -> None:
+        """Write a file and its job down, and begin with it."""
+        try:
+            record = JobRecord(
+                tag=spool.path.stem,
+                queue=self.identity.key,
+                provider=self.identity.provider,
+                model=self.identity.model,
+                tokens=spool.tokens,
+                sealed_at=self.clock.wall(),
+                round=round_,
+                schema=schema,
+            )
+            await in_thread(spool.seal)
+            record = record.but(requests=spool.requests, size=spool.size)
+            await self.write(record)
+            self._launch(record, spool.names, adopted=False)
+            if self.is_late:
+                self._jobs[record.tag].request_cancel("deadline")
+        except (OSError, JournalError) as error:
+            self._fail(spool.names, error)
+        finally:
+            del self._sealing[spool]
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    def adopt(self, records: Iterable[JobRecord]) -> None:
+        """Go on with the jobs of an earlier process, and remove what it left unfinished.
+
+        Raises:
+            JournalError: a job's file is gone or damaged.
+        """
+        for record in records:
+            path = self.folder / f"{record.tag}.jsonl"
+            try:
+                names = set(names_of(path))
+            except (OSError, ValueError) as error:
+                raise JournalError(
+                    f"the rows of the batch job {record.job or record.tag} cannot be read: "
+                    f"{error}; put {path} back, or give the run another name"
+                ) from error
+            # A later job that has a row has it from an earlier one.
+            for other in self._jobs.values():
+                other.names -= names
+            self._launch(record, names, adopted=True)
+
+    def _launch(self, record: JobRecord, names: set[str], *, adopted: bool) -> None:
+        job = Job(record, names, self, adopted=adopted)
+        self._jobs[record.tag] = job
+        self.keeper.changed(record)
+        self._start(self._run(job))
+
+    async def _run(self, job: Job) -> None:
+        try:
+            await job.run()
+        except (LLMFlowError, OSError) as error:
+            # What is written down of it stays, for the next process.
+            self._fail(job.names, error)
+        finally:
+            self.admission.leave(job.record.tag)
+            self._jobs.pop(job.record.tag, None)
+
+    def _fail(self, names: Collection[str], error: LLMFlowError | OSError) -> None:
+        """Tell all who wait for these rows that nobody can go on."""
+        if isinstance(error, OSError):
+            error = _cannot_write(self.folder, error)
+        elif isinstance(error, ProviderError) and error.transient:
+            error = OutageError(f"the batch API fails: {error}", provider=error.provider)
+        self.failure = self.failure or error
+        for name in names:
+            waiter = self._waiters.pop(name, None)
+            if waiter is not None and not waiter.future.done():
+                waiter.future.set_exception(copy.copy(error))  # each raises its own
+
+    def known_ids(self) -> set[str]:
+        """Return the provider's names of all jobs that are accounted for."""
+        return {each.job for each in self.store.all() if each.job is not None}
+
+    def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
+        """Give a row's outcome to whoever waits for it, or write it down."""
+        waiter = self._waiters.pop(name, None)
+        if waiter is not None and not waiter.future.done():
+            waiter.job = job
+            job.outstanding += 1
+            if isinstance(outcome, ProviderError):
+                waiter.future.set_exception(outcome)
+            else:
+                waiter.future.set_result(outcome)
+        elif not (job.adopted and self.keeper.is_known(name)):
+            self._keep(job, name, outcome)
+
+    def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
+        """Have rows asked in parallel."""
+        self.keeper.decided(why, record=job.record, rows=len(names))
+        for name in names:
+            waiter = self._waiters.pop(name, None)
+            if waiter is None:
+                self._taken_over.add(name)
+            elif not waiter.future.done():
+                waiter.future.set_exception(TakenOver())
+
+    def is_few(self, rows: int, of: int) -> bool:
+        """Whether so few leftovers are not worth another job."""
+        return self.takes_over and rows <= max(self.settings.few, of // 100)
+
+    async def next_round(self, job: Job, names: set[str]) -> None:
+        """Put rows into the next job, and return when that is written down."""
+        record, spools = job.record, set[Spool]()
+        for name, line in rows_of(job.path):
+            if name in names:
+                tokens = record.tokens / max(1, record.requests)
+                self._add(name, line, tokens, record.schema, record.round + 1)
+                spools.add(self._open[record.schema, record.round + 1])
+        self.keeper.decided("next round", record=record, rows=len(names))
+        self._look()
+        while pending := [each for each in spools if each in self._open.values()]:
+            await asyncio.sleep(max(self.settings.quiet, _GRACE_SECONDS) / 2)
+            if self._live.all_wait and pending:
+                self.seal()
+        await asyncio.gather(*[self._sealing[each] for each in spools if each in self._sealing])
+
+    async def write(self, *records: JobRecord) -> None:
+        """Write jobs down."""
+        await in_thread(self.store.put, records)
+
+    async def replace(
+        self, job: Job, groups: Collection[set[str]], outcome: str, **changes: Any
+    ) -> None:
+        """Put the rows of a job that was refused into jobs of their own, and write both down."""
+        old, new = job.record, []
+        rows = {}
+        for names in groups:
+            path = self.folder / f"{_new_tag()}.jsonl"
+            keep = frozenset(names)
+            size = await in_thread(copy_rows, job.path, path, keep.__contains__)
+            record = old.but(
+                tag=path.stem,
+                state="sealed",
+                requests=len(names),
+                size=size,
+                tokens=old.tokens * len(names) / max(1, old.requests),
+                sealed_at=self.clock.wall(),
+                uploaded=None,
+                job=None,
+                created_at=None,
+                native=None,
+                succeeded=None,
+                failed=None,
+                expires_at=None,
+                **changes,
+            )
+            new.append(record)
+            rows[record.tag] = set(names)
+        job.record = old.but(state="done", outcome=outcome)
+        await self.write(job.record, *new)
+        self.keeper.changed(job.record)
+        self.admission.leave(old.tag)
+        job.names = set()
+        self.remove_files(job)
+        for record in new:
+            self._launch(record, rows[record.tag], adopted=job.adopted)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def late(self, why: str) -> None:
+        """Have everything that is left asked in parallel, beginning with what no job has yet."""
+        self.is_late = True
+        for key in list(self._open):
+            spool = self._open.pop(key)
+            for name in spool.names:
+                waiter = self._waiters.pop(name, None)
+                if waiter is not None and not waiter.future.done():
+                    waiter.future.set_exception(TakenOver())
+            self.keeper.decided(why, record=None, rows=spool.requests)
+            spool.discard()
+        for job in list(self._jobs.values()):
+            job.request_cancel("deadline")
+
+    async def settle(self) -> None:
+        """Return when every job has ended and all of its rows are written down.
+
+        Raises:
+            LLMFlowError: what ended a job before its time.
+        """
+        self.seal()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+            self.seal()
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that have not ended."""
+        return list(self._jobs.values())
+
+    @property
+    def collecting(self) -> int:
+        """How many rows are in no job yet."""
+        return sum(each.requests for each in (*self._open.values(), *self._sealing))
+
+    async def stop(self) -> None:
+        """Stop looking after jobs; they go on at the provider, and are written down here."""
+        self._stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for spool in self._open.values():
+            spool.discard()
+        self._open.clear()
+
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+    def remove_files(self, job: Job) -> None:
+        """Remove a job's files on this machine."""
+        remove_all([job.path, job.results])
+
+
+async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
+    """Do what blocks in a thread; when the program is ending, and there are no more, here."""
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, lambda: work(*args))
+    except RuntimeError:
+        return work(*args)
+    return await done
+
+
+def _new_tag() -> str:
+    return f"llmflow-{secrets.token_hex(12)}"
+
+
+def _cannot_write(folder: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"the rows of a batch job cannot be written to {folder}: {error}; "
+        "make room there, or keep runs elsewhere (LLMFLOW_JOURNAL_DIR)"
+    )

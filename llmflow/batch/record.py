@@ -1,0 +1,123 @@
+"""What is written down of a job, before anything of it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Literal, Protocol
+
+State = Literal["sealed", "creating", "created", "fetched", "done"]
+
+ACTIVE: Final = ("sealed", "creating", "created", "fetched")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """One job, as the next process has to know it.
+
+    Its states, each written down before what follows it is begun::
+
+        sealed     its file is complete on this machine; nothing of it may be at the provider
+        creating   the file is uploaded, and the job may or may not exist at the provider
+        created    the provider has named it
+        fetched    it has ended, and its results are on this machine
+        done       each of its rows is in the journal, or in another job
+
+    Args:
+        tag: its name at llmflow, and of its files.
+        queue: which `Queue` it belongs to: a digest of provider, server and model.
+        provider: the provider's name.
+        model: the model's name at the provider.
+        state: see above.
+        requests: its rows.
+        size: the bytes of its file.
+        tokens: prompt tokens of its rows, estimated.
+        sealed_at: when its file was complete, in seconds since 1970.
+        round: how often its rows went into a job, this one included.
+        schema: what tells its rows' JSON schema from others, where that matters.
+        failures: how often it, or what it was split from, was refused for a bad row.
+        refused: how often it had to wait because too much was enqueued.
+        uploaded: the provider's name of its file.
+        job: the provider's name of the job.
+        created_at: when the provider named it.
+        native: what the provider last said that it is doing.
+        succeeded: how many of its rows were answered, when last looked at.
+        failed: how many had failed.
+        expires_at: when the provider gives it up.
+        cancel: why it is to be cancelled: ``deadline``, or ``user``; else None.
+        outcome: how it ended, in one line, when it is done.
+    """
+
+    tag: str
+    queue: str
+    provider: str
+    model: str
+    state: State = "sealed"
+    requests: int = 0
+    size: int = 0
+    tokens: float = 0.0
+    sealed_at: float = 0.0
+    round: int = 1
+    schema: str = ""
+    failures: int = 0
+    refused: int = 0
+    uploaded: str | None = None
+    job: str | None = None
+    created_at: float | None = None
+    native: str | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+    expires_at: float | None = None
+    cancel: str | None = None
+    outcome: str | None = None
+
+    def but(self, **changes: Any) -> JobRecord:
+        """Return it with these changes."""
+        return replace(self, **changes)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values, without what is None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> JobRecord:
+        """Return what `plain` was made of; what another version knew besides is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in plain.items() if name in known})
+
+    @property
+    def is_active(self) -> bool:
+        """Whether something of it is still to be done."""
+        return self.state != "done"
+
+
+class JobStore(Protocol):
+    """Where records are kept. What is put is durable when `put` returns, all or nothing."""
+
+    def put(self, records: Sequence[JobRecord]) -> None:
+        """Write records, each in place of the one with its tag.
+
+        Raises:
+            JournalError: they cannot be written; then none of them is.
+        """
+        ...
+
+    def all(self) -> list[JobRecord]:
+        """Return every record, in the order in which their jobs were made."""
+        ...
+
+
+class MemoryStore:
+    """Records that end with the process: where there is no journal."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, JobRecord] = {}
+
+    def put(self, records: Sequence[JobRecord]) -> None:
+        """Keep records, each in place of the one with its tag."""
+        for each in records:
+            self._records[each.tag] = each
+
+    def all(self) -> list[JobRecord]:
+        """Return every record."""
+        return list(self._records.values())

@@ -1,0 +1,144 @@
+"""The file of a job's rows, as it grows on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_BUFFER: Final = 2**20
+# Whatever a provider calls it, the name comes before the call's body.
+_NAME: Final = re.compile(rb'"(r[0-9a-f]{32}-\d{1,18})"')
+
+
+class Spool:
+    """A file that gets one row after another, until it is sealed.
+
+    The rows are in a file of another name until then: what a process leaves unfinished is
+    nobody's job.
+
+    Args:
+        path: where the sealed file will be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names: set[str] = set()
+        self.tokens = 0.0
+        self.size = 0
+        self._part = path.with_name(f"{path.name}.part")
+        self._dropped: set[str] = set()
+        self._file = _create(self._part)
+
+    @property
+    def requests(self) -> int:
+        """How many rows there are."""
+        return len(self.names)
+
+    def add(self, name: str, line: bytes, tokens: float) -> None:
+        """Write a row."""
+        if self.size:
+            self._file.write(b"\n")
+            self.size += 1
+        self._file.write(line)
+        self.size += len(line)
+        self.tokens += tokens
+        self.names.add(name)
+
+    def drop(self, name: str) -> None:
+        """Leave a row out, whose caller has gone."""
+        self.names.remove(name)
+        self._dropped.add(name)
+
+    def seal(self) -> None:
+        """Make the file a job's; blocks for as long as the disk takes."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.replace(self.path)
+        if self._dropped:
+            keep = self.names
+            self.size = copy_rows(self.path, self.path, lambda name: name in keep)
+        _sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove what is there."""
+        self._file.close()
+        for path in (self._part, self.path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the line of each row of a file, without its line break."""
+    with path.open("rb") as file:
+        for line in file:
+            yield row_name(line), line.rstrip(b"\n")
+
+
+def row_name(line: bytes) -> str:
+    """Return the name in a line of ours.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _NAME.search(line)
+    if found is None:
+        raise ValueError("a row without a name")
+    return found[1].decode()
+
+
+def names_of(path: Path) -> Iterator[str]:
+    """Yield the name of each row of a file."""
+    for name, _ in rows_of(path):
+        yield name
+
+
+def copy_rows(source: Path, target: Path, wanted: Callable[[str], bool]) -> int:
+    """Write the wanted rows of a file into another, whole or not at all; return its bytes."""
+    part = target.with_name(f"{target.name}.part")
+    size = 0
+    with _create(part) as file:
+        for name, line in rows_of(source):
+            if wanted(name):
+                if size:
+                    file.write(b"\n")
+                    size += 1
+                file.write(line)
+                size += len(line)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+    return size
+
+
+def remove_all(paths: Collection[Path]) -> None:
+    """Remove files and folders of files; what is not there is no error."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                remove_all(list(path.iterdir()))
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+def _create(path: Path) -> BinaryIO:
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, "wb", buffering=_BUFFER, opener=private)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files survive a power cut, where that can be asked for."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""Which mode a call is in: a word that flows down from run, flow and node to each call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from llmflow.errors import ConfigurationError
+from llmflow.headers import parse_duration
+
+ModeName = Literal["parallel", "batch", "auto"]
+Fallback = Literal["parallel", "batch"]
+
+MODES: Final = ("parallel", "batch", "auto")
+_FALLBACKS: Final = ("parallel", "batch")
+_DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How calls are to be answered.
+
+    Args:
+        mode: live calls in parallel, the provider's batch jobs, or whichever of the two is
+            in time and within the budget.
+        deadline: seconds after which all is to be answered, counted from the first call;
+            None for no hurry.
+        fallback: the other way, for what the first does not answer: ``"parallel"`` for the
+            leftovers of jobs, and where there is no batch API; ``"batch"`` where a daily quota
+            is used up.
+    """
+
+    mode: ModeName = "parallel"
+    deadline: float | None = None
+    fallback: Fallback | None = None
+
+
+class Way:
+    """The way that one call goes.
+
+    Attributes:
+        choice: what was chosen for it.
+        waiting: the job that it waits for.
+        in_batch: whether a job has answered it.
+    """
+
+    __slots__ = ("choice", "in_batch", "waiting")
+
+    def __init__(self, choice: Choice, waiting: Any) -> None:
+        self.choice = choice
+        self.waiting = waiting
+        self.in_batch = False
+
+
+chosen: ContextVar[Choice | None] = ContextVar("llmflow_mode", default=None)
+"""What the node, flow or run around the running code has chosen; None: parallel calls."""
+
+
+def as_choice(
+    mode: str | None, *, deadline: float | str | None = None, fallback: str | None = None
+) -> Choice | None:
+    """Return a checked choice; None where nothing is chosen.
+
+    >>> as_choice("batch", deadline="6h").deadline
+    21600.0
+
+    Raises:
+        ConfigurationError: there is no such mode, the deadline is no time, or the fallback is
+            not another way.
+    """
+    if mode is None:
+        if deadline is not None or fallback is not None:
+            raise ConfigurationError('deadline and fallback need a mode, such as mode="auto"')
+        return None
+    if mode not in MODES:
+        raise ConfigurationError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    if fallback is not None and fallback not in _FALLBACKS:
+        raise ConfigurationError(f"fallback must be 'parallel', 'batch' or None; got {fallback!r}")
+    if fallback == mode:
+        raise ConfigurationError(f"mode and fallback are the same, {mode!r}: leave one out")
+    seconds = None if deadline is None else _seconds(deadline)
+    if seconds is not None and mode == "parallel":
+        raise ConfigurationError('a deadline needs mode="auto" or mode="batch"')
+    return Choice(mode=mode, deadline=seconds, fallback=fallback)  # type: ignore[arg-type]
+
+
+@contextmanager
+def choosing(choice: Choice | None) -> Iterator[None]:
+    """Have a choice flow into all calls of the block; None changes nothing."""
+    if choice is None:
+        yield
+        return
+    token = chosen.set(choice)
+    try:
+        yield
+    finally:
+        chosen.reset(token)
+
+
+def _seconds(deadline: float | str) -> float:
+    seconds: float | None = None
+    if isinstance(deadline, str):
+        text = deadline.strip().lower()
+        if text.endswith("d") and text[:-1].replace(".", "", 1).isdigit():
+            seconds = float(text[:-1]) * _DAY
+        else:
+            seconds = parse_duration(text)
+    elif isinstance(deadline, int | float) and not isinstance(deadline, bool):
+        seconds = float(deadline)
+    if seconds is None or not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"deadline must be a time such as '6h', '90m' or seconds; got {deadline!r}"
+        )
+    return seconds

@@ -1,0 +1,404 @@
+"""The batch work of one run: its queues, and what they need of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Hashable
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llmflow.batch import Batch
+from llmflow.batch.control import Control
+from llmflow.batch.live import stepping_aside
+from llmflow.batch.names import call_of, name_of
+from llmflow.batch.queue import Identity, Outcome, Queue, TakenOver, Waiter
+from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch_api import BatchAPI
+from llmflow.clock import SystemClock
+from llmflow.errors import (
+    BatchUnsupportedError,
+    JournalError,
+    ProviderError,
+    QuotaExhaustedError,
+)
+from llmflow.events import BatchDecided, BatchJobChanged, emit
+from llmflow.modes.choice import Choice, Way
+from llmflow.modes.mode import Call
+from llmflow.runs.route import Route, server_of
+from llmflow.types import Charge, Response
+
+if TYPE_CHECKING:
+    from llmflow.journal import Journal
+
+Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
+Numbered = Callable[[Call, Route], tuple[bytes, int]]
+
+_FOLDER: Final = "batches"
+# A share of the deadline that is left for what jobs leave over.
+_LEAD: Final = 0.25
+_DIGEST: Final = 8
+
+
+class Batching:
+    """The batch jobs of one run, or of what is outside of runs.
+
+    It belongs to the event loop of the first call; calls of others are sent there.
+
+    Args:
+        journal: where jobs are written down; None: they end with the process.
+        keep: writes down an outcome that nobody waits for.
+        numbered: names a call that no journal has numbered.
+        run_id: what events call the run.
+    """
+
+    def __init__(
+        self, *, journal: Journal | None, keep: Keep, numbered: Numbered, run_id: str | None
+    ) -> None:
+        self._journal = journal
+        self._numbered = numbered
+        self._keep = keep
+        self._run_id = run_id
+        self._clock = SystemClock()
+        self._rng = random.Random()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queues: dict[Hashable, Queue] = {}
+        self._adopted: set[str] = set()
+        self._store: JobStore = MemoryStore() if journal is None else _JournalStore(journal)
+        self._folder: Path | None = None
+        self._deadlines: dict[Hashable, asyncio.TimerHandle] = {}
+
+    async def answer(self, call: Call, route: Route, key: bytes, nth: int, way: Way) -> Response:
+        """Answer a call in the mode that is chosen for it, or in what takes its place.
+
+        Raises:
+            ProviderError: it failed for good.
+        """
+        choice = way.choice
+        if choice.mode == "parallel" or (choice.mode == "auto" and self._is_parallel(call, route)):
+            try:
+                return await route.mode.complete(call)
+            except QuotaExhaustedError:
+                if (choice.mode != "auto" and choice.fallback != "batch") or not supports(route):
+                    raise
+                self.decided("the daily quota is used up: on in batch jobs", None, 1, route)
+        if not key:
+            key, nth = self._numbered(call, route)
+        try:
+            response = await self._complete(call, route, name_of(key, nth), way)
+        except TakenOver:
+            way.waiting.waiter = None
+        except BatchUnsupportedError:
+            if choice.mode != "auto" and choice.fallback != "parallel":
+                raise
+            self.decided("no batch API: on in parallel", None, 1, route)
+        else:
+            way.in_batch = True
+            return response
+        return await route.mode.complete(call)
+
+    async def _complete(self, call: Call, route: Route, name: str, way: Way) -> Response:
+        """Have a call answered by a batch job."""
+        aside = stepping_aside.get()
+        async with contextlib.nullcontext() if aside is None else aside():
+            with self._lock:
+                here = asyncio.get_running_loop()
+                if self._loop is None or self._loop.is_closed():
+                    self._loop, self._queues = here, {}
+                    self._adopted.clear()
+            work = self._wait(call, route, name, way)
+            if self._loop is here:
+                return await work
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    async def _wait(self, call: Call, route: Route, name: str, way: Way) -> Response:
+        queue = self.queue(route, way.choice)
+        wire = call.wire
+        if wire is None:
+            raise _unsupported(route)
+        waiter = Waiter(asyncio.get_running_loop().create_future())
+        way.waiting.waiter = waiter
+        api = queue.control.api
+        return await queue.wait(
+            name,
+            lambda: api.line(name, wire),
+            tokens=_prompt_tokens(route.provider.reserve(call.request)),
+            schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
+            waiter=waiter,
+        )
+
+    def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> None:
+        """Have a call answered by a job, with nobody waiting for it. On the loop of its jobs."""
+        queue, wire = self.queue(route, choice), call.wire
+        if wire is None:
+            raise _unsupported(route)
+        name, api = name_of(key, nth), queue.control.api
+        queue.enqueue(
+            name,
+            lambda: api.line(name, wire),
+            tokens=_prompt_tokens(route.provider.reserve(call.request)),
+            schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
+        )
+
+    def queue(self, route: Route, choice: Choice) -> Queue:
+        """Return the queue of a model, with the jobs of earlier processes.
+
+        Raises:
+            BatchUnsupportedError: the provider has no batch API.
+            JournalError: an earlier job cannot be gone on with.
+        """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        domain = (route.provider.domain, route.provider.model)
+        queue = self._queues.get(domain)
+        if queue is None:
+            queue = self._queues[domain] = self._open(identity_of(route), route)
+        queue.takes_over = choice.fallback == "parallel" or choice.mode == "auto"
+        if choice.deadline is not None and domain not in self._deadlines:
+            self._set_deadline(domain, queue, choice.deadline)
+        return queue
+
+    def _open(self, identity: Identity, route: Route) -> Queue:
+        api: BatchAPI | None = getattr(route.provider, "batch", None)
+        if api is None:
+            raise _unsupported(route)
+        from llmflow.transport.channel import StreamChannel
+
+        settings = route.batch or Batch()
+        control = Control(
+            api, StreamChannel(), clock=self._clock, rng=self._rng, poll=settings.poll
+        )
+        queue = Queue(
+            identity,
+            control,
+            store=self._store,
+            keeper=_Keeper(self, route),
+            folder=self._folder_here(),
+            settings=settings,
+            clock=self._clock,
+        )
+        # Of two keys for one model, the first that comes is taken to be the earlier session's.
+        queue.adopt(
+            each
+            for each in self._store.all()
+            if each.is_active and each.queue == identity.key and each.tag not in self._adopted
+        )
+        return queue
+
+    def _folder_here(self) -> Path:
+        if self._folder is None:
+            if self._journal is not None:
+                self._folder = self._journal.folder / _FOLDER
+                for left in self._folder.glob("*.part"):  # by a process that was stopped
+                    left.unlink(missing_ok=True)
+            else:
+                self._folder = Path(tempfile.mkdtemp(prefix="llmflow-batch-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
+    def _is_parallel(self, call: Call, route: Route) -> bool:
+        """Whether live calls are in time and within the budget."""
+        return True
+
+    def _set_deadline(self, domain: Hashable, queue: Queue, seconds: float) -> None:
+        """Have what is left asked in parallel, early enough before the deadline."""
+        key = queue.identity.key
+        begun = [each.sealed_at for each in self._store.all() if each.queue == key]
+        passed = max(0.0, self._clock.wall() - min(begun)) if begun else 0.0
+        wait = seconds * (1.0 - _LEAD) - passed
+        loop = asyncio.get_running_loop()
+        self._deadlines[domain] = loop.call_later(
+            max(0.0, wait), queue.late, f"the deadline of {seconds:,.0f} s is near"
+        )
+
+    @property
+    def jobs(self) -> list[JobRecord]:
+        """Return what is known of all jobs of the run, those of earlier sessions among them."""
+        return self._store.all()
+
+    @property
+    def unfinished(self) -> list[JobRecord]:
+        """The jobs that go on at the provider, or wait here."""
+        return [each for each in self._store.all() if each.is_active]
+
+    async def settle(self) -> None:
+        """Return when all jobs have ended and all of their rows are written down."""
+        for queue in list(self._queues.values()):
+            await queue.settle()
+
+    def seal(self) -> None:
+        """Make jobs of all that has been collected, without waiting for more."""
+        for queue in self._queues.values():
+            queue.seal()
+
+    async def stop(self) -> None:
+        """Stop looking after jobs; what is at the provider goes on there."""
+        queues, self._queues = list(self._queues.values()), {}
+        for timer in self._deadlines.values():
+            timer.cancel()
+        self._deadlines.clear()
+        if self._loop is asyncio.get_running_loop():
+            for queue in queues:
+                await queue.stop()
+
+    def stop_soon(self) -> None:
+        """Do what `stop` does, from another thread or without waiting."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed() and self._queues:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.stop()))
+
+    # --- what queues need of the run -------------------------------------------------------------
+
+    def is_known(self, name: str) -> bool:
+        """Whether a row's outcome is in the journal."""
+        found = call_of(name)
+        return (
+            self._journal is not None
+            and found is not None
+            and self._journal.find(*found) is not None
+        )
+
+    def keep(self, name: str, outcome: Outcome, route: Route) -> asyncio.Future[None] | None:
+        """Write down what nobody waits for."""
+        found = call_of(name)
+        return None if found is None else self._keep(*found, outcome, route)
+
+    def changed(self, record: JobRecord) -> None:
+        """Tell of a job's state."""
+        self._adopted.add(record.tag)
+        if BatchJobChanged.wanted:
+            emit(
+                BatchJobChanged(
+                    at=time.time(),
+                    run_id=self._run_id,
+                    provider=record.provider,
+                    model=record.model,
+                    job=record.job or record.tag,
+                    state=record.state,
+                    native=record.native,
+                    rows=record.requests,
+                    answered=record.succeeded,
+                    failed=record.failed,
+                    outcome=record.outcome,
+                )
+            )
+
+    def decided(self, decision: str, record: JobRecord | None, rows: int, route: Route) -> None:
+        """Tell of a decision."""
+        if BatchDecided.wanted:
+            emit(
+                BatchDecided(
+                    at=time.time(),
+                    run_id=self._run_id,
+                    provider=route.provider.name,
+                    model=route.provider.model,
+                    job=None if record is None else record.job or record.tag,
+                    decision=decision,
+                    rows=rows,
+                )
+            )
+
+    async def drain(self) -> None:
+        """Return when all that was kept is durable."""
+        if self._journal is not None:
+            await self._journal.drain()
+
+
+class Waiting:
+    """What of a call is in a job's hands, for whoever writes its outcome down."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self) -> None:
+        self.waiter: Waiter | None = None
+
+    def kept(self) -> None:
+        """Note that its outcome is written down, or need not be."""
+        if self.waiter is not None:
+            self.waiter.kept()
+
+    def lost(self, error: JournalError) -> None:
+        """Note that it cannot be written down."""
+        if self.waiter is not None:
+            self.waiter.lost(error)
+
+
+class _Keeper:
+    """A queue's view of the run."""
+
+    def __init__(self, batching: Batching, route: Route) -> None:
+        self._batching = batching
+        self._route = route
+        self.is_known = batching.is_known
+        self.changed = batching.changed
+        self.drain = batching.drain
+
+    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
+        return self._batching.keep(name, outcome, self._route)
+
+    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
+        self._batching.decided(decision, record, rows, self._route)
+
+
+class _JournalStore:
+    """Records in a run's journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def put(self, records: Collection[JobRecord]) -> None:
+        self._journal.put_jobs({each.tag: each.plain() for each in records})
+
+    def all(self) -> list[JobRecord]:
+        return [JobRecord.of(each) for each in self._journal.jobs()]
+
+
+def supports(route: Route) -> bool:
+    """Return whether the provider has a batch API."""
+    return getattr(route.provider, "batch", None) is not None
+
+
+def identity_of(route: Route) -> Identity:
+    """Return what tells a model's batch work from others': not the key, which may be renewed."""
+    provider = route.provider
+    text = "\n".join((provider.name, server_of(provider), provider.model))
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
+    return Identity(key=digest, provider=provider.name, model=provider.model)
+
+
+def _unsupported(route: Route) -> ProviderError:
+    provider = route.provider
+    return BatchUnsupportedError(
+        "llmflow knows no batch API of this provider",
+        provider=provider.name,
+        model=provider.model,
+    )
+
+
+def _prompt_tokens(charge: Charge) -> float:
+    return charge.input_tokens or charge.tokens
+
+
+def _schema(options: Any) -> str:
+    """Return what tells the JSON schema that a call wants from others."""
+    wanted = {
+        name: options[name] for name in ("response_format", "output_config") if name in options
+    }
+    if not wanted:
+        return ""
+    import orjson
+
+    try:
+        text = orjson.dumps(wanted, option=orjson.OPT_SORT_KEYS, default=str)
+    except TypeError:
+        text = repr(wanted).encode()
+    return blake2b(text, digest_size=_DIGEST).hexdigest()
