@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import secrets
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from llmflow.batch.admission import Admission
+from llmflow.batch.collector import Collector, cannot_write, new_tag
 from llmflow.batch.control import Control
 from llmflow.batch.job import Job
-from llmflow.batch.live import live_here
 from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
 from llmflow.batch_api import BatchLimits
 from llmflow.clock import Clock
 from llmflow.errors import (
-    InvalidRequestError,
     JournalError,
     LLMFlowError,
     OutageError,
     ProviderError,
 )
 from llmflow.types import Response
-
-# For those who have been woken and are about to ask again.
-_GRACE_SECONDS: Final = 0.02
-_PATIENCE: Final = 30
-# Of the provider's limit: what is estimated here is counted there.
-_SHARE_OF_SIZE: Final = 0.98
 
 _T = TypeVar("_T")
 
@@ -156,21 +148,19 @@ class Queue:
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
-        self._most_rows = min(self.limits.requests, settings.requests or self.limits.requests)
-        most = int(min(self.limits.size, settings.size or self.limits.size) * _SHARE_OF_SIZE)
-        self._most_bytes = most
         self._waiters: dict[str, Waiter] = {}
         self._taken_over: set[str] = set()
-        self._open: dict[tuple[str, int], Spool] = {}
-        self._sealing: dict[Spool, asyncio.Task[None]] = {}
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._added_at = 0.0
-        self._live = live_here()
-        self._stop_listening = self._live.listen(self._maybe_all_wait)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._collector = Collector(
+            folder,
+            requests=min(self.limits.requests, settings.requests or self.limits.requests),
+            size=min(self.limits.size, settings.size or self.limits.size),
+            most=self.admission,
+            quiet=settings.quiet,
+            finish=self._finish,
+        )
 
     # --- what calls do --------------------------------------------------------------------------
 
@@ -189,12 +179,12 @@ class Queue:
         self._waiters[name] = waiter
         try:
             if not self.holds(name):
-                self._add(name, line(), tokens, schema, 1)
+                self._collector.add(name, line(), tokens=tokens, schema=schema, round_=1)
             return await waiter.future
         except BaseException:
             if self._waiters.get(name) is waiter:
                 del self._waiters[name]
-                self._forget(name)
+                self._collector.drop(name)
             elif waiter.job is not None and isinstance(sys.exception(), asyncio.CancelledError):
                 self._keep_after_all(name, waiter)
             raise
@@ -202,15 +192,11 @@ class Queue:
     def enqueue(self, name: str, line: Callable[[], bytes], *, tokens: float, schema: str) -> None:
         """Have a row answered by a job, with nobody waiting: its outcome is written down."""
         if not self.holds(name):
-            self._add(name, line(), tokens, schema, 1)
+            self._collector.add(name, line(), tokens=tokens, schema=schema, round_=1)
 
     def holds(self, name: str) -> bool:
         """Whether a job, or a file that will be one, has this row."""
-        for job in self._jobs.values():
-            if name in job.names:
-                return True
-        spools = (*self._open.values(), *self._sealing)
-        return any(name in each.names for each in spools)
+        return name in self._collector or any(name in job.names for job in self._jobs.values())
 
     def _keep_after_all(self, name: str, waiter: Waiter) -> None:
         """Write down what was given to a call in the very moment in which it was cancelled."""
@@ -228,79 +214,7 @@ class Queue:
             job.outstanding += 1
             kept.add_done_callback(job.settled_by)
 
-    def _forget(self, name: str) -> None:
-        """Leave out a row whose caller has gone, if it is not on its way already."""
-        for spool in self._open.values():
-            if name in spool.names:
-                spool.drop(name)
-
-    def _add(self, name: str, line: bytes, tokens: float, schema: str, round_: int) -> None:
-        if len(line) > self._most_bytes:
-            raise InvalidRequestError(
-                f"the request is too large for a batch job: {len(line):,} bytes, and a whole job "
-                f"may have {self._most_bytes:,}"
-            )
-        key = (schema if self.limits.uniform_schema else "", round_)
-        spool = self._open.get(key)
-        if spool is not None and self._is_full(spool, line, tokens):
-            self._seal(key)
-            spool = None
-        try:
-            if spool is None:
-                spool = self._open[key] = Spool(self.folder / f"{_new_tag()}.jsonl")
-            spool.add(name, line, tokens)
-        except OSError as error:
-            raise _cannot_write(self.folder, error) from error
-        self._added_at = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self.settings.quiet, self._look)
-
-    def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
-        most = self.admission.most_tokens
-        return (
-            spool.requests >= self._most_rows
-            or spool.size + 1 + len(line) > self._most_bytes
-            or (most is not None and spool.requests > 0 and spool.tokens + tokens > most)
-        )
-
     # --- when a file becomes a job --------------------------------------------------------------
-
-    def _maybe_all_wait(self) -> None:
-        if self._open and self._live.all_wait:
-            self._loop.call_later(_GRACE_SECONDS, self._look_again)
-
-    def _look_again(self) -> None:
-        if self._open and self._live.all_wait:
-            self.seal()
-
-    def _look(self) -> None:
-        """Seal what is open if nothing more is to be expected."""
-        self._timer = None
-        if not self._open:
-            return
-        patience = self.settings.quiet
-        if self._live.pools and self._live.at_work > 0:
-            patience *= _PATIENCE
-        left = self._added_at + patience - self._loop.time()
-        if left <= 0:
-            self.seal()
-        else:
-            self._timer = self._loop.call_later(max(left, _GRACE_SECONDS), self._look)
-
-    def seal(self) -> None:
-        """Make jobs of all that has been collected."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for key in list(self._open):
-            self._seal(key)
-
-    def _seal(self, key: tuple[str, int]) -> None:
-        spool = self._open.pop(key)
-        if not spool.requests:
-            spool.discard()
-            return
-        self._sealing[spool] = self._start(self._finish(spool, *key))
 
     async def _finish(self, spool: Spool, schema: str, round_: int) -> None:
         """Write a file and its job down, and begin with it."""
@@ -323,8 +237,6 @@ class Queue:
                 self._jobs[record.tag].request_cancel("deadline")
         except (OSError, JournalError) as error:
             self._fail(spool.names, error)
-        finally:
-            del self._sealing[spool]
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -367,7 +279,7 @@ class Queue:
     def _fail(self, names: Collection[str], error: LLMFlowError | OSError) -> None:
         """Tell all who wait for these rows that nobody can go on."""
         if isinstance(error, OSError):
-            error = _cannot_write(self.folder, error)
+            error = cannot_write(self.folder, error)
         elif isinstance(error, ProviderError) and error.transient:
             error = OutageError(f"the batch API fails: {error}", provider=error.provider)
         self.failure = self.failure or error
@@ -413,15 +325,13 @@ class Queue:
         for name, line in rows_of(job.path):
             if name in names:
                 tokens = record.tokens / max(1, record.requests)
-                self._add(name, line, tokens, record.schema, record.round + 1)
-                spools.add(self._open[record.schema, record.round + 1])
+                again = record.round + 1
+                spool = self._collector.add(
+                    name, line, tokens=tokens, schema=record.schema, round_=again
+                )
+                spools.add(spool)
         self.keeper.decided("next round", record=record, rows=len(names))
-        self._look()
-        while pending := [each for each in spools if each in self._open.values()]:
-            await asyncio.sleep(max(self.settings.quiet, _GRACE_SECONDS) / 2)
-            if self._live.all_wait and pending:
-                self.seal()
-        await asyncio.gather(*[self._sealing[each] for each in spools if each in self._sealing])
+        await asyncio.gather(*[each.handed_on.wait() for each in spools])
 
     async def write(self, *records: JobRecord) -> None:
         """Write jobs down."""
@@ -434,7 +344,7 @@ class Queue:
         old, new = job.record, []
         rows = {}
         for names in groups:
-            path = self.folder / f"{_new_tag()}.jsonl"
+            path = self.folder / f"{new_tag()}.jsonl"
             keep = frozenset(names)
             size = await in_thread(copy_rows, job.path, path, keep.__contains__)
             record = old.but(
@@ -469,14 +379,13 @@ class Queue:
     def late(self, why: str) -> None:
         """Have everything that is left asked in parallel, beginning with what no job has yet."""
         self.is_late = True
-        for key in list(self._open):
-            spool = self._open.pop(key)
-            for name in spool.names:
-                waiter = self._waiters.pop(name, None)
-                if waiter is not None and not waiter.future.done():
-                    waiter.future.set_exception(TakenOver())
-            self.keeper.decided(why, record=None, rows=spool.requests)
-            spool.discard()
+        names = self._collector.discard()
+        if names:
+            self.keeper.decided(why, record=None, rows=len(names))
+        for name in names:
+            waiter = self._waiters.pop(name, None)
+            if waiter is not None and not waiter.future.done():
+                waiter.future.set_exception(TakenOver())
         for job in list(self._jobs.values()):
             job.request_cancel("deadline")
 
@@ -486,10 +395,10 @@ class Queue:
         Raises:
             LLMFlowError: what ended a job before its time.
         """
-        self.seal()
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
-            self.seal()
+        self._collector.seal()
+        while pending := [*self._tasks, *self._collector.under_way]:
+            await asyncio.wait(pending)
+            self._collector.seal()
         if self.failure is not None:
             raise self.failure
 
@@ -501,19 +410,19 @@ class Queue:
     @property
     def collecting(self) -> int:
         """How many rows are in no job yet."""
-        return sum(each.requests for each in (*self._open.values(), *self._sealing))
+        return len(self._collector)
+
+    def seal(self) -> None:
+        """Make jobs of all that has been collected, without waiting for more."""
+        self._collector.seal()
 
     async def stop(self) -> None:
         """Stop looking after jobs; they go on at the provider, and are written down here."""
-        self._stop_listening()
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in list(self._tasks):
+        await self._collector.stop()
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for spool in self._open.values():
-            spool.discard()
-        self._open.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -533,14 +442,3 @@ async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
     except RuntimeError:
         return work(*args)
     return await done
-
-
-def _new_tag() -> str:
-    return f"llmflow-{secrets.token_hex(12)}"
-
-
-def _cannot_write(folder: Path, error: OSError) -> JournalError:
-    return JournalError(
-        f"the rows of a batch job cannot be written to {folder}: {error}; "
-        "make room there, or keep runs elsewhere (LLMFLOW_JOURNAL_DIR)"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -29,9 +30,13 @@ class Spool:
         self.names: set[str] = set()
         self.tokens = 0.0
         self.size = 0
+        self.handed_on = asyncio.Event()
+        """Set when a job has been made of it, or none will be."""
         self._part = path.with_name(f"{path.name}.part")
         self._dropped: set[str] = set()
-        self._file = _create(self._part)
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        _create(self._part).close()
 
     @property
     def requests(self) -> int:
@@ -40,10 +45,16 @@ class Spool:
 
     def add(self, name: str, line: bytes, tokens: float) -> None:
         """Write a row."""
+        if name in self._dropped:  # it is there, and wanted again
+            self._dropped.remove(name)
+            self.names.add(name)
+            return
         if self.size:
-            self._file.write(b"\n")
-            self.size += 1
-        self._file.write(line)
+            line = b"\n" + line
+        self._buffer.append(line)
+        self._buffered += len(line)
+        if self._buffered >= _BUFFER:
+            self._flush()
         self.size += len(line)
         self.tokens += tokens
         self.names.add(name)
@@ -53,11 +64,20 @@ class Spool:
         self.names.remove(name)
         self._dropped.add(name)
 
+    def _flush(self, *, durable: bool = False) -> None:
+        # Opened each time: no file is left open by a program that ends in between.
+        with self._part.open("ab", buffering=0) as file:
+            data = memoryview(b"".join(self._buffer))
+            while data:
+                data = data[file.write(data) or 0 :]
+            if durable:
+                os.fsync(file.fileno())
+        self._buffer.clear()
+        self._buffered = 0
+
     def seal(self) -> None:
         """Make the file a job's; blocks for as long as the disk takes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._flush(durable=True)
         self._part.replace(self.path)
         if self._dropped:
             keep = self.names
@@ -66,7 +86,8 @@ class Spool:
 
     def discard(self) -> None:
         """Remove what is there."""
-        self._file.close()
+        self.handed_on.set()
+        self._buffer.clear()
         for path in (self._part, self.path):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -8,7 +8,6 @@ comes first, so that what a call was answered once is its answer in every sessio
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import replace
@@ -68,6 +67,7 @@ class Recorder:
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
+        self._batchings: dict[asyncio.AbstractEventLoop | None, Batching] = {}
         self._unwritten: dict[bytes, int] = {}
         self._giving = threading.RLock()  # several event loops, and calls that are collected
 
@@ -332,19 +332,29 @@ class Recorder:
             return None
         return self._journal.put_failure(key, nth, outcome)
 
-    @functools.cached_property
+    @property
     def batching(self) -> Batching:
-        """The batch jobs of its calls."""
-        from llmflow.runs.batching import Batching
+        """The batch jobs of its calls: of a run with a journal all of them, else the loop's."""
+        loop = None if self._journal is not None else asyncio.get_running_loop()
+        with self._giving:
+            found = self._batchings.get(loop)
+            if found is None:
+                from llmflow.runs.batching import Batching
 
-        return Batching(
-            journal=self._journal, keep=self.keep, numbered=self.numbered, run_id=self._run_id
-        )
+                for other in [each for each in self._batchings if each and each.is_closed()]:
+                    del self._batchings[other]
+                found = self._batchings[loop] = Batching(
+                    journal=self._journal,
+                    keep=self.keep,
+                    numbered=self.numbered,
+                    run_id=self._run_id,
+                )
+        return found
 
     @property
-    def has_batches(self) -> bool:
-        """Whether any call was in batch mode."""
-        return "batching" in self.__dict__
+    def batchings(self) -> list[Batching]:
+        """All that there were so far."""
+        return list(self._batchings.values())
 
     def _settle_cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
         """Take what was on its way as run and billed; nobody will hear what it came to."""

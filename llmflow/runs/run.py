@@ -171,8 +171,8 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
-        if self._recorder is not None and self._recorder.has_batches:
-            await self._recorder.batching.stop()
+        for batching in () if self._recorder is None else self._recorder.batchings:
+            await batching.stop()
         try:
             # Writing down what is waiting takes a moment, in which others may go on.
             await asyncio.to_thread(self.close, error)
@@ -229,8 +229,8 @@ class Run:
         """
         if self._recorder is None or self._pid != os.getpid():
             return
-        if self._recorder.has_batches:
-            self._recorder.batching.stop_soon()
+        for batching in self._recorder.batchings:
+            batching.stop_soon()
         with self._closing:  # whoever comes second returns when it is closed
             self._closed = True
             if not self._ended:

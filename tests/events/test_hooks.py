@@ -15,6 +15,8 @@ from llmflow import events
 from llmflow.errors import RateLimitError, ServerError, UsageError
 from llmflow.events import (
     KINDS,
+    BatchDecided,
+    BatchJobChanged,
     BudgetReached,
     DomainPaused,
     Event,
@@ -54,6 +56,10 @@ EXAMPLES: list[Event] = [
     DomainPaused(at=1.0, provider="openai", model="gpt", seconds=2.0, reason="slow down"),
     BudgetReached(at=1.0, run_id="r", dimension="usd", spent=4.99, limit=5.0),
     RunStarted(at=1.0, run_id="r"),
+    BatchJobChanged(
+        at=1.0, run_id="r", provider="sim", model="m", job="batch_1", state="created", rows=3
+    ),
+    BatchDecided(at=1.0, run_id="r", provider="sim", model="m", decision="next round", rows=2),
     RunFinished(at=1.0, run_id="r", seconds=60.0, state="done"),
 ]
 

@@ -1,0 +1,202 @@
+"""Where rows come together, until they are enough for a job or nobody is left to add one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from llmflow.batch.live import live_here
+from llmflow.batch.spool import Spool
+from llmflow.errors import InvalidRequestError, JournalError
+
+# For those who have been woken and are about to ask again.
+_GRACE_SECONDS: Final = 0.02
+_PATIENCE: Final = 30
+# Of what the provider takes: it may count what is around the rows, too.
+_SHARE_OF_SIZE: Final = 0.98
+
+Finish = Callable[[Spool, str, int], Awaitable[None]]
+
+
+class Most(Protocol):
+    """What may be set while rows come."""
+
+    @property
+    def most_tokens(self) -> float | None:
+        """How many tokens one job may have; None where that is not known."""
+        ...
+
+
+class Collector:
+    """The open files of one queue: one for each schema and round, where those must not mix.
+
+    A file is handed on when it is full; all of them, when every item that is known of waits,
+    or nothing new has come for a while.
+
+    Args:
+        folder: where files are.
+        requests: the most rows of a file.
+        size: the most bytes of one.
+        most: the most tokens of one.
+        quiet: seconds without a new row after which files are handed on.
+        finish: makes a job of a file, given its schema and round.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        requests: int,
+        size: int,
+        most: Most,
+        quiet: float,
+        finish: Finish,
+    ) -> None:
+        self._folder = folder
+        self._requests = requests
+        self._size = int(size * _SHARE_OF_SIZE)
+        self._most = most
+        self._quiet = quiet
+        self._finish = finish
+        self._open: dict[tuple[str, int], Spool] = {}
+        self._sealing: dict[Spool, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._added_at = 0.0
+        self._live = live_here()
+        self._stop_listening = self._live.listen(self._maybe_all_wait)
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in each.names for each in (*self._open.values(), *self._sealing))
+
+    def __len__(self) -> int:
+        return sum(each.requests for each in (*self._open.values(), *self._sealing))
+
+    @property
+    def under_way(self) -> list[asyncio.Task[None]]:
+        """What makes jobs of files at the moment."""
+        return list(self._sealing.values())
+
+    def add(self, name: str, line: bytes, *, tokens: float, schema: str, round_: int) -> Spool:
+        """Write a row into the file that is open for its kind, and return that.
+
+        Raises:
+            InvalidRequestError: it is larger than a whole job may be.
+            JournalError: it cannot be written.
+        """
+        if len(line) > self._size:
+            raise InvalidRequestError(
+                f"the request is too large for a batch job: {len(line):,} bytes, and a whole job "
+                f"may have {self._size:,}"
+            )
+        key = (schema, round_)
+        spool = self._open.get(key)
+        if spool is not None and self._is_full(spool, line, tokens):
+            self._seal(key)
+            spool = None
+        try:
+            if spool is None:
+                spool = self._open[key] = Spool(self._folder / f"{new_tag()}.jsonl")
+            spool.add(name, line, tokens)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+        self._added_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._quiet, self._look)
+        return spool
+
+    def drop(self, name: str) -> None:
+        """Leave out a row whose caller has gone, if it is not on its way already."""
+        for spool in self._open.values():
+            if name in spool.names:
+                spool.drop(name)
+
+    def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
+        most = self._most.most_tokens
+        return (
+            spool.requests >= self._requests
+            or spool.size + 1 + len(line) > self._size
+            or (most is not None and spool.requests > 0 and spool.tokens + tokens > most)
+        )
+
+    def _maybe_all_wait(self) -> None:
+        if self._open and self._live.all_wait:
+            self._loop.call_later(_GRACE_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if self._open and self._live.all_wait:
+            self.seal()
+
+    def _look(self) -> None:
+        """Hand on what is open if nothing more is to be expected."""
+        self._timer = None
+        if not self._open:
+            return
+        patience = self._quiet
+        if self._live.pools and self._live.at_work > 0:
+            patience *= _PATIENCE
+        left = self._added_at + patience - self._loop.time()
+        if left <= 0 or self._live.all_wait:
+            self.seal()
+        else:
+            left = min(left, self._quiet)  # items may end without asking
+            self._timer = self._loop.call_later(max(left, _GRACE_SECONDS), self._look)
+
+    def seal(self) -> None:
+        """Hand on all that has been collected."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for key in list(self._open):
+            self._seal(key)
+
+    def _seal(self, key: tuple[str, int]) -> None:
+        spool = self._open.pop(key)
+        if not spool.requests:
+            spool.discard()
+            return
+        task = self._sealing[spool] = asyncio.create_task(self._hand_on(spool, key))
+        task.add_done_callback(lambda _: self._sealing.pop(spool, None))
+
+    async def _hand_on(self, spool: Spool, key: tuple[str, int]) -> None:
+        try:
+            await self._finish(spool, *key)
+        finally:
+            spool.handed_on.set()
+
+    def discard(self) -> set[str]:
+        """Remove the files that are open, and return the rows that they had."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        names: set[str] = set()
+        for spool in self._open.values():
+            names |= spool.names
+            spool.discard()
+        self._open.clear()
+        return names
+
+    async def stop(self) -> None:
+        """Stop, and remove what is in no job yet."""
+        self._stop_listening()
+        tasks = self.under_way
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.discard()
+
+
+def new_tag() -> str:
+    """Return a name that no job had before."""
+    return f"llmflow-{secrets.token_hex(12)}"
+
+
+def cannot_write(folder: Path, error: OSError) -> JournalError:
+    """Return the error of a disk that is full, or a folder that is not ours."""
+    return JournalError(
+        f"the rows of a batch job cannot be written to {folder}: {error}; "
+        "make room there, or keep runs elsewhere (LLMFLOW_JOURNAL_DIR)"
+    )
