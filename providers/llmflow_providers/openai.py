@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -41,6 +41,9 @@ from llmflow_providers.wire import (
     number,
     text_of,
 )
+
+if TYPE_CHECKING:
+    from llmflow_providers.openai_batch import OpenAIBatch
 
 BASE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -136,12 +139,24 @@ class OpenAIProvider:
         if reply.status != 200:
             raise self._error(reply)
         try:
-            data = orjson.loads(reply.body)
-            choice = data["choices"][0]
-            message = choice["message"]
-            text = text_of(message.get("content")) or text_of(message.get("refusal"))
+            return self.understand(orjson.loads(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
+
+    def understand(self, data: Any, reply: WireReply) -> Response:
+        """Turn a chat completion that was parsed already into a response.
+
+        Args:
+            data: the completion.
+            reply: what it came with: its headers count, its body does not.
+
+        Raises:
+            ProviderError: it is the answer of a failure.
+            LookupError, TypeError, AttributeError: it is no chat completion.
+        """
+        choice = data["choices"][0]
+        message = choice["message"]
+        text = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
             finish_reason = None
@@ -158,6 +173,53 @@ class OpenAIProvider:
             request_id=reply.headers.get("x-request-id") or data.get("id"),
             cost=_cost(usage),
             raw=data,
+        )
+
+    @property
+    def batch(self) -> OpenAIBatch | None:
+        """Its batch API; None where the server is known to have none of this kind."""
+        from llmflow_providers.openai_batch import BATCH_LIMITS, OpenAIBatch
+
+        limits = BATCH_LIMITS.get(self.dialect.name)
+        return None if limits is None else OpenAIBatch(self, limits)
+
+    @property
+    def key(self) -> str | None:
+        """The key, to be masked in what others write."""
+        return self._key
+
+    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> WireRequest:
+        """Return a request to another part of the same API.
+
+        Args:
+            method: of HTTP.
+            path: below the base URL.
+            body: what to send.
+            **headers: in place of those that go with JSON, with ``_`` for ``-``.
+        """
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return WireRequest(method, f"{self.base_url}{path}", {**self._headers, **given}, body)
+
+    def details(self, reply: WireReply) -> ErrorDetails:
+        """Read what a reply says of an error, without the key."""
+        return read_error(reply, secret=self._key)
+
+    def classified(
+        self, details: ErrorDetails, reply: WireReply, status: int | None = None
+    ) -> ProviderError:
+        """Return the error that a reply means.
+
+        Args:
+            details: what is said of it.
+            reply: what it came with.
+            status: in place of the reply's.
+        """
+        return classify(
+            details,
+            status=reply.status if status is None else status,
+            headers=reply.headers,
+            now=reply.received_at,
+            dialect=self.dialect,
         )
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
@@ -183,13 +245,13 @@ class OpenAIProvider:
         return self.dialect.settle(charge, usage)
 
     def _error(self, reply: WireReply) -> ProviderError:
-        return self._classified(read_error(reply, secret=self._key), reply, reply.status)
+        return self.classified(self.details(reply), reply)
 
     def _unusable(self, reply: WireReply) -> ProviderError:
         """Return the error for a 200 that holds no answer."""
-        details = read_error(reply, secret=self._key)
+        details = self.details(reply)
         if details.is_error:
-            return self._classified(details, reply, details.status)
+            return self.classified(details, reply, details.status)
         message = f"HTTP 200 without a chat completion; it begins: {details.message}"
         return BadReplyError(message, status=200)
 
@@ -197,17 +259,8 @@ class OpenAIProvider:
         """Return the failure that ended an answer; OpenRouter says which beside it."""
         details = error_details({"error": choice.get("error")}, secret=self._key)
         if details.status != 200:
-            return self._classified(details, reply, details.status)
+            return self.classified(details, reply, details.status)
         return failed_finish(choice["finish_reason"])
-
-    def _classified(self, details: ErrorDetails, reply: WireReply, status: int) -> ProviderError:
-        return classify(
-            details,
-            status=status,
-            headers=reply.headers,
-            now=reply.received_at,
-            dialect=self.dialect,
-        )
 
 
 def _characters(content: Any) -> int:
