@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -29,8 +29,11 @@ from llmflow.types import (
     WireRequest,
 )
 from llmflow_providers.anthropic_errors import classify_anthropic
-from llmflow_providers.error_body import read_error
+from llmflow_providers.error_body import ErrorDetails, read_error
 from llmflow_providers.wire import check_key, checked_base_url, count, dump_body, mapping, texts
+
+if TYPE_CHECKING:
+    from llmflow_providers.anthropic_batch import AnthropicBatch
 
 BASE_URL: Final = "https://api.anthropic.com"
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
@@ -159,12 +162,23 @@ class AnthropicProvider:
         if reply.status != 200:
             raise self._error(reply)
         try:
-            data = orjson.loads(reply.body)
-            blocks = data["content"]
-            text = "".join([each["text"] for each in blocks if each["type"] == "text"])
-            stop_reason = data.get("stop_reason")
+            return self.understand(orjson.loads(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
+
+    def understand(self, data: Any, reply: WireReply) -> Response:
+        """Turn a message that was parsed already into a response.
+
+        Args:
+            data: the message.
+            reply: what it came with: its headers count, its body does not.
+
+        Raises:
+            LookupError, TypeError, AttributeError: it is no message.
+        """
+        blocks = data["content"]
+        text = "".join([each["text"] for each in blocks if each["type"] == "text"])
+        stop_reason = data.get("stop_reason")
         if not isinstance(stop_reason, str):
             stop_reason = None
         model = data.get("model")
@@ -176,6 +190,49 @@ class AnthropicProvider:
             provider=self.name,
             request_id=reply.headers.get("request-id") or data.get("id"),
             raw=data,
+        )
+
+    @property
+    def batch(self) -> AnthropicBatch:
+        """Its batch API."""
+        from llmflow_providers.anthropic_batch import AnthropicBatch
+
+        return AnthropicBatch(self)
+
+    @property
+    def key(self) -> str | None:
+        """The key, to be masked in what others write."""
+        return self._key
+
+    def call(self, method: str, path: str, body: bytes = b"") -> WireRequest:
+        """Return a request to another part of the same API.
+
+        Args:
+            method: of HTTP.
+            path: below the base URL.
+            body: what to send.
+        """
+        return WireRequest(method, f"{self.base_url}{path}", self._headers, body)
+
+    def details(self, reply: WireReply) -> ErrorDetails:
+        """Read what a reply says of an error, without the key."""
+        return read_error(reply, secret=self._key)
+
+    def classified(
+        self, details: ErrorDetails, reply: WireReply, status: int | None = None
+    ) -> ProviderError:
+        """Return the error that a reply means.
+
+        Args:
+            details: what is said of it.
+            reply: what it came with.
+            status: in place of the reply's.
+        """
+        return classify_anthropic(
+            details,
+            status=reply.status if status is None else status,
+            headers=reply.headers,
+            now=reply.received_at,
         )
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
@@ -209,18 +266,13 @@ class AnthropicProvider:
         return Charge(charge.requests, float(used + output), float(used), float(output))
 
     def _error(self, reply: WireReply) -> ProviderError:
-        return classify_anthropic(
-            read_error(reply, secret=self._key),
-            status=reply.status,
-            headers=reply.headers,
-            now=reply.received_at,
-        )
+        return self.classified(self.details(reply), reply)
 
     def _unusable(self, reply: WireReply) -> ProviderError:
         """Return the error for a 200 that holds no message."""
-        details = read_error(reply, secret=self._key)
+        details = self.details(reply)
         if details.is_error:
-            return self._error(reply)
+            return self.classified(details, reply)
         return BadReplyError(
             f"HTTP 200 without a message; it begins: {details.message}", status=200
         )

@@ -215,9 +215,9 @@ async def test_a_creation_with_an_unreadable_reply_is_not_known_to_have_failed(
 
 
 async def test_an_unknown_job_is_a_404_and_about_no_model() -> None:
-    unknown = reply({"error": {"message": "No batch found with id 'b'."}}, 404)
+    channel = Script(reply({"error": {"message": "No batch found with id 'b'."}}, 404))
     with pytest.raises(errors.InvalidRequestError) as caught:
-        await batch().status("b/../x", channel := Script(unknown))
+        await batch().status("b/../x", channel)
     assert (caught.value.status, caught.value.fatal) == (404, False)
     assert channel.asked == [("GET", f"{BASE}/batches/b%2F..%2Fx")]
 
