@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from llmflow import telemetry
 from llmflow.background import background
 from llmflow.config import Config, Settings, load_config
-from llmflow.errors import ConfigurationError, InputError
+from llmflow.errors import ConfigurationError, InputError, UsageError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
@@ -286,6 +286,41 @@ class LLM(Mappable):
         """Ask from code that is not asynchronous, and return the whole `Response`."""
         request = self._request(prompt, system, max_tokens, temperature, options)
         return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
+
+    async def submit(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **options: Any,
+    ) -> bool:
+        """Have a batch job answer, without waiting; arguments as in `complete`.
+
+        The answer comes into the journal of the `Run` around the call: whoever asks the same
+        there later, in this session or another, has it at once and at no cost.
+
+        >>> async def main(texts):
+        ...     async with Run("tonight", mode="batch") as run:
+        ...         for text in texts:
+        ...             await llm.submit(f"Summarize: {text}")
+        ...         await run.submitted()
+
+        Returns:
+            Whether it is asked; not if its outcome is known already.
+
+        Raises:
+            UsageError: there is no run with a name around the call.
+            BatchUnsupportedError: the provider has no batch API.
+            BudgetExceededError: it does not fit into what is left of the run's budget.
+        """
+        run = current_run() or self._run
+        if run is None:
+            raise UsageError('submit needs a run around it: async with Run("name"): ...')
+        choice = self.choice or Choice(mode="batch")
+        request = self._request(prompt, system, max_tokens, temperature, options)
+        return await run.recorder.submit(request, self._route, choice)
 
     @property
     def choice(self) -> Choice | None:

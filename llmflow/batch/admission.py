@@ -39,6 +39,10 @@ class Admission:
         """How many jobs are at the provider."""
         return len(self._inside)
 
+    def is_full(self, tokens: float) -> bool:
+        """Whether a job of so many tokens would have to wait."""
+        return bool(self._waiting) or not self._fits(tokens)
+
     def learn(self, tokens: float) -> None:
         """Take the limit that the provider names."""
         self._tokens = tokens

@@ -58,6 +58,8 @@ class Job:
         """How many outcomes were given out that are not written down yet."""
         self._queue = queue
         self._found_creating = adopted and record.state == "creating"
+        self.placed = asyncio.Event()
+        """Set when it is at the provider, or has to wait for room there, or is over."""
         self._settled = asyncio.Event()
         self._wake = asyncio.Event()
         self._journal_error: JournalError | None = None
@@ -73,6 +75,7 @@ class Job:
         while self.record.state in ("sealed", "creating"):
             if not await self._submit():
                 return
+        self.placed.set()
         status: BatchStatus | None = None
         if self.record.state == "created":
             self._queue.admission.enter_at_once(self.record.tag, self.record.tokens)
@@ -91,6 +94,8 @@ class Job:
         if self.record.cancel is not None:
             await self._give_up_unsent()
             return False
+        if queue.admission.is_full(self.record.tokens):
+            self.placed.set()
         await self._unless_cancelled(queue.admission.enter(self.record.tag, self.record.tokens))
         if self.record.cancel is not None:
             return True
@@ -149,6 +154,7 @@ class Job:
             return False
         wait = _QUEUE_WAITS[min(record.refused, len(_QUEUE_WAITS) - 1)] * queue.settings.poll
         self.record = record.but(refused=record.refused + 1)
+        self.placed.set()
         queue.keeper.decided("waits for its queue", record=record, rows=record.requests)
         await self._sleep(max(wait, error.retry_after or 0.0))
         return True

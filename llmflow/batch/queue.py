@@ -273,6 +273,7 @@ class Queue:
             # What is written down of it stays, for the next process.
             self._fail(job.names, error)
         finally:
+            job.placed.set()
             self.admission.leave(job.record.tag)
             self._jobs.pop(job.record.tag, None)
 
@@ -399,6 +400,20 @@ class Queue:
         while pending := [*self._tasks, *self._collector.under_way]:
             await asyncio.wait(pending)
             self._collector.seal()
+        if self.failure is not None:
+            raise self.failure
+
+    async def placed(self) -> None:
+        """Return when every job is at the provider, or waits for room there.
+
+        Raises:
+            LLMFlowError: what ended a job before its time.
+        """
+        self._collector.seal()
+        while self._collector.under_way:
+            await asyncio.wait(self._collector.under_way)
+        while waiting := [each for each in self.jobs if not each.placed.is_set()]:
+            await waiting[0].placed.wait()
         if self.failure is not None:
             raise self.failure
 

@@ -28,6 +28,7 @@ from llmflow.errors import (
     JournalError,
     ProviderError,
     QuotaExhaustedError,
+    UsageError,
 )
 from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.modes.choice import Choice, Way
@@ -109,15 +110,19 @@ class Batching:
         """Have a call answered by a batch job."""
         aside = stepping_aside.get()
         async with contextlib.nullcontext() if aside is None else aside():
-            with self._lock:
-                here = asyncio.get_running_loop()
-                if self._loop is None or self._loop.is_closed():
-                    self._loop, self._queues = here, {}
-                    self._adopted.clear()
+            loop = self._enter_loop()
             work = self._wait(call, route, name, way)
-            if self._loop is here:
+            if loop is asyncio.get_running_loop():
                 return await work
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+
+    def _enter_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop of the jobs; this one, if there is none any more."""
+        with self._lock:
+            if self._loop is None or self._loop.is_closed():
+                self._loop, self._queues = asyncio.get_running_loop(), {}
+                self._adopted.clear()
+            return self._loop
 
     async def _wait(self, call: Call, route: Route, name: str, way: Way) -> Response:
         queue = self.queue(route, way.choice)
@@ -136,7 +141,14 @@ class Batching:
         )
 
     def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> None:
-        """Have a call answered by a job, with nobody waiting for it. On the loop of its jobs."""
+        """Have a call answered by a job, with nobody waiting for it.
+
+        Raises:
+            UsageError: the run's jobs are looked after in another event loop.
+        """
+        self._enter_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise UsageError("the run's batch jobs belong to another event loop: submit there")
         queue, wire = self.queue(route, choice), call.wire
         if wire is None:
             raise _unsupported(route)
@@ -155,8 +167,6 @@ class Batching:
             BatchUnsupportedError: the provider has no batch API.
             JournalError: an earlier job cannot be gone on with.
         """
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
         domain = (route.provider.domain, route.provider.model)
         queue = self._queues.get(domain)
         if queue is None:
@@ -234,10 +244,10 @@ class Batching:
         for queue in list(self._queues.values()):
             await queue.settle()
 
-    def seal(self) -> None:
-        """Make jobs of all that has been collected, without waiting for more."""
-        for queue in self._queues.values():
-            queue.seal()
+    async def placed(self) -> None:
+        """Return when all that was collected is at the provider, or waits for room there."""
+        for queue in list(self._queues.values()):
+            await queue.placed()
 
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.errors import JournalError, ProviderError, RequestTimeoutError, redact
+from llmflow.errors import (
+    JournalError,
+    ProviderError,
+    redact,
+)
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.choice import Choice, Way, chosen
 from llmflow.modes.mode import Call, Sent
 from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
+from llmflow.runs.spending import Spending
 from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Estimate, Ledger, OutputForecast, Reservation
+    from llmflow.budget import Ledger, Reservation
     from llmflow.journal import Journal
     from llmflow.runs.batching import Batching
+    from llmflow.runs.submitting import Submitting
 
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST_GIVEN_BACK: Final = 100_000
@@ -58,17 +64,18 @@ class Recorder:
         self.recording = 0
         """How many calls have ended and are being written down."""
         self._journal = journal
-        self._ledger = ledger
-        self._retry_failed = retry_failed
+        self.spending = None if ledger is None else Spending(ledger, journal)
+        self.journal = journal
+        self.retry_failed = retry_failed
         self._run_id = run_id
         self._choice = choice
         self._sharing = Sharing()
-        self._forecasts: dict[Hashable, OutputForecast] = {}
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._given_back: dict[bytes, list[int]] = {}
         self._batchings: dict[asyncio.AbstractEventLoop | None, Batching] = {}
         self._unwritten: dict[bytes, int] = {}
+        self._submitting: Submitting | None = None
         self._giving = threading.RLock()  # several event loops, and calls that are collected
 
     async def answer(self, request: Request, route: Route) -> Response:
@@ -116,7 +123,7 @@ class Recorder:
                 return await self._share(call, route)
             if self._journal is None:
                 return await self._ask(call, route, b"", 0, None)
-            key = self._fingerprint(call, route)
+            key = self.fingerprint(call, route)
             nth = self._nth(key)
             return self._known(key, nth) or await self._ask(call, route, key, nth, None)
         finally:
@@ -148,12 +155,13 @@ class Recorder:
 
     def numbered(self, call: Call, route: Route) -> tuple[bytes, int]:
         """Return what names a call that no journal has numbered."""
-        key = self._fingerprint(call, route)
+        key = self.fingerprint(call, route)
         with self._giving:
             nth = self._unwritten[key] = self._unwritten.get(key, -1) + 1
         return key, nth
 
-    def _fingerprint(self, call: Call, route: Route) -> bytes:
+    def fingerprint(self, call: Call, route: Route) -> bytes:
+        """Return what stands for a call in the journal."""
         from llmflow.journal import fingerprint
 
         provider = route.provider
@@ -176,7 +184,7 @@ class Recorder:
         if isinstance(found, Response):
             self.tally.add("replayed")
             return found
-        if self._retry_failed:
+        if self.retry_failed:
             return None
         self.tally.add("failed_before")
         error = found.error()
@@ -185,7 +193,7 @@ class Recorder:
 
     async def _share(self, call: Call, route: Route) -> Response:
         """Let an equal call in flight ask, or be the one that asks for the others."""
-        key = self._fingerprint(call, route)
+        key = self.fingerprint(call, route)
         # With a cache an equal question has one answer, whenever it is asked.
         nth = 0 if self._journal is None or route.cache is not None else self._nth(key)
         known = self._known(key, nth)
@@ -274,37 +282,31 @@ class Recorder:
     ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
         reservation: Reservation | None = None
+        spending = self.spending
         try:
-            if self._ledger is not None:
+            if spending is not None:
                 call = call._replace(sent=Sent())
-                reservation = await self._reserve(call, route, way)
+                batch = way is not None and way.choice.mode == "batch"
+                reservation = await spending.reserve(call, route, batch=batch)
             if way is None:
                 response = await route.mode.complete(call)
             else:
                 response = await self.batching.answer(call, route, key, nth, way)
         except ProviderError as error:
             self.tally.failure(error.attempts)
-            if reservation is not None:
-                # A request that was given up may have run, and be billed.
-                spent = None if isinstance(error, RequestTimeoutError) else 0.0
-                charged = reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
-                self._charge(charged.usd, charged.tokens)
+            if spending is not None and reservation is not None:
+                spending.failed(reservation, error)
             await self._write_failure(key, nth, error, route, group)
             raise
         except BaseException:
-            if reservation is not None:
-                self._settle_cancelled(reservation, call.sent)
+            if spending is not None and reservation is not None:
+                spending.cancelled(reservation, call.sent)
             if group is None:
                 self._give_back(key, nth, route)
             raise
         response = self._priced(response, route, in_batch=way is not None and way.in_batch)
-        if reservation is not None:
-            charged, usage = reservation.settle_with(response), response.usage
-            self._charge(
-                charged.usd - max(0.0, response.cost or 0.0),
-                charged.tokens - max(0, usage.total_tokens),
-            )
-            self._forecast(route).observe(response.usage.output_tokens)
+        if spending is not None and reservation is not None:
+            spending.answered(reservation, response, route)
         self.tally.answer(response)
         await self._write_answer(key, nth, response, route, group)
         return response
@@ -317,20 +319,6 @@ class Recorder:
         if price is None:
             return response
         return replace(response, cost=price.cost(response.usage, batch=in_batch))
-
-    def keep(
-        self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
-    ) -> asyncio.Future[None] | None:
-        """Write down what a batch job has brought for a call that nobody waits for any more."""
-        if isinstance(outcome, Response):
-            response = self._priced(outcome, route, in_batch=True)
-            self.tally.answer(response)
-            return None if self._journal is None else self._journal.put(key, nth, response)
-        _redact(outcome)
-        self.tally.failure(outcome.attempts)
-        if self._journal is None or not self.is_conclusive(outcome):
-            return None
-        return self._journal.put_failure(key, nth, outcome)
 
     @property
     def batching(self) -> Batching:
@@ -356,19 +344,43 @@ class Recorder:
         """All that there were so far."""
         return list(self._batchings.values())
 
-    def _settle_cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
-        """Take what was on its way as run and billed; nobody will hear what it came to."""
-        if sent is None or not sent.requests:
-            reservation.release()
-            return
-        spent = None if sent.in_flight else 0.0
-        charged = reservation.settle(usd=spent, tokens=spent, requests=sent.requests)
-        self._charge(charged.usd, charged.tokens, sent.requests)
+    async def submit(self, request: Request, route: Route, choice: Choice) -> bool:
+        """Have a call answered by a batch job, with nobody waiting for it.
 
-    def _charge(self, usd: float, tokens: float, requests: int = 0) -> None:
-        """Have later sessions know what the budget was charged and no row tells of."""
-        if self._journal is not None and (usd > 0.0 or tokens > 0.0 or requests):
-            self._journal.charge(cost=max(0.0, usd), tokens=max(0.0, tokens), requests=requests)
+        Returns:
+            Whether it is asked; not if its outcome is known already.
+        """
+        from llmflow.runs.submitting import Submitting
+
+        if self._submitting is None:
+            self._submitting = Submitting(self)
+        return await self._submitting.submit(request, route, choice)
+
+    async def settle(self) -> None:
+        """Return when all batch jobs have ended and all of their rows are written down."""
+        for batching in self.batchings:
+            await batching.settle()
+        if self._submitting is not None:
+            await self._submitting.settle()
+
+    def keep(
+        self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
+    ) -> asyncio.Future[None] | None:
+        """Write down what a batch job has brought for a call that nobody waits for any more."""
+        reservation = None if self._submitting is None else self._submitting.reserved(key, nth)
+        if isinstance(outcome, Response):
+            response = self._priced(outcome, route, in_batch=True)
+            self.tally.answer(response)
+            if self.spending is not None and reservation is not None:
+                self.spending.answered(reservation, response, route)
+            return None if self._journal is None else self._journal.put(key, nth, response)
+        _redact(outcome)
+        self.tally.failure(outcome.attempts)
+        if self.spending is not None and reservation is not None:
+            self.spending.failed(reservation, outcome)
+        if self._journal is None or not self.is_conclusive(outcome):
+            return None
+        return self._journal.put_failure(key, nth, outcome)
 
     async def _write_answer(
         self, key: bytes, nth: int, response: Response, route: Route, group: Group | None
@@ -430,38 +442,6 @@ class Recorder:
         except asyncio.CancelledError:
             group.succeed_after(writing, response, nth)
             raise
-
-    async def _reserve(self, call: Call, route: Route, way: Way | None) -> Reservation:
-        from llmflow.budget import estimate
-
-        assert self._ledger is not None
-        price, provider = route.price(), route.provider
-        self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
-        charge, forecast = provider.reserve(call.request), self._forecast(route)
-        batch = way is not None and way.choice.mode == "batch"
-
-        def anew() -> Estimate:
-            return estimate(
-                call.request, price, charge=charge, expected_output=forecast.tokens, batch=batch
-            )
-
-        expected = anew()
-        ledger = self._ledger
-        return ledger.reserve_nowait(expected) or await ledger.reserve(expected, anew=anew)
-
-    def _forecast(self, route: Route) -> OutputForecast:
-        """Return what is known of the length of a model's answers in this run."""
-        provider = route.provider
-        model = (provider.name, provider.model)
-        forecast = self._forecasts.get(model)
-        if forecast is None:
-            from llmflow.budget import OutputForecast
-            from llmflow.pricing import context_of
-
-            context = context_of("/".join(model), base_url=route.endpoint or None)
-            most = None if context is None else context.max_output_tokens
-            forecast = self._forecasts[model] = OutputForecast(most=most)
-        return forecast
 
 
 def _redact(error: ProviderError) -> None:

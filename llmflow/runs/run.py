@@ -32,6 +32,7 @@ from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
+    from llmflow.batch.record import JobRecord
     from llmflow.budget import Budget, Ledger
     from llmflow.events import Subscription
     from llmflow.journal import Journal, Totals
@@ -295,6 +296,37 @@ class Run:
         if entered.get() is not None:  # maybe of a block that was left out of order
             inside = current_run()
             current_run_id.set(None if inside is None else inside.id)
+
+    # --- its batch jobs -------------------------------------------------------------------
+
+    async def submitted(self) -> None:
+        """Return when all batch jobs are at the provider, or wait for room there.
+
+        Raises:
+            ProviderError: a job is refused.
+        """
+        for batching in self.recorder.batchings:
+            await batching.placed()
+
+    async def settled(self) -> None:
+        """Return when all batch jobs have ended, and all of their rows are in the journal.
+
+        Raises:
+            ProviderError: a job is refused, or the provider does not answer any more.
+        """
+        await self.recorder.settle()
+
+    @property
+    def batch_jobs(self) -> list[JobRecord]:
+        """What is known of its batch jobs, those of earlier sessions among them."""
+        if self._recorder is None:
+            return []
+        known = {each.tag: each for b in self._recorder.batchings for each in b.jobs}
+        if not known and self._journal is not None:
+            from llmflow.batch.record import JobRecord
+
+            return [JobRecord.of(each) for each in self._journal.jobs()]
+        return list(known.values())
 
     # --- what it did --------------------------------------------------------------------
 

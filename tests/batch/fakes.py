@@ -238,7 +238,11 @@ class FakeProvider:
         return charge
 
     def encode(self, request: Request) -> WireRequest:
-        body = {"prompt": request.messages[-1]["content"], "max_tokens": request.max_tokens}
+        body = {
+            "prompt": request.messages[-1]["content"],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+        }
         return WireRequest("POST", "http://127.0.0.1:9/", {}, orjson.dumps(body))
 
     def decode(self, reply: WireReply) -> Response:

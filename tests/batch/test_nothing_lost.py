@@ -311,3 +311,45 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_sent(monkeypatch: pytest.Mon
     assert all(isinstance(each, LLMFlowError) for each in results)
     assert "No space left" in str(results[0])
     assert not server.jobs
+
+
+def test_what_is_submitted_is_answered_into_the_journal() -> None:
+    server = FakeServer()
+
+    async def main() -> list[str]:
+        llm = LLM(FakeProvider(server), batch=QUICK)
+        async with Run("submitted", mode="batch") as run:
+            asked = [await llm.submit(f"{n}") for n in range(20)]
+            again = [await llm.submit(f"{n}", temperature=0) for n in (1, 1, 1)]
+            await run.submitted()
+            assert [each.state for each in run.batch_jobs] == ["created"]
+            await run.settled()
+            assert asked == [True] * 20
+            assert again == [True, False, False]
+            assert run.statistics().in_flight == 0
+            shared = [await llm("1", temperature=0) for _ in range(3)]
+            assert shared == ["batch: 1"] * 3
+            return [await llm(f"{n}") for n in range(20)]
+
+    assert asyncio.run(main()) == answers()
+    assert server.sizes == [21]
+
+
+def test_a_submitted_job_is_collected_by_a_later_session() -> None:
+    server = FakeServer(looks=10**9)
+
+    async def main(*, submit: bool) -> list[str] | None:
+        llm = LLM(FakeProvider(server), batch=QUICK)
+        async with Run("detached", mode="batch") as run:
+            for n in range(20):
+                assert await llm.submit(f"{n}") == submit or not submit
+            await run.submitted()
+            if submit:
+                return None
+            await run.settled()
+            return [await llm(f"{n}") for n in range(20)]
+
+    assert asyncio.run(main(submit=True)) is None
+    server.looks = 1
+    assert asyncio.run(main(submit=False)) == answers()
+    assert server.sizes == [20]

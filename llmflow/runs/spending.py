@@ -1,0 +1,114 @@
+"""What calls may cost, and what they came to: a run's budget, kept over all its sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+from llmflow.errors import BudgetExceededError, ProviderError, RequestTimeoutError
+from llmflow.modes.mode import Call, Sent
+from llmflow.runs.route import Route
+from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.budget import Estimate, Ledger, OutputForecast, Reservation
+    from llmflow.journal import Journal
+
+
+class Spending:
+    """Reserves before a call, and settles after it.
+
+    Args:
+        ledger: what may still be spent.
+        journal: where what no row tells of is noted for later sessions, or None.
+    """
+
+    def __init__(self, ledger: Ledger, journal: Journal | None) -> None:
+        self._ledger = ledger
+        self._journal = journal
+        self._forecasts: dict[Hashable, OutputForecast] = {}
+
+    async def reserve(self, call: Call, route: Route, *, batch: bool) -> Reservation:
+        """Reserve what a call may cost; waits while calls under way may still need less.
+
+        Raises:
+            BudgetExceededError: it does not fit.
+        """
+        anew = self._estimator(call, route, batch=batch)
+        expected = anew()
+        ledger = self._ledger
+        return ledger.reserve_nowait(expected) or await ledger.reserve(expected, anew=anew)
+
+    def reserve_now(self, call: Call, route: Route, *, batch: bool) -> Reservation:
+        """Reserve what a call may cost, without waiting.
+
+        Raises:
+            BudgetExceededError: it does not fit into what is left.
+        """
+        expected = self._estimator(call, route, batch=batch)()
+        reservation = self._ledger.reserve_nowait(expected)
+        if reservation is None:
+            raise BudgetExceededError(
+                f"the next call may cost {expected}, which does not fit into what is left of "
+                f"{self._ledger.budget}"
+            )
+        return reservation
+
+    def answered(self, reservation: Reservation, response: Response, route: Route) -> None:
+        """Settle with an answer."""
+        charged, usage = reservation.settle_with(response), response.usage
+        self._charge(
+            charged.usd - max(0.0, response.cost or 0.0),
+            charged.tokens - max(0, usage.total_tokens),
+        )
+        self._forecast(route).observe(response.usage.output_tokens)
+
+    def failed(self, reservation: Reservation, error: ProviderError) -> None:
+        """Settle with a failure."""
+        # A request that was given up may have run, and be billed.
+        spent = None if isinstance(error, RequestTimeoutError) else 0.0
+        charged = reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
+        self._charge(charged.usd, charged.tokens)
+
+    def cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
+        """Take what was on its way as run and billed; nobody will hear what it came to."""
+        if sent is None or not sent.requests:
+            reservation.release()
+            return
+        spent = None if sent.in_flight else 0.0
+        charged = reservation.settle(usd=spent, tokens=spent, requests=sent.requests)
+        self._charge(charged.usd, charged.tokens, sent.requests)
+
+    def _charge(self, usd: float, tokens: float, requests: int = 0) -> None:
+        """Have later sessions know what the budget was charged and no row tells of."""
+        if self._journal is not None and (usd > 0.0 or tokens > 0.0 or requests):
+            self._journal.charge(cost=max(0.0, usd), tokens=max(0.0, tokens), requests=requests)
+
+    def _estimator(self, call: Call, route: Route, *, batch: bool) -> Callable[[], Estimate]:
+        """Return what estimates a call, again with what was learned meanwhile."""
+        from llmflow.budget import estimate
+
+        price, provider = route.price(), route.provider
+        self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
+        charge, forecast = provider.reserve(call.request), self._forecast(route)
+
+        def anew() -> Estimate:
+            return estimate(
+                call.request, price, charge=charge, expected_output=forecast.tokens, batch=batch
+            )
+
+        return anew
+
+    def _forecast(self, route: Route) -> OutputForecast:
+        """Return what is known of the length of a model's answers in this run."""
+        provider = route.provider
+        model = (provider.name, provider.model)
+        forecast = self._forecasts.get(model)
+        if forecast is None:
+            from llmflow.budget import OutputForecast
+            from llmflow.pricing import context_of
+
+            context = context_of("/".join(model), base_url=route.endpoint or None)
+            most = None if context is None else context.max_output_tokens
+            forecast = self._forecasts[model] = OutputForecast(most=most)
+        return forecast
