@@ -114,7 +114,7 @@ async def test_the_time_of_an_upload_does_not_count_as_waiting_for_the_first_byt
 
     async with serving(handler) as url:
         reply = await transport.send(
-            wire(url), timeout=Timeout(first_byte=0.3), body=Upload(slowly, 5000)
+            wire(url), timeout=Timeout(first_byte=0.4), body=Upload(slowly, 5000)
         )
         assert reply.status == 200
 
@@ -164,6 +164,31 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     async with serving(silent) as url:
         with pytest.raises(JournalError, match="gone"):
             await transport.send(wire(url), timeout=Timeout(), body=Upload(pieces, 9))
+
+
+async def test_a_cancelled_upload_leaves_no_connection_open() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        begun.set()
+        while await reader.read(2**16):
+            pass
+        ended.set()
+
+    def slowly() -> Iterator[bytes]:
+        while True:
+            time.sleep(0.01)
+            yield bytes(1000)
+
+    async with serving(deaf) as url:
+        upload = Upload(slowly, 2**30)
+        task = asyncio.create_task(transport.send(wire(url), timeout=Timeout(), body=upload))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(ended.wait(), 5)
 
 
 async def test_a_refusal_of_a_large_body_is_returned() -> None:
@@ -235,7 +260,7 @@ async def test_a_body_that_does_not_end_is_an_error_and_leaves_nothing(
 async def test_a_download_that_moves_may_take_longer_than_a_standstill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "STALL", 0.25)
+    monkeypatch.setattr(streams, "STALL", 0.4)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

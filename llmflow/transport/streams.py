@@ -183,7 +183,8 @@ def _publish(part: Path, path: Path) -> None:
 
 def _private(path: Path) -> IO[bytes]:
     """Open a new file that others cannot read."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows
+    return os.fdopen(os.open(path, flags, 0o600), "wb")
 
 
 async def _on_disk(path: Path, work: Callable[[], _T]) -> _T:

@@ -27,13 +27,14 @@ from llmflow.batch_api import (
     Channel,
     Upload,
 )
-from llmflow.headers import server_delay, server_time
+from llmflow.headers import server_time
 from llmflow.types import WireReply, WireRequest
 from llmflow_providers.batch_parts import (
     in_path,
     is_success,
     lost_row,
     moment,
+    next_look,
     not_a_model,
     pieces_of,
     places,
@@ -232,7 +233,7 @@ class AnthropicBatch:
             created_at=moment(job.get("created_at")),
             expires_at=moment(job.get("expires_at")),
             results=(results,) if results else (),
-            retry_after=server_delay(reply.headers, "", now=reply.received_at),
+            retry_after=next_look(reply),
         )
 
     def _row_error(self, error: Any, reply: WireReply) -> errors.ProviderError:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import orjson
 
 from llmflow.errors import BatchRowLostError, InvalidRequestError, ModelNotFoundError, ProviderError
-from llmflow.headers import parse_reset
+from llmflow.headers import parse_reset, server_delay
 from llmflow.types import WireReply
 
 AT_ONCE: Final = 2**19
@@ -46,6 +46,16 @@ def not_a_model(error: ProviderError) -> ProviderError:
     return InvalidRequestError(
         error.message, status=404, code=error.code, request_id=error.request_id
     )
+
+
+def next_look(reply: WireReply) -> float | None:
+    """Return the seconds until a job should be looked at again, if a reply says so.
+
+    Other headers tell when a quota is full again, which is no matter of the job's.
+    """
+    names = ("retry-after-ms", "retry-after", "date")
+    headers = {name: reply.headers[name] for name in names if name in reply.headers}
+    return server_delay(headers, "", now=reply.received_at)
 
 
 def moment(value: Any) -> float | None:

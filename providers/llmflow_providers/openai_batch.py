@@ -36,6 +36,7 @@ from llmflow_providers.batch_parts import (
     is_success,
     lost_row,
     moment,
+    next_look,
     not_a_model,
     pieces_of,
     places,
@@ -274,7 +275,7 @@ class OpenAIBatch:
             uploaded=word(job.get("input_file_id")),
             results=tuple(each for each in results if each),
             problems=self._problems(job.get("errors"), reply) if state == "failed" else (),
-            retry_after=server_delay(reply.headers, "", now=reply.received_at),
+            retry_after=next_look(reply),
         )
 
     def _problems(self, given: Any, reply: WireReply) -> tuple[BatchProblem, ...]:

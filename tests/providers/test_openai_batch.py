@@ -122,7 +122,9 @@ async def test_every_state_has_its_meaning(native: str | None, state: str) -> No
 
 async def test_azures_types_are_understood() -> None:
     job = {**JOB, "created_at": "2026-09-02T20:08:22Z", "request_counts": None, "metadata": None}
-    status = await batch().status("batch_1", Script(reply(job, retry_after="30")))
+    status = await batch().status(
+        "batch_1", Script(reply(job, retry_after="30", x_ratelimit_reset="900"))
+    )
     assert (status.created_at, status.total, status.tag) == (1_788_379_702.0, None, None)
     assert status.retry_after == 30.0
 
@@ -468,6 +470,21 @@ async def test_a_bad_row_a_full_queue_and_a_cancelled_job_in_the_simulator(tmp_p
 
 
 REQUEST = Request(model="gpt-x", messages=({"role": "user", "content": "Hi."},))
+
+
+async def test_the_built_in_simulator_takes_jobs(tmp_path: Path) -> None:
+    provider, channel = SimProvider("m"), StreamChannel()
+    provider.prepare()
+    api = provider.batch
+    assert api is not None
+    rows = input_of(tmp_path, api, provider, 3)
+    status = await api.create(rows, await api.upload(rows, channel), channel)
+    await api.cancel(status.id, channel)
+    found = await api.find(rows, (), channel)
+    await transport.aclose()
+    assert found is not None
+    assert found.id == status.id
+    assert found.state in {"cancelling", "cancelled"}
 
 
 def test_the_simulators_provider_has_the_same_api_wherever_it_is() -> None:
