@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from llmflow.batch.queue import Queue
 
 _AT_ONCE: Final = 100
+_MOST_OUTSTANDING: Final = 1000
+_PAUSE: Final = 0.005
+_PATIENCE: Final = 200
 
 
 class Ingest:
@@ -39,7 +42,7 @@ class Ingest:
         for line in _lines(folder):
             count += 1
             if not count % _AT_ONCE:
-                await asyncio.sleep(0)
+                await self._let_others_keep_up()
             try:
                 row = read(line)
             except ValueError:
@@ -58,6 +61,17 @@ class Ingest:
             elif row.error is not None:
                 errors.setdefault(name, row.error)
         return self._sort(errors)
+
+    async def _let_others_keep_up(self) -> None:
+        """Give out no more answers than are written down about as fast.
+
+        But not for ever: a caller may do something else first, and even wait for another row.
+        """
+        await asyncio.sleep(0)
+        for _ in range(_PATIENCE):
+            if self._job.outstanding < _MOST_OUTSTANDING:
+                return
+            await asyncio.sleep(_PAUSE)
 
     def _sort(self, errors: dict[str, ProviderError]) -> dict[str, ProviderError]:
         """Give out what failed for good, and return the rest."""

@@ -164,22 +164,30 @@ class Queue:
 
     # --- what calls do --------------------------------------------------------------------------
 
-    async def wait(
-        self, name: str, line: Callable[[], bytes], *, tokens: float, schema: str, waiter: Waiter
-    ) -> Response:
-        """Have a row answered by a job, by one that knows it already if there is one.
+    def check_time(self, name: str) -> None:
+        """Check that a row may still go into a job.
+
+        Raises:
+            TakenOver: it is to be asked in parallel.
+        """
+        if self.is_late or name in self._taken_over:
+            self._taken_over.discard(name)
+            raise TakenOver
+
+    def add(self, name: str, line: bytes, *, tokens: float, schema: str) -> None:
+        """Put a row into a file that will be a job."""
+        schema = schema if self.limits.uniform_schema else ""
+        self._collector.add(name, line, tokens=tokens, schema=schema, round_=1)
+
+    async def wait(self, name: str, waiter: Waiter) -> Response:
+        """Wait for a row of a file, or of an earlier process's job.
 
         Raises:
             TakenOver: it is to be asked in parallel.
             ProviderError: it failed for good.
         """
-        if self.is_late or name in self._taken_over:
-            self._taken_over.discard(name)
-            raise TakenOver
         self._waiters[name] = waiter
         try:
-            if not self.holds(name):
-                self._collector.add(name, line(), tokens=tokens, schema=schema, round_=1)
             return await waiter.future
         except BaseException:
             if self._waiters.get(name) is waiter:
@@ -188,11 +196,6 @@ class Queue:
             elif waiter.job is not None and isinstance(sys.exception(), asyncio.CancelledError):
                 self._keep_after_all(name, waiter)
             raise
-
-    def enqueue(self, name: str, line: Callable[[], bytes], *, tokens: float, schema: str) -> None:
-        """Have a row answered by a job, with nobody waiting: its outcome is written down."""
-        if not self.holds(name):
-            self._collector.add(name, line(), tokens=tokens, schema=schema, round_=1)
 
     def holds(self, name: str) -> bool:
         """Whether a job, or a file that will be one, has this row."""

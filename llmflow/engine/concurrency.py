@@ -15,10 +15,9 @@ import asyncio
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -237,9 +236,7 @@ class Hold:
                 self._crew.step_aside()
         return self._item
 
-    async def end_loan(
-        self, item: int, aside: bool, kind: type[BaseException] | None, *_: object
-    ) -> None:
+    async def end_loan(self, item: int, aside: bool, kind: type[BaseException] | None) -> None:
         """Take the slot again once no other part of the same item lends it.
 
         Called at the end of a ``with`` block. A cancelled item does not wait for
@@ -276,14 +273,34 @@ class Hold:
         self.slots.give_back()
 
 
-@asynccontextmanager
-async def _lent(holds: Iterable[Hold], *, aside: bool) -> AsyncIterator[None]:
-    async with AsyncExitStack() as loans:
-        for hold in holds:
-            item = hold.lend(aside=aside)
+class _Loans:
+    """Slots that are given back for the time of a block. Tens of thousands may be at once."""
+
+    __slots__ = ("_aside", "_holds", "_lent")
+
+    def __init__(self, holds: Iterable[Hold], *, aside: bool) -> None:
+        self._holds = holds
+        self._aside = aside
+        self._lent: list[tuple[Hold, int]] = []
+
+    async def __aenter__(self) -> None:
+        for hold in self._holds:
+            item = hold.lend(aside=self._aside)
             if item is not None:
-                loans.push_async_exit(partial(hold.end_loan, item, aside))
-        yield
+                self._lent.append((hold, item))
+        self._holds = ()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        failure: BaseException | None = None
+        for hold, item in reversed(self._lent):
+            try:
+                await hold.end_loan(item, self._aside, kind)
+            except BaseException as ended:  # noqa: BLE001 - the other slots are taken back, too
+                kind, failure = type(ended), ended
+        if failure is not None:
+            raise failure
 
 
 def _holds() -> Iterator[Hold]:
@@ -311,7 +328,7 @@ def step_aside(*holds: Hold) -> AbstractAsyncContextManager[None]:
         holds: whose slots to give back; by default all that the running item holds.
 
     """
-    return _lent(holds or _holds(), aside=True)
+    return _Loans(holds or _holds(), aside=True)
 
 
 def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
@@ -326,4 +343,4 @@ def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
             hold.slots.note_wanted(wanted)
             if wanted.leads_to(hold.slots):
                 lent.append(hold)
-    return _lent(lent, aside=False)
+    return _Loans(lent, aside=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from llmflow.types import Request, Response, WireRequest
 
@@ -26,21 +26,26 @@ class Sent:
         self.in_flight = False
 
 
-class Call(NamedTuple):
+class Call:
     """One call on its way to an answer.
 
     Args:
         id: the call's number in this process.
         request: what is asked.
-        wire: the request as it goes over the wire, or None for a provider that has a client
-            of its own.
+        wire: the request as it goes over the wire; None for a provider that has a client of
+            its own, and where it is in a file already.
+
+    Attributes:
         sent: where a mode keeps what it has sent; None where nobody asks.
     """
 
-    id: int
-    request: Request
-    wire: WireRequest | None
-    sent: Sent | None = None
+    __slots__ = ("id", "request", "sent", "wire")
+
+    def __init__(self, id: int, request: Request, wire: WireRequest | None) -> None:  # noqa: A002
+        self.id = id
+        self.request = request
+        self.wire = wire
+        self.sent: Sent | None = None
 
 
 class Mode(Protocol):

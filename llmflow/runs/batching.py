@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -104,17 +104,25 @@ class Batching:
         else:
             way.in_batch = True
             return response
+        call.wire = call.wire or route.encoded(call.request)
         return await route.mode.complete(call)
 
     async def _complete(self, call: Call, route: Route, name: str, way: Way) -> Response:
         """Have a call answered by a batch job."""
+        loop = self._enter_loop()
+        if loop is not asyncio.get_running_loop():
+            there = self._there(call, route, name, way)
+            waiting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there, loop))
+        else:
+            waiting = None
         aside = stepping_aside.get()
-        async with contextlib.nullcontext() if aside is None else aside():
-            loop = self._enter_loop()
-            work = self._wait(call, route, name, way)
-            if loop is asyncio.get_running_loop():
-                return await work
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+        if aside is None:
+            return await (waiting or self._wait(call, route, name, way))
+        async with aside():
+            return await (waiting or self._wait(call, route, name, way))
+
+    async def _there(self, call: Call, route: Route, name: str, way: Way) -> Response:
+        return await self._wait(call, route, name, way)
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop of the jobs; this one, if there is none any more."""
@@ -124,21 +132,28 @@ class Batching:
                 self._adopted.clear()
             return self._loop
 
-    async def _wait(self, call: Call, route: Route, name: str, way: Way) -> Response:
+    def _wait(self, call: Call, route: Route, name: str, way: Way) -> Coroutine[Any, Any, Response]:
+        """Put a call into a file, and return what waits for its answer."""
         queue = self.queue(route, way.choice)
+        queue.check_time(name)
+        way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
+        self._put(queue, call, route, name)
+        return queue.wait(name, waiter)
+
+    def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
+        if queue.holds(name):
+            return
         wire = call.wire
         if wire is None:
             raise _unsupported(route)
-        waiter = Waiter(asyncio.get_running_loop().create_future())
-        way.waiting.waiter = waiter
-        api = queue.control.api
-        return await queue.wait(
+        queue.add(
             name,
-            lambda: api.line(name, wire),
+            queue.control.api.line(name, wire),
             tokens=_prompt_tokens(route.provider.reserve(call.request)),
             schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
-            waiter=waiter,
         )
+        # What tens of thousands of calls would hold while they wait is on the disk now.
+        call.wire = None
 
     def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> None:
         """Have a call answered by a job, with nobody waiting for it.
@@ -149,16 +164,7 @@ class Batching:
         self._enter_loop()
         if self._loop is not asyncio.get_running_loop():
             raise UsageError("the run's batch jobs belong to another event loop: submit there")
-        queue, wire = self.queue(route, choice), call.wire
-        if wire is None:
-            raise _unsupported(route)
-        name, api = name_of(key, nth), queue.control.api
-        queue.enqueue(
-            name,
-            lambda: api.line(name, wire),
-            tokens=_prompt_tokens(route.provider.reserve(call.request)),
-            schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
-        )
+        self._put(self.queue(route, choice), call, route, name_of(key, nth))
 
     def queue(self, route: Route, choice: Choice) -> Queue:
         """Return the queue of a model, with the jobs of earlier processes.

@@ -285,7 +285,7 @@ class Recorder:
         spending = self.spending
         try:
             if spending is not None:
-                call = call._replace(sent=Sent())
+                call.sent = Sent()
                 batch = way is not None and way.choice.mode == "batch"
                 reservation = await spending.reserve(call, route, batch=batch)
             if way is None:

@@ -49,9 +49,12 @@ class Route:
 
     def call(self, request: Request) -> Call:
         """Return the call that asks for this."""
-        # A provider with a client of its own encodes nothing.
+        return Call(next_call_id(), request, self.encoded(request))
+
+    def encoded(self, request: Request) -> WireRequest | None:
+        """Return the request for the wire; None where the provider has a client of its own."""
         encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
-        return Call(next_call_id(), request, None if encode is None else encode(request))
+        return None if encode is None else encode(request)
 
     def shares(self, request: Request) -> bool:
         """Return whether equal calls may have one answer."""
