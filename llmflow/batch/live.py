@@ -27,11 +27,13 @@ stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | Non
 class Live:
     """The pools of one event loop."""
 
-    __slots__ = ("__weakref__", "_listeners", "at_work", "pools")
+    __slots__ = ("__weakref__", "_listeners", "at_work", "expected", "pools")
 
     def __init__(self) -> None:
         self.pools = 0
         self.at_work = 0
+        self.expected = 0
+        """How many items there are in all pools that know it."""
         self._listeners: list[Callable[[], None]] = []
 
     def add(self, number: int) -> None:
@@ -40,13 +42,15 @@ class Live:
         if self.at_work <= 0:
             self._tell()
 
-    def enter(self) -> None:
-        """Count a pool that begins."""
+    def enter(self, items: int) -> None:
+        """Count a pool that begins, of so many items; 0 where that is not known."""
         self.pools += 1
+        self.expected += items
 
-    def leave(self) -> None:
+    def leave(self, items: int) -> None:
         """Count a pool that ends."""
         self.pools -= 1
+        self.expected -= items
         self._tell()
 
     @property

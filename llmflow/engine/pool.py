@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator, Sized
 from contextlib import aclosing, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
@@ -300,10 +300,11 @@ class Pool:
 
 
 @contextmanager
-def _one_of_many() -> Iterator[None]:
+def _one_of_many(items: Items) -> Iterator[None]:
     """Count the items of the block in place of the one that it is in."""
     live, inside = live_here(), stepping_aside.get() is not None
-    live.enter()
+    count = len(items) if isinstance(items, Sized) else 0
+    live.enter(count)
     if inside:
         live.add(-1)
     try:
@@ -311,7 +312,7 @@ def _one_of_many() -> Iterator[None]:
     finally:
         if inside:
             live.add(1)
-        live.leave()
+        live.leave(count)
 
 
 async def run_pool(
@@ -338,6 +339,6 @@ async def run_pool(
     """
     results = Results(items, on_error)
     async with lend_slots(slots):
-        with _one_of_many():
+        with _one_of_many(items):
             await Pool(owner, call, slots, results).run(items)
     return results.values

@@ -38,6 +38,8 @@ from llmflow.types import Charge, Response
 
 if TYPE_CHECKING:
     from llmflow.journal import Journal
+    from llmflow.runs.deciding import Decision
+    from llmflow.runs.spending import Spending
 
 Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
 Numbered = Callable[[Call, Route], tuple[bytes, int]]
@@ -57,15 +59,23 @@ class Batching:
         journal: where jobs are written down; None: they end with the process.
         keep: writes down an outcome that nobody waits for.
         numbered: names a call that no journal has numbered.
+        spending: what the run may still spend, or None.
         run_id: what events call the run.
     """
 
     def __init__(
-        self, *, journal: Journal | None, keep: Keep, numbered: Numbered, run_id: str | None
+        self,
+        *,
+        journal: Journal | None,
+        keep: Keep,
+        numbered: Numbered,
+        spending: Spending | None,
+        run_id: str | None,
     ) -> None:
         self._journal = journal
         self._numbered = numbered
         self._keep = keep
+        self._spending = spending
         self._run_id = run_id
         self._clock = SystemClock()
         self._rng = random.Random()
@@ -76,6 +86,9 @@ class Batching:
         self._store: JobStore = MemoryStore() if journal is None else _JournalStore(journal)
         self._folder: Path | None = None
         self._deadlines: dict[Hashable, asyncio.TimerHandle] = {}
+        self._modes: dict[Hashable, Decision] = {}
+        self.decisions: dict[str, int] = {}
+        """What was decided, and for how many rows; 0 where it was not for rows."""
 
     async def answer(self, call: Call, route: Route, key: bytes, nth: int, way: Way) -> Response:
         """Answer a call in the mode that is chosen for it, or in what takes its place.
@@ -84,13 +97,13 @@ class Batching:
             ProviderError: it failed for good.
         """
         choice = way.choice
-        if choice.mode == "parallel" or (choice.mode == "auto" and self._is_parallel(call, route)):
+        if not self.is_for_batch(call, route, choice):
             try:
                 return await route.mode.complete(call)
             except QuotaExhaustedError:
                 if (choice.mode != "auto" and choice.fallback != "batch") or not supports(route):
                     raise
-                self.decided("the daily quota is used up: on in batch jobs", None, 1, route)
+                self._say_once("the daily quota is used up: on in batch jobs", route)
         if not key:
             key, nth = self._numbered(call, route)
         try:
@@ -100,7 +113,7 @@ class Batching:
         except BatchUnsupportedError:
             if choice.mode != "auto" and choice.fallback != "parallel":
                 raise
-            self.decided("no batch API: on in parallel", None, 1, route)
+            self._say_once("no batch API: on in parallel", route)
         else:
             way.in_batch = True
             return response
@@ -220,9 +233,27 @@ class Batching:
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
-    def _is_parallel(self, call: Call, route: Route) -> bool:
-        """Whether live calls are in time and within the budget."""
-        return True
+    def is_for_batch(self, call: Call, route: Route, choice: Choice) -> bool:
+        """Whether a call goes into a job; with ``"auto"``, decided once for a model."""
+        if choice.mode != "auto":
+            return choice.mode == "batch"
+        domain = (route.provider.domain, route.provider.model)
+        decision = self._modes.get(domain)
+        if decision is None:
+            from llmflow.runs.deciding import Decision, decide
+
+            if supports(route):
+                decision = decide(call, route, choice, self._spending)
+            else:
+                decision = Decision(True, "no batch API is known")
+            self._modes[domain] = decision
+            way = "parallel" if decision.parallel else "batch"
+            self._say_once(f"{way}: {decision.why}", route)
+        return not decision.parallel
+
+    def _say_once(self, decision: str, route: Route) -> None:
+        if decision not in self.decisions:
+            self.decided(decision, None, 0, route)
 
     def _set_deadline(self, domain: Hashable, queue: Queue, seconds: float) -> None:
         """Have what is left asked in parallel, early enough before the deadline."""
@@ -309,7 +340,8 @@ class Batching:
             )
 
     def decided(self, decision: str, record: JobRecord | None, rows: int, route: Route) -> None:
-        """Tell of a decision."""
+        """Tell of a decision, and keep it for the report."""
+        self.decisions[decision] = self.decisions.get(decision, 0) + rows
         if BatchDecided.wanted:
             emit(
                 BatchDecided(

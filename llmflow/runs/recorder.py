@@ -286,7 +286,7 @@ class Recorder:
         try:
             if spending is not None:
                 call.sent = Sent()
-                batch = way is not None and way.choice.mode == "batch"
+                batch = way is not None and self.batching.is_for_batch(call, route, way.choice)
                 reservation = await spending.reserve(call, route, batch=batch)
             if way is None:
                 response = await route.mode.complete(call)
@@ -335,6 +335,7 @@ class Recorder:
                     journal=self._journal,
                     keep=self.keep,
                     numbered=self.numbered,
+                    spending=self.spending,
                     run_id=self._run_id,
                 )
         return found

@@ -54,6 +54,16 @@ class Spending:
             )
         return reservation
 
+    def is_too_dear(self, call: Call, route: Route, count: int) -> str | None:
+        """Return why so many live calls do not fit into the budget; None if they do."""
+        each = self._estimator(call, route, batch=False)()
+        left = self._ledger.remaining()
+        if left.usd is not None and each.usd * count > left.usd:
+            return (
+                f"{count:,} calls cost about ${each.usd * count:,.2f}, and ${left.usd:,.2f} is left"
+            )
+        return None
+
     def answered(self, reservation: Reservation, response: Response, route: Route) -> None:
         """Settle with an answer."""
         charged, usage = reservation.settle_with(response), response.usage

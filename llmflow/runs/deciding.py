@@ -1,0 +1,92 @@
+"""Which way ``mode="auto"`` goes: parallel calls where they are in time and within the budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from llmflow.batch.live import live_here
+from llmflow.limits import Limiter
+from llmflow.modes.choice import Choice
+from llmflow.modes.mode import Call
+from llmflow.runs.route import Route
+from llmflow.types import Charge
+
+if TYPE_CHECKING:
+    from llmflow.runs.spending import Spending
+
+# Of the deadline: quotas are shared, and what fails is sent again.
+_SHARE_OF_DEADLINE: Final = 0.8
+# Where no quota is known: so many calls at once, each of so many seconds.
+_AT_ONCE: Final = 100
+_SECONDS_PER_CALL: Final = 5.0
+_UNITS: Final = {
+    "rpm": "requests",
+    "tpm": "tokens",
+    "itpm": "input_tokens",
+    "otpm": "output_tokens",
+}
+_DAILY: Final = {"rpd": "requests", "tpd": "tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided.
+
+    Args:
+        parallel: whether calls are asked in parallel.
+        why: the reason, in a few words.
+    """
+
+    parallel: bool
+    why: str
+
+
+def decide(call: Call, route: Route, choice: Choice, spending: Spending | None) -> Decision:
+    """Decide for a whole crowd of calls, at its first.
+
+    How many there are is known where a node, a flow or a map has counted its items; else it is
+    this one alone. All are taken to be like the first.
+    """
+    count = max(1, live_here().expected)
+    charge = route.provider.reserve(call.request)
+    seconds = seconds_in_parallel(count, charge, route.limiter)
+    time = f"{count:,} calls take about {_duration(seconds)} in parallel"
+    if choice.deadline is not None and seconds > choice.deadline * _SHARE_OF_DEADLINE:
+        return Decision(False, f"{time}: too long for {_duration(choice.deadline)}")
+    if math.isinf(seconds):
+        return Decision(False, f"{count:,} calls are more than the daily quota")
+    if spending is not None and (dear := spending.is_too_dear(call, route, count)):
+        return Decision(False, dear)
+    return Decision(True, time)
+
+
+def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
+    """Return how long so many calls take at the quota's pace; infinite beyond a daily quota.
+
+    Args:
+        count: how many calls.
+        charge: what one of them is charged.
+        limiter: whose quota counts.
+    """
+    limits = dict(limiter.statistics().limits)
+    for name, unit in _DAILY.items():
+        if (limit := limits.get(name)) and count * getattr(charge, unit) > limit:
+            return math.inf
+    paces = [
+        60.0 * count * getattr(charge, unit) / limits[name]
+        for name, unit in _UNITS.items()
+        if limits.get(name)
+    ]
+    if paces:
+        return max(paces)
+    return math.ceil(count / _AT_ONCE) * _SECONDS_PER_CALL
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
