@@ -32,6 +32,7 @@
     │   ├── BatchCancelledError        the batch job was cancelled from outside
     │   ├── BatchUnsupportedError      the provider has no batch API
     │   └── ConnectionFailedError      no connection, or it broke
+    ├── InvalidAnswerError             an answer is not accepted, and neither is the next
     ├── JournalError                   a run's journal cannot be read or written
     │   └── JournalBusyError           another process works on this run
     ├── BudgetExceededError            the next call does not fit into the run's budget
@@ -109,6 +110,34 @@ class UnknownModelError(ConfigurationError):
 
 class InputError(UsageError):
     """The input, or the prompt template for it, is wrong."""
+
+
+class InvalidAnswerError(LLMFlowError):
+    """An answer was not accepted, and the one to the second request was not either.
+
+    Args:
+        message: what is wrong with it.
+        response: the answer, which was paid for.
+        cause: what the function that looked at it has raised.
+    """
+
+    def __init__(
+        self, message: str, *, response: Any = None, cause: Exception | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.response = response
+        self.__cause__ = cause
+
+    def __str__(self) -> str:
+        return f"the answer is not accepted: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_answer, (self.message, self.response)
+
+
+def _rebuild_answer(message: str, response: Any) -> InvalidAnswerError:
+    return InvalidAnswerError(message, response=response)
 
 
 class JournalError(LLMFlowError):

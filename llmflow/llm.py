@@ -20,6 +20,7 @@ from llmflow.mapping import Mappable
 from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.modes.hedging import Hedge
 from llmflow.modes.parallel import ParallelMode
+from llmflow.modes.validation import Validate, again, checked_validate, problem_of, validating
 from llmflow.pricing import Price, price_of
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
@@ -88,6 +89,10 @@ class LLM(Mappable):
         fallback: ``"parallel"`` for what batch jobs leave over, and where there is no batch API;
             ``"batch"`` where a daily quota is used up.
         batch: how calls become jobs, as a `Batch` says.
+        validate: a function of a `Response` that raises, or returns False, if the answer is not
+            accepted. It is then asked once more, with what was wrong, or with twice the tokens
+            where it was cut off: in batch mode in the next round. The same answer must always
+            be judged alike.
         config: another configuration file than the one that is found, or a `Config`.
 
     Raises:
@@ -117,6 +122,7 @@ class LLM(Mappable):
         deadline: float | str | None = None,
         fallback: Fallback | None = None,
         batch: Batch | None = None,
+        validate: Validate | None = None,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         if quota is not None and not isinstance(quota, Quota):
@@ -147,6 +153,7 @@ class LLM(Mappable):
         self._price = price
         self.provider: Provider = provider
         self.system = system
+        self.validate = checked_validate(validate)
         self.max_tokens = _checked_max_tokens(max_tokens)
         self.temperature = _checked_temperature(temperature)
         self.options = _checked_options({} if options is None else options)
@@ -252,6 +259,7 @@ class LLM(Mappable):
 
         Raises:
             ProviderError: the call failed for good; the class says why.
+            InvalidAnswerError: `validate` accepts neither this answer nor the next.
             UsageError: an argument or a setting is wrong.
         """
         return await self._answer(self._request(prompt, system, max_tokens, temperature, options))
@@ -331,7 +339,17 @@ class LLM(Mappable):
     async def _answer(self, request: Request) -> Response:
         run = current_run() or self._run
         recorder = _outside if run is None else run.recorder
-        return await recorder.answer(request, self._route)
+        response = await recorder.answer(request, self._route)
+        validate = self.validate or validating.get()
+        if validate is None or (problem := problem_of(response, validate)) is None:
+            return response
+        second = again(request, problem)
+        if second is None:
+            raise problem
+        response = await recorder.answer(second, self._route)
+        if (problem := problem_of(response, validate)) is not None:
+            raise problem
+        return response
 
     def _request(
         self,

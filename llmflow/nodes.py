@@ -28,6 +28,7 @@ from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, choosing
+from llmflow.modes.validation import Validate, checked_validate, demanding
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000
@@ -217,6 +218,7 @@ class AsyncNode(Node):
         deadline: when all is to be answered, such as ``"6h"``; the rest is asked in parallel.
         fallback: ``"parallel"`` for what batch jobs leave over; ``"batch"`` where a daily quota
             is used up.
+        validate: what is demanded of every answer of an LLM; see `LLM`.
 
     """
 
@@ -232,6 +234,7 @@ class AsyncNode(Node):
         mode: ModeName | None = None,
         deadline: float | str | None = None,
         fallback: Fallback | None = None,
+        validate: Validate | None = None,
     ) -> None:
         super().__init__(max_retries, wait, exponential_backoff, max_wait)
         if timeout is not None:
@@ -239,6 +242,7 @@ class AsyncNode(Node):
         self._timeout = timeout
         self._gates = as_gates(gate)
         self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
+        self._validate = checked_validate(validate)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -254,6 +258,7 @@ class AsyncNode(Node):
                 )
 
     _choice: Choice | None = None
+    _validate: Validate | None = None
 
     async def prep_async(self, shared: Any, /) -> Any:
         """Read what ``exec_async`` needs from the shared store."""
@@ -281,7 +286,7 @@ class AsyncNode(Node):
         )
 
     async def _run_async(self, shared: Any) -> Any:
-        with choosing(self._choice):
+        with choosing(self._choice), demanding(self._validate):
             prep_res = await self.prep_async(shared)
             exec_res = await self._exec(prep_res)
             return await self.post_async(shared, prep_res, exec_res)
@@ -349,6 +354,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         mode: as in `AsyncNode`.
         deadline: as in `AsyncNode`.
         fallback: as in `AsyncNode`.
+        validate: as in `AsyncNode`.
 
     """
 
@@ -365,6 +371,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         mode: ModeName | None = None,
         deadline: float | str | None = None,
         fallback: Fallback | None = None,
+        validate: Validate | None = None,
     ) -> None:
         super().__init__(
             max_retries,
@@ -376,6 +383,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
             mode=mode,
             deadline=deadline,
             fallback=fallback,
+            validate=validate,
         )
         self._on_error: OnError = check_on_error(on_error)
 
@@ -430,6 +438,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         mode: as in `AsyncNode`.
         deadline: as in `AsyncNode`.
         fallback: as in `AsyncNode`.
+        validate: as in `AsyncNode`.
 
     """
 
@@ -450,6 +459,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         mode: ModeName | None = None,
         deadline: float | str | None = None,
         fallback: Fallback | None = None,
+        validate: Validate | None = None,
     ) -> None:
         super().__init__(
             max_retries,
@@ -461,6 +471,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
             mode=mode,
             deadline=deadline,
             fallback=fallback,
+            validate=validate,
         )
         self.concurrency_limit = concurrency_limit
         self._on_error: OnError = check_on_error(on_error)

@@ -80,7 +80,7 @@ def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
         if limits.get(name)
     ]
     if paces:
-        return max(paces)
+        return float(max(paces))
     return math.ceil(count / _AT_ONCE) * _SECONDS_PER_CALL
 
 

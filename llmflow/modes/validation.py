@@ -1,0 +1,82 @@
+"""Answers that are not accepted: asked for once more, with what was wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+from llmflow.errors import ConfigurationError, InvalidAnswerError
+from llmflow.types import Request, Response
+
+Validate: TypeAlias = Callable[[Response], Any]
+"""Looks at an answer. It raises, or returns False, if that is not accepted."""
+
+validating: ContextVar[Validate | None] = ContextVar("llmflow_validate", default=None)
+"""What the node around the running code demands of answers."""
+
+_MOST_CHARACTERS: Final = 1000
+_AGAIN: Final = (
+    "That answer was not accepted: {}\nAnswer the request again, and mind what was wrong."
+)
+
+
+def checked_validate(validate: Any) -> Validate | None:
+    """Return what looks at answers.
+
+    Raises:
+        ConfigurationError: it cannot be called.
+    """
+    if validate is not None and not callable(validate):
+        raise ConfigurationError(
+            "validate must be a function of a Response that raises, or returns False, for what is "
+            f"not accepted; got {validate!r}"
+        )
+    return None if validate is None else validate
+
+
+@contextmanager
+def demanding(validate: Validate | None) -> Iterator[None]:
+    """Have all answers of the block looked at; None changes nothing."""
+    if validate is None:
+        yield
+        return
+    token = validating.set(validate)
+    try:
+        yield
+    finally:
+        validating.reset(token)
+
+
+def problem_of(response: Response, validate: Validate) -> InvalidAnswerError | None:
+    """Return what is wrong with an answer, or None."""
+    if response.finish_reason == "length":
+        return InvalidAnswerError("it was cut off at max_tokens", response=response)
+    try:
+        accepted = validate(response)
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        text = str(error)[:_MOST_CHARACTERS] or type(error).__name__
+        return InvalidAnswerError(text, response=response, cause=error)
+    if accepted is False:
+        return InvalidAnswerError("it is not what was asked for", response=response)
+    return None
+
+
+def again(request: Request, problem: InvalidAnswerError) -> Request | None:
+    """Return what asks once more; None where that would come to the same.
+
+    What was cut off gets twice as many tokens. Of the rest, the model is shown its answer and
+    what was wrong with it.
+    """
+    response = problem.response
+    assert response is not None
+    if response.finish_reason == "length":
+        most = request.max_tokens
+        return None if most is None else replace(request, max_tokens=2 * most)
+    told = (
+        {"role": "assistant", "content": response.text or "(no text)"},
+        {"role": "user", "content": _AGAIN.format(problem.message)},
+    )
+    return replace(request, messages=(*request.messages, *told))
