@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow import errors, events, telemetry
+from llmflow.batch import Batch
 from llmflow.engine.graph import BaseNode
 from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
@@ -22,6 +23,7 @@ from llmflow.flows import (
     BatchFlow,
     Flow,
 )
+from llmflow.inference import BatchInferenceNode
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.llm import LLM
 from llmflow.modes.hedging import Hedge
@@ -55,7 +57,9 @@ __all__ = [
     "AsyncParallelBatchFlow",
     "AsyncParallelBatchNode",
     "BaseNode",
+    "Batch",
     "BatchFlow",
+    "BatchInferenceNode",
     "BatchNode",
     "Budget",
     "Failure",

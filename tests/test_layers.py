@@ -28,6 +28,7 @@ LAYERS = [
     {"llm"},
     {"engine"},
     {"nodes"},
+    {"inference"},
     {"flows"},
     {"jobs"},
     {"cli"},
