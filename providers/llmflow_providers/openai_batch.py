@@ -88,7 +88,7 @@ _FORM: Final = (
     "Content-Type: application/jsonl\r\n\r\n"
 )
 _FORM_END: Final = f"\r\n--{_BOUNDARY}--\r\n".encode()
-_LIMIT: Final = re.compile(r"limit(?: of|:) (\d[\d,_]*(?:\.\d+)?[kmb]?)\b")
+_LIMIT: Final = re.compile(r"limit(?: of|:) (\d[\d,_]{0,20}(?:\.\d{1,6})?[kmb]?)\b")
 _SERVER_FAILED: Final = frozenset({"server_error", "internal_error", "internal_server_error"})
 
 

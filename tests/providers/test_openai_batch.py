@@ -162,6 +162,8 @@ QUEUE = [
         "The number of enqueued tokens has surpassed the configured limit of 30K for the X.",
         30_000.0,
     ),
+    ("Enqueued token limit reached. Limit: 0 enqueued tokens.", None),
+    (f"Enqueued token limit reached. Limit: {'9' * 400} enqueued tokens.", None),
     ("Enqueued token limit reached.", None),
 ]
 
