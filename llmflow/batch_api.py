@@ -50,6 +50,7 @@ class BatchLimits:
         jobs: how many jobs may wait or run at once; None where that is not limited.
         seconds: after how many seconds a job is given up by the provider.
         discount: what a row costs of a live call's price: 0.5 is half.
+        poll: how many seconds a new job is left alone before the first look at it.
     """
 
     requests: int = 50_000
@@ -61,6 +62,7 @@ class BatchLimits:
     jobs: int | None = None
     seconds: float = 86_400.0
     discount: float = 0.5
+    poll: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ class Control:
         self.channel = channel
         self._clock = clock
         self._rng = rng
-        self._poll = poll
+        self.poll = poll
         self._wait = min(_FIRST_WAIT, poll)
 
     async def upload(self, rows: BatchInput) -> str | None:
@@ -82,7 +82,7 @@ class Control:
     async def find(self, rows: BatchInput, known: Collection[str]) -> BatchStatus | None:
         """Look for a job that may have been made, a few times: lists lag behind."""
         for factor in _LOOKS:
-            await self._clock.sleep(self._poll * factor)
+            await self._clock.sleep(self.poll * factor)
             found = await self._repeat(lambda: self.api.find(rows, known, self.channel))
             if found is not None:
                 return found

@@ -152,7 +152,7 @@ class Job:
             parts = int(record.tokens / most) + 1 if most is not None and too_large else 2
             await self._split(set(self.names), parts, "more than may be enqueued at once")
             return False
-        wait = _QUEUE_WAITS[min(record.refused, len(_QUEUE_WAITS) - 1)] * queue.settings.poll
+        wait = _QUEUE_WAITS[min(record.refused, len(_QUEUE_WAITS) - 1)] * queue.control.poll
         self.record = record.but(refused=record.refused + 1)
         self.placed.set()
         queue.keeper.decided("waits for its queue", record=record, rows=record.requests)
@@ -257,7 +257,7 @@ class Job:
                 return status
 
     def _next_look(self, looks: int, asked_to_wait: float | None) -> float:
-        poll = self._queue.settings.poll
+        poll = self._queue.control.poll
         age = self._queue.clock.wall() - (self.record.created_at or 0.0)
         if looks < len(_FIRST_LOOKS):
             factor = _FIRST_LOOKS[looks]
@@ -289,7 +289,7 @@ class Job:
             self._cancelled_at = now
             assert self.record.job is not None
             await self._queue.control.cancel(self.record.job)
-        return now - self._cancelled_at > _CANCEL_PATIENCE * self._queue.settings.poll
+        return now - self._cancelled_at > _CANCEL_PATIENCE * self._queue.control.poll
 
     def request_cancel(self, reason: str) -> None:
         """Have the job cancelled; what it has answered until then is kept."""
@@ -313,7 +313,7 @@ class Job:
                 tries += 1
                 if tries >= _REFUSALS or not error.transient:
                     raise
-                await self._sleep(self._queue.settings.poll * _LATER_LOOKS)
+                await self._sleep(self._queue.control.poll * _LATER_LOOKS)
         await self._note(state="fetched", native=self.record.native or "ended")
         # Before anybody has an answer: a program may end with its last one.
         if status is not None and not self._queue.settings.keep_files:

@@ -20,8 +20,9 @@ class Batch:
         quiet: seconds without another call after which those that wait become a job. Where
             items of a node are still at work, it takes up to thirty times as long; where all
             of them wait, no time at all.
-        poll: seconds until the first look at a job. Later ones come less often: after 2, 3 and
-            then 6 times as long, and 12 times once a job is older than 360.
+        poll: seconds until the first look at a job; None for what suits the provider, which is
+            10 if it says nothing. Later ones come less often: after 2, 3 and then 6 times as long,
+            and 12 times once a job is older than 360.
         rounds: how often a row may go into a job, the first time included. Rows that expired,
             went missing, or failed for a passing reason, go into the next one.
         requests: the most rows of a job; None for what the provider allows.
@@ -38,7 +39,7 @@ class Batch:
     """
 
     quiet: float = 0.5
-    poll: float = 10.0
+    poll: float | None = None
     rounds: int = 4
     requests: int | None = None
     size: int | None = None
@@ -50,6 +51,8 @@ class Batch:
     def __post_init__(self) -> None:
         for name in ("quiet", "poll"):
             value = getattr(self, name)
+            if value is None and name == "poll":
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < math.inf:
                 raise ConfigurationError(f"{name} must be seconds, 0 or more; got {value!r}")

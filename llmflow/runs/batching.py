@@ -202,9 +202,8 @@ class Batching:
         from llmflow.transport.channel import StreamChannel
 
         settings = route.batch or Batch()
-        control = Control(
-            api, StreamChannel(), clock=self._clock, rng=self._rng, poll=settings.poll
-        )
+        poll = api.limits.poll if settings.poll is None else settings.poll
+        control = Control(api, StreamChannel(), clock=self._clock, rng=self._rng, poll=poll)
         queue = Queue(
             identity,
             control,

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final
 
+from llmflow.batch_api import BatchLimits
 from llmflow.types import Quota
 from llmflow_providers.openai import OpenAIProvider
 
 if TYPE_CHECKING:
     from llmflow.simulator import SimulatorThread
+    from llmflow_providers.openai_batch import OpenAIBatch
 
 QUOTA: Final = Quota(rpm=600, tpm=100_000, burst_seconds=1)
 
@@ -53,6 +55,13 @@ class SimProvider(OpenAIProvider):
         """The built-in server is the same one at whatever port."""
         return "" if self._embedded else self.base_url
 
+    @property
+    def batch(self) -> OpenAIBatch:
+        """Its batch API, whose jobs take seconds."""
+        from llmflow_providers.openai_batch import OpenAIBatch
+
+        return OpenAIBatch(self, BatchLimits(poll=0.5))
+
     def prepare(self) -> None:
         """Start the built-in server, once per process."""
         if self._embedded:
@@ -64,13 +73,14 @@ def _embedded_url() -> str:
     global _server  # noqa: PLW0603 - one server per process is what this is about
     with _lock:
         if _server is None:
-            from llmflow.simulator import Latency, SimulatorSettings, serve_in_thread
+            from llmflow.simulator import BatchSettings, Latency, SimulatorSettings, serve_in_thread
 
             settings = SimulatorSettings(
                 rpm=QUOTA.rpm,
                 tpm=QUOTA.tpm,
                 burst_seconds=float(QUOTA.burst_seconds or 1.0),
                 latency=Latency(seconds=0.4, sigma=0.3),
+                batch=BatchSettings(seconds=1.0, validation_seconds=0.1, finalizing_seconds=0.1),
             )
             _server = serve_in_thread(settings)
             atexit.register(_server.close)
