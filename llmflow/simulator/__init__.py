@@ -7,6 +7,7 @@ limiter and client: independent clients get the same answers.
 Public: import from here, not from the modules below.
 """
 
+from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.hosting import (
@@ -22,6 +23,7 @@ from llmflow.simulator.stats import SimulatorStats
 from llmflow.simulator.timeline import Timeline
 
 __all__ = [
+    "BatchCounts",
     "BatchSettings",
     "Engine",
     "Faults",

@@ -6,7 +6,7 @@ that the same provider runs behind real HTTP and on a virtual clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ import orjson
 
 from llmflow.simulator.answer import Answer, answer
 from llmflow.simulator.anthropic_dialect import AnthropicDialect
+from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.dialect import Call, Dialect, DialectError, retry_headers
 from llmflow.simulator.faults import Dice
 from llmflow.simulator.openai_dialect import OpenAIDialect
@@ -91,11 +92,20 @@ class Engine:
         settings: what the provider is set to.
         now: the time at which it starts, on the clock of all later calls.
         wall: the time of day then, in seconds since 1970.
+        batches: returns what the batch APIs have counted, which are not the engine's.
 
     """
 
-    def __init__(self, settings: SimulatorSettings, *, now: float, wall: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: SimulatorSettings,
+        *,
+        now: float,
+        wall: float = 0.0,
+        batches: Callable[[], BatchCounts] = BatchCounts,
+    ) -> None:
         self.settings = settings
+        self._batches = batches
         self._wall = wall - now
         self._epoch = 0
         self.reset(now=now)
@@ -114,7 +124,7 @@ class Engine:
 
     def stats(self) -> SimulatorStats:
         """Return what was counted so far."""
-        return self._tally.snapshot()
+        return self._tally.snapshot(batches=self._batches())
 
     def receive(
         self, method: str, target: str, *, headers: Mapping[str, str], body: bytes, now: float

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.service import MOST_UPLOADED, Batches
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.http_connection import Exchange
@@ -45,6 +46,7 @@ class Simulator:
         self._engine: Engine | None = None
         self._server: HttpServer | None = None
         self._batches: Batches | None = None
+        self._counted = BatchCounts()
         self._tick: asyncio.TimerHandle | None = None
         self._port = 0
 
@@ -80,7 +82,9 @@ class Simulator:
 
         """
         self._loop = asyncio.get_running_loop()
-        self._engine = Engine(self.settings, now=self._loop.time(), wall=time.time())
+        self._engine = Engine(
+            self.settings, now=self._loop.time(), wall=time.time(), batches=self._batch_counts
+        )
         server = HttpServer(
             self._handle,
             gone=self._gone,
@@ -113,6 +117,7 @@ class Simulator:
         if self._tick is not None:
             self._tick.cancel()
         if self._batches is not None:
+            self._counted = self._batches.counts()
             self._batches.close()
             self._batches = None
 
@@ -153,6 +158,9 @@ class Simulator:
         else:
             due = exchange.arrived + reply.delay
             exchange.timer = self._loop.call_at(due, self._answer, exchange, reply)
+
+    def _batch_counts(self) -> BatchCounts:
+        return self._counted if self._batches is None else self._batches.counts()
 
     def _open_batches(self) -> Batches:
         if self._batches is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.timeline import Timeline, TimelineTally
 
 _HISTORY_SECONDS = 600
@@ -37,6 +38,7 @@ class SimulatorStats:
             were admitted in it; seconds without one are left out, and all but the
             last ten minutes.
         timeline: what happened when, for plots.
+        batches: jobs and rows of the batch APIs; a reset leaves them.
 
     """
 
@@ -57,6 +59,7 @@ class SimulatorStats:
     started: float
     admitted_per_second: tuple[tuple[int, int], ...]
     timeline: Timeline
+    batches: BatchCounts = field(default_factory=BatchCounts)
 
     @property
     def rejections(self) -> int:
@@ -66,7 +69,7 @@ class SimulatorStats:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``GET /stats`` serves."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**values, "timeline": self.timeline.to_dict()}
+        return {**values, "timeline": self.timeline.to_dict(), "batches": self.batches.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SimulatorStats:
@@ -74,6 +77,7 @@ class SimulatorStats:
         values = {item.name: data[item.name] for item in fields(cls)}
         values["admitted_per_second"] = tuple((s, n) for s, n in data["admitted_per_second"])
         values["timeline"] = Timeline.from_dict(data["timeline"])
+        values["batches"] = BatchCounts(**data["batches"])
         return cls(**values)
 
 
@@ -135,7 +139,7 @@ class Tally:
         self.output_tokens += output_tokens
         self._timeline.answer(now=now)
 
-    def snapshot(self) -> SimulatorStats:
+    def snapshot(self, *, batches: BatchCounts | None = None) -> SimulatorStats:
         """Return the counts of this moment."""
         return SimulatorStats(
             received=self.received,
@@ -155,4 +159,5 @@ class Tally:
             started=self.started,
             admitted_per_second=tuple(self._seconds),
             timeline=self._timeline.snapshot(),
+            batches=batches or BatchCounts(),
         )

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Literal
 
+from llmflow.simulator.batches.ledger import Bill
 from llmflow.simulator.batches.rows import Fates, Rows
 from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.batches.speaker import Ending, LineError, Row, Speaker
@@ -52,6 +53,7 @@ class Life:
         self._now = job.created
         self._steps = self._live()
         self._left: list[int] = []
+        self._bills: list[Bill] = []
 
     def step(self, now: float) -> bool:
         """Do the step that is due, and return whether the job goes on."""
@@ -88,14 +90,16 @@ class Life:
             self._end("cancelled")
             return
         cursor = yield from self._run()
-        if cursor < len(self._rows):
+        if cursor < len(self._rows) or job.cancel_asked is not None:
             yield from self._break_off(cursor)
             return
         if job.phase == "running":
             job.phase, job.finalizing = "finalizing", self._now
             self._store.save(job)
         assert job.finalizing is not None
-        yield from self._until(job.finalizing + self._settings.finalizing_seconds, deaf=True)
+        if self._speaker.finalizes:
+            end = job.finalizing + self._settings.finalizing_seconds
+            yield from self._until(end, deaf=True)
         if self._left and self._settings.expired_results == "none":
             self._forget()
             self._left = list(self._fates.order)
@@ -148,14 +152,21 @@ class Life:
         """Do the rows as they become due, and return how many were done or passed over."""
         job, cursor = self.job, 0
         self._forget()
-        while cursor < len(self._rows) and job.cancel_asked is None and self._now < job.expires:
-            due, again = self._progress(cursor)
+        while cursor < len(self._rows):
+            stop = job.expires if job.cancel_asked is None else min(job.expires, job.cancel_asked)
+            # What was due before the end is done, even if nobody came to it in time: a
+            # restart must leave no row undone that was done before.
+            due, again = self._progress(cursor, min(self._now, stop))
             if cursor >= due:
-                yield min(job.expires, max(again, self._now + _SHORTEST_WAIT))
+                if self._now >= stop:
+                    break
+                yield min(stop, max(again, self._now + _SHORTEST_WAIT))
                 continue
             for place in range(cursor, min(due, cursor + _ROWS_PER_STEP)):
                 self._do(self._fates.order[place])
                 cursor += 1
+            self._store.ledger.add(job.ordinal, self._bills)
+            self._bills.clear()
             yield _AT_ONCE
         return cursor
 
@@ -167,8 +178,8 @@ class Life:
         job.counts = {}
         self._left = []
 
-    def _progress(self, cursor: int) -> tuple[int, float]:
-        """Return how many rows are due by now, and when the next one will be."""
+    def _progress(self, cursor: int, time: float) -> tuple[int, float]:
+        """Return how many rows are due by a time, and when the next one will be."""
         settings, job, total = self._settings, self.job, len(self._rows)
         seconds = settings.seconds
         if settings.rows_per_second is not None:
@@ -179,7 +190,7 @@ class Life:
         if job.ordinal in settings.stuck_jobs:
             most = int(total * settings.stuck_at)
         assert job.started is not None
-        elapsed = self._now - job.started
+        elapsed = time - job.started
         due = most if elapsed >= seconds else min(most, int(total * elapsed / seconds + 1e-6))
         if cursor >= most:
             return due, job.expires
@@ -197,6 +208,9 @@ class Life:
             fails=fate == "error",
         )
         self._count(row)
+        if row.kind == "succeeded":
+            bill = Bill(index, row.custom_id, row.body, row.input_tokens, row.output_tokens)
+            self._bills.append(bill)
         if fate != "missing":
             self._results.write(row)
         if fate == "duplicate":

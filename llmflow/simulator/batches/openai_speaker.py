@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from llmflow.simulator.answer import answer
+from llmflow.simulator.batches.ledger import digest
 from llmflow.simulator.batches.speaker import Ending, LineError, Row
 from llmflow.simulator.batches.store import FileRecord, JobRecord, Store
 from llmflow.simulator.openai_errors import BROKEN, OpenAIError
@@ -42,6 +43,7 @@ class OpenAISpeaker:
     def __init__(self, settings: SimulatorSettings, store: Store) -> None:
         self._settings = settings
         self._store = store
+        self.finalizes = True
         self.forgets_cancelled = settings.batch.cancelled_results == "drop"
         failed = "server_error" if settings.batch.row_error == "server_error" else ""
         error = BROKEN.get(failed, _REFUSED)
@@ -193,7 +195,8 @@ def _responded(
     }
     line = _line(row, ident, response, None)
     if status == 200:
-        return Row("output", line, "succeeded", *tokens)
+        body_digest = digest(row["body"])
+        return Row("output", line, "succeeded", *tokens, row["custom_id"], body_digest)
     return Row("error", line, "errored")
 
 

@@ -8,18 +8,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.life import Life
-from llmflow.simulator.batches.openai_files import OpenAIFiles
-from llmflow.simulator.batches.openai_jobs import PREFIX, OpenAIJobs, unknown
-from llmflow.simulator.batches.openai_speaker import OpenAISpeaker
 from llmflow.simulator.batches.reply import BatchReply, BatchRequest
 from llmflow.simulator.batches.rows import Rows
+from llmflow.simulator.batches.sides import AnthropicSide, OpenAISide, Side
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.openai_errors import BROKEN, OpenAIError, bad_key
+from llmflow.simulator.dialect import DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
 MOST_UPLOADED = 536_870_912
 _TURN_SECONDS = 0.01
+_MESSAGE_BATCHES = "/messages/batches"
 
 
 class Batches:
@@ -39,24 +39,30 @@ class Batches:
         self.store = Store(batch.state, seed=settings.seed)
         self._dice = random.Random(f"{settings.seed}/polls")
         self._polls: dict[str, int] = {}
+        self._received = 0
         self._lives: dict[str, Life] = {}
-        self._speaker = OpenAISpeaker(settings, self.store)
-        self._files = OpenAIFiles(self.store, batch)
-        self._jobs = OpenAIJobs(self.store, self._files, batch, begin=self._begin, wake=self._wake)
+        tell = {"begin": self._begin, "wake": self._wake}
+        self._openai = OpenAISide(settings, self.store, **tell)
+        self._anthropic = AnthropicSide(settings, self.store, **tell)
         for job in self.store.jobs.values():
             if job.phase != "ended":
-                self._return(job)
+                self._begin(job)
 
     @staticmethod
     def owns(target: str) -> bool:
         """Return whether a request is for these APIs."""
-        path = target.partition("?")[0].removeprefix("/v1")
-        return path.startswith(("/files", "/batches"))
+        path = _path(target)
+        return path.startswith(("/files", "/batches")) or _of_anthropic(path)
 
     @staticmethod
     def uploads(method: str, target: str) -> bool:
         """Return whether the body of a request is to go to a file."""
-        return method == "POST" and target.partition("?")[0].rstrip("/") in ("/v1/files", "/files")
+        return method == "POST" and _path(target).rstrip("/") in ("/files", _MESSAGE_BATCHES)
+
+    def counts(self) -> BatchCounts:
+        """Return what was counted since the state began."""
+        store = self.store
+        return store.ledger.counts(jobs=store.counted("job"), files=store.counted("upload"))
 
     def receive(
         self,
@@ -69,7 +75,8 @@ class Batches:
         now: float,
     ) -> BatchReply:
         """Answer a request; `upload` is the file of its body, if that is large."""
-        key = headers.get("authorization", "").encode("utf-8", "replace")
+        side: Side = self._anthropic if _of_anthropic(_path(target)) else self._openai
+        key = side.key(headers).encode("utf-8", "replace")
         request = BatchRequest(
             method=method,
             target=target,
@@ -80,19 +87,21 @@ class Batches:
             owner=hashlib.blake2b(key, digest_size=16).hexdigest(),
             now=now,
         )
+        self._received += 1
+        ident = f"{self._settings.seed:08x}b{self._received:023x}"
         try:
-            error = bad_key(headers.get("authorization", ""), self._settings)
+            error = side.bad_key(headers)
             if error is not None:
                 raise error
-            if request.parts[0] == "files":
-                return self._files.receive(request)
-            self._poll(request)
-            return self._jobs.receive(request)
-        except OpenAIError as error:
-            return BatchReply(status=error.status, body=error.body(""))
+            self._poll(side, request)
+            reply = side.receive(request)
+        except DialectError as error:
+            reply = BatchReply(status=error.status, body=error.body(ident))
         finally:
             if upload is not None:
                 upload.unlink(missing_ok=True)
+        reply.headers += side.headers(ident)
+        return reply
 
     def advance(self, now: float) -> float | None:
         """Carry the jobs on; return when to do it again, None if there is nothing to do."""
@@ -101,6 +110,7 @@ class Batches:
             for life in due:
                 if not life.step(now):
                     del self._lives[life.job.id]
+                    self._side(life.job).ended(life.job)
             if time.perf_counter() > end:
                 break
         return min((life.due for life in self._lives.values()), default=None)
@@ -111,23 +121,23 @@ class Batches:
             life.close()
         self.store.close()
 
-    def _return(self, job: JobRecord) -> None:
-        """Go on with a job from before a restart, if its input is still there."""
-        if job.input in self.store.files:
-            self._begin(job)
-            return
-        job.phase, job.outcome, job.ended = "ended", "failed", job.created
-        message = f"The input file {job.input} was deleted."
-        job.errors = [{"code": "file_not_found", "message": message, "param": None, "line": None}]
-        self.store.save(job)
+    def _side(self, job: JobRecord) -> Side:
+        anthropic = job.id.startswith(self._anthropic.prefix)
+        return self._anthropic if anthropic else self._openai
 
     def _begin(self, job: JobRecord) -> None:
-        file = self.store.files[job.input]
-        rows = Rows(self.store.data(file.path), start=file.start, size=file.size)
+        """Carry on a job, new or from before a restart, if its input is still there."""
+        side = self._side(job)
+        part = side.input(job)
+        if part is None:
+            job.phase, job.ended = "ended", job.created
+            side.orphan(job)
+            self.store.save(job)
+            return
         self._lives[job.id] = Life(
             job,
-            rows,
-            self._speaker,
+            Rows(part.path, start=part.start, size=part.size),
+            side.speaker,
             store=self.store,
             settings=self._settings.batch,
             seed=self._settings.seed,
@@ -136,15 +146,22 @@ class Batches:
     def _wake(self, job: JobRecord) -> None:
         self._lives[job.id].wake()
 
-    def _poll(self, request: BatchRequest) -> None:
+    def _poll(self, side: Side, request: BatchRequest) -> None:
         """Raise what a question for a job meets before it reaches the job."""
         batch = self._settings.batch
-        if request.method != "GET" or len(request.parts) != 2:
+        ident = side.asked(request)
+        if ident is None:
             return
-        ident = request.parts[1]
         asked = self._polls[ident] = self._polls.get(ident, 0) + 1
-        if batch.hidden_polls and asked <= batch.hidden_polls and ident.startswith(PREFIX):
-            raise unknown(ident)
+        if asked <= batch.hidden_polls and ident.startswith(side.prefix):
+            raise side.unknown(ident)
         if batch.failed_polls and self._dice.random() < batch.failed_polls:
-            error = BROKEN["server_error"]
-            raise OpenAIError(error.status, str(error), kind="server_error")
+            raise side.broken()
+
+
+def _path(target: str) -> str:
+    return target.partition("?")[0].removeprefix("/v1")
+
+
+def _of_anthropic(path: str) -> bool:
+    return f"{path}/".startswith(f"{_MESSAGE_BATCHES}/")

@@ -52,6 +52,8 @@ class BatchSettings:
             the others are done.
         missing_rows: share of rows whose results are lost, though they are counted.
         duplicate_rows: share of rows whose results occur twice.
+        moving_counts: whether Anthropic's counts move while a job goes on; else they all stand
+            at ``processing`` until its end.
         expired_results: ``"none"`` loses all results of an expired job.
         cancelled_results: ``"drop"`` loses those of a cancelled job by OpenAI's rule.
         stuck_jobs: numbers of the jobs that stop at `stuck_at` of their rows until they
@@ -85,6 +87,7 @@ class BatchSettings:
     expired_rows: float = 0.0
     missing_rows: float = 0.0
     duplicate_rows: float = 0.0
+    moving_counts: bool = False
     expired_results: ExpiredResults = "partial"
     cancelled_results: CancelledResults = "keep"
     stuck_jobs: tuple[int, ...] = ()
@@ -115,18 +118,25 @@ class BatchSettings:
         for name in ("max_requests", "max_bytes", "queue_requests"):
             if getattr(self, name) is not None:
                 whole(f"batch.{name}", getattr(self, name), low=1)
+        if not isinstance(self.moving_counts, bool):
+            raise ConfigurationError(
+                f"batch.moving_counts must be true or false; got {self.moving_counts!r}"
+            )
         whole("batch.hidden_polls", self.hidden_polls, low=0)
+        self._check_ordinals()
+        choice("batch.row_error", self.row_error, get_args(RowError))
+        choice("batch.expired_results", self.expired_results, get_args(ExpiredResults))
+        choice("batch.cancelled_results", self.cancelled_results, get_args(CancelledResults))
+        if self.state is not None and (not isinstance(self.state, str) or not self.state):
+            raise ConfigurationError(f"batch.state must be a folder's path; got {self.state!r}")
+
+    def _check_ordinals(self) -> None:
         for name in _ORDINALS:
             given: object = getattr(self, name)
             if not isinstance(given, (list, tuple)):
                 raise ConfigurationError(f"batch.{name} must be a list of numbers; got {given!r}")
             numbers = tuple(whole(f"batch.{name}", n, low=1) for n in given)
             object.__setattr__(self, name, numbers)
-        choice("batch.row_error", self.row_error, get_args(RowError))
-        choice("batch.expired_results", self.expired_results, get_args(ExpiredResults))
-        choice("batch.cancelled_results", self.cancelled_results, get_args(CancelledResults))
-        if self.state is not None and (not isinstance(self.state, str) or not self.state):
-            raise ConfigurationError(f"batch.state must be a folder's path; got {self.state!r}")
 
     def shares(self) -> tuple[tuple[str, float], ...]:
         """Return each fate of a row with its share."""

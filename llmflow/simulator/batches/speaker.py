@@ -10,13 +10,18 @@ Ending = Literal["expired", "cancelled"]
 
 
 class Row(NamedTuple):
-    """The line that a row ends with: into which file, how it is counted, what it cost."""
+    """The line that a row ends with: into which file, how it is counted, what it cost.
+
+    `custom_id` and `body`, the digest of its request, are for the bill of one that succeeded.
+    """
 
     file: Literal["output", "error"]
     line: bytes
     kind: Literal["succeeded", "errored", "expired", "cancelled"]
     input_tokens: int = 0
     output_tokens: int = 0
+    custom_id: str = ""
+    body: int = 0
 
 
 class LineError(Exception):
@@ -33,6 +38,8 @@ class Speaker(Protocol):
 
     forgets_cancelled: bool
     """Whether a cancelled job loses what was done."""
+    finalizes: bool
+    """Whether a job takes time to end after its last row."""
 
     def check(self, job: JobRecord, line: bytes, seen: set[str]) -> int:
         """Return the prompt tokens of a row, or raise a `LineError`; `seen` holds the ids."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.batches.ledger import Ledger
 
 Phase = Literal["validating", "running", "finalizing", "ended"]
 Outcome = Literal["failed", "completed", "expired", "cancelled"]
@@ -84,10 +86,9 @@ class Store:
     """
 
     def __init__(self, folder: str | None, *, seed: int) -> None:
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: str | None = None
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="llmflow-sim-")
-            folder = self._temporary.name
+            folder = self._temporary = tempfile.mkdtemp(prefix="llmflow-sim-")
         self.folder = Path(folder)
         self._seed = seed
         self._counts: dict[str, int] = {}
@@ -97,6 +98,7 @@ class Store:
             for name in ("files", "jobs", "data"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._load()
+            self.ledger = Ledger(self.folder / "billed.sqlite")
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"the simulator cannot use the state in {self.folder}: {error}; "
@@ -104,9 +106,10 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Remove what is temporary."""
+        """Close the ledger, and remove what is temporary."""
+        self.ledger.close()
         if self._temporary is not None:
-            self._temporary.cleanup()
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def next(self, kind: str) -> tuple[int, str]:
         """Return the next number of a kind, and an identifier that is never given again."""
