@@ -185,7 +185,7 @@ class LLM(Mappable):
             dedupe=dedupe,
             cache=machine_cache() if cache else None,
             choice=as_choice(mode, deadline=deadline, fallback=fallback),
-            batch=batch,
+            batch=batch or _configured_batch(settings),
         )
         self._configured = settings
         self._settings = settings if api_key is None else None
@@ -420,6 +420,18 @@ def _checked_temperature(value: float | None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ConfigurationError(f"temperature must be a number of at least 0; got {value!r}")
     return value
+
+
+def _configured_batch(settings: Settings | None) -> Batch | None:
+    if settings is None or not settings.batch:
+        return None
+    from llmflow.batch import Batch
+
+    try:
+        return Batch(**settings.batch)
+    except ConfigurationError as error:
+        where = next(iter(settings.origins[f"batch.{name}"] for name in settings.batch))
+        raise ConfigurationError(f"{error} (batch settings, {where})") from error
 
 
 def _as_timeout(value: float | Timeout | None, default: Timeout) -> Timeout:

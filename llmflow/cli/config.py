@@ -149,6 +149,10 @@ def _rows(settings: Settings) -> Iterator[_Row]:
     yield from _values("retry", retry, settings)
     yield from _values("timeout", settings.timeout_over(Timeout()), settings)
     yield from _price(settings, provider)
+    if settings.batch:
+        from llmflow.batch import Batch
+
+        yield from _values("batch", Batch(**settings.batch), settings)
 
 
 def _kind(settings: Settings) -> str:

@@ -121,6 +121,7 @@ def _read(path: Path, named_by: str | None) -> Config:
         source=path,
         providers=content.get("providers", {}),
         journal=_journal(path, content.get("journal", {}), lines),
+        batch=content.get("batch", {}),
         lines=lines,
     )
 

@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Strict,
     ValidationError,
     create_model,
 )
@@ -31,7 +32,7 @@ from llmflow.pricing import Price
 from llmflow.provider import installed_providers
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
-from llmflow.types import Quota
+from llmflow.types import Quota, parse_amount
 
 NO_LIMIT: Final = "none"
 """What takes away a limit that a wider table has set: TOML has no null."""
@@ -139,6 +140,26 @@ def _one_of(choices: Sequence[str], value: str) -> str:
 
 
 _Variable = Annotated[str, AfterValidator(_variable)]
+_Number = Annotated[float, Strict()]
+_Whole = Annotated[int, Strict()]
+_Amount = Annotated[Any, AfterValidator(partial(parse_amount, name="enqueued_tokens"))]
+
+
+class BatchTable(_Table):
+    """``[batch]``, ``[providers.NAME.batch]`` and that of a model: the fields of a `Batch`.
+
+    It stands above this part, which knows the names only; an `LLM` checks the values.
+    """
+
+    quiet: _Number | None = None
+    poll: _Number | None = None
+    rounds: _Whole | None = None
+    requests: _Whole | None = None
+    size: _Whole | None = None
+    enqueued_tokens: _Amount | None = None
+    jobs: _Whole | None = None
+    few: _Whole | None = None
+    keep_files: bool | None = None
 
 
 class ModelTable(_Table):
@@ -148,6 +169,7 @@ class ModelTable(_Table):
     retry: RetryTable | None = None
     timeout: Annotated[TimeoutTable | None, BeforeValidator(_total)] = None
     price: PriceTable | None = None
+    batch: BatchTable | None = None
 
 
 class KeyModelTable(_Table):
@@ -185,6 +207,7 @@ class File(_Table):
 
     providers: dict[str, ProviderTable] = {}
     journal: JournalTable = JournalTable()
+    batch: BatchTable = BatchTable()
 
 
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
@@ -193,6 +216,7 @@ _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "timeout": TimeoutTable,
     "price": PriceTable,
     "journal": JournalTable,
+    "batch": BatchTable,
 }
 
 
@@ -210,6 +234,7 @@ _EXAMPLES: Final = {
     "timeout": "300 or { connect = 10, total = 300 }",
     "price": "{ input = 0.4, output = 1.6 }",
     "journal": '{ store = "answers" }',
+    "batch": "{ poll = 30 }",
 }
 
 

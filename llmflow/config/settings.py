@@ -30,7 +30,7 @@ DURABILITIES: Final = ("process", "power")
 """What an answer may survive once it is written down; see `llmflow.journal.Journal`."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 _WILD = frozenset("*?[")
-_MERGED: Final = ("quota", "retry", "timeout", "price")
+_MERGED: Final = ("quota", "retry", "timeout", "price", "batch")
 # Policies may be objects of tenacity's; the numbers that stand for them take their place.
 _REPLACED_BY: Final = {
     "attempts": "stop",
@@ -55,6 +55,7 @@ class Settings:
         retry: fields of a `Retry`.
         timeout: fields of a `Timeout`.
         price: fields of a `Price`.
+        batch: fields of a `Batch`.
         origins: the line and place of each setting, such as ``"quota.rpm"``.
         source: the file, or None.
     """
@@ -68,6 +69,7 @@ class Settings:
     retry: Mapping[str, Any] = field(default_factory=dict)
     timeout: Mapping[str, Any] = field(default_factory=dict)
     price: Mapping[str, Any] = field(default_factory=dict)
+    batch: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
 
@@ -181,12 +183,14 @@ class Config:
         source: the file, or None where there is none.
         providers: the file's table ``providers``, its values read.
         journal: the file's table ``journal``.
+        batch: the file's table ``batch``, its values read.
         lines: the lines of the file on which its settings stand.
     """
 
     source: Path | None = None
     providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
     lines: Mapping[Place, int] = field(default_factory=dict, repr=False, compare=False)
 
     def settings(self, model: str, *, api_key: str | None = None) -> Settings:
@@ -202,7 +206,14 @@ class Config:
         prefix, _, name = model.partition("/")
         table = self.providers.get(prefix)
         if not name or table is None:
-            return Settings(model=model, target=model, source=self.source)
+            origins = {f"batch.{each}": self._origin(("batch", each)) for each in self.batch}
+            return Settings(
+                model=model,
+                target=model,
+                batch=self.batch,
+                origins=origins,
+                source=self.source,
+            )
         kind = table.get("kind", prefix)
         own = kind != prefix and kind != FALLBACK_PROVIDER
         key_env = table.get("key_env")
@@ -238,6 +249,7 @@ class Config:
         self, provider: str, model: str, key_name: str | None
     ) -> Iterator[tuple[Place, Mapping[str, Any]]]:
         """Yield the tables that apply, from the widest to the narrowest."""
+        yield (), {"batch": self.batch}
         place: Place = ("providers", provider)
         table = self.providers[provider]
         yield place, table

@@ -11,8 +11,9 @@ import pytest
 from tenacity import stop_after_attempt
 
 from llmflow import LLM, Quota, Retry, Timeout
+from llmflow.batch import Batch
 from llmflow.config import Config, Settings, use_config
-from llmflow.config.schema import PriceTable, QuotaTable, RetryTable, TimeoutTable
+from llmflow.config.schema import BatchTable, PriceTable, QuotaTable, RetryTable, TimeoutTable
 from llmflow.errors import ConfigurationError, MissingKeyError
 from llmflow.pricing import Price
 from llmflow.simulator import SimulatorSettings, serve_in_thread
@@ -318,3 +319,26 @@ price = { input = 0.2, cached_input = "none" }
         price = settings("openai/mine").price_over(None)
         assert price is not None
         assert price.is_free
+
+
+def test_batch_settings_come_from_the_widest_table_to_the_narrowest(load: Load) -> None:
+    config = load(
+        """
+        [batch]
+        poll = 30
+        enqueued_tokens = "2M"
+        [providers.openai.batch]
+        quiet = 1
+        keep_files = true
+        [providers.openai.models."gpt*".batch]
+        poll = 5
+        """
+    )
+    wide, narrow = config.settings("anthropic/x"), config.settings("openai/gpt-4.1")
+    assert Batch(**wide.batch) == Batch(poll=30, enqueued_tokens=2e6)
+    assert Batch(**narrow.batch) == Batch(poll=5, quiet=1, keep_files=True, enqueued_tokens=2e6)
+    assert narrow.origins["batch.poll"].endswith("line 9")
+
+
+def test_the_file_can_say_all_that_a_batch_has() -> None:
+    assert set(BatchTable.model_fields) == {each.name for each in dataclasses.fields(Batch)}
