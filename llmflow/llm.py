@@ -330,6 +330,23 @@ class LLM(Mappable):
         request = self._request(prompt, system, max_tokens, temperature, options)
         return await run.recorder.submit(request, self._route, choice)
 
+    async def collect(self) -> None:
+        """Go on with the model's batch jobs that earlier sessions of the run around it have left.
+
+        The first call of a session does so, too; `Run.settled` waits for them.
+
+        Raises:
+            UsageError: there is no run around the call.
+            BatchUnsupportedError: the provider has no batch API.
+            JournalError: a job's file is gone or damaged.
+        """
+        run = current_run() or self._run
+        if run is None:
+            raise UsageError('collect needs a run around it: async with Run("name"): ...')
+        if not self._prepared:
+            self.prepare()
+        run.recorder.adopt(self._route, self.choice or Choice(mode="batch"))
+
     @property
     def choice(self) -> Choice | None:
         """The mode that a call would be in here; None: parallel."""

@@ -337,7 +337,8 @@ class Job:
         if record.cancel == "deadline" or queue.is_late:
             queue.hand_over(self, names, "the deadline is near")
             return f"; {len(names):,} asked in parallel"
-        if record.cancel is None and (record.native or "").lower().startswith("cancel"):
+        by_others = record.cancel is None and (record.native or "").lower().startswith("cancel")
+        if by_others or record.cancel == "user":
             for name in names:
                 queue.deliver(self, name, self._cancelled())
             await self._all_settled()

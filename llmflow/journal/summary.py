@@ -30,8 +30,8 @@ class RunSummary:
     Args:
         name: the run's name.
         folder: where it is.
-        state: ``running``; ``complete``; ``interrupted``, also by a crash; ``stopped``; or
-            ``unreadable``.
+        state: ``running``; ``complete``; ``waiting`` for batch jobs, which go on without it;
+            ``interrupted``, also by a crash; ``stopped``; or ``unreadable``.
         reason: why it stopped, or cannot be read; else None.
         id: a random name that no other run has.
         version: the llmflow that used it last.

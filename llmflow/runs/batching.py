@@ -268,12 +268,31 @@ class Batching:
     @property
     def jobs(self) -> list[JobRecord]:
         """Return what is known of all jobs of the run, those of earlier sessions among them."""
-        return self._store.all()
+        # What is counted while a job goes on is not worth writing down.
+        live = {
+            job.record.tag: job.record for each in list(self._queues.values()) for job in each.jobs
+        }
+        return [live.get(each.tag, each) for each in self._store.all()]
 
     @property
     def unfinished(self) -> list[JobRecord]:
         """The jobs that go on at the provider, or wait here."""
         return [each for each in self._store.all() if each.is_active]
+
+    def cancel_all(self) -> int:
+        """Have all jobs cancelled that have not ended; what they have answered is kept.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            JournalError: it cannot be written down.
+        """
+        jobs = [job for queue in self._queues.values() for job in queue.jobs]
+        for job in jobs:
+            job.request_cancel("user")
+        self._store.put([job.record for job in jobs])
+        return len(jobs)
 
     async def settle(self) -> None:
         """Return when all jobs have ended and all of their rows are written down."""

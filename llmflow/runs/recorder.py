@@ -76,6 +76,7 @@ class Recorder:
         self._batchings: dict[asyncio.AbstractEventLoop | None, Batching] = {}
         self._unwritten: dict[bytes, int] = {}
         self._submitting: Submitting | None = None
+        self._fatal: ProviderError | None = None
         self._giving = threading.RLock()  # several event loops, and calls that are collected
 
     async def answer(self, request: Request, route: Route) -> Response:
@@ -182,11 +183,11 @@ class Recorder:
         if found is None:
             return None
         if isinstance(found, Response):
-            self.tally.add("replayed")
+            self.tally.known("replayed")
             return found
         if self.retry_failed:
             return None
-        self.tally.add("failed_before")
+        self.tally.known("failed_before")
         error = found.error()
         error.source = "journal"
         raise error
@@ -357,12 +358,28 @@ class Recorder:
             self._submitting = Submitting(self)
         return await self._submitting.submit(request, route, choice)
 
+    def adopt(self, route: Route, choice: Choice) -> None:
+        """Go on with the batch jobs of a model that earlier sessions have left.
+
+        Raises:
+            BatchUnsupportedError: the provider has no batch API.
+            JournalError: a job cannot be gone on with.
+        """
+        self.batching.queue(route, choice)
+
     async def settle(self) -> None:
-        """Return when all batch jobs have ended and all of their rows are written down."""
+        """Return when all batch jobs have ended and all of their rows are written down.
+
+        Raises:
+            ProviderError: what came of a call that nobody waits for, and is every call's matter.
+        """
         for batching in self.batchings:
             await batching.settle()
         if self._submitting is not None:
             await self._submitting.settle()
+        fatal, self._fatal = self._fatal, None
+        if fatal is not None:
+            raise fatal
 
     def keep(
         self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
@@ -372,11 +389,16 @@ class Recorder:
         if isinstance(outcome, Response):
             response = self._priced(outcome, route, in_batch=True)
             self.tally.answer(response)
+            self.tally.brought("replayed")
             if self.spending is not None and reservation is not None:
                 self.spending.answered(reservation, response, route)
             return None if self._journal is None else self._journal.put(key, nth, response)
         _redact(outcome)
-        self.tally.failure(outcome.attempts)
+        if outcome.fatal:  # it says nothing of the call, which is asked again
+            self._fatal = self._fatal or outcome
+        else:
+            self.tally.failure(outcome.attempts)
+            self.tally.brought("failed_before")
         if self.spending is not None and reservation is not None:
             self.spending.failed(reservation, outcome)
         if self._journal is None or not self.is_conclusive(outcome):

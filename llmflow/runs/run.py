@@ -222,11 +222,12 @@ class Run:
         if RunStarted.wanted:
             emit(RunStarted(at=time.time(), run_id=self.id))
 
-    def close(self, error: BaseException | None = None) -> None:
+    def close(self, error: BaseException | None = None, *, waits_for: str | None = None) -> None:
         """Write down what is waiting and close the journal. Doing so twice is fine.
 
         Args:
             error: what ended the run before its end, or None.
+            waits_for: what goes on without it, to be collected in another session; or None.
         """
         if self._recorder is None or self._pid != os.getpid():
             return
@@ -236,7 +237,9 @@ class Run:
             self._closed = True
             if not self._ended:
                 try:
-                    self._close(*self._state_after(error))
+                    waiting = error is None and waits_for is not None
+                    end = ("waiting", waits_for) if waiting else self._state_after(error)
+                    self._close(*end)
                 except Exception:
                     self._ended = True
                     raise

@@ -67,6 +67,7 @@ class Tally:
             0,
         )
         self._cost: float | None = None
+        self._brought = {"replayed": 0, "failed_before": 0}
 
     def add(self, name: str, number: int = 1) -> None:
         """Count one thing."""
@@ -83,6 +84,23 @@ class Tally:
             counts["output_tokens"] += usage.output_tokens
             if response.cost is not None:
                 self._cost = (self._cost or 0.0) + response.cost
+
+    def brought(self, name: str) -> None:
+        """Note that a batch job has brought the outcome of a call before it was asked for."""
+        with self._lock:
+            self._brought[name] += 1
+
+    def known(self, name: str) -> None:
+        """Count a call whose outcome is known, unless it was counted when a job brought it.
+
+        Args:
+            name: ``replayed`` or ``failed_before``.
+        """
+        with self._lock:
+            if self._brought[name]:
+                self._brought[name] -= 1
+            else:
+                self._counts[name] += 1
 
     def failure(self, attempts: int) -> None:
         """Count a call that failed for good, after so many attempts."""
