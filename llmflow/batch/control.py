@@ -71,7 +71,9 @@ class Control:
             except QueueLimitError:
                 raise
             except ProviderError as error:
-                if not error.transient or attempt >= _ATTEMPTS:
+                # A file that was uploaded a moment ago is not everywhere yet.
+                unseen = error.status == 404 and not error.fatal and attempt < len(_LOOKS)
+                if not (error.transient or unseen) or attempt >= _ATTEMPTS:
                     raise
                 if is_ambiguous(error):
                     found = await self.find(rows, known())

@@ -101,15 +101,12 @@ class Job:
             return True
         rows = self._rows()
         try:
-            status = None
-            if self._found_creating:
-                status = await control.find(rows, queue.known_ids())
-                self._found_creating = False
-            if status is None:
-                # Uploaded anew where it was found: the other file may have expired.
-                uploaded = await control.upload(rows)
-                await self._note(state="creating", uploaded=uploaded)
-                status = await control.create(rows, uploaded, queue.known_ids)
+            found = self._found_creating
+            self._found_creating = False
+            # Uploaded anew where it was found: the other file may have expired.
+            uploaded = self.record.uploaded if found else await control.upload(rows)
+            async with queue.creating:
+                await self._create(rows, uploaded, look_first=found)
         except QueueLimitError as error:
             await self._note(state="sealed", uploaded=None)
             return await self._wait_for_room(error)
@@ -118,6 +115,21 @@ class Job:
                 raise
             await self._refused_for((BatchProblem(error),))
             return False
+        return True
+
+    async def _create(self, rows: BatchInput, uploaded: str | None, *, look_first: bool) -> None:
+        """Create the job, and write its name down.
+
+        One at a time: where jobs have no tag, one that was made without anybody hearing of it
+        is told from others because it is the only one that nobody knows.
+        """
+        queue, control = self._queue, self._queue.control
+        status = await control.find(rows, queue.known_ids()) if look_first else None
+        if status is None:
+            if look_first:
+                uploaded = await control.upload(rows)
+            await self._note(state="creating", uploaded=uploaded)
+            status = await control.create(rows, uploaded, queue.known_ids)
         await self._note(
             state="created",
             job=status.id,
@@ -126,7 +138,6 @@ class Job:
             expires_at=status.expires_at,
             native=status.native,
         )
-        return True
 
     def _rows(self) -> BatchInput:
         record = self.record

@@ -142,6 +142,8 @@ class Queue:
         """Whether few leftovers are asked in parallel rather than in another job."""
         self.is_late = False
         """Whether the deadline is near: whatever is left is asked in parallel."""
+        self.creating = asyncio.Lock()
+        """Held while a job is created: one at a time."""
         self.failure: LLMFlowError | None = None
         """What ended a job before its time; it can be gone on with in another process."""
         self.admission = Admission(
