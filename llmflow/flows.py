@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
-from llmflow.engine.graph import BaseNode, check_node, warn_user
+from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
 from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
@@ -305,6 +305,7 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
             fallback=fallback,
         )
         self._on_error: OnError = check_on_error(on_error)
+        warn_of_turns(self, mode)
 
     async def _run_async(self, shared: Any) -> Any:
         with choosing(self._choice):

@@ -19,9 +19,10 @@ from contextlib import aclosing
 from types import CoroutineType
 from typing import Any
 
+from llmflow.batch.live import limited
 from llmflow.engine.attempts import Attempt, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
-from llmflow.engine.graph import BaseNode, warn_user
+from llmflow.engine.graph import BaseNode, warn_of_turns, warn_user
 from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
@@ -209,8 +210,8 @@ class AsyncNode(Node):
         wait: seconds between two attempts.
         exponential_backoff: double the wait after each attempt.
         max_wait: upper bound of the wait in seconds; None for none.
-        timeout: seconds that one attempt may take; then it fails with TimeoutError,
-            which counts like any other error. None for no bound.
+        timeout: seconds that one attempt may take, without what it waits for batch jobs; then it
+            fails with TimeoutError, which counts like any other error. None for no bound.
         gate: what to pass before each attempt, such as an ``aiolimiter.AsyncLimiter``;
             one, several in a list, or None.
         mode: ``"batch"`` has every LLM call answered by the provider's batch jobs, for half the
@@ -315,8 +316,9 @@ class AsyncNode(Node):
                 if self._timeout is None:
                     result = await self.exec_async(item)
                 else:
-                    async with asyncio.timeout(self._timeout):
-                        result = await self.exec_async(item)
+                    async with asyncio.timeout(self._timeout) as limit:
+                        with limited(limit):
+                            result = await self.exec_async(item)
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                 if index + 1 >= self.max_retries or not worth_repeating(error):
                     return await self.exec_fallback_async(item, error)
@@ -386,6 +388,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
             validate=validate,
         )
         self._on_error: OnError = check_on_error(on_error)
+        warn_of_turns(self, mode)
 
     async def _exec(self, prep_res: Any) -> Any:
         items = async_items(self, prep_res)

@@ -299,8 +299,14 @@ class Job:
         if self._cancelled_at is None:
             self._cancelled_at = now
             assert self.record.job is not None
-            await self._queue.control.cancel(self.record.job)
+            with contextlib.suppress(ProviderError):  # at its end it is found to go on
+                await self._queue.control.cancel(self.record.job)
         return now - self._cancelled_at > _CANCEL_PATIENCE * self._queue.control.poll
+
+    @property
+    def has_given_all(self) -> bool:
+        """Whether every row has its outcome, and only that is still to be written down."""
+        return self.record.state == "fetched" and not self.names
 
     def request_cancel(self, reason: str) -> None:
         """Have the job cancelled; what it has answered until then is kept."""

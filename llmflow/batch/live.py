@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Final
@@ -22,6 +22,39 @@ stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | Non
     "llmflow_stepping_aside", default=None
 )
 """How the running item gives up its place while it waits for a batch job; None outside."""
+
+
+time_limits: ContextVar[tuple[asyncio.Timeout, ...]] = ContextVar("llmflow_time_limits", default=())
+"""The time limits of attempts that the running code is in."""
+
+
+@contextlib.contextmanager
+def limited(limit: asyncio.Timeout) -> Iterator[None]:
+    """Have a time limit stand still while the block waits for batch jobs."""
+    token = time_limits.set((*time_limits.get(), limit))
+    try:
+        yield
+    finally:
+        time_limits.reset(token)
+
+
+@contextlib.contextmanager
+def unhurried() -> Iterator[None]:
+    """Let no attempt run out of time in the block: a job takes hours, which is not its fault."""
+    loop = asyncio.get_running_loop()
+    left = [(each, each.when()) for each in time_limits.get()]
+    now = loop.time()
+    for limit, _ in left:
+        with contextlib.suppress(RuntimeError):  # it is over already
+            limit.reschedule(None)
+    try:
+        yield
+    finally:
+        waited = loop.time() - now
+        for limit, when in left:
+            if when is not None:
+                with contextlib.suppress(RuntimeError):
+                    limit.reschedule(when + waited)
 
 
 class Live:

@@ -33,6 +33,16 @@ def warn_user(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
+def warn_of_turns(owner: object, mode: str | None) -> None:
+    """Warn of a node or flow that would wait for one batch job after another."""
+    if mode == "batch":
+        name = type(owner).__name__
+        warn_user(
+            f"{name} works on one item after another, so each becomes a batch job of its own: "
+            "make it a parallel one"
+        )
+
+
 def check_node(node: object) -> None:
     """Refuse what a flow could not run."""
     if node is None or isinstance(node, BaseNode):

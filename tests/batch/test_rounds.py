@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, AsyncFlow, AsyncNode, AsyncParallelBatchFlow, AsyncParallelBatchNode, Run
+from llmflow import (
+    LLM,
+    AsyncBatchFlow,
+    AsyncBatchNode,
+    AsyncFlow,
+    AsyncNode,
+    AsyncParallelBatchFlow,
+    AsyncParallelBatchNode,
+    Run,
+)
 from llmflow.batch import Batch
 from llmflow.batch_api import BatchLimits
 from tests.batch.fakes import FakeProvider, FakeServer
@@ -192,6 +201,28 @@ def test_a_cancelled_call_is_left_out_of_the_job() -> None:
         "batch: 4",
     ]
     assert server.sizes == [4]
+
+
+def test_the_time_that_a_job_takes_is_not_the_attempt_s() -> None:
+    server = FakeServer(looks=20)
+    shared: dict[str, Any] = {"items": range(3)}
+    asyncio.run(Echoes(llm_at(server), mode="batch", timeout=0.2).run_async(shared))
+    assert shared["answers"] == ["batch: 0", "batch: 1", "batch: 2"]
+
+    class Slow(Echoes):
+        async def exec_async(self, item: Any) -> Any:
+            await super().exec_async(item)
+            await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(Slow(llm_at(server), mode="batch", timeout=0.2).run_async(shared))
+
+
+def test_one_item_after_another_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="one item after another"):
+        AsyncBatchNode(mode="batch")
+    with pytest.warns(UserWarning, match="one item after another"):
+        AsyncBatchFlow(mode="batch")
 
 
 @pytest.mark.parametrize("wrong", [{"mode": "batches"}, {"mode": "parallel", "deadline": "6h"}])
