@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmflow.cli.batching import going_on
 from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
 from llmflow.jobs.job import Job
@@ -31,16 +32,26 @@ class Ending:
         output: where the answers are, or None if there are none.
         failures: where the failures are, or None if there are none.
         stopped_by: why it ended before the last row, or None.
+        waits_for: the batch jobs that were left to another session, in words, or None.
     """
 
     code: int
     output: str | None
     failures: str | None
     stopped_by: str | None = None
+    waits_for: str | None = None
 
 
-def end(job: Job, writer: RowWriter) -> Ending:
+def end(job: Job, writer: RowWriter, run: Run) -> Ending:
     """Give the output its name, or leave what there is; with no answer, leave nothing."""
+    if job.detached:
+        writer.abort(keep=False)
+        waits_for = going_on(run.batch_jobs) or "its batch jobs"
+        return Ending(code=ALL_ANSWERED, output=None, failures=None, waits_for=waits_for)
+    return _end(job, writer)
+
+
+def _end(job: Job, writer: RowWriter) -> Ending:
     if job.stopped_by is None and not job.interrupted:
         try:
             writer.commit()
@@ -72,7 +83,8 @@ def end(job: Job, writer: RowWriter) -> Ending:
 def closed(run: Run, job: Job, ending: Ending) -> Ending:
     """Close the run's journal; where that fails, say so, and leave the files as they are."""
     try:
-        run.close(job.stopped_by or (KeyboardInterrupt() if job.interrupted else None))
+        error = job.stopped_by or (KeyboardInterrupt() if job.interrupted else None)
+        run.close(error, waits_for=ending.waits_for)
     except LLMFlowError as error:
         if ending.stopped_by is None:
             return replace(ending, code=WRONG, stopped_by=str(error).rstrip("."))
@@ -170,6 +182,8 @@ def way_on(run: Run, task: Task, report: Report) -> str | None:
     """Return how to go on with a run that was stopped, or None where it would begin anew."""
     if run.name is None or run.totals is None:
         return None
+    if jobs := going_on(run.batch_jobs):
+        return f"{jobs}: `llmflow resume {run.name}` collects them"
     if not report.items and not run.totals.answers:
         return None
     again = "run the same command again"

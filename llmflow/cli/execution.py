@@ -20,6 +20,7 @@ from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, w
 from llmflow.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
+    from llmflow.cli.ending import Ending
     from llmflow.jobs.contact import Contact
     from llmflow.jobs.job import Job
     from llmflow.jobs.report import Report
@@ -58,6 +59,8 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
 
 def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
+    from llmflow.jobs.submission import Submission
+
     asked = asking(task)
     llm, contact = asked.llm, asked.contact
     llm.prepare()
@@ -73,6 +76,10 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
             run.note("partial", _partial(task))
             total = None if rows.once else _checked_total(rows, quiet=task.quiet)
             job = _job(task, llm, rows, template, writer, contact)
+            if task.in_batches:
+                job.submission = Submission(
+                    llm, run, rows, template, total=total, detach=task.detach
+                )
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
             return _run_job(job, llm, run, writer, total, task)
         except BaseException:
@@ -83,6 +90,7 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
 def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
     """Return the run that the task belongs to, and whether it has been there before."""
     from llmflow.budget import Budget
+    from llmflow.cli.batching import check_batching
     from llmflow.config import load_config
     from llmflow.journal import read_summary
     from llmflow.runs.catalog import runs_folder
@@ -95,8 +103,18 @@ def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
     store: Store = "off" if task.no_journal else load_config().journal.store or "answers"
     name = None if store == "off" else task.name
     about = {"kind": "command", "program": "llmflow", "model": llm.model, "task": _kept(task, llm)}
+    mode: Any = task.mode or ("parallel" if task.fallback or task.deadline else None)
+    check_batching(task, llm, keeps=store != "off")
     run = Run(
-        name, budget=budget, store=store, folder=runs, retry_failed=task.retry_failed, about=about
+        name,
+        budget=budget,
+        store=store,
+        folder=runs,
+        retry_failed=task.retry_failed,
+        about=about,
+        mode=mode,
+        deadline=task.deadline,
+        fallback=task.fallback,  # type: ignore[arg-type]
     )
     return run, name is not None and read_summary((runs or runs_folder()) / name) is not None
 
@@ -126,7 +144,7 @@ def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None,
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
-    end = ending.end(job, writer)
+    end = ending.end(job, writer, run)
     # The answers are in their place: whoever is impatient now would lose the end of the journal.
     with unheard():
         end = ending.closed(run, job, end)
@@ -134,16 +152,21 @@ def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None,
         report = ending.report_of(
             end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
         )
-        _tell(report, end.code, run, task)
+        _tell(report, end, run, task)
     return end.code
 
 
-def _tell(report: Report, code: int, run: Run, task: Task) -> None:
+def _tell(report: Report, end: Ending, run: Run, task: Task) -> None:
     """Say how it ended, and at last what to do about it."""
     from llmflow.cli import ending
+    from llmflow.cli.batching import tell_detached
 
+    code = end.code
     if code == ending.READER_GONE:
         silence(sys.stdout)
+        return
+    if end.waits_for is not None:
+        tell_detached(run, task)
         return
     _show(report, task)
     if report.stopped_by is None:
@@ -177,7 +200,7 @@ async def _work(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> 
     progress = Progress(job, llm.limiter, total=total, stream=stream, run=run)
 
     def interrupt() -> None:
-        if quiet and not job.interrupted:
+        if quiet and not job.interrupted and not job.submitting:
             say("llmflow: stopping; answers on their way are waited for, Ctrl-C again drops them")
         job.interrupt()
         progress.refresh()
@@ -252,11 +275,14 @@ def _job(
     writer: RowWriter,
     contact: Contact,
 ) -> Job:
+    from llmflow.cli.batching import IN_BATCHES
     from llmflow.jobs.job import DEFAULT_CONCURRENCY, DRAIN_SECONDS, Job
     from llmflow.transport import connection_limit
 
     # With a known quota the limiter paces; without, a modest number is what protects.
     default = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
+    if task.in_batches:
+        default = IN_BATCHES
     concurrency = task.concurrency or default
     return Job(
         llm,

@@ -61,6 +61,28 @@ from llmflow.cli.task import Task
     metavar="SECONDS",
     help="How long to wait for answers on their way once stopped; by default 60.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["parallel", "batch", "auto"]),
+    help="Ask at once (parallel, the default), by the provider's batch jobs, which take hours and "
+    "cost half, or by whichever of the two is in time and within the budget (auto).",
+)
+@click.option(
+    "--deadline",
+    metavar="TIME",
+    help="When all is to be answered, such as 6h or 90m; leftovers of jobs are asked in parallel.",
+)
+@click.option(
+    "--fallback",
+    type=click.Choice(["parallel", "batch"]),
+    help="What else to do: parallel for what batch jobs leave over, batch where a daily quota is "
+    "used up.",
+)
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="Leave once the batch jobs are at the provider; `llmflow resume` collects the answers.",
+)
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what `llmflow plan` shows.")
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
@@ -82,6 +104,10 @@ def command(**options: Any) -> int:
     before, at no cost, and asks the rest: OUT is then complete, without duplicates, and on
     stdout all rows are printed again. `llmflow runs` lists the runs, `llmflow resume` goes on
     with one. Ctrl-C waits for answers on their way (--drain); a second one drops them.
+
+    With --mode batch the rows go to the provider as jobs of many rows. These go on without
+    llmflow, after Ctrl-C, too: `llmflow status` looks at them, `llmflow cancel` ends them, and
+    `llmflow resume`, or the same command, writes OUT.
 
     The API key is read from the provider's environment variable, such as OPENAI_API_KEY, or
     from the one that llmflow.toml names. Quotas, policies and addresses come from there, too,

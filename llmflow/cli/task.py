@@ -12,7 +12,7 @@ from llmflow.cli.shell import quoted
 from llmflow.errors import InputError
 
 # Of one session only, not of the run.
-_PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json")
+_PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json", "detach")
 # No options: the argument, and where the command was given.
 _NO_OPTIONS: Final = ("source", "folder")
 _NAMES: Final = {"as_json": "json"}
@@ -47,6 +47,10 @@ class Task:
     dedupe: bool = False
     cache: bool = False
     drain: float | None = None
+    mode: str | None = None
+    deadline: str | None = None
+    fallback: str | None = None
+    detach: bool = False
     dry_run: bool = False
     config: str | None = None
     quiet: bool = False
@@ -60,6 +64,11 @@ class Task:
             return self.run
         task = (_absolute(self.source), self.prompt, self.model, self.system, self.base_url)
         return run_name(self.output, task=task)
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether its rows may go into batch jobs."""
+        return self.mode in ("batch", "auto")
 
     @property
     def is_piped(self) -> bool:

@@ -22,6 +22,7 @@ from llmflow.errors import (
 )
 from llmflow.jobs.contact import Contact
 from llmflow.jobs.feed import Feed, ThreadFeed
+from llmflow.jobs.submission import Submission
 from llmflow.llm import LLM
 from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
 from llmflow.runs.context import current_run
@@ -79,6 +80,8 @@ class Job:
         drain_seconds: how long answers on their way are waited for once the job is stopped.
         contact: what the LLM's retry policy notes of its connections; where it is
             lost, the job stops.
+        submission: puts the rows into batch jobs before they are asked for one by one; None
+            where they are asked at once.
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class Job:
         fail_fast: bool = False,
         drain_seconds: float = DRAIN_SECONDS,
         contact: Contact | None = None,
+        submission: Submission | None = None,
     ) -> None:
         self.counters = Counters()
         self.stopped_by: BaseException | None = None
         """What ended the job before the source's end: a fatal error, a broken source, ..."""
         self.interrupted = False
         """Whether somebody asked it to stop."""
+        self.submission = submission
         self.contact = contact or Contact()
         self.contact.on_lost = self._stop
         self._llm = llm
@@ -109,6 +114,7 @@ class Job:
         self.fails_fast = fail_fast
         """Whether the first row that fails ends it."""
         self._drain_seconds = drain_seconds
+        self._submitting: asyncio.Task[None] | None = None
         self._started = 0
         self._drain: asyncio.Task[None] | None = None
 
@@ -122,12 +128,26 @@ class Job:
         """Whether it takes no more rows."""
         return self._drain is not None
 
+    @property
+    def submitting(self) -> bool:
+        """Whether it waits for batch jobs, and no row was asked by itself yet."""
+        return self._submitting is not None
+
+    @property
+    def detached(self) -> bool:
+        """Whether its batch jobs were left to another session, with nothing wrong."""
+        submission = self.submission
+        wanted = submission is not None and submission.detach and submission.is_over
+        return wanted and self.stopped_by is None and not self.interrupted
+
     async def run(self) -> None:
         """Work off the source. Afterwards `stopped_by` and `interrupted` say how it ended.
 
         Raises:
             Exception: something unforeseen, after what was in flight has ended.
         """
+        if not await self._submit():
+            return
         # What can be read only once may block as well: a thread waits for it.
         feed: Feed[Row] = ThreadFeed(self._source) if self._source.once else Feed(self._source)
         try:
@@ -140,8 +160,34 @@ class Job:
         if self.stopped_by is not None and not isinstance(self.stopped_by, LLMFlowError):
             raise self.stopped_by
 
+    async def _submit(self) -> bool:
+        """Have batch jobs answer the rows; return whether these are to be written now."""
+        submission = self.submission
+        if submission is None:
+            return True
+        self._submitting = asyncio.create_task(submission.run())
+        try:
+            await asyncio.wait((self._submitting,))
+            if not self._submitting.cancelled():
+                self._submitting.result()
+        except LLMFlowError as error:
+            self.stopped_by = error
+        finally:
+            self._submitting.cancel()
+            if submission.detach or not submission.is_over:
+                await submission.stop()
+            self._submitting = None
+        return submission.is_over and not submission.detach
+
     def interrupt(self) -> None:
-        """Send no more. What is in flight may come to its end; asked twice, it is dropped."""
+        """Send no more. What is in flight may come to its end; asked twice, it is dropped.
+
+        Batch jobs go on at the provider.
+        """
+        if self._submitting is not None:
+            self.interrupted = True
+            self._submitting.cancel()
+            return
         if self.interrupted:
             self._drop()
             return

@@ -168,6 +168,16 @@ class Batching:
         # What tens of thousands of calls would hold while they wait is on the disk now.
         call.wire = None
 
+    def adopt(self, route: Route, choice: Choice) -> None:
+        """Go on with the jobs of a model that earlier processes have left, on this event loop.
+
+        Raises:
+            BatchUnsupportedError: the provider has no batch API.
+            JournalError: a job cannot be gone on with.
+        """
+        self._enter_loop()
+        self.queue(route, choice)
+
     def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> None:
         """Have a call answered by a job, with nobody waiting for it.
 

@@ -365,7 +365,7 @@ class Recorder:
             BatchUnsupportedError: the provider has no batch API.
             JournalError: a job cannot be gone on with.
         """
-        self.batching.queue(route, choice)
+        self.batching.adopt(route, choice)
 
     async def settle(self) -> None:
         """Return when all batch jobs have ended and all of their rows are written down.

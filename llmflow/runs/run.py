@@ -136,6 +136,7 @@ class Run:
         self._pid = os.getpid()
         self._closing = threading.Lock()
         self._closed = self._ended = False
+        self._jobs_at_end: list[JobRecord] = []
 
     def __repr__(self) -> str:
         return f"<Run {self.name or 'without a name'}: {self.statistics().done:,} calls>"
@@ -248,6 +249,7 @@ class Run:
     def _close(self, state: str, reason: str | None) -> None:
         try:
             if self._journal is not None:
+                self._jobs_at_end = self.batch_jobs
                 self._journal.close(state=state, reason=reason)
         finally:
             self._left_at = time.monotonic()
@@ -322,8 +324,8 @@ class Run:
     @property
     def batch_jobs(self) -> list[JobRecord]:
         """What is known of its batch jobs, those of earlier sessions among them."""
-        if self._recorder is None:
-            return []
+        if self._recorder is None or self._ended:
+            return self._jobs_at_end
         known = {each.tag: each for b in self._recorder.batchings for each in b.jobs}
         if not known and self._journal is not None:
             from llmflow.batch.record import JobRecord

@@ -37,7 +37,7 @@ class Submitting:
         self._shared: dict[bytes, int] = {}
 
     async def submit(self, request: Request, route: Route, choice: Choice) -> bool:
-        """Have a call answered by a job; False if its outcome is known, or comes with another's.
+        """Have a call answered by a job; False if its outcome is known, or comes another way.
 
         Raises:
             BudgetExceededError: it does not fit into what is left of the budget.
@@ -54,6 +54,8 @@ class Submitting:
             self._shared[key] = max(nth, self._shared.get(key, 0))
             return False
         if await self._from_cache(route, key, nth):
+            return False
+        if not recorder.batching.is_for_batch(call, route, choice):
             return False
         if recorder.spending is not None:
             reservation = recorder.spending.reserve_now(call, route, batch=choice.mode == "batch")

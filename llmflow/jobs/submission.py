@@ -1,0 +1,115 @@
+"""All rows of a source into batch jobs, before any of them is written.
+
+They are read once for that, and nothing of them is kept in memory but their names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from llmflow.batch.live import live_here
+from llmflow.errors import (
+    BatchCancelledError,
+    BatchUnsupportedError,
+    BudgetExceededError,
+    InputError,
+)
+from llmflow.llm import LLM
+from llmflow.rows import PromptTemplate, RowSource
+from llmflow.runs.run import Run
+
+_ROWS_PER_TURN: Final = 64
+
+
+class Submission:
+    """The rows of a source, as batch jobs of a run.
+
+    >>> submission = Submission(llm, run, rows, template)  # doctest: +SKIP
+    >>> await submission.run()  # doctest: +SKIP
+
+    Afterwards the outcomes are in the run's journal, where whoever asks for the rows finds
+    them.
+
+    Args:
+        llm: the model.
+        run: the run, which is open and has a journal.
+        source: the rows; to be read again afterwards.
+        template: makes a prompt of a row.
+        total: how many rows there are, for a mode that decides; None where nobody knows.
+        detach: whether to return once the jobs are at the provider. It is without effect if
+            no job goes on there.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        run: Run,
+        source: RowSource,
+        template: PromptTemplate,
+        *,
+        total: int | None = None,
+        detach: bool = False,
+    ) -> None:
+        self.detach = detach
+        self.rows = 0
+        """Rows that were looked at."""
+        self.submitted = 0
+        """Rows that are in a job of this session, or in one of an earlier session."""
+        self.is_over = False
+        """Whether all jobs have ended; with `detach`, are at the provider."""
+        self._total = total or 0
+        self._llm = llm
+        self._run = run
+        self._source = source
+        self._template = template
+
+    async def run(self) -> None:
+        """Submit all rows and wait for the jobs, or for their place at the provider.
+
+        Raises:
+            LLMFlowError: the jobs cannot be gone on with, in this session.
+        """
+        run = self._run
+        was_cancelled = any(each.is_active and each.cancel == "user" for each in run.batch_jobs)
+        choice, live = self._llm.choice, live_here()
+        live.expected += self._total  # what is decided for all of them is decided at the first
+        try:
+            await self._llm.collect()
+            await self._submit()
+        except BatchUnsupportedError:
+            if choice is None or (choice.mode != "auto" and choice.fallback != "parallel"):
+                raise
+        finally:
+            live.expected -= self._total
+        try:
+            if self.detach:
+                await run.submitted()
+                self.detach = any(each.is_active for each in run.batch_jobs)
+            if not self.detach:
+                await run.settled()
+        except BatchCancelledError:
+            # In this session somebody else has; in an earlier one it was the user, who now
+            # wants the rest.
+            if not was_cancelled:
+                raise
+        # What has failed in this session is not asked once more in it.
+        run.recorder.retry_failed = False
+        self.is_over = True
+
+    async def stop(self) -> None:
+        """Look after the jobs no more; what is at the provider goes on there."""
+        for batching in self._run.recorder.batchings:
+            await batching.stop()
+
+    async def _submit(self) -> None:
+        for index, row in enumerate(self._source):
+            self.rows += 1
+            if not index % _ROWS_PER_TURN:
+                await asyncio.sleep(0)
+            try:
+                self.submitted += await self._llm.submit(self._template.render(row, index=index))
+            except InputError:
+                continue  # whoever writes the rows says so
+            except BudgetExceededError:
+                return  # what has been submitted may still cost less than it was reserved
