@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from llmflow.batch.admission import Admission
 from llmflow.batch.collector import Collector, cannot_write, new_tag
@@ -33,6 +33,9 @@ from llmflow.errors import (
 from llmflow.types import Response
 
 _T = TypeVar("_T")
+
+# For a few answers to be written down, and that the job is done.
+_GRACE_SECONDS: Final = 2.0
 
 Outcome = Response | ProviderError
 
@@ -153,7 +156,10 @@ class Queue:
         self._waiters: dict[str, Waiter] = {}
         self._taken_over: set[str] = set()
         self._jobs: dict[str, Job] = {}
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._keeping: dict[str, asyncio.Future[None]] = {}
+        self.has_kept = False
+        """Whether outcomes were written down that nobody waited for."""
+        self._tasks: dict[asyncio.Task[None], Job] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._collector = Collector(
             folder,
@@ -203,6 +209,13 @@ class Queue:
         """Whether a job, or a file that will be one, has this row."""
         return name in self._collector or any(name in job.names for job in self._jobs.values())
 
+    def keeping(self, name: str) -> asyncio.Future[None] | None:
+        """Return what ends when an outcome is written down that nobody waited for, or None.
+
+        A job of an earlier process may bring a row just before it is asked for.
+        """
+        return self._keeping.get(name)
+
     def _keep_after_all(self, name: str, waiter: Waiter) -> None:
         """Write down what was given to a call in the very moment in which it was cancelled."""
         job, waiter.job = waiter.job, None
@@ -217,6 +230,9 @@ class Queue:
         kept = self.keeper.keep(name, outcome)
         if kept is not None:
             job.outstanding += 1
+            self.has_kept = True
+            self._keeping[name] = kept
+            kept.add_done_callback(lambda _: self._keeping.pop(name, None))
             kept.add_done_callback(job.settled_by)
 
     # --- when a file becomes a job --------------------------------------------------------------
@@ -269,7 +285,9 @@ class Queue:
         job = Job(record, names, self, adopted=adopted)
         self._jobs[record.tag] = job
         self.keeper.changed(record)
-        self._start(self._run(job))
+        task = asyncio.create_task(self._run(job))
+        self._tasks[task] = job
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _run(self, job: Job) -> None:
         try:
@@ -439,16 +457,14 @@ class Queue:
     async def stop(self) -> None:
         """Stop looking after jobs; they go on at the provider, and are written down here."""
         await self._collector.stop()
+        # A program that ends with its last answer leaves no job behind that has none to give.
+        ending = [task for task, job in self._tasks.items() if job.has_given_all]
+        if ending:
+            await asyncio.wait(ending, timeout=_GRACE_SECONDS)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _start(self, work: Any) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
-        return task
 
     def remove_files(self, job: Job) -> None:
         """Remove a job's files on this machine."""

@@ -46,14 +46,16 @@ class Way:
         choice: what was chosen for it.
         waiting: the job that it waits for.
         in_batch: whether a job has answered it.
+        replayed: whether the answer was in the journal when its turn came.
     """
 
-    __slots__ = ("choice", "in_batch", "waiting")
+    __slots__ = ("choice", "in_batch", "replayed", "waiting")
 
     def __init__(self, choice: Choice, waiting: Any) -> None:
         self.choice = choice
         self.waiting = waiting
         self.in_batch = False
+        self.replayed = False
 
 
 chosen: ContextVar[Choice | None] = ContextVar("llmflow_mode", default=None)

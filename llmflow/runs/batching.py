@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,18 +33,19 @@ from llmflow.errors import (
 from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.modes.choice import Choice, Way
 from llmflow.modes.mode import Call
+from llmflow.runs.job_store import FOLDER, JournalStore
 from llmflow.runs.route import Route, server_of
 from llmflow.types import Charge, Response
 
 if TYPE_CHECKING:
     from llmflow.journal import Journal
+    from llmflow.journal.values import Recorded
     from llmflow.runs.deciding import Decision
     from llmflow.runs.spending import Spending
 
 Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
 Numbered = Callable[[Call, Route], tuple[bytes, int]]
 
-_FOLDER: Final = "batches"
 # A share of the deadline that is left for what jobs leave over.
 _LEAD: Final = 0.25
 _DIGEST: Final = 8
@@ -83,7 +84,7 @@ class Batching:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[Hashable, Queue] = {}
         self._adopted: set[str] = set()
-        self._store: JobStore = MemoryStore() if journal is None else _JournalStore(journal)
+        self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
         self._folder: Path | None = None
         self._deadlines: dict[Hashable, asyncio.TimerHandle] = {}
         self._modes: dict[Hashable, Decision] = {}
@@ -150,10 +151,31 @@ class Batching:
         queue = self.queue(route, way.choice)
         queue.check_time(name)
         way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
+        keeping = queue.keeping(name)
+        if keeping is not None or (queue.has_kept and self._answered(name)):
+            return self._read(name, keeping, way)
         self._put(queue, call, route, name)
         return queue.wait(name, waiter)
 
     def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
+    async def _read(self, name: str, keeping: asyncio.Future[None] | None, way: Way) -> Response:
+        """Return an answer that came into the journal after the call had looked there.
+
+        Raises:
+            ProviderError: it is a failure.
+        """
+        if keeping is not None:
+            await asyncio.shield(keeping)
+        found = self._find(name)
+        if isinstance(found, Response):
+            way.replayed = True
+            return found
+        assert found is not None
+        raise found.error()
+
+    def _answered(self, name: str) -> bool:
+        return isinstance(self._find(name), Response)
+
         if queue.holds(name):
             return
         wire = call.wire
@@ -178,8 +200,8 @@ class Batching:
         self._enter_loop()
         self.queue(route, choice)
 
-    def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> None:
-        """Have a call answered by a job, with nobody waiting for it.
+    def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> bool:
+        """Have a call answered by a job, with nobody waiting for it; False if it just was.
 
         Raises:
             UsageError: the run's jobs are looked after in another event loop.
@@ -187,7 +209,11 @@ class Batching:
         self._enter_loop()
         if self._loop is not asyncio.get_running_loop():
             raise UsageError("the run's batch jobs belong to another event loop: submit there")
-        self._put(self.queue(route, choice), call, route, name_of(key, nth))
+        queue, name = self.queue(route, choice), name_of(key, nth)
+        if queue.keeping(name) is not None or (queue.has_kept and self._answered(name)):
+            return False
+        self._put(queue, call, route, name)
+        return True
 
     def queue(self, route: Route, choice: Choice) -> Queue:
         """Return the queue of a model, with the jobs of earlier processes.
@@ -234,9 +260,7 @@ class Batching:
     def _folder_here(self) -> Path:
         if self._folder is None:
             if self._journal is not None:
-                self._folder = self._journal.folder / _FOLDER
-                for left in self._folder.glob("*.part"):  # by a process that was stopped
-                    left.unlink(missing_ok=True)
+                self._folder = self._journal.folder / FOLDER
             else:
                 self._folder = Path(tempfile.mkdtemp(prefix="llmflow-batch-"))
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -336,11 +360,12 @@ class Batching:
     def is_known(self, name: str) -> bool:
         """Whether a row's outcome is in the journal."""
         found = call_of(name)
-        return (
-            self._journal is not None
-            and found is not None
-            and self._journal.find(*found) is not None
-        )
+        return self._find(name) is not None
+
+    def _find(self, name: str) -> Recorded | None:
+        if self._journal is None or found is None:
+            return None
+        return self._journal.find(*found)
 
     def keep(self, name: str, outcome: Outcome, route: Route) -> asyncio.Future[None] | None:
         """Write down what nobody waits for."""
@@ -423,19 +448,6 @@ class _Keeper:
 
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         self._batching.decided(decision, record, rows, self._route)
-
-
-class _JournalStore:
-    """Records in a run's journal."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def put(self, records: Collection[JobRecord]) -> None:
-        self._journal.put_jobs({each.tag: each.plain() for each in records})
-
-    def all(self) -> list[JobRecord]:
-        return [JobRecord.of(each) for each in self._journal.jobs()]
 
 
 def supports(route: Route) -> bool:

@@ -293,6 +293,11 @@ class Recorder:
                 response = await route.mode.complete(call)
             else:
                 response = await self.batching.answer(call, route, key, nth, way)
+                if way.replayed:
+                    if spending is not None and reservation is not None:
+                        spending.cancelled(reservation, call.sent)
+                    self.tally.add("replayed")
+                    return response
         except ProviderError as error:
             self.tally.failure(error.attempts)
             if spending is not None and reservation is not None:

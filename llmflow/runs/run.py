@@ -276,6 +276,10 @@ class Run:
             self._journal = Journal.open(
                 folder, store="full" if store == "full" else "answers", durability=durability
             )
+            if (folder / "batches").is_dir():
+                from llmflow.runs.job_store import tidy_up
+
+                tidy_up(self._journal)
 
     def _state_after(self, error: BaseException | None) -> tuple[str, str | None]:
         ledger = self._ledger

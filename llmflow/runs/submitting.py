@@ -60,8 +60,11 @@ class Submitting:
         if recorder.spending is not None:
             reservation = recorder.spending.reserve_now(call, route, batch=choice.mode == "batch")
             self._reservations[key, nth] = reservation
-        recorder.batching.enqueue(call, route, key, nth, choice)
-        return True
+        if recorder.batching.enqueue(call, route, key, nth, choice):
+            return True
+        if (unused := self.reserved(key, nth)) is not None:
+            unused.release()
+        return False
 
     async def _from_cache(self, route: Route, key: bytes, nth: int) -> bool:
         found = None if route.cache is None else await route.cache.find(key)

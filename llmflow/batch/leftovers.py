@@ -1,0 +1,40 @@
+"""What a process that was killed has left on this machine, and nobody will ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from llmflow.batch.record import JobStore
+from llmflow.batch.spool import names_of, remove_all
+
+
+def tidy(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> None:
+    """End the jobs of which every row is written down, and remove the files of no job.
+
+    Where all is answered no call comes that would wake such a job.
+
+    Args:
+        folder: where the files of jobs are.
+        store: where jobs are written down.
+        is_known: whether a row's outcome is.
+
+    Raises:
+        JournalError: the journal cannot be read or written.
+    """
+    wanted: set[str] = set()
+    for record in store.all():
+        if not record.is_active:
+            continue
+        path = folder / f"{record.tag}.jsonl"
+        try:
+            is_over = record.state == "fetched" and all(map(is_known, names_of(path)))
+        except (OSError, ValueError):
+            is_over = False  # to be told to whoever goes on with it
+        if is_over:
+            store.put([record.but(state="done", outcome=record.native or "ended")])
+        else:
+            wanted.add(record.tag)
+    for path in folder.iterdir():
+        if path.suffix == ".part" or path.name.partition(".")[0] not in wanted:
+            remove_all([path])
