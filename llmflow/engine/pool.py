@@ -65,8 +65,15 @@ class Worker(Attempt):
 class _AsyncSource:
     """Items of an async iterable, read by one task a few items ahead of the workers."""
 
-    def __init__(self, items: AsyncIterable[Any], read_ahead: int, on_item: Callable[[], bool]):
+    def __init__(
+        self,
+        items: AsyncIterable[Any],
+        read_ahead: int,
+        on_item: Callable[[], bool],
+        at_work: Callable[[int], None],
+    ) -> None:
         self._items = items
+        self._at_work = at_work
         self._read_ahead = read_ahead
         self._on_item = on_item
         self._ready: deque[Any] = deque()
@@ -89,14 +96,25 @@ class _AsyncSource:
 
     async def read(self) -> None:
         """Read to the end; then, or when stopped, close the iterator."""
-        async with aclosing(each(self._items)) as source:
-            async for item in source:
-                self._ready.append(item)
-                if not self._on_item():
-                    return
-                while len(self._ready) >= self._read_ahead:
-                    self._space = asyncio.get_running_loop().create_future()
-                    await self._space
+        self._at_work(1)  # as long as it waits for an item, there may be more to ask
+        try:
+            async with aclosing(each(self._items)) as source:
+                async for item in source:
+                    self._ready.append(item)
+                    if not self._on_item():
+                        return
+                    await self._wait_for_space()
+        finally:
+            self._at_work(-1)
+
+    async def _wait_for_space(self) -> None:
+        while len(self._ready) >= self._read_ahead:
+            self._space = asyncio.get_running_loop().create_future()
+            self._at_work(-1)
+            try:
+                await self._space
+            finally:
+                self._at_work(1)
 
 
 class Pool:
@@ -131,7 +149,7 @@ class Pool:
         """Work off all items, or raise once everything has stopped."""
         if isinstance(items, AsyncIterable):
             read_ahead = int(min(_READ_AHEAD, self._slots.limit))
-            source = _AsyncSource(items, read_ahead, self._on_item)
+            source = _AsyncSource(items, read_ahead, self._on_item, self._live.add)
             self._take, self._has_more = source.take, source.has_more
             self._reader = self._start_task(self._read(source))
         else:

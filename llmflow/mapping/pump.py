@@ -17,6 +17,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from llmflow.batch.live import live_here
 from llmflow.errors import (
     AuthenticationError,
     BillingError,
@@ -111,7 +112,7 @@ class Pump(Generic[ItemT]):
         self._context: Context = copy_context()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._held: dict[int, Result[ItemT]] = {}  # of items after one that has not ended
-        self._next = 0
+        self._next = self._expected = 0
         self._read = self._answered = self._failed = self._delivered = 0
         self._exhausted = False
         self._cancelled = False
@@ -141,8 +142,14 @@ class Pump(Generic[ItemT]):
 
     def start(self) -> None:
         """Start the source, and the first items."""
+        self._expect(self._total or 0)
         self._source.start(self._context, self.advance)
         self.advance()
+
+    def _expect(self, items: int) -> None:
+        """Say how many items there are, to what decides between live calls and batch jobs."""
+        live_here().expected += items - self._expected
+        self._expected = items
 
     def advance(self) -> None:
         """Start what there is room for, and tell the consumer if that is all."""
@@ -276,6 +283,7 @@ class Pump(Generic[ItemT]):
         if self._drain is not None:
             self._drain.cancel()
             self._drain = None
+        self._expect(0)
         self.wake()
 
     def wake(self) -> None:

@@ -58,6 +58,13 @@ def test_what_is_too_slow_for_the_deadline_goes_into_a_batch() -> None:
     assert heard == ["batch: 30 calls take about 15 min in parallel: too long for 10 min"]
 
 
+def test_a_map_is_decided_by_how_many_items_it_has() -> None:
+    server = FakeServer()
+    llm = LLM(FakeProvider(server), batch=QUICK, quota=Quota(rpm=2), mode="auto", deadline="10m")
+    assert llm.map_sync([f"{n}" for n in range(30)]).texts()[29] == "batch: 29"
+    assert not server.live
+
+
 def test_what_is_beyond_a_daily_quota_goes_into_a_batch() -> None:
     server = FakeServer()
     answers, heard = run(server, 30, quota=Quota(rpd=20))

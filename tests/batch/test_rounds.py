@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -168,6 +169,20 @@ def test_a_map_is_one_round() -> None:
     llm = llm_at(server, mode="batch")
     assert llm.map_sync([f"{n}" for n in range(500)]).texts() == [f"batch: {n}" for n in range(500)]
     assert server.sizes == [500]
+
+
+def test_items_that_come_slowly_are_waited_for() -> None:
+    server = FakeServer()
+
+    async def slowly() -> AsyncIterator[int]:
+        for n in range(4):
+            await asyncio.sleep(0.06)
+            yield n
+
+    shared: dict[str, Any] = {"items": slowly()}
+    asyncio.run(Echoes(llm_at(server), mode="batch").run_async(shared))
+    assert shared["answers"] == [f"batch: {n}" for n in range(4)]
+    assert server.sizes == [4]
 
 
 def test_equal_calls_are_rows_of_their_own() -> None:
