@@ -75,3 +75,16 @@ async def test_the_parallel_flow_of_the_examples_summarises_every_file(
     assert [line.split(":")[0] for line in printed.splitlines() if line] == [
         Path(name).stem for name in files
     ]
+
+
+async def test_the_batch_node_of_the_examples_labels_every_text_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = load("overnight_labels")
+    await example.main()
+    first = capsys.readouterr().out
+    assert f"{len(list(example.TEXTS.glob('*.txt')))} answered" in first
+    await example.main()
+    again = capsys.readouterr().out
+    assert "from the journal" in again
+    assert again.splitlines()[0] == first.splitlines()[0]
