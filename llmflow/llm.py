@@ -348,6 +348,13 @@ class LLM(Mappable):
         run.recorder.adopt(self._route, self.choice or Choice(mode="batch"))
 
     @property
+    def batch_queue(self) -> str:
+        """What tells its batch jobs from those of other models and servers; in their records."""
+        from llmflow.runs.batching import identity_of
+
+        return identity_of(self._route).key
+
+    @property
     def choice(self) -> Choice | None:
         """The mode that a call would be in here; None: parallel."""
         run = current_run() or self._run

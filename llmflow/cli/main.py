@@ -17,6 +17,8 @@ _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
     "plan": ("llmflow.cli.plan", "Say what a run would ask, cost and take."),
     "resume": ("llmflow.cli.resume", "Go on with a run that was stopped."),
+    "status": ("llmflow.cli.status", "Show how far batch jobs are."),
+    "cancel": ("llmflow.cli.cancel", "Cancel the batch jobs of a run; keep what was answered."),
     "runs": ("llmflow.cli.runs", "List, show and remove runs."),
     "config": ("llmflow.cli.config", "Check and show the configuration file."),
     "quotas": ("llmflow.cli.quotas", "Show which limits are configured, learned and in force."),

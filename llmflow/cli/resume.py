@@ -63,7 +63,7 @@ def command(name: str, config: str | None, **options: Any) -> int:
             f"the rows of {run.name} came through a pipe, which cannot be read again: pipe them "
             f"into {task.command()}"
         )
-    with _in_folder(task.folder):
+    with in_folder(task.folder):
         return execute(task, runs=run.folder.parent)
 
 
@@ -76,7 +76,7 @@ def _task(run: RunSummary) -> Task:
 
 
 @contextmanager
-def _in_folder(folder: str | None) -> Iterator[None]:
+def in_folder(folder: str | None) -> Iterator[None]:
     """Work where the run's command was given, if that is still there."""
     before = None
     with suppress(OSError):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.task import Task
+from llmflow.cli.batching import going_on, job_lines
+from llmflow.cli.reaching import task_of, work_of
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import InputError
 
@@ -59,19 +60,23 @@ def show(name: str, as_json: bool) -> int:
     from llmflow.runs.catalog import find_run
 
     run = find_run(name)
+    jobs = [] if run.state == "unreadable" else work_of(run).jobs
     if as_json:
-        _print_json(_plain(run))
+        _print_json({**_plain(run), "jobs": [each.plain() for each in jobs]})
         return 0
     for label, value in _facts(run):
         # A command is printable already, and its spaces are the prompt's.
         text = value if label == "command" else printable(value)
         write(sys.stdout, f"{label + ':':<12}{text}")
+    if jobs:
+        write(sys.stdout, "\n".join(["batch jobs:", *job_lines(jobs)]))
     return 0
 
 
 @command.command("rm")
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
-def remove(names: Sequence[str]) -> int:
+@click.option("--force", is_flag=True, help="Also those whose batch jobs go on at the provider.")
+def remove(names: Sequence[str], force: bool) -> int:
     """Remove runs and the answers in their journals. Output files stay.
 
     Names are to be written in full here.
@@ -88,6 +93,12 @@ def remove(names: Sequence[str]) -> int:
         if found.busy:
             who = f"process {found.pid}" if found.pid else "a process"
             raise InputError(f"{who} is working on {name}: wait for it or stop it first")
+        jobs = None if force or found.state == "unreadable" else going_on(work_of(found).jobs)
+        if jobs is not None:
+            raise InputError(
+                f"{jobs}, to be paid, and nobody would collect the answers of {name}: "
+                f"`llmflow cancel {name}` first, or --force"
+            )
     for name in dict.fromkeys(names):
         remove_run(name)
         say(f"removed {name}")
@@ -106,7 +117,7 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
     yield "cost", _dollars(totals.cost) or "not known"
     yield "started", _moment(run.created_at)
     yield "last used", f"{_moment(run.last_used_at)}, session {run.sessions:,}"
-    task = _task(run)
+    task = task_of(run)
     if task is not None:
         yield "command", task.command()
         if task.folder is not None:
@@ -119,7 +130,7 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def _row(run: RunSummary) -> tuple[str, ...]:
-    task = _task(run)
+    task = task_of(run)
     what = str(run.about.get("program") or "")
     if task is not None:
         what = f"{run.about.get('model', task.model)} -> {task.output}"
@@ -132,16 +143,6 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         _moment(run.last_used_at),
         printable(what),
     )
-
-
-def _task(run: RunSummary) -> Task | None:
-    kept = run.about.get("task")
-    if not isinstance(kept, dict):
-        return None
-    try:
-        return Task.restored(kept, name=run.name)
-    except InputError:
-        return None
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -1,0 +1,135 @@
+"""``llmflow cancel``: the end of a run's batch jobs; what they have answered is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from llmflow.cli.batching import going_on
+from llmflow.cli.options import CONFIG
+from llmflow.cli.reaching import Work, look, reach, task_of, work_of
+from llmflow.cli.terminal import say
+from llmflow.errors import BatchCancelledError, InputError
+
+if TYPE_CHECKING:
+    from llmflow.llm import LLM
+    from llmflow.runs.run import Run
+
+_WAIT: Final = 120.0
+_LOOK_SECONDS: Final = 2.0
+
+
+@click.command("cancel", short_help="Cancel the batch jobs of a run; keep what was answered.")
+@click.argument("name", metavar="RUN")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=_WAIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the jobs' end.",
+)
+@CONFIG
+def command(name: str, wait: float, config: str | None) -> int:
+    """Cancel the batch jobs of RUN at the provider, and keep what they have answered.
+
+    What has not been sent yet is not sent. The answers come into the run's journal:
+    `llmflow resume`, or the run's command again, asks only what is missing. A provider may
+    take ten minutes to cancel a job, and bills what it has done until then.
+    """
+    from llmflow.config import use_config
+    from llmflow.runs.catalog import find_run
+
+    with use_config(config):
+        work = work_of(find_run(name))
+        if not work.unfinished:
+            say(f"no batch job of {work.run.name} goes on")
+            return 0
+        llms = reach(work)
+        if not llms:
+            raise InputError(f"the jobs of {work.run.name} are out of reach: {work.notes[0]}")
+        if work.run.busy:
+            asyncio.run(_from_beside(work, llms, wait))
+        else:
+            asyncio.run(_from_within(work, llms, wait))
+    return 0
+
+
+async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
+    """Cancel the jobs of a run that nobody else is working on, and collect what there is."""
+    from llmflow.runs.run import Run
+
+    found, name = work.run, work.run.name
+    run = Run(
+        name,
+        folder=found.folder.parent,
+        store=None if task_of(found) is None else "answers",
+        about=found.about,
+        mode="batch",
+    )
+    async with run:
+        before = 0 if run.totals is None else run.totals.answers
+        for llm in llms:
+            await llm.collect()
+        count = sum(each.cancel_all() for each in run.recorder.batchings)
+        say(f"cancelling {count:,} batch jobs of {name}; this may take minutes")
+        ended = await _settled(run, wait)
+        kept = 0 if run.totals is None else run.totals.answers - before
+        for batching in run.recorder.batchings:
+            await batching.stop()
+        left = going_on(run.batch_jobs)
+        if left is None:
+            run.close(BatchCancelledError("its batch jobs were cancelled"))
+        else:
+            run.close(waits_for=left)
+    if ended and left is None:
+        say(
+            f"cancelled: {kept:,} answers of these jobs are kept; "
+            f"`llmflow resume {name}` asks what is missing"
+        )
+    else:
+        say(f"{left}: the provider is still cancelling; `llmflow cancel {name}` waits again")
+
+
+async def _settled(run: Run, wait: float) -> bool:
+    """Wait for the jobs' end; return whether all of them have ended in time."""
+    try:
+        await asyncio.wait_for(run.settled(), wait)
+    except BatchCancelledError:
+        pass  # so the rows say that nobody has answered
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
+    """Cancel the jobs that another process looks after: it collects what there is."""
+    from llmflow.transport.channel import StreamChannel
+
+    name, by_queue = work.run.name, {each.batch_queue: each for each in llms}
+    jobs = [each for each in work.unfinished if each.state == "created" and each.job]
+    for job in jobs:
+        if (llm := by_queue.get(job.queue)) is not None:
+            await llm.provider.batch.cancel(  # type: ignore[attr-defined]
+                job.job, StreamChannel()
+            )
+    who = f"process {work.run.pid}" if work.run.pid else "another process"
+    say(
+        f"cancelling {len(jobs):,} batch jobs of {name}; this may take minutes. {who} is working "
+        "on the run: it keeps what was answered, and then stops"
+    )
+    if any(each.state == "sealed" for each in work.unfinished):
+        say("what it has not sent yet it may still send: stop it to prevent that")
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait
+    tags = {each.tag for each in jobs}
+    while loop.time() < until:
+        await look(work, llms)
+        if all(each.state in ("fetched", "done") for each in work.jobs if each.tag in tags):
+            say("cancelled")
+            return
+        await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, until - loop.time())))
+    say(f"the provider is still cancelling: `llmflow status {name}` shows how far it is")
