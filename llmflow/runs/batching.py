@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.batch import Batch
 from llmflow.batch.control import Control
-from llmflow.batch.live import stepping_aside
+from llmflow.batch.live import stepping_aside, time_limits, unhurried
 from llmflow.batch.names import call_of, name_of
 from llmflow.batch.queue import Identity, Outcome, Queue, TakenOver, Waiter
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
@@ -129,11 +129,12 @@ class Batching:
             waiting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there, loop))
         else:
             waiting = None
-        aside = stepping_aside.get()
-        if aside is None:
-            return await (waiting or self._wait(call, route, name, way))
-        async with aside():
-            return await (waiting or self._wait(call, route, name, way))
+        aside, waits = stepping_aside.get(), waiting or self._wait(call, route, name, way)
+        with unhurried() if time_limits.get() else contextlib.nullcontext():
+            if aside is None:
+                return await waits
+            async with aside():
+                return await waits
 
     async def _there(self, call: Call, route: Route, name: str, way: Way) -> Response:
         return await self._wait(call, route, name, way)
@@ -150,14 +151,13 @@ class Batching:
         """Put a call into a file, and return what waits for its answer."""
         queue = self.queue(route, way.choice)
         queue.check_time(name)
-        way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
         keeping = queue.keeping(name)
         if keeping is not None or (queue.has_kept and self._answered(name)):
             return self._read(name, keeping, way)
+        way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
         self._put(queue, call, route, name)
         return queue.wait(name, waiter)
 
-    def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
     async def _read(self, name: str, keeping: asyncio.Future[None] | None, way: Way) -> Response:
         """Return an answer that came into the journal after the call had looked there.
 
@@ -176,6 +176,7 @@ class Batching:
     def _answered(self, name: str) -> bool:
         return isinstance(self._find(name), Response)
 
+    def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
         if queue.holds(name):
             return
         wire = call.wire
@@ -359,10 +360,10 @@ class Batching:
 
     def is_known(self, name: str) -> bool:
         """Whether a row's outcome is in the journal."""
-        found = call_of(name)
         return self._find(name) is not None
 
     def _find(self, name: str) -> Recorded | None:
+        found = call_of(name)
         if self._journal is None or found is None:
             return None
         return self._journal.find(*found)
