@@ -130,6 +130,8 @@ def report_of(
         once=job.once,
         stopped=ending.stopped_by is not None,
     )
+    # Of what a batch job brought, the rows find the journal's copy.
+    source = counters if job.submission is None else run.statistics()
     remaining = total - counters.done if total is not None else None
     return Report(
         model=llm.model,
@@ -139,9 +141,9 @@ def report_of(
         remaining=remaining if ending.stopped_by else 0,
         requests=requests,
         rejected=rejected,
-        input_tokens=counters.input_tokens,
-        output_tokens=counters.output_tokens,
-        cost=counters.cost,
+        input_tokens=source.input_tokens,
+        output_tokens=source.output_tokens,
+        cost=source.cost,
         seconds=round(seconds, 3),
         limits=after.limits,
         utilisation={name: round(share, 4) for name, share in after.utilisation.items()},

@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from typing import IO, Self
 
 from llmflow.jobs.job import Job
 from llmflow.limits import Limiter
+from llmflow.progress.batches import BatchView
 from llmflow.progress.pace import Pace
 from llmflow.progress.painter import Painter
 from llmflow.progress.view import Traffic, View
+from llmflow.runs.progress import JobsLook
 from llmflow.runs.run import Run
 
 
@@ -43,6 +46,7 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         self._total = total
         self._run = run
         self._now = now
+        self._jobs = None if run is None else JobsLook(run, now=now)
         self._limiters = {limiter: limiter.statistics()}
         self._pace = Pace(now())
         self._painter = Painter(stream, self.view, now=self._clock)
@@ -82,9 +86,10 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         known = min(counters.done, replayed + cached + before)
         new = counters.done - known
         self._pace.note(self._now(), new=new, known=known, requests=traffic.requests)
-        source = counters if run is None else run
+        source, batch = counters if run is None else run, self._batch()
         return View(
-            done=counters.done,
+            # Rows are written once all jobs have ended.
+            done=counters.done if batch is None else max(counters.done, batch.done),
             total=self._total,
             rate=self._pace.rate,
             reading=self._pace.reading,
@@ -102,7 +107,17 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             note=None if job.contact.trouble is None else "no connection yet, trying again",
             binds=self._binds(traffic),
             stopping=job.stopping,
+            batch=batch,
         )
+
+    def _batch(self) -> BatchView | None:
+        """Return the batch jobs that the job waits for."""
+        if self._jobs is None:
+            return None
+        found, submission = self._jobs.view(), self._job.submission
+        if submission is None or submission.is_read or not self._job.submitting:
+            return found
+        return replace(found or BatchView(), submitting=submission.submitted)
 
     def _left(self, known: int) -> float | None:
         # While nothing is answered, nobody knows when it will be.

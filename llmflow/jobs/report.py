@@ -104,7 +104,7 @@ class Report:
 
     def _known(self, run: RunReport) -> list[str]:
         """Return what was not asked in this session, and what is left of the budget."""
-        lines = []
+        lines = run.batches
         if run.replayed or run.cached or run.shared:
             counts = (
                 (run.replayed, "from the journal"),

@@ -58,6 +58,8 @@ class Submission:
         """Rows that are in a job of this session, or in one of an earlier session."""
         self.is_over = False
         """Whether all jobs have ended; with `detach`, are at the provider."""
+        self.is_read = False
+        """Whether there is nothing more to submit."""
         self._total = total or 0
         self._llm = llm
         self._run = run
@@ -82,6 +84,7 @@ class Submission:
                 raise
         finally:
             live.expected -= self._total
+            self.is_read = True
         try:
             if self.detach:
                 await run.submitted()

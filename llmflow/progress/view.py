@@ -10,6 +10,7 @@ from llmflow.budget.state import LedgerState
 from llmflow.budget.words import dollars
 from llmflow.errors import redact
 from llmflow.limits import Limiter, LimiterStatistics
+from llmflow.progress.batches import BatchView
 from llmflow.progress.words import budget_words, compact, duration
 
 _TROUBLE_CHARACTERS: Final = 80
@@ -98,6 +99,7 @@ class View:
         note: what is wrong elsewhere; None where nothing is.
         binds: what holds it up where the limiters do not; None where that is not clear.
         stopping: whether nothing new is begun.
+        batch: the batch jobs that it waits for; None where it waits for none.
     """
 
     done: int
@@ -118,6 +120,7 @@ class View:
     note: str | None = None
     binds: str | None = None
     stopping: bool = False
+    batch: BatchView | None = None
 
     @property
     def count(self) -> str:
@@ -128,12 +131,18 @@ class View:
         """Return all of it in one line, of which a narrow terminal shows the beginning."""
         if self.stopping:
             return self._stopping()
+        if self.batch is not None:
+            parts = [self.batch.words(), *self._trouble(), *self._special(), *self._money()]
+            return ", ".join(parts)
         flight = f"{self.traffic.in_flight:,} in flight"
         parts = [self._speed(), flight, *self._left(), *self._trouble(), *self._special()]
         return ", ".join([*parts, *self._money(), *self._binding()])
 
     def lines(self) -> tuple[str, str]:
         """Return it in two lines, the first of them beside a bar."""
+        if self.batch is not None and not self.stopping:
+            below = [*self._special(), *self._money(), *self._tokens()]
+            return ", ".join([self.batch.words(), *self._trouble()]), ", ".join(below)
         first = [self._speed(), *self._left(), *self._trouble(), *self._binding()]
         flight = f"{self.traffic.in_flight:,} in flight"
         waiting = self._waiting

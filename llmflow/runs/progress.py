@@ -6,9 +6,12 @@ import atexit
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Final
 
+from llmflow.errors import redact
+from llmflow.progress.batches import BatchView
 from llmflow.progress.pace import Pace
 from llmflow.progress.painter import Painter
 from llmflow.progress.view import Traffic, View
@@ -18,6 +21,59 @@ if TYPE_CHECKING:
     from llmflow.runs.run import Run
 
 _STOP_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
+_WORDS: Final = {"sealed": "to be sent", "creating": "on the way", "fetched": "being read"}
+
+
+class JobsLook:
+    """Tells how the batch jobs of a run are doing; what is written down is read once a second.
+
+    Args:
+        run: the run, which is open.
+        now: a clock in seconds that never goes back.
+        wall: the time of day, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._run = run
+        self._now = now
+        self._wall = wall
+        self._looked_at: float | None = None
+        self._found: BatchView | None = None
+
+    def view(self) -> BatchView | None:
+        """Return the jobs; None if all have ended."""
+        if not self._run.has_batches:
+            return None
+        now = self._now()
+        if self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
+            self._found, self._looked_at = self._look(), now
+        return self._found
+
+    def _look(self) -> BatchView | None:
+        jobs = self._run.batch_jobs
+        active = [each for each in jobs if each.is_active]
+        if not active:
+            return None
+        states = Counter(
+            redact(each.native or _WORDS.get(each.state, each.state)) for each in active
+        )
+        done = 0
+        for each in jobs:
+            known = (each.succeeded or 0) + (each.failed or 0)
+            done += known if each.is_active or each.succeeded is not None else 0
+        return BatchView(
+            states=dict(states),
+            rows=sum(each.requests for each in jobs),
+            done=done,
+            age=max(0.0, self._wall() - min(each.sealed_at for each in active)),
+        )
 
 
 class RunProgress:
@@ -47,6 +103,7 @@ class RunProgress:
         self._recorder = recorder
         self._total = total
         self._now = now
+        self._jobs = JobsLook(run, now=now)
         self._pace = Pace(now())
         self._painter = Painter(stream or sys.stderr, self.view, now=now)
         self._over = threading.Event()
@@ -94,6 +151,7 @@ class RunProgress:
             cost=done.cost,
             budget=None if run.ledger is None else run.ledger.state(),
             traffic=traffic,
+            batch=self._jobs.view(),
         )
 
     def _draw(self) -> None:

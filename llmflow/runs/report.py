@@ -38,6 +38,11 @@ class RunReport(RunStatistics):
         reached: the limit that has ended the run, such as ``"usd"``, or None.
         prices_as_of: the day of the public prices that the cost was reckoned with; None
             where they had no part in it.
+        batch_jobs: batch jobs over all sessions.
+        batch_rounds: how often a row was in one of them at most.
+        batch_rows: rows of all of them; what went into another round counts again.
+        batch_jobs_left: how many of them have not ended.
+        decisions: what was decided about them, and for how many rows; 0 where it was for all.
     """
 
     name: str | None = None
@@ -49,6 +54,11 @@ class RunReport(RunStatistics):
     spent: Mapping[str, float] = field(default_factory=dict)
     reached: str | None = None
     prices_as_of: str | None = None
+    batch_jobs: int = 0
+    batch_rounds: int = 0
+    batch_rows: int = 0
+    batch_jobs_left: int = 0
+    decisions: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -97,6 +107,23 @@ class RunReport(RunStatistics):
                 parts.append(f"{compact(used)} of {compact(limit)} {unit}")
         return ", ".join(parts) or None
 
+    @property
+    def batches(self) -> list[str]:
+        """What its batch jobs came to, in a line or two; empty without any."""
+        lines = []
+        if self.batch_jobs:
+            jobs = "1 job" if self.batch_jobs == 1 else f"{self.batch_jobs:,} jobs"
+            rounds = "1 round" if self.batch_rounds == 1 else f"{self.batch_rounds:,} rounds"
+            left = f", {self.batch_jobs_left:,} not ended" if self.batch_jobs_left else ""
+            lines.append(f"batch: {jobs} in {rounds}, {self.batch_rows:,} rows{left}")
+        if self.decisions:
+            told = (
+                f"{decision} ({rows:,} rows)" if rows else decision
+                for decision, rows in self.decisions.items()
+            )
+            lines.append(f"decided: {'; '.join(told)}")
+        return lines
+
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
         rate = self.done / self.seconds if self.seconds else 0.0
@@ -110,6 +137,7 @@ class RunReport(RunStatistics):
             f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
             f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
         )
+        lines += self.batches
         if self.budget_spent is not None:
             end = f": {self.reached} reached" if self.reached else ""
             lines.append(f"budget spent: {self.budget_spent}{end}")
@@ -135,6 +163,7 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         limits = {unit: getattr(state.budget, unit) for unit in amounts}
         budget = {unit: float(limit) for unit, limit in limits.items() if limit is not None}
         spent = {unit: amounts[unit] for unit in budget}
+    jobs = run.batch_jobs
     limiters = {} if recorder is None else recorder.limiters()
     return RunReport(
         **asdict(done),
@@ -147,4 +176,9 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         spent=spent,
         reached=None if state is None else state.reached,
         prices_as_of=recorder.prices_as_of() if recorder is not None and done.cost else None,
+        batch_jobs=len(jobs),
+        batch_rounds=max((each.round for each in jobs), default=0),
+        batch_rows=sum(each.requests for each in jobs),
+        batch_jobs_left=sum(each.is_active for each in jobs),
+        decisions=run.batch_decisions,
     )

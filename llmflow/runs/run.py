@@ -326,6 +326,20 @@ class Run:
         await self.recorder.settle()
 
     @property
+    def has_batches(self) -> bool:
+        """Whether a call of this session was meant for a batch job, or an earlier job goes on."""
+        return self._recorder is not None and bool(self._recorder.batchings)
+
+    @property
+    def batch_decisions(self) -> dict[str, int]:
+        """What was decided about batch jobs in this session, and for how many rows."""
+        found: dict[str, int] = {}
+        for batching in () if self._recorder is None else self._recorder.batchings:
+            for decision, rows in batching.decisions.items():
+                found[decision] = found.get(decision, 0) + rows
+        return found
+
+    @property
     def batch_jobs(self) -> list[JobRecord]:
         """What is known of its batch jobs, those of earlier sessions among them."""
         if self._recorder is None or self._ended:

@@ -1,0 +1,43 @@
+"""How batch jobs are told: how many do what, how many rows are done, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmflow.progress.words import duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """The batch jobs of some work at one moment.
+
+    >>> BatchView(states={"running": 2}, rows=100, done=40, age=90).words()
+    'batch: 2 running, 40/100 rows, for 1 min 30 s'
+
+    When they will be done is not told: no provider says so, and none works evenly.
+
+    Args:
+        states: what the jobs that have not ended are doing, and how many do so.
+        rows: the rows of all jobs.
+        done: how many of them are answered or failed, as far as that is known.
+        age: for how many seconds the oldest job that has not ended has been there.
+        submitting: rows that were put into jobs so far, while more are; else None.
+    """
+
+    states: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 0
+    done: int = 0
+    age: float = 0.0
+    submitting: int | None = None
+
+    def words(self) -> str:
+        """Return it in one line."""
+        parts = [f"{number:,} {state}" for state, number in self.states.items()]
+        if self.submitting is not None:
+            parts.insert(0, f"submitting, {self.submitting:,} rows so far")
+        if self.rows:
+            parts.append(f"{self.done:,}/{self.rows:,} rows")
+        if self.states and self.age >= 1.0:
+            parts.append(f"for {duration(self.age)}")
+        return f"batch: {', '.join(parts)}"

@@ -1,0 +1,238 @@
+"""Batch jobs on the command line: one word more, and a process that need not wait for them."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from llmflow import LLM
+from llmflow.cli.batching import check_batching
+from llmflow.cli.task import Task
+from llmflow.config import forget_configs
+from llmflow.errors import ConfigurationError, JournalError
+from llmflow.journal import read_jobs
+from llmflow.simulator import BatchSettings, SimulatorThread
+from llmflow.testing import ScriptedProvider
+from tests.cli.conftest import Run, listing, rows_of, wait_for, write_rows
+from tests.cli.sessions import (
+    Process,
+    Start,
+    answers,
+    ended,
+    report_of,
+    runs_folder,
+    the_run,
+    words,
+)
+
+QUICK = {"seconds": 0.2, "validation_seconds": 0.05, "finalizing_seconds": 0.05}
+SLOW = QUICK | {"seconds": 60.0, "cancel_seconds": 0.05}
+CONFIG = "[batch]\npoll = 0.05\nquiet = 0.05\nrequests = 10\n"
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at jobs often, and make several of a few rows."""
+    Path("llmflow.toml").write_text(CONFIG)
+    monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
+    forget_configs()
+
+
+def serve(simulator: Start, **batch: Any) -> SimulatorThread:
+    return simulator(batch=BatchSettings(**(QUICK | batch)))
+
+
+def texts(count: int) -> list[str]:
+    return [f"text {n}" for n in range(count)]
+
+
+def jobs_at(sim: SimulatorThread) -> int:
+    return sim.stats().batches.jobs_created
+
+
+def states() -> list[str]:
+    """Return the states of the jobs as they are written down."""
+    folder = runs_folder()
+    runs = list(folder.iterdir()) if folder.exists() else []
+    return [job["state"] for run in runs if (run / "lock").exists() for job in _jobs(run)]
+
+
+def _jobs(run: Path) -> list[dict[str, Any]]:
+    try:
+        return read_jobs(run)
+    except JournalError:
+        return []  # it is being made
+
+
+class TestOneWord:
+    def test_the_output_is_that_of_parallel_mode(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator)
+        write_rows("in.jsonl", 25)
+        result = run(*words(sim, "--mode", "batch", "--json"))
+        assert result.code == 0, result.err
+        report = report_of(result)
+        assert (report["answered"], report["run"]["replayed"]) == (25, 0)
+        assert (report["run"]["batch_jobs"], report["run"]["batch_rows"]) == (3, 25)
+        assert report["input_tokens"] > 0
+        assert sim.stats().received == 0, "nothing was asked live"
+        assert run(*words(sim, out="live.jsonl")).code == 0
+        by_index = [
+            sorted(rows_of(name), key=lambda row: int(row["index"]))
+            for name in ("out.jsonl", "live.jsonl")
+        ]
+        assert by_index[0] == by_index[1]
+
+    def test_rows_that_fail_for_good_are_named(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator, error_rows=0.3, row_error="invalid_request")
+        write_rows("in.jsonl", 20)
+        result = run(*words(sim, "--mode", "batch", "--json"))
+        report = report_of(result)
+        assert result.code == 1
+        assert report["failed"] >= 1
+        assert report["answered"] + report["failed"] == 20
+        assert len(rows_of("out.failed.jsonl")) == report["failed"]
+        jobs = jobs_at(sim)
+        again = run(*words(sim, "--mode", "batch", "--retry-failed"))
+        assert again.code in (0, 1)
+        assert jobs_at(sim) == jobs + 1, "a row that fails again is asked once"
+
+    def test_auto_takes_the_way_that_is_in_time(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator)
+        write_rows("in.jsonl", 5)
+        assert run(*words(sim, "--mode", "auto", "--deadline", "1h")).code == 0
+        assert (jobs_at(sim), sim.stats().received) == (0, 5)
+
+    def test_what_is_late_is_asked_in_parallel(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator, **SLOW)
+        write_rows("in.jsonl", 12)
+        result = run(*words(sim, "--mode", "batch", "--deadline", "0.8s"))
+        assert result.code == 0, result.err
+        assert answers() == texts(12)
+        assert "the deadline is near (" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mode", "batch", "--no-journal"], "leave out --no-journal"),
+        (["--detach"], "--mode batch"),
+        (["--deadline", "6h"], "a deadline needs"),
+        (["--mode", "batch", "--deadline", "soon"], "a time such as '6h'"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_sent(
+    options: list[str], said: str, run: Run, simulator: Start
+) -> None:
+    sim = serve(simulator)
+    write_rows("in.jsonl", 2)
+    result = run(*words(sim, *options))
+    assert result.code == 2
+    assert said in result.error
+    assert jobs_at(sim) == 0
+    assert listing() == ["in.jsonl", "llmflow.toml"]
+
+
+def test_without_a_batch_api_there_has_to_be_another_way() -> None:
+    llm = LLM(ScriptedProvider([]))
+    task = Task(source="in.jsonl", prompt="{text}", model="x/y", output="o.jsonl", mode="batch")
+    with pytest.raises(ConfigurationError, match="--fallback parallel"):
+        check_batching(task, llm, keeps=True)
+    check_batching(replace(task, fallback="parallel"), llm, keeps=True)
+    check_batching(replace(task, mode="auto"), llm, keeps=True)
+
+
+class TestDetached:
+    def test_it_leaves_and_another_session_collects(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator)
+        write_rows("in.jsonl", 25)
+        result = run(*words(sim, "--mode", "batch", "--detach"))
+        assert result.code == 0, result.err
+        assert "3 batch jobs go on at openai" in result.err
+        name = the_run().name
+        assert f"`llmflow resume {name}`" in result.err
+        assert listing() == ["in.jsonl", "llmflow.toml"]
+        assert "waiting: 3 batch jobs" in run("runs", "show", name).out
+        refused = run("runs", "rm", name)
+        assert (refused.code, "--force" in refused.err) == (2, True)
+
+        watched = run("status", name, "--watch")
+        assert f"run {name}: 3 batch jobs, 0 not ended" in watched.out
+        assert "all have ended" in watched.err
+        assert states() == ["created"] * 3, "to look changes nothing"
+
+        assert run("resume", name).code == 0
+        assert answers() == texts(25)
+        assert jobs_at(sim) == 3
+        assert run("status").err == "no run has batch jobs that have not ended\n"
+
+    def test_a_queue_that_is_full_is_told(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator, **SLOW)
+        Path("llmflow.toml").write_text(f"{CONFIG}jobs = 1\n")
+        forget_configs()
+        write_rows("in.jsonl", 25)
+        result = run(*words(sim, "--mode", "batch", "--detach"))
+        assert result.code == 0, result.err
+        assert "1 batch job goes on at openai, 2 wait here to be sent" in result.err
+        assert jobs_at(sim) == 1
+
+    def test_cancel_keeps_what_was_answered(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator, **SLOW, stuck_jobs=(1, 2), stuck_at=0.5)
+        write_rows("in.jsonl", 20)
+        assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+        name = the_run().name
+        result = run("cancel", name)
+        assert result.code == 0, result.err
+        assert "cancelled: " in result.err
+        assert states() == ["done", "done"]
+        assert run("cancel", name).err == f"no batch job of {name} goes on\n"
+        kept = orjson.loads(run("runs", "show", name, "--json").out)["totals"]["answers"]
+        result = run(*words(sim, "--mode", "parallel", "--json"))
+        assert report_of(result)["requests"] == 20 - kept
+        assert answers() == texts(20)
+
+
+class TestSignals:
+    def test_an_interrupted_wait_leaves_the_jobs(self, process: Process, simulator: Start) -> None:
+        sim = serve(simulator, seconds=1.5)
+        write_rows("in.jsonl", 25)
+        popen = process(*words(sim, "--mode", "batch"))
+        wait_for(lambda: states() == ["created"] * 3, "three jobs")
+        popen.send_signal(signal.SIGINT)
+        result = ended(popen)
+        assert result.code == 130
+        assert "3 batch jobs go on at openai: `llmflow resume" in result.err
+        assert ended(process("resume", the_run().name)).code == 0
+        assert answers() == texts(25)
+        assert (jobs_at(sim), sim.stats().batches.rows_billed) == (3, 25)
+
+    def test_a_killed_session_is_gone_on_with(self, process: Process, simulator: Start) -> None:
+        sim = serve(simulator, seconds=1.0)
+        write_rows("in.jsonl", 25)
+        popen = process(*words(sim, "--mode", "batch"))
+        wait_for(lambda: jobs_at(sim) >= 2, "two jobs")
+        popen.kill()
+        popen.wait()
+        result = ended(process(*words(sim, "--mode", "batch")))
+        assert result.code == 0, result.err
+        assert answers() == texts(25)
+        assert (jobs_at(sim), sim.stats().batches.rows_billed) == (3, 25)
+
+    def test_cancelled_from_beside_it_stops(
+        self, process: Process, run: Run, simulator: Start
+    ) -> None:
+        sim = serve(simulator, **SLOW)
+        write_rows("in.jsonl", 10)
+        popen = process(*words(sim, "--mode", "batch"))
+        wait_for(lambda: states() == ["created"], "a job")
+        name = the_run().name
+        assert f"process {popen.pid} is working on it" in run("status", name).err
+        assert run("cancel", name).code == 0
+        result = ended(popen)
+        assert result.code == 3
+        assert "was cancelled" in result.err
+        assert jobs_at(sim) == 1, "nobody sends again what somebody has cancelled"
