@@ -178,7 +178,8 @@ class Queue:
         Raises:
             TakenOver: it is to be asked in parallel.
         """
-        if self.is_late or name in self._taken_over:
+        # What a job has is waited for, however late: it may be answered, and paid for.
+        if name in self._taken_over or (self.is_late and not self.holds(name)):
             self._taken_over.discard(name)
             raise TakenOver
 

@@ -150,10 +150,10 @@ class Batching:
     def _wait(self, call: Call, route: Route, name: str, way: Way) -> Coroutine[Any, Any, Response]:
         """Put a call into a file, and return what waits for its answer."""
         queue = self.queue(route, way.choice)
-        queue.check_time(name)
         keeping = queue.keeping(name)
         if keeping is not None or (queue.has_kept and self._answered(name)):
             return self._read(name, keeping, way)
+        queue.check_time(name)
         way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
         self._put(queue, call, route, name)
         return queue.wait(name, waiter)
