@@ -49,13 +49,9 @@ class Batch:
     keep_files: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("quiet", "poll"):
-            value = getattr(self, name)
-            if value is None and name == "poll":
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
-                raise ConfigurationError(f"{name} must be seconds, 0 or more; got {value!r}")
+        _check_seconds("quiet", self.quiet)
+        if self.poll is not None:
+            _check_seconds("poll", self.poll)
         for name, least in (("rounds", 1), ("requests", 1), ("size", 1), ("jobs", 1), ("few", 0)):
             value = getattr(self, name)
             if value is None and name not in ("rounds", "few"):
@@ -75,3 +71,9 @@ class Batch:
             if getattr(self, each.name) != each.default
         ]
         return f"Batch({', '.join(given)})"
+
+
+def _check_seconds(name: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ConfigurationError(f"{name} must be seconds, 0 or more; got {value!r}")
