@@ -67,10 +67,11 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
         places = " and ".join(sorted({each.provider for each in there}))
         parts.append(f"{len(there):,} {go} on at {places}")
     if here:
+        what = "" if there else " batch job" if len(here) == 1 else " batch jobs"
         wait = "waits" if len(here) == 1 else "wait"
-        parts.append(f"{len(here):,} {wait} here to be sent")
+        parts.append(f"{len(here):,}{what} {wait} here to be sent")
     if not parts and any(each.is_active for each in jobs):
-        parts.append("batch jobs have ended and are to be read")
+        parts.append("answers of batch jobs are here and not counted yet")
     return ", ".join(parts) or None
 
 

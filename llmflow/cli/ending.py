@@ -184,12 +184,14 @@ def way_on(run: Run, task: Task, report: Report) -> str | None:
     """Return how to go on with a run that was stopped, or None where it would begin anew."""
     if run.name is None or run.totals is None:
         return None
-    if jobs := going_on(run.batch_jobs):
+    jobs = going_on(run.batch_jobs)
+    reached = report.run is not None and report.run.reached is not None
+    if jobs is not None and not reached and not (report.failed and task.fail_fast):
         return f"{jobs}: `llmflow resume {run.name}` collects them"
-    if not report.items and not run.totals.answers:
+    if jobs is None and not report.items and not run.totals.answers:
         return None
     again = "run the same command again"
-    if report.run is not None and report.run.reached is not None:
+    if reached:
         remedy = f"{again} with a higher --budget"
         option = " --budget USD"
     elif report.failed and task.fail_fast:

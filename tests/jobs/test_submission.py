@@ -1,0 +1,95 @@
+"""A source's rows as batch jobs: submitted once, collected, and left when that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmflow import LLM, Budget, Price, Run
+from llmflow.batch import Batch
+from llmflow.errors import BatchCancelledError
+from llmflow.jobs.submission import Submission
+from llmflow.rows import PromptTemplate, open_rows
+from llmflow.runs.progress import JobsLook
+from tests.batch.fakes import FakeProvider, FakeServer
+
+QUICK = Batch(quiet=0.02, poll=0.01)
+
+
+def submit(
+    server: FakeServer,
+    path: Path,
+    *,
+    detach: bool = False,
+    after: Callable[[Submission, Run], Any] = lambda submission, run: None,
+    **options: Any,
+) -> Any:
+    """Submit ten rows, one of which has no text, in the run "rows"."""
+    lines = [f'{{"text": "row {n}"}}' for n in range(9)]
+    (path / "in.jsonl").write_text("\n".join([*lines, '{"other": 1}']) + "\n")
+
+    async def main() -> Any:
+        llm = LLM(FakeProvider(server), batch=QUICK, price=Price(input=1, output=1))
+        with open_rows(str(path / "in.jsonl")) as rows:
+            async with Run("rows", folder=path, **({"mode": "batch"} | options)) as run:
+                template = PromptTemplate("{text}")
+                submission = Submission(llm, run, rows, template, total=10, detach=detach)
+                await submission.run()
+                return after(submission, run)
+
+    return asyncio.run(main())
+
+
+def test_a_row_that_fits_no_prompt_is_left_to_who_writes_the_rows(tmp_path: Path) -> None:
+    server = FakeServer()
+    submission, totals = submit(server, tmp_path, after=lambda sub, run: (sub, run.totals))
+    assert (submission.rows, submission.submitted, submission.is_over) == (10, 9, True)
+    assert totals.answers == 9
+    assert server.sizes == [9]
+
+
+def test_what_was_left_is_collected_and_submitted_no_more(tmp_path: Path) -> None:
+    server = FakeServer(looks=3)
+    assert submit(server, tmp_path, detach=True, after=lambda sub, run: sub.detach)
+    found = submit(server, tmp_path, after=lambda sub, run: (sub.is_over, run.totals.answers))
+    assert found == (True, 9)
+    assert server.sizes == [9]
+
+
+def test_nothing_is_left_where_all_is_known(tmp_path: Path) -> None:
+    server = FakeServer()
+    submit(server, tmp_path)
+    assert not submit(server, tmp_path, detach=True, after=lambda sub, run: sub.detach)
+    assert server.sizes == [9]
+
+
+def test_a_budget_ends_the_submission_and_not_the_run(tmp_path: Path) -> None:
+    server = FakeServer()
+    budget = Budget(requests=4)
+    found = submit(server, tmp_path, budget=budget, after=lambda sub, run: sub.submitted)
+    assert found == 4
+    assert server.sizes == [4]
+
+
+def test_what_somebody_else_cancels_is_not_sent_again(tmp_path: Path) -> None:
+    server = FakeServer(ends=lambda number: "cancelled", fate=lambda prompt, number: None)
+    with pytest.raises(BatchCancelledError):
+        submit(server, tmp_path)
+    assert server.sizes == [9]
+
+
+def test_jobs_are_shown_until_they_have_ended(tmp_path: Path) -> None:
+    def look(submission: Submission, run: Run) -> Any:
+        return JobsLook(run, wall=lambda: run.batch_jobs[0].sealed_at + 90).view()
+
+    found = submit(FakeServer(looks=9), tmp_path, detach=True, after=look)
+    assert (found.rows, found.age, sum(found.states.values())) == (9, 90, 1)
+
+
+def test_jobs_that_have_ended_are_shown_no_more(tmp_path: Path) -> None:
+    shown = submit(FakeServer(), tmp_path, after=lambda sub, run: JobsLook(run).view())
+    assert shown is None
