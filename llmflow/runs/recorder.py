@@ -296,7 +296,7 @@ class Recorder:
                 if way.replayed:
                     if spending is not None and reservation is not None:
                         spending.cancelled(reservation, call.sent)
-                    self.tally.add("replayed")
+                    self.tally.known("replayed")
                     return response
         except ProviderError as error:
             self.tally.failure(error.attempts)
