@@ -35,7 +35,7 @@ def submit(
     async def main() -> Any:
         llm = LLM(FakeProvider(server), batch=QUICK, price=Price(input=1, output=1))
         with open_rows(str(path / "in.jsonl")) as rows:
-            async with Run("rows", folder=path, **({"mode": "batch"} | options)) as run:
+            async with Run("rows", folder=path, mode="batch", **options) as run:
                 template = PromptTemplate("{text}")
                 submission = Submission(llm, run, rows, template, total=10, detach=detach)
                 await submission.run()
@@ -55,7 +55,9 @@ def test_a_row_that_fits_no_prompt_is_left_to_who_writes_the_rows(tmp_path: Path
 def test_what_was_left_is_collected_and_submitted_no_more(tmp_path: Path) -> None:
     server = FakeServer(looks=3)
     assert submit(server, tmp_path, detach=True, after=lambda sub, run: sub.detach)
-    found = submit(server, tmp_path, after=lambda sub, run: (sub.is_over, run.totals.answers))
+    found = submit(
+        server, tmp_path, after=lambda sub, run: (sub.is_over, run.statistics().answered)
+    )
     assert found == (True, 9)
     assert server.sizes == [9]
 
