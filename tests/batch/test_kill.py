@@ -157,8 +157,7 @@ SCENES = {
             "after cancel",
             "before fetch",
             "answered 10",
-            "before ask",
-            "before done",
+            "before ask",  # not later: what is on its way then may be paid for twice
         ),
     ),
     "a lost reply": Scene(
