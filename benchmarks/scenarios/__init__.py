@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from scenarios.batches import batch
 from scenarios.journal import journal
 from scenarios.kill import kill
 from scenarios.measure import Options
@@ -36,5 +37,6 @@ RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "memory": memory,
     "kill": kill,
     "watching": watching,
+    "batch": batch,
 }
 ALL = {**SCENARIOS, **RUNS}

@@ -40,7 +40,7 @@ class Batch:
 
     quiet: float = 0.5
     poll: float | None = None
-    rounds: int = 4
+    rounds: int = 8
     requests: int | None = None
     size: int | None = None
     enqueued_tokens: float | str | None = None
