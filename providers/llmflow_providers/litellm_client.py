@@ -56,7 +56,7 @@ class LiteLLMClient:
         if loop not in self._lifetimes:
             for other in [each for each in self._lifetimes if each.is_closed()]:
                 del self._lifetimes[other]
-            lifetime = self._lifetimes[loop] = self._live(f"-{id(loop)}")
+            lifetime = self._lifetimes[loop] = self._live(self._ending())
             await lifetime.__anext__()
         if self._internal is None or self._is_listened_to(arguments):
             return await self._acompletion(**arguments)
@@ -84,10 +84,18 @@ class LiteLLMClient:
             return True
         return any(getattr(litellm, name, None) for name in _CALLBACKS)
 
+    def _ending(self) -> str:
+        """Return how litellm's names of the running loop's connections end."""
+        cache = getattr(self._litellm, "in_memory_llm_clients_cache", None)
+        naming = getattr(cache, "update_cache_key_with_event_loop", None)
+        ending = naming("") if callable(naming) else ""
+        # By the loop's id, or in later versions by a number of litellm's own.
+        return ending or f"-{id(asyncio.get_running_loop())}"
+
     async def _live(self, ending: str) -> AsyncGenerator[None, None]:
         # A loop closes the asynchronous generators that were begun on it when it shuts
-        # down. litellm keeps its connections by the loop's id, for ever: they would
-        # be left open, and be handed to the next loop that happens to get the same id.
+        # down. litellm keeps its connections by the loop, for ever: they would
+        # be left open, and may be handed to the next loop that happens to get the same id.
         try:
             yield
         finally:
