@@ -350,7 +350,8 @@ class Job:
     async def _place(self, leftovers: dict[str, ProviderError]) -> str:
         """Find another way for rows that the job has not answered."""
         queue, record = self._queue, self.record
-        names = set(leftovers)
+        # This job has no more to say of them, even if the session ends now.
+        names, self.names = set(leftovers), set()
         if record.cancel == "deadline" or queue.is_late:
             queue.hand_over(self, names, "the deadline is near")
             return f"; {len(names):,} asked in parallel"
@@ -364,6 +365,7 @@ class Job:
             queue.hand_over(self, names, "few leftovers")
             return f"; {len(names):,} asked in parallel"
         again = names if record.round < queue.settings.rounds else set()
+        self.names = again
         for name in names - again:
             queue.deliver(self, name, leftovers[name])
         await self._all_settled()

@@ -457,13 +457,17 @@ class Queue:
 
     async def stop(self) -> None:
         """Stop looking after jobs; they go on at the provider, and are written down here."""
-        await self._collector.stop()
+        tasks = list(self._tasks)
         # A program that ends with its last answer leaves no job behind that has none to give.
         ending = [task for task, job in self._tasks.items() if job.has_given_all]
+        for task in tasks:
+            if task not in ending:
+                task.cancel()
+        # After that: what a job has put into a file is the job's again when the file goes.
+        await self._collector.stop()
         if ending:
             await asyncio.wait(ending, timeout=_GRACE_SECONDS)
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in ending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
