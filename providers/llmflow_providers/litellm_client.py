@@ -87,8 +87,8 @@ class LiteLLMClient:
     def _ending(self) -> str:
         """Return how litellm's names of the running loop's connections end."""
         cache = getattr(self._litellm, "in_memory_llm_clients_cache", None)
-        naming = getattr(cache, "update_cache_key_with_event_loop", None)
-        ending = naming("") if callable(naming) else ""
+        naming: Any = getattr(cache, "update_cache_key_with_event_loop", None)
+        ending = "" if naming is None else str(naming(""))
         # By the loop's id, or in later versions by a number of litellm's own.
         return ending or f"-{id(asyncio.get_running_loop())}"
 
