@@ -22,12 +22,12 @@ from llmflow.errors import (
 from llmflow.simulator import BatchSettings, SimulatorSettings, SimulatorThread, serve_in_thread
 
 FAST: dict[str, Any] = {
-    "seconds": 0.04,
+    "seconds": 0.02,
     "validation_seconds": 0.01,
     "finalizing_seconds": 0.01,
     "cancel_seconds": 0.02,
 }
-QUICK = Batch(quiet=0.05, poll=0.02, rounds=10, few=0)
+QUICK = Batch(quiet=0.03, poll=0.01, rounds=10, few=0)
 KEY = "sk-over-http"
 DIALECTS = ("openai", "anthropic")
 
