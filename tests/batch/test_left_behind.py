@@ -120,9 +120,9 @@ def test_a_row_that_a_job_brings_just_before_it_is_asked_for_is_not_asked_again(
         def read(self, line: bytes) -> BatchRow:
             row: BatchRow = super().read(line)
             assert row.response is not None
-            # It is read now, and given out before anything else happens.
-            prompt = row.response.text.removeprefix("batch: ")
-            asking.append(asyncio.ensure_future(llm(prompt)))
+            if len(asking) < 20:  # it is read now, and given out before anything else happens
+                prompt = row.response.text.removeprefix("batch: ")
+                asking.append(asyncio.ensure_future(llm(prompt)))
             return row
 
     async def main() -> list[str]:
