@@ -9,8 +9,8 @@ from llmflow.batch.record import JobStore
 from llmflow.batch.spool import names_of, remove_all
 
 
-def tidy(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> None:
-    """End the jobs of which every row is written down, and remove the files of no job.
+def end_answered(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> set[str]:
+    """End the jobs of which every row is written down; return the tags of those that go on.
 
     Where all is answered no call comes that would wake such a job.
 
@@ -33,8 +33,19 @@ def tidy(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> None
             is_over = False  # to be told to whoever goes on with it
         if is_over:
             store.put([record.but(state="done", outcome=record.native or "ended")])
+            remove_all([path, folder / f"{record.tag}.results"])
         else:
             wanted.add(record.tag)
+    return wanted
+
+
+def tidy(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> None:
+    """Do what `end_answered` does, and remove the files of no job, while nobody makes any.
+
+    Raises:
+        JournalError: the journal cannot be read or written.
+    """
+    wanted = end_answered(folder, store, is_known)
     for path in folder.iterdir():
         if path.suffix == ".part" or path.name.partition(".")[0] not in wanted:
             remove_all([path])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.leftovers import tidy
+from llmflow.batch.leftovers import end_answered, tidy
 from llmflow.batch.names import call_of
 from llmflow.batch.record import JobRecord
 
@@ -37,9 +38,18 @@ def tidy_up(journal: Journal) -> None:
     Raises:
         JournalError: the journal cannot be read or written.
     """
+    tidy(journal.folder / FOLDER, JournalStore(journal), partial(_is_known, journal))
 
-    def is_known(name: str) -> bool:
-        found = call_of(name)
-        return found is not None and journal.find(*found) is not None
 
-    tidy(journal.folder / FOLDER, JournalStore(journal), is_known)
+def end_what_is_answered(journal: Journal) -> None:
+    """End the jobs that have brought all, where no event loop is left in which they could.
+
+    Raises:
+        JournalError: the journal cannot be read or written.
+    """
+    end_answered(journal.folder / FOLDER, JournalStore(journal), partial(_is_known, journal))
+
+
+def _is_known(journal: Journal, name: str) -> bool:
+    found = call_of(name)
+    return found is not None and journal.find(*found) is not None

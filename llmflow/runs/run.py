@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import sys
@@ -20,6 +21,7 @@ from llmflow.config import load_config
 from llmflow.config.settings import STORES
 from llmflow.errors import (
     ConfigurationError,
+    JournalError,
     LLMFlowError,
     UsageError,
     redact,
@@ -249,6 +251,7 @@ class Run:
     def _close(self, state: str, reason: str | None) -> None:
         try:
             if self._journal is not None:
+                self._end_jobs(self._journal)
                 self._jobs_at_end = self.batch_jobs
                 self._journal.close(state=state, reason=reason)
         finally:
@@ -264,6 +267,14 @@ class Run:
                 )
             if self._subscription is not None:
                 self._subscription.close()
+
+    def _end_jobs(self, journal: Journal) -> None:
+        """End the batch jobs that have brought all: their event loop may be over before them."""
+        if (journal.folder / "batches").is_dir():
+            from llmflow.runs.job_store import end_what_is_answered
+
+            with contextlib.suppress(JournalError):  # it is said when the journal is closed
+                end_what_is_answered(journal)
 
     def _open_journal(self, name: str) -> None:
         configured = load_config().journal

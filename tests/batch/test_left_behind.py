@@ -52,6 +52,14 @@ def test_a_program_that_ends_with_its_last_answer_leaves_no_job_behind(tmp_path:
     assert files(tmp_path) == []
 
 
+def test_neither_does_one_whose_event_loop_ends_before_its_run(tmp_path: Path) -> None:
+    llm = LLM(FakeProvider(FakeServer()), batch=QUICK)
+    with Run("run", mode="batch", folder=tmp_path):
+        assert llm.map_sync(["1", "2"]).texts() == ["batch: 1", "batch: 2"]
+    assert states(tmp_path) == ["done"]
+    assert files(tmp_path) == []
+
+
 def test_neither_does_one_whose_job_was_cancelled(tmp_path: Path) -> None:
     server = FakeServer(ends=lambda number: "cancelled", fate=lambda prompt, job: None)
     assert len(ask(server, range(20), tmp_path)) == 20
