@@ -8,8 +8,13 @@ import secrets
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

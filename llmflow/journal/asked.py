@@ -11,9 +11,11 @@ _ASK: Final = (
     "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
 )
 
-
 _IN_MEMORY: Final = 100_000
 """Questions that are counted in a dictionary, of some 110 bytes each."""
+
+_PAGES: Final = -8000
+"""How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
 
 
 class Asked:
@@ -26,16 +28,7 @@ class Asked:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._first: dict[bytes, int] = {}
-        # A database without a name is private, and removed when it is closed.
-        self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8000"):
-            self._connection.execute(f"PRAGMA {pragma}")
-        self._connection.execute(
-            "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) "
-            "WITHOUT ROWID"
-        )
-        # Never committed: a commit would write what can stay in memory.
-        self._connection.execute("BEGIN")
+        self._beyond: sqlite3.Connection | None = None
 
     def count(self, fingerprint: bytes) -> int:
         """Return how often this was asked before, and count it."""
@@ -49,10 +42,27 @@ class Asked:
             if len(first) < _IN_MEMORY:
                 first[fingerprint] = 0
                 return 0
-            return int(self._connection.execute(_ASK, (fingerprint,)).fetchall()[0][0])
+            if self._beyond is None:
+                self._beyond = _database()
+            return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
 
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
             self._first.clear()
-            self._connection.close()
+            if self._beyond is not None:
+                self._beyond.close()
+                self._beyond = None
+
+
+def _database() -> sqlite3.Connection:
+    # A database without a name is private, and removed when it is closed.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = {_PAGES}"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(
+        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    # Never committed: a commit would write what can stay in memory.
+    connection.execute("BEGIN")
+    return connection

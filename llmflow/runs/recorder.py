@@ -110,7 +110,7 @@ class Recorder:
 
     def prices_as_of(self) -> str | None:
         """Return the day of the public prices that a route's answers cost; else None."""
-        if not any(_is_public(route) for route in dict(self._routes)):
+        if not any(route.has_public_price for route in dict(self._routes)):
             return None
         from llmflow.pricing import PRICES_AS_OF
 
@@ -386,6 +386,11 @@ class Recorder:
         if fatal is not None:
             raise fatal
 
+    def close(self) -> None:
+        """Let go of what the run held for its calls; the journal is its own."""
+        if self._submitting is not None:
+            self._submitting.close()
+
     def keep(
         self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
     ) -> asyncio.Future[None] | None:
@@ -479,16 +484,6 @@ def _redact(error: ProviderError) -> None:
         if isinstance(text := getattr(error, name), str):
             setattr(error, name, redact(text))
     error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
-
-
-def _is_public(route: Route) -> bool:
-    price = route.price()
-    if price is None or price.is_free:
-        return False
-    from llmflow.pricing import price_of
-
-    provider = route.provider
-    return price == price_of(f"{provider.name}/{provider.model}", base_url=route.endpoint or None)
 
 
 async def _all(writes: list[Coroutine[Any, Any, None]]) -> None:

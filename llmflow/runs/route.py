@@ -67,6 +67,17 @@ class Route:
         """Where the provider is: another server's answers are other answers."""
         return getattr(self.provider, "endpoint", None) or ""
 
+    @property
+    def has_public_price(self) -> bool:
+        """Whether its answers cost what the price list that comes along says."""
+        price = self.price()
+        if price is None or price.is_free:
+            return False
+        from llmflow.pricing import price_of
+
+        model = f"{self.provider.name}/{self.provider.model}"
+        return price == price_of(model, base_url=self.endpoint or None)
+
     def body(self, call: Call) -> bytes:
         """Return what is asked, as the same bytes in every process.
 

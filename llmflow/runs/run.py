@@ -255,6 +255,8 @@ class Run:
                 self._jobs_at_end = self.batch_jobs
                 self._journal.close(state=state, reason=reason)
         finally:
+            if self._recorder is not None:
+                self._recorder.close()
             self._left_at = time.monotonic()
             if self._progress is not None:
                 self._progress.stop(self.report().lines()[0])

@@ -90,3 +90,7 @@ class Submitting:
         for reservation in self._reservations.values():
             reservation.release()
         self._reservations.clear()
+
+    def close(self) -> None:
+        """Forget how often each call was submitted."""
+        self._asked.close()

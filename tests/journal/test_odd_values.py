@@ -38,7 +38,7 @@ def with_infinities_as_none(value: Any) -> Any:
 
 
 @given(text=texts, reason=texts | st.none(), raw=st.dictionaries(texts, values, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_and_any_reply_come_back(
     text: str, reason: str | None, raw: dict[str, Any]
 ) -> None:

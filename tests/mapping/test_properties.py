@@ -21,7 +21,7 @@ def numbered(work: list[Any]) -> list[Any]:
     return [(number, *rest) for number, rest in enumerate(work)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     work=WORK,
     kind=SOURCES,
@@ -73,7 +73,7 @@ def test_every_item_comes_out_once_in_order_if_asked_and_within_the_bounds(
     assert not read.open
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     work=WORK,
     kind=SOURCES,
@@ -123,7 +123,7 @@ def test_leaving_at_any_point_stops_all_and_closes_the_source(
     assert len(asked.calls) == len(set(asked.calls))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     work=st.lists(
         st.tuples(SECONDS, st.sampled_from([None, None, Refused, NoBudget])), max_size=30
@@ -166,7 +166,7 @@ def test_a_fatal_error_comes_last_and_nothing_that_was_finished_is_lost(
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(work=WORK, kind=SOURCES, concurrency=st.integers(1, 6))
 def test_awaiting_gives_all_in_the_order_of_the_items(work, kind, concurrency):
     async def scenario() -> Any:

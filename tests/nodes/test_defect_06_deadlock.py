@@ -192,7 +192,7 @@ ITEMS = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     limits=st.tuples(*[st.integers(1, 2)] * 3),
     runs=st.lists(

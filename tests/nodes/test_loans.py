@@ -321,7 +321,7 @@ class Busy(Each):
 STEPS = st.sampled_from(["work", "aside", "both", "again", "again_twice", "leave"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     plans=st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=6),
     limit=st.integers(1, 3),

@@ -75,13 +75,13 @@ def check(api: BatchAPI, row: Any) -> None:
     assert error is None or isinstance(error, ProviderError)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(OPENAI_ROWS | VALUES)
 def test_any_row_of_openais_is_an_answer_an_error_or_no_result(row: Any) -> None:
     check(openai(), row)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANTHROPIC_ROWS | VALUES)
 def test_any_row_of_anthropics_is_an_answer_an_error_or_no_result(row: Any) -> None:
     check(AnthropicProvider("m", api_key="sk-secret-1234").batch, row)

@@ -85,14 +85,18 @@ class Ledger:
         # Loaded by those who use batches only.
         import sqlite3
 
+        database: sqlite3.Connection | None = None
         try:
-            self._database = sqlite3.connect(path)
+            database = sqlite3.connect(path)
             # Enough against a kill; a power failure may cost the last bills.
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.execute(_TABLE)
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=OFF")
+            database.execute(_TABLE)
         except sqlite3.Error as error:
+            if database is not None:
+                database.close()
             raise ValueError(f"{path.name}: {error}") from error
+        self._database = database
 
     def add(self, job: int, bills: Iterable[Bill]) -> None:
         """Bill rows of the job of this number."""
