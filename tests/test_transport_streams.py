@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -295,6 +297,32 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+    assert names(tmp_path) == []
+
+
+async def test_a_download_cancelled_while_its_file_is_opened_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on, files = threading.Event(), threading.Event(), []
+    private = streams._private
+
+    def slow(path: Path) -> IO[bytes]:
+        opening.set()
+        assert go_on.wait(5)
+        files.append(private(path))
+        return files[0]
+
+    monkeypatch.setattr(streams, "_private", slow)
+    async with serving(replies(HEAD % 100 + b"begun")) as url:
+        task = asyncio.create_task(
+            transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+        )
+        assert await asyncio.to_thread(opening.wait, 5)
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [file.closed for file in files] == [True]
     assert names(tmp_path) == []
 
 

@@ -137,12 +137,15 @@ async def save(stream: StreamReader, path: Path, pace: Pace) -> None:
         aiohttp.ClientError, OSError: the body is cut off.
     """
     part = path.with_name(f"{path.name}.part")
+    # The thread that opens it notes it: whoever is cancelled meanwhile has it, too.
+    files: list[IO[bytes]] = []
     try:
-        file = await _on_disk(part, lambda: _private(part))
         try:
-            await _copy(stream, file, part, pace)
+            await _on_disk(part, lambda: files.append(_private(part)))
+            await _copy(stream, files[0], part, pace)
         finally:
-            await _on_disk(part, file.close)
+            for file in files:
+                await _on_disk(part, file.close)
         await _on_disk(path, lambda: _publish(part, path))
     except BaseException:
         with contextlib.suppress(OSError):
