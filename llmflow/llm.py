@@ -209,6 +209,11 @@ class LLM(Mappable):
         return known if self._configured is None else self._configured.price_over(known)
 
     @property
+    def batch(self) -> Batch | None:
+        """What is set about its batch jobs; None where all is as usual."""
+        return self._route.batch
+
+    @property
     def hedged(self) -> int:
         """How many calls were sent a second time because they were slow; see `Hedge`."""
         hedging = self._mode.hedging

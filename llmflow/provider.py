@@ -50,6 +50,8 @@ class Provider(Protocol):
             elsewhere is not taken for an answer from here.
         server: optional: what takes the endpoint's place in that, if more than the endpoint
             decides who answers. It is hashed and never shown.
+        marked_prefix: optional: a method that returns the `MarkedPrefix` of a request, or None,
+            where the provider keeps such a beginning for later requests.
         batch: optional: its `llmflow.batch_api.BatchAPI`, or None where it has none.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.

@@ -99,6 +99,20 @@ class Charge(NamedTuple):
     output_tokens: float = 0.0
 
 
+class MarkedPrefix(NamedTuple):
+    """The beginning of a prompt that its request wants the provider to keep for later ones.
+
+    Args:
+        digest: equal for equal beginnings.
+        tokens: its tokens, estimated.
+        for_an_hour: whether it is to be kept for an hour, which may cost more.
+    """
+
+    digest: bytes
+    tokens: int
+    for_an_hour: bool = False
+
+
 class QuotaSignal(NamedTuple):
     """What a reply's headers say of one dimension of the quota; None where they are silent.
 

@@ -60,6 +60,8 @@ class Job:
         self._found_creating = adopted and record.state == "creating"
         self.placed = asyncio.Event()
         """Set when it is at the provider, or has to wait for room there, or is over."""
+        self.ended = asyncio.Event()
+        """Set when it is over."""
         self._settled = asyncio.Event()
         self._wake = asyncio.Event()
         self._journal_error: JournalError | None = None
@@ -94,6 +96,8 @@ class Job:
         if self.record.cancel is not None:
             await self._give_up_unsent()
             return False
+        # Not placed meanwhile: nobody would send it once this process has ended.
+        await self._unless_cancelled(queue.primed(self.record))
         if queue.admission.is_full(self.record.tokens):
             self.placed.set()
         await self._unless_cancelled(queue.admission.enter(self.record.tag, self.record.tokens))

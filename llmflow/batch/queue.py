@@ -19,9 +19,11 @@ from llmflow.batch.admission import Admission
 from llmflow.batch.collector import Collector, cannot_write, new_tag
 from llmflow.batch.control import Control
 from llmflow.batch.job import Job
+from llmflow.batch.primer import Primers, divide
 from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
+from llmflow.batch.waiter import Outcome, TakenOver, Waiter
 from llmflow.batch_api import BatchLimits
 from llmflow.clock import Clock
 from llmflow.errors import (
@@ -36,12 +38,6 @@ _T = TypeVar("_T")
 
 # For a few answers to be written down, and that the job is done.
 _GRACE_SECONDS: Final = 2.0
-
-Outcome = Response | ProviderError
-
-
-class TakenOver(Exception):  # noqa: N818 - nothing is wrong
-    """The row is not answered by a job: ask it in parallel."""
 
 
 class Keeper(Protocol):
@@ -66,32 +62,6 @@ class Keeper(Protocol):
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision: why rows go another way."""
         ...
-
-
-class Waiter:
-    """A call that waits for its row.
-
-    Attributes:
-        job: the job that answered it, until the answer is written down.
-    """
-
-    __slots__ = ("future", "job")
-
-    def __init__(self, future: asyncio.Future[Response]) -> None:
-        self.future = future
-        self.job: Job | None = None
-
-    def kept(self) -> None:
-        """Note that the outcome is written down."""
-        if self.job is not None:
-            self.job.settled()
-            self.job = None
-
-    def lost(self, error: JournalError) -> None:
-        """Note that it cannot be written down."""
-        if self.job is not None:
-            self.job.unsettled(error)
-            self.job = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +126,8 @@ class Queue:
         self._waiters: dict[str, Waiter] = {}
         self._taken_over: set[str] = set()
         self._jobs: dict[str, Job] = {}
+        self._primers = Primers()
+        self._priming = asyncio.Lock()
         self._keeping: dict[str, asyncio.Future[None]] = {}
         self.has_kept = False
         """Whether outcomes were written down that nobody waited for."""
@@ -183,10 +155,22 @@ class Queue:
             self._taken_over.discard(name)
             raise TakenOver
 
-    def add(self, name: str, line: bytes, *, tokens: float, schema: str) -> None:
-        """Put a row into a file that will be a job."""
+    def add(
+        self, name: str, line: bytes, *, tokens: float, schema: str, prefix: bytes | None = None
+    ) -> None:
+        """Put a row into a file that will be a job.
+
+        Args:
+            name: the row's.
+            line: the row.
+            tokens: of its prompt.
+            schema: what tells its JSON schema from others.
+            prefix: what tells its marked beginning from others, where a primer is wanted.
+        """
         schema = schema if self.limits.uniform_schema else ""
-        self._collector.add(name, line, tokens=tokens, schema=schema, round_=1)
+        spool = self._collector.add(name, line, tokens=tokens, schema=schema, round_=1)
+        if prefix is not None:
+            spool.note_prefix(prefix, name)
 
     async def wait(self, name: str, waiter: Waiter) -> Response:
         """Wait for a row of a file, or of an earlier process's job.
@@ -253,12 +237,41 @@ class Queue:
             )
             await in_thread(spool.seal)
             record = record.but(requests=spool.requests, size=spool.size)
-            await self.write(record)
-            self._launch(record, spool.names, adopted=False)
-            if self.is_late:
-                self._jobs[record.tag].request_cancel("deadline")
+            if not spool.prefixes:
+                await self._begin((record, spool.names))
+                return
+            async with self._priming:  # the next file's job waits for the same primer
+                await self._begin(*await self._after_primer(spool, record))
         except (OSError, JournalError) as error:
             self._fail(spool.names, error)
+
+    async def _begin(self, *jobs: tuple[JobRecord, set[str]]) -> None:
+        """Write jobs down, all or none, and begin with them."""
+        await self.write(*[record for record, _ in jobs])
+        for record, names in jobs:
+            self._launch(record, names, adopted=False)
+            if self.is_late:
+                self._jobs[record.tag].request_cancel("deadline")
+
+    async def _after_primer(
+        self, spool: Spool, record: JobRecord
+    ) -> list[tuple[JobRecord, set[str]]]:
+        """Return the job of a file's rows, and before it the primer if there is to be one."""
+        rows, tag = self._primers.choose(spool)
+        names = set(rows.values())
+        if not names or len(names) < self.limits.least_requests:
+            return [(record.but(after=tag), spool.names)]
+        path = self.folder / f"{new_tag()}.jsonl"
+        primer, others = await in_thread(divide, spool, record, names, path)
+        self._primers.note(rows, primer.tag)
+        self.keeper.decided("cache primer first", record=primer, rows=len(names))
+        return [(primer, names), (others, spool.names - names)]
+
+    async def primed(self, record: JobRecord) -> None:
+        """Return when the job that a job waits for has ended, however it did."""
+        job = self._jobs.get(record.after or "")
+        if job is not None:
+            await job.ended.wait()
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -298,6 +311,7 @@ class Queue:
             self._fail(job.names, error)
         finally:
             job.placed.set()
+            job.ended.set()
             self.admission.leave(job.record.tag)
             self._jobs.pop(job.record.tag, None)
 

@@ -35,6 +35,7 @@ class JobRecord:
         sealed_at: when its file was complete, in seconds since 1970.
         round: how often its rows went into a job, this one included.
         schema: what tells its rows' JSON schema from others, where that matters.
+        after: the tag of the job that has to end before this one is sent; else None.
         failures: how often it, or what it was split from, was refused for a bad row.
         refused: how often it had to wait because too much was enqueued.
         uploaded: the provider's name of its file.
@@ -59,6 +60,7 @@ class JobRecord:
     sealed_at: float = 0.0
     round: int = 1
     schema: str = ""
+    after: str | None = None
     failures: int = 0
     refused: int = 0
     uploaded: str | None = None

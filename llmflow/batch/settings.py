@@ -32,6 +32,9 @@ class Batch:
         jobs: how many jobs may run at once; None for what the provider allows.
         few: up to how many leftovers of a job are asked in parallel at once, where the
             fallback is ``"parallel"``; of larger jobs also up to one in a hundred.
+        primer: whether rows with a marked beginning (`cache_control`) wait for a job of one such
+            row, so that they find it in the provider's prompt cache. It is done where the price
+            of the model makes that cheaper, and takes the time of another job.
         keep_files: whether the provider's copies of files stay until they expire there.
 
     Raises:
@@ -46,6 +49,7 @@ class Batch:
     enqueued_tokens: float | str | None = None
     jobs: int | None = None
     few: int = 100
+    primer: bool = False
     keep_files: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +64,9 @@ class Batch:
                 raise ConfigurationError(
                     f"{name} must be a whole number of at least {least}; got {value!r}"
                 )
+        for name in ("primer", "keep_files"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigurationError(f"{name} must be True or False; got {value!r}")
         if self.enqueued_tokens is not None:
             amount = parse_amount(self.enqueued_tokens, name="enqueued_tokens")
             object.__setattr__(self, "enqueued_tokens", amount)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _BUFFER: Final = 2**20
+_MOST_PREFIXES: Final = 1000
 # Whatever a provider calls it, the name comes before the call's body.
 _NAME: Final = re.compile(rb'"(r[0-9a-f]{32}-\d{1,18})"')
 
@@ -28,6 +29,8 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: set[str] = set()
+        self.prefixes: dict[bytes, tuple[str, int]] = {}
+        """Of each marked beginning the first row that has it, and how many have."""
         self.tokens = 0.0
         self.size = 0
         self.handed_on = asyncio.Event()
@@ -58,6 +61,12 @@ class Spool:
         self.size += len(line)
         self.tokens += tokens
         self.names.add(name)
+
+    def note_prefix(self, digest: bytes, name: str) -> None:
+        """Note that a row has a marked beginning; of thousands of these, the first ones."""
+        first, count = self.prefixes.get(digest, (name, 0))
+        if count or len(self.prefixes) < _MOST_PREFIXES:
+            self.prefixes[digest] = (first, count + 1)
 
     def drop(self, name: str) -> None:
         """Leave a row out, whose caller has gone."""

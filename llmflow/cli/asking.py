@@ -37,6 +37,7 @@ def asking(task: Task) -> Asking:
         ConfigurationError: the model, an option or the configuration is wrong.
     """
     from llmflow.config import load_config
+    from llmflow.errors import ConfigurationError
     from llmflow.jobs.contact import Contact
     from llmflow.llm import LLM
     from llmflow.types import Quota
@@ -48,6 +49,14 @@ def asking(task: Task) -> Asking:
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
     quota = replace(settings.quota_over(None) or Quota(), **given) if given else None
     provider = settings.provider(base_url=task.base_url)
+    marks: dict[str, Any] = {}
+    if task.cache_system is not None:
+        if getattr(provider, "marked_prefix", None) is None:
+            raise ConfigurationError(
+                f"--cache-system is of no use with {task.model}: it is for providers that want "
+                "prompts to be marked for their cache; leave it out"
+            )
+        marks = {"cache_system": task.cache_system}
     llm = LLM(
         task.model,
         base_url=task.base_url,
@@ -59,5 +68,6 @@ def asking(task: Task) -> Asking:
         dedupe=True if task.dedupe else None,
         cache=task.cache,
         config=config,
+        options=marks,
     )
     return Asking(llm=llm, contact=contact, settings=settings, given=given)

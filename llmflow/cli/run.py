@@ -36,6 +36,12 @@ from llmflow.cli.task import Task
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Upper bound of each answer.")
 @click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
 @click.option("--system", help="Instructions for every row.")
+@click.option(
+    "--cache-system",
+    type=click.Choice(["5m", "1h"]),
+    help="Mark the instructions for the prompt cache of a provider that wants them marked "
+    "(anthropic), to be kept so long.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
 @click.option(
     "--budget",

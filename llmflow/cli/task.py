@@ -38,6 +38,7 @@ class Task:
     max_tokens: int | None = None
     temperature: float | None = None
     system: str | None = None
+    cache_system: str | None = None
     limit: int | None = None
     budget: float | None = None
     run: str | None = None

@@ -159,6 +159,7 @@ class BatchTable(_Table):
     enqueued_tokens: _Amount | None = None
     jobs: _Whole | None = None
     few: _Whole | None = None
+    primer: bool | None = None
     keep_files: bool | None = None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan_survey import Group, Survey
-from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Sampled, Span
+from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Primer, Sampled, Span
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmflow.pricing import Context, Price
     from llmflow.rows import PromptTemplate
 
-__all__ = ["BudgetReach", "Output", "Pace", "Plan", "Sampled", "Span", "make_plan"]
+__all__ = ["BudgetReach", "Output", "Pace", "Plan", "Primer", "Sampled", "Span", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class Plan:
         cost: of what is left, in US dollars; None where no price is known.
         input_cost: the part of it that the prompts cost.
         batch_cost: the same in a batch job; None where no price of it is known.
+        primer: what a cache primer saves in a batch job; None where no beginning is marked.
         paces: how long each limit makes it take; empty where none is known.
         binding: the one that makes it take longest; None where none is known.
         budget: how far a budget goes; None without one.
@@ -84,6 +85,7 @@ class Plan:
     cost: Span | None
     input_cost: Span | None
     batch_cost: Span | None
+    primer: Primer | None
     paces: tuple[Pace, ...]
     binding: Pace | None
     budget: BudgetReach | None
@@ -311,6 +313,7 @@ def _plan(
         cost=cost,
         input_cost=input_cost,
         batch_cost=batch,
+        primer=forecast.primer_of(llm, survey.request("-"), left),
         paces=paces,
         binding=max(paces, key=lambda pace: (pace.seconds.likely, pace.days), default=None),
         budget=reach,

@@ -17,6 +17,7 @@ from llmflow.jobs.plan_values import (
     BudgetReach,
     Output,
     Pace,
+    Primer,
     Span,
 )
 from llmflow.limits.dimensions import DIMENSIONS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from llmflow.jobs.plan_values import Sampled
     from llmflow.llm import LLM
     from llmflow.pricing import Price
+    from llmflow.types import Request
 
 ESTIMATE: Final = Span(0.5, 1.0, 2.0)
 """How far an estimate of tokens from characters may be off; see `llmflow.tokens`."""
@@ -112,6 +114,24 @@ def cost_of(
         total += tokens.times(rates.input / 1e6) + each.times(items * rates.output / 1e6)
         tier = tier.longer[1] if tier.longer is not None else tier
     return total
+
+
+def primer_of(llm: LLM, request: Request, left: int) -> Primer | None:
+    """Return what a cache primer saves; None where there is nothing for it to do.
+
+    Args:
+        llm: who would be asked.
+        request: what is asked for a row, whatever the row has.
+        left: the items that are left to ask.
+    """
+    find = getattr(llm.provider, "marked_prefix", None)
+    marked = None if find is None else find(request)
+    price = llm.price
+    if marked is None or price is None or not price.has_batch or left < 2:
+        return None
+    usd = (left - 1) * price.saved_by_cache(marked, batch=True)
+    chosen = llm.batch is not None and llm.batch.primer
+    return Primer(tokens=marked.tokens, usd=usd, chosen=chosen) if usd else None
 
 
 def tiers_of(price: Price | None) -> tuple[int, ...]:

@@ -89,6 +89,21 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Primer:
+    """What a job of one row saves the other ones, by way of the provider's prompt cache.
+
+    Args:
+        tokens: of the marked beginning that all rows share, estimated.
+        usd: what reading saves against writing it, if all rows but one read it.
+        chosen: whether such a job goes first.
+    """
+
+    tokens: int
+    usd: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReach:
     """How far a budget goes.
 

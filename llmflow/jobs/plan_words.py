@@ -124,6 +124,11 @@ def _cost(plan: Plan) -> Iterator[Line]:
         yield Line("cost in a batch", "unknown", "no price of batch jobs is known")
     else:
         yield Line("cost in a batch", _amount(plan, plan.batch_cost, dollars))
+    if (primer := plan.primer) is not None:
+        how = f"all rows but it read the {primer.tokens:,} marked tokens, which else each writes"
+        if not primer.chosen:
+            how += "; [batch] primer = true has one row go first"
+        yield Line("a cache primer saves", f"up to {dollars(primer.usd)}", how)
 
 
 def _between(span: Span, text: Callable[[float], str], *, exact: str | None = None) -> str:

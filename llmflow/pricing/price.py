@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from llmflow.errors import ConfigurationError
-from llmflow.types import Usage
+from llmflow.types import MarkedPrefix, Usage
 
 _PER = 1_000_000
 
@@ -111,6 +111,25 @@ class Price:
         if usage.reasoning_tokens and price.reasoning is not None:
             total += usage.reasoning_tokens * (price.reasoning - output)
         return total / _PER if total > 0.0 else 0.0
+
+    def saved_by_cache(self, prefix: MarkedPrefix, *, batch: bool = False) -> float:
+        """Return what it saves to find a marked beginning in the cache, and not to write it.
+
+        >>> price = Price(input=3, output=15, cached_input=0.3, cache_write=3.75)
+        >>> price.saved_by_cache(MarkedPrefix(b"", 10_000))
+        0.0345
+
+        Args:
+            prefix: the marked beginning of a prompt.
+            batch: whether it is asked in a batch job.
+        """
+        price = self.at(prefix.tokens)
+        price = price.in_batch() if batch else price
+        written = price.cache_write_1h if prefix.for_an_hour else None
+        written = price.cache_write if written is None else written
+        written = price.input if written is None else written
+        read = price.input if price.cached_input is None else price.cached_input
+        return prefix.tokens * max(0.0, written - read) / _PER
 
     def in_batch(self) -> Price:
         """Return the prices of a batch job as prices; the same where none are known.

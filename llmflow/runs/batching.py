@@ -19,23 +19,24 @@ from llmflow.batch import Batch
 from llmflow.batch.control import Control
 from llmflow.batch.live import stepping_aside, time_limits, unhurried
 from llmflow.batch.names import call_of, name_of
-from llmflow.batch.queue import Identity, Outcome, Queue, TakenOver, Waiter
+from llmflow.batch.queue import Identity, Queue
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch.waiter import Outcome, TakenOver, Waiter
 from llmflow.batch_api import BatchAPI
 from llmflow.clock import SystemClock
 from llmflow.errors import (
     BatchUnsupportedError,
     JournalError,
-    ProviderError,
     QuotaExhaustedError,
     UsageError,
 )
 from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.modes.choice import Choice, Way
 from llmflow.modes.mode import Call
+from llmflow.runs.batch_rows import put_row, unsupported
 from llmflow.runs.job_store import FOLDER, JournalStore
 from llmflow.runs.route import Route, server_of
-from llmflow.types import Charge, Response
+from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.journal import Journal
@@ -177,19 +178,8 @@ class Batching:
         return isinstance(self._find(name), Response)
 
     def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
-        if queue.holds(name):
-            return
-        wire = call.wire
-        if wire is None:
-            raise _unsupported(route)
-        queue.add(
-            name,
-            queue.control.api.line(name, wire),
-            tokens=_prompt_tokens(route.provider.reserve(call.request)),
-            schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
-        )
-        # What tens of thousands of calls would hold while they wait is on the disk now.
-        call.wire = None
+        if not queue.holds(name):
+            put_row(queue, call, route, name, say=self._say_once)
 
     def adopt(self, route: Route, choice: Choice) -> None:
         """Go on with the jobs of a model that earlier processes have left, on this event loop.
@@ -235,7 +225,7 @@ class Batching:
     def _open(self, identity: Identity, route: Route) -> Queue:
         api: BatchAPI | None = getattr(route.provider, "batch", None)
         if api is None:
-            raise _unsupported(route)
+            raise unsupported(route)
         from llmflow.transport.channel import StreamChannel
 
         settings = route.batch or Batch()
@@ -462,32 +452,3 @@ def identity_of(route: Route) -> Identity:
     text = "\n".join((provider.name, server_of(provider), provider.model))
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
     return Identity(key=digest, provider=provider.name, model=provider.model)
-
-
-def _unsupported(route: Route) -> ProviderError:
-    provider = route.provider
-    return BatchUnsupportedError(
-        "llmflow knows no batch API of this provider",
-        provider=provider.name,
-        model=provider.model,
-    )
-
-
-def _prompt_tokens(charge: Charge) -> float:
-    return charge.input_tokens or charge.tokens
-
-
-def _schema(options: Any) -> str:
-    """Return what tells the JSON schema that a call wants from others."""
-    wanted = {
-        name: options[name] for name in ("response_format", "output_config") if name in options
-    }
-    if not wanted:
-        return ""
-    import orjson
-
-    try:
-        text = orjson.dumps(wanted, option=orjson.OPT_SORT_KEYS, default=str)
-    except TypeError:
-        text = repr(wanted).encode()
-    return blake2b(text, digest_size=_DIGEST).hexdigest()

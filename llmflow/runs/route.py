@@ -12,7 +12,7 @@ from llmflow.errors import ConfigurationError
 from llmflow.limits import Limiter
 from llmflow.modes.mode import Call, Mode, next_call_id
 from llmflow.provider import Provider
-from llmflow.types import Request, WireRequest
+from llmflow.types import MarkedPrefix, Request, WireRequest
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
@@ -66,6 +66,12 @@ class Route:
     def endpoint(self) -> str:
         """Where the provider is: another server's answers are other answers."""
         return getattr(self.provider, "endpoint", None) or ""
+
+    def marked_prefix(self, request: Request) -> MarkedPrefix | None:
+        """Return the beginning that a request wants the provider to keep; None if there is none."""
+        find: Callable[[Request], MarkedPrefix | None] | None
+        find = getattr(self.provider, "marked_prefix", None)
+        return None if find is None else find(request)
 
     @property
     def has_public_price(self) -> bool:

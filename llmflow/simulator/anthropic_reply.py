@@ -13,13 +13,14 @@ from llmflow.simulator.anthropic_request import MessagesRequest
 def usage(call: MessagesRequest, output_tokens: int, *, tier: str = "standard") -> dict[str, Any]:
     """Return the usage object; its three kinds of input exclude each other."""
     written = call.written
+    long = written if written and call.marks[-1].is_long else 0
     return {
         "input_tokens": call.prompt_tokens - call.cached - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": call.cached,
         "cache_creation": {
-            "ephemeral_5m_input_tokens": written,
-            "ephemeral_1h_input_tokens": 0,
+            "ephemeral_5m_input_tokens": written - long,
+            "ephemeral_1h_input_tokens": long,
         },
         "output_tokens": output_tokens,
         "service_tier": tier,

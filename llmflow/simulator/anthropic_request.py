@@ -83,8 +83,8 @@ class _Prompt:
         if self.marker is not None:
             shown = text if not tokens else orjson.dumps(block).decode()
             self.marker.add(role, shown)
-            if isinstance(block.get("cache_control"), dict):
-                self.marker.mark(self.tokens)
+            if isinstance(control := block.get("cache_control"), dict):
+                self.marker.mark(self.tokens, long=control.get("ttl") == "1h")
 
 
 def _blocks(content: object, place: str) -> Iterator[tuple[str, Mapping[str, Any], int]]:
@@ -195,8 +195,8 @@ def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
     if prompt.marker is None:
         return []
     marks = prompt.marker.marks
-    if isinstance(body.get("cache_control"), dict):
-        prompt.marker.mark(prompt.tokens)
+    if isinstance(control := body.get("cache_control"), dict):
+        prompt.marker.mark(prompt.tokens, long=control.get("ttl") == "1h")
     if len(marks) > _MOST_MARKS:
         raise _invalid(
             f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. "

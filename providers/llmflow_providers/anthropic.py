@@ -20,6 +20,7 @@ from llmflow.retry import Retry
 from llmflow.tokens import estimate_tokens
 from llmflow.types import (
     Charge,
+    MarkedPrefix,
     Quota,
     QuotaSignal,
     Request,
@@ -138,7 +139,21 @@ class AnthropicProvider:
         check_key(self._key, name=self.name, variable=KEY_VARIABLE)
 
     def encode(self, request: Request) -> WireRequest:
-        """Turn a request into a call of the Messages API."""
+        """Turn a request into a call of the Messages API.
+
+        Raises:
+            ConfigurationError: its option ``cache_system`` is neither ``"5m"`` nor ``"1h"``.
+        """
+        return WireRequest("POST", self._url, self._headers, dump_body(self._body(request)))
+
+    def marked_prefix(self, request: Request) -> MarkedPrefix | None:
+        """Return the marked beginning of a prompt; None if there is none that the cache keeps."""
+        from llmflow_providers.anthropic_prefix import marked_prefix
+
+        return marked_prefix(self._body(request))
+
+    @staticmethod
+    def _body(request: Request) -> dict[str, Any]:
         messages: Sequence[Mapping[str, Any]] = request.messages
         system: Any = request.system
         if any(each.get("role") in _SYSTEM_ROLES for each in messages):
@@ -155,7 +170,11 @@ class AnthropicProvider:
             body["temperature"] = request.temperature
         if request.options:
             body.update(request.options)
-        return WireRequest("POST", self._url, self._headers, dump_body(body))
+            if "cache_system" in body:
+                from llmflow_providers.anthropic_prefix import mark_system
+
+                mark_system(body)
+        return body
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a message into a response, or raise the error that it is."""

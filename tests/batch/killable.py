@@ -24,15 +24,17 @@ import llmflow_providers.anthropic_batch
 import llmflow_providers.openai
 import llmflow_providers.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
-from llmflow.batch import queue, spool
+from llmflow.batch import primer, queue, spool
 from llmflow.errors import ProviderError
 from llmflow.journal import Journal
 from llmflow.modes.parallel import ParallelMode
+from llmflow.pricing import Price
 from llmflow.transport import streams
 from llmflow.transport.channel import StreamChannel
 
 ITEMS = 40
 POLL = 0.02
+INSTRUCTIONS = "Answer with the words that you were asked with. " * 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Program:
         model: what is asked.
         point: where it kills itself; None: nowhere. See `_arm`.
         deadline: of its run, in seconds, with the leftovers asked in parallel.
+        primes: whether its instructions are marked, and a primer goes first.
         bad: the number of an item whose row the provider refuses, and the job with it.
         poll: of its jobs, in seconds.
     """
@@ -56,6 +59,7 @@ class Program:
     model: str = "openai/killed"
     point: str | None = None
     deadline: float | None = None
+    primes: bool = False
     bad: int | None = None
     poll: float = POLL
 
@@ -103,11 +107,16 @@ def play(program: Program) -> None:
 
 
 async def _main(program: Program) -> None:
+    marked: dict[str, Any] = {}
+    if program.primes:
+        price = Price(input=3, output=15, cached_input=0.3, cache_write=3.75)
+        marked = {"price": price, "system": INSTRUCTIONS, "options": {"cache_system": "1h"}}
     llm = LLM(
         program.model,
         base_url=program.url,
         api_key=program.key,
-        batch=Batch(quiet=0.1, poll=program.poll, rounds=10, few=0),
+        batch=Batch(quiet=0.1, poll=program.poll, rounds=10, few=0, primer=program.primes),
+        **marked,
     )
     shared: dict[str, Any] = {"prompts": program.prompts}
     fallback: Any = None if program.deadline is None else "parallel"
@@ -237,7 +246,8 @@ def _wrap_files(program: Program, at: Callable[[str], None]) -> None:
         at("after copy")
         return size
 
-    queue.copy_rows = copied  # type: ignore[attr-defined]
+    for each in (queue, primer):
+        each.copy_rows = copied  # type: ignore[attr-defined]
 
 
 def _wrap_answers(program: Program) -> None:

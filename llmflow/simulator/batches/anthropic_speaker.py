@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from llmflow.simulator.answer import answer
+from llmflow.simulator.anthropic_cache import PromptCache
 from llmflow.simulator.anthropic_errors import BROKEN, AnthropicError
 from llmflow.simulator.anthropic_reply import message
 from llmflow.simulator.anthropic_request import MessagesRequest, read_messages
@@ -33,6 +34,7 @@ class AnthropicSpeaker:
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings
+        self._cache = PromptCache()
         failed = settings.batch.row_error == "server_error"
         self._failure: AnthropicError = BROKEN["server_error"] if failed else _REFUSED
 
@@ -41,18 +43,24 @@ class AnthropicSpeaker:
         del job, line, seen
         return 0
 
-    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool) -> Row:
-        """Return what the same request would get live, or an error that is not its own."""
-        del job
+    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
+        """Return what the same request would get live, or an error that is not its own.
+
+        What the prompt cache held when the job began is read from it. Rows of one job have
+        nothing of each other: they are worked on at the same time.
+        """
         row = orjson.loads(line)
         try:
             if fails:
                 raise self._failure
-            call = self._read(row["params"])
+            call = self._read(row["params"], caching=b'"cache_control"' in line)
         except AnthropicError as error:
             # The error of a row belongs to no request.
             body = orjson.Fragment(error.body(""))
             return Row("output", _line(row, {"type": "errored", "error": body}), "errored")
+        if call.marks:
+            call.cached = self._cache.read(call.marks, now=now, before=job.started)
+            self._cache.write(call.marks, now=now)
         said = answer(call, style=self._settings.answer)
         body = orjson.Fragment(message(call, said, ident=ident, tier="batch"))
         return Row(
@@ -82,13 +90,13 @@ class AnthropicSpeaker:
         del file, size, now
         return f"{job.id}.results"
 
-    def _read(self, params: Mapping[str, Any]) -> MessagesRequest:
+    def _read(self, params: Mapping[str, Any], *, caching: bool) -> MessagesRequest:
         """Read a request, with what is allowed live only taken as wrong."""
         if params.get("stream"):
             raise AnthropicError(400, "stream: Streaming is not supported in batches")
         if "speed" in params:
             raise AnthropicError(400, "speed: Extra inputs are not permitted")
-        call = read_messages(params, self._settings, caching=False)
+        call = read_messages(params, self._settings, caching=caching)
         if not call.max_tokens:
             raise AnthropicError(400, "max_tokens: Input should be greater than or equal to 1")
         return call

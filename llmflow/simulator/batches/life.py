@@ -206,6 +206,7 @@ class Life:
             self._rows.read(index),
             ident=f"{self.job.id.rpartition('_')[2]}{index:06x}",
             fails=fate == "error",
+            now=self._now,
         )
         self._count(row)
         if row.kind == "succeeded":

@@ -107,8 +107,9 @@ class OpenAISpeaker:
                 param="body.model",
             )
 
-    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool) -> Row:
+    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
         """Return what the same request would get live, or an error that is not its own."""
+        del now
         row = orjson.loads(line)
         if fails:
             return _responded(row, ident, *self._failure)

@@ -45,7 +45,7 @@ class Speaker(Protocol):
         """Return the prompt tokens of a row, or raise a `LineError`; `seen` holds the ids."""
         ...
 
-    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool) -> Row:
+    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
         """Return what the same request would get live, or an error that is not its own."""
         ...
 

@@ -1,0 +1,88 @@
+"""What a call is as a row of a batch job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+from llmflow.batch.queue import Queue
+from llmflow.errors import BatchUnsupportedError, ProviderError
+from llmflow.modes.mode import Call
+from llmflow.runs.route import Route
+from llmflow.types import Charge
+
+_DIGEST: Final = 8
+
+
+def put_row(
+    queue: Queue, call: Call, route: Route, name: str, *, say: Callable[[str, Route], None]
+) -> None:
+    """Put a call into a file that will be a job.
+
+    Args:
+        queue: what makes jobs of files.
+        call: the call; its body is on the disk then, and no longer in memory.
+        route: how it would reach its answer live.
+        name: what the row is called.
+        say: hears of decisions.
+
+    Raises:
+        BatchUnsupportedError: the provider has a client of its own.
+        InvalidRequestError: the row is larger than a job may be.
+        JournalError: it cannot be written.
+    """
+    wire = call.wire
+    if wire is None:
+        raise unsupported(route)
+    queue.add(
+        name,
+        queue.control.api.line(name, wire),
+        tokens=_prompt_tokens(route.provider.reserve(call.request)),
+        schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
+        prefix=_prefix(call, route, say) if queue.settings.primer else None,
+    )
+    # What tens of thousands of calls would hold while they wait.
+    call.wire = None
+
+
+def unsupported(route: Route) -> ProviderError:
+    """Return the error of a provider without a batch API."""
+    provider = route.provider
+    return BatchUnsupportedError(
+        "llmflow knows no batch API of this provider",
+        provider=provider.name,
+        model=provider.model,
+    )
+
+
+def _prefix(call: Call, route: Route, say: Callable[[str, Route], None]) -> bytes | None:
+    """Return what tells a marked beginning from others, if a primer pays for it."""
+    marked = route.marked_prefix(call.request)
+    if marked is None:
+        return None
+    price = route.price()
+    if price is not None and price.saved_by_cache(marked, batch=True):
+        return marked.digest
+    say("no cache primer: no price says that it saves anything", route)
+    return None
+
+
+def _prompt_tokens(charge: Charge) -> float:
+    return charge.input_tokens or charge.tokens
+
+
+def _schema(options: Mapping[str, Any]) -> str:
+    """Return what tells the JSON schema that a call wants from others."""
+    wanted = {
+        name: options[name] for name in ("response_format", "output_config") if name in options
+    }
+    if not wanted:
+        return ""
+    import orjson
+
+    try:
+        text = orjson.dumps(wanted, option=orjson.OPT_SORT_KEYS, default=str)
+    except TypeError:
+        text = repr(wanted).encode()
+    return blake2b(text, digest_size=_DIGEST).hexdigest()
