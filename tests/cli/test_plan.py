@@ -90,6 +90,16 @@ class TestWithoutSending:
         assert (dry.code, dry.out) == (0, plan.out)
         assert listing() == ["texts.jsonl"]
 
+    def test_instructions_can_be_marked_for_the_cache(self, run: Run, texts: Path) -> None:
+        marked = ("--system", "Be as brief as you can be. " * 300, "--cache-system", "1h")
+        data = planned(run, texts, "--model", "anthropic/claude-sonnet-4-5", *marked)
+        assert data["primer"]["usd"] > 0
+        assert data["primer"]["chosen"] is False
+        Path("llmflow.toml").write_text("[batch]\nprimer = true\n")
+        options = ("--config", "llmflow.toml", *marked)
+        data = planned(run, texts, "--model", "anthropic/claude-sonnet-4-5", *options)
+        assert data["primer"]["chosen"] is True
+
     def test_rows_may_come_through_a_pipe(
         self, process: Callable[..., subprocess.Popen[bytes]]
     ) -> None:

@@ -107,6 +107,11 @@ class TestBeforeTheRun:
         assert message in result.error
         assert listing() == sorted(["in.jsonl", name])
 
+    def test_a_mark_that_the_provider_does_not_want(self, ask: Run) -> None:
+        result = ask("--system", "Be brief.", "--cache-system", "1h")
+        assert result.code == 2
+        assert "--cache-system is of no use with" in result.error
+
     def test_a_broken_line_is_named_before_anything_is_asked(
         self, ask: Run, simulator: Start
     ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmflow import LLM, Price, Quota, tokens
+from llmflow import LLM, Batch, Price, Quota, tokens
 from llmflow.errors import AuthenticationError, ConfigurationError, ContentFilterError, InputError
 from llmflow.jobs.plan import Plan, Span, make_plan
 from llmflow.jobs.plan_tokens import MOST, Pairs, TokenSample
@@ -205,6 +205,31 @@ class TestPrice:
         assert said(plan)["cost in a batch"][0] == "unknown"
 
     @has_vocabulary
+    @pytest.mark.parametrize("chosen", [False, True])
+    def test_it_says_what_a_cache_primer_saves(self, chosen: bool) -> None:
+        llm = LLM(
+            "anthropic/claude-sonnet-4-5",
+            api_key="-",
+            system="Answer with the words that you were asked with. " * 120,
+            options={"cache_system": "1h"},
+            max_tokens=10,
+            batch=Batch(primer=chosen),
+        )
+        plan = plan_of(llm, texts(1001))
+        assert plan.primer is not None
+        assert (plan.primer.chosen, plan.primer.tokens > 1024) == (chosen, True)
+        # In a batch job writing for an hour costs $3.00, reading $0.15 per million tokens.
+        assert plan.primer.usd == pytest.approx(1000 * plan.primer.tokens * 2.85e-6)
+        amount, how = said(plan)["a cache primer saves"]
+        assert amount.startswith("up to $")
+        assert ("primer = true" in how) is not chosen
+
+    def test_without_a_mark_there_is_nothing_to_prime(self) -> None:
+        llm = LLM("anthropic/claude-sonnet-4-5", api_key="-", max_tokens=10)
+        plan = plan_of(llm, texts(10))
+        assert plan.primer is None
+        assert "a cache primer saves" not in said(plan)
+
     def test_longer_prompts_have_their_own_price(self) -> None:
         price = Price(input=1, output=10, longer=(1000, Price(input=2, output=20)))
         rows = [*texts(5), {"text": "tide " * 1200}, {"text": "t" * 1300}]
