@@ -50,6 +50,7 @@ class BatchLimits:
         jobs: how many jobs may wait or run at once; None where that is not limited.
         seconds: after how many seconds a job is given up by the provider.
         discount: what a row costs of a live call's price: 0.5 is half.
+        calls_per_minute: how many requests about jobs and files may be sent in a minute.
         poll: how many seconds a new job is left alone before the first look at it.
     """
 
@@ -62,6 +63,7 @@ class BatchLimits:
     jobs: int | None = None
     seconds: float = 86_400.0
     discount: float = 0.5
+    calls_per_minute: float = 300.0
     poll: float = 10.0
 
 

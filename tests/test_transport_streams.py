@@ -300,6 +300,23 @@ async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+async def test_requests_of_batch_jobs_keep_a_pace(tmp_path: Path) -> None:
+    served: list[bytes] = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            served.append(head)
+            writer.write(OK)
+
+    async with serving(count) as url:
+        channel = StreamChannel(calls_per_minute=2)
+        await channel.send(wire(url, "GET"))
+        await channel.fetch(wire(url, "GET"), tmp_path / "out")
+        with pytest.raises(TimeoutError):  # there is room again after half a minute
+            await asyncio.wait_for(channel.send(wire(url, "GET")), 0.05)
+    assert len(served) == 2
+
+
 async def test_a_download_cancelled_while_its_file_is_opened_closes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

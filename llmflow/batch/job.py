@@ -83,9 +83,14 @@ class Job:
             self._queue.admission.enter_at_once(self.record.tag, self.record.tokens)
             status = await self._watch()
             self._queue.admission.leave(self.record.tag)
-            if status is not None and status.problems and await self._refused_for(status.problems):
-                return
+            if status is not None and status.problems:
+                if _is_refusal(status.problems[0].error):
+                    await self._clean_up(status)  # its rows are sent from here again
+                if await self._refused_for(status.problems):
+                    return
             await self._fetch(status)
+        else:  # an earlier process may not have come to it
+            await self._clean_up(None)
         await self._ingest()
 
     # --- on the way there -----------------------------------------------------------------------
@@ -337,9 +342,15 @@ class Job:
                 await self._sleep(self._queue.control.poll * _LATER_LOOKS)
         await self._note(state="fetched", native=self.record.native or "ended")
         # Before anybody has an answer: a program may end with its last one.
-        if status is not None and not self._queue.settings.keep_files:
-            with contextlib.suppress(ProviderError):  # else they expire there
-                await self._queue.control.clean_up(status)
+        if status is not None:
+            await self._clean_up(status)
+
+    async def _clean_up(self, status: BatchStatus | None) -> None:
+        """Delete the provider's files, if that can be done; else they expire there."""
+        control, job = self._queue.control, self.record.job
+        if job is not None and not self._queue.settings.keep_files:
+            with contextlib.suppress(ProviderError):
+                await control.clean_up(status or await control.status(job))
 
     async def _ingest(self) -> None:
         queue = self._queue
@@ -441,3 +452,8 @@ class Job:
         finally:
             waking.cancel()
             working.cancel()
+
+
+def _is_refusal(error: ProviderError) -> bool:
+    """Whether a job that failed so has no results to be fetched."""
+    return isinstance(error, QueueLimitError) or not error.transient

@@ -230,7 +230,8 @@ class Batching:
 
         settings = route.batch or Batch()
         poll = api.limits.poll if settings.poll is None else settings.poll
-        control = Control(api, StreamChannel(), clock=self._clock, rng=self._rng, poll=poll)
+        channel = StreamChannel(calls_per_minute=api.limits.calls_per_minute)
+        control = Control(api, channel, clock=self._clock, rng=self._rng, poll=poll)
         queue = Queue(
             identity,
             control,

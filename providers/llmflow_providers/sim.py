@@ -60,7 +60,7 @@ class SimProvider(OpenAIProvider):
         """Its batch API, whose jobs take seconds."""
         from llmflow_providers.openai_batch import OpenAIBatch
 
-        return OpenAIBatch(self, BatchLimits(poll=0.5))
+        return OpenAIBatch(self, BatchLimits(poll=0.5, calls_per_minute=6000))
 
     def prepare(self) -> None:
         """Start the built-in server, once per process."""

@@ -20,7 +20,7 @@ when it is written down as created looks after it
 before, after a look               looks again
 before, after, while a fetch       fetches again
 when it is written down as fetched reads the results
-before, after a file's deletion    reads the results; what is left expires there
+before, after a file's deletion    deletes what is left, and reads the results
 before, after the search for a     looks for it, and finds it
 job whose creation nobody answered
 after 1, 10, 39, 40 answers        reads the results, and gives out what is not in the journal
@@ -217,6 +217,7 @@ class Played:
     point: str | None
     statuses: list[int] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
 
     def check(self, rows: int) -> None:
         """See that each item has its own answer, and that so many rows were paid for."""
@@ -229,6 +230,9 @@ class Played:
         assert {each["state"] for each in records} == {"done"}
         assert {each["job"] for each in records if "job" in each} == {e["id"] for e in self.jobs}
         assert list((run / "batches").iterdir()) == []
+        if not self.program.model.startswith("anthropic/"):
+            # What was uploaded twice is there until it expires.
+            assert len(self.files) == (self.point in UPLOADED_AGAIN)
 
 
 def expected_of(program: Program) -> list[str]:
@@ -292,6 +296,7 @@ class Stage:
                     left.insert(0, (played, False))
         for played in all_of_them:
             played.jobs = jobs_of(played.program)
+            played.files = files_of(played.program)
         return all_of_them
 
 
@@ -304,6 +309,15 @@ def jobs_of(program: Program) -> list[dict[str, Any]]:
         url = f"{program.url}/batches?limit=100"
         headers = {"authorization": f"Bearer {program.key}"}
     with urlopen(Request(url, headers=headers), timeout=10) as reply:
+        return list(json.loads(reply.read())["data"])
+
+
+def files_of(program: Program) -> list[dict[str, Any]]:
+    """Return the files that a program has left at the provider."""
+    if program.model.startswith("anthropic/"):
+        return []  # it has none
+    headers = {"authorization": f"Bearer {program.key}"}
+    with urlopen(Request(f"{program.url}/files", headers=headers), timeout=10) as reply:
         return list(json.loads(reply.read())["data"])
 
 
