@@ -17,8 +17,8 @@ _DIGEST: Final = 8
 
 def put_row(
     queue: Queue, call: Call, route: Route, name: str, *, say: Callable[[str, Route], None]
-) -> None:
-    """Put a call into a file that will be a job.
+) -> Charge:
+    """Put a call into a file that will be a job, and return what it would be charged live.
 
     Args:
         queue: what makes jobs of files.
@@ -35,15 +35,17 @@ def put_row(
     wire = call.wire
     if wire is None:
         raise unsupported(route)
+    charge = route.provider.reserve(call.request)
     queue.add(
         name,
         queue.control.api.line(name, wire),
-        tokens=_prompt_tokens(route.provider.reserve(call.request)),
+        tokens=charge.input_tokens or charge.tokens,
         schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
         prefix=_prefix(call, route, say) if queue.settings.primer else None,
     )
     # What tens of thousands of calls would hold while they wait.
     call.wire = None
+    return charge
 
 
 def unsupported(route: Route) -> ProviderError:
@@ -66,10 +68,6 @@ def _prefix(call: Call, route: Route, say: Callable[[str, Route], None]) -> byte
         return marked.digest
     say("no cache primer: no price says that it saves anything", route)
     return None
-
-
-def _prompt_tokens(charge: Charge) -> float:
-    return charge.input_tokens or charge.tokens
 
 
 def _schema(options: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ from llmflow.modes.choice import Choice, Way
 from llmflow.modes.mode import Call
 from llmflow.runs.batch_rows import put_row, unsupported
 from llmflow.runs.job_store import FOLDER, JournalStore
+from llmflow.runs.lateness import Lateness
 from llmflow.runs.route import Route, server_of
 from llmflow.types import Response
 
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
 Numbered = Callable[[Call, Route], tuple[bytes, int]]
 
-# A share of the deadline that is left for what jobs leave over.
-_LEAD: Final = 0.25
 _DIGEST: Final = 8
 
 
@@ -87,7 +86,7 @@ class Batching:
         self._adopted: set[str] = set()
         self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
         self._folder: Path | None = None
-        self._deadlines: dict[Hashable, asyncio.TimerHandle] = {}
+        self._deadlines: dict[Hashable, Lateness] = {}
         self._modes: dict[Hashable, Decision] = {}
         self.decisions: dict[str, int] = {}
         """What was decided, and for how many rows; 0 where it was not for rows."""
@@ -178,8 +177,13 @@ class Batching:
         return isinstance(self._find(name), Response)
 
     def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
-        if not queue.holds(name):
-            put_row(queue, call, route, name, say=self._say_once)
+        if queue.holds(name):
+            return
+        charge = put_row(queue, call, route, name, say=self._say_once)
+        if self._deadlines:
+            deadline = self._deadlines.get((route.provider.domain, route.provider.model))
+            if deadline is not None:
+                deadline.charge = charge
 
     def adopt(self, route: Route, choice: Choice) -> None:
         """Go on with the jobs of a model that earlier processes have left, on this event loop.
@@ -219,7 +223,7 @@ class Batching:
             queue = self._queues[domain] = self._open(identity_of(route), route)
         queue.takes_over = choice.fallback == "parallel" or choice.mode == "auto"
         if choice.deadline is not None and domain not in self._deadlines:
-            self._set_deadline(domain, queue, choice.deadline)
+            self._deadlines[domain] = self._set_deadline(queue, route, choice.deadline)
         return queue
 
     def _open(self, identity: Identity, route: Route) -> Queue:
@@ -280,16 +284,12 @@ class Batching:
         if decision not in self.decisions:
             self.decided(decision, None, 0, route)
 
-    def _set_deadline(self, domain: Hashable, queue: Queue, seconds: float) -> None:
+    def _set_deadline(self, queue: Queue, route: Route, seconds: float) -> Lateness:
         """Have what is left asked in parallel, early enough before the deadline."""
         key = queue.identity.key
         begun = [each.sealed_at for each in self._store.all() if each.queue == key]
         passed = max(0.0, self._clock.wall() - min(begun)) if begun else 0.0
-        wait = seconds * (1.0 - _LEAD) - passed
-        loop = asyncio.get_running_loop()
-        self._deadlines[domain] = loop.call_later(
-            max(0.0, wait), queue.late, f"the deadline of {seconds:,.0f} s is near"
-        )
+        return Lateness(queue, route.limiter, seconds=seconds, passed=passed)
 
     @property
     def jobs(self) -> list[JobRecord]:
@@ -333,8 +333,8 @@ class Batching:
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""
         queues, self._queues = list(self._queues.values()), {}
-        for timer in self._deadlines.values():
-            timer.cancel()
+        for deadline in self._deadlines.values():
+            deadline.stop()
         self._deadlines.clear()
         if self._loop is asyncio.get_running_loop():
             for queue in queues:

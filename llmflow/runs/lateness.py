@@ -1,0 +1,81 @@
+"""When batch jobs are too late for their deadline, and the rest is asked in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from llmflow.types import Charge
+
+if TYPE_CHECKING:
+    from llmflow.batch.queue import Queue
+    from llmflow.limits import Limiter
+
+# Of the deadline, for what is asked in parallel: what that takes, but no less and no more.
+_LEAST_LEAD: Final = 0.25
+_MOST_LEAD: Final = 0.5
+# Quotas are shared, and what fails is sent again.
+_MARGIN: Final = 1.25
+_LOOKS: Final = 50
+_SHORTEST_WAIT: Final = 0.01
+
+
+class Lateness:
+    """Ends one queue's jobs, early enough that what they leave over is answered in time.
+
+    How long that takes is told from the quota and from the rows that have no answer yet: what
+    jobs answer meanwhile makes it shorter. Where all of it would take longer than half of
+    the time there is, jobs have the other half all the same: only they can be in time.
+
+    Must be made on the event loop of the jobs.
+
+    Args:
+        queue: what collects rows and looks after their jobs.
+        limiter: whose quota counts in parallel.
+        seconds: the deadline.
+        passed: how many of them have passed, in earlier processes.
+    """
+
+    def __init__(self, queue: Queue, limiter: Limiter, *, seconds: float, passed: float) -> None:
+        self.charge: Charge | None = None
+        """What the latest row would be charged in parallel; None where none is known."""
+        self._queue = queue
+        self._limiter = limiter
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + seconds - passed
+        # Whoever has the first row has put it nowhere yet.
+        self._timer = self._loop.call_later(_SHORTEST_WAIT, self._look)
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        spare = self._end - self._loop.time() - self.lead()
+        if spare <= 0:
+            self._queue.late(f"the deadline of {self._seconds:,.0f} s is near")
+            return
+        wait = max(_SHORTEST_WAIT, min(spare, self._seconds / _LOOKS))
+        self._timer = self._loop.call_later(wait, self._look)
+
+    def lead(self) -> float:
+        """Return how many seconds before the deadline the rest has to be asked in parallel."""
+        from llmflow.runs.deciding import seconds_in_parallel
+
+        rows = self._unanswered()
+        charge = self.charge or self._average()
+        needed = seconds_in_parallel(rows, charge, self._limiter) * _MARGIN if rows else 0.0
+        return min(max(needed, self._seconds * _LEAST_LEAD), self._seconds * _MOST_LEAD)
+
+    def _unanswered(self) -> int:
+        jobs = self._queue.jobs
+        return self._queue.collecting + sum(
+            max(0, len(each.names) - (each.record.succeeded or 0)) for each in jobs
+        )
+
+    def _average(self) -> Charge:
+        """Return what rows of earlier processes would be charged; their answers are unknown."""
+        jobs = [each.record for each in self._queue.jobs]
+        tokens = sum(each.tokens for each in jobs) / max(1, sum(each.requests for each in jobs))
+        return Charge(1.0, tokens, tokens, 0.0)
