@@ -404,7 +404,7 @@ class Queue:
             )
             new.append(record)
             rows[record.tag] = set(names)
-        job.record = old.but(state="done", outcome=outcome)
+        job.record = old.but(state="done", outcome=outcome, replaced=True)
         await self.write(job.record, *new)
         self.keeper.changed(job.record)
         self.admission.leave(old.tag)

@@ -47,6 +47,7 @@ class JobRecord:
         expires_at: when the provider gives it up.
         cancel: why it is to be cancelled: ``deadline``, or ``user``; else None.
         outcome: how it ended, in one line, when it is done.
+        replaced: whether it was refused as a whole, and other jobs have its rows.
     """
 
     tag: str
@@ -72,6 +73,7 @@ class JobRecord:
     expires_at: float | None = None
     cancel: str | None = None
     outcome: str | None = None
+    replaced: bool = False
 
     def but(self, **changes: Any) -> JobRecord:
         """Return it with these changes."""

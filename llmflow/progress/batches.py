@@ -12,16 +12,19 @@ from llmflow.progress.words import duration
 class BatchView:
     """The batch jobs of some work at one moment.
 
-    >>> BatchView(states={"running": 2}, rows=100, done=40, age=90).words()
-    'batch: 2 running, 40/100 rows, for 1 min 30 s'
+    >>> BatchView(states={"running": 2}, rows=100, done=40, age=90, left=135).words()
+    'batch: 2 running, 40/100 rows, for 1 min 30 s, about 2 min 15 s left'
 
-    When they will be done is not told: no provider says so, and none works evenly.
+    When they will be done is a guess: no provider says so, and none works evenly.
 
     Args:
         states: what the jobs that have not ended are doing, and how many do so.
         rows: the rows of all jobs.
         done: how many of them are answered or failed, as far as that is known.
         age: for how many seconds the oldest job that has not ended has been there.
+        left: for how many more seconds they will be, at the pace so far; None where there is none.
+        latest: after how many more seconds the provider gives the last of them up; None where
+            that is not known.
         submitting: rows that were put into jobs so far, while more are; else None.
     """
 
@@ -29,7 +32,14 @@ class BatchView:
     rows: int = 0
     done: int = 0
     age: float = 0.0
+    left: float | None = None
+    latest: float | None = None
     submitting: int | None = None
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """What of it is worth a new line in a log: not that time has passed."""
+        return tuple(sorted(self.states.items())), self.rows, self.done, self.submitting
 
     def words(self) -> str:
         """Return it in one line."""
@@ -40,4 +50,8 @@ class BatchView:
             parts.append(f"{self.done:,}/{self.rows:,} rows")
         if self.states and self.age >= 1.0:
             parts.append(f"for {duration(self.age)}")
+        if self.left is not None:
+            parts.append(f"about {duration(self.left)} left")
+        elif self.states and self.latest is not None:
+            parts.append(f"{duration(self.latest)} left at the most")
         return f"batch: {', '.join(parts)}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BAR_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 10.0
+_MOST_LEFT_OUT: Final = 59
 # A bar and the first line's words need so many columns to say more than one line would.
 _TWO_LINES, _WIDE, _NARROWEST = 80, 100, 20
 
@@ -58,15 +59,25 @@ def in_notebook() -> bool:
 
 
 class Lines:
-    """One plain line for each state that is shown."""
+    """One plain line for each state that is shown.
+
+    Jobs take hours: as long as nothing becomes of them, a line in ten minutes will do.
+    """
 
     seconds = LINE_SECONDS
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
+        self._shown: tuple[object, ...] | None = None
+        self._left_out = 0
 
     def show(self, view: View) -> None:
-        """Print the line."""
+        """Print the line, if it is news."""
+        state = None if view.batch is None else (view.batch.news, view.failed, view.stopping)
+        if state is not None and state == self._shown and self._left_out < _MOST_LEFT_OUT:
+            self._left_out += 1
+            return
+        self._shown, self._left_out = state, 0
         print(view.log_line(), file=self._stream, flush=True)
 
     def close(self, last: str | None = None) -> None:

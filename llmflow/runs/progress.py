@@ -17,10 +17,12 @@ from llmflow.progress.painter import Painter
 from llmflow.progress.view import Traffic, View
 
 if TYPE_CHECKING:
+    from llmflow.batch.record import JobRecord
     from llmflow.runs.recorder import Recorder
     from llmflow.runs.run import Run
 
 _STOP_SECONDS: Final = 2.0
+_LEAST_SHARE: Final = 0.05
 _LOOK_SECONDS: Final = 1.0
 _WORDS: Final = {"sealed": "to be sent", "creating": "on the way", "fetched": "being read"}
 
@@ -57,23 +59,39 @@ class JobsLook:
         return self._found
 
     def _look(self) -> BatchView | None:
-        jobs = self._run.batch_jobs
+        jobs = [each for each in self._run.batch_jobs if not each.replaced]
         active = [each for each in jobs if each.is_active]
         if not active:
             return None
         states = Counter(
             redact(each.native or _WORDS.get(each.state, each.state)) for each in active
         )
-        done = 0
-        for each in jobs:
-            known = (each.succeeded or 0) + (each.failed or 0)
-            done += known if each.is_active or each.succeeded is not None else 0
+        now = self._wall()
+        ends = [each.expires_at for each in active]
+        age = max(0.0, now - min(each.sealed_at for each in active))
+        latest = None if None in ends else max(0.0, max(filter(None, ends)) - now)
+        left = _seconds_left(active, age)
         return BatchView(
             states=dict(states),
             rows=sum(each.requests for each in jobs),
-            done=done,
-            age=max(0.0, self._wall() - min(each.sealed_at for each in active)),
+            done=sum(map(_done, jobs)),
+            age=age,
+            left=left if left is None or latest is None else min(left, latest),
+            latest=latest,
         )
+
+
+def _done(job: JobRecord) -> int:
+    return (job.succeeded or 0) + (job.failed or 0)
+
+
+def _seconds_left(active: list[JobRecord], age: float) -> float | None:
+    """Return how long jobs will take at the pace so far; None before there is one."""
+    rows, done = sum(each.requests for each in active), sum(map(_done, active))
+    # Jobs wait before they begin: the first rows say nothing of the others.
+    if age < 1.0 or done <= _LEAST_SHARE * rows:
+        return None
+    return age * max(0, rows - done) / done
 
 
 class RunProgress:

@@ -163,7 +163,7 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         limits = {unit: getattr(state.budget, unit) for unit in amounts}
         budget = {unit: float(limit) for unit, limit in limits.items() if limit is not None}
         spent = {unit: amounts[unit] for unit in budget}
-    jobs = run.batch_jobs
+    jobs = [each for each in run.batch_jobs if not each.replaced]
     limiters = {} if recorder is None else recorder.limiters()
     return RunReport(
         **asdict(done),

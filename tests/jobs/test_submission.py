@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llmflow import LLM, Budget, Price, Run
 from llmflow.batch import Batch
+from llmflow.batch.record import JobRecord
 from llmflow.errors import BatchCancelledError
 from llmflow.jobs.submission import Submission
 from llmflow.rows import PromptTemplate, open_rows
@@ -95,3 +97,26 @@ def test_jobs_are_shown_until_they_have_ended(tmp_path: Path) -> None:
 def test_jobs_that_have_ended_are_shown_no_more(tmp_path: Path) -> None:
     shown = submit(FakeServer(), tmp_path, after=lambda sub, run: JobsLook(run).view())
     assert shown is None
+
+
+@pytest.mark.parametrize(
+    ("jobs", "left"),
+    [
+        ([(100, 25)], 300),
+        ([(100, 100), (100, 0)], 100),
+        ([(100, 4)], None),  # its first rows say nothing of the others
+        ([(100, None)], None),
+        ([(100, 100)], 0),
+    ],
+)
+def test_the_rest_is_taken_to_go_on_as_before(
+    jobs: list[tuple[int, int | None]], left: float | None
+) -> None:
+    records = [
+        JobRecord(tag="t", queue="q", provider="p", model="m", requests=rows, succeeded=done)
+        for rows, done in jobs
+    ]
+    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records)
+    view = JobsLook(run, wall=lambda: 100.0).view()
+    assert view is not None
+    assert view.left == (None if left is None else pytest.approx(left))

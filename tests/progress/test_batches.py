@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
+
 from llmflow.progress.batches import BatchView
+from llmflow.progress.display import Lines
 from llmflow.progress.view import Traffic, View
 
 
@@ -18,3 +23,42 @@ def test_jobs_take_the_place_of_speed() -> None:
 def test_trouble_is_told_beside_the_jobs() -> None:
     view = View(done=0, total=None, batch=BatchView(submitting=70), traffic=Traffic(paused_for=4))
     assert view.line() == "batch: submitting, 70 rows so far, paused 4 s"
+
+
+@pytest.mark.parametrize(
+    ("left", "latest", "told"),
+    [
+        (1510.0, 80_000.0, "about 25 min 10 s left"),
+        (None, 84_600.0, "23 h 30 min left at the most"),
+        (None, None, "for 1 min 30 s"),
+    ],
+)
+def test_the_end_is_told_as_well_as_it_is_known(
+    left: float | None, latest: float | None, told: str
+) -> None:
+    jobs = BatchView(states={"running": 1}, rows=100, done=40, age=90, left=left, latest=latest)
+    assert jobs.words().endswith(told)
+
+
+def test_a_log_has_a_line_for_news_and_else_one_in_ten_minutes() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream)
+
+    def lines_for(shows: int, **state: int) -> int:
+        before = len(stream.getvalue().splitlines())
+        for age in range(shows):
+            jobs = BatchView(states={"running": 1}, rows=100, age=float(10 * age), **state)  # type: ignore[arg-type]
+            lines.show(View(done=0, total=None, batch=jobs))
+        return len(stream.getvalue().splitlines()) - before
+
+    assert lines_for(60) == 1
+    assert lines_for(1) == 1, "ten minutes later it is told that there is no news"
+    assert lines_for(6, done=7) == 1
+    assert lines_for(1, done=8) == 1
+
+
+def test_without_jobs_each_line_is_printed() -> None:
+    stream = io.StringIO()
+    for _ in range(3):
+        Lines(stream).show(View(done=1, total=10))
+    assert len(stream.getvalue().splitlines()) == 3
