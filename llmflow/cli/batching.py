@@ -37,7 +37,17 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
     if not task.in_batches:
         if task.detach:
             raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")
+        if task.deadline is not None:
+            raise ConfigurationError(
+                "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch"
+            )
+        if task.fallback == "parallel":
+            raise ConfigurationError(
+                "--fallback parallel is for what batch jobs leave over: --mode batch"
+            )
         return
+    if task.mode == "batch" and task.fallback == "batch":
+        raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
     if not keeps:
         off = "--no-journal" if task.no_journal else 'store = "off" in llmflow.toml'
         raise ConfigurationError(

@@ -121,7 +121,9 @@ class TestOneWord:
     [
         (["--mode", "batch", "--no-journal"], "leave out --no-journal"),
         (["--detach"], "--mode batch"),
-        (["--deadline", "6h"], "a deadline needs"),
+        (["--deadline", "6h"], "--deadline is for rows that may go into batch jobs"),
+        (["--mode", "parallel", "--fallback", "parallel"], "--fallback parallel is for"),
+        (["--mode", "batch", "--fallback", "batch"], "--fallback batch is for"),
         (["--mode", "batch", "--deadline", "soon"], "a time such as '6h'"),
     ],
 )
