@@ -9,6 +9,7 @@ from typing import Self
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batches.ledger import BatchCounts
+from llmflow.simulator.batches.reply import BatchReply
 from llmflow.simulator.batches.service import MOST_UPLOADED, Batches
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.http_connection import Exchange
@@ -182,8 +183,13 @@ class Simulator:
             body=exchange.body,
             upload=exchange.upload,
             now=time.time(),
+            later=lambda reply: self._loop.call_soon(self._answer_batch, exchange, reply),
         )
         self._carry_on(batches)
+        if reply is not None:
+            self._answer_batch(exchange, reply)
+
+    def _answer_batch(self, exchange: Exchange, reply: BatchReply) -> None:
         if reply.lost:
             exchange.reset()
         elif reply.file is not None:

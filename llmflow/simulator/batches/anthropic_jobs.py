@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 from llmflow.simulator.anthropic_errors import AnthropicError
 from llmflow.simulator.anthropic_headers import format_instant
 from llmflow.simulator.batches.json_list import ListError, elements
-from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart, say
+from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart, Work, say
 from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.batches.store import JobRecord, Store
 
@@ -23,6 +23,8 @@ _MOST_LISTED = 1000
 _USUAL_LISTED = 20
 _POLL_SECONDS = 10.0
 _IDENT = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
+# Split from a body in one step: a millisecond's work.
+_STEP_BYTES = 65_536
 _FIELDS = ("custom_id", "params")
 
 
@@ -52,8 +54,8 @@ class AnthropicJobs:
         wait = _POLL_SECONDS if speed is not None else min(_POLL_SECONDS, settings.seconds / 10)
         self._hint = f"retry-after: {round(wait)}\r\n"
 
-    def receive(self, request: BatchRequest) -> BatchReply:
-        """Answer a request, or raise the `AnthropicError` that answers it."""
+    def receive(self, request: BatchRequest) -> BatchReply | Work:
+        """Answer a request, at once or in steps, or raise the `AnthropicError` that answers it."""
         if "anthropic-version" not in request.headers:
             raise AnthropicError(400, "anthropic-version: header is required")
         match request.method, request.parts[2:]:
@@ -80,7 +82,7 @@ class AnthropicJobs:
             raise unknown(ident)
         return job
 
-    def _create(self, request: BatchRequest) -> BatchReply:
+    def _create(self, request: BatchRequest) -> Work:
         body = request.upload
         assert body is not None
         most = self._settings.max_bytes or _MOST_BYTES
@@ -88,7 +90,7 @@ class AnthropicJobs:
             raise AnthropicError(413, f"Request exceeds the maximum size of {most} bytes")
         rows = self._store.scratch()
         try:
-            total = self._split(body, rows)
+            total = yield from self._split(body, rows)
             self._check_queue(total, request)
             ordinal, ident = self._store.next("job")
             job = JobRecord(
@@ -110,10 +112,10 @@ class AnthropicJobs:
         self._begin(job)
         return say(self._shown(job, request), lost=ordinal in self._settings.lost_creates)
 
-    def _split(self, body: Path, rows: Path) -> int:
+    def _split(self, body: Path, rows: Path) -> Generator[None, None, int]:
         """Write the requests of a body to a file, one to a line, and return how many they are."""
         most = self._settings.max_requests or _MOST_ROWS
-        seen = set[str]()
+        seen, done = set[str](), 0
         with body.open("rb") as source, rows.open("wb") as target:
             try:
                 for number, element in enumerate(elements(source, "requests")):
@@ -126,6 +128,10 @@ class AnthropicJobs:
                     # JSON has no line breaks but between its parts.
                     line = element.replace(b"\n", b" ").replace(b"\r", b" ")
                     target.write(line + b"\n")
+                    done += len(line)
+                    if done >= _STEP_BYTES:
+                        done = 0
+                        yield
             except ListError as error:
                 raise AnthropicError(
                     400, f"The request body is not valid JSON with a list of requests: {error}"

@@ -80,7 +80,8 @@ class Life:
         job = self.job
         problem = yield from self._read()
         if job.phase == "validating":
-            yield from self._until(job.created + self._settings.validation_seconds)
+            if job.cancel_asked is None:
+                yield from self._until(job.created + self._settings.validation_seconds)
             if job.cancel_asked is None and not self._begin(problem):
                 return
         self._fates = Fates(self._settings, len(self._rows), seed=self._seed)
@@ -191,7 +192,12 @@ class Life:
             most = int(total * settings.stuck_at)
         assert job.started is not None
         elapsed = time - job.started
-        due = most if elapsed >= seconds else min(most, int(total * elapsed / seconds + 1e-6))
+        if elapsed < 0:
+            due = 0  # it began after its expiry, or the time of day was set back
+        elif elapsed < seconds:
+            due = min(most, int(total * elapsed / seconds + 1e-6))
+        else:
+            due = most
         if cursor >= most:
             return due, job.expires
         return due, job.started + seconds * (cursor + 1) / total
@@ -262,7 +268,6 @@ class Life:
                 name = self._speaker.publish(job, file, size, now=self._now)
                 self._results.rename(file, name)
                 setattr(job, file, name)
-        self._store.count("rows", job.completed)
         job.phase, job.outcome, job.ended = "ended", outcome, self._now
         self._store.save(job)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
@@ -59,6 +59,10 @@ class BatchReply:
     kind: str = "application/json"
     file: FilePart | None = None
     lost: bool = False
+
+
+Work: TypeAlias = Generator[None, None, BatchReply]
+"""A request whose answer takes long: it is made in steps, between which others are served."""
 
 
 def say(data: object, *, headers: str = "", lost: bool = False) -> BatchReply:

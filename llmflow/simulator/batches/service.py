@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.life import Life
-from llmflow.simulator.batches.reply import BatchReply, BatchRequest
+from llmflow.simulator.batches.reply import BatchReply, BatchRequest, Work
 from llmflow.simulator.batches.rows import Rows
 from llmflow.simulator.batches.sides import AnthropicSide, OpenAISide, Side
 from llmflow.simulator.batches.store import JobRecord, Store
 from llmflow.simulator.dialect import DialectError
 from llmflow.simulator.settings import SimulatorSettings
+
+logger = logging.getLogger(__name__)
 
 MOST_UPLOADED = 536_870_912
 _TURN_SECONDS = 0.01
@@ -41,6 +44,7 @@ class Batches:
         self._polls: dict[str, int] = {}
         self._received = 0
         self._lives: dict[str, Life] = {}
+        self._works: list[tuple[Work, Callable[[BatchReply], object]]] = []
         tell = {"begin": self._begin, "wake": self._wake}
         self._openai = OpenAISide(settings, self.store, **tell)
         self._anthropic = AnthropicSide(settings, self.store, **tell)
@@ -73,8 +77,13 @@ class Batches:
         body: bytes,
         upload: Path | None,
         now: float,
-    ) -> BatchReply:
-        """Answer a request; `upload` is the file of its body, if that is large."""
+        later: Callable[[BatchReply], object],
+    ) -> BatchReply | None:
+        """Answer a request; `upload` is the file of its body, if that is large.
+
+        None: the answer takes long. `advance` goes on with it, and hands it to `later`,
+        which must not come back here at once.
+        """
         side: Side = self._anthropic if _of_anthropic(_path(target)) else self._openai
         key = side.key(headers).encode("utf-8", "replace")
         request = BatchRequest(
@@ -89,37 +98,68 @@ class Batches:
         )
         self._received += 1
         ident = f"{self._settings.seed:08x}b{self._received:023x}"
-        try:
-            error = side.bad_key(headers)
-            if error is not None:
-                raise error
-            self._poll(side, request)
-            reply = side.receive(request)
-        except DialectError as error:
-            reply = BatchReply(status=error.status, body=error.body(ident))
-        finally:
-            if upload is not None:
-                upload.unlink(missing_ok=True)
-        reply.headers += side.headers(ident)
+        work = self._serve(side, request, ident)
+        end = time.perf_counter() + _TURN_SECONDS
+        while (reply := _step(work)) is None:
+            if time.perf_counter() > end:
+                self._works.append((work, later))
+                break
         return reply
 
     def advance(self, now: float) -> float | None:
         """Carry the jobs on; return when to do it again, None if there is nothing to do."""
         end = time.perf_counter() + _TURN_SECONDS
-        while due := [life for life in self._lives.values() if life.due <= now]:
+        while True:
+            due = [life for life in self._lives.values() if life.due <= now]
+            if not due and not self._works:
+                break
             for life in due:
                 if not life.step(now):
                     del self._lives[life.job.id]
                     self._side(life.job).ended(life.job)
+            self._work()
             if time.perf_counter() > end:
                 break
+        if self._works:
+            return now
         return min((life.due for life in self._lives.values()), default=None)
 
     def close(self) -> None:
         """Stop; what has a folder goes on when that is opened again."""
+        for work, _ in self._works:
+            work.close()
         for life in self._lives.values():
             life.close()
         self.store.close()
+
+    def _serve(self, side: Side, request: BatchRequest, ident: str) -> Work:
+        """Answer a request in steps, an error in the form of its dialect."""
+        try:
+            error = side.bad_key(request.headers)
+            if error is not None:
+                raise error
+            self._poll(side, request)
+            answer = side.receive(request)
+            reply = answer if isinstance(answer, BatchReply) else (yield from answer)
+        except DialectError as error:
+            reply = BatchReply(status=error.status, body=error.body(ident))
+        except Exception:  # it ends one request, not all that are worked on
+            logger.exception("The batch APIs failed on %s", _path(request.target))
+            broken = side.broken()
+            reply = BatchReply(status=broken.status, body=broken.body(ident))
+        finally:
+            if request.upload is not None:
+                request.upload.unlink(missing_ok=True)
+        reply.headers += side.headers(ident)
+        return reply
+
+    def _work(self) -> None:
+        """Do a step of every answer that takes long."""
+        for work, later in tuple(self._works):
+            reply = _step(work)
+            if reply is not None:
+                self._works.remove((work, later))
+                later(reply)
 
     def _side(self, job: JobRecord) -> Side:
         anthropic = job.id.startswith(self._anthropic.prefix)
@@ -157,6 +197,16 @@ class Batches:
             raise side.unknown(ident)
         if batch.failed_polls and self._dice.random() < batch.failed_polls:
             raise side.broken()
+
+
+def _step(work: Work) -> BatchReply | None:
+    """Return the answer, None if there are more steps to it."""
+    try:
+        next(work)
+    except StopIteration as end:
+        reply: BatchReply = end.value
+        return reply
+    return None
 
 
 def _path(target: str) -> str:

@@ -13,7 +13,7 @@ from llmflow.simulator.batches.anthropic_speaker import AnthropicSpeaker
 from llmflow.simulator.batches.openai_files import OpenAIFiles
 from llmflow.simulator.batches.openai_jobs import OpenAIJobs
 from llmflow.simulator.batches.openai_speaker import OpenAISpeaker
-from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart
+from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart, Work
 from llmflow.simulator.batches.speaker import Speaker
 from llmflow.simulator.batches.store import JobRecord, Store
 from llmflow.simulator.dialect import DialectError
@@ -58,8 +58,8 @@ class Side(Protocol):
         """Return the header lines of every answer."""
         ...
 
-    def receive(self, request: BatchRequest) -> BatchReply:
-        """Answer a request, or raise the error that answers it."""
+    def receive(self, request: BatchRequest) -> BatchReply | Work:
+        """Answer a request, at once or in steps, or raise the error that answers it."""
         ...
 
     def input(self, job: JobRecord) -> FilePart | None:
@@ -180,8 +180,8 @@ class AnthropicSide:
             f"anthropic-organization-id: {self._settings.organization}\r\n"
         )
 
-    def receive(self, request: BatchRequest) -> BatchReply:
-        """Answer a request, or raise the `AnthropicError` that answers it."""
+    def receive(self, request: BatchRequest) -> BatchReply | Work:
+        """Answer a request, at once or in steps, or raise the `AnthropicError` that does."""
         return self._jobs.receive(request)
 
     def input(self, job: JobRecord) -> FilePart | None:

@@ -114,17 +114,13 @@ class Store:
     def next(self, kind: str) -> tuple[int, str]:
         """Return the next number of a kind, and an identifier that is never given again."""
         number = self._counts.get(kind, 0) + 1
-        self.count(kind)
+        self._counts[kind] = number
+        self._write(self.folder / "counts.json", self._counts)
         text = f"{self._seed}/{kind}/{number}".encode()
         return number, hashlib.blake2b(text, digest_size=12).hexdigest()
 
-    def count(self, kind: str, by: int = 1) -> None:
-        """Count something that later starts must know of."""
-        self._counts[kind] = self._counts.get(kind, 0) + by
-        self._write(self.folder / "counts.json", self._counts)
-
     def counted(self, kind: str) -> int:
-        """Return how much was counted since the state began."""
+        """Return how many numbers of a kind were given since the state began."""
         return self._counts.get(kind, 0)
 
     def data(self, name: str) -> Path:
@@ -170,6 +166,11 @@ class Store:
         for data in self._records("jobs"):
             job = JobRecord(**data)
             self.jobs[job.id] = job
+        # A job that was killed between its results and its own record makes them again.
+        named = {name for job in self.jobs.values() for name in (job.output, job.error)}
+        for file in tuple(self.files.values()):
+            if file.purpose == "batch_output" and file.id not in named:
+                self.remove_file(file)
         for path in (self.folder / "data").glob("arriving-*"):
             if path.name not in {file.path for file in self.files.values()}:
                 path.unlink()
