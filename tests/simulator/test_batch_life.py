@@ -411,6 +411,21 @@ def test_a_simulator_can_end_while_it_takes_a_large_list(
     assert not answers
 
 
+@both
+def test_others_are_served_between_the_large_rows_of_a_job(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_TURN_SECONDS", -1.0)
+    with provider(seconds=0.0) as sim:
+        jobs = dialect(sim)
+        job = jobs.create(12, user="x" * 300_000)
+        turns = 0
+        while sim.batches.advance(START + 1.0) is not None:
+            turns += 1
+        assert turns >= (6 if dialect is OpenAI else 3)
+        assert jobs.status(job) in ("completed", "ended")
+
+
 async def test_live_requests_are_answered_while_a_large_list_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

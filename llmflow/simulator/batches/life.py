@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from itertools import islice
 from typing import Literal
 
 from llmflow.simulator.batches.ledger import Bill
@@ -13,7 +12,9 @@ from llmflow.simulator.batches.speaker import Ending, LineError, Row, Speaker
 from llmflow.simulator.batches.store import JobRecord, Outcome, Store
 from llmflow.simulator.batches.writers import Results
 
-_ROWS_PER_STEP = 100
+# A step's work, some milliseconds, in bytes; what a row takes beside its own, as bytes.
+_STEP_BYTES = 1_000_000
+_ROW_BYTES = 10_000
 _SHORTEST_WAIT = 0.001
 _AT_ONCE = 0.0
 
@@ -110,17 +111,18 @@ class Life:
     def _read(self) -> Generator[float, None, _Problem | None]:
         """Find the rows; for a new job check them, up to the first that is wrong."""
         new, seen = self.job.phase == "validating", set[str]()
-        tokens = 0
+        tokens = work = 0
         problem: _Problem | None = None
-        scan = self._rows.scan()
-        while part := list(islice(scan, _ROWS_PER_STEP)):
-            for number, line in part if new and problem is None else ():
+        for number, line in self._rows.scan():
+            if new and problem is None:
                 try:
                     tokens += self._speaker.check(self.job, line, seen)
                 except LineError as error:
                     problem = error, number
-                    break
-            yield _AT_ONCE
+            work += _ROW_BYTES + len(line)
+            if work >= _STEP_BYTES:
+                work = 0
+                yield _AT_ONCE
         if new:
             self.job.tokens = tokens
         return problem
@@ -163,8 +165,9 @@ class Life:
                     break
                 yield min(stop, max(again, self._now + _SHORTEST_WAIT))
                 continue
-            for place in range(cursor, min(due, cursor + _ROWS_PER_STEP)):
-                self._do(self._fates.order[place])
+            work = 0
+            while cursor < due and work < _STEP_BYTES:
+                work += _ROW_BYTES + self._do(self._fates.order[cursor])
                 cursor += 1
             self._store.ledger.add(job.ordinal, self._bills)
             self._bills.clear()
@@ -202,14 +205,16 @@ class Life:
             return due, job.expires
         return due, job.started + seconds * (cursor + 1) / total
 
-    def _do(self, index: int) -> None:
+    def _do(self, index: int) -> int:
+        """Do a row or pass it over, and return how many bytes of input that took."""
         fate = self._fates.of(index)
         if fate == "expired":
             self._left.append(index)
-            return
+            return 0
+        line = self._rows.read(index)
         row = self._speaker.answer(
             self.job,
-            self._rows.read(index),
+            line,
             ident=f"{self.job.id.rpartition('_')[2]}{index:06x}",
             fails=fate == "error",
             now=self._now,
@@ -222,6 +227,7 @@ class Life:
             self._results.write(row)
         if fate == "duplicate":
             self._results.write(row)
+        return len(line)
 
     def _count(self, row: Row) -> None:
         job = self.job
@@ -250,14 +256,17 @@ class Life:
         self._end(why)
 
     def _write_left(self, why: Ending) -> Iterator[float]:
-        left = iter(self._left)
-        while part := list(islice(left, _ROWS_PER_STEP)):
-            for index in part:
-                ident = f"{self.job.id.rpartition('_')[2]}{index:06x}"
-                row = self._speaker.unanswered(self._rows.read(index), ident=ident, why=why)
-                self._count(row)
-                self._results.write(row)
-            yield _AT_ONCE
+        work = 0
+        for index in self._left:
+            line = self._rows.read(index)
+            ident = f"{self.job.id.rpartition('_')[2]}{index:06x}"
+            row = self._speaker.unanswered(line, ident=ident, why=why)
+            self._count(row)
+            self._results.write(row)
+            work += _ROW_BYTES + len(line)
+            if work >= _STEP_BYTES:
+                work = 0
+                yield _AT_ONCE
 
     def _end(self, outcome: Outcome) -> None:
         job = self.job
