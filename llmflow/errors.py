@@ -232,6 +232,14 @@ class ProviderError(LLMFlowError):
         self.dimension = dimension
         self.attempts = attempts
 
+    def redact(self) -> None:
+        """Take keys out of it: a provider of somebody else's may have forgotten to."""
+        self.message = redact(self.message)
+        self.code = redact(self.code) if isinstance(self.code, str) else self.code
+        if isinstance(self.request_id, str):
+            self.request_id = redact(self.request_id)
+        self.args = tuple(redact(each) if isinstance(each, str) else each for each in self.args)
+
     def __str__(self) -> str:
         where = "/".join(part for part in (self.provider, self.model) if part)
         facts = [f"HTTP {self.status}" if self.status else None, self.code]

@@ -34,30 +34,30 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
         ConfigurationError: options do not go together, or there is no batch API.
         InputError: the rows cannot be read twice.
     """
-    if not task.in_batches:
-        if task.detach:
-            raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")
-        if task.deadline is not None:
-            raise ConfigurationError(
-                "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch"
-            )
-        if task.fallback == "parallel":
-            raise ConfigurationError(
-                "--fallback parallel is for what batch jobs leave over: --mode batch"
-            )
-        return
-    if task.mode == "batch" and task.fallback == "batch":
+    if task.detach and not task.in_batches:
+        raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")
+    if task.deadline is not None and not task.in_batches:
+        raise ConfigurationError(
+            "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch"
+        )
+    if task.fallback == "parallel" and not task.in_batches:
+        raise ConfigurationError(
+            "--fallback parallel is for what batch jobs leave over: --mode batch"
+        )
+    if task.fallback == "batch" and task.mode == "batch":
         raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
+    if not task.may_use_batches:
+        return
+    option = f"--mode {task.mode}" if task.in_batches else "--fallback batch"
     if not keeps:
         off = "--no-journal" if task.no_journal else 'store = "off" in llmflow.toml'
         raise ConfigurationError(
-            f"--mode {task.mode} needs the run's journal, which knows the jobs and keeps their "
+            f"{option} needs the run's journal, which knows the jobs and keeps their "
             f"answers: leave out {off}"
         )
     if task.is_piped:
         raise InputError(
-            f"--mode {task.mode} reads the rows twice, and a pipe can be read once: "
-            "write them into a file"
+            f"{option} reads the rows twice, and a pipe can be read once: write them into a file"
         )
     unsupported = getattr(llm.provider, "batch", None) is None
     if unsupported and task.mode == "batch" and task.fallback != "parallel":

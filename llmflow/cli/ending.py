@@ -131,7 +131,8 @@ def report_of(
         stopped=ending.stopped_by is not None,
     )
     # Of what a batch job brought, the rows find the journal's copy.
-    source = counters if job.submission is None else run.statistics()
+    alone = job.submission is None and job.overflow is None
+    source = counters if alone else run.statistics()
     remaining = total - counters.done if total is not None else None
     return Report(
         model=llm.model,
@@ -148,7 +149,7 @@ def report_of(
         limits=after.limits,
         utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
         bound_by={name: round(share, 4) for name, share in after.bound_by.items()},
-        verdict=verdict(evidence),
+        verdict=None if run.batch_jobs else verdict(evidence),
         output=ending.output,
         failures=ending.failures,
         reasons={

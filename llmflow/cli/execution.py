@@ -80,6 +80,8 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
                 job.submission = Submission(
                     llm, run, rows, template, total=total, detach=task.detach
                 )
+            if task.mode != "batch" and task.may_use_batches:
+                job.overflow = Submission(llm, run, rows, template)
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
             return _run_job(job, llm, run, writer, total, task)
         except BaseException:

@@ -72,6 +72,11 @@ class Task:
         return self.mode in ("batch", "auto")
 
     @property
+    def may_use_batches(self) -> bool:
+        """Whether some of its rows may, at least."""
+        return self.in_batches or self.fallback == "batch"
+
+    @property
     def is_piped(self) -> bool:
         """Whether its rows come through a pipe, which cannot be read again."""
         path = Path(self.source)

@@ -82,6 +82,8 @@ class Job:
             lost, the job stops.
         submission: puts the rows into batch jobs before they are asked for one by one; None
             where they are asked at once.
+        overflow: puts the rows that are left into batch jobs when the daily quota is used up;
+            None where that ends the job, or each row goes into a job by itself.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Job:
         drain_seconds: float = DRAIN_SECONDS,
         contact: Contact | None = None,
         submission: Submission | None = None,
+        overflow: Submission | None = None,
     ) -> None:
         self.counters = Counters()
         self.stopped_by: BaseException | None = None
@@ -103,6 +106,8 @@ class Job:
         self.interrupted = False
         """Whether somebody asked it to stop."""
         self.submission = submission
+        self.overflow = overflow
+        self._overflowing: asyncio.Task[None] | None = None
         self.contact = contact or Contact()
         self.contact.on_lost = self._stop
         self._llm = llm
@@ -134,6 +139,12 @@ class Job:
         return self._submitting is not None
 
     @property
+    def reading(self) -> Submission | None:
+        """What reads rows to put them into batch jobs at the moment; None if nothing does."""
+        now = self.submission if self.submitting else self.overflow if self._overflowing else None
+        return None if now is None or now.is_read else now
+
+    @property
     def detached(self) -> bool:
         """Whether its batch jobs were left to another session, with nothing wrong."""
         submission = self.submission
@@ -149,6 +160,8 @@ class Job:
         if not await self._submit():
             return
         # What can be read only once may block as well: a thread waits for it.
+        if self.overflow is not None and (run := current_run()) is not None:
+            run.recorder.batching.on_used_up = self._begin_overflow
         feed: Feed[Row] = ThreadFeed(self._source) if self._source.once else Feed(self._source)
         try:
             self._add_worker(feed)
@@ -156,7 +169,8 @@ class Job:
                 await asyncio.wait(self._workers)
         finally:
             feed.close()
-            await _cancel({*self._workers, *({self._drain} if self._drain else ())})
+            others = {each for each in (self._drain, self._overflowing) if each is not None}
+            await _cancel(self._workers | others)
         if self.stopped_by is not None and not isinstance(self.stopped_by, LLMFlowError):
             raise self.stopped_by
 
@@ -178,6 +192,26 @@ class Job:
                 await submission.stop()
             self._submitting = None
         return submission.is_over and not submission.detach
+
+    def _begin_overflow(self) -> None:
+        if self._overflowing is None and not self.stopping:
+            self._overflowing = asyncio.create_task(self._put_the_rest())
+
+    async def _put_the_rest(self) -> None:
+        assert self.overflow is not None
+        try:
+            # What is on its way in parallel must not go into a job as well.
+            while self._is_busy():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_DRAIN_POLL_SECONDS)
+            await self.overflow.put()
+        except LLMFlowError as error:
+            self._stop(error)
+
+    async def _next(self, feed: Feed[Row]) -> tuple[int, Row] | None:
+        """Return the next row; none while the rest is put into jobs, where it is waited for."""
+        if self._overflowing is not None and not self._overflowing.done():
+            await asyncio.wait((self._overflowing,))
+        return None if self.stopping else await feed.next()
 
     def interrupt(self) -> None:
         """Send no more. What is in flight may come to its end; asked twice, it is dropped.
@@ -201,6 +235,8 @@ class Job:
         self._close_admission()
 
     def _close_admission(self) -> None:
+        if self._overflowing is not None:
+            self._overflowing.cancel()
         if self._drain is None:
             self._llm.limiter.pause(_CLOSED_SECONDS)
             self._drain = asyncio.create_task(self._drop_when_drained())
@@ -235,7 +271,7 @@ class Job:
         """Pull rows until there are none. The first row of each worker brings the next worker."""
         first, loop = True, asyncio.get_running_loop()
         try:
-            while not self.stopping and (found := await feed.next()) is not None:
+            while not self.stopping and (found := await self._next(feed)) is not None:
                 if first and self._started < self.concurrency:
                     self._add_worker(feed)
                 first = False

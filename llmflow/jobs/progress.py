@@ -114,8 +114,8 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         """Return the batch jobs that the job waits for."""
         if self._jobs is None:
             return None
-        found, submission = self._jobs.view(), self._job.submission
-        if submission is None or submission.is_read or not self._job.submitting:
+        found, submission = self._jobs.view(), self._job.reading
+        if submission is None:
             return found
         return replace(found or BatchView(), submitting=submission.submitted)
 

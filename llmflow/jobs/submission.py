@@ -6,6 +6,7 @@ They are read once for that, and nothing of them is kept in memory but their nam
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 from llmflow.batch.live import live_here
@@ -16,6 +17,7 @@ from llmflow.errors import (
     InputError,
 )
 from llmflow.llm import LLM
+from llmflow.modes.choice import Choice, choosing
 from llmflow.rows import PromptTemplate, RowSource
 from llmflow.runs.run import Run
 
@@ -99,6 +101,20 @@ class Submission:
         # What has failed in this session is not asked once more in it.
         run.recorder.retry_failed = False
         self.is_over = True
+
+    async def put(self) -> None:
+        """Submit what has no answer yet, in the midst of a run that asks in parallel.
+
+        Whoever asks for a row then waits for its job.
+
+        Raises:
+            LLMFlowError: a row cannot be submitted.
+        """
+        self._run.recorder.submit_anew()
+        choice = self._llm.choice or Choice()
+        with choosing(replace(choice, mode="batch", fallback=None)):
+            await self._submit()
+        self.is_read = True
 
     async def stop(self) -> None:
         """Look after the jobs no more; what is at the provider goes on there."""

@@ -88,6 +88,8 @@ class Batching:
         self._folder: Path | None = None
         self._deadlines: dict[Hashable, Lateness] = {}
         self._modes: dict[Hashable, Decision] = {}
+        self.on_used_up: Callable[[], None] = lambda: None
+        """Called by each call that goes into a job because the daily quota is used up."""
         self.decisions: dict[str, int] = {}
         """What was decided, and for how many rows; 0 where it was not for rows."""
 
@@ -105,6 +107,7 @@ class Batching:
                 if (choice.mode != "auto" and choice.fallback != "batch") or not supports(route):
                     raise
                 self._say_once("the daily quota is used up: on in batch jobs", route)
+                self.on_used_up()
         if not key:
             key, nth = self._numbered(call, route)
         try:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 from llmflow.errors import (
     JournalError,
     ProviderError,
-    redact,
 )
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
@@ -288,7 +287,9 @@ class Recorder:
             if spending is not None:
                 call.sent = Sent()
                 batch = way is not None and self.batching.is_for_batch(call, route, way.choice)
-                reservation = await spending.reserve(call, route, batch=batch)
+                reservation = self._reserved(key, nth)
+                if reservation is None:
+                    reservation = await spending.reserve(call, route, batch=batch)
             if way is None:
                 response = await route.mode.complete(call)
             else:
@@ -363,6 +364,11 @@ class Recorder:
             self._submitting = Submitting(self)
         return await self._submitting.submit(request, route, choice)
 
+    def submit_anew(self) -> None:
+        """Count the calls that are submitted from the first one again."""
+        if self._submitting is not None:
+            self._submitting.begin_again()
+
     def adopt(self, route: Route, choice: Choice) -> None:
         """Go on with the batch jobs of a model that earlier sessions have left.
 
@@ -391,11 +397,15 @@ class Recorder:
         if self._submitting is not None:
             self._submitting.close()
 
+    def _reserved(self, key: bytes, nth: int) -> Reservation | None:
+        """Return what was reserved for a call when it was submitted, once."""
+        return None if self._submitting is None else self._submitting.reserved(key, nth)
+
     def keep(
         self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
     ) -> asyncio.Future[None] | None:
         """Write down what a batch job has brought for a call that nobody waits for any more."""
-        reservation = None if self._submitting is None else self._submitting.reserved(key, nth)
+        reservation = self._reserved(key, nth)
         if isinstance(outcome, Response):
             response = self._priced(outcome, route, in_batch=True)
             self.tally.answer(response)
@@ -403,7 +413,7 @@ class Recorder:
             if self.spending is not None and reservation is not None:
                 self.spending.answered(reservation, response, route)
             return None if self._journal is None else self._journal.put(key, nth, response)
-        _redact(outcome)
+        outcome.redact()
         if outcome.fatal:  # it says nothing of the call, which is asked again
             self._fatal = self._fatal or outcome
         else:
@@ -441,7 +451,7 @@ class Recorder:
     async def _write_failure(
         self, key: bytes, nth: int, error: ProviderError, route: Route, group: Group | None
     ) -> None:
-        _redact(error)
+        error.redact()
         if self._journal is None or not self.is_conclusive(error):
             if group is None:
                 self._give_back(key, nth, route)
@@ -475,15 +485,6 @@ class Recorder:
         except asyncio.CancelledError:
             group.succeed_after(writing, response, nth)
             raise
-
-
-def _redact(error: ProviderError) -> None:
-    """Take keys out of what a provider says: one of somebody else's may have forgotten."""
-    error.message = redact(error.message)
-    for name in ("code", "request_id"):
-        if isinstance(text := getattr(error, name), str):
-            setattr(error, name, redact(text))
-    error.args = tuple(redact(each) if isinstance(each, str) else each for each in error.args)
 
 
 async def _all(writes: list[Coroutine[Any, Any, None]]) -> None:

@@ -73,6 +73,10 @@ class Submitting:
         await self._journal.record(key, nth, found, paid=False)
         return True
 
+    def begin_again(self) -> None:
+        """Take the next calls for the first ones, which are submitted once more."""
+        self._asked.close()
+
     def reserved(self, key: bytes, nth: int) -> Reservation | None:
         """Return what was reserved for a call, once."""
         return self._reservations.pop((key, nth), None)

@@ -107,6 +107,27 @@ class TestOneWord:
         assert run(*words(sim, "--mode", "auto", "--deadline", "1h")).code == 0
         assert (jobs_at(sim), sim.stats().received) == (0, 5)
 
+    @pytest.mark.parametrize("mode", ["parallel", "auto"])
+    def test_the_rest_of_a_day_s_quota_goes_into_as_few_jobs_as_can_be(
+        self, run: Run, simulator: Start, mode: str
+    ) -> None:
+        sim = simulator(rpd=15, batch=BatchSettings(**QUICK))
+        write_rows("in.jsonl", 60)
+        # With two rows under way at once, and jobs of ten rows.
+        options = ("--mode", mode, "--concurrency", "2", "--budget", "5")
+        Path("llmflow.toml").write_text(
+            CONFIG + "[providers.openai]\nprice = { input = 1, output = 1 }\n"
+        )
+        forget_configs()
+        fallback = ("--fallback", "batch") if mode == "parallel" else ()
+        result = run(*words(sim, *options, *fallback))
+        assert result.code == 0, result.err
+        assert answers() == texts(60)
+        bill = sim.stats().batches
+        assert (sim.stats().answered, bill.rows_billed, bill.bodies_billed_twice) == (15, 45, 0)
+        assert bill.jobs_created <= 6, "and not one for every two rows"
+        assert "the daily quota is used up: on in batch jobs" in result.err
+
     def test_what_is_late_is_asked_in_parallel(self, run: Run, simulator: Start) -> None:
         sim = serve(simulator, **SLOW)
         write_rows("in.jsonl", 12)
@@ -120,6 +141,7 @@ class TestOneWord:
     ("options", "said"),
     [
         (["--mode", "batch", "--no-journal"], "leave out --no-journal"),
+        (["--fallback", "batch", "--no-journal"], "--fallback batch needs the run's journal"),
         (["--detach"], "--mode batch"),
         (["--deadline", "6h"], "--deadline is for rows that may go into batch jobs"),
         (["--mode", "parallel", "--fallback", "parallel"], "--fallback parallel is for"),
