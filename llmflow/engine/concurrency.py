@@ -170,6 +170,9 @@ class Crew(Protocol):
     def step_back(self) -> None:
         """It is back."""
 
+    def count(self, number: int) -> None:
+        """Count items that begin (or, negative, end) to be at work."""
+
 
 class Hold:
     """One worker's slot: taken, lent, or not there.
@@ -181,6 +184,8 @@ class Hold:
     __slots__ = (
         "_aside",
         "_crew",
+        "_idle",
+        "_inner",
         "_item",
         "_lenders",
         "_retaking",
@@ -200,6 +205,8 @@ class Hold:
         self._lenders = 0
         self._retaking = 0
         self._aside = 0
+        self._inner = 0
+        self._idle = False
 
     def enter(self) -> None:
         """Make this the innermost hold of the running context."""
@@ -215,12 +222,33 @@ class Hold:
         """End all loans: what an item left running has no claim to the next one's slot."""
         self._item += 1
         self._lenders = self._retaking = 0
+        self._inner = 0
         if self._aside:
             self._aside = 0
             self._crew.step_back()
+        self._count()
         if self.taken and not keep:
             self.taken = False
             self.slots.give_back()
+
+    def _count(self) -> None:
+        """Count the item as at work unless it waits, or others are counted in its place."""
+        idle = bool(self._aside or self._inner)
+        if idle != self._idle:
+            self._idle = idle
+            self._crew.count(-1 if idle else 1)
+
+    def enter_run(self) -> int:
+        """Have the items of a run inside this one counted in its place."""
+        self._inner += 1
+        self._count()
+        return self._item
+
+    def leave_run(self, item: int) -> None:
+        """Count this item itself again once no run inside it goes on."""
+        if item == self._item:
+            self._inner -= 1
+            self._count()
 
     def lend(self, *, aside: bool) -> int | None:
         """Give the slot back for a while; None if there is none to give."""
@@ -232,6 +260,7 @@ class Hold:
         self._lenders += 1
         if aside:
             self._aside += 1
+            self._count()
             if self._aside == 1:
                 self._crew.step_aside()
         return self._item
@@ -247,6 +276,7 @@ class Hold:
         self._lenders -= 1
         if aside:
             self._aside -= 1
+            self._count()
             if not self._aside:
                 self._crew.step_back()
         if self._lenders:
@@ -313,6 +343,11 @@ def _holds() -> Iterator[Hold]:
     while hold is not None and hold.loop is asyncio.get_running_loop():
         yield hold
         hold = hold.outer
+
+
+def held() -> Hold | None:
+    """Return the hold of the innermost item that the running code is in, or None."""
+    return next(_holds(), None)
 
 
 def step_aside(*holds: Hold) -> AbstractAsyncContextManager[None]:

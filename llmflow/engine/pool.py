@@ -13,18 +13,17 @@ import asyncio
 import types
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator, Sized
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
 from llmflow.batch.live import MOST_WAITING, live_here, stepping_aside
 from llmflow.engine.attempts import Attempt
-from llmflow.engine.concurrency import Hold, LoopSlots, lend_slots, step_aside
+from llmflow.engine.concurrency import Hold, LoopSlots, held, lend_slots, step_aside
 from llmflow.engine.items import Items, each
 from llmflow.engine.results import NotRun, OnError, Results, concerns_all
 from llmflow.errors import BudgetExceededError
-from llmflow.modes.choice import chosen
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 
@@ -60,6 +59,28 @@ class Worker(Attempt):
         """Wait before the next attempt, on no slot."""
         async with step_aside(self.hold):
             await asyncio.sleep(seconds)
+
+
+class _AsideLimit:
+    """How many items of one pool may be aside at once; called, an item steps aside for a job.
+
+    Those that wait for batch jobs are many, as a job holds tens of thousands of rows. Whether
+    there are any shows at the first of them only: the mode may be the run's, or the LLM's.
+    """
+
+    __slots__ = ("_outer", "most")
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        outer = stepping_aside.get()
+        self._outer = outer if isinstance(outer, _AsideLimit) else None
+
+    def __call__(self) -> AbstractAsyncContextManager[None]:
+        limit: _AsideLimit | None = self
+        while limit is not None:  # the items around it step aside with it
+            limit.most = max(limit.most, MOST_WAITING)
+            limit = limit._outer
+        return step_aside()
 
 
 class _AsyncSource:
@@ -137,10 +158,7 @@ class Pool:
         self._starting = 0
         self._aside = 0
         self._live = live_here()
-        aside = max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit)
-        choice = chosen.get()
-        # Those that wait for batch jobs are many: a job holds tens of thousands of rows.
-        self._aside_limit = aside if choice is None else max(aside, MOST_WAITING)
+        self._aside_limit = _AsideLimit(max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit))
         self._take: Callable[[], Any] = lambda: _NOTHING
         self._has_more: Callable[[], bool] = lambda: False
         self._exhausted = False
@@ -184,18 +202,18 @@ class Pool:
 
     def step_aside(self) -> None:
         """Let another worker start while the item of one of them waits."""
-        self._count(-1)
+        self._working -= 1
         self._aside += 1
         self._staff()
 
     def step_back(self) -> None:
         """Count a worker again."""
-        self._count(1)
+        self._working += 1
         self._aside -= 1
         self._staff()
 
-    def _count(self, number: int) -> None:
-        self._working += number
+    def count(self, number: int) -> None:
+        """Count items that begin (or, negative, end) to be at work."""
         self._live.add(number)
 
     def _staff(self, wanted: int = 1) -> None:
@@ -203,12 +221,13 @@ class Pool:
         while (
             self._starting < wanted
             and self._working < self._slots.limit
-            and self._aside < self._aside_limit
+            and self._aside < self._aside_limit.most
             and self._failure is None
             and self._has_more()
         ):
             self._starting += 1
-            self._count(1)
+            self._working += 1
+            self.count(1)
             worker = Worker(self._owner, Hold(self._slots, self))
             self._start_task(self._work(worker))
 
@@ -276,13 +295,14 @@ class Pool:
         self._starting -= 1
         worker.enter()
         worker.hold.enter()
-        stepping_aside.set(step_aside)
+        stepping_aside.set(self._aside_limit)
         clean = copy_context()
         try:
             await self._work_off(worker, clean)
         finally:
             worker.hold.end_item()
-            self._count(-1)
+            self._working -= 1
+            self.count(-1)
             self._staff()
 
     async def _work_off(self, worker: Worker, clean: Context) -> None:
@@ -320,16 +340,15 @@ class Pool:
 @contextmanager
 def _one_of_many(items: Items) -> Iterator[None]:
     """Count the items of the block in place of the one that it is in."""
-    live, inside = live_here(), stepping_aside.get() is not None
+    live, around = live_here(), held()
     count = len(items) if isinstance(items, Sized) else 0
     live.enter(count)
-    if inside:
-        live.add(-1)
+    item = 0 if around is None else around.enter_run()
     try:
         yield
     finally:
-        if inside:
-            live.add(1)
+        if around is not None:
+            around.leave_run(item)
         live.leave(count)
 
 

@@ -219,12 +219,16 @@ async def test_a_cancelled_wait_for_the_slot_leaves_every_count_right():
 
 class CountingCrew:
     aside = 0
+    idle = 0
 
     def step_aside(self):
         self.aside += 1
 
     def step_back(self):
         self.aside -= 1
+
+    def count(self, number):
+        self.idle -= number
 
 
 async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
@@ -247,6 +251,21 @@ async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
     again = hold.lend(aside=True)
     await hold.end_loan(again, True, None)
     assert (crew.aside, slots.in_use, hold.taken) == (0, 1, True)
+
+
+async def test_an_item_is_not_counted_twice_that_waits_while_others_run_inside_it():
+    crew = CountingCrew()
+    hold = Hold(Slots(1).here(), crew)
+    await hold.take()
+    first, second = hold.enter_run(), hold.enter_run()
+    loan = hold.lend(aside=True)
+    assert crew.idle == 1
+    hold.leave_run(first)
+    await hold.end_loan(loan, True, None)
+    assert crew.idle == 1, "another run goes on"
+    hold.end_item()
+    hold.leave_run(second)
+    assert crew.idle == 0
 
 
 async def test_a_task_left_by_an_item_that_waits_for_its_slot_has_no_claim_to_it():
