@@ -136,8 +136,9 @@ class Mappable:
             ordered: iterate in the order of the items, instead of as completed.
             on_error: with ``"collect"``, a failed item is a `Result` with an `error`; with
                 ``"raise"``, the first one cancels what is under way and is raised.
-            concurrency: how many items may be under way at once. None: as many as the quota
-                takes; 100 while no request limit is known.
+            concurrency: how many items may be under way at once, without those that wait for
+                batch jobs (up to 50,000). None: as many as the quota takes; 100 while no
+                request limit is known.
             system: as in `complete`, like all that follows.
             max_tokens: upper bound of each answer in tokens.
             temperature: sampling temperature.

@@ -5,7 +5,8 @@ state are made by synchronous methods that end in `advance`, which starts what t
 is room for. There is room while fewer than ``concurrency`` items are under way *and*
 fewer than ``window`` items were read and not handed out: a consumer that is slow, or
 one straggler that holds up an ordered stream, stops the reading of the source, and
-memory stays bounded.
+memory stays bounded. Items that wait for batch jobs count for neither: a job is to hold
+as many of them as it can.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from llmflow.batch.live import live_here
+from llmflow.batch.live import live_here, stepping_aside
 from llmflow.errors import (
     AuthenticationError,
     BillingError,
@@ -26,6 +27,7 @@ from llmflow.errors import (
     ModelNotFoundError,
     QuotaExhaustedError,
 )
+from llmflow.mapping.places import Places
 from llmflow.mapping.prompts import MakePrompt
 from llmflow.mapping.result import MapCounts, Result
 from llmflow.mapping.sources import END, NOTHING, Source
@@ -104,7 +106,7 @@ class Pump(Generic[ItemT]):
         self._ask = ask
         self._make_prompt = make_prompt
         self._source = source
-        self._concurrency = concurrency
+        self._places = Places(concurrency, self.advance)
         self._window = window
         self._ordered = ordered
         self._raises = on_error == "raise"
@@ -164,12 +166,12 @@ class Pump(Generic[ItemT]):
             self._finish()
 
     def _read_items(self) -> None:
-        tasks, turn, until = self._tasks, _ITEMS_PER_TURN, 0.0
+        places, turn, until = self._places, _ITEMS_PER_TURN, 0.0
         while (
             self.failure is None
             and not self._exhausted
-            and len(tasks) < self._concurrency
-            and self._read - self._delivered < self._window
+            and places.has_room
+            and self._read - self._delivered - places.aside < self._window
         ):
             if turn != _ITEMS_PER_TURN:
                 # A source that takes its time must not hold up what is under way.
@@ -191,7 +193,8 @@ class Pump(Generic[ItemT]):
             index = self._read
             self._read += 1
             # Not by loop.create_task: an eager task factory would run it here and now.
-            tasks[index] = asyncio.Task(
+            places.enter()
+            self._tasks[index] = asyncio.Task(
                 self._answer(index, item), loop=self.loop, context=self._context.copy()
             )
 
@@ -208,6 +211,7 @@ class Pump(Generic[ItemT]):
         """Ask for one item. Nothing is raised from here: who reads the results gets it."""
         response: Response | None = None
         failed: LLMFlowError | None = None
+        stepping_aside.set(self._places.step_aside)
         try:
             response = await self._ask(self._make_prompt(item, index))
         except LLMFlowError as error:
@@ -218,7 +222,7 @@ class Pump(Generic[ItemT]):
         except BaseException as error:  # noqa: BLE001 - unforeseen, so it concerns all items
             self._lost(index, error)
             return
-        self._tasks.pop(index, None)
+        self._end(index)
         if failed is not None and _concerns_all(failed):
             # It says nothing of this item, which the next run asks again.
             self._stop(failed, cancel=_refuses_all(failed, answered=self._answered))
@@ -235,9 +239,16 @@ class Pump(Generic[ItemT]):
 
     def _lost(self, index: int, error: BaseException) -> None:
         """Note that an item ended without a result."""
-        self._tasks.pop(index, None)
+        self._end(index)
         self._stop(error, cancel=not isinstance(error, Exception))
         self.advance()
+
+    def _end(self, index: int) -> bool:
+        """Give up the place of an item; False if that was done before."""
+        if self._tasks.pop(index, None) is None:
+            return False
+        self._places.leave()
+        return True
 
     def _keep(self, result: Result[ItemT]) -> None:
         if not self._ordered:
@@ -272,7 +283,7 @@ class Pump(Generic[ItemT]):
                 task.cancel()
 
     def _gone(self, index: int, _task: asyncio.Task[None]) -> None:
-        if self._tasks.pop(index, None) is not None:
+        if self._end(index):
             self.advance()
 
     def _finish(self) -> None:

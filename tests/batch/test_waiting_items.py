@@ -63,7 +63,7 @@ async def ask_by_map(llm: LLM) -> None:
 Ask = Callable[[LLM], Any]
 
 
-@pytest.mark.parametrize("ask", [ask_by_node, ask_by_flow, ask_by_nodes_of_a_flow])
+@pytest.mark.parametrize("ask", [ask_by_node, ask_by_flow, ask_by_nodes_of_a_flow, ask_by_map])
 @pytest.mark.parametrize("where", ["run", "llm"])
 def test_all_items_go_into_one_job_wherever_the_mode_was_chosen(ask: Ask, where: str) -> None:
     server = FakeServer()
@@ -75,3 +75,35 @@ def test_all_items_go_into_one_job_wherever_the_mode_was_chosen(ask: Ask, where:
 
     asyncio.run(main())
     assert server.sizes == [MANY]
+
+
+def test_a_map_s_items_that_a_job_leaves_over_come_back_one_after_another() -> None:
+    server, at_once = FakeServer(fate=lambda prompt, job: None), [0, 0]
+
+    class Counting(FakeProvider):
+        async def complete(self, request: Any, *, timeout: float) -> Any:
+            at_once[0] += 1
+            at_once[1] = max(at_once)
+            await asyncio.sleep(0)
+            at_once[0] -= 1
+            return await super().complete(request, timeout=timeout)
+
+    llm = LLM(Counting(server), batch=QUICK, mode="batch", fallback="parallel")
+    results = llm.map_sync([f"{n}" for n in range(60)], concurrency=4)
+    assert results.texts() == [f"live: {n}" for n in range(60)]
+    assert server.sizes == [60]
+    assert at_once[1] == 4
+
+
+def test_a_map_inside_an_item_lets_other_items_begin() -> None:
+    server = FakeServer()
+    llm = llm_at(server, mode="batch")
+
+    class Maps(Echoes):
+        async def exec_async(self, item: Any) -> Any:
+            return (await llm.map([f"{item}-{n}" for n in range(3)], concurrency=1)).texts()
+
+    shared: dict[str, Any] = {"items": range(20)}
+    asyncio.run(Maps(llm, concurrency_limit=2).run_async(shared))
+    assert shared["answers"][19] == [f"batch: 19-{n}" for n in range(3)]
+    assert server.sizes == [60]
