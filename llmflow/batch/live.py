@@ -24,14 +24,53 @@ stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | Non
 """How the running item gives up its place while it waits for a batch job; None outside."""
 
 
-time_limits: ContextVar[tuple[asyncio.Timeout, ...]] = ContextVar("llmflow_time_limits", default=())
+class TimeLimit:
+    """The time limit of an attempt, which stands still while any of its calls waits for a job."""
+
+    __slots__ = ("_left", "_limit", "_loop", "_waits")
+
+    def __init__(self, limit: asyncio.Timeout) -> None:
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._waits = 0
+        self._left: float | None = None
+
+    def stop(self) -> None:
+        """Stand still, from the first of several calls on."""
+        self._waits += 1
+        when = self._limit.when()
+        if self._waits == 1 and when is not None:
+            self._left = when - self._loop.time()
+            self._reschedule(None)
+
+    def go_on(self) -> None:
+        """Go on, with the time that was left, once the last of them waits no more."""
+        self._waits -= 1
+        if not self._waits and self._left is not None:
+            self._reschedule(self._loop.time() + self._left)
+            self._left = None
+
+    def _reschedule(self, when: float | None) -> None:
+        with contextlib.suppress(RuntimeError):  # it is over already
+            self._limit.reschedule(when)
+
+    def at_home(self, change: Callable[[], None]) -> None:
+        """Make a change on the event loop of the attempt, which may be another thread's."""
+        if self._loop is asyncio.get_running_loop():
+            change()
+            return
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(change)
+
+
+time_limits: ContextVar[tuple[TimeLimit, ...]] = ContextVar("llmflow_time_limits", default=())
 """The time limits of attempts that the running code is in."""
 
 
 @contextlib.contextmanager
 def limited(limit: asyncio.Timeout) -> Iterator[None]:
     """Have a time limit stand still while the block waits for batch jobs."""
-    token = time_limits.set((*time_limits.get(), limit))
+    token = time_limits.set((*time_limits.get(), TimeLimit(limit)))
     try:
         yield
     finally:
@@ -41,20 +80,14 @@ def limited(limit: asyncio.Timeout) -> Iterator[None]:
 @contextlib.contextmanager
 def unhurried() -> Iterator[None]:
     """Let no attempt run out of time in the block: a job takes hours, which is not its fault."""
-    loop = asyncio.get_running_loop()
-    left = [(each, each.when()) for each in time_limits.get()]
-    now = loop.time()
-    for limit, _ in left:
-        with contextlib.suppress(RuntimeError):  # it is over already
-            limit.reschedule(None)
+    limits = time_limits.get()
+    for each in limits:
+        each.at_home(each.stop)
     try:
         yield
     finally:
-        waited = loop.time() - now
-        for limit, when in left:
-            if when is not None:
-                with contextlib.suppress(RuntimeError):
-                    limit.reschedule(when + waited)
+        for each in limits:
+            each.at_home(each.go_on)
 
 
 class Live:

@@ -107,3 +107,36 @@ def test_a_map_inside_an_item_lets_other_items_begin() -> None:
     asyncio.run(Maps(llm, concurrency_limit=2).run_async(shared))
     assert shared["answers"][19] == [f"batch: 19-{n}" for n in range(3)]
     assert server.sizes == [60]
+
+
+class AsksTwoAtOnce(Echoes):
+    """Asks two models, of which one takes longer, and works for a while on what they say."""
+
+    work = 0.0
+
+    def __init__(self, slow: FakeServer, **options: Any) -> None:
+        super().__init__(llm_at(FakeServer()), **options)
+        self.slow = LLM(FakeProvider(slow, model="slow"), batch=QUICK)
+
+    async def exec_async(self, item: Any) -> Any:
+        found = await asyncio.gather(self.llm(f"{item}"), self.slow(f"{item}"))
+        await asyncio.sleep(self.work)
+        return found
+
+
+@pytest.mark.virtual_time
+async def test_the_time_limit_stands_still_until_the_last_of_several_calls_has_its_answer() -> None:
+    shared: dict[str, Any] = {"items": range(3)}
+    slow = FakeServer(looks=20)
+    await AsksTwoAtOnce(slow, mode="batch", timeout=0.1).run_async(shared)
+    assert shared["answers"][2] == ["batch: 2", "batch: 2"]
+
+
+@pytest.mark.virtual_time
+async def test_the_time_limit_goes_on_after_the_last_of_several_calls() -> None:
+    node = AsksTwoAtOnce(FakeServer(looks=20), mode="batch", timeout=0.5)
+    node.work = 0.4
+    await node.run_async({"items": range(3)})
+    node.work = 0.6
+    with pytest.raises(TimeoutError):
+        await node.run_async({"items": range(3)})
