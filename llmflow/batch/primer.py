@@ -7,6 +7,7 @@ before them spares them that.
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from llmflow.batch.record import JobRecord
@@ -29,11 +30,13 @@ class Primers:
             the latest job that is the primer of another one.
         """
         rows, last = dict[bytes, str](), None
-        for digest, (first, count) in spool.prefixes.items():
+        for digest, names in spool.prefixes.items():
             if (tag := self._tags.get(digest)) is not None:
                 last = tag
-            elif count >= _LEAST_ROWS and first in spool.names:
-                rows[digest] = first
+                continue
+            sharing = list(islice(filter(spool.names.__contains__, names), _LEAST_ROWS))
+            if len(sharing) == _LEAST_ROWS:  # so that others are left for the job after it
+                rows[digest] = sharing[0]
         return rows, last
 
     def note(self, digests: dict[bytes, str], tag: str) -> None:

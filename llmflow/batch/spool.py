@@ -29,8 +29,8 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names: set[str] = set()
-        self.prefixes: dict[bytes, tuple[str, int]] = {}
-        """Of each marked beginning the first row that has it, and how many have."""
+        self.prefixes: dict[bytes, dict[str, None]] = {}
+        """Of each marked beginning the rows that have it, in order; those left out among them."""
         self.tokens = 0.0
         self.size = 0
         self.handed_on = asyncio.Event()
@@ -64,9 +64,11 @@ class Spool:
 
     def note_prefix(self, digest: bytes, name: str) -> None:
         """Note that a row has a marked beginning; of thousands of these, the first ones."""
-        first, count = self.prefixes.get(digest, (name, 0))
-        if count or len(self.prefixes) < _MOST_PREFIXES:
-            self.prefixes[digest] = (first, count + 1)
+        names = self.prefixes.get(digest)
+        if names is not None:
+            names[name] = None  # it may be here already, left out and wanted again
+        elif len(self.prefixes) < _MOST_PREFIXES:
+            self.prefixes[digest] = {name: None}
 
     def drop(self, name: str) -> None:
         """Leave a row out, whose caller has gone."""

@@ -10,6 +10,8 @@ import pytest
 
 from llmflow import LLM, AsyncFlow, AsyncNode, AsyncParallelBatchFlow, Run
 from llmflow.batch import Batch
+from llmflow.pricing import Price
+from llmflow.types import MarkedPrefix
 from tests.batch.fakes import FakeProvider, FakeServer
 from tests.batch.test_rounds import Echoes
 
@@ -140,3 +142,52 @@ async def test_the_time_limit_goes_on_after_the_last_of_several_calls() -> None:
     node.work = 0.6
     with pytest.raises(TimeoutError):
         await node.run_async({"items": range(3)})
+
+
+class Marks(FakeProvider):
+    """A provider of whose requests each has the same marked beginning."""
+
+    def marked_prefix(self, request: Any) -> MarkedPrefix:
+        return MarkedPrefix(b"x" * 16, 5000, for_an_hour=True)
+
+
+def primed(server: FakeServer) -> LLM:
+    price = Price(input=3, output=15, cached_input=0.3, cache_write=3.75, cache_write_1h=6)
+    return LLM(Marks(server), batch=Batch(quiet=0.2, poll=0.01, primer=True), price=price)
+
+
+async def ask_again_what_was_cancelled(server: FakeServer, *others: str) -> list[str]:
+    llm = primed(server)
+    async with Run("marked", mode="batch") as run:
+        waiting = [asyncio.ensure_future(llm(each)) for each in ("again", *others)]
+        await asyncio.sleep(0.05)
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        answers = await asyncio.gather(llm("again"), *waiting[1:])
+        await run.settled()
+        return answers
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("others", "sizes"), [((), [1]), (("b",), [1, 1]), (("b", "c"), [1, 2])])
+async def test_a_row_that_is_cancelled_and_asked_again_is_one_row_for_a_primer(
+    others: tuple[str, ...], sizes: list[int]
+) -> None:
+    server = FakeServer()
+    answers = await ask_again_what_was_cancelled(server, *others)
+    assert answers == [f"batch: {each}" for each in ("again", *others)]
+    assert server.sizes == sizes
+    assert server.calls.count("create") == len(sizes), "and none of no rows"
+
+
+@pytest.mark.virtual_time
+async def test_a_row_whose_like_was_cancelled_has_no_primer() -> None:
+    server = FakeServer()
+    llm = primed(server)
+    async with Run("marked", mode="batch") as run:
+        stays, goes = (asyncio.ensure_future(llm(each)) for each in "ab")
+        await asyncio.sleep(0.05)
+        goes.cancel()
+        assert await stays == "batch: a"
+        await run.settled()
+    assert server.calls.count("create") == 1
