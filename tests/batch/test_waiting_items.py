@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, AsyncFlow, AsyncNode, AsyncParallelBatchFlow, Run
+from llmflow import LLM, AsyncFlow, AsyncNode, AsyncParallelBatchFlow, Failure, Run
 from llmflow.batch import Batch
+from llmflow.errors import ContentFilterError
 from llmflow.pricing import Price
 from llmflow.types import MarkedPrefix
 from tests.batch.fakes import FakeProvider, FakeServer
+from tests.batch.test_inference_node import Shouts
 from tests.batch.test_rounds import Echoes
 
 QUICK = Batch(quiet=0.05, poll=0.01)
@@ -191,3 +193,22 @@ async def test_a_row_whose_like_was_cancelled_has_no_primer() -> None:
         assert await stays == "batch: a"
         await run.settled()
     assert server.calls.count("create") == 1
+
+
+@pytest.mark.virtual_time
+async def test_an_inference_node_asks_what_failed_once_in_a_session_that_asks_it_again() -> None:
+    server = FakeServer(fate=lambda p, job: ContentFilterError("no") if p == "3" else f"batch: {p}")
+
+    async def session(**options: Any) -> None:
+        async with Run("failing", **options) as run:
+            node = Shouts(llm=llm_at(server), on_error="collect")
+            shared: dict[str, Any] = {"items": iter(range(5))}
+            await node.run_async(shared)
+            assert isinstance(shared["results"][3], Failure)
+            assert run.recorder.retry_failed is run.retry_failed, "what comes later is asked again"
+
+    await session()
+    await session()
+    assert server.sizes == [5]
+    await session(retry_failed=True)
+    assert server.sizes == [5, 1]
