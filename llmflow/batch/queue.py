@@ -13,17 +13,19 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from llmflow.batch.admission import Admission
 from llmflow.batch.collector import Collector, cannot_write, new_tag
 from llmflow.batch.control import Control
 from llmflow.batch.job import Job
+from llmflow.batch.keeper import Keeper
 from llmflow.batch.primer import Primers, divide
 from llmflow.batch.record import JobRecord, JobStore
+from llmflow.batch.refusals import Refusals
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
-from llmflow.batch.waiter import Outcome, TakenOver, Waiter
+from llmflow.batch.waiter import Outcome, TakenOver, Waiter, Waiters
 from llmflow.batch_api import BatchLimits
 from llmflow.clock import Clock
 from llmflow.errors import (
@@ -38,30 +40,6 @@ _T = TypeVar("_T")
 
 # For a few answers to be written down, and that the job is done.
 _GRACE_SECONDS: Final = 2.0
-
-
-class Keeper(Protocol):
-    """Who writes down what nobody waits for."""
-
-    def is_known(self, name: str) -> bool:
-        """Whether a row's outcome is written down."""
-        ...
-
-    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
-        """Write a row's outcome down; the future ends when it is durable. None: nothing to do."""
-        ...
-
-    async def drain(self) -> None:
-        """Return when all that was kept before is durable."""
-        ...
-
-    def changed(self, record: JobRecord) -> None:
-        """Hear of a job's new state."""
-        ...
-
-    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
-        """Hear of a decision: why rows go another way."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,16 +93,16 @@ class Queue:
         """Whether few leftovers are asked in parallel rather than in another job."""
         self.is_late = False
         """Whether the deadline is near: whatever is left is asked in parallel."""
-        self.creating = asyncio.Lock()
-        """Held while a job is created: one at a time."""
+        self.refusals = Refusals()
         self.failure: LLMFlowError | None = None
         """What ended a job before its time; it can be gone on with in another process."""
         self.admission = Admission(
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
-        self._waiters: dict[str, Waiter] = {}
+        self._waiters = Waiters()
         self._taken_over: set[str] = set()
+        self._stranded: set[str] = set()
         self._jobs: dict[str, Job] = {}
         self._primers = Primers()
         self._priming = asyncio.Lock()
@@ -144,12 +122,15 @@ class Queue:
 
     # --- what calls do --------------------------------------------------------------------------
 
-    def check_time(self, name: str) -> None:
-        """Check that a row may still go into a job.
+    def check(self, name: str) -> None:
+        """Check that a row may go into a job.
 
         Raises:
             TakenOver: it is to be asked in parallel.
+            LLMFlowError: it is in a job that this process cannot go on with.
         """
+        if name in self._stranded and self.failure is not None:
+            raise copy.copy(self.failure)
         # What a job has is waited for, however late: it may be answered, and paid for.
         if name in self._taken_over or (self.is_late and not self.holds(name)):
             self._taken_over.discard(name)
@@ -179,15 +160,14 @@ class Queue:
             TakenOver: it is to be asked in parallel.
             ProviderError: it failed for good.
         """
-        self._waiters[name] = waiter
+        await self._waiters.enter(name, waiter)
         try:
             return await waiter.future
         except BaseException:
-            if self._waiters.get(name) is waiter:
-                del self._waiters[name]
+            if self._waiters.leave(name, waiter):
                 self._collector.drop(name)
-            elif waiter.job is not None and isinstance(sys.exception(), asyncio.CancelledError):
-                self._keep_after_all(name, waiter)
+            elif isinstance(sys.exception(), asyncio.CancelledError):
+                self.keep_after_all(name, waiter)
             raise
 
     def holds(self, name: str) -> bool:
@@ -201,10 +181,11 @@ class Queue:
         """
         return self._keeping.get(name)
 
-    def _keep_after_all(self, name: str, waiter: Waiter) -> None:
-        """Write down what was given to a call in the very moment in which it was cancelled."""
-        job, waiter.job = waiter.job, None
-        assert job is not None
+    def keep_after_all(self, name: str, waiter: Waiter) -> None:
+        """Write down what was given to a call that was cancelled before it did so."""
+        job = waiter.taken()
+        if job is None:
+            return
         job.settled()
         error = waiter.future.exception()
         outcome = waiter.future.result() if error is None else error
@@ -242,7 +223,7 @@ class Queue:
                 return
             async with self._priming:  # the next file's job waits for the same primer
                 await self._begin(*await self._after_primer(spool, record))
-        except (OSError, JournalError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
             self._fail(spool.names, error)
 
     async def _begin(self, *jobs: tuple[JobRecord, set[str]]) -> None:
@@ -306,8 +287,10 @@ class Queue:
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
-        except (LLMFlowError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
             # What is written down of it stays, for the next process.
+            if job.record.is_active:
+                self._stranded |= job.names
             self._fail(job.names, error)
         finally:
             job.placed.set()
@@ -315,17 +298,22 @@ class Queue:
             self.admission.leave(job.record.tag)
             self._jobs.pop(job.record.tag, None)
 
-    def _fail(self, names: Collection[str], error: LLMFlowError | OSError) -> None:
+    def _fail(self, names: Collection[str], cause: Exception) -> None:
         """Tell all who wait for these rows that nobody can go on."""
-        if isinstance(error, OSError):
-            error = cannot_write(self.folder, error)
-        elif isinstance(error, ProviderError) and error.transient:
-            error = OutageError(f"the batch API fails: {error}", provider=error.provider)
+        error = self._told(cause)
         self.failure = self.failure or error
-        for name in names:
-            waiter = self._waiters.pop(name, None)
-            if waiter is not None and not waiter.future.done():
-                waiter.future.set_exception(copy.copy(error))  # each raises its own
+        self._waiters.fail(names, error)
+
+    def _told(self, cause: Exception) -> LLMFlowError:
+        if isinstance(cause, OSError):
+            return cannot_write(self.folder, cause)
+        if isinstance(cause, ProviderError) and cause.transient:
+            return OutageError(f"the batch API fails: {cause}", provider=cause.provider)
+        if isinstance(cause, LLMFlowError):
+            return cause
+        error = LLMFlowError(f"an unforeseen failure of a batch job: {cause!r}")
+        error.__cause__ = cause
+        return error
 
     def known_ids(self) -> set[str]:
         """Return the provider's names of all jobs that are accounted for."""
@@ -333,26 +321,23 @@ class Queue:
 
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
         """Give a row's outcome to whoever waits for it, or write it down."""
-        waiter = self._waiters.pop(name, None)
-        if waiter is not None and not waiter.future.done():
-            waiter.job = job
+        if self._waiters.give(name, outcome, job):
             job.outstanding += 1
-            if isinstance(outcome, ProviderError):
-                waiter.future.set_exception(outcome)
-            else:
-                waiter.future.set_result(outcome)
-        elif not (job.adopted and self.keeper.is_known(name)):
+        elif not (job.adopted and self.keeper.is_known(name, answered=_is_answer(outcome))):
             self._keep(job, name, outcome)
+
+    def is_over(self, name: str) -> bool:
+        """Whether a row's outcome is written down, and nobody waits for another one."""
+        return name not in self._waiters and self.keeper.is_known(name)
+
+    def is_waited_for(self, name: str) -> bool:
+        """Whether a call waits for this row."""
+        return name in self._waiters
 
     def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
         """Have rows asked in parallel."""
         self.keeper.decided(why, record=job.record, rows=len(names))
-        for name in names:
-            waiter = self._waiters.pop(name, None)
-            if waiter is None:
-                self._taken_over.add(name)
-            elif not waiter.future.done():
-                waiter.future.set_exception(TakenOver())
+        self._taken_over |= self._waiters.take_over(names)
 
     def is_few(self, rows: int, of: int) -> bool:
         """Whether so few leftovers are not worth another job."""
@@ -421,10 +406,7 @@ class Queue:
         names = self._collector.discard()
         if names:
             self.keeper.decided(why, record=None, rows=len(names))
-        for name in names:
-            waiter = self._waiters.pop(name, None)
-            if waiter is not None and not waiter.future.done():
-                waiter.future.set_exception(TakenOver())
+        self._waiters.take_over(names)
         for job in list(self._jobs.values()):
             job.request_cancel("deadline")
 
@@ -461,6 +443,11 @@ class Queue:
         return list(self._jobs.values())
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is no row, in a file or in a job."""
+        return not self._jobs and not self.collecting
+
+    @property
     def collecting(self) -> int:
         """How many rows are in no job yet."""
         return len(self._collector)
@@ -485,6 +472,15 @@ class Queue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def abandon(self) -> None:
+        """Leave all jobs to another event loop: this one has stopped, and may go on again."""
+        for task in [*self._tasks, *self._collector.under_way]:
+            task.cancel()
+
+    def end_calls(self, error: LLMFlowError) -> None:
+        """Have all calls fail that still wait, now that nobody looks after their jobs."""
+        self._waiters.fail_all(error)
+
     def remove_files(self, job: Job) -> None:
         """Remove a job's files on this machine."""
         remove_all([job.path, job.results])
@@ -497,3 +493,7 @@ async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
     except RuntimeError:
         return work(*args)
     return await done
+
+
+def _is_answer(outcome: Outcome) -> bool:
+    return isinstance(outcome, Response)

@@ -202,6 +202,14 @@ class Ledger:
         finally:
             self._unlock()
 
+    def charge(self, spent: Spent) -> None:
+        """Count what was spent without having been reserved."""
+        with self._lock:
+            self._usd += spent.usd
+            self._tokens += spent.tokens
+            self._requests += spent.requests
+        self._tidy()
+
     def end(self, reservation: Reservation, spent: Spent | None) -> None:
         """Take a reservation back, for `Reservation`.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,7 @@ from llmflow.modes.mode import Call
 from llmflow.runs.batch_rows import put_row, unsupported
 from llmflow.runs.job_store import FOLDER, JournalStore
 from llmflow.runs.lateness import Lateness
+from llmflow.runs.outcomes import RouteKeeper
 from llmflow.runs.route import Route, server_of
 from llmflow.types import Response
 
@@ -133,11 +135,19 @@ class Batching:
         else:
             waiting = None
         aside, waits = stepping_aside.get(), waiting or self._wait(call, route, name, way)
-        with unhurried() if time_limits.get() else contextlib.nullcontext():
-            if aside is None:
-                return await waits
-            async with aside():
-                return await waits
+        try:
+            with unhurried() if time_limits.get() else contextlib.nullcontext():
+                if aside is None:
+                    return await waits
+                async with aside():
+                    return await waits
+        except asyncio.CancelledError:
+            # It may have its answer by now, and have waited for its slot, or for its own loop.
+            waiter, queue = way.waiting.waiter, self._queues.get(_domain(route))
+            way.waiting.waiter = None
+            if waiter is not None and queue is not None:
+                waiter.on_its_loop(queue.keep_after_all, name, waiter)
+            raise
 
     async def _there(self, call: Call, route: Route, name: str, way: Way) -> Response:
         return await self._wait(call, route, name, way)
@@ -145,18 +155,23 @@ class Batching:
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop of the jobs; this one, if there is none any more."""
         with self._lock:
-            if self._loop is None or self._loop.is_closed():
-                self._loop, self._queues = asyncio.get_running_loop(), {}
+            here = asyncio.get_running_loop()
+            if self._loop is not here and not _is_alive(self._loop):
+                for queue in self._queues.values():
+                    queue.abandon()
+                self._loop, self._queues = here, {}
                 self._adopted.clear()
+                self._deadlines.clear()
+            assert self._loop is not None
             return self._loop
 
     def _wait(self, call: Call, route: Route, name: str, way: Way) -> Coroutine[Any, Any, Response]:
         """Put a call into a file, and return what waits for its answer."""
         queue = self.queue(route, way.choice)
         keeping = queue.keeping(name)
-        if keeping is not None or (queue.has_kept and self._answered(name)):
+        if keeping is not None or (queue.has_kept and self.is_known(name, answered=True)):
             return self._read(name, keeping, way)
-        queue.check_time(name)
+        queue.check(name)
         way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
         self._put(queue, call, route, name)
         return queue.wait(name, waiter)
@@ -176,15 +191,12 @@ class Batching:
         assert found is not None
         raise found.error()
 
-    def _answered(self, name: str) -> bool:
-        return isinstance(self._find(name), Response)
-
     def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
         if queue.holds(name):
             return
         charge = put_row(queue, call, route, name, say=self._say_once)
         if self._deadlines:
-            deadline = self._deadlines.get((route.provider.domain, route.provider.model))
+            deadline = self._deadlines.get(_domain(route))
             if deadline is not None:
                 deadline.charge = charge
 
@@ -198,6 +210,16 @@ class Batching:
         self._enter_loop()
         self.queue(route, choice)
 
+    def holds(self, route: Route, key: bytes, nth: int) -> bool:
+        """Whether a job has a call's row, which may be answered and billed."""
+        queue = self._queues.get(_domain(route))
+        return queue is not None and queue.holds(name_of(key, nth))
+
+    def is_waited_for(self, route: Route, key: bytes, nth: int) -> bool:
+        """Whether somebody waits for a call's row, and has reserved what it may cost."""
+        queue = self._queues.get(_domain(route))
+        return queue is not None and queue.is_waited_for(name_of(key, nth))
+
     def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> bool:
         """Have a call answered by a job, with nobody waiting for it; False if it just was.
 
@@ -208,8 +230,11 @@ class Batching:
         if self._loop is not asyncio.get_running_loop():
             raise UsageError("the run's batch jobs belong to another event loop: submit there")
         queue, name = self.queue(route, choice), name_of(key, nth)
-        if queue.keeping(name) is not None or (queue.has_kept and self._answered(name)):
+        if queue.keeping(name) is not None or (
+            queue.has_kept and self.is_known(name, answered=True)
+        ):
             return False
+        queue.check(name)
         self._put(queue, call, route, name)
         return True
 
@@ -220,13 +245,13 @@ class Batching:
             BatchUnsupportedError: the provider has no batch API.
             JournalError: an earlier job cannot be gone on with.
         """
-        domain = (route.provider.domain, route.provider.model)
+        domain = _domain(route)
         queue = self._queues.get(domain)
         if queue is None:
             queue = self._queues[domain] = self._open(identity_of(route), route)
         queue.takes_over = choice.fallback == "parallel" or choice.mode == "auto"
-        if choice.deadline is not None and domain not in self._deadlines:
-            self._deadlines[domain] = self._set_deadline(queue, route, choice.deadline)
+        if choice.deadline is not None:
+            self._see_to_deadline(domain, queue, route, choice.deadline)
         return queue
 
     def _open(self, identity: Identity, route: Route) -> Queue:
@@ -238,12 +263,18 @@ class Batching:
         settings = route.batch or Batch()
         poll = api.limits.poll if settings.poll is None else settings.poll
         channel = StreamChannel(calls_per_minute=api.limits.calls_per_minute)
-        control = Control(api, channel, clock=self._clock, rng=self._rng, poll=poll)
+        account = (
+            route.provider.name,
+            getattr(route.provider, "base_url", id(route.provider)),
+        )
+        control = Control(
+            api, channel, clock=self._clock, rng=self._rng, poll=poll, account=account
+        )
         queue = Queue(
             identity,
             control,
             store=self._store,
-            keeper=_Keeper(self, route),
+            keeper=RouteKeeper(self, route),
             folder=self._folder_here(),
             settings=settings,
             clock=self._clock,
@@ -262,7 +293,7 @@ class Batching:
                 self._folder = self._journal.folder / FOLDER
             else:
                 self._folder = Path(tempfile.mkdtemp(prefix="llmflow-batch-"))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+                weakref.finalize(self, _remove, self._folder, os.getpid())
         return self._folder
 
     def is_for_batch(self, call: Call, route: Route, choice: Choice) -> bool:
@@ -287,12 +318,28 @@ class Batching:
         if decision not in self.decisions:
             self.decided(decision, None, 0, route)
 
-    def _set_deadline(self, queue: Queue, route: Route, seconds: float) -> Lateness:
-        """Have what is left asked in parallel, early enough before the deadline."""
-        key = queue.identity.key
-        begun = [each.sealed_at for each in self._store.all() if each.queue == key]
-        passed = max(0.0, self._clock.wall() - min(begun)) if begun else 0.0
-        return Lateness(queue, route.limiter, seconds=seconds, passed=passed)
+    def _see_to_deadline(
+        self, domain: Hashable, queue: Queue, route: Route, seconds: float
+    ) -> None:
+        """Have what is left asked in parallel, early enough before the deadline.
+
+        It is counted from the first call of a run, which may have been in an earlier process;
+        but jobs that were done before this deadline could have begun had another one. Outside
+        of runs, which never end, it begins anew with the first call after it.
+        """
+        current = self._deadlines.get(domain)
+        if current is not None:
+            if self._run_id is not None or not current.is_over or not queue.is_idle:
+                return
+            queue.is_late = False
+        key, now = queue.identity.key, self._clock.wall()
+        begun = [
+            each.sealed_at
+            for each in self._store.all()
+            if each.queue == key and (each.is_active or each.sealed_at > now - seconds)
+        ]
+        passed = max(0.0, now - min(begun)) if begun else 0.0
+        self._deadlines[domain] = Lateness(queue, route.limiter, seconds=seconds, passed=passed)
 
     @property
     def jobs(self) -> list[JobRecord]:
@@ -318,10 +365,10 @@ class Batching:
             JournalError: it cannot be written down.
         """
         jobs = [job for queue in self._queues.values() for job in queue.jobs]
-        for job in jobs:
-            job.request_cancel("user")
-        self._store.put([job.record for job in jobs])
-        return len(jobs)
+        # What is ending writes that down itself, at this moment perhaps.
+        wanted = [job.record for job in jobs if job.request_cancel("user")]
+        self._store.put(wanted)
+        return len(wanted)
 
     async def settle(self) -> None:
         """Return when all jobs have ended and all of their rows are written down."""
@@ -339,9 +386,20 @@ class Batching:
         for deadline in self._deadlines.values():
             deadline.stop()
         self._deadlines.clear()
-        if self._loop is asyncio.get_running_loop():
-            for queue in queues:
-                await queue.stop()
+        stopping = self._stop_all(queues)
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            await stopping
+        elif _is_alive(self._loop):
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(stopping, self._loop))
+        else:
+            stopping.close()
+
+    async def _stop_all(self, queues: Sequence[Queue]) -> None:
+        for queue in queues:
+            await queue.stop()
+            queue.end_calls(
+                JournalError("the run is over, and nobody waits for its batch jobs any more")
+            )
 
     def stop_soon(self) -> None:
         """Do what `stop` does, from another thread or without waiting."""
@@ -352,9 +410,10 @@ class Batching:
 
     # --- what queues need of the run -------------------------------------------------------------
 
-    def is_known(self, name: str) -> bool:
-        """Whether a row's outcome is in the journal."""
-        return self._find(name) is not None
+    def is_known(self, name: str, *, answered: bool = False) -> bool:
+        """Whether a row's outcome is in the journal; `answered`: and is an answer."""
+        found = self._find(name)
+        return isinstance(found, Response) if answered else found is not None
 
     def _find(self, name: str) -> Recorded | None:
         found = call_of(name)
@@ -409,40 +468,18 @@ class Batching:
             await self._journal.drain()
 
 
-class Waiting:
-    """What of a call is in a job's hands, for whoever writes its outcome down."""
-
-    __slots__ = ("waiter",)
-
-    def __init__(self) -> None:
-        self.waiter: Waiter | None = None
-
-    def kept(self) -> None:
-        """Note that its outcome is written down, or need not be."""
-        if self.waiter is not None:
-            self.waiter.kept()
-
-    def lost(self, error: JournalError) -> None:
-        """Note that it cannot be written down."""
-        if self.waiter is not None:
-            self.waiter.lost(error)
+def _domain(route: Route) -> Hashable:
+    return route.provider.domain, route.provider.model
 
 
-class _Keeper:
-    """A queue's view of the run."""
+def _is_alive(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Whether an event loop does anything: one that merely was not closed does not."""
+    return loop is not None and not loop.is_closed() and loop.is_running()
 
-    def __init__(self, batching: Batching, route: Route) -> None:
-        self._batching = batching
-        self._route = route
-        self.is_known = batching.is_known
-        self.changed = batching.changed
-        self.drain = batching.drain
 
-    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
-        return self._batching.keep(name, outcome, self._route)
-
-    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
-        self._batching.decided(decision, record, rows, self._route)
+def _remove(folder: Path, process: int) -> None:
+    if process == os.getpid():  # and not a fork's end
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def supports(route: Route) -> bool:

@@ -47,6 +47,11 @@ class Lateness:
         # Whoever has the first row has put it nowhere yet.
         self._timer = self._loop.call_later(_SHORTEST_WAIT, self._look)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._loop.time() >= self._end
+
     def stop(self) -> None:
         """Look no longer."""
         self._timer.cancel()

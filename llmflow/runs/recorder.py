@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from llmflow.errors import (
     JournalError,
@@ -257,7 +257,7 @@ class Recorder:
         choice = route.choice or chosen.get() or self._choice
         if choice is None:
             return await self._pay(call, route, key, nth, group)
-        from llmflow.runs.batching import Waiting
+        from llmflow.runs.outcomes import Waiting
 
         way = Way(choice, Waiting())
         try:
@@ -287,9 +287,9 @@ class Recorder:
             if spending is not None:
                 call.sent = Sent()
                 batch = way is not None and self.batching.is_for_batch(call, route, way.choice)
-                reservation = self._reserved(key, nth)
-                if reservation is None:
-                    reservation = await spending.reserve(call, route, batch=batch)
+                reservation = spending.kept_for((key, nth)) or await spending.reserve(
+                    call, route, batch=batch
+                )
             if way is None:
                 response = await route.mode.complete(call)
             else:
@@ -307,7 +307,10 @@ class Recorder:
             raise
         except BaseException:
             if spending is not None and reservation is not None:
-                spending.cancelled(reservation, call.sent)
+                if way is not None and self.batching.holds(route, key, nth):
+                    spending.keep_for((key, nth), reservation)
+                else:
+                    spending.cancelled(reservation, call.sent)
             if group is None:
                 self._give_back(key, nth, route)
             raise
@@ -397,22 +400,22 @@ class Recorder:
         if self._submitting is not None:
             self._submitting.close()
 
-    def _reserved(self, key: bytes, nth: int) -> Reservation | None:
-        """Return what was reserved for a call when it was submitted, once."""
-        return None if self._submitting is None else self._submitting.reserved(key, nth)
-
     def keep(
         self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
     ) -> asyncio.Future[None] | None:
         """Write down what a batch job has brought for a call that nobody waits for any more."""
-        reservation = self._reserved(key, nth)
+        reservation = None if self.spending is None else self.spending.kept_for((key, nth))
         if isinstance(outcome, Response):
             response = self._priced(outcome, route, in_batch=True)
             self.tally.answer(response)
             self.tally.brought("replayed")
-            if self.spending is not None and reservation is not None:
-                self.spending.answered(reservation, response, route)
-            return None if self._journal is None else self._journal.put(key, nth, response)
+            if self.spending is not None:
+                self.spending.arrived(reservation, response, route)
+            written = None if self._journal is None else self._journal.put(key, nth, response)
+            if route.cache is None:
+                return written
+            kept = route.cache.store(key, response)
+            return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
         outcome.redact()
         if outcome.fatal:  # it says nothing of the call, which is asked again
             self._fatal = self._fatal or outcome
@@ -487,7 +490,7 @@ class Recorder:
             raise
 
 
-async def _all(writes: list[Coroutine[Any, Any, None]]) -> None:
+async def _all(writes: Sequence[Awaitable[None]]) -> None:
     if len(writes) == 1:
         await writes[0]
     else:

@@ -27,6 +27,21 @@ class Spending:
         self._ledger = ledger
         self._journal = journal
         self._forecasts: dict[Hashable, OutputForecast] = {}
+        self._of_rows: dict[tuple[bytes, int], Reservation] = {}
+
+    def keep_for(self, row: tuple[bytes, int], reservation: Reservation) -> None:
+        """Keep what is reserved for a row that is in a job, and that no call waits for."""
+        self._of_rows[row] = reservation
+
+    def kept_for(self, row: tuple[bytes, int]) -> Reservation | None:
+        """Return what was kept for a row, once."""
+        return self._of_rows.pop(row, None)
+
+    def release_rows(self) -> None:
+        """Give back what was kept for rows: no job has them any more."""
+        for reservation in self._of_rows.values():
+            reservation.release()
+        self._of_rows.clear()
 
     async def reserve(self, call: Call, route: Route, *, batch: bool) -> Reservation:
         """Reserve what a call may cost; waits while calls under way may still need less.
@@ -72,6 +87,17 @@ class Spending:
             charged.tokens - max(0, usage.total_tokens),
         )
         self._forecast(route).observe(response.usage.output_tokens)
+
+    def arrived(self, reservation: Reservation | None, response: Response, route: Route) -> None:
+        """Settle with an answer that a job brought, whether or not anything is reserved for it."""
+        if reservation is not None:
+            self.answered(reservation, response, route)
+            return
+        from llmflow.budget import Spent
+
+        self._ledger.charge(
+            Spent(response.cost or 0.0, response.usage.total_tokens, response.attempts)
+        )
 
     def failed(self, reservation: Reservation, error: ProviderError) -> None:
         """Settle with a failure."""

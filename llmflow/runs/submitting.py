@@ -11,7 +11,6 @@ from llmflow.runs.route import Route
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Reservation
     from llmflow.runs.recorder import Recorder
 
 
@@ -33,7 +32,6 @@ class Submitting:
         self._recorder = recorder
         self._journal = recorder.journal
         self._asked = Asked()  # the calls that come later are counted from 0 again
-        self._reservations: dict[tuple[bytes, int], Reservation] = {}
         self._shared: dict[bytes, int] = {}
 
     async def submit(self, request: Request, route: Route, choice: Choice) -> bool:
@@ -57,14 +55,17 @@ class Submitting:
             return False
         if not recorder.batching.is_for_batch(call, route, choice):
             return False
-        if recorder.spending is not None:
-            reservation = recorder.spending.reserve_now(call, route, batch=choice.mode == "batch")
-            self._reservations[key, nth] = reservation
-        if recorder.batching.enqueue(call, route, key, nth, choice):
+        if recorder.batching.is_waited_for(route, key, nth):
             return True
-        if (unused := self.reserved(key, nth)) is not None:
-            unused.release()
-        return False
+        spending = recorder.spending
+        reservation = None if spending is None else spending.reserve_now(call, route, batch=True)
+        if not recorder.batching.enqueue(call, route, key, nth, choice):
+            if reservation is not None:
+                reservation.release()
+            return False
+        if spending is not None and reservation is not None:
+            spending.keep_for((key, nth), reservation)
+        return True
 
     async def _from_cache(self, route: Route, key: bytes, nth: int) -> bool:
         found = None if route.cache is None else await route.cache.find(key)
@@ -77,10 +78,6 @@ class Submitting:
         """Take the next calls for the first ones, which are submitted once more."""
         self._asked.close()
 
-    def reserved(self, key: bytes, nth: int) -> Reservation | None:
-        """Return what was reserved for a call, once."""
-        return self._reservations.pop((key, nth), None)
-
     async def settle(self) -> None:
         """Write the answers of calls down for the equal ones that were to share them."""
         shared, self._shared = self._shared, {}
@@ -91,9 +88,8 @@ class Submitting:
             elif found is not None:
                 error: ProviderError = found.error()
                 await self._journal.record_failure(key, 1, error, uses=last, paid=False)
-        for reservation in self._reservations.values():
-            reservation.release()
-        self._reservations.clear()
+        if self._recorder.spending is not None:
+            self._recorder.spending.release_rows()
 
     def close(self) -> None:
         """Forget how often each call was submitted."""

@@ -1,0 +1,33 @@
+"""What a queue of batch jobs needs of whoever keeps their outcomes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from llmflow.batch.record import JobRecord
+from llmflow.batch.waiter import Outcome
+
+
+class Keeper(Protocol):
+    """Who writes down what nobody waits for."""
+
+    def is_known(self, name: str, *, answered: bool = False) -> bool:
+        """Whether a row's outcome is written down; `answered`: and is an answer."""
+        ...
+
+    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
+        """Write a row's outcome down; the future ends when it is durable. None: nothing to do."""
+        ...
+
+    async def drain(self) -> None:
+        """Return when all that was kept before is durable."""
+        ...
+
+    def changed(self, record: JobRecord) -> None:
+        """Hear of a job's new state."""
+        ...
+
+    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
+        """Hear of a decision: why rows go another way."""
+        ...

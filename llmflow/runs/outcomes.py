@@ -1,0 +1,52 @@
+"""How what jobs bring reaches a run: by the calls that wait for it, or past them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from llmflow.batch.record import JobRecord
+from llmflow.batch.waiter import Outcome, Waiter
+from llmflow.errors import JournalError
+from llmflow.runs.route import Route
+
+if TYPE_CHECKING:
+    from llmflow.runs.batching import Batching
+
+
+class Waiting:
+    """What of a call is in a job's hands, for whoever writes its outcome down."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self) -> None:
+        self.waiter: Waiter | None = None
+
+    def kept(self) -> None:
+        """Note that its outcome is written down, or need not be."""
+        if self.waiter is not None:
+            self.waiter.kept()
+
+    def lost(self, error: JournalError) -> None:
+        """Note that it cannot be written down."""
+        if self.waiter is not None:
+            self.waiter.lost(error)
+
+
+class RouteKeeper:
+    """A queue's view of the run."""
+
+    def __init__(self, batching: Batching, route: Route) -> None:
+        self._batching = batching
+        self._route = route
+        self.is_known = batching.is_known
+        self.changed = batching.changed
+        self.drain = batching.drain
+
+    def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
+        """Write a row's outcome down."""
+        return self._batching.keep(name, outcome, self._route)
+
+    def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
+        """Hear of a decision."""
+        self._batching.decided(decision, record, rows, self._route)
