@@ -14,6 +14,7 @@ from llmflow.progress.words import duration
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
+    from llmflow.jobs.submission import Submission
     from llmflow.llm import LLM
     from llmflow.runs.run import Run
 
@@ -85,7 +86,7 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
     return ", ".join(parts) or None
 
 
-def tell_detached(run: Run, task: Task) -> None:
+def tell_detached(run: Run, task: Task, submission: Submission | None = None) -> None:
     """Say what was left at the provider, and how to go on."""
     jobs = [each for each in run.batch_jobs if each.is_active]
     if task.as_json:
@@ -95,6 +96,11 @@ def tell_detached(run: Run, task: Task) -> None:
         write(sys.stderr if task.output == "-" else sys.stdout, orjson.dumps(plain).decode())
     elif not task.quiet:
         write(sys.stderr, "\n".join([f"run {run.name}: {going_on(jobs)}", *job_lines(jobs)]))
+        if submission is not None and submission.refused is not None:
+            say(
+                f"not all rows are in these jobs, for the budget: {submission.refused}\n"
+                f"`llmflow resume {run.name}` submits more, as far as that reaches"
+            )
         if any(each.state == "sealed" for each in jobs):
             say("what waits is sent by `llmflow resume`, once the provider has room for it")
         say(

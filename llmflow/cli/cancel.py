@@ -12,14 +12,17 @@ from llmflow.cli.batching import going_on
 from llmflow.cli.options import CONFIG
 from llmflow.cli.reaching import Work, look, reach, task_of, work_of
 from llmflow.cli.terminal import say
-from llmflow.errors import BatchCancelledError, InputError
+from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
 
 if TYPE_CHECKING:
+    from llmflow.batch.record import JobRecord
     from llmflow.llm import LLM
     from llmflow.runs.run import Run
 
 _WAIT: Final = 120.0
 _LOOK_SECONDS: Final = 2.0
+_OVER: Final = (400, 404, 409)
+"""What a provider says of a job that has ended, or is being cancelled."""
 
 
 @click.command("cancel", short_help="Cancel the batch jobs of a run; keep what was answered.")
@@ -75,6 +78,8 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
         for llm in llms:
             await llm.collect()
         count = sum(each.cancel_all() for each in run.recorder.batchings)
+        # The jobs do so, too; but not before the wait is over, if it is short.
+        untold = await _tell(run.batch_jobs, llms)
         say(f"cancelling {count:,} batch jobs of {name}; this may take minutes")
         ended = await _settled(run, wait)
         kept = 0 if run.totals is None else run.totals.answers - before
@@ -90,8 +95,29 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
             f"cancelled: {kept:,} answers of these jobs are kept; "
             f"`llmflow resume {name}` asks what is missing"
         )
+    elif untold:
+        say(f"{left}: not all could be cancelled: {untold[0]}; `llmflow cancel {name}` tries again")
     else:
         say(f"{left}: the provider is still cancelling; `llmflow cancel {name}` waits again")
+
+
+async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
+    """Tell the provider to cancel jobs; return why it could not be told, or would not hear."""
+    from llmflow.transport.channel import StreamChannel
+
+    by_queue = {each.batch_queue: each for each in llms}
+    untold: list[str] = []
+
+    async def tell(llm: LLM, job: str) -> None:
+        try:
+            await llm.provider.batch.cancel(job, StreamChannel())  # type: ignore[attr-defined]
+        except ProviderError as error:
+            if error.status not in _OVER:
+                untold.append(redact(str(error)))
+
+    there = [each for each in jobs if each.state == "created" and each.queue in by_queue]
+    await asyncio.gather(*[tell(by_queue[each.queue], each.job) for each in there if each.job])
+    return untold
 
 
 async def _settled(run: Run, wait: float) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmflow.jobs.contact import Contact
     from llmflow.jobs.job import Job
     from llmflow.jobs.report import Report
+    from llmflow.jobs.submission import Submission
     from llmflow.llm import LLM
     from llmflow.rows import PromptTemplate, RowSource, RowWriter
     from llmflow.runs.run import Run, Store
@@ -154,11 +155,11 @@ def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None,
         report = ending.report_of(
             end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
         )
-        _tell(report, end, run, task)
+        _tell(report, end, run, task, job.submission)
     return end.code
 
 
-def _tell(report: Report, end: Ending, run: Run, task: Task) -> None:
+def _tell(report: Report, end: Ending, run: Run, task: Task, submission: Submission | None) -> None:
     """Say how it ended, and at last what to do about it."""
     from llmflow.cli import ending
     from llmflow.cli.batching import tell_detached
@@ -168,7 +169,7 @@ def _tell(report: Report, end: Ending, run: Run, task: Task) -> None:
         silence(sys.stdout)
         return
     if end.waits_for is not None:
-        tell_detached(run, task)
+        tell_detached(run, task, submission)
         return
     _show(report, task)
     if report.stopped_by is None:

@@ -81,7 +81,8 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
     going_on = False
     for work in works:
         left = [each for each in work.unfinished if each.state != "fetched" or work.run.busy]
-        going_on = going_on or bool(left)
+        # What waits here, or may not be there at all, waits for a process.
+        going_on = going_on or any(work.run.busy or each.state == "created" for each in left)
         if as_json:
             _print_json(work)
             continue
@@ -93,6 +94,11 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
             say(f"all have ended: `llmflow resume {work.run.name}` collects the answers")
         elif not work.run.busy and any(each.state == "sealed" for each in left):
             say(f"what waits to be sent is sent by `llmflow resume {work.run.name}`")
+        elif not work.run.busy and any(each.state == "creating" for each in left):
+            say(
+                "a job that was on its way to the provider may or may not be there: "
+                f"`llmflow resume {work.run.name}` looks for it"
+            )
     if not works and not as_json and name is None:
         say("no run has batch jobs that have not ended")
     return going_on

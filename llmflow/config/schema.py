@@ -145,6 +145,9 @@ _Whole = Annotated[int, Strict()]
 _Amount = Annotated[Any, AfterValidator(partial(parse_amount, name="enqueued_tokens"))]
 
 
+_Switch = Annotated[bool, Strict()]
+
+
 class BatchTable(_Table):
     """``[batch]``, ``[providers.NAME.batch]`` and that of a model: the fields of a `Batch`.
 
@@ -159,8 +162,8 @@ class BatchTable(_Table):
     enqueued_tokens: _Amount | None = None
     jobs: _Whole | None = None
     few: _Whole | None = None
-    primer: bool | None = None
-    keep_files: bool | None = None
+    primer: _Switch | None = None
+    keep_files: _Switch | None = None
 
 
 class ModelTable(_Table):

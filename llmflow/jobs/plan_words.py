@@ -125,7 +125,10 @@ def _cost(plan: Plan) -> Iterator[Line]:
     else:
         yield Line("cost in a batch", _amount(plan, plan.batch_cost, dollars))
     if (primer := plan.primer) is not None:
-        how = f"all rows but it read the {primer.tokens:,} marked tokens, which else each writes"
+        how = (
+            f"all rows but it read the {primer.tokens:,} marked tokens, which else each writes, "
+            "at a price that is not counted above"
+        )
         if not primer.chosen:
             how += "; [batch] primer = true has one row go first"
         yield Line("a cache primer saves", f"up to {dollars(primer.usd)}", how)

@@ -89,7 +89,7 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         source, batch = counters if run is None else run, self._batch()
         return View(
             # Rows are written once all jobs have ended.
-            done=counters.done if batch is None else max(counters.done, batch.done),
+            done=counters.done if batch is None else self._done(batch),
             total=self._total,
             rate=self._pace.rate,
             reading=self._pace.reading,
@@ -109,6 +109,12 @@ class Progress(AbstractAsyncContextManager["Progress"]):
             stopping=job.stopping,
             batch=batch,
         )
+
+    def _done(self, batch: BatchView) -> int:
+        """Return how many rows have come to their end, written or not."""
+        brought = 0 if self._run is None else self._run.statistics().answered
+        done = max(self._job.counters.done, brought + batch.done)
+        return done if self._total is None else min(done, self._total)
 
     def _batch(self) -> BatchView | None:
         """Return the batch jobs that the job waits for."""

@@ -58,6 +58,8 @@ class Submission:
         """Rows that were looked at."""
         self.submitted = 0
         """Rows that are in a job of this session, or in one of an earlier session."""
+        self.refused: BudgetExceededError | None = None
+        """Why rows that are left were not submitted."""
         self.is_over = False
         """Whether all jobs have ended; with `detach`, are at the provider."""
         self.is_read = False
@@ -76,13 +78,13 @@ class Submission:
         """
         run = self._run
         was_cancelled = any(each.is_active and each.cancel == "user" for each in run.batch_jobs)
-        choice, live = self._llm.choice, live_here()
+        live = live_here()
         live.expected += self._total  # what is decided for all of them is decided at the first
         try:
             await self._llm.collect()
             await self._submit()
         except BatchUnsupportedError:
-            if choice is None or (choice.mode != "auto" and choice.fallback != "parallel"):
+            if not self._may_ask_in_parallel():
                 raise
         finally:
             live.expected -= self._total
@@ -98,9 +100,17 @@ class Submission:
             # wants the rest.
             if not was_cancelled:
                 raise
+        except BatchUnsupportedError:  # the first job was the first to ask
+            if not self._may_ask_in_parallel():
+                raise
+            self.detach = False
         # What has failed in this session is not asked once more in it.
         run.recorder.retry_failed = False
         self.is_over = True
+
+    def _may_ask_in_parallel(self) -> bool:
+        choice = self._llm.choice
+        return choice is not None and (choice.mode == "auto" or choice.fallback == "parallel")
 
     async def put(self) -> None:
         """Submit what has no answer yet, in the midst of a run that asks in parallel.
@@ -130,5 +140,6 @@ class Submission:
                 self.submitted += await self._llm.submit(self._template.render(row, index=index))
             except InputError:
                 continue  # whoever writes the rows says so
-            except BudgetExceededError:
+            except BudgetExceededError as error:
+                self.refused = error
                 return  # what has been submitted may still cost less than it was reserved

@@ -110,7 +110,7 @@ def _seconds(deadline: float | str) -> float:
         if text.endswith("d") and text[:-1].replace(".", "", 1).isdigit():
             seconds = float(text[:-1]) * _DAY
         else:
-            seconds = parse_duration(text)
+            seconds = float(text) if text.isdecimal() else parse_duration(text)
     elif isinstance(deadline, int | float) and not isinstance(deadline, bool):
         seconds = float(deadline)
     if seconds is None or not 0 < seconds < math.inf:

@@ -19,7 +19,7 @@ class BatchView:
 
     Args:
         states: what the jobs that have not ended are doing, and how many do so.
-        rows: the rows of all jobs.
+        rows: the rows of these.
         done: how many of them are answered or failed, as far as that is known.
         age: for how many seconds the oldest job that has not ended has been there.
         left: for how many more seconds they will be, at the pace so far; None where there is none.

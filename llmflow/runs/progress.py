@@ -73,8 +73,8 @@ class JobsLook:
         left = _seconds_left(active, age)
         return BatchView(
             states=dict(states),
-            rows=sum(each.requests for each in jobs),
-            done=sum(map(_done, jobs)),
+            rows=sum(each.requests for each in active),
+            done=sum(map(_done, active)),
             age=age,
             left=left if left is None or latest is None else min(left, latest),
             latest=latest,

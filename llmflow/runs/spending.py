@@ -71,6 +71,9 @@ class Spending:
 
     def is_too_dear(self, call: Call, route: Route, count: int) -> str | None:
         """Return why so many live calls do not fit into the budget; None if they do."""
+        price = route.price()
+        if price is not None and not price.has_batch:
+            return None  # jobs would cost the same, as far as is known
         each = self._estimator(call, route, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:

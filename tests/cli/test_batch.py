@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.request import Request, urlopen
 
 import orjson
 import pytest
@@ -45,6 +50,37 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serve(simulator: Start, **batch: Any) -> SimulatorThread:
     return simulator(batch=BatchSettings(**(QUICK | batch)))
+
+
+@contextmanager
+def without_batches(sim: SimulatorThread) -> Iterator[str]:
+    """Serve what a simulator does, but for files and batches, which this server does not know."""
+
+    class Live(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if not self.path.endswith("/chat/completions"):
+                self.send_error(404)
+                return
+            headers = {"content-type": "application/json", "authorization": "Bearer -"}
+            with urlopen(Request(f"{sim.url}/chat/completions", body, headers)) as reply:
+                answer = reply.read()
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Live) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def texts(count: int) -> list[str]:
@@ -170,7 +206,33 @@ def test_without_a_batch_api_there_has_to_be_another_way() -> None:
     check_batching(replace(task, mode="auto"), llm, keeps=True)
 
 
+def test_where_the_server_has_no_batch_api_the_fallback_asks(run: Run, simulator: Start) -> None:
+    sim = simulator()
+    write_rows("in.jsonl", 12)
+    with without_batches(sim) as url:
+        for options in (["--fallback", "parallel"], ["--fallback", "parallel", "--detach"]):
+            out = f"out{len(options)}.jsonl"
+            result = run(
+                *words(sim, "--mode", "batch", *options, out=out), "--base-url", url, "--quiet"
+            )
+            assert (result.code, result.err) == (0, "")
+            assert len(rows_of(out)) == 12
+    assert jobs_at(sim) == 0
+
+
 class TestDetached:
+    def test_it_says_what_the_budget_left_out(self, run: Run, simulator: Start) -> None:
+        sim = serve(simulator, **SLOW)
+        Path("llmflow.toml").write_text(
+            CONFIG + "[providers.openai]\nprice = { input = 1, output = 1000 }\n"
+        )
+        forget_configs()
+        write_rows("in.jsonl", 40)
+        options = ("--mode", "batch", "--detach", "--budget", "0.5", "--max-tokens", "50")
+        result = run(*words(sim, *options))
+        assert result.code == 0, result.err
+        assert "not all rows are in these jobs, for the budget" in result.err
+
     def test_it_leaves_and_another_session_collects(self, run: Run, simulator: Start) -> None:
         sim = serve(simulator)
         write_rows("in.jsonl", 25)

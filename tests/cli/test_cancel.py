@@ -1,0 +1,43 @@
+"""``llmflow cancel``: nothing is said before it is done, and what is left is asked as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmflow.config import forget_configs
+from llmflow.simulator import BatchSettings
+from tests.cli.conftest import Run, write_rows
+from tests.cli.sessions import Start, answers, the_run, words
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("llmflow.toml").write_text("[batch]\npoll = 0.05\nquiet = 0.05\n")
+    monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
+    forget_configs()
+
+
+def stuck(seconds: float) -> BatchSettings:
+    """Return a provider whose first job gets nowhere, and takes its time to be cancelled."""
+    return BatchSettings(
+        seconds=0.1,
+        validation_seconds=0.0,
+        finalizing_seconds=0.0,
+        cancel_seconds=seconds,
+        cancelled_results="drop",
+        stuck_jobs=(1,),
+        stuck_at=0.0,
+    )
+
+
+def test_a_job_is_told_to_end_even_if_nobody_waits_for_it(run: Run, simulator: Start) -> None:
+    sim = simulator(batch=stuck(60.0))
+    write_rows("in.jsonl", 10)
+    assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+    name = the_run().name
+    result = run("cancel", name, "--wait", "0")
+    assert result.code == 0
+    assert "the provider is still cancelling" in result.err
+    assert "cancelling" in run("status", name).out
