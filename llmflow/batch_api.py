@@ -78,7 +78,8 @@ class BatchInput:
         tag: what the job is found by, where the provider lets a job be named: at most 64
             characters of ``A-Z a-z 0-9 - _``, and never used before.
         model: the model's name at the provider.
-        created_at: when it was finished, in seconds since 1970.
+        created_at: when its creation was begun, or before that, when it was finished; in
+            seconds since 1970.
     """
 
     path: Path

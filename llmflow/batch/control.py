@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
+from llmflow.batch.creating import creating_at
 from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus, Channel
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError, QueueLimitError
@@ -21,6 +24,10 @@ _LONGEST_WAIT: Final = 60.0
 _LOOKS: Final = (0.1, 0.5, 1.5)
 
 
+class Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """A job is to be cancelled, and what was under way for it was ended."""
+
+
 class Control:
     """The calls for one queue.
 
@@ -30,11 +37,20 @@ class Control:
         clock: where time and sleep come from.
         rng: where jitter comes from.
         poll: seconds until the first look at a job; other waits are measured by it.
+        account: what tells the place where jobs are made from others, where that is known.
     """
 
     def __init__(
-        self, api: BatchAPI, channel: Channel, *, clock: Clock, rng: random.Random, poll: float
+        self,
+        api: BatchAPI,
+        channel: Channel,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        poll: float,
+        account: Hashable = None,
     ) -> None:
+        self.creating = creating_at(account or object())
         self.api = api
         self.channel = channel
         self._clock = clock
@@ -47,8 +63,12 @@ class Control:
         return await self._repeat(lambda: self.api.upload(rows, self.channel))
 
     async def create(
-        self, rows: BatchInput, uploaded: str | None, known: Callable[[], Collection[str]]
-    ) -> BatchStatus:
+        self,
+        rows: BatchInput,
+        uploaded: str | None,
+        known: Callable[[], Collection[str]],
+        wake: asyncio.Event,
+    ) -> tuple[BatchStatus, bool]:
         """Create a job, exactly once.
 
         What was refused was not made. What nobody answered may have been, and is looked for
@@ -58,16 +78,22 @@ class Control:
             rows: its rows.
             uploaded: the provider's name of its file.
             known: returns the ids of jobs that were created for something else.
+            wake: set when it is to be created no more.
+
+        Returns:
+            The job, and whether it was found rather than named in the answer.
 
         Raises:
             QueueLimitError: too much is waiting already.
             ProviderError: it cannot be created.
+            Interrupted: it was not created, and is not to be.
         """
+        began = self._clock.monotonic()
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self.api.create(rows, uploaded, self.channel)
+                return await self.api.create(rows, uploaded, self.channel), False
             except QueueLimitError:
                 raise
             except ProviderError as error:
@@ -76,10 +102,14 @@ class Control:
                 if not (error.transient or unseen) or attempt >= _ATTEMPTS:
                     raise
                 if is_ambiguous(error):
-                    found = await self.find(rows, known())
+                    # By this clock, which may have been put back since.
+                    since = self._clock.wall() - (self._clock.monotonic() - began)
+                    found = await self.find(
+                        replace(rows, created_at=min(rows.created_at, since)), known()
+                    )
                     if found is not None:
-                        return found
-                await self._sleep(attempt, error)
+                        return found, True
+                await self._sleep(attempt, error, wake)
 
     async def find(self, rows: BatchInput, known: Collection[str]) -> BatchStatus | None:
         """Look for a job that may have been made, a few times: lists lag behind."""
@@ -117,9 +147,22 @@ class Control:
                     raise
                 await self._sleep(attempt, error)
 
-    async def _sleep(self, attempt: int, error: ProviderError) -> None:
+    async def _sleep(
+        self, attempt: int, error: ProviderError, wake: asyncio.Event | None = None
+    ) -> None:
         seconds = backoff(attempt, initial=self._wait, maximum=_LONGEST_WAIT, rng=self._rng)
-        await self._clock.sleep(max(seconds, error.retry_after or 0.0))
+        sleeping = self._clock.sleep(max(seconds, error.retry_after or 0.0))
+        if wake is None:
+            await sleeping
+            return
+        waits = [asyncio.ensure_future(each) for each in (sleeping, wake.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        if wake.is_set():
+            raise Interrupted
 
 
 def is_ambiguous(error: ProviderError) -> bool:

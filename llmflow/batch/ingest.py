@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from llmflow.batch.results import lines_in
 from llmflow.errors import BatchRowLostError, ProviderError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Ingest:
         errors: dict[str, ProviderError] = {}
         read, names = queue.control.api.read, job.names
         count = 0
-        for line in _lines(folder):
+        for line in lines_in(folder):
             count += 1
             if not count % _AT_ONCE:
                 await self._let_others_keep_up()
@@ -60,6 +60,8 @@ class Ingest:
                 queue.deliver(job, name, response)
             elif row.error is not None:
                 errors.setdefault(name, row.error)
+        if self.unreadable:
+            queue.keeper.decided("unreadable results", record=job.record, rows=self.unreadable)
         return self._sort(errors)
 
     async def _let_others_keep_up(self) -> None:
@@ -79,7 +81,7 @@ class Ingest:
         again: dict[str, ProviderError] = {}
         for name in list(job.names):
             error = errors.get(name) or self._lost()
-            if job.adopted and queue.keeper.is_known(name):
+            if job.adopted and queue.is_over(name):
                 job.names.remove(name)
                 continue
             error.provider = error.provider or job.record.provider
@@ -103,13 +105,3 @@ class Ingest:
         return BatchRowLostError(
             f"the batch job {record.job} ended ({native or 'unknown'}) without this row", code=code
         )
-
-
-def _lines(folder: Path) -> Iterator[bytes]:
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            for line in file:
-                if not line.isspace():
-                    yield line

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from llmflow.batch import results
+from llmflow.batch.control import Interrupted
 from llmflow.batch.ingest import Ingest
 from llmflow.batch.record import JobRecord
-from llmflow.batch.spool import names_of
+from llmflow.batch.refusals import refused_for, wait_for_room
 from llmflow.batch_api import BatchInput, BatchProblem, BatchStatus
 from llmflow.errors import (
     AuthenticationError,
     BatchCancelledError,
+    BatchRowLostError,
     JournalError,
     ProviderError,
     QueueLimitError,
@@ -26,6 +29,8 @@ from llmflow.errors import (
 
 if TYPE_CHECKING:
     from llmflow.batch.queue import Queue
+
+_T = TypeVar("_T")
 
 # In units of the first look's delay: 10, 20, 30, then 60 seconds; after an hour 120.
 _FIRST_LOOKS: Final = (1.0, 2.0, 3.0)
@@ -35,9 +40,8 @@ _IS_OLD: Final = 360.0
 # A job that was made a moment ago is not everywhere yet.
 _UNKNOWN_PATIENCE: Final = 3.0
 _REFUSALS: Final = 5
-_QUEUE_WAITS: Final = (6.0, 12.0, 30.0, 60.0)
-_TRIES_BEFORE_SPLIT: Final = 3
 _CANCEL_PATIENCE: Final = 60.0
+_URGENT_PATIENCE: Final = 12.0
 
 
 class Job:
@@ -58,12 +62,15 @@ class Job:
         """How many outcomes were given out that are not written down yet."""
         self._queue = queue
         self._found_creating = adopted and record.state == "creating"
+        self._uploaded: str | None = None
         self.placed = asyncio.Event()
         """Set when it is at the provider, or has to wait for room there, or is over."""
         self.ended = asyncio.Event()
         """Set when it is over."""
         self._settled = asyncio.Event()
         self._wake = asyncio.Event()
+        if record.cancel is not None:
+            self._wake.set()
         self._journal_error: JournalError | None = None
         self._cancelled_at: float | None = None
         self.path = queue.folder / f"{record.tag}.jsonl"
@@ -74,79 +81,122 @@ class Job:
 
     async def run(self) -> None:
         """Go on until every row has its outcome, from wherever the record says that it is."""
-        while self.record.state in ("sealed", "creating"):
-            if not await self._submit():
+        if self.record.state == "fetched":  # an earlier process may not have come to it
+            await results.are_ours(self, self._queue)
+            if results.are_here(self):
+                await self._clean_up(None)
+        while self.record.state != "fetched":
+            step = self._follow if self.record.state == "created" else self._submit
+            if not await step():
                 return
         self.placed.set()
-        status: BatchStatus | None = None
-        if self.record.state == "created":
-            self._queue.admission.enter_at_once(self.record.tag, self.record.tokens)
-            status = await self._watch()
-            self._queue.admission.leave(self.record.tag)
-            if status is not None and status.problems:
-                if _is_refusal(status.problems[0].error):
-                    await self._clean_up(status)  # its rows are sent from here again
-                if await self._refused_for(status.problems):
-                    return
-            await self._fetch(status)
-        else:  # an earlier process may not have come to it
-            await self._clean_up(None)
         await self._ingest()
 
     # --- on the way there -----------------------------------------------------------------------
 
     async def _submit(self) -> bool:
         """Create the job at the provider; False if that became other jobs' work."""
-        queue, control = self._queue, self._queue.control
-        if self.record.cancel is not None:
+        queue = self._queue
+        if self.record.cancel is not None and not self._found_creating:
             await self._give_up_unsent()
             return False
-        # Not placed meanwhile: nobody would send it once this process has ended.
-        await self._unless_cancelled(queue.primed(self.record))
-        if queue.admission.is_full(self.record.tokens):
-            self.placed.set()
-        await self._unless_cancelled(queue.admission.enter(self.record.tag, self.record.tokens))
-        if self.record.cancel is not None:
-            return True
-        rows = self._rows()
         try:
-            found = self._found_creating
-            self._found_creating = False
-            # Uploaded anew where it was found: the other file may have expired.
-            uploaded = self.record.uploaded if found else await control.upload(rows)
-            async with queue.creating:
-                await self._create(rows, uploaded, look_first=found)
+            # Not placed meanwhile: nobody would send it once this process has ended.
+            await self._heeding(queue.primed(self.record))
+            if queue.admission.is_full(self.record.tokens):
+                self.placed.set()
+            await self._heeding(queue.admission.enter(self.record.tag, self.record.tokens))
+        except Interrupted:
+            if not self._found_creating:
+                return True
+        try:
+            await self._create()
+        except Interrupted:
+            return True
         except QueueLimitError as error:
-            await self._note(state="sealed", uploaded=None)
-            return await self._wait_for_room(error)
+            await self.note(state="sealed", uploaded=None, sent_at=None)
+            if await wait_for_room(self, queue, error):
+                return True
+            await self._discard_upload()
+            return False
         except ProviderError as error:
             if error.transient:  # it may have been created: the next process looks for it
                 raise
-            await self._refused_for((BatchProblem(error),))
+            if not error.fatal:
+                await self._discard_upload()
+            await refused_for(self, queue, (BatchProblem(error),))
             return False
         return True
 
-    async def _create(self, rows: BatchInput, uploaded: str | None, *, look_first: bool) -> None:
+    async def _create(self) -> None:
         """Create the job, and write its name down.
 
         One at a time: where jobs have no tag, one that was made without anybody hearing of it
         is told from others because it is the only one that nobody knows.
+
+        Raises:
+            Interrupted: it is to be cancelled, and was not created.
         """
-        queue, control = self._queue, self._queue.control
-        status = await control.find(rows, queue.known_ids()) if look_first else None
-        if status is None:
-            if look_first:
-                uploaded = await control.upload(rows)
-            await self._note(state="creating", uploaded=uploaded)
-            status = await control.create(rows, uploaded, queue.known_ids)
-        await self._note(
+        control, rows = self._queue.control, self._rows()
+        if not self._found_creating:
+            await self._upload(rows)
+        async with self._alone():
+            found = await control.find(rows, self._known_ids()) if self._found_creating else None
+            if found is None:
+                self._found_creating = False
+                # Uploaded anew where it was found: the other file may have expired.
+                await self._upload(rows)
+                # Looked for from the first time on, if there were several.
+                sent_at = self.record.sent_at or self._queue.clock.wall()
+                await self.note(state="creating", uploaded=self._uploaded, sent_at=sent_at)
+                status, was_found = await control.create(
+                    self._rows(), self._uploaded, self._known_ids, self._wake
+                )
+            else:
+                status, was_found = found, True
+            control.creating.known.add(status.id)
+        uploaded, self._uploaded = status.uploaded or self.record.uploaded, None
+        self._found_creating = False
+        await self.note(
             state="created",
             job=status.id,
-            created_at=queue.clock.wall(),
-            uploaded=status.uploaded or self.record.uploaded,
+            found=was_found and status.tag != self.record.tag,
+            created_at=self._queue.clock.wall(),
+            uploaded=uploaded,
             expires_at=status.expires_at,
             native=status.native,
         )
+
+    def _known_ids(self) -> set[str]:
+        queue = self._queue
+        return {*queue.known_ids(), *queue.control.creating.known, *self.record.others}
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Let nobody else create a job at the same place in the block."""
+        lock = self._queue.control.creating.lock
+        acquiring = asyncio.ensure_future(lock.acquire())
+        try:
+            if self._found_creating:  # it may exist: looked for, whatever is wanted
+                await acquiring
+            await self._heeding(acquiring)
+            yield
+        finally:
+            if acquiring.done() and not acquiring.cancelled():
+                lock.release()
+
+    async def _upload(self, rows: BatchInput) -> None:
+        """Bring the file to the provider, unless it is there since the last try."""
+        if self._uploaded is None:
+            self._uploaded = await self._heeding(self._queue.control.upload(rows))
+
+    async def _discard_upload(self) -> None:
+        """Delete a file of which no job was made."""
+        name, self._uploaded = self._uploaded, None
+        if name is not None and not self._queue.settings.keep_files:
+            unused = BatchStatus(id="", state="failed", uploaded=name)
+            with contextlib.suppress(ProviderError):
+                await self._queue.control.clean_up(unused)
 
     def _rows(self) -> BatchInput:
         record = self.record
@@ -156,106 +206,76 @@ class Job:
             requests=record.requests,
             tag=record.tag,
             model=record.model,
-            created_at=record.sealed_at,
+            created_at=record.sent_at or record.sealed_at,
         )
-
-    async def _wait_for_room(self, error: QueueLimitError) -> bool:
-        """Wait until less is enqueued; False if it never fits, and smaller jobs have its rows."""
-        queue, record = self._queue, self.record
-        if error.limit is not None:
-            queue.admission.learn(error.limit)
-        most = queue.admission.most_tokens
-        alone = queue.admission.inside <= 1
-        queue.admission.leave(record.tag)
-        too_large = most is not None and record.tokens > most
-        if record.requests > 1 and (too_large or (alone and record.refused >= _TRIES_BEFORE_SPLIT)):
-            parts = int(record.tokens / most) + 1 if most is not None and too_large else 2
-            await self._split(set(self.names), parts, "more than may be enqueued at once")
-            return False
-        wait = _QUEUE_WAITS[min(record.refused, len(_QUEUE_WAITS) - 1)] * queue.control.poll
-        self.record = record.but(refused=record.refused + 1)
-        self.placed.set()
-        queue.keeper.decided("waits for its queue", record=record, rows=record.requests)
-        await self._sleep(max(wait, error.retry_after or 0.0))
-        return True
 
     async def _give_up_unsent(self) -> None:
-        self._queue.hand_over(
-            self, self.names, f"cancelled before it was sent: {self.record.cancel}"
-        )
+        why, names = "cancelled before it was sent", self.names
         self.names = set()
-        await self._end("cancelled before it was sent")
-
-    # --- what the provider refuses --------------------------------------------------------------
-
-    async def _refused_for(self, problems: tuple[BatchProblem, ...]) -> bool:
-        """Find the rows that a refusal is meant for, and go on with the others.
-
-        Returns:
-            Whether this job is over. If not, the provider has failed, and its rows go on.
-
-        Raises:
-            ProviderError: no other job would be accepted either.
-        """
-        first = problems[0].error
-        if isinstance(first, QueueLimitError):
-            if await self._wait_for_room(first):
-                why = "too much was enqueued"
-                await self._queue.replace(self, [set(self.names)], why, refused=self.record.refused)
-            return True
-        if first.transient:
-            return False
-        if first.fatal:
-            await self._end(f"refused: {first}")
-            raise first
-        bad = self._bad_rows(problems)
-        left = self.names - set(bad)
-        if not bad and len(left) == 1:
-            bad, left = {next(iter(left)): first}, set()
-        for name, error in bad.items():
-            if name in self.names:
-                self._queue.deliver(self, name, error)
-        self.names = left
-        await self._all_settled()
-        why = "refused for a row"
-        if not left:
-            await self._end(why)
-            return True
-        # One bad row is left out. Where it is not named, or one comes after the other, the
-        # rest is halved: what is good goes ahead.
-        parts = 1 if bad and self.record.failures < 1 else 2
-        await self._split(left, parts, why, failures=self.record.failures + 1)
-        return True
-
-    def _bad_rows(self, problems: tuple[BatchProblem, ...]) -> dict[str, ProviderError]:
-        lines = {each.line: each.error for each in problems if each.line is not None}
-        if not lines:
-            return {}
-        return {
-            name: lines[number]
-            for number, name in enumerate(names_of(self.path), start=1)
-            if number in lines
-        }
-
-    async def _split(self, names: set[str], parts: int, why: str, **changes: Any) -> None:
-        ordered = [name for name in names_of(self.path) if name in names]
-        each = -(-len(ordered) // max(1, min(parts, len(ordered))))
-        groups = [set(ordered[at : at + each]) for at in range(0, len(ordered), each)]
-        self._queue.keeper.decided(why, record=self.record, rows=len(names))
-        await self._queue.replace(self, groups, why, **changes)
+        if self.record.cancel == "deadline":
+            self._queue.hand_over(self, names, f"{why}: deadline")
+        else:
+            await self._cancel_rows(names)
+        await self._discard_upload()
+        await self.end(why)
 
     # --- at the provider ------------------------------------------------------------------------
 
+    async def _follow(self) -> bool:
+        """Bring the results here; False if that became other jobs' work."""
+        self.placed.set()
+        queue = self._queue
+        queue.admission.enter_at_once(self.record.tag, self.record.tokens)
+        status = await self._watch()
+        queue.admission.leave(self.record.tag)
+        if status is not None and status.problems:
+            if _is_refusal(status.problems[0].error):
+                await self._clean_up(status)  # its rows are sent from here again
+            if await refused_for(self, queue, status.problems):
+                return False
+        brought = await results.bring(self, queue, status)
+        if not await results.are_ours(self, queue):
+            await self._look_for_another()
+            return True
+        await self.note(state="fetched", found=False, native=self.record.native or "ended")
+        # Before anybody has an answer: a program may end with its last one.
+        if brought is not None:
+            await self._clean_up(brought)
+        return True
+
+    async def _look_for_another(self) -> None:
+        """Leave a job alone that was found, and is somebody else's."""
+        record = self.record
+        assert record.job is not None
+        self._queue.keeper.decided("found another's job", record=record, rows=record.requests)
+        results.forget(self)
+        self._found_creating = True
+        await self.note(
+            state="creating",
+            found=False,
+            others=(*record.others, record.job),
+            job=None,
+            created_at=None,
+            native=None,
+            succeeded=None,
+            failed=None,
+            expires_at=None,
+        )
+
     async def _watch(self) -> BatchStatus | None:
-        """Look at the job until it has ended; None if the provider does not know it."""
+        """Look at the job until it has ended; None if the provider does not know it.
+
+        Where it was cancelled, and takes too long for that, it has not ended even so.
+        """
         queue, record = self._queue, self.record
         assert record.job is not None
         looks, unknown, refusals = 0, 0, 0
         asked_to_wait: float | None = None
+        status: BatchStatus | None = None
         while True:
             if await self._cancel_if_wanted():
-                return None
-            await self._sleep(self._next_look(looks, asked_to_wait))
+                return status
+            await self.sleep(self._next_look(looks, asked_to_wait))
             looks += 1
             try:
                 status = await queue.control.status(record.job)
@@ -284,7 +304,7 @@ class Job:
         else:
             factor = _LAST_LOOKS if age > _IS_OLD * poll else _LATER_LOOKS
         if self._cancelled_at is not None:
-            factor = min(factor, 1.0)
+            return poll * min(factor, 1.0)  # whatever is asked for: it is not for long
         return max(poll * factor, asked_to_wait or 0.0)
 
     async def _heard(self, status: BatchStatus) -> None:
@@ -295,72 +315,75 @@ class Job:
             "expires_at": status.expires_at,
         }
         if news["native"] != self.record.native:
-            await self._note(**news)
+            await self.note(**news)
         elif (status.succeeded, status.failed) != (self.record.succeeded, self.record.failed):
             self.record = self.record.but(**news)
             self._queue.keeper.changed(self.record)
 
     async def _cancel_if_wanted(self) -> bool:
-        """Cancel the job once; True when the provider has had its time for that."""
-        if self.record.cancel is None:
+        """Cancel the job once; True when the provider has had its time for that.
+
+        What was found, and may be somebody else's, is not cancelled. At the deadline its end is
+        waited for even so: it says whose it is, and until then its rows may be paid for.
+        """
+        record, control = self.record, self._queue.control
+        if record.cancel is None:
             return False
+        is_urgent = record.cancel == "deadline"
+        patience = (_URGENT_PATIENCE if is_urgent else _CANCEL_PATIENCE) * control.poll
         now = asyncio.get_running_loop().time()
         if self._cancelled_at is None:
             self._cancelled_at = now
-            assert self.record.job is not None
-            with contextlib.suppress(ProviderError):  # at its end it is found to go on
-                await self._queue.control.cancel(self.record.job)
-        return now - self._cancelled_at > _CANCEL_PATIENCE * self._queue.control.poll
+            assert record.job is not None
+            await self.note()  # the next session, too, is to know who did it
+            if record.found:
+                why = "not cancelled: it may be somebody else's"
+                self._queue.keeper.decided(why, record=record, rows=len(self.names))
+            else:
+                # At its end it is found to go on.
+                with contextlib.suppress(ProviderError, TimeoutError):
+                    await asyncio.wait_for(control.cancel(record.job), patience)
+        if record.found and is_urgent:
+            return False
+        return asyncio.get_running_loop().time() - self._cancelled_at > patience
 
     @property
     def has_given_all(self) -> bool:
         """Whether every row has its outcome, and only that is still to be written down."""
         return self.record.state == "fetched" and not self.names
 
-    def request_cancel(self, reason: str) -> None:
-        """Have the job cancelled; what it has answered until then is kept."""
-        if self.record.cancel is None and self.record.state != "fetched":
-            self.record = self.record.but(cancel=reason)
-            self._wake.set()
+    def request_cancel(self, reason: str) -> bool:
+        """Have the job cancelled; what it has answered until then is kept.
+
+        Returns:
+            Whether that is news, and there is anything left to cancel.
+        """
+        if self.record.cancel is not None or self.record.state in ("fetched", "done"):
+            return False
+        self.record = self.record.but(cancel=reason)
+        self._wake.set()
+        return True
 
     # --- on the way back ------------------------------------------------------------------------
-
-    async def _fetch(self, status: BatchStatus | None) -> None:
-        """Bring the results here. As long as the provider has them, a failure is a delay."""
-        tries = 0
-        while status is not None and status.results:
-            try:
-                self.results.mkdir(mode=0o700, exist_ok=True)
-                await self._queue.control.fetch(status, self.results)
-                break
-            except ProviderError as error:
-                if error.status in (404, 410):
-                    break
-                tries += 1
-                if tries >= _REFUSALS or not error.transient:
-                    raise
-                await self._sleep(self._queue.control.poll * _LATER_LOOKS)
-        await self._note(state="fetched", native=self.record.native or "ended")
-        # Before anybody has an answer: a program may end with its last one.
-        if status is not None:
-            await self._clean_up(status)
 
     async def _clean_up(self, status: BatchStatus | None) -> None:
         """Delete the provider's files, if that can be done; else they expire there."""
         control, job = self._queue.control, self.record.job
         if job is not None and not self._queue.settings.keep_files:
             with contextlib.suppress(ProviderError):
-                await control.clean_up(status or await control.status(job))
+                status = status or await control.status(job)
+                if status.has_ended:
+                    await control.clean_up(status)
 
     async def _ingest(self) -> None:
         queue = self._queue
         ingest = Ingest(self, queue)
         leftovers = await ingest.run(self.results)
-        await self._all_settled()
+        await self.all_settled()
         why = ""
         if leftovers:
             why = await self._place(leftovers)
-        await self._end(f"{self.record.native or 'ended'}{why}")
+        await self.end(f"{self.record.native or 'ended'}{why}")
 
     async def _place(self, leftovers: dict[str, ProviderError]) -> str:
         """Find another way for rows that the job has not answered."""
@@ -370,11 +393,14 @@ class Job:
         if record.cancel == "deadline" or queue.is_late:
             queue.hand_over(self, names, "the deadline is near")
             return f"; {len(names):,} asked in parallel"
-        by_others = record.cancel is None and (record.native or "").lower().startswith("cancel")
+        # Where a job's own word is no more than "ended", its rows tell.
+        is_cancelled = (record.native or "").lower().startswith("cancel") or any(
+            isinstance(each, BatchRowLostError) and each.code == "cancelled"
+            for each in leftovers.values()
+        )
+        by_others = record.cancel is None and is_cancelled
         if by_others or record.cancel == "user":
-            for name in names:
-                queue.deliver(self, name, self._cancelled())
-            await self._all_settled()
+            await self._cancel_rows(names)
             return f"; {len(names):,} not asked again"
         if queue.is_few(len(names), record.requests):
             queue.hand_over(self, names, "few leftovers")
@@ -383,18 +409,22 @@ class Job:
         self.names = again
         for name in names - again:
             queue.deliver(self, name, leftovers[name])
-        await self._all_settled()
+        await self.all_settled()
         if again:
             await queue.next_round(self, again)
         return f"; {len(names):,} not answered"
 
-    def _cancelled(self) -> BatchCancelledError:
-        return BatchCancelledError(
-            f"the batch job {self.record.job} was cancelled",
-            provider=self.record.provider,
-            model=self.record.model,
-            code="cancelled",
-        )
+    async def _cancel_rows(self, names: set[str]) -> None:
+        record = self.record
+        for name in names:
+            error = BatchCancelledError(
+                f"the batch job {record.job or record.tag} was cancelled",
+                provider=record.provider,
+                model=record.model,
+                code="cancelled",
+            )
+            self._queue.deliver(self, name, error)
+        await self.all_settled()
 
     # --- what is common to all steps ------------------------------------------------------------
 
@@ -417,7 +447,8 @@ class Job:
         self._journal_error = error
         self._settled.set()
 
-    async def _all_settled(self) -> None:
+    async def all_settled(self) -> None:
+        """Return when what was given out is written down."""
         while self.outstanding and self._journal_error is None:
             self._settled.clear()
             await self._settled.wait()
@@ -425,23 +456,30 @@ class Job:
             raise self._journal_error
         await self._queue.keeper.drain()
 
-    async def _end(self, outcome: str) -> None:
-        await self._note(state="done", outcome=outcome)
+    async def end(self, outcome: str) -> None:
+        """Write down that it is over, and how."""
+        await self.note(state="done", outcome=outcome)
         self._queue.remove_files(self)
 
-    async def _note(self, **changes: Any) -> None:
+    async def note(self, **changes: Any) -> None:
+        """Write down what has changed."""
         record = self.record.but(**changes)
         await self._queue.write(record)
         # A cancellation may have come meanwhile.
         self.record = record.but(cancel=self.record.cancel or record.cancel)
         self._queue.keeper.changed(self.record)
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Sleep, but not past a request to cancel."""
-        await self._unless_cancelled(self._queue.clock.sleep(seconds))
+        with contextlib.suppress(Interrupted):
+            await self._heeding(self._queue.clock.sleep(seconds))
 
-    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for something, or until the job is to be cancelled."""
+    async def _heeding(self, work: Awaitable[_T]) -> _T:
+        """Wait for something, or until the job is to be cancelled.
+
+        Raises:
+            Interrupted: it is to be cancelled, and the work was ended.
+        """
         if self._cancelled_at is None:
             waking: asyncio.Future[Any] = asyncio.ensure_future(self._wake.wait())
         else:
@@ -449,6 +487,9 @@ class Job:
         working = asyncio.ensure_future(work)
         try:
             await asyncio.wait((waking, working), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise Interrupted
         finally:
             waking.cancel()
             working.cancel()

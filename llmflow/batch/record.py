@@ -38,6 +38,14 @@ class JobRecord:
         after: the tag of the job that has to end before this one is sent; else None.
         failures: how often it, or what it was split from, was refused for a bad row.
         refused: how often it had to wait because too much was enqueued.
+        family: the tag of the job that it was split from, and that one perhaps, when none of
+            their rows was named; else None.
+        whole: the rows of that one.
+        halved: how often that was done.
+        sent_at: when its creation was begun, in seconds since 1970.
+        found: whether it was found at the provider by its size and time only, so that it may
+            be somebody else's as long as no row of its results is known.
+        others: jobs that were found so, and are somebody else's.
         uploaded: the provider's name of its file.
         job: the provider's name of the job.
         created_at: when the provider named it.
@@ -64,6 +72,12 @@ class JobRecord:
     after: str | None = None
     failures: int = 0
     refused: int = 0
+    family: str | None = None
+    whole: int = 0
+    halved: int = 0
+    sent_at: float | None = None
+    found: bool = False
+    others: tuple[str, ...] = ()
     uploaded: str | None = None
     job: str | None = None
     created_at: float | None = None
@@ -87,7 +101,8 @@ class JobRecord:
     def of(cls, plain: dict[str, Any]) -> JobRecord:
         """Return what `plain` was made of; what another version knew besides is left out."""
         known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in plain.items() if name in known})
+        given = {name: value for name, value in plain.items() if name in known}
+        return cls(**{**given, "others": tuple(given.get("others", ()))})
 
     @property
     def is_active(self) -> bool:

@@ -123,14 +123,19 @@ class AnthropicBatch:
     async def find(
         self, rows: BatchInput, known: Collection[str], channel: Channel
     ) -> BatchStatus | None:
-        """Look for the newest job of so many rows that was made after the file, and is unknown."""
+        """Look for the newest job of so many rows that was made at the time, and is unknown.
+
+        The server's clock is compared with this one as it is now. It may have been another one
+        when the job was made, and so the time begins with the earlier of both readings: a job
+        too many is told by its rows, and one that is not found is made and paid for again.
+        """
         place = ""
         for _ in range(_MOST_PAGES):
             call = self._provider.call("GET", f"{_BATCHES}?limit={_PAGE}{place}")
             reply = await channel.send(call)
             page = self._object(reply, "data")
             clock = server_time(reply.headers, reply.received_at) - reply.received_at
-            earliest = rows.created_at + clock - _CLOCKS_DIFFER
+            earliest = rows.created_at + min(clock, 0.0) - _CLOCKS_DIFFER
             last: str | None = None
             for job in map(mapping, page["data"] if isinstance(page["data"], list) else []):
                 last = word(job.get("id")) or last

@@ -185,7 +185,8 @@ class FakeBatchAPI:
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
         self._server.calls.append("clean_up")
-        self._server.jobs[status.id].deleted = True
+        if status.id:  # else a file of which no job was made
+            self._server.jobs[status.id].deleted = True
 
     def _status(self, job: FakeJob) -> BatchStatus:
         ended = job.state in ("succeeded", "cancelled", "expired")

@@ -122,14 +122,16 @@ def test_a_row_that_a_job_brings_just_before_it_is_asked_for_is_not_asked_again(
     server.looks = 1
     llm = LLM(FakeProvider(server), batch=QUICK)
     read, asking = FakeProvider(server).batch, list[asyncio.Task[str]]()
+    asked = set[str]()
     assert read is not None
 
     class Asking(type(read)):  # type: ignore[misc]
         def read(self, line: bytes) -> BatchRow:
             row: BatchRow = super().read(line)
             assert row.response is not None
-            if len(asking) < 20:  # it is read now, and given out before anything else happens
-                prompt = row.response.text.removeprefix("batch: ")
+            prompt = row.response.text.removeprefix("batch: ")
+            if prompt not in asked:  # it is read now, and given out before anything else happens
+                asked.add(prompt)
                 asking.append(asyncio.ensure_future(llm(prompt)))
             return row
 

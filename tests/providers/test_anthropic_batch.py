@@ -184,6 +184,15 @@ async def test_the_servers_clock_counts_for_the_servers_times(tmp_path: Path) ->
     assert await batch().find(rows, (), Script(reply(page))) is None
 
 
+async def test_a_clock_that_was_put_back_meanwhile_hides_no_job(tmp_path: Path) -> None:
+    # The job was made right after its file; then the local clock went back by an hour.
+    rows = rows_in(tmp_path, b"{}", created_at=NOW + 3600 - 10)
+    made = {**job(processing=1), "created_at": "2026-09-01T00:59:55Z"}
+    page = {"data": [made], "has_more": False}
+    answer = reply(page, date="Tue, 01 Sep 2026 01:00:00 GMT")
+    assert await batch().find(rows, (), Script(answer)) is not None
+
+
 async def test_an_end_that_comes_anyway_is_no_error() -> None:
     late = reply(refusal("invalid_request_error", "has ended"), 400)
     await batch().cancel("m", Script(late, reply(job("ended", succeeded=1))))
