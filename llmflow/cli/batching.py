@@ -23,18 +23,14 @@ IN_BATCHES: Final = 5_000
 AT_THE_PROVIDER: Final = ("creating", "created")
 
 
-def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
-    """Check that what was asked for can be done in batch jobs, if it is to be.
-
-    Args:
-        task: what was asked for.
-        llm: its model.
-        keeps: whether the run keeps answers.
+def check_options(task: Task) -> None:
+    """Check that the options of batch mode go together.
 
     Raises:
-        ConfigurationError: options do not go together, or there is no batch API.
-        InputError: the rows cannot be read twice.
+        ConfigurationError: they do not, or the deadline is no time.
     """
+    from llmflow.modes.choice import as_choice
+
     if task.detach and not task.in_batches:
         raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")
     if task.deadline is not None and not task.in_batches:
@@ -47,6 +43,22 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
         )
     if task.fallback == "batch" and task.mode == "batch":
         raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
+    if task.mode is not None or task.fallback is not None:
+        as_choice(task.mode or "parallel", deadline=task.deadline, fallback=task.fallback)
+
+
+def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
+    """Check that what was asked for can be done in batch jobs, if it is to be.
+
+    Args:
+        task: what was asked for.
+        llm: its model.
+        keeps: whether the run keeps answers.
+
+    Raises:
+        ConfigurationError: the run keeps no answers, or there is no batch API.
+        InputError: the rows cannot be read twice.
+    """
     if not task.may_use_batches:
         return
     option = f"--mode {task.mode}" if task.in_batches else "--fallback batch"

@@ -39,9 +39,11 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
         task: what to do.
         runs: the folder of the run's folder; by default what `runs_folder` says.
     """
+    from llmflow.cli.batching import check_options
     from llmflow.config import use_config
     from llmflow.rows import PromptTemplate, open_rows
 
+    check_options(task)
     with use_config(task.config):
         if task.dry_run:
             from llmflow.cli.plan import show_plan

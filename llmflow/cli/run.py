@@ -113,7 +113,8 @@ def command(**options: Any) -> int:
 
     With --mode batch the rows go to the provider as jobs of many rows. These go on without
     llmflow, after Ctrl-C, too: `llmflow status` looks at them, `llmflow cancel` ends them, and
-    `llmflow resume`, or the same command, writes OUT.
+    `llmflow resume`, or the same command, writes OUT. Before all jobs have ended there is no
+    *.partial.*; INPUT is read twice, and cannot be a pipe.
 
     The API key is read from the provider's environment variable, such as OPENAI_API_KEY, or
     from the one that llmflow.toml names. Quotas, policies and addresses come from there, too,

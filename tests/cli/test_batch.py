@@ -193,6 +193,8 @@ def test_what_does_not_go_together_is_said_before_anything_is_sent(
     result = run(*words(sim, *options))
     assert result.code == 2
     assert said in result.error
+    if "journal" not in said:
+        assert run(*words(sim, *options, "--dry-run")).error == result.error
     assert jobs_at(sim) == 0
     assert listing() == ["in.jsonl", "llmflow.toml"]
 
