@@ -18,6 +18,7 @@ from tests.cli.sessions import Start, the_run, words
 def settings(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("llmflow.toml").write_text("[batch]\npoll = 0.05\nquiet = 0.05\n")
     monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     forget_configs()
 
 
@@ -36,7 +37,7 @@ def stuck(seconds: float) -> BatchSettings:
 
 def states_at(sim: SimulatorThread) -> list[str]:
     """Return what the provider says of its jobs, the latest first."""
-    asked = Request(f"{sim.url}/batches", headers={"authorization": "Bearer -"})
+    asked = Request(f"{sim.url}/batches", headers={"authorization": "Bearer sk-test"})
     with urlopen(asked) as reply:
         return [each["status"] for each in orjson.loads(reply.read())["data"]]
 
