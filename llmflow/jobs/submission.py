@@ -78,6 +78,25 @@ class Submission:
         """
         run = self._run
         was_cancelled = any(each.is_active and each.cancel == "user" for each in run.batch_jobs)
+        await self._read()
+        try:
+            await self._wait()
+        except BatchCancelledError:
+            # In this session somebody else has; in an earlier one it was the user, who now
+            # wants the rest.
+            if not was_cancelled:
+                raise
+            run.recorder.retry_failed = False
+            run.recorder.submit_anew()
+            await self._read()
+            await self._wait()
+        # What has failed in this session is not asked once more in it.
+        run.recorder.retry_failed = False
+        self.is_over = True
+
+    async def _read(self) -> None:
+        """Submit all rows of which no outcome is known and no job has any."""
+        self.rows, self.submitted, self.is_read = 0, 0, False
         live = live_here()
         live.expected += self._total  # what is decided for all of them is decided at the first
         try:
@@ -89,24 +108,20 @@ class Submission:
         finally:
             live.expected -= self._total
             self.is_read = True
+
+    async def _wait(self) -> None:
+        """Wait for the jobs; with `detach`, for their place at the provider."""
+        run = self._run
         try:
             if self.detach:
                 await run.submitted()
                 self.detach = any(each.is_active for each in run.batch_jobs)
             if not self.detach:
                 await run.settled()
-        except BatchCancelledError:
-            # In this session somebody else has; in an earlier one it was the user, who now
-            # wants the rest.
-            if not was_cancelled:
-                raise
         except BatchUnsupportedError:  # the first job was the first to ask
             if not self._may_ask_in_parallel():
                 raise
             self.detach = False
-        # What has failed in this session is not asked once more in it.
-        run.recorder.retry_failed = False
-        self.is_over = True
 
     def _may_ask_in_parallel(self) -> bool:
         choice = self._llm.choice

@@ -11,7 +11,7 @@ import pytest
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
 from tests.cli.conftest import Run, write_rows
-from tests.cli.sessions import Start, the_run, words
+from tests.cli.sessions import Start, answers, the_run, words
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +51,19 @@ def test_a_job_is_told_to_end_even_if_nobody_waits_for_it(run: Run, simulator: S
     assert result.code == 0
     assert "the provider is still cancelling" in result.err
     assert states_at(sim) == ["cancelling"]
+
+
+def test_what_a_cancelled_job_leaves_is_gone_on_with_as_one_job(
+    run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmflow.cli.batching.IN_BATCHES", 4)  # rows that are asked one by one
+    sim = simulator(batch=stuck(0.5))
+    write_rows("in.jsonl", 10)
+    assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+    name = the_run().name
+    assert run("cancel", name, "--wait", "0").code == 0
+    result = run("resume", name)
+    assert result.code == 0, result.err
+    assert answers() == [f"text {n}" for n in range(10)]
+    assert sim.stats().batches.jobs_created == 2, "the one that was cancelled, and the rest"
+    assert sim.stats().batches.rows_billed == 10
