@@ -92,6 +92,8 @@ class Control:
         attempt = 0
         while True:
             attempt += 1
+            if wake.is_set():
+                raise Interrupted
             try:
                 return await self.api.create(rows, uploaded, self.channel), False
             except QueueLimitError:
@@ -104,9 +106,11 @@ class Control:
                 if is_ambiguous(error):
                     # By this clock, which may have been put back since.
                     since = self._clock.wall() - (self._clock.monotonic() - began)
-                    found = await self.find(
-                        replace(rows, created_at=min(rows.created_at, since)), known()
-                    )
+                    wanted = replace(rows, created_at=min(rows.created_at, since))
+                    try:
+                        found = await self.find(wanted, known())
+                    except ProviderError as failed:
+                        raise error from failed  # nobody knows: it is no refusal of the job
                     if found is not None:
                         return found, True
                 await self._sleep(attempt, error, wake)

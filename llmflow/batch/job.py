@@ -115,15 +115,12 @@ class Job:
             return True
         except QueueLimitError as error:
             await self.note(state="sealed", uploaded=None, sent_at=None)
-            if await wait_for_room(self, queue, error):
-                return True
-            await self._discard_upload()
-            return False
+            return await wait_for_room(self, queue, error)
         except ProviderError as error:
-            if error.transient:  # it may have been created: the next process looks for it
-                raise
+            if error.transient or self._found_creating:
+                raise  # it may have been created: the next process looks for it
             if not error.fatal:
-                await self._discard_upload()
+                await self.discard_upload()
             await refused_for(self, queue, (BatchProblem(error),))
             return False
         return True
@@ -190,7 +187,7 @@ class Job:
         if self._uploaded is None:
             self._uploaded = await self._heeding(self._queue.control.upload(rows))
 
-    async def _discard_upload(self) -> None:
+    async def discard_upload(self) -> None:
         """Delete a file of which no job was made."""
         name, self._uploaded = self._uploaded, None
         if name is not None and not self._queue.settings.keep_files:
@@ -216,7 +213,7 @@ class Job:
             self._queue.hand_over(self, names, f"{why}: deadline")
         else:
             await self._cancel_rows(names)
-        await self._discard_upload()
+        await self.discard_upload()
         await self.end(why)
 
     # --- at the provider ------------------------------------------------------------------------

@@ -137,6 +137,7 @@ async def _never_fits(job: Job, queue: Queue, error: QueueLimitError, most: floa
         code=error.code,
         request_id=error.request_id,
     )
+    await job.discard_upload()  # before anybody has an answer: a program may end with its last
     await _fail(job, queue, dict.fromkeys(job.names, failure))
     await job.end("larger than all that may be enqueued")
 
@@ -182,5 +183,6 @@ async def _split(job: Job, queue: Queue, parts: int, why: str, **changes: Any) -
     ordered = [name for name in names_of(job.path) if name in job.names]
     each = -(-len(ordered) // max(1, min(parts, len(ordered))))
     groups = [set(ordered[at : at + each]) for at in range(0, len(ordered), each)]
+    await job.discard_upload()
     queue.keeper.decided(why, record=job.record, rows=len(ordered))
     await queue.replace(job, groups, why, **changes)

@@ -59,7 +59,7 @@ async def bring(job: Job, queue: Queue, status: BatchStatus | None) -> BatchStat
     # Who has cancelled the job has said what is to become of the rest; and one that expired
     # may have no file.
     is_due = status.state == "succeeded" or (status.state == "expired" and status.results)
-    if record.cancel is not None or not is_due:
+    if record.cancel is not None or status.succeeded == 0 or not is_due:
         queue.keeper.decided("results that are not there", record=record, rows=len(job.names))
         return None
     raise BadReplyError(
@@ -82,8 +82,7 @@ async def _fetch(job: Job, queue: Queue, status: BatchStatus) -> str | None:
             await queue.control.fetch(status, job.results)
         except ProviderError as error:
             if error.status in _GONE:
-                # No row was answered: what failed, failed.
-                return None if status.succeeded == 0 else f": {error}"
+                return f": {error}"
             tries += 1
             if tries >= _TRIES or not error.transient:
                 raise

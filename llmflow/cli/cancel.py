@@ -136,7 +136,12 @@ async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
     from llmflow.transport.channel import StreamChannel
 
     name, by_queue = work.run.name, {each.batch_queue: each for each in llms}
-    jobs = [each for each in work.unfinished if each.state == "created" and each.job]
+    jobs = [
+        each
+        for each in work.unfinished
+        # One that was found may be somebody else's.
+        if each.state == "created" and each.job and not each.found
+    ]
     for job in jobs:
         if (llm := by_queue.get(job.queue)) is not None:
             await llm.provider.batch.cancel(  # type: ignore[attr-defined]

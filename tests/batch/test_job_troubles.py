@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from llmflow.errors import (
 )
 from llmflow.journal import read_jobs
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
+from llmflow.transport.channel import StreamChannel
 from tests.batch.fakes import FakeBatchAPI, FakeJob, FakeProvider, FakeServer
 
 QUICK = Batch(quiet=0.02, poll=0.005)
@@ -195,6 +197,31 @@ def test_a_job_that_somebody_cancels_is_not_made_again_whatever_its_own_word() -
     assert server.sizes == [SIZE]
 
 
+@pytest.mark.parametrize("model", ["openai/gpt-x", "anthropic/claude-x"])
+def test_a_job_that_is_cancelled_beside_a_process_is_not_made_again(model: str) -> None:
+    batch = BatchSettings(seconds=1.5, validation_seconds=0, finalizing_seconds=0, cancel_seconds=0)
+    with serve_in_thread(SimulatorSettings(latency=0, answer="echo", batch=batch)) as sim:
+        key = "sk-ant-right" if model.startswith("anthropic") else "sk-right"
+        llm = LLM(model, base_url=sim.url, api_key=key, batch=Batch(quiet=0.02, poll=0.02))
+
+        async def main() -> list[Any]:
+            async with Run(mode="batch") as run:
+                calls = asyncio.gather(
+                    *(llm(f"Item {n}.") for n in range(10)), return_exceptions=True
+                )
+                while not run.batch_jobs or not run.batch_jobs[0].job:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                await llm.provider.batch.cancel(  # type: ignore[attr-defined]
+                    run.batch_jobs[0].job, StreamChannel()
+                )
+                return await asyncio.wait_for(calls, 10)
+
+        results = asyncio.run(main())
+        assert any(isinstance(each, BatchCancelledError) for each in results)
+        assert all(isinstance(each, (str, BatchCancelledError)) for each in results)
+        assert sim.stats().batches.jobs_created == 1
+
+
 def test_a_user_s_cancellation_ends_the_rows_that_no_job_has_sent(tmp_path: Path) -> None:
     server = FakeServer(looks=10**9, limits=BatchLimits(requests=5, jobs=1))
     llm = LLM(FakeProvider(server), batch=QUICK)
@@ -264,27 +291,46 @@ def test_a_job_that_may_be_somebody_else_s_is_not_cancelled_at_the_deadline() ->
     assert server.jobs["job-99"].state == "succeeded"
 
 
+def test_a_job_that_may_exist_is_not_made_again_when_it_cannot_be_looked_for() -> None:
+    class Blind(FakeBatchAPI):
+        async def find(self, rows: Any, known: Any, channel: Any) -> Any:
+            raise InvalidRequestError("lists are not for this key", status=400)
+
+    server = FakeServer(loses_reply_of=[1])
+    results = ask(Blind(server))
+    assert all(isinstance(each, OutageError) for each in results)
+    assert server.sizes == [SIZE]
+
+
 def test_two_models_do_not_take_one_job_when_an_answer_is_lost() -> None:
-    batch = BatchSettings(seconds=0.2, lost_creates=(1,))
-    with serve_in_thread(SimulatorSettings(latency=0, answer="echo", batch=batch)) as sim:
+    class Slow(Tagless):
+        """Says what the second job is called when the first one was looked for."""
 
-        async def main() -> None:
-            async with Run(mode="batch"):
-                llms = [
-                    LLM(
-                        f"anthropic/claude-{each}",
-                        base_url=sim.url,
-                        api_key="sk-ant-right",
-                        batch=Batch(quiet=0.05, poll=0.02),
-                    )
-                    for each in "xy"
-                ]
-                calls = [llm(f"Item {n}.") for n in range(5) for llm in llms]
-                await asyncio.wait_for(asyncio.gather(*calls), 10)
+        async def create(self, rows: Any, uploaded: Any, channel: Any) -> BatchStatus:
+            status = await super().create(rows, uploaded, channel)
+            while "find" not in self._server.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
+            return status
 
-        asyncio.run(main())
-        bill = sim.stats().batches
-        assert (bill.jobs_created, bill.rows_billed, bill.bodies_billed_twice) == (2, 10, 0)
+    class Served(FakeProvider):
+        base_url = "http://127.0.0.1:9"
+
+    server = FakeServer(loses_reply_of=[1])
+
+    async def main() -> None:
+        async with Run(mode="batch"):
+            calls = list[Any]()
+            for model in "xy":
+                provider = Served(server, model=model)
+                provider.batch = Slow(server)
+                llm = LLM(provider, batch=QUICK)
+                calls += [llm(f"{model} {n}") for n in range(5)]
+            await asyncio.wait_for(asyncio.gather(*calls), 10)
+
+    asyncio.run(main())
+    assert server.sizes == [5, 5]
+    assert len(server.billed) == 10
 
 
 def test_what_a_record_knows_of_others_survives_the_journal() -> None:
@@ -366,8 +412,11 @@ class FailingCancel(FakeBatchAPI):
 def test_nothing_that_takes_long_holds_rows_up_at_the_deadline(
     kind: Callable[[FakeServer], FakeBatchAPI],
 ) -> None:
-    results = ask(kind(FakeServer(looks=10**9)), 1, deadline=0.4, fallback="parallel")
+    began = time.monotonic()
+    batch = Batch(quiet=0.02, poll=0.03)
+    results = ask(kind(FakeServer(looks=10**9)), 1, batch=batch, deadline=0.4, fallback="parallel")
     assert results == ["live: 0"]
+    assert time.monotonic() - began < 1.5
 
 
 def test_a_cancellation_is_written_down_before_it_is_sent(tmp_path: Path) -> None:
