@@ -98,6 +98,12 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
     return ", ".join(parts) or None
 
 
+def tell_left(run: Run) -> None:
+    """Say which batch jobs of earlier sessions go on, if any does, when this one ends early."""
+    if (left := going_on(run.batch_jobs)) is not None:
+        say(f"{left}: `llmflow resume {run.name}` collects them")
+
+
 def tell_detached(run: Run, task: Task, submission: Submission | None = None) -> None:
     """Say what was left at the provider, and how to go on."""
     jobs = [each for each in run.batch_jobs if each.is_active]

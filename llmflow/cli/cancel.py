@@ -54,10 +54,17 @@ def command(name: str, wait: float, config: str | None) -> int:
         llms = reach(work)
         if not llms:
             raise InputError(f"the jobs of {work.run.name} are out of reach: {work.notes[0]}")
-        if work.run.busy:
-            asyncio.run(_from_beside(work, llms, wait))
-        else:
-            asyncio.run(_from_within(work, llms, wait))
+        end = _from_beside if work.run.busy else _from_within
+        try:
+            asyncio.run(end(work, llms, wait))
+        except KeyboardInterrupt:
+            from llmflow.cli.ending import INTERRUPTED
+
+            say(
+                "llmflow: interrupted; what the provider was told to cancel, it goes on to cancel: "
+                f"`llmflow status {work.run.name}` shows how far it is"
+            )
+            return INTERRUPTED
     return 0
 
 
@@ -77,10 +84,12 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
         before = 0 if run.totals is None else run.totals.answers
         for llm in llms:
             await llm.collect()
-        count = sum(each.cancel_all() for each in run.recorder.batchings)
+        for batching in run.recorder.batchings:
+            batching.cancel_all()
+        count = sum(each.is_active for each in run.batch_jobs)
         # The jobs do so, too; but not before the wait is over, if it is short.
         untold = await _tell(run.batch_jobs, llms)
-        say(f"cancelling {count:,} batch jobs of {name}; this may take minutes")
+        say(f"cancelling {_jobs(count)} of {name}; this may take minutes")
         ended = await _settled(run, wait)
         kept = 0 if run.totals is None else run.totals.answers - before
         for batching in run.recorder.batchings:
@@ -115,9 +124,18 @@ async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
             if error.status not in _OVER:
                 untold.append(redact(str(error)))
 
-    there = [each for each in jobs if each.state == "created" and each.queue in by_queue]
+    there = [each for each in jobs if _is_there(each) and each.queue in by_queue]
     await asyncio.gather(*[tell(by_queue[each.queue], each.job) for each in there if each.job])
     return untold
+
+
+def _is_there(job: JobRecord) -> bool:
+    """Whether the provider has a job that is known to be ours: one that was found may not be."""
+    return job.state == "created" and job.job is not None and not job.found
+
+
+def _jobs(count: int) -> str:
+    return f"{count:,} batch job" if count == 1 else f"{count:,} batch jobs"
 
 
 async def _settled(run: Run, wait: float) -> bool:
@@ -136,12 +154,7 @@ async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
     from llmflow.transport.channel import StreamChannel
 
     name, by_queue = work.run.name, {each.batch_queue: each for each in llms}
-    jobs = [
-        each
-        for each in work.unfinished
-        # One that was found may be somebody else's.
-        if each.state == "created" and each.job and not each.found
-    ]
+    jobs = list(filter(_is_there, work.unfinished))
     for job in jobs:
         if (llm := by_queue.get(job.queue)) is not None:
             await llm.provider.batch.cancel(  # type: ignore[attr-defined]
@@ -149,7 +162,7 @@ async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
             )
     who = f"process {work.run.pid}" if work.run.pid else "another process"
     say(
-        f"cancelling {len(jobs):,} batch jobs of {name}; this may take minutes. {who} is working "
+        f"cancelling {_jobs(len(jobs))} of {name}; this may take minutes. {who} is working "
         "on the run: it keeps what was answered, and then stops"
     )
     if any(each.state == "sealed" for each in work.unfinished):

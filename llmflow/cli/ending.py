@@ -200,9 +200,10 @@ def way_on(run: Run, task: Task, report: Report) -> str | None:
         option = " --retry-failed"
     else:
         remedy, option = again, ""
-    if task.is_piped:
-        return f"to go on, {remedy}"
-    return f"to go on, {remedy}, or `llmflow resume {run.name}{option}`"
+    go_on = f"to go on, {remedy}"
+    if not task.is_piped:
+        go_on += f", or `llmflow resume {run.name}{option}`"
+    return go_on if jobs is None else f"{jobs}; {go_on}"
 
 
 def retry_words(run: Run, report: Report) -> str | None:

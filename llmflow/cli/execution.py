@@ -62,6 +62,7 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
 
 def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
+    from llmflow.cli.batching import tell_left
     from llmflow.jobs.submission import Submission
 
     asked = asking(task)
@@ -87,8 +88,10 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
                 job.overflow = Submission(llm, run, rows, template)
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
             return _run_job(job, llm, run, writer, total, task)
-        except BaseException:
+        except BaseException as error:
             writer.abort(keep=writer.written > 0)
+            if isinstance(error, KeyboardInterrupt):
+                tell_left(run)
             raise
 
 

@@ -46,7 +46,13 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
             going_on = _show(works, name=name, as_json=as_json)
             if not watch or not going_on:
                 return 0
-            time.sleep(wait)
+            try:
+                time.sleep(wait)
+            except KeyboardInterrupt:
+                from llmflow.cli.ending import INTERRUPTED
+
+                say("llmflow: interrupted; the batch jobs go on")
+                return INTERRUPTED
             wait = min(wait * _SLOWER, poll * _SLOWEST)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.request import Request, urlopen
 
 import orjson
 import pytest
 
+from llmflow.batch.record import JobRecord
+from llmflow.cli.ending import way_on
+from llmflow.cli.task import Task
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
-from tests.cli.conftest import Run, write_rows
-from tests.cli.sessions import Start, answers, the_run, words
+from tests.cli.conftest import Run, wait_for, write_rows
+from tests.cli.sessions import Process, Start, answers, ended, the_run, words
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +73,47 @@ def test_what_a_cancelled_job_leaves_is_gone_on_with_as_one_job(
     assert answers() == [f"text {n}" for n in range(10)]
     assert sim.stats().batches.jobs_created == 2, "the one that was cancelled, and the rest"
     assert sim.stats().batches.rows_billed == 10
+
+
+def test_an_interrupted_wait_says_that_the_provider_goes_on(
+    process: Process, run: Run, simulator: Start
+) -> None:
+    sim = simulator(batch=stuck(60.0))
+    write_rows("in.jsonl", 10)
+    assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+    popen = process("cancel", the_run().name)
+    wait_for(lambda: states_at(sim) == ["cancelling"], "the job's end")
+    popen.send_signal(signal.SIGINT)
+    result = ended(popen)
+    assert result.code == 130
+    assert "it goes on to cancel" in result.err
+    assert "nothing was written" not in result.err
+
+
+def test_jobs_that_go_on_are_told_whenever_a_session_is_interrupted(
+    run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    sim = simulator(batch=stuck(60.0))
+    write_rows("in.jsonl", 10)
+    assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+    name = the_run().name
+    monkeypatch.setattr("llmflow.cli.execution._checked_total", interrupted)
+    result = run("resume", name)
+    assert result.code == 130
+    assert f"1 batch job goes on at openai: `llmflow resume {name}` collects them" in result.err
+    monkeypatch.setattr("time.sleep", interrupted)
+    result = run("status", name, "--watch")
+    assert (result.code, result.err) == (130, "llmflow: interrupted; the batch jobs go on\n")
+
+
+def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
+    record = JobRecord(tag="t", queue="q", provider="openai", model="x", state="created", job="b")
+    left: Any = SimpleNamespace(name="poor", totals=SimpleNamespace(answers=0), batch_jobs=[record])
+    report: Any = SimpleNamespace(run=SimpleNamespace(reached="usd"), failed=0, items=0)
+    task = Task(source="in.jsonl", prompt="{text}", model="openai/x", output="out.jsonl")
+    said = way_on(left, task, report)
+    assert said is not None
+    assert said.startswith("1 batch job goes on at openai; to go on, run the same command")
