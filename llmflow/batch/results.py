@@ -42,6 +42,7 @@ async def bring(job: Job, queue: Queue, status: BatchStatus | None) -> BatchStat
     if not status.has_ended:  # it was cancelled, and takes too long for that
         await _fetch(job, queue, status)
         return None
+    missing: str | None = None
     for factor in (*_LOOKS, None):
         missing = await _fetch(job, queue, status)
         if missing is None:

@@ -17,6 +17,7 @@ from llmflow.types import WireReply
 AT_ONCE: Final = 2**19
 """How much of a file is read at once, in bytes."""
 
+_NO_DATE: Final = 253_402_300_800  # the year 10000
 _LOST: Final = {
     "expired": "the batch job expired before this row was run",
     "cancelled": "the batch job was cancelled before this row was run",
@@ -64,11 +65,12 @@ def moment(value: Any) -> float | None:
     >>> moment("2026-09-02T20:08:22Z"), moment(1788379702), moment(None)
     (1788379702.0, 1788379702.0, None)
     """
+    found = None
     if isinstance(value, str):
-        return parse_reset(value, now=0.0, longest=math.inf)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return None
+        found = parse_reset(value, now=0.0, longest=math.inf)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = value
+    return float(found) if found is not None and 0 <= found < _NO_DATE else None
 
 
 def whole(value: Any) -> int | None:

@@ -173,6 +173,12 @@ async def test_a_job_that_is_older_than_its_file_is_another_one(
     assert (status is not None) == found
 
 
+@pytest.mark.parametrize("odd", ["1e999", 10**18, -1, [], True])
+async def test_a_time_that_is_none_is_not_known(odd: object) -> None:
+    status = await batch().status("a", Script(reply({**job(id="a"), "expires_at": odd})))
+    assert status.expires_at is None
+
+
 async def test_the_servers_clock_counts_for_the_servers_times(tmp_path: Path) -> None:
     # By the local clock, an hour ahead, the job was made long before the file.
     rows = rows_in(tmp_path, b"{}", created_at=NOW - 10)
