@@ -119,6 +119,26 @@ def test_the_next_session_finds_the_results_that_never_came(tmp_path: Path) -> N
     assert server.sizes == [5]
 
 
+def test_cancelling_gives_up_the_results_that_never_come(tmp_path: Path) -> None:
+    server = FakeServer()
+    provider = FakeProvider(server)
+    provider.batch = LateResults(server, 10**9, named=True)
+    llm = LLM(provider, batch=Batch(quiet=0.02, poll=0.3))
+
+    async def main() -> list[Any]:
+        async with Run("run", folder=tmp_path, mode="batch") as run:
+            calls = asyncio.gather(*(llm(f"{n}") for n in range(5)), return_exceptions=True)
+            while "status" not in server.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            for each in run.recorder.batchings:
+                each.cancel_all()
+            return await asyncio.wait_for(calls, 10)
+
+    results = asyncio.run(main())
+    assert all(isinstance(each, BatchCancelledError) for each in results)
+    assert (server.sizes, deleted(server)) == ([5], [False])
+
+
 def test_a_job_without_any_success_has_its_rows_asked_again() -> None:
     class Nothing(FakeBatchAPI):
         def _status(self, job: FakeJob) -> BatchStatus:
