@@ -73,6 +73,7 @@ class Job:
             self._wake.set()
         self._journal_error: JournalError | None = None
         self._cancelled_at: float | None = None
+        self._cancel_told = False
         self.path = queue.folder / f"{record.tag}.jsonl"
         self.results = queue.folder / f"{record.tag}.results"
 
@@ -320,6 +321,7 @@ class Job:
     async def _cancel_if_wanted(self) -> bool:
         """Cancel the job once; True when the provider has had its time for that.
 
+        Only a deadline is in a hurry: else what nobody has confirmed goes on, and may be paid.
         What was found, and may be somebody else's, is not cancelled. At the deadline its end is
         waited for even so: it says whose it is, and until then its rows may be paid for.
         """
@@ -328,19 +330,19 @@ class Job:
             return False
         is_urgent = record.cancel == "deadline"
         patience = (_URGENT_PATIENCE if is_urgent else _CANCEL_PATIENCE) * control.poll
-        now = asyncio.get_running_loop().time()
         if self._cancelled_at is None:
-            self._cancelled_at = now
-            assert record.job is not None
+            self._cancelled_at = asyncio.get_running_loop().time()
             await self.note()  # the next session, too, is to know who did it
             if record.found:
                 why = "not cancelled: it may be somebody else's"
                 self._queue.keeper.decided(why, record=record, rows=len(self.names))
-            else:
-                # At its end it is found to go on.
-                with contextlib.suppress(ProviderError, TimeoutError):
-                    await asyncio.wait_for(control.cancel(record.job), patience)
-        if record.found and is_urgent:
+        if not (record.found or self._cancel_told):
+            assert record.job is not None
+            # At its end it is found to go on; and who was not heard says it again.
+            with contextlib.suppress(ProviderError, TimeoutError):
+                await asyncio.wait_for(control.cancel(record.job), patience)
+                self._cancel_told = True
+        if record.found or not is_urgent:
             return False
         return asyncio.get_running_loop().time() - self._cancelled_at > patience
 

@@ -13,6 +13,7 @@ import pytest
 from llmflow import LLM, Batch, Budget, Price, Run
 from llmflow.batch.live import live_here
 from llmflow.errors import (
+    BatchCancelledError,
     BudgetExceededError,
     ContentFilterError,
     JournalError,
@@ -205,3 +206,34 @@ async def test_what_was_submitted_comes_into_the_cache(
             await run.settled()
             assert [await llm(f"{n}") for n in range(5)] == [f"batch: {n}" for n in range(5)]
     assert server.sizes == [5]
+
+
+class Unheard(FakeBatchAPI):
+    """Hears no request to cancel until it is back."""
+
+    back = False
+
+    async def cancel(self, *args: Any) -> None:
+        if not self.back:
+            raise ServerError("down", status=503)
+        await super().cancel(*args)
+
+
+async def test_a_job_that_nobody_could_cancel_is_not_given_up(tmp_path: Path) -> None:
+    server = FakeServer(stuck={1})
+    provider = FakeProvider(server)
+    api = provider.batch = Unheard(server)  # type: ignore[misc, assignment]
+    llm = LLM(provider, batch=Batch(quiet=0.01, poll=0.0002))
+    async with Run("run", mode="batch", folder=tmp_path) as run:
+        for n in range(5):
+            await llm.submit(f"{n}")
+        await run.submitted()
+        assert sum(each.cancel_all() for each in run.recorder.batchings) == 1
+        with pytest.raises(TimeoutError):  # of a thousand polls
+            await asyncio.wait_for(run.settled(), 0.3)
+        assert states(tmp_path) == {"created"}
+        api.back = True
+        with contextlib.suppress(BatchCancelledError):
+            await asyncio.wait_for(run.settled(), 10)
+    assert states(tmp_path) == {"done"}
+    assert [job.state for job in server.jobs.values()] == ["cancelled"]
