@@ -183,12 +183,12 @@ class Hold:
 
     __slots__ = (
         "_aside",
+        "_back",
         "_crew",
         "_idle",
         "_inner",
         "_item",
         "_lenders",
-        "_retaking",
         "loop",
         "outer",
         "slots",
@@ -203,7 +203,8 @@ class Hold:
         self._crew = crew
         self._item = 0
         self._lenders = 0
-        self._retaking = 0
+        self._back: asyncio.Event | None = None
+        """Set when the slot is taken again, while a part of the item waits for that."""
         self._aside = 0
         self._inner = 0
         self._idle = False
@@ -221,7 +222,8 @@ class Hold:
     def end_item(self, *, keep: bool = False) -> None:
         """End all loans: what an item left running has no claim to the next one's slot."""
         self._item += 1
-        self._lenders = self._retaking = 0
+        self._lenders = 0
+        self._back = None
         self._inner = 0
         if self._aside:
             self._aside = 0
@@ -255,7 +257,7 @@ class Hold:
         if self.taken:
             self.taken = False
             self.slots.give_back()
-        elif not self._lenders and not self._retaking:
+        elif not self._lenders and self._back is None:
             return None
         self._lenders += 1
         if aside:
@@ -281,9 +283,16 @@ class Hold:
                 self._crew.step_back()
         if self._lenders:
             return
-        self._retaking += 1
+        waits = kind is None or issubclass(kind, Exception)
+        if self._back is not None:
+            # Another part of the item waits for its slot already. There is one for both: who
+            # waited for a second one might wait for what the item itself has by then.
+            if waits:
+                await self._back.wait()
+            return
+        self._back = back = asyncio.Event()
         try:
-            if kind is None or issubclass(kind, Exception):
+            if waits:
                 await self.slots.take()
             else:
                 self.slots.take_at_once()
@@ -292,11 +301,12 @@ class Hold:
             raise
         finally:
             self._retake(item)
+            back.set()
 
     def _retake(self, item: int) -> None:
         """Keep the slot that was taken again, if it is still wanted."""
         if item == self._item:
-            self._retaking -= 1
+            self._back = None
             if not self._lenders and not self.taken:
                 self.taken = True
                 return

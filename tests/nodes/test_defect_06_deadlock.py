@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmflow.flows import AsyncParallelBatchFlow
@@ -200,6 +200,13 @@ ITEMS = st.recursive(
         min_size=1,
         max_size=5,
     ),
+)
+@example(  # two parts of one item wait for its slot, and there is but one
+    limits=(2, 2, 1),
+    runs=[
+        (2, [[], [(0, [[(1, [[(1, [[], []]), (0, [[]])], [(0, [[]])]])]])]]),
+        (0, [[], [(0, [[]]), (2, [[]])], [(2, [[], []])]]),
+    ],
 )
 def test_defect_06_no_nesting_of_limits_whatever_deadlocks(limits, runs):
     nodes: list[Calls] = []
