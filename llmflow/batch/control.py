@@ -56,6 +56,8 @@ class Control:
         self._clock = clock
         self._rng = rng
         self.poll = poll
+        self.trouble: ProviderError | None = None
+        """What went wrong with the last request, if that is to be repeated."""
         self._wait = min(_FIRST_WAIT, poll)
 
     async def upload(self, rows: BatchInput) -> str | None:
@@ -95,7 +97,7 @@ class Control:
             if wake.is_set():
                 raise Interrupted
             try:
-                return await self.api.create(rows, uploaded, self.channel), False
+                return await self._heard(self.api.create(rows, uploaded, self.channel)), False
             except QueueLimitError:
                 raise
             except ProviderError as error:
@@ -126,7 +128,7 @@ class Control:
 
     async def status(self, job: str) -> BatchStatus:
         """Ask how a job is doing, once: the next look is not far."""
-        return await self.api.status(job, self.channel)
+        return await self._heard(self.api.status(job, self.channel))
 
     async def cancel(self, job: str) -> None:
         """Ask for the end of a job."""
@@ -140,12 +142,22 @@ class Control:
         """Delete what nobody needs any more, if that can be done."""
         await self._repeat(lambda: self.api.clean_up(status, self.channel), attempts=2)
 
+    async def _heard(self, sending: Awaitable[_T]) -> _T:
+        """Note whether the provider is there, for whoever looks on."""
+        try:
+            reply = await sending
+        except ProviderError as error:
+            self.trouble = error if error.transient else None
+            raise
+        self.trouble = None
+        return reply
+
     async def _repeat(self, send: Callable[[], Awaitable[_T]], *, attempts: int = _ATTEMPTS) -> _T:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await send()
+                return await self._heard(send())
             except ProviderError as error:
                 if not error.transient or attempt >= attempts:
                     raise

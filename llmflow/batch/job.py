@@ -340,7 +340,8 @@ class Job:
             assert record.job is not None
             # At its end it is found to go on; and who was not heard says it again.
             with contextlib.suppress(ProviderError, TimeoutError):
-                await asyncio.wait_for(control.cancel(record.job), patience)
+                async with asyncio.timeout(patience):  # 3.11's wait_for may lose a cancellation
+                    await control.cancel(record.job)
                 self._cancel_told = True
         if record.found or not is_urgent:
             return False

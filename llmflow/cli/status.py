@@ -92,7 +92,8 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
         if as_json:
             _print_json(work)
             continue
-        head = f"run {work.run.name}: {len(work.jobs):,} batch jobs, {len(left):,} not ended"
+        jobs = "1 batch job" if len(work.jobs) == 1 else f"{len(work.jobs):,} batch jobs"
+        head = f"run {work.run.name}: {jobs}, {len(left):,} not ended"
         write(sys.stdout, "\n".join([head, *(job_lines(work.jobs) if work.jobs else ())]))
         for note in work.notes:
             say(f"note: {note}")

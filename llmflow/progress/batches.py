@@ -25,6 +25,7 @@ class BatchView:
         left: for how many more seconds they will be, at the pace so far; None where there is none.
         latest: after how many more seconds the provider gives the last of them up; None where
             that is not known.
+        trouble: why a request about them is repeated at the moment; None if none is.
         submitting: rows that were put into jobs so far, while more are; else None.
     """
 
@@ -34,12 +35,19 @@ class BatchView:
     age: float = 0.0
     left: float | None = None
     latest: float | None = None
+    trouble: str | None = None
     submitting: int | None = None
 
     @property
     def news(self) -> tuple[object, ...]:
         """What of it is worth a new line in a log: not that time has passed."""
-        return tuple(sorted(self.states.items())), self.rows, self.done, self.submitting
+        return (
+            tuple(sorted(self.states.items())),
+            self.rows,
+            self.done,
+            self.submitting,
+            self.trouble,
+        )
 
     def words(self) -> str:
         """Return it in one line."""
@@ -54,4 +62,6 @@ class BatchView:
             parts.append(f"about {duration(self.left)} left")
         elif self.states and self.latest is not None:
             parts.append(f"{duration(self.latest)} left at the most")
+        if self.trouble is not None:
+            parts.append(f"trying again: {self.trouble}")
         return f"batch: {', '.join(parts)}"

@@ -28,6 +28,7 @@ from llmflow.clock import SystemClock
 from llmflow.errors import (
     BatchUnsupportedError,
     JournalError,
+    ProviderError,
     QuotaExhaustedError,
     UsageError,
 )
@@ -351,6 +352,11 @@ class Batching:
         return [live.get(each.tag, each) for each in self._store.all()]
 
     @property
+    def trouble(self) -> ProviderError | None:
+        """Why a request about jobs is repeated at the moment; None if none is."""
+        return next(filter(None, [each.control.trouble for each in self._queues.values()]), None)
+
+    @property
     def unfinished(self) -> list[JobRecord]:
         """The jobs that go on at the provider, or wait here."""
         return [each for each in self._store.all() if each.is_active]
@@ -473,7 +479,6 @@ def _domain(route: Route) -> Hashable:
 
 
 def _is_alive(loop: asyncio.AbstractEventLoop | None) -> bool:
-    """Whether an event loop does anything: one that merely was not closed does not."""
     return loop is not None and not loop.is_closed() and loop.is_running()
 
 

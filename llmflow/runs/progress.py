@@ -70,7 +70,7 @@ class JobsLook:
         ends = [each.expires_at for each in active]
         age = max(0.0, now - min(each.sealed_at for each in active))
         latest = None if None in ends else max(0.0, max(filter(None, ends)) - now)
-        left = _seconds_left(active, age)
+        left, trouble = _seconds_left(active, age), self._run.batch_trouble
         return BatchView(
             states=dict(states),
             rows=sum(each.requests for each in active),
@@ -78,6 +78,7 @@ class JobsLook:
             age=age,
             left=left if left is None or latest is None else min(left, latest),
             latest=latest,
+            trouble=None if trouble is None else redact(str(trouble)),
         )
 
 

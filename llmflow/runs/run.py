@@ -36,6 +36,7 @@ from llmflow.runs.statistics import RunStatistics
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Budget, Ledger
+    from llmflow.errors import ProviderError
     from llmflow.events import Subscription
     from llmflow.journal import Journal, Totals
     from llmflow.runs.progress import RunProgress
@@ -342,6 +343,12 @@ class Run:
     def has_batches(self) -> bool:
         """Whether a call of this session was meant for a batch job, or an earlier job goes on."""
         return self._recorder is not None and bool(self._recorder.batchings)
+
+    @property
+    def batch_trouble(self) -> ProviderError | None:
+        """Why a request about its batch jobs is repeated at the moment; None if none is."""
+        batchings = [] if self._recorder is None else self._recorder.batchings
+        return next(filter(None, (each.trouble for each in batchings)), None)
 
     @property
     def batch_decisions(self) -> dict[str, int]:

@@ -237,3 +237,19 @@ async def test_a_job_that_nobody_could_cancel_is_not_given_up(tmp_path: Path) ->
             await asyncio.wait_for(run.settled(), 10)
     assert states(tmp_path) == {"done"}
     assert [job.state for job in server.jobs.values()] == ["cancelled"]
+
+
+async def test_a_provider_that_is_away_is_told_of_while_it_is(tmp_path: Path) -> None:
+    server = FakeServer()
+    provider = FakeProvider(server)
+    api = provider.batch = Away(server)  # type: ignore[misc, assignment]
+    llm = LLM(provider, batch=Batch(quiet=0.01, poll=0.01))
+    async with Run("run", mode="batch", folder=tmp_path) as run:
+        call = asyncio.ensure_future(llm("1"))
+        async with asyncio.timeout(5):
+            while run.batch_trouble is None:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.001)
+        assert "down (HTTP 503)" in str(run.batch_trouble)
+        api.back = True
+        assert await call == "batch: 1"
+        assert run.batch_trouble is None

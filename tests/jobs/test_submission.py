@@ -116,7 +116,7 @@ def test_the_rest_is_taken_to_go_on_as_before(
         JobRecord(tag="t", queue="q", provider="p", model="m", requests=rows, succeeded=done)
         for rows, done in jobs
     ]
-    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records)
+    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
     view = JobsLook(run, wall=lambda: 100.0).view()
     assert view is not None
     assert view.left == (None if left is None else pytest.approx(left))
@@ -128,7 +128,7 @@ def test_what_is_told_of_jobs_is_of_those_that_have_not_ended() -> None:
         JobRecord(tag="a", state="done", requests=9, succeeded=7, **both),
         JobRecord(tag="b", state="created", requests=2, succeeded=1, round=2, **both),
     ]
-    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records)
+    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
     view = JobsLook(run).view()
     assert view is not None
     assert (view.rows, view.done) == (2, 1)

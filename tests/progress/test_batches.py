@@ -40,6 +40,11 @@ def test_the_end_is_told_as_well_as_it_is_known(
     assert jobs.words().endswith(told)
 
 
+def test_trouble_on_the_way_to_the_provider_is_told() -> None:
+    jobs = BatchView(states={"running": 1}, rows=9, trouble="no connection")
+    assert jobs.words() == "batch: 1 running, 0/9 rows, trying again: no connection"
+
+
 def test_a_log_has_a_line_for_news_and_else_one_in_ten_minutes() -> None:
     stream = io.StringIO()
     lines = Lines(stream)
