@@ -147,7 +147,7 @@ class TestOneWord:
     def test_the_rest_of_a_day_s_quota_goes_into_as_few_jobs_as_can_be(
         self, run: Run, simulator: Start, mode: str
     ) -> None:
-        sim = simulator(rpd=15, batch=BatchSettings(**QUICK))
+        sim = simulator(rpd=15, rpm=60_000, batch=BatchSettings(**QUICK))
         write_rows("in.jsonl", 60)
         # With two rows under way at once, and jobs of ten rows.
         options = ("--mode", mode, "--concurrency", "2", "--budget", "5")
