@@ -194,6 +194,7 @@ def checked(provider: object) -> WireProvider | ClientProvider:
     return cast("WireProvider | ClientProvider", provider)
 
 
+@functools.lru_cache(maxsize=128)
 def key_digest(key: str | None) -> str:
     """Return what tells keys apart in a quota domain, and from which no key can be read."""
     return hashlib.sha256((key or "").encode()).hexdigest()[:16]

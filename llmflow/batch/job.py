@@ -248,17 +248,8 @@ class Job:
         self._queue.keeper.decided("found another's job", record=record, rows=record.requests)
         results.forget(self)
         self._found_creating = True
-        await self.note(
-            state="creating",
-            found=False,
-            others=(*record.others, record.job),
-            job=None,
-            created_at=None,
-            native=None,
-            succeeded=None,
-            failed=None,
-            expires_at=None,
-        )
+        self.record = record.unmade()
+        await self.note(state="creating", found=False, others=(*record.others, record.job))
 
     async def _watch(self) -> BatchStatus | None:
         """Look at the job until it has ended; None if the provider does not know it.

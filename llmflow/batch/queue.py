@@ -371,7 +371,7 @@ class Queue:
             path = self.folder / f"{new_tag()}.jsonl"
             keep = frozenset(names)
             size = await in_thread(copy_rows, job.path, path, keep.__contains__)
-            record = old.but(
+            record = old.unmade().but(
                 tag=path.stem,
                 state="sealed",
                 requests=len(names),
@@ -379,12 +379,6 @@ class Queue:
                 tokens=old.tokens * len(names) / max(1, old.requests),
                 sealed_at=self.clock.wall(),
                 uploaded=None,
-                job=None,
-                created_at=None,
-                native=None,
-                succeeded=None,
-                failed=None,
-                expires_at=None,
                 **changes,
             )
             new.append(record)

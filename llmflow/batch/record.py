@@ -93,6 +93,18 @@ class JobRecord:
         """Return it with these changes."""
         return replace(self, **changes)
 
+    def unmade(self) -> JobRecord:
+        """Return it without all that the provider has said of the job."""
+        return replace(
+            self,
+            job=None,
+            created_at=None,
+            native=None,
+            succeeded=None,
+            failed=None,
+            expires_at=None,
+        )
+
     def plain(self) -> dict[str, Any]:
         """Return it as plain values, without what is None."""
         return {name: value for name, value in asdict(self).items() if value is not None}

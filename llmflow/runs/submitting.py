@@ -53,18 +53,18 @@ class Submitting:
             return False
         if await self._from_cache(route, key, nth):
             return False
-        if not recorder.batching.is_for_batch(call, route, choice):
+        batching, spending = recorder.batching, recorder.spending
+        if not batching.is_for_batch(call, route, choice):
             return False
-        if recorder.batching.is_waited_for(route, key, nth):
+        if spending is None:
+            return batching.enqueue(call, route, key, nth, choice)
+        if batching.is_waited_for(route, key, nth):
             return True
-        spending = recorder.spending
-        reservation = None if spending is None else spending.reserve_now(call, route, batch=True)
-        if not recorder.batching.enqueue(call, route, key, nth, choice):
-            if reservation is not None:
-                reservation.release()
+        reservation = spending.reserve_now(call, route, batch=True)
+        if not batching.enqueue(call, route, key, nth, choice):
+            reservation.release()
             return False
-        if spending is not None and reservation is not None:
-            spending.keep_for((key, nth), reservation)
+        spending.keep_for((key, nth), reservation)
         return True
 
     async def _from_cache(self, route: Route, key: bytes, nth: int) -> bool:
