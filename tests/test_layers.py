@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"types", "clock", "headers", "tokens"},
+    {"types", "clock", "headers", "lenient_json", "tokens"},
     {"events", "pricing"},
     {"retry"},
     {"provider", "transport", "batch_api"},
