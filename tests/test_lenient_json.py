@@ -21,13 +21,19 @@ LONG = 123456789012345678901234567890
     [
         pytest.param(rb'{"a": "x\ud800y"}', {"a": "x\ufffdy"}, Repairs(1, 0), id="high-surrogate"),
         pytest.param(rb'{"a": "\udc00"}', {"a": "\ufffd"}, Repairs(1, 0), id="low-surrogate"),
-        pytest.param(rb'["\ud83d\ude00", "\ud83d"]', ["\U0001f600", "\ufffd"], Repairs(1, 0), id="pair"),
-        pytest.param(rb'["\\ud800", NaN]', ["\\ud800", None], Repairs(0, 1), id="escaped-backslash"),
+        pytest.param(
+            rb'["\ud83d\ude00", "\ud83d"]', ["\U0001f600", "\ufffd"], Repairs(1, 0), id="pair"
+        ),
+        pytest.param(
+            rb'["\\ud800", NaN]', ["\\ud800", None], Repairs(0, 1), id="escaped-backslash"
+        ),
         pytest.param(rb'{"\ud800": 1}', {"\ufffd": 1}, Repairs(1, 0), id="in-a-key"),
         pytest.param(b"[NaN, Infinity, -Infinity, 1e400]", [None] * 4, Repairs(0, 4), id="numbers"),
         pytest.param(b'{"a": "x\x01\n\ty"}', {"a": "x\x01\n\ty"}, NO_REPAIRS, id="control"),
         pytest.param(b'{"a": "\xff"}', {"a": "\ufffd"}, Repairs(1, 0), id="not-utf-8"),
-        pytest.param(b'{"a": "\xff\xef\xbf\xbd"}', {"a": "\ufffd\ufffd"}, Repairs(1, 0), id="one-of-two"),
+        pytest.param(
+            b'{"a": "\xff\xef\xbf\xbd"}', {"a": "\ufffd\ufffd"}, Repairs(1, 0), id="one-of-two"
+        ),
         pytest.param(b'\xef\xbb\xbf{"a": 1}', {"a": 1}, NO_REPAIRS, id="byte-order-mark"),
         pytest.param(b'\n\r\n\xef\xbb\xbf {"a": 1}\n', {"a": 1}, NO_REPAIRS, id="blank-lines"),
         pytest.param('{"a": "\ud800"}', {"a": "\ufffd"}, Repairs(1, 0), id="str-with-surrogate"),
@@ -42,7 +48,16 @@ def test_what_a_strict_parser_refuses_is_read(data: Any, value: Any, repairs: Re
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\n\n", b"<html>", b'{"a": 1', b'{"a": 1}{"b": 2}', b"[" * 100_000, b'{"a": "x', b"{'a': 1}"],
+    [
+        b"",
+        b"\n\n",
+        b"<html>",
+        b'{"a": 1',
+        b'{"a": 1}{"b": 2}',
+        b"[" * 100_000,
+        b'{"a": "x',
+        b"{'a': 1}",
+    ],
 )
 def test_what_is_no_json_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
