@@ -9,6 +9,7 @@ first, so that ordinary JSON costs nothing more.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, Final, NamedTuple
 
@@ -112,23 +113,27 @@ def _repaired(data: bytes | str) -> tuple[Any, Repairs]:
         bad_text += lone
     numbers = 0
 
-    def dropped(_: str) -> None:
+    def drop(_: str) -> None:
         nonlocal numbers
         numbers += 1
 
     def real(digits: str) -> float | None:
         value = float(digits)
-        return value if value - value == 0.0 else dropped(digits)
+        if math.isfinite(value):
+            return value
+        drop(digits)
+        return None
 
     def whole(digits: str) -> int | None:
         try:
             return int(digits)
         except ValueError:  # more digits than Python reads; nobody means them
-            return dropped(digits)
+            drop(digits)
+            return None
 
     try:
         value = json.loads(
-            text, strict=False, parse_constant=dropped, parse_float=real, parse_int=whole
+            text, strict=False, parse_constant=drop, parse_float=real, parse_int=whole
         )
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
