@@ -139,7 +139,7 @@ class Run:
         self._pid = os.getpid()
         self._closing = threading.Lock()
         self._closed = self._ended = False
-        self._jobs_at_end: list[JobRecord] = []
+        self._jobs_at_end: list[JobRecord] | None = None
 
     def __repr__(self) -> str:
         return f"<Run {self.name or 'without a name'}: {self.statistics().done:,} calls>"
@@ -362,8 +362,10 @@ class Run:
     @property
     def batch_jobs(self) -> list[JobRecord]:
         """What is known of its batch jobs, those of earlier sessions among them."""
-        if self._recorder is None or self._ended:
+        if self._jobs_at_end is not None:
             return self._jobs_at_end
+        if self._recorder is None:
+            return []
         known = {each.tag: each for b in self._recorder.batchings for each in b.jobs}
         if not known and self._journal is not None:
             from llmflow.batch.record import JobRecord
