@@ -15,9 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
-from llmflow import errors
+from llmflow import errors, lenient_json
 from llmflow.batch_api import (
     BatchInput,
     BatchLimits,
@@ -189,7 +187,7 @@ class AnthropicBatch:
         Raises:
             ValueError: it is cut off, or no result.
         """
-        row = orjson.loads(line)
+        row = lenient_json.loads(line)
         try:
             name, result = row["custom_id"], row["result"]
             kind = result["type"]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import orjson
-
+from llmflow import lenient_json
 from llmflow.errors import BatchRowLostError, InvalidRequestError, ModelNotFoundError, ProviderError
 from llmflow.headers import parse_reset, server_delay
 from llmflow.types import WireReply
@@ -17,6 +16,7 @@ from llmflow.types import WireReply
 AT_ONCE: Final = 2**19
 """How much of a file is read at once, in bytes."""
 
+_STATUS_DIGITS: Final = 3
 _NO_DATE: Final = 253_402_300_800  # the year 10000
 _LOST: Final = {
     "expired": "the batch job expired before this row was run",
@@ -29,10 +29,21 @@ def is_success(reply: WireReply) -> bool:
     return 200 <= reply.status < 300
 
 
+def row_status(value: Any) -> int | None:
+    """Return the HTTP status of a row, from a number or text; None where it is neither.
+
+    >>> row_status(201), row_status("429"), row_status(None)
+    (201, 429, None)
+    """
+    if isinstance(value, str) and len(value) == _STATUS_DIGITS and value.isdecimal():
+        return int(value)
+    return whole(value)
+
+
 def read_object(reply: WireReply, *names: str) -> dict[str, Any] | None:
     """Return the JSON object of a reply, if it has all these names."""
     try:
-        data = orjson.loads(reply.body)
+        data = lenient_json.loads(reply.body)
     except ValueError:
         return None
     return data if isinstance(data, dict) and all(name in data for name in names) else None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from llmflow import errors
+from llmflow import errors, lenient_json
 from llmflow.batch_api import (
     BatchInput,
     BatchLimits,
@@ -41,6 +41,7 @@ from llmflow_providers.batch_parts import (
     pieces_of,
     places,
     read_object,
+    row_status,
     whole,
     word,
 )
@@ -215,7 +216,7 @@ class OpenAIBatch:
         Raises:
             ValueError: it is cut off, or no result.
         """
-        row = orjson.loads(line)
+        row = lenient_json.loads(line)
         try:
             name, response, error = row["custom_id"], row.get("response"), row.get("error")
         except (TypeError, LookupError, AttributeError):
@@ -226,17 +227,20 @@ class OpenAIBatch:
         body = response.get("body")
         if isinstance(body, str):  # Mistral writes what failed as JSON within JSON
             body = _parsed(body)
-        status = response.get("status_code")
+        status = row_status(response.get("status_code"))
         request_id = response.get("request_id")
         headers = {"x-request-id": request_id} if isinstance(request_id, str) else {}
         reply = WireReply(200, headers, b"", time.time())
-        if error or status != 200:
+        # Where no status is said, the body says whether it is an answer.
+        if error or not (status is None or 200 <= status < 300):
             return BatchRow(name, None, self._row_error(error, status, body, reply))
         try:
             return BatchRow(name, self._provider.understand(body, reply), None)
         except errors.ProviderError as failed:
             return BatchRow(name, None, failed)
         except (LookupError, TypeError, AttributeError):
+            if status is None:
+                return BatchRow(name, None, self._row_error(None, None, body, reply))
             return BatchRow(name, None, self._no_answer(body, reply))
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
@@ -296,7 +300,7 @@ class OpenAIBatch:
     # --- rows -----------------------------------------------------------------------------------
 
     def _row_error(
-        self, error: Any, status: Any, body: Any, reply: WireReply
+        self, error: Any, status: int | None, body: Any, reply: WireReply
     ) -> errors.ProviderError:
         if error:
             details = self._details({"error": error})
@@ -307,7 +311,7 @@ class OpenAIBatch:
                 return lost_row("cancelled")
         else:
             details = self._details(body)
-        if not isinstance(status, int) or status < 300:
+        if status is None or status < 300:
             given = f"{details.code} {details.type}"
             status = 400 if "invalid" in given else 500
         return self._provider.classified(details, reply, status)
@@ -375,6 +379,6 @@ def _queue_limit(
 
 def _parsed(text: str) -> Any:
     try:
-        return orjson.loads(text)
+        return lenient_json.loads(text)
     except ValueError:
         return text
