@@ -80,6 +80,11 @@ _SECONDS = click.FloatRange(0.0)
     type=click.Path(file_okay=False),
     help="Folder of batch files and jobs, which then survive a restart.",
 )
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    help="The only key accepted; any other gets a 401. Without it, any key or none is right.",
+)
 @click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
 def command(**options: Any) -> int:
     """Serve OpenAI's chat completions and Anthropic's messages, with the quota that you set.
@@ -116,6 +121,7 @@ def command(**options: Any) -> int:
         quota_headers="off" if options["no_headers"] else "bucket",
         retry_after=not options["no_retry_after"],
         retry_text=not options["no_retry_after"],
+        api_key=options["api_key"],
         seed=options["seed"],
     )
     stats = run_simulator(settings, on_ready=_announce)

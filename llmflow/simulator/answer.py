@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import orjson
 
 from llmflow.simulator.dialect import Call
-from llmflow.simulator.summary import answer_text, count_tokens, cut_to_tokens, fill_schema
+from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.summary import answer_text, count_tokens, cut_to_tokens
 
 _PIECE = re.compile(r"\s*\S+|\s+$")
 

@@ -21,6 +21,7 @@ from llmflow.simulator.anthropic_errors import (
     given_key,
     rejection,
 )
+from llmflow.simulator.anthropic_fields import check_version
 from llmflow.simulator.anthropic_headers import format_instant, quota_headers
 from llmflow.simulator.anthropic_reply import events, message
 from llmflow.simulator.anthropic_request import MessagesRequest, parse_messages
@@ -59,9 +60,9 @@ class AnthropicDialect:
         error = self.bad_key(headers)
         if error is not None:
             raise error
-        if "anthropic-version" not in headers:
-            raise AnthropicError(400, "anthropic-version: header is required")
-        call = parse_messages(body, self._settings)
+        version = check_version(headers)
+        beta = "anthropic-beta" in headers
+        call = parse_messages(body, self._settings, version=version, beta=beta)
         if call.marks:
             call.cached = self._cache.read(call.marks, now=now)
             uncached = max(0, call.estimate - call.cached)
@@ -108,17 +109,28 @@ class AnthropicDialect:
         if call.marks:
             self._cache.write(call.marks, now=now)
 
-    def models(self, *, now: float) -> bytes:
-        """Return the list of models."""
-        created = format_instant(int(self._wall + now))
-        names = self._settings.models or ("simulated",)
+    def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
+        """Return a model, or the list of all models without a name."""
+        check_version(headers)
+        created, names = format_instant(int(self._wall + now)), self._settings.models
+        if name and names and name not in names:
+            raise AnthropicError(404, f"model: {name}")
         models = [
-            {"type": "model", "id": name, "display_name": name, "created_at": created}
-            for name in names
+            {
+                "type": "model",
+                "id": one,
+                "display_name": one,
+                "created_at": created,
+                "lifecycle": "active",
+                "max_input_tokens": self._settings.context_tokens,
+                "max_tokens": self._settings.context_tokens,
+            }
+            for one in ((name,) if name else names or ("simulated",))
         ]
-        return orjson.dumps(
-            {"data": models, "has_more": False, "first_id": names[0], "last_id": names[-1]}
-        )
+        if name:
+            return orjson.dumps(models[0])
+        ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]}
+        return orjson.dumps({"data": models, "has_more": False, **ends})
 
     def unknown(self, method: str, path: str) -> AnthropicError:
         """Return the 404 for a path that does not exist."""

@@ -11,11 +11,13 @@ import orjson
 
 from llmflow.simulator.anthropic_cache import Mark, Marker
 from llmflow.simulator.anthropic_errors import AnthropicError
+from llmflow.simulator.anthropic_fields import check_block, check_fields
 from llmflow.simulator.dialect import Call, Form
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.summary import count_tokens
 
+PLAIN_VERSION = "2023-06-01"
 ROLES = ("user", "assistant")
 _IMAGE_TOKENS = 1600
 _MESSAGE_TOKENS = 3
@@ -100,6 +102,7 @@ def _blocks(content: object, place: str) -> Iterator[tuple[str, Mapping[str, Any
         kind = block.get("type")
         if not isinstance(kind, str):
             raise _invalid(f"{place}.{index}.type: Field required")
+        check_block(kind, f"{place}.{index}")
         if kind == "text":
             text = block.get("text")
             if not isinstance(text, str):
@@ -169,26 +172,17 @@ def _role(message: Mapping[str, Any], index: int) -> str:
 def _form(body: Mapping[str, Any]) -> Form:
     config = body.get("output_config")
     wanted = config.get("format") if isinstance(config, Mapping) else None
-    if not isinstance(wanted, Mapping):
+    if wanted is None:
         return None
+    if not isinstance(wanted, Mapping):
+        raise _invalid("output_config.format: Input should be a valid dictionary")
+    for name in wanted:
+        if name not in ("type", "schema"):
+            raise _invalid(f"output_config.format.{name}: Extra inputs are not permitted")
     schema = wanted.get("schema")
     if wanted.get("type") != "json_schema" or not isinstance(schema, Mapping):
         raise _invalid("output_config.format: Input should be a JSON schema with its type")
     return schema
-
-
-def _check_options(body: Mapping[str, Any]) -> None:
-    for name in ("temperature", "top_p"):
-        value = body.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _invalid(f"{name}: Input should be a valid number")
-        if not 0 <= value <= 1:
-            side = "less than or equal to 1" if value > 1 else "greater than or equal to 0"
-            raise _invalid(f"{name}: Input should be {side}")
-    if not isinstance(body.get("stream", False), (bool, type(None))):
-        raise _invalid("stream: Input should be a valid boolean")
 
 
 def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
@@ -205,28 +199,36 @@ def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
     return marks
 
 
-def parse_messages(raw: bytes, settings: SimulatorSettings) -> MessagesRequest:
-    """Read a request for a message.
+def parse_messages(
+    raw: bytes, settings: SimulatorSettings, *, version: str = PLAIN_VERSION, beta: bool = False
+) -> MessagesRequest:
+    """Read a request for a message, of a version of the API, with or without beta features.
 
     Raises:
         AnthropicError: the real service would refuse it, in these words.
 
     """
-    return read_messages(_load(raw), settings, caching=b'"cache_control"' in raw)
+    caching = b'"cache_control"' in raw
+    return read_messages(_load(raw), settings, caching=caching, version=version, beta=beta)
 
 
 def read_messages(
-    body: Mapping[str, Any], settings: SimulatorSettings, *, caching: bool
+    body: Mapping[str, Any],
+    settings: SimulatorSettings,
+    *,
+    caching: bool,
+    version: str = PLAIN_VERSION,
+    beta: bool = False,
 ) -> MessagesRequest:
     """Read a request that is parsed already; `caching` says whether it may mark a prefix."""
     model = _required(body, "model")
     if not isinstance(model, str) or not model:
         raise _invalid("model: Input should be a valid string")
     max_tokens = _max_tokens(body)
+    check_fields(body, version=version, beta=beta)
     prompt = _Prompt(model, caching=caching)
     _read_system(body, prompt)
     last = _read_messages(body, prompt)
-    _check_options(body)
     form = _form(body)
     if settings.models and model not in settings.models:
         raise AnthropicError(404, f"model: {model}")

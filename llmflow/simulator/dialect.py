@@ -102,8 +102,8 @@ class Dialect(Protocol):
         """Know that an answer was sent."""
         ...
 
-    def models(self, *, now: float) -> bytes:
-        """Return the body of the list of models."""
+    def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
+        """Return the body of a model, of the list of all without a name; raise if unknown."""
         ...
 
     def unknown(self, method: str, path: str) -> DialectError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -108,6 +108,7 @@ class Engine:
         self._batches = batches
         self._wall = wall - now
         self._epoch = 0
+        self._others = 0
         self.reset(now=now)
 
     def reset(self, *, now: float) -> None:
@@ -132,27 +133,48 @@ class Engine:
         """Decide, at its arrival, what becomes of a request; header names are in lower case."""
         path = _path(target)
         side = self._side(path, headers)
-        route = _ROUTES.get(path)
+        model = path.removeprefix("/models/") if path.startswith("/models/") else ""
+        route = ("GET", "models") if model else _ROUTES.get(path)
         if route is None:
-            return _refused(side.dialect.unknown(method, urlsplit(target).path))
+            return self._refuse(side, side.dialect.unknown(method, urlsplit(target).path))
         allowed, name = route
         if method != allowed:
-            reply = _refused(side.dialect.not_allowed(allowed))
-            reply.headers = f"allow: {allowed}\r\n"
+            reply = self._refuse(side, side.dialect.not_allowed(allowed))
+            reply.headers += f"allow: {allowed}\r\n"
             return reply
         if name == "ask":
             return self._ask(side, headers, body, now)
         if name == "models":
-            error = side.dialect.bad_key(headers)
-            body = side.dialect.models(now=now)
-            return Reply(status=200, body=body) if error is None else _refused(error)
+            return self._models(side, headers, unquote(model), now)
         if name == "reset":
             self.reset(now=now)
         return Reply(status=200, body=orjson.dumps(self.stats().to_dict()))
 
-    def refuse(self, status: int, message: str, *, target: str) -> bytes:
-        """Return the body for a request that cannot be read."""
-        return self._side(_path(target), {}).dialect.unreadable(status, message).body("")
+    def refuse(self, status: int, message: str, *, target: str) -> tuple[str, bytes]:
+        """Return the header lines and the body for a request that cannot be read."""
+        side = self._side(_path(target), {})
+        reply = self._refuse(side, side.dialect.unreadable(status, message))
+        return reply.headers, reply.body
+
+    def _refuse(self, side: _Side, error: DialectError) -> Reply:
+        """Refuse what is no request for an answer, under an identifier of its own."""
+        self._others += 1
+        ident = f"{self.settings.seed:08x}e{self._others:023x}"
+        return _refused(error, ident, side.dialect.headers(ident, 0.0))
+
+    def _models(self, side: _Side, headers: Mapping[str, str], model: str, now: float) -> Reply:
+        """Answer with a model, or with the list of all."""
+        dialect = side.dialect
+        try:
+            error = dialect.bad_key(headers)
+            if error is not None:
+                raise error
+            body = dialect.model(headers, model, now=now)
+        except DialectError as error:
+            return self._refuse(side, error)
+        self._others += 1
+        ident = f"{self.settings.seed:08x}e{self._others:023x}"
+        return Reply(status=200, body=body, headers=dialect.headers(ident, 0.0))
 
     def end(self, reply: Reply, *, now: float, left: bool = False) -> None:
         """Say that a reply was sent, or that its client left before."""

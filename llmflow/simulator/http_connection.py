@@ -196,8 +196,8 @@ class Connection(asyncio.Protocol):
         except Exception:  # a fault of the handler ends one request, not the server
             logger.exception("The handler failed on %s", exchange.head.target)
             message = "The simulator failed; its log says why."
-            body = self._server.refuse(500, message, target=exchange.head.target)
-            exchange.reply(500, body)
+            headers, body = self._server.refuse(500, message, target=exchange.head.target)
+            exchange.reply(500, body, headers=headers)
 
     def _next(self) -> tuple[Head, bytes, Path | None] | None:
         """Return the next request if all of it has come."""
@@ -308,8 +308,9 @@ class Connection(asyncio.Protocol):
         Closing with bytes unread would reset it, and the client could miss the answer.
         """
         target = error.target or (self._head.target if self._head is not None else "")
-        body = self._server.refuse(error.status, str(error), target=target)
-        self.send_head(error.status, f"content-length: {len(body)}\r\n", "application/json")
+        headers, body = self._server.refuse(error.status, str(error), target=target)
+        headers += f"content-length: {len(body)}\r\n"
+        self.send_head(error.status, headers, "application/json")
         self.send(body)
         self._closing = True
         self._buffer.clear()

@@ -23,8 +23,8 @@ from llmflow.simulator.http_spool import Spool
 class Refuse(Protocol):
     """Makes the body of an error of HTTP."""
 
-    def __call__(self, status: int, message: str, *, target: str) -> bytes:
-        """Return the body; the target is empty if the request had none."""
+    def __call__(self, status: int, message: str, *, target: str) -> tuple[str, bytes]:
+        """Return header lines and the body; the target is empty if the request had none."""
         ...
 
 

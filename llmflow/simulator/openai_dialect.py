@@ -97,15 +97,22 @@ class OpenAIDialect:
     def answered(self, call: ChatRequest, *, now: float) -> None:
         """Do nothing: no prompt is kept."""
 
-    def models(self, *, now: float) -> bytes:
-        """Return the list of models."""
-        created = int(self._wall + now)
-        names = self._settings.models or ("simulated",)
+    def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
+        """Return a model, or the list of all models without a name."""
+        del headers
+        created, names = int(self._wall + now), self._settings.models
+        if name and names and name not in names:
+            raise OpenAIError(
+                404,
+                f"The model '{name}' does not exist",
+                param="model",
+                code="model_not_found",
+            )
         models = [
-            {"id": name, "object": "model", "created": created, "owned_by": "llmflow-simulator"}
-            for name in names
+            {"id": one, "object": "model", "created": created, "owned_by": "llmflow-simulator"}
+            for one in ((name,) if name else names or ("simulated",))
         ]
-        return orjson.dumps({"object": "list", "data": models})
+        return orjson.dumps(models[0] if name else {"object": "list", "data": models})
 
     def unknown(self, method: str, path: str) -> OpenAIError:
         """Return the 404 for a path that does not exist."""

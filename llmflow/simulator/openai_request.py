@@ -11,6 +11,15 @@ import orjson
 
 from llmflow.simulator.dialect import Call, Form
 from llmflow.simulator.openai_errors import OpenAIError
+from llmflow.simulator.openai_fields import (
+    bad_value,
+    check_fields,
+    invalid,
+    known_only,
+    missing,
+    wrong_type,
+)
+from llmflow.simulator.openai_models import check_model
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.summary import count_tokens
@@ -18,15 +27,19 @@ from llmflow.simulator.summary import count_tokens
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _IMAGE_TOKENS = 85
 _MESSAGE_TOKENS = 3
-_TYPE_NAMES = {
-    str: "a string",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a decimal",
-    list: "an array",
-    dict: "an object",
-    type(None): "null",
-}
+_MESSAGE_FIELDS = frozenset(
+    {
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "function_call",
+        "refusal",
+        "audio",
+    }
+)
+_PARTS = ("text", "image_url", "input_audio", "refusal", "audio", "file")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,54 +49,6 @@ class ChatRequest(Call):
     include_usage: bool
 
 
-def _invalid(message: str, param: str, code: str) -> OpenAIError:
-    return OpenAIError(400, message, param=param, code=code)
-
-
-def _wrong_type(param: str, expected: str, value: object) -> OpenAIError:
-    got = _TYPE_NAMES.get(type(value), "something else")
-    return _invalid(
-        f"Invalid type for '{param}': expected {expected}, but got {got} instead.",
-        param,
-        "invalid_type",
-    )
-
-
-def _integer(body: Mapping[str, Any], name: str, *, low: int) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong_type(name, "an integer", value)
-    if value < low:
-        raise _invalid(
-            f"Invalid '{name}': integer below minimum value. "
-            f"Expected a value >= {low}, but got {value} instead.",
-            name,
-            "integer_below_min_value",
-        )
-    return value
-
-
-def _check_number(body: Mapping[str, Any], name: str, *, low: float, high: float) -> None:
-    value = body.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong_type(name, "a decimal", value)
-    if low <= value <= high:
-        return
-    side, sign, bound = (
-        ("above maximum", "<=", high) if value > high else ("below minimum", ">=", low)
-    )
-    raise _invalid(
-        f"Invalid '{name}': decimal {side} value. "
-        f"Expected a value {sign} {bound:g}, but got {value} instead.",
-        name,
-        "decimal_above_max_value" if value > high else "decimal_below_min_value",
-    )
-
-
 def _content(content: object, param: str) -> tuple[str, int]:
     """Return a message's text, and what its images count."""
     if isinstance(content, str):
@@ -91,17 +56,21 @@ def _content(content: object, param: str) -> tuple[str, int]:
     if content is None:
         return "", 0
     if not isinstance(content, list):
-        raise _wrong_type(param, "one of a string or array of objects", content)
+        raise wrong_type(param, "one of a string or array of objects", content)
     texts, images = [], 0
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise _wrong_type(f"{param}[{index}]", "an object", part)
-        if part.get("type") != "text":
+            raise wrong_type(f"{param}[{index}]", "an object", part)
+        kind = part.get("type")
+        if kind not in _PARTS:
+            place = f"{param}[{index}].type"
+            raise missing(place) if kind is None else bad_value(place, kind, _PARTS)
+        if kind != "text":
             images += _IMAGE_TOKENS
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
-            raise _wrong_type(f"{param}[{index}].text", "a string", part.get("text"))
+            raise wrong_type(f"{param}[{index}].text", "a string", part.get("text"))
     return "\n".join(texts), images
 
 
@@ -109,13 +78,11 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
     """Return the last user message, the characters of all, and their tokens."""
     messages = body.get("messages")
     if messages is None:
-        raise _invalid(
-            "Missing required parameter: 'messages'.", "messages", "missing_required_parameter"
-        )
+        raise missing("messages")
     if not isinstance(messages, list):
-        raise _wrong_type("messages", "an array of objects", messages)
+        raise wrong_type("messages", "an array of objects", messages)
     if not messages:
-        raise _invalid(
+        raise invalid(
             "Invalid 'messages': empty array. "
             "Expected an array with minimum length 1, but got an empty array instead.",
             "messages",
@@ -124,11 +91,17 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
     prompt, characters, tokens = "", 0, _MESSAGE_TOKENS
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise _wrong_type(f"messages[{index}]", "an object", message)
+            raise wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
         if role not in ROLES:
             raise _bad_role(index, role)
-        text, images = _content(message.get("content"), f"messages[{index}].content")
+        if not message.keys() <= _MESSAGE_FIELDS:
+            known_only(message, _MESSAGE_FIELDS, f"messages[{index}]")
+        content = message.get("content")
+        if content is None and role != "assistant":
+            place = f"messages.[{index}].content"
+            raise invalid("Invalid value for 'content': expected a string, got null.", place)
+        text, images = _content(content, f"messages[{index}].content")
         characters += len(text)
         tokens += _MESSAGE_TOKENS + count_tokens(text) + images
         if role == "user" or not prompt:
@@ -139,13 +112,11 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
 def _bad_role(index: int, role: object) -> OpenAIError:
     param = f"messages[{index}].role"
     if role is None:
-        return _invalid(
-            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
-        )
+        return missing(param)
     if not isinstance(role, str):
-        return _wrong_type(param, "a string", role)
+        return wrong_type(param, "a string", role)
     allowed = ", ".join(f"'{name}'" for name in ROLES[:-1])
-    return _invalid(
+    return invalid(
         f"Invalid value: '{role}'. Supported values are: {allowed}, and '{ROLES[-1]}'.",
         param,
         "invalid_value",
@@ -168,26 +139,14 @@ def _load(raw: bytes) -> dict[str, Any]:
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    old, new = (_integer(body, n, low=1) for n in ("max_tokens", "max_completion_tokens"))
+    old, new = body.get("max_tokens"), body.get("max_completion_tokens")
     if old is not None and new is not None:
-        raise _invalid(
+        raise invalid(
             "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
             "max_tokens",
             "invalid_parameter_combination",
         )
-    return old if new is None else new
-
-
-def _check_options(body: Mapping[str, Any]) -> None:
-    _check_number(body, "temperature", low=0, high=2)
-    _check_number(body, "top_p", low=0, high=1)
-    for name, kind, words in (
-        ("stream", bool, "a boolean"),
-        ("stream_options", dict, "an object"),
-        ("response_format", dict, "an object"),
-    ):
-        if not isinstance(body.get(name), (kind, type(None))):
-            raise _wrong_type(name, words, body[name])
+    return old if new is None else new  # whole numbers: the fields are checked
 
 
 def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
@@ -204,11 +163,9 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
     """Read a chat completion request that is parsed already; as `parse_chat` otherwise."""
     model = body.get("model")
     if model is None:
-        raise _invalid(
-            "Missing required parameter: 'model'.", "model", "missing_required_parameter"
-        )
+        raise missing("model")
     if not isinstance(model, str):
-        raise _wrong_type("model", "a string", model)
+        raise wrong_type("model", "a string", model)
     prompt, characters, prompt_tokens = _messages(body)
     if settings.models and model not in settings.models:
         raise OpenAIError(
@@ -216,9 +173,10 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
             f"The model `{model}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
+    check_fields(body)
+    check_model(model, body)
     max_tokens = _max_tokens(body)
-    _check_options(body)
-    choices = _integer(body, "n", low=1) or 1
+    choices = body.get("n") or 1
     chat = ChatRequest(
         model=model,
         prompt=prompt,
@@ -261,7 +219,7 @@ def _check_context(chat: ChatRequest, context: int | None) -> None:
         )
     else:
         return
-    raise _invalid(text, "messages", "context_length_exceeded")
+    raise invalid(text, "messages", "context_length_exceeded")
 
 
 def _charge(

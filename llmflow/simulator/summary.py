@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 # Longer texts are judged by their beginning, so that an answer stays cheap.
 _READ_CHARS = 8_000
@@ -121,34 +119,3 @@ def answer_text(prompt: str, *, style: str, max_tokens: int | None) -> str:
         return prompt[:200].strip() or "(empty)"
     instruction, text = split_instruction(prompt)
     return choose(instruction, text) or summarize(text, max_tokens=max_tokens) or "(empty)"
-
-
-def fill_schema(schema: Mapping[str, Any], text: str, *, depth: int = 0) -> Any:
-    """Return the plainest value that a JSON schema allows, with `text` where a string may be."""
-    if depth > 20:
-        return None
-    for key in ("const", "default"):
-        if key in schema:
-            return schema[key]
-    for key in ("enum", "anyOf", "oneOf"):
-        options = schema.get(key)
-        if isinstance(options, list) and options:
-            first = options[0]
-            nested = key != "enum" and isinstance(first, Mapping)
-            return fill_schema(first, text, depth=depth + 1) if nested else first
-    kind = schema.get("type", "object")
-    if isinstance(kind, list):
-        kind = kind[0] if kind else "null"
-    if kind == "object":
-        properties = schema.get("properties")
-        if not isinstance(properties, Mapping):
-            return {}
-        return {
-            name: fill_schema(part if isinstance(part, Mapping) else {}, text, depth=depth + 1)
-            for name, part in properties.items()
-        }
-    if kind == "array":
-        items = schema.get("items")
-        return [fill_schema(items, text, depth=depth + 1)] if isinstance(items, Mapping) else []
-    plain: dict[str, Any] = {"string": text, "integer": 0, "number": 0.0, "boolean": True}
-    return plain.get(kind)

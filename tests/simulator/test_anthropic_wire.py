@@ -389,6 +389,9 @@ def test_keys_versions_models_and_routes() -> None:
                 "id": "claude-x",
                 "display_name": "claude-x",
                 "created_at": "2026-11-18T11:06:40Z",
+                "lifecycle": "active",
+                "max_input_tokens": None,
+                "max_tokens": None,
             }
         ],
         "has_more": False,

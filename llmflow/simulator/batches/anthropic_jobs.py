@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from llmflow.simulator.anthropic_errors import AnthropicError
+from llmflow.simulator.anthropic_fields import check_version
 from llmflow.simulator.anthropic_headers import format_instant
 from llmflow.simulator.batches.json_list import ListError, elements
 from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart, Work, say
@@ -56,8 +57,7 @@ class AnthropicJobs:
 
     def receive(self, request: BatchRequest) -> BatchReply | Work:
         """Answer a request, at once or in steps, or raise the `AnthropicError` that answers it."""
-        if "anthropic-version" not in request.headers:
-            raise AnthropicError(400, "anthropic-version: header is required")
+        check_version(request.headers)
         match request.method, request.parts[2:]:
             case "POST", []:
                 return self._create(request)
@@ -104,6 +104,8 @@ class AnthropicJobs:
                 phase="running",
                 started=request.now,
                 total=total,
+                version=request.headers["anthropic-version"],
+                beta="anthropic-beta" in request.headers,
             )
             rows.replace(self._store.data(job.input))
         finally:

@@ -53,7 +53,7 @@ class AnthropicSpeaker:
         try:
             if fails:
                 raise self._failure
-            call = self._read(row["params"], caching=b'"cache_control"' in line)
+            call = self._read(job, row["params"], caching=b'"cache_control"' in line)
         except AnthropicError as error:
             # The error of a row belongs to no request.
             body = orjson.Fragment(error.body(""))
@@ -90,13 +90,15 @@ class AnthropicSpeaker:
         del file, size, now
         return f"{job.id}.results"
 
-    def _read(self, params: Mapping[str, Any], *, caching: bool) -> MessagesRequest:
+    def _read(self, job: JobRecord, params: Mapping[str, Any], *, caching: bool) -> MessagesRequest:
         """Read a request, with what is allowed live only taken as wrong."""
         if params.get("stream"):
             raise AnthropicError(400, "stream: Streaming is not supported in batches")
         if "speed" in params:
             raise AnthropicError(400, "speed: Extra inputs are not permitted")
-        call = read_messages(params, self._settings, caching=caching)
+        call = read_messages(
+            params, self._settings, caching=caching, version=job.version, beta=job.beta
+        )
         if not call.max_tokens:
             raise AnthropicError(400, "max_tokens: Input should be greater than or equal to 1")
         return call

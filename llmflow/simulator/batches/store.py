@@ -71,6 +71,10 @@ class JobRecord:
     error: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    version: str = "2023-06-01"
+    """The version of Anthropic's API that its rows are read by."""
+    beta: bool = False
+    """Whether its rows may use beta features of that."""
 
 
 class Store:

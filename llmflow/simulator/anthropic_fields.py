@@ -1,0 +1,266 @@
+"""Fields of the Anthropic dialect: which there are, and what they may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from llmflow.simulator.anthropic_errors import AnthropicError
+
+SAMPLING = ("temperature", "top_p", "top_k")
+NO_SAMPLING = "2026-10-21"
+"""The version of the API that has no sampling settings."""
+VERSIONS = ("2023-01-01", "2023-06-01", NO_SAMPLING)
+_FIELDS = frozenset(
+    (
+        *SAMPLING,
+        "cache_control",
+        "container",
+        "diagnostics",
+        "inference_geo",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "output_config",
+        "service_tier",
+        "speed",
+        "stop_sequences",
+        "stream",
+        "system",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "user_profile_id",
+        "workspace_id",
+    )
+)
+_BETA_FIELDS = frozenset(
+    (
+        "betas",
+        "billing_policy",
+        "compaction",
+        "context_management",
+        "fallback_credit_token",
+        "fallbacks",
+        "mcp_servers",
+        "output_format",
+        "thread",
+    )
+)
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "metadata": (dict, "a valid dictionary"),
+    "output_config": (dict, "a valid dictionary"),
+    "service_tier": (str, "'auto' or 'standard_only'"),
+    "stop_sequences": (list, "a valid list"),
+    "stream": (bool, "a valid boolean"),
+    "thinking": (dict, "a valid dictionary"),
+    "tool_choice": (dict, "a valid dictionary or object to extract fields from"),
+    "tools": (list, "a valid list"),
+}
+_BLOCKS = frozenset(
+    (
+        "bash_code_execution_tool_result",
+        "code_execution_tool_result",
+        "container_upload",
+        "document",
+        "image",
+        "mcp_tool_result",
+        "mcp_tool_use",
+        "redacted_thinking",
+        "search_result",
+        "server_tool_use",
+        "text",
+        "text_editor_code_execution_tool_result",
+        "thinking",
+        "tool_result",
+        "tool_use",
+        "web_fetch_tool_result",
+        "web_search_tool_result",
+    )
+)
+_NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
+_CHOICES = ("auto", "any", "tool", "none")
+_THINKING = ("enabled", "disabled", "adaptive", "between_tools")
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}\Z")
+_LEAST_BUDGET = 1024
+
+
+def invalid(message: str) -> AnthropicError:
+    """Return a 400."""
+    return AnthropicError(400, message)
+
+
+def check_version(headers: Mapping[str, str]) -> str:
+    """Return the version of the API that a request asks for, or raise the refusal."""
+    version = headers.get("anthropic-version")
+    if version is None:
+        raise invalid("anthropic-version: header is required")
+    if version not in VERSIONS:
+        raise invalid(f'anthropic-version: "{version}" is not a valid version')
+    return version
+
+
+def check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
+    """Raise the refusal of fields that do not exist or hold what they cannot."""
+    if not body.keys() <= _FIELDS:
+        for name in body:
+            if name not in _FIELDS and not (beta and name in _BETA_FIELDS):
+                raise invalid(f"{name}: Extra inputs are not permitted")
+    if _CHECKED.isdisjoint(body):
+        return
+    for name, (kind, words) in _KINDS.items():
+        value = body.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise invalid(f"{name}: Input should be {words}")
+    _check_sampling(body, version)
+    for name, check in _CHECKS.items():
+        if body.get(name) is not None:
+            check(body)
+
+
+def check_block(kind: str, place: str) -> None:
+    """Raise the refusal of a content block of a type that does not exist."""
+    if kind not in _BLOCKS:
+        listed = ", ".join(f"'{name}'" for name in sorted(_BLOCKS))
+        raise invalid(
+            f"{place}: Input tag '{kind}' found using 'type' does not match "
+            f"any of the expected tags: {listed}"
+        )
+
+
+@lru_cache(maxsize=256)
+def _takes_sampling(model: str) -> bool:
+    return _NO_SAMPLING_MODELS.match(model.rpartition("/")[2]) is None
+
+
+def _check_sampling(body: Mapping[str, Any], version: str) -> None:
+    for name in SAMPLING:
+        if name not in body:
+            continue
+        if version == NO_SAMPLING:
+            raise invalid(f"{name}: Extra inputs are not permitted")
+        value = body[name]
+        if value is None:
+            continue
+        if not _takes_sampling(body["model"]):
+            raise invalid(f"`{name}` is deprecated for this model.")
+        whole = name == "top_k"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise invalid(f"{name}: Input should be a valid {'integer' if whole else 'number'}")
+        if value < 0 or (value > 1 and not whole):
+            side = "less than or equal to 1" if value > 1 else "greater than or equal to 0"
+            raise invalid(f"{name}: Input should be {side}")
+
+
+def _check_metadata(body: Mapping[str, Any]) -> None:
+    for name in body["metadata"]:
+        if name != "user_id":
+            raise invalid(f"metadata.{name}: Extra inputs are not permitted")
+
+
+def _check_stops(body: Mapping[str, Any]) -> None:
+    for index, text in enumerate(body["stop_sequences"]):
+        if not isinstance(text, str):
+            raise invalid(f"stop_sequences.{index}: Input should be a valid string")
+        if not text.strip():
+            raise invalid("stop_sequences: each stop sequence must contain non-whitespace")
+
+
+def _check_tier(body: Mapping[str, Any]) -> None:
+    if body["service_tier"] not in ("auto", "standard_only"):
+        raise invalid("service_tier: Input should be 'auto' or 'standard_only'")
+
+
+def _check_thinking(body: Mapping[str, Any]) -> None:
+    thinking = body["thinking"]
+    _check_tag(thinking, "thinking", _THINKING)
+    if thinking["type"] != "enabled":
+        return
+    budget = thinking.get("budget_tokens")
+    place = "thinking.enabled.budget_tokens"
+    if budget is None:
+        raise invalid(f"{place}: Field required")
+    if isinstance(budget, bool) or not isinstance(budget, int):
+        raise invalid(f"{place}: Input should be a valid integer")
+    if budget < _LEAST_BUDGET:
+        raise invalid(f"{place}: Input should be greater than or equal to {_LEAST_BUDGET}")
+    if budget >= body["max_tokens"]:
+        raise invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
+
+
+def _check_tag(part: Mapping[str, Any], place: str, allowed: tuple[str, ...]) -> None:
+    kind = part.get("type")
+    if kind is None:
+        raise invalid(f"{place}.type: Field required")
+    if kind not in allowed:
+        listed = ", ".join(f"'{name}'" for name in allowed)
+        raise invalid(
+            f"{place}: Input tag '{kind}' found using 'type' does not match "
+            f"any of the expected tags: {listed}"
+        )
+
+
+def _check_config(body: Mapping[str, Any]) -> None:
+    for name, value in body["output_config"].items():
+        if name not in ("effort", "format", "task_budget"):
+            raise invalid(f"output_config.{name}: Extra inputs are not permitted")
+        if name == "effort" and value is not None and value not in _EFFORTS:
+            raise invalid(f"output_config.effort: Input should be one of {', '.join(_EFFORTS)}")
+
+
+def _check_tools(body: Mapping[str, Any]) -> None:
+    names = set()
+    for index, tool in enumerate(body["tools"]):
+        place = f"tools.{index}"
+        if not isinstance(tool, dict):
+            raise invalid(f"{place}: Input should be a valid dictionary")
+        kind = tool.get("type", "custom")
+        if kind == "function":
+            raise invalid(
+                f"{place}: Input tag 'function' found using 'type' does not match "
+                "any of the expected tags: 'custom' and the server's tools"
+            )
+        name = tool.get("name")
+        if kind in ("custom", None):
+            for field in ("name", "input_schema"):
+                if field not in tool:
+                    raise invalid(f"{place}.custom.{field}: Field required")
+            if not isinstance(name, str) or not _TOOL_NAME.match(name):
+                raise invalid(
+                    f"{place}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'"
+                )
+            schema = tool["input_schema"]
+            if not isinstance(schema, dict) or schema.get("type") != "object":
+                raise invalid(f"{place}.custom.input_schema.type: Input should be 'object'")
+        if name in names:
+            raise invalid("tools: Tool names must be unique.")
+        names.add(name)
+
+
+def _check_choice(body: Mapping[str, Any]) -> None:
+    choice, tools = body["tool_choice"], body.get("tools")
+    _check_tag(choice, "tool_choice", _CHOICES)
+    if not tools:
+        raise invalid("tool_choice: tool_choice may only be specified while providing tools")
+    if choice["type"] != "tool":
+        return
+    if "name" not in choice:
+        raise invalid("tool_choice.tool.name: Field required")
+    if choice["name"] not in [tool.get("name") for tool in tools]:
+        raise invalid(f"Tool '{choice['name']}' not found in provided tools")
+
+
+_CHECKED = frozenset((*SAMPLING, *_KINDS))
+_CHECKS = {
+    "metadata": _check_metadata,
+    "stop_sequences": _check_stops,
+    "service_tier": _check_tier,
+    "thinking": _check_thinking,
+    "output_config": _check_config,
+    "tools": _check_tools,
+    "tool_choice": _check_choice,
+}

@@ -1,0 +1,307 @@
+"""Values that a JSON schema allows: the plainest ones, with a text where a string may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from llmflow.simulator.pattern import matching
+
+_MOST_DEPTH = 24
+# Below this, what may be left out is, and the shortest of several alternatives is taken.
+_PLAIN_DEPTH = 6
+_FORMATS = {
+    "date-time": "2026-01-31T12:00:00Z",
+    "date": "2026-01-31",
+    "time": "12:00:00Z",
+    "duration": "P1D",
+    "email": "someone@example.com",
+    "idn-email": "someone@example.com",
+    "hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uuid": "123e4567-e89b-42d3-a456-426614174000",
+    "uri": "https://example.com/",
+    "url": "https://example.com/",
+    "binary": "",
+    "byte": "",
+}
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+    "null": type(None),
+}
+_OBJECT_WORDS = ("properties", "required", "additionalProperties")
+_ARRAY_WORDS = ("items", "prefixItems", "minItems")
+_STRING_WORDS = ("format", "minLength", "maxLength", "pattern")
+
+
+class _EndlessError(Exception):
+    """A schema allows no value of bounded depth, or none that is found."""
+
+
+def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
+    """Return the plainest value that a schema allows, with `text` where a string may be.
+
+    References, unions, ranges, lengths, formats and recursion are followed.
+
+    >>> fill_schema({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer", "minimum": 3}}}, "")
+    3
+    """
+    try:
+        return _Filler(schema, text).value(schema, 0)
+    except _EndlessError:
+        return {}
+
+
+class _Filler:
+    def __init__(self, root: Mapping[str, Any], text: str) -> None:
+        self._root, self._text = root, text
+
+    def value(self, schema: object, depth: int) -> Any:
+        if not isinstance(schema, Mapping):
+            return self._text  # `true`, or nothing that is a schema
+        if depth > _MOST_DEPTH:
+            raise _EndlessError
+        schema = self._merged(schema)
+        if "const" in schema:
+            return schema["const"]
+        options = schema.get("enum")
+        if isinstance(options, list) and options:
+            return next((one for one in options if _fits(one, schema)), options[0])
+        if "default" in schema and _fits(schema["default"], schema):
+            return schema["default"]
+        for key in ("anyOf", "oneOf"):
+            options = schema.get(key)
+            if isinstance(options, list) and options:
+                rest = {name: part for name, part in schema.items() if name != key}
+                return self._one_of(rest, options, depth)
+        return self._typed(schema, depth)
+
+    def _merged(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a schema with what it refers to, and all of ``allOf``, in it."""
+        for _ in range(_MOST_DEPTH):
+            if "$ref" in schema:
+                parts: list[Any] = [self._target(schema["$ref"])]
+                skipped = "$ref"
+            elif isinstance(schema.get("allOf"), list):
+                parts, skipped = schema["allOf"], "allOf"
+            else:
+                return schema
+            merged = {name: part for name, part in schema.items() if name != skipped}
+            for part in parts:
+                if isinstance(part, Mapping):
+                    merged = _both(merged, self._merged(part) if skipped == "allOf" else part)
+            schema = merged
+        raise _EndlessError
+
+    def _target(self, reference: object) -> Any:
+        part: Any = self._root
+        for name in str(reference).lstrip("#").split("/"):
+            if not name:
+                continue
+            key = unquote(name).replace("~1", "/").replace("~0", "~")
+            try:
+                part = part[int(key)] if isinstance(part, list) else part[key]
+            except (KeyError, IndexError, ValueError, TypeError):
+                return {}
+        return part
+
+    def _one_of(self, rest: Mapping[str, Any], options: list[Any], depth: int) -> Any:
+        """Return a value of the first alternative that has one; the plainest one far down."""
+        if depth >= _PLAIN_DEPTH:
+            options = sorted(options, key=self._weight)
+        for option in options:
+            part = _both(rest, option) if isinstance(option, Mapping) else rest
+            try:
+                return self.value(part, depth + 1)
+            except _EndlessError:
+                continue
+        raise _EndlessError
+
+    def _weight(self, schema: object) -> int:
+        if not isinstance(schema, Mapping):
+            return 0
+        try:
+            kind = self._merged(schema).get("type")
+        except _EndlessError:
+            return 9
+        return {"null": 0, "string": 1, "integer": 1, "number": 1, "boolean": 1}.get(str(kind), 2)
+
+    def _typed(self, schema: Mapping[str, Any], depth: int) -> Any:
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kind = "null" if "null" in kind and depth >= _PLAIN_DEPTH else (*kind, "null")[0]
+        match kind or _guessed(schema):
+            case "object":
+                return self._object(schema, depth)
+            case "array":
+                return self._array(schema, depth)
+            case "string":
+                return _string(schema, self._text)
+            case "integer" | "number":
+                return _number(schema, whole=kind == "integer")
+            case "boolean":
+                return True
+        return None
+
+    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        required = schema.get("required")
+        required = required if isinstance(required, list) else []
+        filled: dict[str, Any] = {}
+        for name, part in properties.items():
+            if depth >= _PLAIN_DEPTH and name not in required:
+                continue
+            try:
+                filled[name] = self.value(part, depth + 1)
+            except _EndlessError:
+                if name in required:
+                    raise
+        more = schema.get("additionalProperties", {})
+        for name in required:
+            if name not in filled:
+                filled[name] = self.value(more, depth + 1)
+        for number in range(_count(schema.get("minProperties")) - len(filled)):
+            filled[f"key{number + 1}"] = self.value(more, depth + 1)
+        return filled
+
+    def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
+        first = schema.get("prefixItems")
+        first = first if isinstance(first, list) else []
+        least = max(_count(schema.get("minItems")), _count(schema.get("minContains")))
+        filled = [self.value(part, depth + 1) for part in first]
+        items = schema.get("items", schema.get("contains"))
+        most = schema.get("maxItems")
+        wanted = max(least, 1 if isinstance(items, Mapping) and depth < _PLAIN_DEPTH else 0)
+        if isinstance(most, int):
+            wanted = min(wanted, most)
+        for number in range(wanted - len(filled)):
+            try:
+                filled.append(self._item(items, number, schema, depth))
+            except _EndlessError:
+                if len(filled) < least:
+                    raise
+                break
+        return filled
+
+    def _item(self, items: object, number: int, schema: Mapping[str, Any], depth: int) -> Any:
+        value = self.value(items, depth + 1)
+        if not number or not schema.get("uniqueItems"):
+            return value
+        part = self._merged(items) if isinstance(items, Mapping) else {}
+        options = part.get("enum")
+        if isinstance(options, list) and number < len(options):
+            return options[number]
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, (int, float)):
+            return value + number * (part.get("multipleOf") or 1)
+        return f"{number + 1} {value}"[: part.get("maxLength")] if isinstance(value, str) else value
+
+
+def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that both of two schemas allow, as far as that is simple."""
+    merged = {**other, **one}
+    for name in one.keys() & other.keys():
+        mine, theirs = one[name], other[name]
+        if name == "properties" and isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            shared = {
+                key: {"allOf": [theirs[key], mine[key]]} for key in theirs.keys() & mine.keys()
+            }
+            merged[name] = {**theirs, **mine, **shared}
+        elif name == "required" and isinstance(mine, list) and isinstance(theirs, list):
+            merged[name] = [*theirs, *(key for key in mine if key not in theirs)]
+        elif name in ("minimum", "exclusiveMinimum", "minLength", "minItems"):
+            merged[name] = max(mine, theirs)
+        elif name in ("maximum", "exclusiveMaximum", "maxLength", "maxItems"):
+            merged[name] = min(mine, theirs)
+        elif name == "enum" and isinstance(mine, list) and isinstance(theirs, list):
+            merged[name] = [value for value in theirs if value in mine]
+        elif name in ("anyOf", "oneOf", "allOf") and isinstance(mine, list):
+            merged[name] = mine
+            merged["allOf"] = [*merged.get("allOf", []), {name: theirs}]
+    return merged
+
+
+def _guessed(schema: Mapping[str, Any]) -> str:
+    """Return the type that the other words of a schema mean; an object if none does."""
+    for kind, words in (
+        ("object", _OBJECT_WORDS),
+        ("array", _ARRAY_WORDS),
+        ("string", _STRING_WORDS),
+        ("number", ("minimum", "maximum", "multipleOf")),
+    ):
+        if any(word in schema for word in words):
+            return kind
+    return "object"
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _fits(value: object, schema: Mapping[str, Any]) -> bool:
+    """Whether a plain value is within the type and the bounds of a schema."""
+    kinds = schema.get("type")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        right = _TYPES.get(str(kind), object)
+        wrong_bool = isinstance(value, bool) and kind in ("integer", "number")
+        if isinstance(value, right) and not wrong_bool:
+            break
+    else:
+        return False
+    if isinstance(value, str):
+        return bool(
+            _count(schema.get("minLength")) <= len(value) <= schema.get("maxLength", math.inf)
+        )
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = _bounds(schema, 1e-9)
+        return low <= value <= high
+    return True
+
+
+def _bounds(schema: Mapping[str, Any], step: float) -> tuple[float, float]:
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    over, under = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if isinstance(over, (int, float)) and not isinstance(over, bool):
+        low = max(low, over + step)
+    if isinstance(under, (int, float)) and not isinstance(under, bool):
+        high = min(high, under - step)
+    return low, high
+
+
+def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
+    """Return the number next to 0 that is in range."""
+    step = schema.get("multipleOf")
+    factor: Any = step if isinstance(step, (int, float)) and step > 0 else None
+    low, high = _bounds(schema, factor or (1 if whole else 1e-3))
+    if not whole and factor is None and low > high:  # a narrow open range: its middle
+        low, high = _bounds(schema, 0)
+        return (low + high) / 2
+    value: Any = 0 if low <= 0 <= high else (low if low > 0 else high)
+    if factor is not None:
+        times = value / factor
+        value = (math.ceil(times - 1e-9) if value > 0 else math.floor(times)) * factor
+    elif whole:
+        value = math.ceil(value) if value > 0 else math.floor(value)
+    return value if whole else float(value)
+
+
+def _string(schema: Mapping[str, Any], text: str) -> str:
+    name, pattern = schema.get("format"), schema.get("pattern")
+    if isinstance(pattern, str):
+        return matching(pattern, text, least=_count(schema.get("minLength")))
+    if name in _FORMATS:
+        return _FORMATS[name]
+    least, most = _count(schema.get("minLength")), schema.get("maxLength")
+    if len(text) < least:
+        text += "." * (least - len(text))
+    return text[:most] if isinstance(most, int) else text
