@@ -24,6 +24,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from llmflow.errors import MissingExtraError
+from llmflow_providers.litellm_redirects import guard, no_redirects
 
 INSTALL: Final = "pip install 'llmflow[litellm]'"
 _CALLBACKS: Final = (
@@ -58,13 +59,14 @@ class LiteLLMClient:
                 del self._lifetimes[other]
             lifetime = self._lifetimes[loop] = self._live(self._ending())
             await lifetime.__anext__()
-        if self._internal is None or self._is_listened_to(arguments):
-            return await self._acompletion(**arguments)
-        token = self._internal.set(True)
-        try:
-            return await self._acompletion(**arguments)
-        finally:
-            self._internal.reset(token)
+        with no_redirects():
+            if self._internal is None or self._is_listened_to(arguments):
+                return await self._acompletion(**arguments)
+            token = self._internal.set(True)
+            try:
+                return await self._acompletion(**arguments)
+            finally:
+                self._internal.reset(token)
 
     def vendor(self, model: str, base_url: str | None) -> tuple[str, bool]:
         """Return the provider that litellm would ask, and whether it has found a key for it."""
@@ -173,6 +175,7 @@ def _import() -> Any:
         litellm: Any = importlib.import_module("litellm")
         litellm.suppress_debug_info = True
         _silence()
+        guard()
         for name in ("litellm.litellm_core_utils.default_encoding", "openai.resources"):
             with contextlib.suppress(ImportError):  # not there in every version
                 importlib.import_module(name)

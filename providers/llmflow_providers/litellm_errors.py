@@ -104,6 +104,9 @@ def translate(
     chain = list(_chain(error, outer))
     where = _Where(secret, model, vendor_dialect(model))
     for each in chain:
+        if isinstance(each, errors.LLMFlowError):  # of our own guard, below litellm
+            each.__cause__ = each.__context__ = None
+            return each.with_traceback(None)
         reply = _reply(each)
         if reply is not None:
             return _from_reply(reply, error, where)

@@ -1,0 +1,110 @@
+"""No redirect is followed while litellm asks: it would carry prompts and keys elsewhere.
+
+litellm (read: 1.90 to 1.110) and the SDKs below it follow redirects, and offer no setting
+for all of their providers. On the way to another host their HTTP clients drop the header
+``Authorization``, but neither ``x-api-key`` nor ``x-goog-api-key`` nor the body, and the
+answer would be that host's. litellm makes its clients in many places, so this is settled
+where all of their requests pass: the public ``send`` of httpx, its successor httpx2 and
+requests, and aiohttp's ``ClientSession``. It holds in the context of a call of ours alone;
+what else the program does with these libraries goes its own way.
+
+A redirect is an error there, too, whatever the provider's code would make of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+
+from llmflow.errors import InvalidRequestError
+
+_held: Final[ContextVar[bool]] = ContextVar("llmflow_no_redirects", default=False)
+# Where requests pass, and the argument that says whether redirects are followed.
+_GATES: Final = (
+    ("httpx", "AsyncClient", "send", "follow_redirects"),
+    ("httpx", "Client", "send", "follow_redirects"),
+    ("httpx2", "AsyncClient", "send", "follow_redirects"),
+    ("httpx2", "Client", "send", "follow_redirects"),
+    ("requests", "Session", "send", "allow_redirects"),
+    ("aiohttp", "ClientSession", "_request", "allow_redirects"),
+)
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
+
+@contextlib.contextmanager
+def no_redirects() -> Iterator[None]:
+    """Have the HTTP clients follow no redirect in this context, and in its threads and tasks."""
+    token = _held.set(True)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def guard() -> None:
+    """Have the HTTP clients that litellm may use heed `no_redirects`. Once is enough."""
+    for module, name, method, argument in _GATES:
+        try:
+            owner: Any = getattr(importlib.import_module(module), name)
+            original: Any = getattr(owner, method)
+        except (ImportError, AttributeError):  # not there in every version
+            continue
+        if not hasattr(original, "_llmflow_guarded"):
+            setattr(owner, method, _guarded(original, argument))
+
+
+def _guarded(original: Callable[..., Any], argument: str) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def send(*args: Any, **options: Any) -> Any:
+            if not _held.get():
+                return await original(*args, **options)
+            reply = await original(*args, **{**options, argument: False})
+            if _redirects(reply):
+                await _give_up(reply)
+                raise _refusal(reply)
+            return reply
+
+    else:
+
+        @functools.wraps(original)
+        def send(*args: Any, **options: Any) -> Any:
+            if not _held.get():
+                return original(*args, **options)
+            reply = original(*args, **{**options, argument: False})
+            if _redirects(reply):
+                reply.close()
+                raise _refusal(reply)
+            return reply
+
+    send._llmflow_guarded = True  # type: ignore[attr-defined]
+    return send
+
+
+def _status(reply: Any) -> Any:
+    return getattr(reply, "status_code", None) or getattr(reply, "status", None)
+
+
+def _redirects(reply: Any) -> bool:
+    return _status(reply) in _REDIRECTS
+
+
+async def _give_up(reply: Any) -> None:
+    close = getattr(reply, "aclose", None) or reply.close
+    closing = close()
+    if inspect.isawaitable(closing):
+        await closing
+
+
+def _refusal(reply: Any) -> InvalidRequestError:
+    status = _status(reply)
+    return InvalidRequestError(
+        "the server redirects elsewhere, which is not followed; check the base URL", status=status
+    )
