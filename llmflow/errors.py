@@ -330,7 +330,35 @@ class ContextLengthError(ProviderError):
 
 
 class ContentFilterError(ProviderError):
-    """The provider refused because of the content."""
+    """The provider refused because of the content.
+
+    Args:
+        message: what the provider said, already passed through `redact`.
+        partial_text: what the model had written when its answer was stopped; "" if nothing.
+            Untrusted, and as long as an answer.
+        usage: the `Usage` of what was written, where the provider says so; else None.
+        cost: US dollars that the provider says it charges for them, or None.
+        **facts: as those of `ProviderError`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        partial_text: str = "",
+        usage: Any = None,
+        cost: float | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.partial_text = partial_text
+        self.usage = usage
+        self.cost = cost
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (kind, message, data) = super().__reduce__()
+        more = {"partial_text": self.partial_text, "usage": self.usage, "cost": self.cost}
+        return rebuild, (kind, message, {**data, **more})
 
 
 class AuthenticationError(ProviderError):

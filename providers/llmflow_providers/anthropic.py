@@ -11,8 +11,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
+from llmflow import lenient_json
 from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
 from llmflow.headers import parse_number, parse_reset, server_time
 from llmflow.provider import key_digest
@@ -29,9 +28,19 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
+from llmflow_providers import endings
 from llmflow_providers.anthropic_errors import classify_anthropic
-from llmflow_providers.error_body import ErrorDetails, read_error
-from llmflow_providers.wire import check_key, checked_base_url, count, dump_body, mapping, texts
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.wire import (
+    check_key,
+    checked_base_url,
+    count,
+    dump_body,
+    mapping,
+    said,
+    texts,
+    tokens,
+)
 
 if TYPE_CHECKING:
     from llmflow_providers.anthropic_batch import AnthropicBatch
@@ -53,6 +62,12 @@ FINISH_REASONS: Final = {
 }
 """Anthropic's `stop_reason` in the words that the other providers use; others stay as they are."""
 
+_COUNTED: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # Model classes with one bucket for all their versions; elsewhere each version has its own.
 _CLASS: Final = re.compile(r"(claude-(?:opus|sonnet)-4)(?:-.*)?")
@@ -178,10 +193,10 @@ class AnthropicProvider:
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a message into a response, or raise the error that it is."""
-        if reply.status != 200:
+        if not 200 <= reply.status < 300:
             raise self._error(reply)
         try:
-            return self.understand(orjson.loads(reply.body), reply)
+            return self.understand(lenient_json.loads(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
 
@@ -201,7 +216,7 @@ class AnthropicProvider:
         if not isinstance(stop_reason, str):
             stop_reason = None
         model = data.get("model")
-        return Response(
+        response = Response(
             text=text,
             usage=_usage(mapping(data.get("usage"))),
             finish_reason=FINISH_REASONS.get(stop_reason, stop_reason) if stop_reason else None,
@@ -210,6 +225,32 @@ class AnthropicProvider:
             request_id=reply.headers.get("request-id") or data.get("id"),
             raw=data,
         )
+        if stop_reason not in endings.WHOLE or not text:
+            self._check_ending(response, stop_reason, reply)
+        return response
+
+    def _check_ending(self, response: Response, stop_reason: str | None, reply: WireReply) -> None:
+        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        data = response.raw
+        if endings.is_filtered(stop_reason):
+            assert stop_reason is not None
+            why = mapping(data.get("stop_details")).get("explanation")
+            raise endings.filtered(
+                stop_reason,
+                text=response.text,
+                usage=response.usage,
+                request_id=response.request_id,
+                said=why if isinstance(why, str) else "",
+            )
+        failed = endings.is_failure(stop_reason)
+        error = data.get("error")
+        if error and (failed or not data["content"] or (stop_reason is None and not response.text)):
+            details = error_details({"type": "error", "error": error}, secret=self._key)
+            if not failed or details.status != 200:
+                raise self.classified(details, reply, details.status)
+        if failed:
+            assert stop_reason is not None
+            raise endings.failed(stop_reason)
 
     @property
     def batch(self) -> AnthropicBatch:
@@ -291,9 +332,10 @@ class AnthropicProvider:
         """Return the error for a 200 that holds no message."""
         details = self.details(reply)
         if details.is_error:
-            return self.classified(details, reply)
+            return self.classified(details, reply, details.status)
         return BadReplyError(
-            f"HTTP 200 without a message; it begins: {details.message}", status=200
+            f"HTTP {reply.status} without a message; it begins: {details.message}",
+            status=reply.status,
         )
 
 
@@ -359,15 +401,17 @@ def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) ->
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
+    if not all(said(usage.get(name)) for name in _COUNTED):
+        return Usage()
     read = count(usage.get("cache_read_input_tokens"))
     written = count(usage.get("cache_creation_input_tokens"))
     by_duration = mapping(usage.get("cache_creation"))
     details = mapping(usage.get("output_tokens_details"))
-    return Usage(
-        input_tokens=count(usage.get("input_tokens")) + written + read,
-        output_tokens=count(usage.get("output_tokens")),
-        cached_tokens=read,
-        reasoning_tokens=count(details.get("thinking_tokens")),
-        cache_write_tokens=written,
-        cache_write_1h_tokens=count(by_duration.get("ephemeral_1h_input_tokens")),
+    return tokens(
+        count(usage.get("input_tokens")) + written + read,
+        count(usage.get("output_tokens")),
+        cached=read,
+        reasoning=count(details.get("thinking_tokens")),
+        written=written,
+        written_1h=count(by_duration.get("ephemeral_1h_input_tokens")),
     )

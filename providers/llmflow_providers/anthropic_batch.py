@@ -200,10 +200,10 @@ class AnthropicBatch:
             message = result.get("message")
             try:
                 return BatchRow(name, self._provider.understand(message, reply), None)
+            except errors.ProviderError as failed:
+                return BatchRow(name, None, failed)
             except (LookupError, TypeError, AttributeError):
-                said = self._details(message).message
-                text = f"a row without a message; it begins: {said}"
-                return BatchRow(name, None, errors.BadReplyError(text, status=200))
+                return BatchRow(name, None, self._no_answer(message, reply))
         if kind == "errored":
             return BatchRow(name, None, self._row_error(result.get("error"), reply))
         if kind in ("canceled", "expired"):
@@ -238,6 +238,13 @@ class AnthropicBatch:
             results=(results,) if results else (),
             retry_after=next_look(reply),
         )
+
+    def _no_answer(self, message: Any, reply: WireReply) -> errors.ProviderError:
+        details = self._details(message)
+        if details.is_error:
+            return self._provider.classified(details, reply, details.status)
+        text = f"a row without a message; it begins: {details.message}"
+        return errors.BadReplyError(text, status=200)
 
     def _row_error(self, error: Any, reply: WireReply) -> errors.ProviderError:
         details = self._details(error)

@@ -13,7 +13,8 @@ from typing import Final
 
 from llmflow import errors
 from llmflow_providers.error_body import ErrorDetails
-from llmflow_providers.openai_errors import as_error
+from llmflow_providers.openai_errors import as_error, is_daily
+from llmflow_providers.refused import PASSING_STATUS, is_passing, names_content, names_model
 
 # `error.details.error_code`.
 _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {
@@ -57,15 +58,12 @@ _BY_STATUS: Final[dict[int, type[errors.ProviderError]]] = {
     402: errors.BillingError,
     403: errors.AuthenticationError,
     404: errors.ModelNotFoundError,
-    408: errors.RequestTimeoutError,
-    409: errors.ConflictError,
+    **PASSING_STATUS,
     429: errors.RateLimitError,
     503: errors.OverloadedError,
     504: errors.RequestTimeoutError,
     529: errors.OverloadedError,
 }
-# The status of an error that came as the body of a 200: its type's own.
-_STATUS_OF: Final = {"rate_limit_error": 429, "invalid_request_error": 400}
 
 
 def classify_anthropic(
@@ -85,10 +83,19 @@ def classify_anthropic(
 def _kind(details: ErrorDetails, status: int) -> type[errors.ProviderError]:
     if details.code in _BY_CODE:
         return _BY_CODE[details.code]
-    meant = _STATUS_OF.get(details.type or "", status) if status == 200 else status
+    # In a 200, the status is that of the type.
+    meant = details.status if 200 <= status < 300 else status
     for fragment, statuses, kind in _BY_TEXT:
         if meant in statuses and fragment in details.text:
             return kind
+    if names_content(details, meant):
+        return errors.ContentFilterError
+    if names_model(details, meant):
+        return errors.ModelNotFoundError
+    if meant == 429 and is_daily(details):
+        return errors.QuotaExhaustedError
+    if is_passing(details, meant):
+        return errors.ServerError
     if details.type in _BY_TYPE:
         return _BY_TYPE[details.type]
     if meant in _BY_STATUS:

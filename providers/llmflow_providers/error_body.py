@@ -6,18 +6,56 @@ proxies all answer in their own way, and a parser must survive each.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
+from llmflow import lenient_json
 from llmflow.errors import redact
 from llmflow.headers import parse_duration
 from llmflow.types import WireReply
 
 _SEARCH_LIMIT: Final = 20_000
 _DETAILS_LIMIT: Final = 16
+# The status that a word means where the status itself says nothing, as with a 200.
+_STATUS_OF: Final = {
+    "authentication_error": 401,
+    "billing_error": 402,
+    "insufficient_quota": 429,
+    "internal": 500,
+    "internal_error": 500,
+    "internal_server_error": 500,
+    "invalid_argument": 400,
+    "invalid_request_error": 400,
+    "overloaded_error": 529,
+    "permission_error": 403,
+    "rate_limit": 429,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "rate_limited": 429,
+    "resource_exhausted": 429,
+    "server_error": 500,
+    "service_unavailable": 503,
+    "timeout": 504,
+    "timeout_error": 504,
+    "too_many_requests": 429,
+    "unavailable": 503,
+}
+_LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
+_DELAY_FIELDS: Final = {
+    "retry_after": "retry-after",
+    "retryAfter": "retry-after",
+    "retry-after": "retry-after",
+    "retry_after_seconds": "retry-after",
+    "retry_after_ms": "retry-after-ms",
+    "retryAfterMs": "retry-after-ms",
+    "reset_at": "x-ratelimit-reset",
+    "resets_at": "x-ratelimit-reset",
+    "reset_time": "x-ratelimit-reset",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +72,9 @@ class ErrorDetails:
             never to be shown.
         delay: seconds to wait by a field of the body, or None.
         is_anthropic: whether it has the form of Anthropic's errors.
+        names_content: whether a field beside the message says what content it is about.
+        headers: headers of another server that a gateway repeats in its body, and delays
+            in fields of their names; with lower-case names.
     """
 
     message: str
@@ -44,12 +85,14 @@ class ErrorDetails:
     text: str = field(default="", repr=False)
     delay: float | None = None
     is_anthropic: bool = False
+    names_content: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
     """Read an error body: nested, flat, a bare string, HTML, or nothing at all."""
     try:
-        data: Any = orjson.loads(reply.body)
+        data: Any = lenient_json.loads(reply.body)
     except ValueError:
         start = reply.body[:200].decode("utf-8", "replace").strip()
         message = redact(start, secret) or "an empty body"
@@ -74,17 +117,70 @@ def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
     text = str(text or orjson.dumps(data)[:200].decode("utf-8", "replace"))
     more, delay = _read_details(inner)
     code = more.get("error_code") or inner.get("code")
-    status = inner.get("http_status") or code
+    kind = inner.get("type") or inner.get("error_type") or more.get("error_type")
     return ErrorDetails(
         message=redact(text, secret),
         code=_word(code),
-        type=_word(inner.get("type") or inner.get("error_type") or more.get("error_type")),
-        is_error=error is not None or data.get("object") == "error",
-        status=status if isinstance(status, int) and 400 <= status < 600 else 200,
+        type=_word(kind),
+        is_error=bool(error) or data.get("object") == "error",
+        status=_status(inner, code, kind, text) if error else _number_of(code),
         text=f"{text[:_SEARCH_LIMIT]} {' '.join(more.values())}".lower(),
         delay=delay,
         is_anthropic=data.get("type") == "error" and inner is error,
+        names_content=_is_about_content(inner),
+        headers=_repeated_headers(data, inner),
     )
+
+
+def _status(error: Mapping[str, Any], code: Any, kind: Any, text: str) -> int:
+    """Return the status that an error means by a number or a word in it; 200 if by none."""
+    for value in (error.get("http_status"), code, error.get("status"), error.get("status_code")):
+        number = _number_of(value)
+        if number != 200:
+            return number
+    for value in (code, kind, error.get("status")):
+        if isinstance(value, str) and value.lower() in _STATUS_OF:
+            return _STATUS_OF[value.lower()]
+    return 429 if _LIMITED.search(text[:_SEARCH_LIMIT]) else 200
+
+
+def _number_of(value: Any) -> int:
+    """Return a status of an error, as a number or as text; 200 from anything else."""
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and 400 <= value < 600 else 200
+
+
+def _is_about_content(error: Mapping[str, Any]) -> bool:
+    """Whether fields say what was found in the content: OpenRouter's and Azure's."""
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict) and (metadata.get("reasons") or "flagged_input" in metadata):
+        return True
+    inner = error.get("innererror")
+    if isinstance(inner, dict) and (
+        "content_filter_result" in inner or "responsibleai" in str(inner.get("code")).lower()
+    ):
+        return True
+    return any(name in error for name in ("content_filter_result", "content_filter_results"))
+
+
+def _repeated_headers(data: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, str]:
+    """Read what a body repeats of headers: OpenRouter's metadata, and fields like them."""
+    found: dict[str, str] = {}
+    metadata = error.get("metadata")
+    holders = [data, error, metadata if isinstance(metadata, dict) else {}]
+    for holder in holders:
+        for field_name, header in _DELAY_FIELDS.items():
+            value = holder.get(field_name)
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                found[header] = str(value)
+    for holder in holders:
+        headers = holder.get("headers")
+        for name, value in headers.items() if isinstance(headers, dict) else ():
+            low = str(name).lower()
+            if low.startswith(("x-ratelimit-", "ratelimit-", "retry-after", "anthropic-rate")):
+                found[low] = str(value)
+    return found
 
 
 def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | None]:

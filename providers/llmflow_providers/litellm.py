@@ -36,6 +36,7 @@ from llmflow.provider import (
 from llmflow.retry import Retry
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
+from llmflow_providers import endings
 from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
 from llmflow_providers.litellm_errors import (
     is_unknown_provider,
@@ -44,8 +45,7 @@ from llmflow_providers.litellm_errors import (
     translate,
     vendor_dialect,
 )
-from llmflow_providers.openai_errors import FAILED_FINISH, failed_finish
-from llmflow_providers.wire import checked_base_url, text_of, texts
+from llmflow_providers.wire import checked_base_url, count, dollars, said, text_of, texts, tokens
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
@@ -232,22 +232,33 @@ class LiteLLMProvider:
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
-        if finish_reason in FAILED_FINISH:
-            raise failed_finish(finish_reason)
+        if endings.is_failure(finish_reason):
+            assert finish_reason is not None
+            raise endings.failed(finish_reason)
         hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or _EMPTY
         headers = _headers(answer, hidden)
-        cost = hidden.get("response_cost")
-        return Response(
+        cost = dollars(hidden.get("response_cost"))
+        response = Response(
             text=text,
             usage=_usage(getattr(answer, "usage", None)),
             finish_reason=finish_reason,
             model=answer.model or self.model,
             provider=self.name,
             request_id=headers.get("x-request-id") or headers.get("request-id") or answer.id,
-            cost=float(cost) if isinstance(cost, (int, float)) and cost > 0 else None,
+            cost=cost or None,
             signals=quota_signals(headers, dialect=self._dialect, received_at=time.time()),
             raw=answer.model_dump(warnings=False),
         )
+        if endings.is_filtered(finish_reason):
+            assert finish_reason is not None
+            raise endings.filtered(
+                finish_reason,
+                text=text,
+                usage=response.usage,
+                cost=response.cost,
+                request_id=response.request_id,
+            )
+        return response
 
 
 def _headers(answer: Any, hidden: Mapping[str, Any]) -> Mapping[str, str]:
@@ -285,25 +296,25 @@ def _finish_reason(choice: Any) -> str | None:
     """Return the provider's word where litellm has put its own in place of it."""
     fields = getattr(choice, "provider_specific_fields", None) or _EMPTY
     native = fields.get("native_finish_reason")
-    finish_reason: str | None = native if native in FAILED_FINISH else choice.finish_reason
+    if isinstance(native, str) and (endings.is_failure(native) or endings.is_filtered(native)):
+        return native
+    finish_reason: str | None = choice.finish_reason
     return finish_reason
 
 
 def _usage(usage: Any) -> Usage:
-    def count(holder: Any, name: str) -> int:
-        value = getattr(holder, name, None)
-        return value if isinstance(value, int) else 0
+    def of(holder: Any, name: str) -> int:
+        return count(getattr(holder, name, None))
 
+    if not all(said(getattr(usage, each, None)) for each in ("prompt_tokens", "completion_tokens")):
+        return Usage()
     prompt = getattr(usage, "prompt_tokens_details", None)
     by_duration = getattr(prompt, "cache_creation_token_details", None)
-    written = count(prompt, "cache_write_tokens") or count(prompt, "cache_creation_tokens")
-    return Usage(
-        input_tokens=count(usage, "prompt_tokens"),
-        output_tokens=count(usage, "completion_tokens"),
-        cached_tokens=count(prompt, "cached_tokens"),
-        reasoning_tokens=count(
-            getattr(usage, "completion_tokens_details", None), "reasoning_tokens"
-        ),
-        cache_write_tokens=written,
-        cache_write_1h_tokens=count(by_duration, "ephemeral_1h_input_tokens"),
+    return tokens(
+        of(usage, "prompt_tokens"),
+        of(usage, "completion_tokens"),
+        cached=of(prompt, "cached_tokens"),
+        reasoning=of(getattr(usage, "completion_tokens_details", None), "reasoning_tokens"),
+        written=of(prompt, "cache_write_tokens") or of(prompt, "cache_creation_tokens"),
+        written_1h=of(by_duration, "ephemeral_1h_input_tokens"),
     )

@@ -14,8 +14,7 @@ import os
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
+from llmflow import lenient_json
 from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
@@ -29,17 +28,20 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
+from llmflow_providers import endings
 from llmflow_providers.error_body import ErrorDetails, error_details, read_error
 from llmflow_providers.openai_dialects import dialect_at, dialect_named
-from llmflow_providers.openai_errors import FAILED_FINISH, classify, failed_finish
+from llmflow_providers.openai_errors import classify
 from llmflow_providers.wire import (
     check_key,
     checked_base_url,
     count,
+    dollars,
     dump_body,
     mapping,
-    number,
+    said,
     text_of,
+    tokens,
 )
 
 if TYPE_CHECKING:
@@ -136,10 +138,10 @@ class OpenAIProvider:
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a chat completion into a response, or raise the error that it is."""
-        if reply.status != 200:
+        if not 200 <= reply.status < 300:
             raise self._error(reply)
         try:
-            return self.understand(orjson.loads(reply.body), reply)
+            return self.understand(lenient_json.loads(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._unusable(reply) from None
 
@@ -160,11 +162,9 @@ class OpenAIProvider:
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
             finish_reason = None
-        elif finish_reason in FAILED_FINISH:
-            raise self._cut_short(choice, reply)
         usage = mapping(data.get("usage"))
         model = data.get("model")
-        return Response(
+        response = Response(
             text=text,
             usage=_usage(usage),
             finish_reason=finish_reason,
@@ -174,6 +174,9 @@ class OpenAIProvider:
             cost=_cost(usage),
             raw=data,
         )
+        if finish_reason not in endings.WHOLE or not text:
+            self._check_ending(response, choice, reply)
+        return response
 
     @property
     def batch(self) -> OpenAIBatch | None:
@@ -252,15 +255,37 @@ class OpenAIProvider:
         details = self.details(reply)
         if details.is_error:
             return self.classified(details, reply, details.status)
-        message = f"HTTP 200 without a chat completion; it begins: {details.message}"
-        return BadReplyError(message, status=200)
+        message = f"HTTP {reply.status} without a chat completion; it begins: {details.message}"
+        return BadReplyError(message, status=reply.status)
 
-    def _cut_short(self, choice: Mapping[str, Any], reply: WireReply) -> ProviderError:
-        """Return the failure that ended an answer; OpenRouter says which beside it."""
-        details = error_details({"error": choice.get("error")}, secret=self._key)
-        if details.status != 200:
-            return self.classified(details, reply, details.status)
-        return failed_finish(choice["finish_reason"])
+    def _check_ending(
+        self, response: Response, choice: Mapping[str, Any], reply: WireReply
+    ) -> None:
+        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        ending = response.finish_reason
+        if endings.is_filtered(ending):
+            assert ending is not None
+            raise endings.filtered(
+                ending,
+                text=response.text,
+                usage=response.usage,
+                cost=response.cost,
+                request_id=response.request_id,
+            )
+        failed = endings.is_failure(ending)
+        has_content = response.text or mapping(choice.get("message")).get("tool_calls")
+        if has_content and ending is not None and not failed:
+            return
+        for error in (choice.get("error"), response.raw.get("error")):
+            if not error:
+                continue
+            details = error_details({"error": error}, secret=self._key)
+            if details.status == 200 and failed:
+                continue  # the ending says more
+            raise self.classified(details, reply, details.status)
+        if failed:
+            assert ending is not None
+            raise endings.failed(ending)
 
 
 def _characters(content: Any) -> int:
@@ -271,11 +296,13 @@ def _characters(content: Any) -> int:
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
     """Return what the server says that it charges: OpenRouter in dollars, xAI in 1e-10 of one."""
-    ticks = number(usage.get("cost_in_usd_ticks"))
-    return number(usage.get("cost")) if ticks is None else ticks / _TICKS_PER_DOLLAR
+    ticks = dollars(usage.get("cost_in_usd_ticks"))
+    return dollars(usage.get("cost")) if ticks is None else ticks / _TICKS_PER_DOLLAR
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
+    if not (said(usage.get("prompt_tokens")) and said(usage.get("completion_tokens"))):
+        return Usage()
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))
     cached = (
@@ -288,10 +315,10 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     reasoning = count(completion.get("reasoning_tokens"))
     if reasoning and prompt_tokens + output + reasoning == count(usage.get("total_tokens")):
         output += reasoning  # xAI counts them beside the completion, not within
-    return Usage(
-        input_tokens=prompt_tokens,
-        output_tokens=output,
-        cached_tokens=count(cached),
-        reasoning_tokens=reasoning,
-        cache_write_tokens=count(prompt.get("cache_write_tokens")),
+    return tokens(
+        prompt_tokens,
+        output,
+        cached=count(cached),
+        reasoning=reasoning,
+        written=count(prompt.get("cache_write_tokens")),
     )

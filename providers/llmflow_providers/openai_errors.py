@@ -15,6 +15,7 @@ from llmflow.headers import DAY, LONGEST_QUOTA, server_delay
 from llmflow_providers.dimensions import dimension_of
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai_dialects import COMPATIBLE, Dialect
+from llmflow_providers.refused import PASSING_STATUS, is_passing, names_content, names_model
 
 _BILLING: Final = frozenset(
     {
@@ -74,38 +75,30 @@ _BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ..
 )
 # A limit of zero: the plan does not include the model (Gemini, xAI).
 _ZERO_LIMIT: Final = re.compile(r"\blimit: 0(?![\d.,]*\d)|\(actual/limit\): \d+/0\b")
+_LONG_QUOTA: Final = re.compile(
+    r"\b(?:daily|weekly|monthly)(?: \w{1,20}){0,2} (?:quota|limit|cap|allowance|usage)\b"
+    r"|\b(?:quota|limit|requests|tokens) (?:for|per|of) (?:the |a )?(?:day|today|24 ?h)"
+    r"|\bper[- ]24[- ]?h|\b(?:requests?|tokens?) ?/ ?(?:day|24 ?h)"
+)
+_LONG_CODE: Final = re.compile(r"\b(?:daily|weekly|monthly)|per_?(?:day|month)|_(?:rpd|tpd)\b")
 _BY_STATUS: Final[dict[int, type[errors.ProviderError]]] = {
     401: errors.AuthenticationError,
     403: errors.AuthenticationError,
     404: errors.ModelNotFoundError,
-    408: errors.RequestTimeoutError,
-    409: errors.ConflictError,
+    **PASSING_STATUS,
     429: errors.RateLimitError,
     498: errors.RateLimitError,  # Groq, flex tier
     503: errors.OverloadedError,
     504: errors.RequestTimeoutError,
     529: errors.OverloadedError,
 }
-# Answers that are failures although the status is 200 (DeepSeek, OpenRouter).
-FAILED_FINISH: Final[dict[str, type[errors.ProviderError]]] = {
-    "insufficient_system_resource": errors.OverloadedError,
-    "error": errors.ServerError,
-}
-
-
+_LONGEST_LIMIT: Final = 32 * DAY
 # Errors about a limit, which may say which one.
 _ABOUT_A_LIMIT: Final = (
     errors.RateLimitError,
     errors.QuotaExhaustedError,
     errors.TooLargeForLimitError,
 )
-
-
-def failed_finish(finish_reason: str) -> errors.ProviderError:
-    """Return the failure that a finish reason stands for, one of `FAILED_FINISH`."""
-    return FAILED_FINISH[finish_reason](
-        f"the answer ended with finish_reason {finish_reason!r}", status=200
-    )
 
 
 def classify(
@@ -146,22 +139,24 @@ def as_error(
     now: float,
 ) -> errors.ProviderError:
     """Return an error of a class with all that a reply says of it."""
-    long = issubclass(kind, errors.QuotaExhaustedError | errors.BillingError)
+    if details.headers:
+        headers = {**details.headers, **headers}
     message = details.message
     if 300 <= status < 400:
         message = f"the server redirects elsewhere; check the base URL. It said: {message}"
+    delay = server_delay(headers, details.text, now=now, hint=details.delay, longest=LONGEST_QUOTA)
+    long = issubclass(kind, errors.QuotaExhaustedError | errors.BillingError)
+    if delay is not None and delay > DAY and not long:
+        if kind is errors.RateLimitError and delay <= _LONGEST_LIMIT:
+            kind = errors.QuotaExhaustedError  # no limit of a minute or an hour
+        else:
+            delay = None
     return kind(
         message,
         status=status,
         code=details.code or details.type,
         request_id=headers.get("x-request-id") or headers.get("request-id"),
-        retry_after=server_delay(
-            headers,
-            details.text,
-            now=now,
-            hint=details.delay,
-            longest=LONGEST_QUOTA if long else DAY,
-        ),
+        retry_after=delay,
         dimension=dimension_of(details.text, details.code, details.type)
         if issubclass(kind, _ABOUT_A_LIMIT)
         else None,
@@ -183,7 +178,13 @@ def _kind(
     for fragment, statuses, kind in _BY_TEXT:
         if status in statuses and fragment in text:
             return kind
-    if status == 429 and _comes_back_late(text, headers, dialect):
+    if names_content(details, status):
+        return errors.ContentFilterError
+    if names_model(details, status):
+        return errors.ModelNotFoundError
+    if is_passing(details, status):
+        return errors.ServerError
+    if status == 429 and _comes_back_late(details, headers, dialect):
         return errors.QuotaExhaustedError
     return None
 
@@ -197,8 +198,16 @@ def _by_status(status: int, dialect: Dialect) -> type[errors.ProviderError]:
     return errors.ServerError if status >= 500 else errors.InvalidRequestError
 
 
-def _comes_back_late(text: str, headers: Mapping[str, str], dialect: Dialect) -> bool:
+def is_daily(details: ErrorDetails) -> bool:
+    """Whether a rejection says that what a day, or longer, allows is used up."""
+    text = details.text
+    if dimension_of(text) in {"rpd", "tpd"} or _LONG_QUOTA.search(text):
+        return True
+    return any(word and _LONG_CODE.search(word) for word in (details.code, details.type))
+
+
+def _comes_back_late(details: ErrorDetails, headers: Mapping[str, str], dialect: Dialect) -> bool:
     """Whether a rejection is about the day, or about a limit of zero."""
-    if dimension_of(text) in {"rpd", "tpd"} or _ZERO_LIMIT.search(text):
+    if is_daily(details) or _ZERO_LIMIT.search(details.text):
         return True
     return any(headers.get(names.limit) == "0" for names in dialect.headers)

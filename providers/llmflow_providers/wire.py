@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmflow.errors import ConfigurationError, redact
+from llmflow.types import Usage
 
 EMPTY: Final[Mapping[str, Any]] = {}
+_MOST: Final = 10**15
 
 
 def checked_base_url(url: str) -> str:
@@ -93,15 +95,44 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 
 def count(value: Any) -> int:
-    """Return a whole number; 0 where the value is something else."""
-    if isinstance(value, int):
-        return int(value)
-    return int(value) if isinstance(value, float) and abs(value) < 1e18 else 0
+    """Return a number of tokens; 0 where the value is something else, or below zero."""
+    if type(value) is int:
+        return value if 0 <= value < _MOST else 0
+    return int(value) if isinstance(value, float) and 0 <= value < _MOST else 0
 
 
-def number(value: Any) -> float | None:
-    """Return a number; None where the value is something else."""
-    return float(value) if isinstance(value, (int, float)) else None
+def said(value: Any) -> bool:
+    """Whether a value can be a number of tokens, or is not there at all."""
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
+    )
+
+
+def tokens(
+    prompt: int,
+    output: int,
+    *,
+    cached: int = 0,
+    reasoning: int = 0,
+    written: int = 0,
+    written_1h: int = 0,
+) -> Usage:
+    """Return a usage whose parts are no larger than what they are parts of."""
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=output,
+        cached_tokens=min(cached, prompt),
+        reasoning_tokens=min(reasoning, output),
+        cache_write_tokens=min(written, prompt - min(cached, prompt)),
+        cache_write_1h_tokens=min(written_1h, written),
+    )
+
+
+def dollars(value: Any) -> float | None:
+    """Return an amount of money; None where the value is something else, or below zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < _MOST else None
 
 
 def _plain(value: Any) -> dict[Any, Any]:

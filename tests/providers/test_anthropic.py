@@ -205,7 +205,6 @@ def test_an_answer_is_decoded_with_usage_and_ids() -> None:
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("tool_use", "tool_calls"),
-        ("refusal", "content_filter"),
         ("pause_turn", "pause_turn"),
         ("something_new", "something_new"),
         (None, None),
@@ -221,7 +220,7 @@ def test_stop_reasons_are_told_in_the_words_of_the_other_providers(
 
 
 def test_an_answer_without_text_is_still_an_answer() -> None:
-    assert provider().decode(reply(message(stop_reason="refusal"))).text == ""
+    assert provider().decode(reply(message(stop_reason="end_turn"))).text == ""
 
 
 @pytest.mark.parametrize(
