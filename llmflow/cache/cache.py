@@ -113,13 +113,16 @@ class Cache:
 
         with self._starting:
             if self._worker is None:
-                self._worker = Worker(
-                    self.path,
-                    most_bytes=self._most_bytes,
-                    patience=self._patience,
-                    pause=self._pause,
-                    warn=self._warn,
-                )
+                try:
+                    self._worker = Worker(
+                        self.path,
+                        most_bytes=self._most_bytes,
+                        patience=self._patience,
+                        pause=self._pause,
+                        warn=self._warn,
+                    )
+                except (RuntimeError, MemoryError) as error:  # there are no more threads
+                    self._warn(redact(str(error)) or type(error).__name__)
             return self._worker
 
     def _warn(self, problem: str) -> None:

@@ -61,6 +61,7 @@ class Worker:
         self._store: Store | None = None
         self._lookups: list[_Waiting] = []
         self._answers: list[_Waiting] = []
+        self._group: list[_Waiting] = []
         self._gate = threading.Lock()
         self._news = threading.Event()
         self._closing = False
@@ -109,9 +110,30 @@ class Worker:
     def _take(self, line: list[_Waiting]) -> list[_Waiting]:
         with self._gate:
             taken, line[:] = line[:_MOST_PER_COMMIT], line[_MOST_PER_COMMIT:]
+            self._group = taken
         return taken
 
     def _serve(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits would wait for ever
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        """Have nothing found and nothing kept, for those who wait and all who come."""
+        with self._gate:
+            self._closing = True
+            waiting = [*self._group, *self._lookups, *self._answers]
+            self._lookups.clear()
+            self._answers.clear()
+        try:
+            self._warn(redact(str(error)) or type(error).__name__)
+        finally:
+            _tell((each, None) for each in waiting)
+        with self.using, contextlib.suppress(Exception):
+            self._let_go()
+
+    def _work(self) -> None:
         due: float | None = None
         while True:
             closing = self._closing

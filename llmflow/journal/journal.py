@@ -385,7 +385,7 @@ class Journal:
                 raise self._explain(error) from error
         self._meta.update(values)
 
-    def _explain(self, error: Exception) -> JournalError:
+    def _explain(self, error: BaseException) -> JournalError:
         return explain(self._path, error)
 
 

@@ -40,7 +40,7 @@ def newer(path: Path, version: int, newest: int) -> JournalError:
     )
 
 
-def explain(path: Path, error: Exception, *, doing: str = "written") -> JournalError:
+def explain(path: Path, error: BaseException, *, doing: str = "written") -> JournalError:
     """Return what is wrong with a journal that SQLite or the system refuses, and what to do.
 
     Args:

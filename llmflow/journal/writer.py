@@ -117,7 +117,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         totals: Totals,
-        explain: Callable[[Exception], JournalError],
+        explain: Callable[[BaseException], JournalError],
         *,
         wall: Callable[[], float],
         closed: str,
@@ -133,6 +133,7 @@ class Writer:
         most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
         self._sizes = [each for each in _SIZES if each * len(ANSWER_COLUMNS) <= most]
         self._waiting: deque[Entry] = deque()
+        self._group: Sequence[Entry] = ()
         self._charges: deque[Charged] = deque()
         self._news = threading.Event()
         self._told = False
@@ -204,10 +205,38 @@ class Writer:
             self._write(())
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._serve, name="llmflow-journal", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._serve, name="llmflow-journal", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # no more threads, or no memory for one
+            self.failure = self._said_of(error)
+            raise JournalError(str(self.failure)) from error
+        self._thread = thread
 
     def _serve(self) -> None:
+        try:
+            self._write_until_closed()
+        except BaseException as error:  # noqa: BLE001 - whoever waits would wait for ever
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        """Have all who wait fail, and all who come: nobody writes any more."""
+        with self._gate:
+            if self.failure is None:
+                self.failure = self._said_of(error)
+            waiting = [*self._group, *self._waiting]
+            self._waiting.clear()
+            self._done = self._handed
+        self._progress.set()
+        _tell(waiting, self.failure)
+
+    def _said_of(self, error: BaseException) -> JournalError:
+        try:
+            return self._explain(error)
+        except Exception:  # noqa: BLE001 - without memory for its words, too, it must be told
+            return JournalError(f"the journal cannot be written: {type(error).__name__}")
+
+    def _write_until_closed(self) -> None:
         while True:
             self._news.wait()
             if not self._closing:
@@ -224,8 +253,11 @@ class Writer:
     def _write_waiting(self) -> None:
         waiting = self._waiting
         while waiting:
-            group = [waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT))]
+            group: list[Entry] = []
+            self._group = group  # before its first entry: none is lost, whatever happens
+            group.extend(waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT)))
             _tell(group, self.failure or self._write(group))
+            self._group = ()
             self._done += len(group)
             self._progress.set()
 

@@ -321,3 +321,34 @@ async def test_where_there_is_no_place_for_it_calls_go_on(
     llm = LLM(numbered(), cache=True)
     assert [await llm("Hi"), await llm("Hi")] == ["answer 1", "answer 2"]
     assert len(caplog.records) == 1
+
+
+class TestTheThreadThatDies:
+    @pytest.mark.parametrize("where", ["_work", "_look_up", "_write"])
+    async def test_calls_go_on_without_the_cache_and_it_is_said_once(
+        self, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from llmflow.cache.worker import Worker
+
+        def die(*_: object) -> None:
+            raise SystemExit("the thread is gone")
+
+        monkeypatch.setattr(Worker, where, die)
+        llm = LLM(numbered(), cache=True)
+        with caplog.at_level(logging.WARNING, "llmflow"):
+            answers = await asyncio.wait_for(asyncio.gather(*(llm(f"Hi {n}") for n in range(9))), 9)
+            assert len(set(answers)) == 9
+            assert await asyncio.wait_for(llm("one more"), 9)
+        assert caplog.text.count("the thread is gone") == 1
+
+    async def test_that_cannot_start(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        import threading
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        assert await asyncio.wait_for(LLM(numbered(), cache=True)("Hi"), 9) == "answer 1"
+        assert "can't start new thread" in caplog.text

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -270,3 +271,72 @@ async def test_durability_is_sqlites_level(tmp_path: Path, durability: str, leve
     with opened(tmp_path / "run", durability=durability) as journal:
         await journal.record(key(), 0, answer())
         assert journal._connection.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+class Died(BaseException):
+    """What no code that is asked to handle errors expects."""
+
+
+ENDS = [Died("gone"), SystemExit(3), KeyboardInterrupt(), MemoryError("no memory")]
+
+
+class TestTheThreadThatDies:
+    """Whoever waits for a row is told the error, whatever ended the thread, and wherever."""
+
+    @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+    @pytest.mark.parametrize("where", ["_commit", "_write_waiting", "_write_until_closed"])
+    async def test_all_calls_that_wait_and_that_come_fail(
+        self, where: str, end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with opened(tmp_path / "run") as journal:
+            await journal.record(key(0), 0, answer())
+
+        def die(*_: object) -> None:
+            raise end
+
+        with opened(tmp_path / "run") as journal:
+            monkeypatch.setattr(journal._writer, where, die)
+            waiting = [asyncio.create_task(journal.record(key(n), 1, answer())) for n in range(9)]
+            for each in await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 9):
+                assert isinstance(each, JournalError)
+                assert str(end).lower() in str(each)
+            for late in (journal.record(key(99), 0, answer()), journal.drain()):
+                with pytest.raises(JournalError, match="cannot be written"):
+                    await asyncio.wait_for(late, 9)
+        with opened(tmp_path / "run") as journal:
+            assert journal.find(key(0), 0) == answer()
+
+    async def test_between_writing_and_telling(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import llmflow.journal.writer as module
+
+        tell, dead = module._tell, False
+
+        def die_once(*arguments: Any) -> None:
+            nonlocal dead
+            if not dead:
+                dead = True
+                raise Died("gone")
+            tell(*arguments)
+
+        monkeypatch.setattr(module, "_tell", die_once)
+        with opened(tmp_path / "run") as journal:
+            with pytest.raises(JournalError, match="gone"):
+                await asyncio.wait_for(journal.record(key(), 0, answer()), 9)
+            loop = asyncio.get_running_loop()
+            while loop in journal._writer._lenders:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert rows(tmp_path / "run") == 1
+
+    async def test_that_cannot_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with opened(tmp_path / "run") as journal:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", start)
+                with pytest.raises(JournalError, match="can't start new thread"):
+                    await asyncio.wait_for(journal.record(key(), 0, answer()), 9)
+            with pytest.raises(JournalError, match="can't start new thread"):
+                await asyncio.wait_for(journal.record(key(), 0, answer()), 9)
