@@ -201,6 +201,9 @@ class ProviderError(LLMFlowError):
     signals: Sequence[Any] = ()
     """What the reply said of the quota, from a provider with a client of its own."""
 
+    is_page: bool = False
+    """Whether the reply was an HTML page, which no provider sends."""
+
     source: str = "provider"
     """Where it is known from: ``journal`` if it was met in an earlier session of the run."""
 

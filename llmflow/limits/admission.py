@@ -346,14 +346,14 @@ class Admission:
             self._pause(now + _CROWDED_PAUSE * self._jitter(), now)
         return max(now, self.paused_until)
 
-    def pause_until(self, moment: float, now: float) -> None:
+    def pause_until(self, moment: float, now: float, *, round_trip: float = 0.0) -> None:
         """Admit nothing before `moment`. A pause is never shortened."""
         self._advance(now)
-        self._pause(moment, now)
+        self._pause(moment, now, round_trip)
 
-    def _pause(self, moment: float, now: float) -> None:
+    def _pause(self, moment: float, now: float, round_trip: float = 0.0) -> None:
         if self._recovery is None:
-            self._recovery = Recovery(round_trip=0.0)
+            self._recovery = Recovery(round_trip=round_trip)
         elif moment > max(self.paused_until, now):
             self._recovery.restart()  # a probe of before does not vouch for the time after
         self.paused_until = max(self.paused_until, moment, now)

@@ -17,6 +17,7 @@ from llmflow.limits.expectation import Expectation
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.lock import TidyLock
 from llmflow.limits.permit import Permit
+from llmflow.limits.standing import Standing
 from llmflow.limits.statistics import LimiterStatistics
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -67,6 +68,8 @@ class Limiter:
         )
         self.expectation = Expectation()
         """What requests come to, for providers that charge what is produced."""
+        self.standing = Standing()
+        """Whether the key and the model work."""
         # When each loop looks again. uvloop's handles do not always tell.
         self._timers: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
         _all.add(self)
@@ -150,11 +153,16 @@ class Limiter:
             until = None if seconds is None else now + seconds
             self._admission.refuse_all(error, until, now)
 
-    def pause(self, seconds: float) -> None:
-        """Admit nothing for so many seconds. A pause that is on is never shortened."""
+    def pause(self, seconds: float, *, round_trip: float = 0.0) -> None:
+        """Admit nothing for so many seconds. A pause that is on is never shortened.
+
+        Args:
+            seconds: how long.
+            round_trip: how long the one request that goes first may take to be refused.
+        """
         with self._lock:
             now = _now()
-            self._admission.pause_until(now + seconds, now)
+            self._admission.pause_until(now + seconds, now, round_trip=round_trip)
             self._pump()
 
     @property
@@ -304,6 +312,7 @@ class Limiter:
         self._lock = TidyLock(self._tidy)
         self._ended.clear()
         self._timers.clear()
+        self.standing.after_fork()
         self._admission.forget_requests()
 
     # --- waking; the lock is held ----------------------------------------------------

@@ -29,6 +29,7 @@ from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
 from llmflow.modes.mode import Call, Sent
+from llmflow.modes.refusals import Refusals, is_page
 from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
@@ -49,11 +50,13 @@ class _Call:
     __slots__ = (
         "attempts",
         "charge",
+        "doubted",
         "expect",
         "id",
         "in_flight",
         "kind",
         "place",
+        "probed",
         "rejected_since",
         "request",
         "sent",
@@ -72,6 +75,7 @@ class _Call:
         self.attempts = 0
         self.place = 0
         self.in_flight = 0.0
+        self.doubted = self.probed = False
         self.rejected_since: float | None = None
         self.sent: Sent | None = None
 
@@ -116,6 +120,7 @@ class ParallelMode:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._teller = Teller(provider, self._clock)
+        self._refusals = Refusals(limiter, self._teller, self._clock)
 
     async def complete(self, asked: Call) -> Response:
         """Answer one call.
@@ -174,6 +179,7 @@ class ParallelMode:
             call.attempts += 1  # only now is it sent: who was refused admission was not
             try:
                 while True:
+                    counted = 0  # a rate limit is no attempt
                     if asked is not None:
                         waited = self._clock.monotonic() - asked
                         self._teller.admitted(call.id, call.attempts, waited)
@@ -189,14 +195,20 @@ class ParallelMode:
                         permit.fail(
                             overloaded=error.transient, signals=error.signals, reason=str(error)
                         )
-                        raise
+                        if error.transient:
+                            raise
+                        await self._refusals.let_pass(call, error, sent=permit.admitted_at)
+                        counted = 1
                     if call.sent is not None:
                         call.sent.in_flight = False
                     asked = self._clock.monotonic() if RequestAdmitted.wanted else None
                     await self._pass_gates()
                     await permit.renew()
+                    call.attempts += counted
             finally:
                 permit.release()
+                if call.doubted:
+                    self.limiter.standing.left(call)
         except ProviderError as error:
             call.rejected_since = None
             if call.sent is not None:
@@ -221,12 +233,16 @@ class ParallelMode:
                     response = self._wire.decode(reply)
                 except ProviderError as error:
                     error.signals = (*error.signals, *signals)
+                    error.is_page = is_page(reply)
                     raise
             else:
                 response = await self._ask_client(call.request)
                 signals = response.signals
         finally:
             call.in_flight += clock.monotonic() - sent
+        standing = self.limiter.standing
+        if not standing.is_sound:
+            standing.answered(call, sent=permit.admitted_at)
         actual = self.provider.settle(call.charge, response.usage)
         if call.expect is not None:
             self.limiter.expectation.learn(call.kind, call.charge, actual)

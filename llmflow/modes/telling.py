@@ -86,6 +86,20 @@ class Teller:
         """Whether anybody wants to know of pauses."""
         return DomainPaused.wanted or logger.isEnabledFor(logging.INFO)
 
+    def doubted(self, call_id: int, refusal: ProviderError, seconds: float) -> None:
+        """Tell of a pause because a key and a model that have worked are refused."""
+        if DomainPaused.wanted:
+            self._domain_paused(refusal, seconds)
+        logger.warning(
+            "%s/%s: refused after it has worked: all calls pause for %.3g s, then one is sent "
+            "once more (%s)",
+            self._provider.name,
+            self._provider.model,
+            seconds,
+            refusal,
+            extra=self._extra(call_id, seconds=seconds, error=type(refusal).__name__),
+        )
+
     def paused(
         self, call_id: int, rejection: ProviderError, *, before: float, seconds: float
     ) -> None:
@@ -100,17 +114,7 @@ class Teller:
         news = seconds > _MUCH_LONGER * before
         provider, model = self._provider.name, self._provider.model
         if news and DomainPaused.wanted:
-            emit(
-                DomainPaused(
-                    at=self._clock.wall(),
-                    run_id=current_run_id.get(),
-                    provider=provider,
-                    model=model,
-                    seconds=seconds,
-                    reason=rejection.message,
-                    dimension=rejection.dimension,
-                )
-            )
+            self._domain_paused(rejection, seconds)
         level = logging.INFO if news else logging.DEBUG
         if logger.isEnabledFor(level):
             logger.log(
@@ -127,6 +131,19 @@ class Teller:
                     dimension=rejection.dimension,
                 ),
             )
+
+    def _domain_paused(self, why: ProviderError, seconds: float) -> None:
+        emit(
+            DomainPaused(
+                at=self._clock.wall(),
+                run_id=current_run_id.get(),
+                provider=self._provider.name,
+                model=self._provider.model,
+                seconds=seconds,
+                reason=why.message,
+                dimension=why.dimension,
+            )
+        )
 
     def _of(self, call_id: int) -> dict[str, Any]:
         return {

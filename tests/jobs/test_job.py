@@ -170,13 +170,34 @@ class TestStops:
     async def test_a_fatal_error_takes_no_more_rows_and_keeps_the_answers(
         self, setting: Setting
     ) -> None:
-        replies = ["one", "two", AuthenticationError("wrong key")]
+        replies = ["one", "two", *[AuthenticationError("wrong key")] * 2]
         provider = ScriptedProvider(replies)
         job = setting.job(provider, texts(100), concurrency=1)
         await job.run()
         assert isinstance(job.stopped_by, AuthenticationError)
         assert (job.counters.answered, job.counters.failed) == (2, 0)
-        assert len(provider.requests) == 3
+        assert len(provider.requests) == 4  # the third row was asked once more, to find out
+
+    async def test_one_refusal_of_a_key_that_has_worked_ends_nothing(
+        self, setting: Setting
+    ) -> None:
+        provider = ScriptedProvider(["one", AuthenticationError("wrong key")], default="fine")
+        job = setting.job(provider, texts(10), concurrency=1)
+        await job.run()
+        assert job.stopped_by is None
+        assert (job.counters.answered, job.counters.failed) == (10, 0)
+
+    async def test_a_page_in_place_of_an_answer_is_one_failed_row(self, setting: Setting) -> None:
+        page = AuthenticationError("<!DOCTYPE html><title>Blocked</title>", status=403)
+        provider = ScriptedProvider(["one", page], default="fine")
+        job = setting.job(provider, texts(10), concurrency=1)
+        await job.run()
+        assert job.stopped_by is None
+        assert (job.counters.answered, job.counters.failed) == (9, 1)
+        assert len(setting.answers()) == 9
+        failures = setting.failures()
+        assert failures[0]["error"]["type"] == "ContentFilterError"
+        assert failures[0]["error"]["status"] == 403
 
     async def test_after_a_fatal_error_answers_on_their_way_still_count(
         self, setting: Setting
@@ -187,7 +208,8 @@ class TestStops:
         provider = ScriptedProvider(default=reply, latency=1.0)
         job = setting.job(provider, texts(100), concurrency=10)
         await job.run()
-        assert 9 <= job.counters.answered == len(provider.requests) - 1
+        assert job.stopped_by is not None
+        assert 9 <= job.counters.answered == len(provider.requests) - 2
 
     async def test_after_a_fatal_error_rows_that_wait_for_quota_are_not_sent(
         self, setting: Setting

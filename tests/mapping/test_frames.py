@@ -154,7 +154,7 @@ async def test_half_an_emoji_does_not_break_the_frame(pandas: Any, polars: Any) 
 
 
 async def test_partial_results_gives_the_frame_as_far_as_it_is_answered(pandas: Any) -> None:
-    llm = LLM(ScriptedProvider(["A", AuthenticationError("wrong key"), "C"]))
+    llm = LLM(ScriptedProvider(["A", *[AuthenticationError("wrong key")] * 2, "C"]))
     frame = pandas.DataFrame({"text": ["a", "b", "c"]})
     with pytest.raises(AuthenticationError) as caught:
         await llm.map(frame, prompt="{text}", concurrency=1)

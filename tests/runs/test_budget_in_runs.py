@@ -270,7 +270,7 @@ def test_a_fallback_may_still_answer() -> None:
 
 
 def test_a_wrong_key_ends_a_node_that_collects_with_what_was_answered() -> None:
-    replies = ["one", "two", AuthenticationError("wrong key")]
+    replies = ["one", "two", *[AuthenticationError("wrong key")] * 2]
     llm = LLM(ScriptedProvider(replies))
     with pytest.raises(AuthenticationError) as caught:
         play(answer_all(llm, concurrency_limit=1, on_error="collect"), llm)

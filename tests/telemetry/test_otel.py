@@ -171,7 +171,7 @@ async def test_after_a_call_the_callers_span_is_the_current_one_again(
     collected: Collected,
 ) -> None:
     tracer = collected.tracers.get_tracer("test")
-    asker = Asker(ScriptedProvider(["ok", AuthenticationError("no")]))
+    asker = Asker(ScriptedProvider(["ok", *[AuthenticationError("no")] * 2]))
     with tracer.start_as_current_span("around") as around:
         await asker.ask()
         assert trace.get_current_span() is around
@@ -380,7 +380,8 @@ async def test_a_span_that_is_not_sampled_costs_no_failure() -> None:
     here = Collected(ALWAYS_OFF)
     here.instrument(capture_content=True)
     limit = RateLimitError("slow", retry_after=1.0)
-    asker = Asker(ScriptedProvider([limit, ServerError("x"), ANSWER, AuthenticationError("no")]))
+    refusals = [AuthenticationError("no")] * 2
+    asker = Asker(ScriptedProvider([limit, ServerError("x"), ANSWER, *refusals]))
     await asker.ask()
     with pytest.raises(AuthenticationError):
         await asker.ask()

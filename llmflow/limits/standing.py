@@ -1,0 +1,152 @@
+"""Whether a key and a model that have worked still do, as far as refusals tell.
+
+Before the first answer a refusal (401, 403, 404) is conclusive: the key or the model's name
+is wrong. After it, refusals pass more often than not: a gateway restarts, a key is being
+changed, a proxy takes one prompt for an attack. So the first of them is looked at once more,
+after a pause, by the same call; others that were on their way meanwhile wait for what comes
+of that. Nothing here waits, looks at a clock or knows an event loop.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from enum import Enum
+from typing import TypeAlias
+
+
+class Verdict(Enum):
+    """What follows from a refusal."""
+
+    FINAL = "final"
+    """It is meant for every call: the key or the model does not work."""
+    PROBE = "probe"
+    """All calls pause, and this one is sent once more, to find out."""
+    WAIT = "wait"
+    """Another call finds out already."""
+    AGAIN = "again"
+    """It was sent before others were answered: it is sent again."""
+
+
+Tell: TypeAlias = Callable[[Verdict], None]
+
+
+class Standing:
+    """The standing of one key and model.
+
+    Calls are told apart by identity: any hashable object will do. Safe to use from several threads.
+
+    >>> standing = Standing()
+    >>> standing.answered("first", sent=0.0)
+    >>> standing.refused("second", sent=1.0, now=1.1)
+    <Verdict.PROBE: 'probe'>
+    >>> standing.refused("third", sent=1.0, now=1.2)
+    <Verdict.WAIT: 'wait'>
+    >>> standing.refused("second", sent=6.2, now=6.3, probed=True)
+    <Verdict.FINAL: 'final'>
+    """
+
+    def __init__(self) -> None:
+        self.has_worked = False
+        """Whether anything was answered, and no refusal has been conclusive since."""
+        self.is_sound = False
+        """Whether it has worked and nothing is in doubt: there is nothing to be told."""
+        self._doubted_at = -math.inf
+        self._cleared_at = -math.inf
+        self._prober: object | None = None
+        self._waiting: dict[object, Tell] = {}
+        # Again by its own thread: an abandoned call may be collected at any line.
+        self._lock = threading.RLock()
+
+    def answered(self, call: object, *, sent: float) -> None:
+        """Take note of an answer.
+
+        Args:
+            call: whose it is.
+            sent: when it was sent.
+        """
+        with self._lock:
+            self.has_worked = True
+            if self._prober is None:
+                self.is_sound = True
+            elif call == self._prober or sent > self._doubted_at:
+                self._end(Verdict.AGAIN)
+                self._cleared_at = sent
+                self.is_sound = True
+
+    def confirm(self) -> None:
+        """Take note that it has worked elsewhere, such as in a batch job."""
+        with self._lock:
+            self.has_worked = True
+            self.is_sound = self._prober is None
+
+    def refused(self, call: object, *, sent: float, now: float, probed: bool = False) -> Verdict:
+        """Take note of a refusal, and return what follows from it.
+
+        Who is told to probe or to wait calls `left` in the end, whatever happens.
+
+        Args:
+            call: whose it is.
+            sent: when it was sent.
+            now: the time.
+            probed: whether the call was told to probe before.
+        """
+        with self._lock:
+            if not self.has_worked:
+                return Verdict.FINAL
+            if probed:
+                self.has_worked = self.is_sound = False
+                self._end(Verdict.FINAL)
+                return Verdict.FINAL
+            if self._prober is not None:
+                return Verdict.WAIT
+            if sent < self._cleared_at:
+                return Verdict.AGAIN
+            self.is_sound = False
+            self._doubted_at = now
+            self._prober = call
+            return Verdict.PROBE
+
+    def wait(self, call: object, tell: Tell) -> bool:
+        """Have a call told what comes of the doubt; False if there is none any more.
+
+        Args:
+            call: a call that was refused with `Verdict.WAIT`.
+            tell: called once, from any thread; with `Verdict.PROBE` where it is its turn.
+        """
+        with self._lock:
+            if self._prober is None:
+                return False
+            self._waiting[call] = tell
+            return True
+
+    def left(self, call: object) -> None:
+        """Take note that a call has ended, or that its attempt has.
+
+        Where it was to find out and has not, the next one does.
+        """
+        with self._lock:
+            self._waiting.pop(call, None)
+            if call != self._prober:
+                return
+            self._prober = None
+            if not self._waiting:
+                self.is_sound = self.has_worked
+                return
+            self._prober = heir = next(iter(self._waiting))
+            self._waiting.pop(heir)(Verdict.PROBE)
+
+    def after_fork(self) -> None:
+        """Forget who finds out and who waits: they are the parent's."""
+        self._lock = threading.RLock()
+        self._prober = None
+        self._waiting = {}
+        self.is_sound = self.has_worked
+
+    def _end(self, verdict: Verdict) -> None:
+        """End the doubt, and tell who waits."""
+        self._prober = None
+        waiting, self._waiting = self._waiting, {}
+        for tell in waiting.values():
+            tell(verdict)

@@ -1,0 +1,148 @@
+"""What a refused call means: its own input, a trouble that passes, or the end for all calls."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from llmflow.clock import Clock
+from llmflow.errors import (
+    AuthenticationError,
+    ContentFilterError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    ProviderError,
+)
+from llmflow.limits import Limiter
+from llmflow.limits.standing import Verdict
+from llmflow.modes.mode import Sent
+from llmflow.modes.telling import Teller
+from llmflow.types import WireReply
+
+PAUSE_SECONDS: Final = 5.0
+"""How long all calls pause when a key and a model that have worked are refused."""
+_LONGEST_PAUSE: Final = 60.0
+_PAGES: Final = ("<!doctype", "<html", "<head")
+_PAGE_BYTES: Final = 256
+_OF_AN_INPUT: Final = (400, 403)
+_OF_ALL: Final = (AuthenticationError, ModelNotFoundError)
+
+
+class Refused(Protocol):
+    """What is to be known of a call that was refused."""
+
+    id: int
+    attempts: int
+    doubted: bool
+    probed: bool
+    sent: Sent | None
+
+
+class Refusals:
+    """Decides what follows when a provider refuses calls of one key and model.
+
+    Args:
+        limiter: the domain's admission.
+        teller: who tells of a pause.
+        clock: where time comes from.
+    """
+
+    def __init__(self, limiter: Limiter, teller: Teller, clock: Clock) -> None:
+        self._limiter = limiter
+        self._teller = teller
+        self._clock = clock
+
+    async def let_pass(self, call: Refused, error: ProviderError, *, sent: float) -> None:
+        """Return if a call is to be sent again; wait, where another one finds that out.
+
+        Args:
+            call: the call; `Standing.left` is to be told of its end where it is `doubted`.
+            error: what it was refused with.
+            sent: when it was sent.
+
+        Raises:
+            ContentFilterError: the refusal is meant for its input.
+            ProviderError: the error itself, which is the end of the call.
+        """
+        standing = self._limiter.standing
+        if standing.has_worked and is_of_input(error):
+            raise of_content(error) from error
+        if not isinstance(error, _OF_ALL):
+            raise error
+        now = self._clock.monotonic()
+        verdict = standing.refused(call, sent=sent, now=now, probed=call.probed)
+        if verdict is Verdict.FINAL:
+            if call.probed:  # whoever waits need not find it out, too
+                self._limiter.refuse(error, seconds=0.0)
+            raise error
+        call.doubted = True
+        if call.sent is not None:
+            call.sent.in_flight = False  # it may be cancelled while it waits
+        seconds = 0.0
+        if verdict is Verdict.PROBE:
+            call.probed = True
+            seconds = min(max(PAUSE_SECONDS, error.retry_after or 0.0), _LONGEST_PAUSE)
+            self._limiter.pause(seconds, round_trip=now - sent)
+            self._teller.doubted(call.id, error, seconds)
+        elif verdict is Verdict.WAIT:
+            verdict = await self._outcome(call)
+            call.probed = call.probed or verdict is Verdict.PROBE
+            if verdict is Verdict.FINAL:
+                raise error
+        self._teller.retried(call.id, call.attempts, error, seconds)
+
+    async def _outcome(self, call: Refused) -> Verdict:
+        """Wait until another call has found out, or has left it to this one."""
+        standing, loop = self._limiter.standing, asyncio.get_running_loop()
+        told: asyncio.Future[Verdict] = loop.create_future()
+
+        def tell(verdict: Verdict) -> None:
+            try:
+                loop.call_soon_threadsafe(_tell, told, verdict)
+            except RuntimeError:  # the loop is closed: nobody will send this call
+                standing.left(call)
+
+        if not standing.wait(call, tell):
+            return Verdict.AGAIN if standing.has_worked else Verdict.FINAL
+        return await told
+
+
+def is_page(reply: WireReply) -> bool:
+    """Whether a reply is an HTML page: of a firewall or a proxy, and not of the provider."""
+    if "text/html" in reply.headers.get("content-type", "").lower():
+        return True
+    return _begins_as_page(reply.body[:_PAGE_BYTES].decode("utf-8", "replace"))
+
+
+def is_of_input(error: ProviderError) -> bool:
+    """Whether a refusal is one page for one input, as a firewall answers what it dislikes.
+
+    It is told by where it comes from, and says nothing before anything has been answered:
+    then it may be for all.
+    """
+    if error.status not in _OF_AN_INPUT or not isinstance(error, (*_OF_ALL, InvalidRequestError)):
+        return False
+    return error.is_page or _begins_as_page(error.message)
+
+
+def of_content(error: ProviderError) -> ContentFilterError:
+    """Return the refusal of one input that a page stands for."""
+    return ContentFilterError(
+        f"a page in place of an answer, while other requests are answered: something on the way "
+        f"refuses this input. It begins: {error.message}",
+        provider=error.provider,
+        model=error.model,
+        status=error.status,
+        code=error.code,
+        request_id=error.request_id,
+        attempts=error.attempts,
+    )
+
+
+def _begins_as_page(text: str) -> bool:
+    return text.lstrip("\ufeff \t\r\n").lower().startswith(_PAGES)
+
+
+def _tell(told: asyncio.Future[Verdict], verdict: Verdict) -> None:
+    if not told.done():
+        told.set_result(verdict)
