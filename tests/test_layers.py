@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"types", "clock", "headers", "lenient_json", "tokens"},
+    {"types", "clock", "headers", "lenient_json", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
     {"provider", "transport", "batch_api"},
@@ -100,6 +100,7 @@ def test_providers_know_the_protocol_and_nothing_above() -> None:
         "lenient_json",
         "provider",
         "retry",
+        "surrogates",
         "tokens",
         "types",
     }

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from llmflow.errors import InputError
 from llmflow.rows.records import free_names
-from llmflow.rows.values import well_formed
+from llmflow.rows.values import is_missing, well_formed
 
 _KINDS = {
     ("pandas", "DataFrame"),
@@ -121,20 +121,17 @@ class _PandasTable:
         return len(self._frame)
 
     def rows(self) -> Iterator[Any]:
-        pandas: Any = sys.modules["pandas"]
-        nothing, never = pandas.NA, pandas.NaT
         names = self.columns
         if names is None:
             for value in self._values:
-                missing = value is nothing or value is never or _is_nan(value)
-                yield None if missing else value
+                yield None if is_missing(value) else value
             return
         if not names:  # then itertuples gives no rows at all
             yield from ({} for _ in range(len(self)))
             return
         for values in self._frame.itertuples(index=False, name=None):
             yield {
-                name: None if value is nothing or value is never or _is_nan(value) else value
+                name: None if is_missing(value) else value
                 for name, value in zip(names, values, strict=True)
             }
 
@@ -147,10 +144,6 @@ class _PandasTable:
             # Objects, so that what is missing is None, and false, in every version.
             out[name] = pandas.Series(_clean(texts), index=out.index, dtype=object)
         return out
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and value != value
 
 
 class _PolarsTable:
@@ -169,8 +162,9 @@ class _PolarsTable:
 
     def rows(self) -> Iterator[Any]:
         if self.columns is None:
-            return iter(self._values)
-        rows: Iterator[dict[str, Any]] = self._frame.iter_rows(named=True)
+            return (None if is_missing(value) else value for value in self._values)
+        # A column of floats may hold NaN beside null.
+        rows: Iterator[dict[str, Any]] = self._frame.fill_nan(None).iter_rows(named=True)
         return rows
 
     def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:

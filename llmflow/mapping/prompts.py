@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from llmflow.errors import InputError, LLMFlowError, UsageError
 from llmflow.rows.template import PromptTemplate
+from llmflow.rows.values import is_missing
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
@@ -54,7 +55,7 @@ def _as_it_is(item: Any, index: int) -> Any:
         raise InputError(
             f"item {index} is a dict and no prompt: give prompt=..., such as 'Summarize: {{text}}'"
         )
-    if item is None:
+    if type(item) is not str and is_missing(item):
         raise InputError(f"item {index} is null")
     return item
 
@@ -89,12 +90,15 @@ def _kind(item: object) -> str:
 def _from_function(function: Callable[[Any], Prompt]) -> MakePrompt:
     def make(item: Any, index: int) -> Prompt:
         try:
-            return function(item)
+            made = function(item)
         except LLMFlowError:
             raise
         except Exception as error:
             # One bad item must not stop the others, whatever the user's code makes of it.
             said = f"{type(error).__name__}: {error}"
             raise InputError(f"the prompt function failed for item {index}: {said}") from error
+        if type(made) is not str and is_missing(made):
+            raise InputError(f"the prompt function returned no prompt for item {index}: {made}")
+        return made
 
     return make

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmflow.errors import InputError
-from llmflow.rows.values import cell
+from llmflow.rows.values import cell, is_missing
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")
@@ -74,7 +74,8 @@ class PromptTemplate:
             index: the row's position, counted from 0, for error messages.
 
         Raises:
-            InputError: a field is missing or null; names the row and its fields.
+            InputError: a field is missing, or has no value (null, NaN, NaT); names the row
+                and its fields.
 
         """
         pieces = self._pieces.copy()
@@ -84,8 +85,8 @@ class PromptTemplate:
             except KeyError:
                 value = _look_up(row, field, index)
             if type(value) is not str:
-                if value is None:
-                    raise InputError(f"{_row(index)}: field {name!r} is null")
+                if is_missing(value):
+                    raise InputError(f"{_row(index)}: field {name!r} is {_nothing(value)}")
                 value = cell(value)
             pieces[place] = value
         return "".join(pieces)
@@ -208,6 +209,11 @@ def _names(row: Mapping[str, Any]) -> str:
 
 def _row(index: int | None) -> str:
     return "the row" if index is None else f"row {index}"
+
+
+def _nothing(value: object) -> str:
+    """Return what a value that is none is called: null, or NaN and its like as well."""
+    return "null" if value is None else f"null ({value})"
 
 
 def _short(text: str) -> str:

@@ -5,32 +5,47 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
+from llmflow.surrogates import well_formed
 
-def well_formed(text: str) -> str:
-    """Return the text with surrogates put right, so that UTF-8 can hold it.
+__all__ = ["cell", "is_missing", "json_line", "json_text", "plain", "well_formed"]
 
-    Models answer with emoji cut in half by their length limit. Two halves are
-    joined; a single one becomes U+FFFD.
+# By name: their libraries are not imported here.
+_NO_VALUES: Final = frozenset({"NAType", "NaTType"})
+_MAY_BE_NONE: Final = frozenset(
+    {"Decimal", "float16", "float32", "longdouble", "datetime64", "timedelta64"}
+)
 
-    >>> well_formed("cut " + chr(0xD83D)) == "cut " + chr(0xFFFD)
-    True
+
+def is_missing(value: object) -> bool:
+    """Return whether a value stands for none: None, NaN, NaT or pandas' NA.
+
+    >>> is_missing(float("nan")), is_missing("nan"), is_missing(0)
+    (True, False, False)
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    if value is None:
+        return True
+    kind = type(value)
+    if kind is str or kind is int:
+        return False
+    if kind.__name__ in _NO_VALUES:
+        return True
+    if isinstance(value, float):
+        return value != value
+    # Of NumPy, a number or a time; of an array, `!=` would be an array.
+    if kind.__name__ not in _MAY_BE_NONE:
+        return False
+    return bool(value != value)
 
 
 def plain(value: object) -> Any:
     """Return a value that JSON does not have as the nearest one that it has.
 
     Bytes become their text, or base64 where they are none; sets become lists;
-    anything else (dates, decimals, ...) becomes its text.
+    NaT and its like become None, and anything else (dates, decimals, ...) its text.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         raw = bytes(value)
@@ -42,7 +57,7 @@ def plain(value: object) -> Any:
         return sorted(value, key=str)
     if isinstance(value, Mapping):
         return dict(value)
-    return str(value)
+    return None if is_missing(value) else str(value)
 
 
 def _repaired(value: object) -> Any:
@@ -86,15 +101,15 @@ def json_text(value: object) -> str:
 def cell(value: object) -> str:
     """Return a value as the text of one table cell or one place in a prompt.
 
-    Text stays as it is, numbers are written as Python writes them, None is
-    empty, and truth values, lists and objects are JSON.
+    Text stays as it is, numbers are written as Python writes them, None, NaN and
+    NaT are empty, and truth values, lists and objects are JSON.
 
     >>> cell({"a": [1, True]})
     '{"a":[1,true]}'
     """
     if isinstance(value, str):
         return value
-    if value is None:
+    if is_missing(value):
         return ""
     if isinstance(value, bool | Mapping | list | tuple | set | frozenset):
         return json_text(value)

@@ -12,6 +12,7 @@ from llmflow.errors import ConfigurationError
 from llmflow.limits import Limiter
 from llmflow.modes.mode import Call, Mode, next_call_id
 from llmflow.provider import Provider
+from llmflow.surrogates import well_formed_value
 from llmflow.types import MarkedPrefix, Request, WireRequest
 
 if TYPE_CHECKING:
@@ -122,9 +123,13 @@ def canonical(request: Request) -> bytes:
         return orjson.dumps(parts, default=_described)
     except TypeError as error:
         try:
-            import json  # what orjson refuses and JSON can say, such as a lone surrogate
+            parts = well_formed_value(parts)
+            try:
+                return orjson.dumps(parts, default=_described)
+            except TypeError:
+                import json  # what orjson refuses and JSON can say, such as a large number
 
-            return json.dumps(parts, default=_described).encode()
+                return json.dumps(parts, default=_described).encode()
         except (TypeError, ValueError, RecursionError):
             raise ConfigurationError(
                 f"the request cannot be kept in a journal or cache: {error}"

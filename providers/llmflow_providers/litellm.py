@@ -34,6 +34,7 @@ from llmflow.provider import (
     unknown_model_message,
 )
 from llmflow.retry import Retry
+from llmflow.surrogates import well_formed, well_formed_value
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers import endings
@@ -214,9 +215,10 @@ class LiteLLMProvider:
         options = request.options
         if options.get("stream"):
             raise ConfigurationError("a whole answer is returned at once: stream is not supported")
-        messages: list[Mapping[str, Any]] = list(request.messages)
+        # Clients write JSON in ways of their own, and some fail on half of a surrogate pair.
+        messages: list[Mapping[str, Any]] = [well_formed_value(each) for each in request.messages]
         if request.system is not None:
-            messages.insert(0, {"role": "system", "content": request.system})
+            messages.insert(0, {"role": "system", "content": well_formed(request.system)})
         arguments: dict[str, Any] = {"messages": messages, "timeout": timeout}
         if request.max_tokens is not None:
             arguments["max_tokens"] = request.max_tokens

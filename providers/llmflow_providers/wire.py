@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmflow.errors import ConfigurationError, redact
+from llmflow.surrogates import well_formed_value
 from llmflow.types import Usage
 
 EMPTY: Final[Mapping[str, Any]] = {}
@@ -61,12 +62,17 @@ def dump_body(body: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(body, default=_plain)
     except TypeError as error:
-        # What orjson refuses and JSON can say: a lone surrogate (text read with
-        # errors="surrogateescape"), a key that is a number, a number above 64 bits.
+        # Half of a surrogate pair (text read with errors="surrogateescape", a cut emoji)
+        # becomes U+FFFD. JSON can also say what orjson still refuses then: a key that is a
+        # number, a number above 64 bits.
         try:
-            import json
+            body = well_formed_value(body)
+            try:
+                return orjson.dumps(body, default=_plain)
+            except TypeError:
+                import json
 
-            return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
+                return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
         except (TypeError, ValueError, RecursionError):
             raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
 
