@@ -10,7 +10,8 @@ moment at which a request goes out on it. Whether it has read the request cannot
 and a POST that ran is billed; aiohttp repeats only idempotent methods for that reason (RFC
 9110, 9.2.2). So a connection that breaks before the reply is a `ConnectionFailedError`, a
 passing one: the retry policy sends again, and the limiter counts it. Idle connections are
-given up before servers do so, which makes it rare.
+given up before servers do so, which makes it rare, and at once when anything comes on one
+(`llmflow.transport.connections`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import aiohttp
 from aiohttp import ClientRequest, ClientResponse, hdrs
 
 from llmflow import __version__
+from llmflow.transport.connections import Connector, Line
 from llmflow.transport.failures import TooLargeError, too_late
 from llmflow.transport.target import target
 from llmflow.transport.timeout import Timeout, Wait, Watch
@@ -34,7 +36,6 @@ from llmflow.types import WireReply, WireRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
     from llmflow.batch_api import Upload
@@ -45,7 +46,6 @@ _LARGE_BODY = 2**20
 # The longest answers of today's models are a mebibyte; a reply without end must not fill
 # the memory.
 _LARGEST_REPLY = 64 * 2**20
-_READ_AT_ONCE = 2**16
 # Shorter than the servers' own limits, the shortest common one being 5 s (uvicorn, and so
 # vLLM; Node).
 _KEEP_ALIVE = 4.0
@@ -60,22 +60,6 @@ class _Request(ClientRequest):
         **ClientRequest.DEFAULT_HEADERS,
         hdrs.USER_AGENT: f"llmflow/{__version__}",
     }
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A connector whose ``sock_connect`` limits the whole of connecting, look-up included.
-
-    aiohttp's own limits leave out the look-up, or count the waiting for a free connection.
-    """
-
-    async def _create_connection(
-        self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        try:
-            async with asyncio.timeout(timeout.sock_connect):
-                return await super()._create_connection(req, traces, timeout)
-        except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError from None
 
 
 class _Limits(NamedTuple):
@@ -96,8 +80,8 @@ class Session:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, connections: int) -> None:
         self._loop = loop
-        self._connector = _Connector(
-            limit=connections, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=_NAMES_KEPT
+        self._connector = Connector(
+            loop=loop, limit=connections, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=_NAMES_KEPT
         )
         self.client = aiohttp.ClientSession(
             connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
@@ -124,7 +108,7 @@ class Session:
         try:
             connection = await self._connector.connect(request, [], limits.connecting)
             phase = "waiting"
-            _expect_reply(connection, wire.method)
+            line = _expect_reply(connection, wire.method)
             reply = await request.send(connection)
             await reply.start(connection)
             phase = "reading"
@@ -132,6 +116,7 @@ class Session:
                 _end(first, start)
                 start = None
             content = await _content(reply)
+            line.asks = False
         except BaseException as error:
             if reply is not None:
                 reply.close()
@@ -179,7 +164,7 @@ class Session:
                     pace.wait()
                 else:
                     pace.send()
-                _expect_reply(connection, wire.method)
+                line = _expect_reply(connection, wire.method)
                 reply = await request.send(connection)
                 await reply.start(connection)
                 pace.read()
@@ -187,6 +172,7 @@ class Session:
                     content = await _content(reply)
                 else:
                     await save(reply.content, path, pace)
+                line.asks = False
         except BaseException as error:
             pace.stop()
             if reply is not None:
@@ -252,11 +238,11 @@ def _end(watch: Watch | None, wait: Wait | None) -> bool:
     return watch is not None and wait is not None and watch.end(wait)
 
 
-def _expect_reply(connection: Connection, method: str) -> None:
-    assert connection.protocol is not None
-    connection.protocol.set_response_params(
-        skip_payload=method == "HEAD", read_until_eof=True, read_bufsize=_READ_AT_ONCE
-    )
+def _expect_reply(connection: Connection, method: str) -> Line:
+    line = connection.protocol
+    assert isinstance(line, Line)
+    line.expect_reply(method)
+    return line
 
 
 async def _content(reply: ClientResponse) -> bytes:

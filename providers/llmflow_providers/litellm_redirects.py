@@ -8,7 +8,8 @@ where all of their requests pass: the public ``send`` of httpx, its successor ht
 requests, and aiohttp's ``ClientSession``. It holds in the context of a call of ours alone;
 what else the program does with these libraries goes its own way.
 
-A redirect is an error there, too, whatever the provider's code would make of it.
+A redirect is an error there, too, whatever the provider's code would make of it. Long and
+many headers are read there as they are by llmflow's own providers.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ import contextlib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 from llmflow.errors import InvalidRequestError
 
 _held: Final[ContextVar[bool]] = ContextVar("llmflow_no_redirects", default=False)
-# Where requests pass, and the argument that says whether redirects are followed.
-_GATES: Final = (
-    ("httpx", "AsyncClient", "send", "follow_redirects"),
-    ("httpx", "Client", "send", "follow_redirects"),
-    ("httpx2", "AsyncClient", "send", "follow_redirects"),
-    ("httpx2", "Client", "send", "follow_redirects"),
-    ("requests", "Session", "send", "allow_redirects"),
-    ("aiohttp", "ClientSession", "_request", "allow_redirects"),
+_FOLLOW: Final = {"follow_redirects": False}
+_ALLOW: Final = {"allow_redirects": False}
+_HEADERS: Final = {"max_line_size": 2**17, "max_field_size": 2**17, "max_headers": 2000}
+# Where requests pass, and with what.
+_GATES: Final[tuple[tuple[str, str, str, Mapping[str, Any]], ...]] = (
+    ("httpx", "AsyncClient", "send", _FOLLOW),
+    ("httpx", "Client", "send", _FOLLOW),
+    ("httpx2", "AsyncClient", "send", _FOLLOW),
+    ("httpx2", "Client", "send", _FOLLOW),
+    ("requests", "Session", "send", _ALLOW),
+    ("aiohttp", "ClientSession", "_request", _ALLOW | _HEADERS),
 )
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -49,24 +53,30 @@ def no_redirects() -> Iterator[None]:
 
 def guard() -> None:
     """Have the HTTP clients that litellm may use heed `no_redirects`. Once is enough."""
-    for module, name, method, argument in _GATES:
+    for module, name, method, options in _GATES:
         try:
             owner: Any = getattr(importlib.import_module(module), name)
             original: Any = getattr(owner, method)
         except (ImportError, AttributeError):  # not there in every version
             continue
         if not hasattr(original, "_llmflow_guarded"):
-            setattr(owner, method, _guarded(original, argument))
+            taken = inspect.signature(original).parameters
+            fixed = {
+                name: value
+                for name, value in options.items()
+                if name in taken or name not in _HEADERS  # not in every version of aiohttp
+            }
+            setattr(owner, method, _guarded(original, fixed))
 
 
-def _guarded(original: Callable[..., Any], argument: str) -> Callable[..., Any]:
+def _guarded(original: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def send(*args: Any, **options: Any) -> Any:
             if not _held.get():
                 return await original(*args, **options)
-            reply = await original(*args, **{**options, argument: False})
+            reply = await original(*args, **{**options, **fixed})
             if _redirects(reply):
                 await _give_up(reply)
                 raise _refusal(reply)
@@ -78,7 +88,7 @@ def _guarded(original: Callable[..., Any], argument: str) -> Callable[..., Any]:
         def send(*args: Any, **options: Any) -> Any:
             if not _held.get():
                 return original(*args, **options)
-            reply = original(*args, **{**options, argument: False})
+            reply = original(*args, **{**options, **fixed})
             if _redirects(reply):
                 reply.close()
                 raise _refusal(reply)

@@ -82,11 +82,11 @@ class Hosts:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Hosts]:
+async def serving(answer: Any = None) -> AsyncIterator[Hosts]:
     hosts = Hosts()
     runners = []
     ports = []
-    for handler in (hosts.redirect, hosts.receive):
+    for handler in (answer or hosts.redirect, hosts.receive):
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handler)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -208,3 +208,17 @@ async def test_other_sessions_of_the_program_follow_as_before() -> None:
         with no_redirects(), pytest.raises(errors.InvalidRequestError):
             await session.post(hosts.url, data=b"x")
         assert len(hosts.there) == 1
+
+
+@pytest.mark.parametrize("http", ["aiohttp", "httpx"])
+async def test_long_and_many_headers_are_read(http: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await loader.load_in_thread()
+    monkeypatch.setattr(litellm, "disable_aiohttp_transport", http == "httpx")
+
+    async def answer(_: web.Request) -> web.Response:
+        headers = {f"X-Header-{number}": "value" for number in range(300)}
+        return web.json_response(ANSWER, headers=headers | {"X-Long": "v" * 32 * 1024})
+
+    async with serving(answer) as hosts:
+        llm = LLM("litellm/openai/gpt-4o", base_url=hosts.url, api_key=KEY)
+        assert await llm("Hello") == "Hello."

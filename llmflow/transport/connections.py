@@ -1,0 +1,127 @@
+"""Connections: how they are made, and when one that was kept is given up.
+
+HTTP/1.1 matches replies to requests by their order alone. What a server sends on a
+connection on which nothing is asked would be taken for the answer to the next request, and
+every later answer for that of the one after. So a connection on which anything has come
+meanwhile is given up before a request goes out on it: at no cost, for nothing was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import select
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+if TYPE_CHECKING:
+    from aiohttp import ClientRequest
+    from aiohttp.connector import Connection
+
+_READ_AT_ONCE: Final = 2**16
+# Gateways add headers by the hundred, and long ones; aiohttp's own limits are 128 and 8 KiB.
+_LIMITS: Final[dict[str, Any]] = {
+    name: value
+    for name, value in (
+        ("max_line_size", 2**17),
+        ("max_field_size", 2**17),
+        ("max_headers", 2000),
+    )
+    if name in inspect.signature(ResponseHandler.set_response_params).parameters
+}
+
+
+class Line(ResponseHandler):
+    """One connection's protocol: it notes what comes while nothing is asked."""
+
+    asks = False
+    """Whether a request is out on it whose reply is not whole."""
+    used = False
+    spoke = False
+
+    def expect_reply(self, method: str) -> None:
+        """Begin to read a reply: a request is about to go out."""
+        self.asks = self.used = True
+        self.set_response_params(
+            skip_payload=method == "HEAD",
+            read_until_eof=True,
+            read_bufsize=_READ_AT_ONCE,
+            **_LIMITS,
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the server."""
+        if not self.asks:
+            self.spoke = True
+        super().data_received(data)
+
+    def is_fit(self) -> bool:
+        """Return whether nothing has come that no request has asked for."""
+        if self.spoke or self.should_close:
+            return False
+        return not self.used or not (self._has_begun() or self._has_more())
+
+    def _has_begun(self) -> bool:
+        """Whether the beginning of another reply came with the end of the last one."""
+        parser: Any = self._parser
+        try:
+            return parser is not None and parser.feed_eof() is not None
+        except Exception:  # noqa: BLE001 - whatever it is that has begun
+            return True
+
+    def _has_more(self) -> bool:
+        """Whether there is something to read that the event loop has not come to, or an end."""
+        transport = self.transport
+        sock = None if transport is None else transport.get_extra_info("socket")
+        descriptor = -1 if sock is None else sock.fileno()
+        if descriptor < 0:
+            return True
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([descriptor], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+class Connector(aiohttp.TCPConnector):
+    """A connector whose ``sock_connect`` limits the whole of connecting, look-up included.
+
+    aiohttp's own limits leave out the look-up, or count the waiting for a free connection.
+    """
+
+    def __init__(self, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_line, loop)
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """Return a connection on which nothing has come that was not asked for.
+
+        Raises:
+            aiohttp.ClientConnectionError: the server speaks before it is asked.
+        """
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            line = connection.protocol
+            if not isinstance(line, Line) or line.is_fit():
+                return connection
+            connection.close()
+            if not line.used:
+                raise aiohttp.ClientConnectionError("the server spoke before it was asked")
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                return await super()._create_connection(req, traces, timeout)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+
+
+def _line(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return Line(loop)
