@@ -169,6 +169,18 @@ class Upload(NamedTuple):
     size: int
 
 
+class FileBounds(NamedTuple):
+    """What a file may have at most, in the form that is sent and in that of the disk.
+
+    Args:
+        size: its bytes.
+        lines: its line breaks; blank lines count.
+    """
+
+    size: int
+    lines: int
+
+
 class Channel(Protocol):
     """How an adapter reaches the provider: one request a call, never repeated."""
 
@@ -180,13 +192,17 @@ class Channel(Protocol):
         """
         ...
 
-    async def fetch(self, wire: WireRequest, path: Path) -> WireReply:
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
         """Send a request and write a reply of status 200 into a file, whole or not at all.
 
-        The returned reply has an empty body then; of another status it has its own.
+        The returned reply has an empty body then; of another status it has its own. An adapter
+        leaves the bounds to the channel that it is handed.
 
         Raises:
             ProviderError: there was no whole reply.
+            ResultsTooLargeError: it is larger than the results of the job's rows can be.
         """
         ...
 
@@ -250,7 +266,7 @@ class BatchAPI(Protocol):
         ...
 
     def read(self, line: bytes) -> BatchRow:
-        """Read one line of the results.
+        """Read one line of the results; a large one is read in a thread.
 
         Raises:
             ValueError: it is cut off, or no result.

@@ -29,6 +29,7 @@
     │   ├── BadReplyError              the reply is not what the provider documents
     │   ├── RequestTimeoutError        no answer in time
     │   ├── BatchRowLostError          a batch job ended without this row
+    │   ├── ResultsTooLargeError       results of a batch job larger than answers can be
     │   ├── BatchCancelledError        the batch job was cancelled from outside
     │   ├── BatchUnsupportedError      the provider has no batch API
     │   └── ConnectionFailedError      no connection, or it broke
@@ -432,6 +433,10 @@ class BatchRowLostError(ProviderError):
     """
 
     transient = True
+
+
+class ResultsTooLargeError(ProviderError):
+    """The results of a batch job, or of a row in it, are larger than answers can be."""
 
 
 class BatchCancelledError(ProviderError):

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from llmflow.batch.creating import creating_at
-from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus, Channel
+from llmflow.batch_api import (
+    BatchAPI,
+    BatchInput,
+    BatchStatus,
+    Channel,
+    FileBounds,
+    Upload,
+)
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError, QueueLimitError
 from llmflow.retry import backoff
+from llmflow.types import WireReply, WireRequest
 
 _T = TypeVar("_T")
 
@@ -134,9 +142,14 @@ class Control:
         """Ask for the end of a job."""
         await self._repeat(lambda: self.api.cancel(job, self.channel))
 
-    async def fetch(self, status: BatchStatus, folder: Path) -> Sequence[Path]:
-        """Bring an ended job's results here."""
-        return await self._repeat(lambda: self.api.fetch(status, folder, self.channel))
+    async def fetch(self, status: BatchStatus, folder: Path, bounds: FileBounds) -> Sequence[Path]:
+        """Bring an ended job's results here.
+
+        Raises:
+            ResultsTooLargeError: a file of them is above the bounds.
+        """
+        channel = _Bounded(self.channel, bounds)
+        return await self._repeat(lambda: self.api.fetch(status, folder, channel))
 
     async def clean_up(self, status: BatchStatus) -> None:
         """Delete what nobody needs any more, if that can be done."""
@@ -179,6 +192,27 @@ class Control:
                 each.cancel()
         if wake.is_set():
             raise Interrupted
+
+
+class _Bounded:
+    """A channel whose files have bounds, for adapters that know of none.
+
+    Args:
+        channel: the way to the provider.
+        bounds: of each file.
+    """
+
+    def __init__(self, channel: Channel, bounds: FileBounds) -> None:
+        self._channel = channel
+        self._bounds = bounds
+
+    async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
+        return await self._channel.send(wire, body)
+
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
+        return await self._channel.fetch(wire, path, bounds or self._bounds)
 
 
 def is_ambiguous(error: ProviderError) -> bool:

@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.results import lines_in
-from llmflow.errors import BatchRowLostError, ProviderError
+from llmflow.batch.reading import LONGEST_LINE, Results, Unread, files_in
+from llmflow.batch.spool import name_in
+from llmflow.errors import (
+    BadReplyError,
+    BatchRowLostError,
+    ProviderError,
+    ResultsTooLargeError,
+)
 
 if TYPE_CHECKING:
     from llmflow.batch.job import Job
     from llmflow.batch.queue import Queue
+    from llmflow.batch_api import BatchRow
 
-_AT_ONCE: Final = 100
 _MOST_OUTSTANDING: Final = 1000
 _PAUSE: Final = 0.005
 _PATIENCE: Final = 200
@@ -32,44 +38,55 @@ class Ingest:
         self._queue = queue
         self.unreadable = 0
         self.foreign = 0
+        self._unread: dict[str, ProviderError] = {}
 
     async def run(self, folder: Path) -> dict[str, ProviderError]:
         """Give out all outcomes; return the rows that may be asked again, and why."""
         job, queue = self._job, self._queue
         errors: dict[str, ProviderError] = {}
-        read, names = queue.control.api.read, job.names
-        count = 0
-        for line in lines_in(folder):
-            count += 1
-            if not count % _AT_ONCE:
-                await self._let_others_keep_up()
-            try:
-                row = read(line)
-            except ValueError:
-                self.unreadable += 1
-                continue
-            name = row.custom_id
-            if name not in names:
-                self.foreign += 1  # or answered by an earlier line
-            elif row.response is not None:
-                names.remove(name)
-                errors.pop(name, None)
-                response = row.response
-                if job.record.round > 1:
-                    response = replace(response, attempts=job.record.round)
-                queue.deliver(job, name, response)
-            elif row.error is not None:
-                errors.setdefault(name, row.error)
+        async for batch in Results(files_in(folder), queue.control.api.read):
+            for row in batch:
+                if isinstance(row, Unread):
+                    self._note_unread(row)
+                else:
+                    self._take(row, errors)
+            await self._let_others_keep_up()
         if self.unreadable:
             queue.keeper.decided("unreadable results", record=job.record, rows=self.unreadable)
         return self._sort(errors)
+
+    def _take(self, row: BatchRow, errors: dict[str, ProviderError]) -> None:
+        job, name = self._job, row.custom_id
+        if name not in job.names:
+            self.foreign += 1  # or answered by an earlier line
+        elif row.response is not None:
+            job.names.remove(name)
+            errors.pop(name, None)
+            response = row.response
+            if job.record.round > 1:
+                response = replace(response, attempts=job.record.round)
+            self._queue.deliver(job, name, response)
+        elif row.error is not None:
+            errors.setdefault(name, row.error)
+
+    def _note_unread(self, line: Unread) -> None:
+        """Count a line that is no row; if it says whose it is, that is why there is no answer."""
+        self.unreadable += 1
+        name = name_in(line.start)
+        if name is None or name not in self._job.names:
+            return
+        where = f"in the results of the batch job {self._job.record.job}"
+        if line.is_too_long:
+            text = f"the row's line {where} is longer than {LONGEST_LINE / 2**20:g} MiB"
+            self._unread[name] = ResultsTooLargeError(text)
+        else:
+            self._unread[name] = BadReplyError(f"the row's line {where} cannot be read")
 
     async def _let_others_keep_up(self) -> None:
         """Give out no more answers than are written down about as fast.
 
         But not for ever: a caller may do something else first, and even wait for another row.
         """
-        await asyncio.sleep(0)
         for _ in range(_PATIENCE):
             if self._job.outstanding < _MOST_OUTSTANDING:
                 return
@@ -80,7 +97,7 @@ class Ingest:
         job, queue = self._job, self._queue
         again: dict[str, ProviderError] = {}
         for name in list(job.names):
-            error = errors.get(name) or self._lost()
+            error = errors.get(name) or self._unread.get(name) or self._lost()
             if job.adopted and queue.is_over(name):
                 job.names.remove(name)
                 continue

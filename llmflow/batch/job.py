@@ -25,6 +25,7 @@ from llmflow.errors import (
     JournalError,
     ProviderError,
     QueueLimitError,
+    ResultsTooLargeError,
 )
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Job:
         self._journal_error: JournalError | None = None
         self._cancelled_at: float | None = None
         self._cancel_told = False
+        self.is_refused = False
         self.path = queue.folder / f"{record.tag}.jsonl"
         self.results = queue.folder / f"{record.tag}.results"
 
@@ -231,7 +233,11 @@ class Job:
                 await self._clean_up(status)  # its rows are sent from here again
             if await refused_for(self, queue, status.problems):
                 return False
-        brought = await results.bring(self, queue, status)
+        try:
+            brought = await results.bring(self, queue, status)
+        except ResultsTooLargeError as error:
+            await results.refuse(self, queue, error)
+            return False
         if not await results.are_ours(self, queue):
             await self._look_for_another()
             return True
@@ -341,7 +347,7 @@ class Job:
     @property
     def has_given_all(self) -> bool:
         """Whether every row has its outcome, and only that is still to be written down."""
-        return self.record.state == "fetched" and not self.names
+        return (self.record.state == "fetched" or self.is_refused) and not self.names
 
     def request_cancel(self, reason: str) -> bool:
         """Have the job cancelled; what it has answered until then is kept.

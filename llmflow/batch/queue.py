@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from llmflow.batch.admission import Admission
+from llmflow.batch.blocking import in_thread
 from llmflow.batch.collector import Collector, cannot_write, new_tag
 from llmflow.batch.control import Control
 from llmflow.batch.job import Job
@@ -35,8 +36,6 @@ from llmflow.errors import (
     ProviderError,
 )
 from llmflow.types import Response
-
-_T = TypeVar("_T")
 
 # For a few answers to be written down, and that the job is done.
 _GRACE_SECONDS: Final = 2.0
@@ -478,15 +477,6 @@ class Queue:
     def remove_files(self, job: Job) -> None:
         """Remove a job's files on this machine."""
         remove_all([job.path, job.results])
-
-
-async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
-    """Do what blocks in a thread; when the program is ending, and there are no more, here."""
-    try:
-        done = asyncio.get_running_loop().run_in_executor(None, lambda: work(*args))
-    except RuntimeError:
-        return work(*args)
-    return await done
 
 
 def _is_answer(outcome: Outcome) -> bool:

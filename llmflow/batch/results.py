@@ -6,15 +6,15 @@ and nothing is deleted that is not here.
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from llmflow.batch.reading import Results, Unread, bounds_for, files_in
 from llmflow.batch.spool import names_of
+from llmflow.batch.whole import Seen, forget_earlier, look_through, set_aside
 from llmflow.batch_api import BatchStatus
-from llmflow.errors import BadReplyError, ProviderError
+from llmflow.errors import BadReplyError, ProviderError, ResultsTooLargeError
 
 if TYPE_CHECKING:
     from llmflow.batch.job import Job
@@ -25,16 +25,20 @@ _LOOKS: Final = (1.0, 2.0, 3.0, 6.0, 6.0)
 _PAUSE: Final = 6.0
 _TRIES: Final = 5
 _GONE: Final = (404, 410)
-_AT_ONCE: Final = 100
+# How often results that are not whole are fetched again; and near a deadline.
+_AGAIN: Final = 3
+_HURRIED: Final = 1
 
 
 async def bring(job: Job, queue: Queue, status: BatchStatus | None) -> BatchStatus | None:
     """Bring all results of a job here.
 
     Returns:
-        Of which status they are, and what may be deleted there; None if nothing was brought.
+        Of which status they are, and what may be deleted there; None if nothing was brought,
+        or not all.
 
     Raises:
+        ResultsTooLargeError: they are larger than the job's rows can explain.
         ProviderError: they cannot be fetched, though the provider says that there are some.
     """
     if status is None:
@@ -43,19 +47,31 @@ async def bring(job: Job, queue: Queue, status: BatchStatus | None) -> BatchStat
         await _fetch(job, queue, status)
         return None
     missing: str | None = None
+    seen: Seen | None = None
+    again = 0
     for factor in (*_LOOKS, None):
         missing = await _fetch(job, queue, status)
         if missing is None:
-            return status
-        if factor is None or job.record.cancel is not None:
+            seen = await look_through(job, queue, status)
+            if not seen.needs_earlier:
+                forget_earlier(job.results)
+            if seen.is_whole:
+                return status
+        again += missing is None
+        cancel = job.record.cancel
+        most = _HURRIED if cancel == "deadline" else _AGAIN
+        if factor is None or again > most or (cancel is not None and not again):
             break
+        set_aside(job.results)
         # A file that was written a moment ago is not everywhere yet, nor is its name.
         await job.sleep(queue.control.poll * factor)
-        try:
-            status = await queue.control.status(status.id)
-        except ProviderError as error:
-            if not error.transient and error.status not in _GONE:
-                raise
+        status = await _asked_again(queue, status)
+    if seen is not None and seen.lines:
+        why = "results that are not whole"
+        queue.keeper.decided(why, record=job.record, rows=max(seen.missing, 1))
+        return None
+    if seen is not None:
+        missing = missing or ": the files are empty"
     record = job.record
     # Who has cancelled the job has said what is to become of the rest; and one that expired
     # may have no file.
@@ -72,6 +88,16 @@ async def bring(job: Job, queue: Queue, status: BatchStatus | None) -> BatchStat
     )
 
 
+async def _asked_again(queue: Queue, status: BatchStatus) -> BatchStatus:
+    """Return a job's status as it is now; the former one where nobody says it."""
+    try:
+        return await queue.control.status(status.id)
+    except ProviderError as error:
+        if not error.transient and error.status not in _GONE:
+            raise
+    return status
+
+
 async def _fetch(job: Job, queue: Queue, status: BatchStatus) -> str | None:
     """Fetch what a status names; return what is wrong if something is missing."""
     if not status.results:
@@ -80,7 +106,7 @@ async def _fetch(job: Job, queue: Queue, status: BatchStatus) -> str | None:
     while True:
         try:
             job.results.mkdir(mode=0o700, exist_ok=True)
-            await queue.control.fetch(status, job.results)
+            await queue.control.fetch(status, job.results, bounds_for(job.record.requests))
         except ProviderError as error:
             if error.status in _GONE:
                 return f": {error}"
@@ -99,26 +125,26 @@ async def are_ours(job: Job, queue: Queue) -> bool:
         BadReplyError: they are somebody else's, or cannot be read, and the job is this one's.
     """
     names, lines, unreadable = None, 0, 0
-    for line in lines_in(job.results):
-        lines += 1
-        if not lines % _AT_ONCE:
-            await asyncio.sleep(0)
-        try:
-            name = queue.control.api.read(line).custom_id
-        except ValueError:
-            unreadable += 1
-            continue
-        if name in job.names:
-            return True
-        if names is None:  # those of other jobs by now are this one's, too
-            names = set(names_of(job.path))
-        if name in names:
-            return True
+    async for batch in Results(files_in(job.results), queue.control.api.read):
+        lines += len(batch)
+        for row in batch:
+            if isinstance(row, Unread):
+                unreadable += 1
+                continue
+            if row.custom_id in job.names:
+                return True
+            if names is None:  # those of other jobs by now are this one's, too
+                names = set(names_of(job.path))
+            if row.custom_id in names:
+                return True
     if not lines:
         return True
     record = job.record
     if record.found and unreadable < lines:
         return False
+    # One bad row alone is its own matter; so many that are all bad are ours to understand.
+    if unreadable == lines and (record.round > 1 or record.requests == 1):
+        return True
     what = "cannot be read" if unreadable else "are of rows that it never had"
     raise BadReplyError(
         f"the results of the batch job {record.job} {what} ({lines:,} lines). Nothing is asked "
@@ -126,6 +152,16 @@ async def are_ours(job: Job, queue: Queue) -> bool:
         provider=record.provider,
         model=record.model,
     )
+
+
+async def refuse(job: Job, queue: Queue, error: ResultsTooLargeError) -> None:
+    """End a job whose results cannot be taken: each of its rows fails, and none is asked again."""
+    queue.keeper.decided("results too large", record=job.record, rows=len(job.names))
+    job.is_refused, names, job.names = True, job.names, set()
+    for name in names:
+        queue.deliver(job, name, copy.copy(error))
+    await job.all_settled()
+    await job.end("its results are too large")
 
 
 def are_here(job: Job) -> bool:
@@ -136,14 +172,3 @@ def are_here(job: Job) -> bool:
 def forget(job: Job) -> None:
     """Remove results that are somebody else's."""
     shutil.rmtree(job.results, ignore_errors=True)
-
-
-def lines_in(folder: Path) -> Iterator[bytes]:
-    """Yield each line of the results in a folder, if it is there."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            for line in file:
-                if not line.isspace():
-                    yield line

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+_NAMED_BY: Final = 4096
 _BUFFER: Final = 2**20
 _MOST_PREFIXES: Final = 1000
 # Whatever a provider calls it, the name comes before the call's body.
@@ -117,10 +118,16 @@ def row_name(line: bytes) -> str:
     Raises:
         ValueError: there is none.
     """
-    found = _NAME.search(line)
-    if found is None:
+    name = name_in(line)
+    if name is None:
         raise ValueError("a row without a name")
-    return found[1].decode()
+    return name
+
+
+def name_in(line: bytes) -> str | None:
+    """Return the first name of ours in a line; None if there is none near its beginning."""
+    found = _NAME.search(line, 0, _NAMED_BY)
+    return None if found is None else found[1].decode()
 
 
 def names_of(path: Path) -> Iterator[str]:

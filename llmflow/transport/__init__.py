@@ -19,7 +19,7 @@ from llmflow.types import WireReply, WireRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmflow.batch_api import Upload
+    from llmflow.batch_api import FileBounds, Upload
     from llmflow.transport.session import Session
 
 __all__ = ["Timeout", "aclose", "connection_limit", "fetch", "send"]
@@ -63,7 +63,9 @@ async def send(wire: WireRequest, *, timeout: Timeout, body: Upload | None = Non
     raise failure
 
 
-async def fetch(wire: WireRequest, path: Path, *, timeout: Timeout) -> WireReply:
+async def fetch(
+    wire: WireRequest, path: Path, *, timeout: Timeout, bounds: FileBounds | None = None
+) -> WireReply:
     """Send one request, once, and write a reply of status 200 into a file, of whatever size.
 
     The file is there when the whole reply is, on the disk and private to the user; what is
@@ -74,9 +76,11 @@ async def fetch(wire: WireRequest, path: Path, *, timeout: Timeout) -> WireReply
         wire: the request.
         path: the file; one that is there is replaced.
         timeout: how long it may take; the reply may stand still for a minute.
+        bounds: the most that it may come to, as it is sent and as it is written.
 
     Raises:
         JournalError: the file cannot be written.
+        ResultsTooLargeError: the reply is above the bounds.
         ProviderError, ConfigurationError: as those of `send`.
     """
     loop = asyncio.get_running_loop()
@@ -84,7 +88,7 @@ async def fetch(wire: WireRequest, path: Path, *, timeout: Timeout) -> WireReply
     if session is None or session.client.closed:
         session = await _open(loop)
     try:
-        return await session.stream(wire, timeout, path=path)
+        return await session.stream(wire, timeout, path=path, bounds=bounds)
     except Exception as error:
         failure = mapped(error, wire.url, timeout)
         if failure is None:

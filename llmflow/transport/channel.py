@@ -12,7 +12,7 @@ from llmflow.transport.timeout import Timeout
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmflow.batch_api import Upload
+    from llmflow.batch_api import FileBounds, Upload
     from llmflow.types import WireReply, WireRequest
 
 CONTROL: Final = Timeout(total=60.0)
@@ -58,13 +58,16 @@ class StreamChannel:
             return await transport.send(wire, timeout=self._timeout)
         return await transport.send(wire, timeout=self._stream_timeout, body=body)
 
-    async def fetch(self, wire: WireRequest, path: Path) -> WireReply:
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
         """Send a request and write a reply of status 200 into a file, whole or not at all.
 
         Raises:
             ProviderError: there was no whole reply.
+            ResultsTooLargeError: it is above the bounds.
             LLMFlowError: as `llmflow.transport.fetch`.
         """
         async with self._pace:
             pass
-        return await transport.fetch(wire, path, timeout=self._stream_timeout)
+        return await transport.fetch(wire, path, timeout=self._stream_timeout, bounds=bounds)

@@ -42,12 +42,13 @@ class Line(ResponseHandler):
     used = False
     spoke = False
 
-    def expect_reply(self, method: str) -> None:
+    def expect_reply(self, method: str, *, decompressed: bool = True) -> None:
         """Begin to read a reply: a request is about to go out."""
         self.asks = self.used = True
         self.set_response_params(
             skip_payload=method == "HEAD",
             read_until_eof=True,
+            auto_decompress=decompressed,
             read_bufsize=_READ_AT_ONCE,
             **_LIMITS,
         )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from aiohttp.connector import Connection
 
-    from llmflow.batch_api import Upload
+    from llmflow.batch_api import FileBounds, Upload
     from llmflow.errors import LLMFlowError
 
 # aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
@@ -140,15 +140,20 @@ class Session:
         *,
         body: Upload | None = None,
         path: Path | None = None,
+        bounds: FileBounds | None = None,
     ) -> WireReply:
         """Send a request with a body that is streamed, or have a reply of 200 written to disk.
 
         Raises:
             JournalError: the file on this machine cannot be read or written.
+            ResultsTooLargeError: the reply is above the bounds.
             RequestTimeoutError, TooLargeError, aiohttp.ClientError, OSError: as `exchange`.
         """
+        from llmflow.transport.intake import Intake, asking_for_files
         from llmflow.transport.streams import Pace, Pieces, save
 
+        if path is not None:
+            wire = asking_for_files(wire)
         limits = self._limits.get(timeout) or self._limits_of(timeout)
         pace = Pace(timeout)
         payload = None if body is None else Pieces(body, pace)
@@ -164,14 +169,18 @@ class Session:
                     pace.wait()
                 else:
                     pace.send()
-                line = _expect_reply(connection, wire.method)
+                line = _expect_reply(connection, wire.method, decompressed=path is None)
                 reply = await request.send(connection)
                 await reply.start(connection)
                 pace.read()
-                if path is None or reply.status != 200:
+                if path is None:
                     content = await _content(reply)
                 else:
-                    await save(reply.content, path, pace)
+                    intake = Intake(reply.headers, wire.url, bounds)
+                    if reply.status == 200:
+                        await save(reply.content, path, pace, intake)
+                    else:
+                        content = intake.whole(await _content(reply), _LARGEST_REPLY)
                 line.asks = False
         except BaseException as error:
             pace.stop()
@@ -238,10 +247,10 @@ def _end(watch: Watch | None, wait: Wait | None) -> bool:
     return watch is not None and wait is not None and watch.end(wait)
 
 
-def _expect_reply(connection: Connection, method: str) -> Line:
+def _expect_reply(connection: Connection, method: str, *, decompressed: bool = True) -> Line:
     line = connection.protocol
     assert isinstance(line, Line)
-    line.expect_reply(method)
+    line.expect_reply(method, decompressed=decompressed)
     return line
 
 

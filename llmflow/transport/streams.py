@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from llmflow.batch_api import Upload
+    from llmflow.transport.intake import Intake
     from llmflow.transport.timeout import Timeout
 
 _T = TypeVar("_T")
@@ -129,11 +130,12 @@ class Pieces(Payload):
         self._pace.wait()
 
 
-async def save(stream: StreamReader, path: Path, pace: Pace) -> None:
+async def save(stream: StreamReader, path: Path, pace: Pace, intake: Intake) -> None:
     """Write a reply's body into a file, whole or not at all.
 
     Raises:
         JournalError: the file cannot be written.
+        ResultsTooLargeError: the body is above its bounds.
         aiohttp.ClientError, OSError: the body is cut off.
     """
     part = path.with_name(f"{path.name}.part")
@@ -142,7 +144,7 @@ async def save(stream: StreamReader, path: Path, pace: Pace) -> None:
     try:
         try:
             await _on_disk(part, lambda: files.append(_private(part)))
-            await _copy(stream, files[0], part, pace)
+            await _copy(stream, files[0], part, pace, intake)
         finally:
             for file in files:
                 await _on_disk(part, file.close)
@@ -153,17 +155,21 @@ async def save(stream: StreamReader, path: Path, pace: Pace) -> None:
         raise
 
 
-async def _copy(stream: StreamReader, file: IO[bytes], path: Path, pace: Pace) -> None:
+async def _copy(
+    stream: StreamReader, file: IO[bytes], path: Path, pace: Pace, intake: Intake
+) -> None:
     pieces: list[bytes] = []
     size = 0
-    while piece := await stream.readany():
+    while received := await stream.readany():
         pace.read()
-        pieces.append(piece)
-        size += len(piece)
-        if size >= _WRITE_AT_ONCE:
-            await _on_disk(path, lambda: file.writelines(pieces))
-            pieces.clear()
-            size = 0
+        for piece in intake.take(received):
+            pieces.append(piece)
+            size += len(piece)
+            if size >= _WRITE_AT_ONCE:
+                await _on_disk(path, lambda: file.writelines(pieces))
+                pieces.clear()
+                size = 0
+    intake.end()
 
     def end() -> None:
         file.writelines(pieces)

@@ -1,0 +1,18 @@
+"""Work that blocks, done beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
+    """Do what blocks in a thread; when the program is ending, and there are no more, here."""
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, lambda: work(*args))
+    except RuntimeError:
+        return work(*args)
+    return await done

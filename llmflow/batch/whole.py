@@ -1,0 +1,118 @@
+"""Whether the results of a job are as many as the provider says.
+
+A download may end early although its length fits, and a file may not be finished when it is
+served for the first time. Both would have rows asked, and paid, again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from llmflow.batch.blocking import in_thread
+from llmflow.batch.reading import Results, files_in, row_in
+from llmflow.batch.spool import name_in, names_of
+
+if TYPE_CHECKING:
+    from llmflow.batch.job import Job
+    from llmflow.batch.queue import Queue
+    from llmflow.batch_api import BatchRow, BatchStatus
+
+_EARLIER: Final = "earlier-"
+
+
+class Seen(NamedTuple):
+    """What is in the files of results.
+
+    Args:
+        lines: how many lines there are.
+        missing: how many rows the provider has counted besides.
+        is_cut_off: whether the last line of a file is none.
+        needs_earlier: whether some rows are in what was set aside, and nowhere else.
+    """
+
+    lines: int
+    missing: int
+    is_cut_off: bool
+    needs_earlier: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.missing and not self.is_cut_off
+
+
+async def look_through(job: Job, queue: Queue, status: BatchStatus) -> Seen:
+    """Return what has come of a job's results, compared with what the provider counts.
+
+    What was set aside counts, too: of several downloads that were cut off, each has its rows.
+    """
+    ours = await in_thread(lambda: set(names_of(job.path)))
+    found, fresh, others, lines, is_cut_off = set[str](), set[str](), 0, 0, False
+    for path in files_in(job.results):
+        is_fresh = not path.name.startswith(_EARLIER)
+        glance = _Glance(queue.control.api.read)
+        names = set[str]()
+        async for batch in Results([path], glance):
+            lines += len(batch)
+            for each in batch:
+                if isinstance(each, str):
+                    if each in ours:
+                        names.add(each)
+                    elif is_fresh:
+                        others += 1
+        if await glance.is_cut_off():
+            names.discard(glance.last_name)
+            is_cut_off = is_cut_off or is_fresh
+        found |= names
+        if is_fresh:
+            fresh |= names
+    counted = (status.succeeded or 0) + (status.failed or 0)
+    missing = min(counted, job.record.requests) - len(found) - others
+    return Seen(lines, max(0, missing), is_cut_off, len(fresh) < len(found))
+
+
+class _Glance:
+    """Reads no more of a line than its name, where it looks like a row of ours.
+
+    Args:
+        read: reads a line as a whole.
+    """
+
+    def __init__(self, read: Callable[[bytes], BatchRow]) -> None:
+        self._read = read
+        self._last: bytes | None = None
+        self.last_name = ""
+
+    def __call__(self, line: bytes) -> str:
+        self._last, self.last_name = line, ""
+        is_one = line.find(b"\n", 0, -1) < 0  # and not put together of several
+        if is_one and line.startswith(b"{") and line.endswith((b"}\n", b"}")):
+            name = name_in(line)
+            if name is not None:
+                self.last_name = name
+                return name
+        return self._read(line).custom_id
+
+    async def is_cut_off(self) -> bool:
+        """Whether the last line that was read is no row."""
+        if self._last is None:
+            return False
+        return await row_in(self._last, self._read) is None
+
+
+def set_aside(folder: Path) -> None:
+    """Keep what has come while it is fetched again: the next time, less of it may come."""
+    files = files_in(folder)
+    number = sum(path.name.startswith(_EARLIER) for path in files)
+    for path in files:
+        if not path.name.startswith(_EARLIER):
+            path.replace(path.with_name(f"{_EARLIER}{number}-{path.name}"))
+
+
+def forget_earlier(folder: Path) -> None:
+    """Remove what was set aside."""
+    for path in files_in(folder):
+        if path.name.startswith(_EARLIER):
+            path.unlink(missing_ok=True)
