@@ -7,7 +7,8 @@
     │   ├── ConfigurationError         a setting is wrong
     │   │   ├── MissingKeyError        no API key where one is needed
     │   │   ├── MissingExtraError      an optional dependency is not installed
-    │   │   └── UnknownModelError      no provider knows this model name
+    │   │   ├── UnknownModelError      no provider knows this model name
+    │   │   └── UnknownArgumentError (TypeError)   no such argument here
     │   └── InputError                 the input or the prompt template is wrong
     ├── ProviderError                  the provider, or the way to it, said no
     │   ├── RateLimitError             over a short limit: wait, then send again
@@ -107,6 +108,23 @@ class MissingExtraError(ConfigurationError):
 
 class UnknownModelError(ConfigurationError):
     """No installed provider knows this model name."""
+
+
+class UnknownArgumentError(ConfigurationError, TypeError):
+    """A call got an argument that it does not take; the message says where it belongs.
+
+    Args:
+        message: what is wrong, and what to write.
+        name: the argument's name; None where a value was given without one.
+        nearest: the name that was probably meant; None if there is none.
+    """
+
+    def __init__(
+        self, message: str = "", *, name: str | None = None, nearest: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.nearest = nearest
 
 
 class InputError(UsageError):

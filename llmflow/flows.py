@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from llmflow.arguments import checked_arguments
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
 from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
@@ -62,6 +63,7 @@ class Flow(BaseNode):
 
     start_node: BaseNode | None
 
+    @checked_arguments()
     def __init__(
         self, start: BaseNode | None = None, *, max_steps: int | None = DEFAULT_MAX_STEPS
     ) -> None:
@@ -174,6 +176,7 @@ class BatchFlow(Flow):
     last_results: list[Any]
     """The last action of each run, in input order, once all have ended."""
 
+    @checked_arguments()
     def __init__(
         self,
         start: BaseNode | None = None,
@@ -241,6 +244,7 @@ class AsyncFlow(Flow, AsyncNode):
     concurrency_limit = ConcurrencyLimit()
     _slots: Slots
 
+    @checked_arguments()
     def __init__(
         self,
         start: BaseNode | None = None,
@@ -285,6 +289,7 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         start: BaseNode | None = None,
@@ -351,6 +356,7 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         start: BaseNode | None = None,

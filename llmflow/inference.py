@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from llmflow.arguments import checked_arguments
 from llmflow.batch.live import MOST_WAITING, stepping_aside
 from llmflow.engine.items import async_items, each
 from llmflow.engine.results import OnError
@@ -66,6 +67,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
 
     llm: LLM | str | None = None
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,

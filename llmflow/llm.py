@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow import telemetry
+from llmflow.arguments import checked_arguments
 from llmflow.background import background
+from llmflow.call_options import (
+    checked_max_tokens,
+    checked_options,
+    checked_temperature,
+    known_fields,
+    merged_options,
+)
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, InputError, UsageError
 from llmflow.limits import Limiter
@@ -99,6 +106,7 @@ class LLM(Mappable):
         ConfigurationError: a setting or the file is wrong, or nobody knows the model's provider.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         model: str | Provider,
@@ -154,9 +162,11 @@ class LLM(Mappable):
         self.provider: Provider = provider
         self.system = system
         self.validate = checked_validate(validate)
-        self.max_tokens = _checked_max_tokens(max_tokens)
-        self.temperature = _checked_temperature(temperature)
-        self.options = _checked_options({} if options is None else options)
+        self.max_tokens = checked_max_tokens(max_tokens)
+        self.temperature = checked_temperature(temperature)
+        self.options = checked_options({} if options is None else options)
+        self.known_options = known_fields(provider)
+        """The names that calls take as fields of the provider's body; None: any."""
         default_quota, default_retry = provider.default_quota, provider.default_retry or Retry()
         default_timeout = Timeout()
         if settings is not None:
@@ -238,10 +248,13 @@ class LLM(Mappable):
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> str:
         """Ask, and return the answer's text. Arguments and errors as in `complete`."""
-        request = self._request(prompt, system, max_tokens, temperature, options)
+        request = self._request(
+            prompt, system, max_tokens, temperature, options, fields, "llm(...)"
+        )
         return (await self._answer(request)).text
 
     async def complete(
@@ -251,7 +264,8 @@ class LLM(Mappable):
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> Response:
         """Ask, and return the whole `Response`: text, usage, finish reason, cost, attempts.
 
@@ -260,14 +274,21 @@ class LLM(Mappable):
             system: instructions, instead of the object's.
             max_tokens: upper bound of the answer in tokens, instead of the object's.
             temperature: sampling temperature, instead of the object's.
-            options: further fields of the body in the provider's dialect, such as ``top_p=0.9``.
+            options: further fields of the body in the provider's dialect, over those of the
+                object; their names are not checked.
+            **fields: the same for fields that llmflow knows the provider to have, such as
+                ``top_p=0.9``.
 
         Raises:
             ProviderError: the call failed for good; the class says why.
             InvalidAnswerError: `validate` accepts neither this answer nor the next.
             UsageError: an argument or a setting is wrong.
         """
-        return await self._answer(self._request(prompt, system, max_tokens, temperature, options))
+        return await self._answer(
+            self._request(
+                prompt, system, max_tokens, temperature, options, fields, "llm.complete(...)"
+            )
+        )
 
     def run(
         self,
@@ -276,7 +297,8 @@ class LLM(Mappable):
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> str:
         """Ask from code that is not asynchronous, and return the answer's text.
 
@@ -284,7 +306,9 @@ class LLM(Mappable):
         >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
         'The tide rises.'
         """
-        request = self._request(prompt, system, max_tokens, temperature, options)
+        request = self._request(
+            prompt, system, max_tokens, temperature, options, fields, "llm.run(...)"
+        )
         return background.run(lambda: self._answer(request), instead="await llm(...)").text
 
     def complete_sync(
@@ -294,10 +318,13 @@ class LLM(Mappable):
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> Response:
         """Ask from code that is not asynchronous, and return the whole `Response`."""
-        request = self._request(prompt, system, max_tokens, temperature, options)
+        request = self._request(
+            prompt, system, max_tokens, temperature, options, fields, "llm.complete_sync(...)"
+        )
         return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
 
     async def submit(
@@ -307,7 +334,8 @@ class LLM(Mappable):
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> bool:
         """Have a batch job answer, without waiting; arguments as in `complete`.
 
@@ -332,7 +360,9 @@ class LLM(Mappable):
         if run is None:
             raise UsageError('submit needs a run around it: async with Run("name"): ...')
         choice = self.choice or Choice(mode="batch")
-        request = self._request(prompt, system, max_tokens, temperature, options)
+        request = self._request(
+            prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)"
+        )
         return await run.recorder.submit(request, self._route, choice)
 
     async def collect(self) -> None:
@@ -386,21 +416,28 @@ class LLM(Mappable):
         system: str | None,
         max_tokens: int | None,
         temperature: float | None,
-        options: Mapping[str, Any],
+        options: Mapping[str, Any] | None,
+        fields: Mapping[str, Any],
+        place: str,
     ) -> Request:
         if not self._prepared:
             self.prepare()
         if max_tokens is not None:
-            _checked_max_tokens(max_tokens)
+            checked_max_tokens(max_tokens)
         if temperature is not None:
-            _checked_temperature(temperature)
+            checked_temperature(temperature)
+        further: Mapping[str, Any] = self.options
+        if fields or options is not None:
+            further = merged_options(
+                further, options, fields, known=self.known_options, place=place
+            )
         return Request(
             model=self.provider.model,
             messages=_as_messages(prompt),
             system=self.system if system is None else system,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
-            options=_checked_options({**self.options, **options}) if options else self.options,
+            options=further,
         )
 
 
@@ -417,38 +454,6 @@ def _as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
             'such as [{"role": "user", "content": "Hello"}]'
         )
     return tuple(prompt)
-
-
-_NO_OPTION: Final = {
-    "model": "make another LLM for another model: its quota is another, too",
-    "messages": "pass the messages as the prompt",
-    "max_tokens": "pass max_tokens=... itself: it counts against the quota",
-    "stream": "answers are read whole",
-}
-
-
-def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(options, Mapping):
-        raise ConfigurationError(f"options must be a dict; got {type(options).__name__}")
-    for name, remedy in _NO_OPTION.items():
-        if options.get(name):
-            raise ConfigurationError(f"{name!r} cannot be one of the options; {remedy}")
-    # In one order: the same question is the same body, and so the same in a journal.
-    return dict(sorted(options.items()))
-
-
-def _checked_max_tokens(value: int | None) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ConfigurationError(f"max_tokens must be a whole number of at least 1; got {value!r}")
-    return value
-
-
-def _checked_temperature(value: float | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"temperature must be a number of at least 0; got {value!r}")
-    return value
 
 
 def _configured_batch(settings: Settings | None) -> Batch | None:

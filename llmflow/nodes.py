@@ -19,6 +19,7 @@ from contextlib import aclosing
 from types import CoroutineType
 from typing import Any
 
+from llmflow.arguments import checked_arguments
 from llmflow.batch.live import limited
 from llmflow.engine.attempts import Attempt, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
@@ -71,6 +72,7 @@ class Node(BaseNode):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,
@@ -169,6 +171,7 @@ class BatchNode(Node):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,
@@ -223,6 +226,7 @@ class AsyncNode(Node):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,
@@ -360,6 +364,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
 
     """
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,
@@ -448,6 +453,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
     concurrency_limit = ConcurrencyLimit()
     _slots: Slots
 
+    @checked_arguments()
     def __init__(
         self,
         max_retries: int = 1,

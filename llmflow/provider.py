@@ -52,6 +52,8 @@ class Provider(Protocol):
             decides who answers. It is hashed and never shown.
         marked_prefix: optional: a method that returns the `MarkedPrefix` of a request, or None,
             where the provider keeps such a beginning for later requests.
+        known_options: optional: the names of the fields that calls may give as keywords, for its
+            body; without it, or where it is None, any name that is not llmflow's own.
         batch: optional: its `llmflow.batch_api.BatchAPI`, or None where it has none.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.

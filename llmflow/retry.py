@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from llmflow.arguments import values_by_name
 from llmflow.clock import Clock
 from llmflow.errors import (
     ConfigurationError,
@@ -55,6 +56,7 @@ def backoff(attempt: int, *, initial: float, maximum: float, rng: random.Random)
     return rng.uniform(0.0, ceiling)
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """The policy for requests that failed for a passing reason.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
@@ -39,6 +40,7 @@ def parse_amount(text: str | float, *, name: str = "amount") -> float:
     return value
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
     """What a provider allows for one key and model. None means "no such limit, or unknown".

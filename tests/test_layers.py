@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
+    {"arguments"},
     {"types", "clock", "headers", "lenient_json", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
@@ -24,6 +25,7 @@ LAYERS = [
     {"runs"},
     {"telemetry"},
     {"background", "rows"},
+    {"call_options"},
     {"mapping"},
     {"llm"},
     {"engine"},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 from llmflow.types import parse_amount
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """How calls become batch jobs, and how those are looked after.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 from llmflow.pricing import Price
 from llmflow.types import parse_amount
@@ -28,6 +29,7 @@ class Estimate(NamedTuple):
     requests: float = 1.0
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """What a run may spend. None means "no limit".

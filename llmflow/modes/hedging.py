@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError, ProviderError
 
 _MEMORY: Final = 300
@@ -31,6 +32,7 @@ _LATER: Final = 1.5
 _T = TypeVar("_T")
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedge:
     """When a slow attempt is sent a second time, and how many may be.

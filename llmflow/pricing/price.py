@@ -7,12 +7,14 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 from llmflow.types import MarkedPrefix, Usage
 
 _PER = 1_000_000
 
 
+@values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """US dollars per million tokens. None means "no price of its own, or none known".

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
+from llmflow.arguments import checked_arguments
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
 from llmflow.errors import (
@@ -87,6 +88,7 @@ class Run:
         JournalError: on entering: the journal cannot be read or written.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         name: str | None = None,

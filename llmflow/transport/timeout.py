@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 
 
+@values_by_name("total")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeout:
     """How long one attempt may take, by phase. An attempt that takes longer is retried.

@@ -31,6 +31,7 @@ from llmflow.types import (
 from llmflow_providers import endings
 from llmflow_providers.anthropic_errors import classify_anthropic
 from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.fields import ANTHROPIC
 from llmflow_providers.wire import (
     check_key,
     checked_base_url,
@@ -143,6 +144,11 @@ class AnthropicProvider:
     def endpoint(self) -> str:
         """Where it is: what another server answers is another answer."""
         return self.base_url
+
+    @property
+    def known_options(self) -> frozenset[str]:
+        """The fields of its body that a call may give as keywords."""
+        return ANTHROPIC
 
     def prepare(self) -> None:
         """Check that there is a key where one is needed, and that it can be sent."""

@@ -30,6 +30,7 @@ from llmflow.types import (
 )
 from llmflow_providers import endings
 from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.fields import COMPATIBLE, OPENAI
 from llmflow_providers.openai_dialects import dialect_at, dialect_named
 from llmflow_providers.openai_errors import classify
 from llmflow_providers.wire import (
@@ -112,6 +113,11 @@ class OpenAIProvider:
     def endpoint(self) -> str:
         """Where it is: what another server answers is another answer."""
         return self.base_url
+
+    @property
+    def known_options(self) -> frozenset[str]:
+        """The fields of its body that a call may give as keywords."""
+        return OPENAI if self.dialect.name == "openai" else COMPATIBLE
 
     def prepare(self) -> None:
         """Check that there is a key where one is needed, and that it can be sent."""

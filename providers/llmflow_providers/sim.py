@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from llmflow.batch_api import BatchLimits
 from llmflow.types import Quota
+from llmflow_providers.fields import OPENAI
 from llmflow_providers.openai import OpenAIProvider
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class SimProvider(OpenAIProvider):
     def endpoint(self) -> str:
         """The built-in server is the same one at whatever port."""
         return "" if self._embedded else self.base_url
+
+    @property
+    def known_options(self) -> frozenset[str]:
+        """OpenAI's, as the simulator refuses all others."""
+        return OPENAI
 
     @property
     def batch(self) -> OpenAIBatch:

@@ -1,0 +1,142 @@
+"""What a call may say beside its prompt: llmflow's own arguments, and fields of the provider's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from llmflow.arguments import belongs_elsewhere, refuse
+from llmflow.errors import ConfigurationError
+
+CALL: Final = ("prompt", "system", "max_tokens", "temperature", "options")
+"""The arguments of one call."""
+
+MAP: Final = (
+    *CALL,
+    *("items", "ordered", "on_error", "concurrency", "mode", "deadline", "fallback", "batch"),
+    *("validate", "progress"),
+)
+"""The arguments of a map."""
+
+_NOT_A_FIELD: Final = {
+    "model": "make another LLM for another model: its quota is another, too",
+    "messages": "pass the messages as the prompt",
+    "max_tokens": "pass max_tokens=... itself: it counts against the quota",
+    "stream": "answers are read whole",
+}
+
+
+def merged_options(
+    always: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    *,
+    known: frozenset[str] | None,
+    place: str,
+) -> Mapping[str, Any]:
+    """Return the further fields of a call's body.
+
+    Args:
+        always: those of the LLM.
+        options: those of the call, whose names nobody checks.
+        fields: those that were given as keywords.
+        known: the fields that the provider is known to have; None: any.
+        place: what was called, such as ``llm(...)``.
+
+    Raises:
+        UnknownArgumentError: a keyword is neither llmflow's nor the provider's.
+        ConfigurationError: a field is llmflow's own.
+    """
+    if fields:
+        check_fields(fields, known=known, place=place)
+    if options is None:
+        return checked_options({**always, **fields})
+    return checked_options({**always, **checked_options(options), **fields})
+
+
+def check_fields(
+    fields: Mapping[str, Any],
+    *,
+    known: frozenset[str] | None,
+    place: str,
+    own: Collection[str] = CALL,
+) -> None:
+    """Refuse keywords that no provider's field can have been meant by.
+
+    Args:
+        fields: what was given as keywords.
+        known: the fields that the provider is known to have; None: any.
+        place: what was called.
+        own: the arguments of what was called.
+
+    Raises:
+        UnknownArgumentError: a keyword is neither llmflow's nor the provider's.
+    """
+    if known is not None and fields.keys() <= known:
+        return
+    for name, value in fields.items():
+        if name in _NOT_A_FIELD:
+            _refuse_field(name, value)
+        elif belongs_elsewhere(name) if known is None else name not in known:
+            raise refuse(name, place=place, own=own, known=known or (), fields=True)
+
+
+def known_fields(provider: object) -> frozenset[str] | None:
+    """Return the fields that a provider is known to have in its body; None where it takes any.
+
+    Raises:
+        ConfigurationError: its ``known_options`` are no names.
+    """
+    known = getattr(provider, "known_options", None)
+    if known is None:
+        return None
+    if isinstance(known, str) or not all(isinstance(name, str) for name in known):
+        raise ConfigurationError(
+            f"known_options of {type(provider).__name__} must be a set of names, or None"
+        )
+    return frozenset(known)
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return further fields of a body, in one order.
+
+    Raises:
+        ConfigurationError: they are no dict, or one of them is llmflow's own.
+    """
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"options must be a dict; got {type(options).__name__}")
+    for name in _NOT_A_FIELD:
+        if name in options:
+            _refuse_field(name, options[name])
+    # In one order: the same question is the same body, and so the same in a journal.
+    return dict(sorted(options.items()))
+
+
+def checked_max_tokens(value: int | None) -> int | None:
+    """Return the bound of an answer.
+
+    Raises:
+        ConfigurationError: it is no whole number above 0.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(f"max_tokens must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+def checked_temperature(value: float | None) -> float | None:
+    """Return the sampling temperature.
+
+    Raises:
+        ConfigurationError: it is no number of at least 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"temperature must be a number of at least 0; got {value!r}")
+    return value
+
+
+def _refuse_field(name: str, value: object) -> None:
+    if value:
+        raise ConfigurationError(f"{name!r} cannot be one of the options; {_NOT_A_FIELD[name]}")
