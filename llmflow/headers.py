@@ -13,13 +13,50 @@ DAY = 86_400.0
 LONGEST_QUOTA = 400 * DAY
 """The longest delay that a daily, monthly or yearly quota can ask for, in seconds."""
 
-_GO_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|us|µs|ns|s)")
-_GO_UNIT = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_TRY_AGAIN = re.compile(
-    r"(?:try again|retry) (?:in|after) "
-    r"(?:(\d+(?:\.\d+)?) ?(second|minute)|((?:\d+(?:\.\d+)?(?:h|ms|m|s))+)(?![a-z]))",
+_GO_PART = re.compile(r"(\d+(?:\.\d+)?)(d|h|ms|m|us|µs|ns|s)")
+_GO_UNIT = {
+    "d": DAY,
+    "h": 3600.0,
+    "m": 60.0,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ns": 1e-9,
+}
+# One part of a duration in words or letters: "7 seconds", "1m30s", "2 hours". Numbers and
+# gaps are bounded: a message of a server must not make the search slow.
+_NUMBER = r"\d{1,9}(?:\.\d{1,9})?"
+_UNIT = (
+    r"(?:d(?:ays?)?|h(?:ours?|rs?)?|ms|milliseconds?|millis|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)"
+    r"(?![a-zµ])"
+)
+_PART = rf"{_NUMBER}[ -]?{_UNIT}"
+_DURATION = rf"{_PART}(?:(?:,? (?:and )?|){_PART}){{0,4}}"
+_WORDED_PART = re.compile(rf"({_NUMBER})[ -]?({_UNIT})", re.IGNORECASE)
+_AGAIN = (
+    r"(?:try(?:ing)?(?: \w{1,12}){0,4}? again|retry(?:ing|[ -]after)?|retried|resend|wait(?:ing)?"
+    r"|resets?|refresh(?:es)?|refills?|replenish(?:es)?|available|be back|resumes?|again later)"
+)
+_WORDS_BETWEEN = r"(?: \w{1,12}){0,4}?[ :=]{1,3}"
+_ASKED = re.compile(
+    rf"\b{_AGAIN}{_WORDS_BETWEEN}(?:(?:in|after|for|at least|another|about|approximately|up to)"
+    rf"[ :]{{1,2}}){{0,2}}(?P<duration>{_DURATION})"
+    rf"|(?:^|[.;:!,] |\b(?:request|requests|again|back)\b )(?:please )?"
+    rf"after (?P<after>{_DURATION})",
     re.IGNORECASE,
 )
+_MOMENT = (
+    r"\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
+    r"(?: ?(?:z|utc|gmt)\b|[+-]\d\d:?\d\d)?)?"
+)
+_ASKED_UNTIL = re.compile(
+    rf"\b(?:{_AGAIN}|until)\b{_WORDS_BETWEEN}(?:(?:at|on|after|until|time|by)[ :]{{1,2}}){{0,2}}"
+    rf"(?P<moment>{_MOMENT}|\d{{13}}(?!\d)|\d{{10}}(?:\.\d{{1,6}})?(?!\d))",
+    re.IGNORECASE,
+)
+# The later ones are the more exact.
+_DELAY_HEADERS = ("ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset", "retry-after")
 _REGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc", re.IGNORECASE)
 # What one second's resolution and the way of a reply explain; more is a wrong clock.
 _CLOCKS_AGREE = 1.25
@@ -43,6 +80,23 @@ def parse_duration(text: str) -> float | None:
         total += float(part[1]) * _GO_UNIT[part[2]]
         end = part.end()
     return total if end == len(text) and end else None
+
+
+def duration_in_words(text: str) -> float | None:
+    """Read a duration as people write it into seconds.
+
+    >>> duration_in_words("1 hour, 2 minutes and 7s"), duration_in_words("soon")
+    (3727.0, None)
+    """
+    total, end = 0.0, 0
+    for part in _WORDED_PART.finditer(text):
+        if text[end : part.start()].strip(" ,").lower() not in {"", "and"}:
+            return None
+        unit = part[2].lower()
+        is_milli = unit.startswith(("ms", "milli"))
+        total += float(part[1]) * _GO_UNIT["ms" if is_milli else unit[0]]
+        end = part.end()
+    return total if end and not text[end:].strip() else None
 
 
 def parse_reset(text: str, *, now: float, longest: float = DAY) -> float | None:
@@ -77,11 +131,17 @@ def parse_reset(text: str, *, now: float, longest: float = DAY) -> float | None:
 
 
 def parse_retry_after(text: str, *, now: float, longest: float = DAY) -> float | None:
-    """Read a ``Retry-After`` header, seconds or an HTTP date, into seconds from `now`."""
-    try:
-        return _sane(float(text), longest)
-    except ValueError:
-        pass
+    """Read a ``Retry-After`` header into seconds from `now`.
+
+    Takes what the standard allows, seconds or an HTTP date, and what servers send: a
+    duration with units, an ISO date, a Unix time in seconds or milliseconds.
+    """
+    seconds = parse_reset(text, now=now, longest=longest)
+    if seconds is not None:
+        return seconds
+    worded = duration_in_words(text)
+    if worded is not None:
+        return _sane(worded, longest)
     moment = _http_date(text)
     return None if moment is None else _sane(max(0.0, moment - now), longest)
 
@@ -137,14 +197,25 @@ def server_delay(
     now = server_time(headers, now)
     in_words = _delay_in_words(message, now=now, longest=longest)
     delay = _sane(hint, longest)
-    for name, parse in (("x-ratelimit-reset", parse_reset), ("retry-after", parse_retry_after)):
+    for name in _DELAY_HEADERS:
         value = headers.get(name)
-        named = parse(value, now=now, longest=longest) if value is not None else None
-        delay = named or delay
+        if value is not None:
+            delay = parse_retry_after(value, now=now, longest=longest) or delay
     if not delay:
         return in_words
     is_rounded = in_words and delay.is_integer() and abs(delay - in_words) < 1.0
     return in_words if is_rounded else delay
+
+
+def clock_time(moment: float) -> str:
+    """Return an instant as people read it, to the minute after it.
+
+    >>> clock_time(1_788_220_760.0)
+    '2026-09-01 00:00 UTC'
+    """
+    return datetime.fromtimestamp(math.ceil(moment / 60.0) * 60.0, UTC).strftime(
+        "%Y-%m-%d %H:%M UTC"
+    )
 
 
 def parse_number(text: str | None) -> float | None:
@@ -177,13 +248,21 @@ def _instant(text: str) -> float | None:
 
 
 def _delay_in_words(message: str, *, now: float, longest: float) -> float | None:
-    found = _TRY_AGAIN.search(message)
-    if found is None:
-        return _delay_until_access(message, now=now, longest=longest)
-    number, unit, duration = found.groups()
-    if duration is not None:
-        return _sane(parse_duration(duration.lower()), longest) or None
-    return _sane(float(number) * (60.0 if unit.lower() == "minute" else 1.0), longest) or None
+    found = _ASKED.search(message)
+    if found is not None:
+        return _sane(duration_in_words(found["duration"] or found["after"]), longest) or None
+    until = _ASKED_UNTIL.search(message)
+    if until is not None:
+        return _sane(_seconds_until(until["moment"], now), longest) or None
+    return _delay_until_access(message, now=now, longest=longest)
+
+
+def _seconds_until(moment: str, now: float) -> float | None:
+    """Read an instant in a message: a Unix time, or a date that is UTC where no zone is said."""
+    if moment[4] != "-":
+        return parse_reset(moment, now=now, longest=LONGEST_QUOTA)
+    text = re.sub(r" ?(?:Z|UTC|GMT)$", "+00:00", moment.upper())
+    return parse_reset(text, now=now, longest=LONGEST_QUOTA)
 
 
 def _delay_until_access(message: str, *, now: float, longest: float) -> float | None:

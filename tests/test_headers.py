@@ -187,3 +187,69 @@ def test_a_date_to_wait_for_is_on_the_servers_clock(skew: float) -> None:
 def test_without_a_readable_date_the_time_of_arrival_counts(date: str) -> None:
     assert server_time({"date": date}, NOW) == NOW
     assert server_time({}, NOW) == NOW
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7s", 7.0),
+        ("1m30s", 90.0),
+        ("34.07s", 34.07),
+        ("1788220800", 40.0),
+        ("1788220800000", 40.0),
+        ("2026-09-01T00:00:00Z", 40.0),
+        ("2026-09-01 00:00:00+00:00", 40.0),
+        ("2 hours", 7200.0),
+        ("1 day", DAY),
+        ("1d", DAY),
+        ("2 fortnights", None),
+        ("5 5 s", None),
+    ],
+)
+def test_a_retry_after_is_read_in_every_form_that_is_in_use(
+    text: str, seconds: float | None
+) -> None:
+    assert parse_retry_after(text, now=NOW) == seconds
+    assert server_delay({"retry-after": text}, "", now=NOW) == seconds
+    assert server_delay({"x-ratelimit-reset": text}, "", now=NOW) == seconds
+    assert server_delay({"ratelimit-reset": text}, "", now=NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("Please try again in 34.07s. Visit https://x", 34.07),
+        ("Please wait 7 seconds", 7.0),
+        ("wait for 7 seconds before retrying", 7.0),
+        ("Please retry your request after 7 seconds.", 7.0),
+        ("Too many requests, please try again after 7 seconds", 7.0),
+        ("Rate limit reached. After 7 seconds you may go on", 7.0),
+        ("send your next request after 7 secs", 7.0),
+        ("Please retry in 500ms", 0.5),
+        ("try again in 1 min", 60.0),
+        ("try again in 1m30s.", 90.0),
+        ("retry-after: 7s", 7.0),
+        ("Try again in 2 hours", 7200.0),
+        ("You can try again in 1 day.", DAY),
+        ("Quota resets in 2 hours, 3 minutes and 4s", 7384.0),
+        ("resets in 12h34m", 45240.0),
+        ("Your limit will reset at 2026-09-01 00:00:00", 40.0),
+        ("Limit resets at 2026-09-01T00:00:00Z.", 40.0),
+        ("try again at 2026-09-01 00:00 UTC", 40.0),
+        ("wait until 2026-09-01T02:00:00+02:00", 40.0),
+        ("retry after 1788220800", 40.0),
+        ("available again at 1788220800000", 40.0),
+        ("Request timed out after 60 seconds", None),
+        ("limit of 5 requests per 10 seconds", None),
+        ("try again later", None),
+        ("gave up after 3 attempts", None),
+        ("reset at 2026-99-99", None),
+    ],
+)
+def test_a_delay_in_words_is_read_in_every_form_that_is_in_use(
+    message: str, seconds: float | None
+) -> None:
+    for text in (message, message.lower(), message.upper()):
+        assert server_delay({}, text, now=NOW) == (
+            pytest.approx(seconds) if seconds is not None else None
+        )

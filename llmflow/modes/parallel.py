@@ -25,6 +25,7 @@ from llmflow.errors import (
     RequestTimeoutError,
 )
 from llmflow.events import RequestAdmitted
+from llmflow.headers import clock_time
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
@@ -332,12 +333,16 @@ class ParallelMode:
         if patience is None or now + seconds - call.rejected_since <= patience:
             return
         long = seconds > patience  # for all others, too
+        if long and seconds <= self.retry.daily_limit_patience:
+            call.rejected_since = now + seconds  # as long as one waits for the quota of a day
+            return
         end = _impatient(
             rejection,
             QuotaExhaustedError if long else RateLimitError,
             waited=now - call.rejected_since,
             more=seconds,
             most=patience,
+            back=clock_time(self._clock.wall() + seconds),
         )
         if long:
             self.limiter.refuse(end, seconds=seconds)
@@ -345,11 +350,18 @@ class ParallelMode:
 
 
 def _impatient(
-    rejection: ProviderError, kind: type[_Error], *, waited: float, more: float, most: float
+    rejection: ProviderError,
+    kind: type[_Error],
+    *,
+    waited: float,
+    more: float,
+    most: float,
+    back: str,
 ) -> _Error:
     return kind(
-        f"only rate limits, {waited:,.0f} s so far and {more:,.0f} s still to wait, which is over "
-        f"rate_limit_patience={most:.0f}; the provider said: {rejection.message}",
+        f"only rate limits, {waited:,.0f} s so far and {more:,.0f} s still to wait, until "
+        f"{back}, which is over rate_limit_patience={most:.0f}; "
+        f"the provider said: {rejection.message}",
         status=rejection.status,
         code=rejection.code,
         request_id=rejection.request_id,

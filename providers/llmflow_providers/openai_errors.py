@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from llmflow import errors
-from llmflow.headers import DAY, LONGEST_QUOTA, server_delay
+from llmflow.headers import DAY, LONGEST_QUOTA, clock_time, server_delay, server_time
 from llmflow_providers.dimensions import dimension_of
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai_dialects import COMPATIBLE, Dialect
@@ -151,6 +151,10 @@ def as_error(
             kind = errors.QuotaExhaustedError  # no limit of a minute or an hour
         else:
             delay = None
+    if delay is not None and kind is errors.QuotaExhaustedError:
+        stop = "" if message.endswith((".", "!", "?")) else "."
+        back = clock_time(server_time(headers, now) + delay)
+        message = f"{message}{stop} The quota is back at {back}."
     return kind(
         message,
         status=status,

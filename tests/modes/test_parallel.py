@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from llmflow.errors import ConnectionFailedError, ProviderError, QuotaExhaustedError
@@ -48,6 +50,7 @@ def test_a_pause_that_is_longer_than_anybody_waits_ends_all_calls_at_once(patien
     error = outcome.results[0][0]
     assert isinstance(error, QuotaExhaustedError)
     assert f"rate_limit_patience={patience:.0f}" in str(error)
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC", str(error))
 
 
 def test_a_wait_for_the_quota_counts_neither_as_attempt_nor_as_time_of_the_call() -> None:
@@ -92,3 +95,14 @@ def test_what_was_refused_admission_was_not_sent_and_is_no_attempt() -> None:
     assert len(errors) == 100
     assert sent < 100
     assert sum(each.attempts for each in errors) == sent
+
+
+def test_a_named_delay_of_hours_is_waited_for_as_long_as_for_the_quota_of_a_day() -> None:
+    def closed(now: float) -> WireReply | None:
+        body = b'{"error": {"message": "try again in 2 hours", "code": "rate_limit_exceeded"}}'
+        return WireReply(429, {}, body, 0.0) if now < 7000.0 else None
+
+    patient = Retry(daily_limit_patience=10_000.0)
+    outcome = play(SETTINGS, prompts(20), trouble=closed, retry=patient)
+    assert not outcome.errors
+    assert 7200.0 <= outcome.seconds < 7300.0

@@ -455,3 +455,60 @@ def test_no_error_shows_the_key(body: object, status: int) -> None:
         error = says(body, status)
         shown = f"{error} {error!r} {error.message} {error.code} {vars(error)}"
         assert "verysecret" not in shown
+
+
+@pytest.mark.parametrize("says", [openai_says, anthropic_says])
+@pytest.mark.parametrize(
+    ("rest", "seconds"),
+    [
+        ({"metadata": {"headers": {"X-RateLimit-Reset": "1788220800000"}}}, 40.0),
+        ({"metadata": {"headers": {"Retry-After": "1m30s"}}}, 90.0),
+        ({"metadata": {"headers": {"retry-after-ms": 1500}}}, 1.5),
+        ({"metadata": {"retry_after": 7}}, 7.0),
+        ({"retry_after": 7.5}, 7.5),
+        ({"retry_after": "7s"}, 7.0),
+        ({"retryAfterMs": 250}, 0.25),
+        ({"reset_at": 1788220800}, 40.0),
+        ({"resets_at": "2026-09-01T00:00:00Z"}, 40.0),
+        ({"metadata": {"headers": ["x"]}}, None),
+        ({"metadata": {"headers": {"X-RateLimit-Reset": None}}}, None),
+        ({"retry_after": True}, None),
+    ],
+)
+def test_a_delay_that_only_the_body_repeats_is_read(
+    says: Any, rest: dict[str, Any], seconds: float | None
+) -> None:
+    assert says(nested("Slow down.", "rate_limit_error", **rest)).retry_after == seconds
+    headers = says(nested("Slow down.", "rate_limit_error", **rest), retry_after="3")
+    if seconds != 40.0:
+        assert headers.retry_after in (3.0, 1.5, 0.25)
+
+
+@pytest.mark.parametrize("says", [openai_says, anthropic_says])
+@pytest.mark.parametrize(
+    ("body", "headers", "back"),
+    [
+        (nested("Daily quota used up. Try again in 2 hours."), {}, "2026-09-01 02:00 UTC"),
+        (nested("You reached today's limit.", code="daily_limit_exceeded"), {}, None),
+        (nested("Daily limit. Resets at 2026-09-01T00:00:00Z"), {}, "2026-09-01 00:00 UTC"),
+        (
+            nested(
+                "Rate limit exceeded: free-models-per-day",
+                metadata={"headers": {"X-RateLimit-Reset": "1788220800000"}},
+            ),
+            {},
+            "2026-09-01 00:00 UTC",
+        ),
+        (nested("tokens per day limit"), {"retry_after": "1788220800"}, "2026-09-01 00:00 UTC"),
+        (nested("Your monthly quota is used up"), {"retry_after": "1 day"}, "2026-09-02 00:00 UTC"),
+        (nested("Slow down"), {"retry_after": "2 days"}, "2026-09-03 00:00 UTC"),
+    ],
+)
+def test_the_quota_of_a_day_ends_the_run_with_the_time_at_which_it_is_back(
+    says: Any, body: Any, headers: dict[str, str], back: str | None
+) -> None:
+    error = says(body, **headers)
+    assert type(error) is errors.QuotaExhaustedError
+    assert error.fatal
+    assert back is None or f"The quota is back at {back}." in str(error)
+    assert (error.retry_after is None) == (back is None)
