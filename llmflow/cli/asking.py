@@ -36,6 +36,7 @@ def asking(task: Task) -> Asking:
     Raises:
         ConfigurationError: the model, an option or the configuration is wrong.
     """
+    from llmflow.cli.options import provider_options
     from llmflow.config import load_config
     from llmflow.errors import ConfigurationError
     from llmflow.jobs.contact import Contact
@@ -68,6 +69,7 @@ def asking(task: Task) -> Asking:
         dedupe=True if task.dedupe else None,
         cache=task.cache,
         config=config,
-        options=marks,
+        timeout=task.timeout,
+        options={**provider_options(task.option), **marks},
     )
     return Asking(llm=llm, contact=contact, settings=settings, given=given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from llmflow.cli.batching import going_on
-from llmflow.cli.options import CONFIG
+from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, task_of, work_of
 from llmflow.cli.terminal import say
 from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
@@ -26,7 +26,7 @@ _OVER: Final = (400, 404, 409)
 
 
 @click.command("cancel", short_help="Cancel the batch jobs of a run; keep what was answered.")
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=run_names)
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),

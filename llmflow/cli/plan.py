@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from llmflow.cli.asking import asking
-from llmflow.cli.options import AMOUNT, CONFIG
+from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, question_options
 from llmflow.cli.signals import terminable
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write
@@ -37,10 +37,9 @@ if TYPE_CHECKING:
 _NOWHERE: Final = "-"
 
 
-@click.command("plan", short_help="Say what a run would ask, cost and take.")
+@click.command("plan", cls=GroupedCommand, short_help="Say what a run would ask, cost and take.")
 @click.argument("source", metavar="INPUT")
-@click.option("--prompt", required=True, help="What to ask for each row, as with llmflow run.")
-@click.option("--model", required=True, help="PROVIDER/MODEL, as with llmflow run.")
+@question_options
 @click.option(
     "-o", "--output", metavar="OUT", help="The run's output: what it has answered is not counted."
 )
@@ -80,7 +79,9 @@ _NOWHERE: Final = "-"
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, sample: int, exact: bool, **options: Any) -> int:
+def command(
+    *, prompt: str | None, prompt_file: str | None, sample: int, exact: bool, **options: Any
+) -> int:
     """Say what `llmflow run` with these options would ask, cost and take.
 
     Nothing is sent, and no key is needed, unless --sample asks for it. Each amount says how it is
@@ -101,7 +102,8 @@ def command(*, sample: int, exact: bool, **options: Any) -> int:
     if unnamed:
         options["output"] = _NOWHERE
     no_journal = unnamed and options["run"] is None
-    return show_plan(Task(**options, no_journal=no_journal), sample=sample, exact=exact)
+    task = Task(prompt=given_prompt(prompt, prompt_file), **options, no_journal=no_journal)
+    return show_plan(task, sample=sample, exact=exact)
 
 
 def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmflow.cli.options import GroupedCommand, run_names
 from llmflow.cli.task import Task
 from llmflow.errors import InputError, JournalError, redact
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 _DRAIN = "How long to wait for answers on their way once stopped; by default as long as before."
 
 
-@click.command("resume", short_help="Go on with a run that was stopped.")
-@click.argument("name", metavar="RUN")
+@click.command("resume", cls=GroupedCommand, short_help="Go on with a run that was stopped.")
+@click.argument("name", metavar="RUN", shell_complete=run_names)
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, min_open=True),

@@ -6,22 +6,21 @@ from typing import Any
 
 import click
 
-from llmflow.cli.options import AMOUNT, CONFIG
+from llmflow.cli.options import (
+    AMOUNT,
+    CONFIG,
+    GroupedCommand,
+    given_prompt,
+    question_options,
+)
 from llmflow.cli.task import Task
 
 
-@click.command("run", short_help="Answer a prompt for every row of a file or folder.")
+@click.command(
+    "run", cls=GroupedCommand, short_help="Answer a prompt for every row of a file or folder."
+)
 @click.argument("source", metavar="INPUT")
-@click.option(
-    "--prompt",
-    required=True,
-    help="What to ask for each row; {text} is replaced by the row's field 'text'.",
-)
-@click.option(
-    "--model",
-    required=True,
-    help="PROVIDER/MODEL, such as openai/gpt-4.1-mini; sim/demo needs no key.",
-)
+@question_options
 @click.option(
     "-o", "--output", required=True, metavar="OUT", help=".jsonl, .csv, .parquet, or - for stdout."
 )
@@ -93,7 +92,7 @@ from llmflow.cli.task import Task
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
-def command(**options: Any) -> int:
+def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
     """Answer a prompt for every row of INPUT.
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
@@ -128,4 +127,4 @@ def command(**options: Any) -> int:
     """
     from llmflow.cli.execution import execute
 
-    return execute(Task(**options))
+    return execute(Task(prompt=given_prompt(prompt, prompt_file), **options))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.batching import going_on, job_lines
+from llmflow.cli.options import run_names
 from llmflow.cli.reaching import task_of, work_of
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import InputError
@@ -53,7 +54,7 @@ def command(context: click.Context, as_json: bool) -> int:
 
 
 @command.command("show")
-@click.argument("name", metavar="RUN")
+@click.argument("name", metavar="RUN", shell_complete=run_names)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> int:
     """Show what is known of RUN: what it was told, what it holds, and how it ended."""

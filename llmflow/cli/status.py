@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from llmflow.cli.batching import job_lines
-from llmflow.cli.options import CONFIG
+from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, work_of
 from llmflow.cli.terminal import printable, say, write
 
@@ -20,7 +20,7 @@ _SLOWEST: Final = 6.0
 
 
 @click.command("status", short_help="Show how far batch jobs are.")
-@click.argument("name", metavar="[RUN]", required=False)
+@click.argument("name", metavar="[RUN]", required=False, shell_complete=run_names)
 @click.option("--watch", is_flag=True, help="Show it again and again until all have ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
 @CONFIG

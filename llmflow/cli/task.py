@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,6 +37,8 @@ class Task:
     concurrency: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    option: Sequence[str] = ()
+    timeout: float | None = None
     system: str | None = None
     cache_system: str | None = None
     limit: int | None = None
@@ -95,7 +97,7 @@ class Task:
         return {
             name: value
             for name, value in asdict(task).items()
-            if name not in _PASSING and value not in (None, False)
+            if name not in _PASSING and value not in (None, False, ())
         }
 
     @classmethod
@@ -134,11 +136,13 @@ class Task:
                 continue  # it has its name from the output
             if each.name in _NO_OPTIONS or value is None or value is False:
                 continue
-            words.append(f"--{_NAMES.get(each.name, each.name).replace('_', '-')}")
-            if value is not True:
-                words.append(
-                    str(value).removesuffix(".0") if isinstance(value, float) else str(value)
-                )
+            option = f"--{_NAMES.get(each.name, each.name).replace('_', '-')}"
+            for one in value if isinstance(value, list | tuple) else (value,):
+                words.append(option)
+                if one is not True:
+                    words.append(
+                        str(one).removesuffix(".0") if isinstance(one, float) else str(one)
+                    )
         return " ".join(map(quoted, words))
 
 

@@ -72,7 +72,10 @@ class TestBeforeTheRun:
             ({"max_tokens": "0"}, "'--max-tokens': 0 is not"),
             ({"limit": "0"}, "'--limit': 0 is not"),
             ({"fast": "yes"}, "No such option '--fast'. Did you mean '--fail-fast'?"),
-            ({"prompt": None}, "Missing option '--prompt'; see llmflow run --help"),
+            (
+                {"prompt": None},
+                "Missing option '--prompt' (or '--prompt-file'); see llmflow run --help",
+            ),
         ],
     )
     def test_one_line_with_the_remedy(
@@ -163,7 +166,7 @@ class TestBeforeTheRun:
         assert "Usage: llmflow" in result.err
 
     def test_an_unknown_command(self, run: Run) -> None:
-        assert run("rum").error == "No such command 'rum'; see llmflow --help"
+        assert run("fly").error == "No such command 'fly'; see llmflow --help"
 
     def test_a_fault_that_does_not_exist(self, run: Run) -> None:
         result = run("simulate", "--fault", "flood=0.5")
