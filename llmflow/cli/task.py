@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from llmflow.cli.identity import run_name
 from llmflow.cli.shell import quoted
 from llmflow.errors import InputError
+from llmflow.rows.destination import is_stdout
 
 # Of one session only, not of the run.
 _PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json", "detach")
@@ -59,6 +60,10 @@ class Task:
     quiet: bool = False
     as_json: bool = False
     folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if is_stdout(self.output):
+            object.__setattr__(self, "output", "-")
 
     @property
     def name(self) -> str:

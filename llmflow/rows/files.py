@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from llmflow.errors import ConfigurationError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs into one file are not told apart there
-    fcntl = None  # type: ignore[assignment]
 
 _BUFFER: Final = 1 << 16
 
@@ -54,6 +48,8 @@ class Appender:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.size = 0
+        """How many bytes have been written."""
         self._raw = raw
         self._interval = flush_interval
         self._now = now
@@ -79,7 +75,9 @@ class Appender:
             view = memoryview(waiting)
             while view:
                 # A raw file may take a part only; None means "none just now".
-                view = view[self._raw.write(view) or 0 :]
+                taken = self._raw.write(view) or 0
+                self.size += taken
+                view = view[taken:]
             self._raw.flush()
         except OSError as error:
             raise cannot_write(self.name, error) from error
@@ -98,82 +96,12 @@ class Appender:
         self._raw.close()
 
 
-def open_exclusive(path: Path) -> BinaryIO:
-    """Open a file empty, unless another run is writing it.
-
-    Raises:
-        ConfigurationError: it cannot be written, or another process writes it.
-
-    """
+def sync_folder(folder: Path) -> None:
+    """Have the disk confirm the names in a folder, where it can be asked."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        raw = path.open("ab", buffering=0)
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: there is no folder {path.parent}; make it") from None
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        if fcntl is not None:
-            fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Only now: before the lock it may still have been the other run's file, and
-        # after its rename this name may be gone.
-        if not os.path.samestat(os.fstat(raw.fileno()), path.stat()):
-            raise BlockingIOError
-        raw.truncate(0)
-    except (BlockingIOError, FileNotFoundError):
-        raw.close()
-        raise ConfigurationError(f"{path}: another run is writing this file") from None
-    except OSError as error:
-        raw.close()
-        # Some network file systems have no locks; they are no reason not to write.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise cannot_write(path, error) from error
-        return path.open("wb", buffering=0)
-    return raw
-
-
-def set_aside(path: Path) -> Path | None:
-    """Move what an unfinished run left under a name away, for its rows were paid for.
-
-    Returns:
-        Where it is now; None if there was nothing, or if a run is still writing it.
-
-    """
-    try:
-        with path.open("rb") as left:
-            if not os.fstat(left.fileno()).st_size:
-                return None
-            if fcntl is not None:
-                fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            number = 1
-            while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-                number += 1
-            return path.rename(free)
-    except OSError:
-        return None  # opening it for writing says what is wrong
-
-
-def sync_file(path: Path) -> None:
-    """Have the disk confirm a file that is already written and closed."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def put_in_place(partial: Path, target: Path) -> None:
-    """Give a finished file its name, at once and so that it survives a power cut.
-
-    Raises:
-        ConfigurationError: the system does not allow it.
-
-    """
-    try:
-        if target.exists():
-            shutil.copymode(target, partial)
-        partial.replace(target)
-        if os.name == "posix":
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        raise cannot_write(target, error, f"; the rows are in {partial}") from error
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmflow.rows import parquet
-from llmflow.rows.files import Appender, partial_path, sync_file
+from llmflow.rows.files import Appender
+from llmflow.rows.partial import create_anew
 from llmflow.rows.values import cell, json_line, well_formed
 
 
@@ -23,8 +25,17 @@ class Format(Protocol):
         """Return a row's bytes."""
         ...
 
-    def finish(self, partial: Path, target: Path, /) -> Path:
-        """Return the file to put in the target's place, made from the partial one."""
+    def ending(self) -> bytes:
+        """Return what the partial file still lacks."""
+        ...
+
+    def finish(self, partial: Path, mode: int | None, /) -> Path:
+        """Return the file to put in the target's place, made from the partial one.
+
+        Args:
+            partial: the rows.
+            mode: the mode of a file that is made from them.
+        """
         ...
 
 
@@ -38,7 +49,11 @@ class JsonLines:
         """Return a row as one line."""
         return json_line(row)
 
-    def finish(self, partial: Path, _target: Path) -> Path:
+    def ending(self) -> bytes:
+        """Return nothing: the rows are all there is."""
+        return b""
+
+    def finish(self, partial: Path, _mode: int | None) -> Path:
         """Return the partial file: it is complete."""
         return partial
 
@@ -80,17 +95,21 @@ class Csv:
             [value if type(value) is str else cell(value) for value in values]
         )
 
-    def finish(self, partial: Path, target: Path) -> Path:
+    def ending(self) -> bytes:
+        """Return the header if no row came."""
+        if self._in_header or not self._columns:
+            return b""
+        return self._line(self._columns)
+
+    def finish(self, partial: Path, mode: int | None) -> Path:
         """Return the partial file, or a copy with the columns that came later."""
-        if not self._in_header and self._columns:
-            partial.write_bytes(self._line(self._columns))
         if len(self._columns) == self._in_header or not self._in_header:
             return partial
-        whole = partial_path(target, f".whole{self.suffix}")
+        whole = partial.with_suffix(f".whole{self.suffix}")
         width = len(self._columns)
         with (
             partial.open(encoding="utf-8", newline="") as rows,
-            whole.open("wb", buffering=0) as raw,
+            create_anew(whole, mode) as raw,
         ):
             out = Appender(raw, name=str(whole), flush_interval=60.0)
             csv.field_size_limit((1 << 31) - 1)
@@ -130,10 +149,15 @@ class Parquet:
         parquet.note_kinds(self._kinds, row)
         return json_line(row)
 
-    def finish(self, partial: Path, target: Path) -> Path:
+    def ending(self) -> bytes:
+        """Return nothing: the rows are all there is."""
+        return b""
+
+    def finish(self, partial: Path, mode: int | None) -> Path:
         """Return the Parquet file made from the partial one."""
-        whole = partial_path(target)
-        parquet.write_parquet(partial, whole, self._kinds)
-        sync_file(whole)
+        whole = partial.with_suffix(".parquet")
+        with create_anew(whole, mode) as raw:
+            parquet.write_parquet(partial, raw, self._kinds)
+            os.fsync(raw.fileno())
         partial.unlink()
         return whole

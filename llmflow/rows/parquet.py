@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -82,12 +82,12 @@ def note_kinds(kinds: Kinds, row: Mapping[str, Any]) -> None:
             kinds[name] = {kind}
 
 
-def write_parquet(spool: Path, target: Path, kinds: Kinds) -> None:
+def write_parquet(spool: Path, target: BinaryIO, kinds: Kinds) -> None:
     """Turn a file of JSON lines into Parquet, batch by batch.
 
     Args:
         spool: the rows as JSON lines.
-        target: the file to write.
+        target: the open file to write.
         kinds: the types that `note_kinds` saw in these rows.
 
     """

@@ -11,15 +11,10 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, cast
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.files import (
-    Appender,
-    cannot_write,
-    open_exclusive,
-    partial_path,
-    put_in_place,
-    set_aside,
-)
+from llmflow.rows.destination import followed, is_stdout, is_stream
+from llmflow.rows.files import Appender, cannot_write, partial_path
 from llmflow.rows.formats import Csv, Format, JsonLines, Parquet
+from llmflow.rows.partial import Partial
 from llmflow.rows.records import failed_path
 from llmflow.rows.values import json_line
 
@@ -56,8 +51,6 @@ class RowWriter:
         """What to call the output in messages."""
         self.failed_path = failures
         """Where failures go; there is such a file only if there are any."""
-        self.partial_path = partial_path(target, encoding.suffix) if target else None
-        """Where rows are until `commit`; None for a stream."""
         self.written = 0
         """Rows written so far."""
         self.failed = 0
@@ -67,14 +60,20 @@ class RowWriter:
         self._format = encoding
         self._options: Any = {"flush_interval": flush_interval, "now": now}
         self._failures: Appender | None = None
+        self._failed_file: Partial | None = None
         self._done = False
         self._keep_partial = keep_partial
-        self.set_aside = self._set_aside(self.partial_path) if self.partial_path else None
-        """Where the rows of an earlier, unfinished run are now, or None."""
-        if self.partial_path:
-            name, stream = str(self.partial_path), open_exclusive(self.partial_path)
+        self._file: Partial | None = None
+        if target:
+            path = partial_path(target, encoding.suffix)
+            self._file = Partial(path, target, keep=keep_partial)
+            name, stream = str(self._file.path), self._file.raw
         elif stream is None:
             raise TypeError("RowWriter needs a target or a stream")
+        self.partial_path = self._file.path if self._file else None
+        """Where rows are until `commit`; None for a stream."""
+        self.set_aside = self._file.set_aside if self._file else None
+        """Where the rows of an earlier, unfinished run are now, or None."""
         self._out = Appender(stream, name=name, **self._options)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -96,8 +95,10 @@ class RowWriter:
         """
         if self._failures is None:
             path = partial_path(self.failed_path)
-            self._set_aside(path)
-            self._failures = Appender(open_exclusive(path), name=str(path), **self._options)
+            file = self._failed_file = Partial(
+                path, self.failed_path, like=self._target, keep=self._keep_partial
+            )
+            self._failures = Appender(file.raw, name=str(file.path), **self._options)
         self._failures.append(json_line(row))
         self.failed += 1
 
@@ -118,17 +119,8 @@ class RowWriter:
         if self._done:
             return
         try:
-            if self._target and self.partial_path:
-                self._out.sync()
-                if os.name == "nt":
-                    # Windows renames no open file; elsewhere the open file holds the lock.
-                    self._out.close()
-                try:
-                    whole = self._format.finish(self.partial_path, self._target)
-                except OSError as error:
-                    remedy = f"; the rows are in {self.partial_path}"
-                    raise cannot_write(self._target, error, remedy) from error
-                put_in_place(whole, self._target)
+            if self._file:
+                self._commit_rows(self._file)
             else:
                 self._out.flush()
             self._commit_failures()
@@ -151,8 +143,8 @@ class RowWriter:
             self._close()
             if not keep and self.partial_path:
                 self.partial_path.unlink(missing_ok=True)
-            if not keep and self._failures:
-                partial_path(self.failed_path).unlink(missing_ok=True)
+            if not keep and self._failed_file:
+                self._failed_file.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -175,13 +167,29 @@ class RowWriter:
     def __repr__(self) -> str:
         return f"<RowWriter {self.name}: {self.written} written, {self.failed} failed>"
 
-    def _set_aside(self, path: Path) -> Path | None:
-        return set_aside(path) if self._keep_partial else None
+    def _commit_rows(self, file: Partial) -> None:
+        self._out.append(self._format.ending())
+        self._out.sync()
+        file.check(self._out.size)
+        if os.name == "nt":
+            # Windows renames no open file; elsewhere the open file holds the lock.
+            self._out.close()
+        try:
+            whole = self._format.finish(file.path, file.mode)
+        except OSError as error:
+            remedy = f"; the rows are in {file.path}"
+            raise cannot_write(self._target or file.path, error, remedy) from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}; the rows are in {file.path}") from error
+        file.put_in_place(whole)
 
     def _commit_failures(self) -> None:
-        if self._failures:
+        if self._failures and self._failed_file:
             self._failures.sync()
-            put_in_place(partial_path(self.failed_path), self.failed_path)
+            self._failed_file.check(self._failures.size)
+            if os.name == "nt":
+                self._failures.close()
+            self._failed_file.put_in_place(self._failed_file.path)
             return
         try:
             self.failed_path.unlink(missing_ok=True)
@@ -232,20 +240,14 @@ def open_output(
 
     """
     name = os.fspath(path)
-    if name == "-":
+    if is_stdout(name):
         stream = sys.stdout.buffer if stdout is None else stdout
         return _stream_writer("<stdout>", cast("BinaryIO", stream), closes=False)
-    # A link is followed: renaming would replace it by a file.
-    try:
-        target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-        is_folder = target.is_dir()
-    except OSError as error:  # such as a name that is too long
-        raise cannot_write(name, error) from error
-    if is_folder:
-        raise ConfigurationError(f"{name} is a folder; name a file in it")
-    if target.exists() and not target.is_file():
-        # A pipe or a device such as /dev/null must not be replaced by a file.
-        return _stream_writer(name, _open_device(target), closes=True)
+    if is_stream(name):
+        # A pipe or a device such as /dev/null must not be replaced by a file. It is opened by
+        # the name given: what /dev/fd/3 points to has no name that could be opened.
+        return _stream_writer(name, _open_device(Path(path)), closes=True)
+    target = followed(Path(path))
     failures = failed_path(target)
     for source in inputs:
         for mine in (target, failures):
