@@ -1,12 +1,13 @@
 """Rows in and out: files, folders and streams of records, and the prompt made from each."""
 
-from llmflow.rows.readers import Row
+from llmflow.rows.reading import BadRow, Row
 from llmflow.rows.records import answer_row, failed_path, failed_row
 from llmflow.rows.source import RowSource, open_rows
 from llmflow.rows.template import PromptTemplate
 from llmflow.rows.writers import RowWriter, open_output
 
 __all__ = [
+    "BadRow",
     "PromptTemplate",
     "Row",
     "RowSource",

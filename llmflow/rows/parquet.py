@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from llmflow.errors import InputError, MissingExtraError
-from llmflow.rows.readers import Rows, reading
+from llmflow.rows.reading import Rows, reading
 from llmflow.rows.values import cell
 
 # Few enough rows that 256 documents of 100 kB are 25 MB, enough that the cost of a

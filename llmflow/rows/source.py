@@ -6,19 +6,43 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Final, Literal, Self
 
 from llmflow.errors import InputError
-from llmflow.rows import readers
-from llmflow.rows.readers import Row, Rows
+from llmflow.rows.csv_tables import csv_header, csv_rows, csv_stream_rows
+from llmflow.rows.folders import folder_files, folder_rows
+from llmflow.rows.json_lines import FORMATS as _LINES
+from llmflow.rows.json_lines import count_lines, line_rows, stream_rows
+from llmflow.rows.reading import (
+    Reading,
+    Repaired,
+    Row,
+    Rows,
+    checked_delimiter,
+    checked_encoding,
+    opener,
+    reading,
+)
+from llmflow.surrogates import well_formed
 
 READABLE = ".jsonl, .ndjson, .csv, .tsv, .txt (also with .gz), .parquet, a folder, or - for stdin"
+FORMATS: Final = ("jsonl", "csv", "tsv", "txt")
+"""What `open_rows` takes as a format."""
+_SUFFIXES: Final = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "txt",
+}
+_TABLES: Final = {"csv": ",", "tsv": "\t"}
+"""What separates their columns, unless the text says otherwise."""
 
 
 class RowSource:
@@ -38,14 +62,15 @@ class RowSource:
         self,
         start: Callable[[], Rows],
         *,
-        name: str,
+        how: Reading,
         fields: tuple[str, ...] | None = None,
         limit: int | None = None,
         count: Callable[[], int] | None = None,
         once: bool = False,
     ) -> None:
-        self.name = name
+        self.name = how.name
         """What to call the source in messages."""
+        self._how = how
         self.fields = fields
         """The rows' fields where the format fixes them, else None."""
         self._start = start
@@ -57,18 +82,29 @@ class RowSource:
         self._ahead: list[Row] = []
         self._open: list[Rows] = []
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was found out about it and may surprise, such as another delimiter."""
+        return tuple(self._how.remarks)
+
+    @property
+    def repaired(self) -> str | None:
+        """What was not read as it stands, as far as it was read last; None if nothing was."""
+        words = self._how.repaired.words()
+        return None if words is None else f"{self.name}: {words}"
+
     def __iter__(self) -> Iterator[Row]:
         rows, ahead = self._begin(), self._ahead
         self._ahead = []
-        seen = False
         try:
-            for row in islice(chain(ahead, rows), self._limit):
-                seen = True
-                yield row
+            found = islice(chain(ahead, rows), self._limit)
+            first = next(found, None)
+            if first is None:
+                raise InputError(f"{self.name} has no rows")
+            yield first
+            yield from found
         finally:
             self._end(rows)
-        if not seen:
-            raise InputError(f"{self.name} has no rows")
 
     def head(self, count: int = 1) -> list[Row]:
         """Return the first rows, so that what is wrong with them shows before any work.
@@ -131,6 +167,7 @@ class RowSource:
 
     def _begin(self) -> Rows:
         if not self.once:
+            self._how.repaired = Repaired()
             rows = self._start()
         elif self._single is not None:
             rows, self._single = self._single, None
@@ -156,6 +193,10 @@ def open_rows(
     text_field: str = "text",
     stdin: IO[bytes] | None = None,
     limit: int | None = None,
+    format: str | None = None,  # noqa: A002 - what users would call it
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    bad_rows: Literal["raise", "keep"] = "raise",
 ) -> RowSource:
     """Open a file, a folder or standard input as rows.
 
@@ -163,8 +204,7 @@ def open_rows(
     ``.csv`` and ``.tsv`` (with a header), ``.txt`` (one text per line), each also
     with ``.gz``; ``.parquet``; a folder (one row per ``.txt`` or ``.md`` file, with
     ``file`` and the text); ``-`` for standard input (JSON lines or one text per line).
-    Values of a CSV are text. Integers above 64 bits in JSON are read as floats; write
-    such ids as text.
+    Values of a CSV are text.
 
     >>> rows = open_rows("reviews.csv", limit=100)  # doctest: +SKIP
 
@@ -173,6 +213,13 @@ def open_rows(
         text_field: the field that a bare text goes to.
         stdin: the binary stream that ``-`` means; by default the process's own.
         limit: stop after this many rows; None reads all.
+        format: ``jsonl``, ``csv``, ``tsv`` or ``txt``, where the name does not tell, as with
+            standard input.
+        encoding: of the text; by default UTF-8.
+        delimiter: the character between the columns of a CSV; by default a comma, or what the
+            header says: a semicolon or a tab.
+        bad_rows: whether a row that cannot be read is raised, or is a `BadRow` in its place, so
+            that those after it are read.
 
     Raises:
         InputError: there is nothing to read, or its format is not known.
@@ -181,70 +228,112 @@ def open_rows(
     """
     if limit is not None and (isinstance(limit, bool) or limit < 1):
         raise InputError(f"limit must be at least 1 row; got {limit!r}")
-    if os.fspath(source) == "-":
+    if format is not None and format not in FORMATS:
+        raise InputError(f"format must be {', '.join(FORMATS)}; got {format!r}")
+    name = os.fspath(source)
+    how = Reading(
+        name="<stdin>" if name == "-" else well_formed(name),
+        text_field=text_field,
+        keeps_bad=bad_rows == "keep",
+        encoding=checked_encoding(encoding),
+        delimiter=checked_delimiter(delimiter),
+    )
+    if name == "-":
         stream = sys.stdin.buffer if stdin is None else stdin
-        start = partial(readers.stream_rows, stream, name="<stdin>", text_field=text_field)
-        return RowSource(start, name="<stdin>", limit=limit, once=True)
-    path, name = Path(source), os.fspath(source)
-    with readers.reading(name):
+        return _open_stream(lambda: nullcontext(stream), how, format, limit)
+    path = Path(source)
+    with reading(how.name):
         try:
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(_no_file(path)) from None
         if S_ISDIR(mode):
-            return _open_folder(path, text_field=text_field, limit=limit)
+            return _open_folder(path, how, format, limit)
         if not S_ISREG(mode):
             # A pipe, such as the shell's <(...): its name tells nothing.
-            start = partial(_pipe_rows, path, text_field=text_field)
-            return RowSource(start, name=name, limit=limit, once=True)
+            return _open_stream(lambda: path.open("rb"), how, format, limit)
         path.open("rb").close()
-    return _open_file(path, text_field=text_field, limit=limit)
+    return _open_file(path, how, format, limit)
 
 
-def _open_file(path: Path, *, text_field: str, limit: int | None) -> RowSource:
-    name, opener = str(path), readers.opener(path)
+def _open_stream(
+    opened: Callable[[], AbstractContextManager[IO[bytes]]],
+    how: Reading,
+    kind: str | None,
+    limit: int | None,
+) -> RowSource:
+    if kind not in _TABLES:
+        _check_options(how, kind or "a stream of lines")
+
+    def rows() -> Rows:
+        with reading(how.name), opened() as stream:
+            if kind in _TABLES:
+                yield from csv_stream_rows(stream, how, _TABLES[kind])
+            else:
+                yield from stream_rows(stream, how, kind)
+
+    return RowSource(rows, how=how, limit=limit, once=True)
+
+
+def _open_file(path: Path, how: Reading, kind: str | None, limit: int | None) -> RowSource:
+    opened = opener(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes[-1:] == [".gz"]
     suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
-    if suffix in (".jsonl", ".ndjson", ".txt"):
-        rows = readers.text_rows if suffix == ".txt" else readers.json_rows
-        start = partial(readers.line_rows, opener, name=name, text_field=text_field, rows=rows)
-        count = partial(readers.count_lines, opener, name=name)
-        return RowSource(start, name=name, limit=limit, count=count)
-    if suffix in (".csv", ".tsv"):
-        options: dict[str, Any] = {"name": name, "delimiter": "\t" if suffix == ".tsv" else ","}
-        start = partial(readers.csv_rows, opener, **options)
-        fields = readers.csv_header(opener, **options)
+    kind = kind or _SUFFIXES.get(suffix)
+    if kind in _LINES:
+        _check_options(how, kind)
+        start = partial(line_rows, opened, how, _LINES[kind])
+        lines = partial(count_lines, opened, name=how.name)
         return RowSource(
-            start, name=name, fields=fields, limit=limit, count=lambda: sum(1 for _ in start())
+            start,
+            how=how,
+            limit=limit,
+            count=lines if how.encoding is None else partial(_sum, start),
         )
+    if kind in _TABLES:
+        fields = csv_header(opened, how, _TABLES[kind])
+        start = partial(csv_rows, opened, how)
+        count = partial(_sum, start)
+        return RowSource(start, how=how, fields=fields, limit=limit, count=count)
     if suffix == ".parquet" and not packed:
         from llmflow.rows import parquet
 
+        _check_options(how, "Parquet", text=False)
         fields, total = parquet.describe(path)
         start = partial(parquet.parquet_rows, path)
-        return RowSource(start, name=name, fields=fields, limit=limit, count=lambda: total)
-    remedy = ""
+        return RowSource(start, how=how, fields=fields, limit=limit, count=lambda: total)
+    remedy = "" if suffix in _SUFFIXES else " --format names that of another file."
     if suffix == ".json":
         remedy = " `jq -c '.[]' FILE.json > FILE.jsonl` rewrites a JSON array."
-    raise InputError(f"{name}: unknown format; readable are {READABLE}.{remedy}")
+    raise InputError(f"{how.name}: unknown format; readable are {READABLE}.{remedy}")
 
 
-def _open_folder(path: Path, *, text_field: str, limit: int | None) -> RowSource:
-    if next(readers.folder_files(path), None) is None:
-        raise InputError(f"{path} has no text files (.txt or .md)")
+def _open_folder(path: Path, how: Reading, kind: str | None, limit: int | None) -> RowSource:
+    if kind is not None:
+        raise InputError(f"{how.name} is a folder, of which each file is a row: it has no format")
+    _check_options(how, "a folder")
+    if next(folder_files(path), None) is None:
+        raise InputError(f"{how.name} has no text files (.txt or .md)")
     return RowSource(
-        partial(readers.folder_rows, path, text_field=text_field),
-        name=str(path),
-        fields=("file", text_field),
+        partial(folder_rows, path, how),
+        how=how,
+        fields=("file", how.text_field),
         limit=limit,
-        count=lambda: sum(1 for _ in readers.folder_files(path)),
+        count=lambda: sum(1 for _ in folder_files(path)),
     )
 
 
-def _pipe_rows(path: Path, *, text_field: str) -> Rows:
-    with readers.reading(str(path)), path.open("rb") as stream:
-        yield from readers.stream_rows(stream, name=str(path), text_field=text_field)
+def _check_options(how: Reading, what: str, *, text: bool = True) -> None:
+    """Refuse what would have no effect: it was meant to have one."""
+    if how.delimiter is not None:
+        raise InputError(f"delimiter is for CSV, and {how.name} is {what}: leave it out")
+    if not text and how.encoding is not None:
+        raise InputError(f"encoding is for text, and {how.name} is {what}: leave it out")
+
+
+def _sum(start: Callable[[], Rows]) -> int:
+    return sum(1 for _ in start())
 
 
 def _close(rows: Rows) -> None:

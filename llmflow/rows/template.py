@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmflow.errors import InputError
+from llmflow.rows.reading import BadRow
 from llmflow.rows.values import cell, is_missing
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -74,10 +75,12 @@ class PromptTemplate:
             index: the row's position, counted from 0, for error messages.
 
         Raises:
-            InputError: a field is missing, or has no value (null, NaN, NaT); names the row
-                and its fields.
+            InputError: the row cannot be read; or a field is missing, or has no
+                value (null, NaN, NaT). It names the row and its fields.
 
         """
+        if type(row) is BadRow:
+            raise row.error
         pieces = self._pieces.copy()
         for place, name, field in self._fields:
             try:

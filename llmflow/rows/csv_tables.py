@@ -1,0 +1,233 @@
+"""Rows from tables of text: CSV, whatever separates its columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import chain, islice
+from typing import IO, Any, Final, TypeAlias
+
+from llmflow.errors import InputError
+from llmflow.rows.reading import (
+    MARK,
+    Open,
+    Reading,
+    Row,
+    Rows,
+    decoded,
+    marks_so_far,
+    reading,
+)
+
+Again: TypeAlias = Callable[[], AbstractContextManager[io.TextIOWrapper]]
+"""How the text is opened once more, at its beginning."""
+_Rows: TypeAlias = Generator[Row, None, int | None]
+
+# The csv module refuses fields above 131,072 characters: long documents are
+# longer. Some bound must stay, or an unclosed quote would read a whole file into
+# memory as one field.
+_FIELD_LIMIT: Final = 1 << 26
+_SAMPLE: Final = 20
+_MOST_ALIKE: Final = 0.8
+_NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def csv_header(open_bytes: Open, how: Reading, default: str) -> tuple[str, ...]:
+    """Return the columns that the first line names; find out what separates them.
+
+    Args:
+        open_bytes: how the file is opened.
+        how: how it is read; its delimiter is set.
+        default: what separates columns unless the text says otherwise.
+    """
+    with _text(open_bytes, how) as text:
+        sample = list(islice(text, _SAMPLE))
+    if how.delimiter is None:
+        _find_delimiter(how, sample, default)
+    with _text(open_bytes, how) as text:
+        return _header(_reader(text, how), how)
+
+
+def csv_rows(open_bytes: Open, how: Reading) -> Rows:
+    """Yield one row per record of a file; a short record has None in its last columns."""
+
+    def again() -> AbstractContextManager[io.TextIOWrapper]:
+        return _text(open_bytes, how)
+
+    marks = marks_so_far()
+    with again() as text:
+        reader = _reader(text, how)
+        header = _header(reader, how)
+        rows = _rows(reader, header, how, marks, 0, again)
+        while (end := (yield from rows)) is not None:
+            # Of a record over several lines: those after its first are rows of their own.
+            rows = _rest(again, end, header, how)
+
+
+def csv_stream_rows(stream: IO[bytes], how: Reading, default: str) -> Rows:
+    """Yield the rows of a stream that can be read once, and is not closed."""
+    marks = marks_so_far()
+    with reading(how.name), decoded(stream, how.encoding, newline="") as text:
+        first = list(islice(text, 1))
+        if how.delimiter is None:
+            # Of a pipe, no second line is waited for.
+            _find_delimiter(how, first, default)
+        reader = _reader(chain(first, text), how)
+        yield from _rows(reader, _header(reader, how), how, marks, 0, None)
+
+
+def _rest(again: Again, skipped: int, header: Sequence[str], how: Reading) -> _Rows:
+    marks = marks_so_far()
+    with again() as text:
+        for _ in islice(text, skipped):
+            pass
+        end = yield from _rows(_reader(text, how), header, how, marks, skipped, again)
+    return end
+
+
+def _rows(
+    reader: Any,
+    header: Sequence[str],
+    how: Reading,
+    marks: int,
+    skipped: int,
+    again: Again | None,
+) -> _Rows:
+    """Yield the rows of the records to come.
+
+    Args:
+        reader: where they come from.
+        header: the columns.
+        how: how they are read.
+        marks: `marks_so_far` before the text was opened.
+        skipped: how many lines came before the reader's first.
+        again: how the text is opened once more; None where it can be read once.
+
+    Returns:
+        After how many lines to go on, with another reader; None at the end.
+    """
+    width, line = len(header), reader.line_num
+    while True:
+        try:
+            for values in reader:
+                if marks_so_far() != marks and any(MARK in value for value in values):
+                    yield _bad(values, skipped + line + 1, how.not_text, how)
+                elif len(values) == width:
+                    yield dict(zip(header, values, strict=True))
+                elif len(values) > width:
+                    yield _too_wide(values, skipped + reader.line_num, width, how)
+                elif values:
+                    yield dict.fromkeys(header) | dict(zip(header, values, strict=False))
+                line = reader.line_num
+            return None
+        except csv.Error as error:
+            first: int = skipped + line + 1
+            last = skipped + reader.line_num
+            yield _unreadable(error, first, last, how)
+            if last > first and again is not None and _begins_row(again, first, width, how):
+                return first
+            line = reader.line_num
+
+
+def _bad(values: list[str], line: int, what: str, how: Reading) -> Row:
+    raw = (how.delimiter or ",").join(values)
+    return how.bad(f"{how.name}, line {line}: {what}", line=line, raw=raw)
+
+
+def _too_wide(values: list[str], line: int, width: int, how: Reading) -> Row:
+    what = (
+        f"{len(values)} columns where the header names {width}; "
+        f'put "..." around values that hold {how.delimiter!r}'
+    )
+    return _bad(values, line, what, how)
+
+
+def _unreadable(error: csv.Error, first: int, last: int, how: Reading) -> Row:
+    remedy = "" if "end of data" not in str(error) else ": a quote is opened and never closed"
+    over = f" (it runs on to line {last})" if last > first else ""
+    message = f"{how.name}, record at line {first}: {error}{remedy}{over}"
+    return how.bad(message, error_from=error, line=first)
+
+
+def _begins_row(again: Again, skipped: int, width: int, how: Reading) -> bool:
+    """Return whether the line after so many is a whole row by itself.
+
+    A quote that is not closed runs on into the rows after it, up to the next quote: these
+    are not lost with it. But the lines of a text in quotes are no rows, and must not be asked.
+    """
+    if width < 2:
+        return False  # every line would look like one
+    with again() as text:
+        line = next(islice(text, skipped, None), "")
+    if line.count('"') % 2:
+        return False
+    try:
+        return [len(values) for values in _reader([line], how)] == [width]
+    except csv.Error:
+        return False
+
+
+@contextmanager
+def _text(open_bytes: Open, how: Reading) -> Iterator[io.TextIOWrapper]:
+    # newline="" leaves line ends to the csv module, which must see those inside quotes.
+    with reading(how.name), open_bytes() as raw, decoded(raw, how.encoding, newline="") as text:
+        yield text
+
+
+def _reader(lines: Iterable[str], how: Reading) -> Any:
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    # strict: without it a quote that is never closed swallows the rest in silence.
+    return csv.reader(lines, delimiter=how.delimiter or ",", strict=True)
+
+
+def _header(reader: Any, how: Reading) -> tuple[str, ...]:
+    try:
+        header = next((values for values in reader if values), None)
+    except csv.Error as error:
+        raise InputError(f"{how.name}, line 1: {error}") from None
+    if header is None:
+        raise InputError(f"{how.name} is empty: it needs a header line and rows")
+    header[0] = header[0].removeprefix("\ufeff")
+    if any(MARK in column for column in header):
+        raise InputError(f"{how.name}, line {reader.line_num}: {how.not_text}")
+    doubled = sorted({column for column in header if header.count(column) > 1})
+    if doubled:
+        raise InputError(f"{how.name}, line 1: the header names {doubled[0]!r} twice")
+    return tuple(header)
+
+
+def _find_delimiter(how: Reading, sample: list[str], default: str) -> None:
+    """Set what separates the columns, by the header and the records after it.
+
+    The usual one is left only where it separates nothing, or not the same number of
+    columns, and another one does.
+    """
+    found = default
+    if not _separates(sample, default):
+        others = [each for each in _NAMES if each != default and _separates(sample, each)]
+        found = max(others, key=lambda each: _widths(sample, each)[0], default=default)
+    how.delimiter = found
+    if found != default:
+        how.remarks.append(
+            f"{how.name}: the columns are separated by {_NAMES[found]} "
+            "(--delimiter names another character)"
+        )
+
+
+def _separates(sample: list[str], delimiter: str) -> bool:
+    """Return whether the header has several columns, and most records as many."""
+    header, *widths = _widths(sample, delimiter) or [0]
+    same = sum(width == header for width in widths)
+    return header > 1 and same >= _MOST_ALIKE * len(widths)
+
+
+def _widths(sample: list[str], delimiter: str) -> list[int]:
+    """Return how many columns the records of a sample have."""
+    widths: list[int] = []
+    reader = csv.reader(sample, delimiter=delimiter)
+    with suppress(csv.Error):
+        widths.extend(len(values) for values in reader if values)
+    # The last record may be cut.
+    return widths[:-1] if len(sample) == _SAMPLE and len(widths) > 1 else widths
