@@ -20,6 +20,7 @@ from llmflow.batch_api import (
 )
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError, QueueLimitError
+from llmflow.modes.refusals import is_of_all
 from llmflow.retry import backoff
 from llmflow.types import WireReply, WireRequest
 
@@ -30,6 +31,8 @@ _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
 # A job that was made a moment ago is not everywhere yet. In units of the first look's delay.
 _LOOKS: Final = (0.1, 0.5, 1.5)
+# How long a refusal of what has worked is given to pass. In the same units.
+_REFUSED_PAUSE: Final = 0.5
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong
@@ -66,6 +69,7 @@ class Control:
         self.poll = poll
         self.trouble: ProviderError | None = None
         """What went wrong with the last request, if that is to be repeated."""
+        self._has_worked = False  # of key and model: whether there is a job
         self._wait = min(_FIRST_WAIT, poll)
 
     async def upload(self, rows: BatchInput) -> str | None:
@@ -99,19 +103,22 @@ class Control:
             Interrupted: it was not created, and is not to be.
         """
         began = self._clock.monotonic()
-        attempt = 0
+        attempt, probes = 0, self._probes()
         while True:
             attempt += 1
             if wake.is_set():
                 raise Interrupted
             try:
-                return await self._heard(self.api.create(rows, uploaded, self.channel)), False
+                made = await self._heard(self.api.create(rows, uploaded, self.channel))
+                self._has_worked = True
+                return made, False
             except QueueLimitError:
                 raise
             except ProviderError as error:
                 # A file that was uploaded a moment ago is not everywhere yet.
                 unseen = error.status == 404 and not error.fatal and attempt < len(_LOOKS)
-                if not (error.transient or unseen) or attempt >= _ATTEMPTS:
+                repeats = error.transient or unseen or probes(error)
+                if not repeats or attempt >= _ATTEMPTS:
                     raise
                 if is_ambiguous(error):
                     # By this clock, which may have been put back since.
@@ -136,7 +143,9 @@ class Control:
 
     async def status(self, job: str) -> BatchStatus:
         """Ask how a job is doing, once: the next look is not far."""
-        return await self._heard(self.api.status(job, self.channel))
+        status = await self._heard(self.api.status(job, self.channel))
+        self._has_worked = True
+        return status
 
     async def cancel(self, job: str) -> None:
         """Ask for the end of a job."""
@@ -165,14 +174,31 @@ class Control:
         self.trouble = None
         return reply
 
+    def _probes(self) -> Callable[[ProviderError], bool]:
+        """Return what tells of one call whether to look at a refusal once more.
+
+        A key that has worked is not wrong because a gateway restarts. The second refusal of
+        the same call is believed.
+        """
+        left = 1
+
+        def probes(error: ProviderError) -> bool:
+            nonlocal left
+            if not self._has_worked or not is_of_all(error):
+                return False
+            left -= 1
+            return left >= 0
+
+        return probes
+
     async def _repeat(self, send: Callable[[], Awaitable[_T]], *, attempts: int = _ATTEMPTS) -> _T:
-        attempt = 0
+        attempt, probes = 0, self._probes()
         while True:
             attempt += 1
             try:
                 return await self._heard(send())
             except ProviderError as error:
-                if not error.transient or attempt >= attempts:
+                if not (error.transient or probes(error)) or attempt >= attempts:
                     raise
                 await self._sleep(attempt, error)
 
@@ -180,6 +206,8 @@ class Control:
         self, attempt: int, error: ProviderError, wake: asyncio.Event | None = None
     ) -> None:
         seconds = backoff(attempt, initial=self._wait, maximum=_LONGEST_WAIT, rng=self._rng)
+        if is_of_all(error):
+            seconds = self.poll * _REFUSED_PAUSE
         sleeping = self._clock.sleep(max(seconds, error.retry_after or 0.0))
         if wake is None:
             await sleeping

@@ -15,6 +15,7 @@ from llmflow.errors import (
     ProviderError,
     ResultsTooLargeError,
 )
+from llmflow.modes.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 
 if TYPE_CHECKING:
     from llmflow.batch.job import Job
@@ -38,6 +39,8 @@ class Ingest:
         self._queue = queue
         self.unreadable = 0
         self.foreign = 0
+        self.has_answers = False
+        """Whether any row was answered: then key and model work."""
         self._unread: dict[str, ProviderError] = {}
 
     async def run(self, folder: Path) -> dict[str, ProviderError]:
@@ -57,8 +60,13 @@ class Ingest:
 
     def _take(self, row: BatchRow, errors: dict[str, ProviderError]) -> None:
         job, name = self._job, row.custom_id
+        if row.response is not None and not self.has_answers:
+            self.has_answers = True
+            self._queue.keeper.worked()
         if name not in job.names:
             self.foreign += 1  # or answered by an earlier line
+        elif row.response is not None and row.response.finish_reason == FILTERED:
+            errors.setdefault(name, filtered(row.response))
         elif row.response is not None:
             job.names.remove(name)
             errors.pop(name, None)
@@ -98,18 +106,24 @@ class Ingest:
         again: dict[str, ProviderError] = {}
         for name in list(job.names):
             error = errors.get(name) or self._unread.get(name) or self._lost()
+            if self.has_answers and is_of_input(error):
+                error = of_content(error)
             if job.adopted and queue.is_over(name):
                 job.names.remove(name)
                 continue
             error.provider = error.provider or job.record.provider
             error.model = error.model or job.record.model
             error.attempts = job.record.round
-            if error.transient:
+            if error.transient or self._may_pass(error):
                 again[name] = error
             else:
                 job.names.remove(name)
                 queue.deliver(job, name, error)
         return again
+
+    def _may_pass(self, error: ProviderError) -> bool:
+        """Whether a refusal of key or model is looked at once more, as others were answered."""
+        return self.has_answers and self._job.record.round == 1 and is_of_all(error)
 
     def _lost(self) -> BatchRowLostError:
         record = self._job.record

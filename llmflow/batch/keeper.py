@@ -31,3 +31,7 @@ class Keeper(Protocol):
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision: why rows go another way."""
         ...
+
+    def worked(self) -> None:
+        """Hear that a job has brought an answer: key and model work."""
+        ...

@@ -56,6 +56,7 @@ FAILURE_COLUMNS: Final = (
     "retry_after",
     "dimension",
     "attempts",
+    "partial_text",
 )
 KEY_COLUMNS: Final = 3
 """How many columns come before those that `response_of` and `failure_of` read."""
@@ -162,6 +163,7 @@ def failure_row(
         error.retry_after,
         error.dimension,
         error.attempts,
+        getattr(error, "partial_text", None) or None,
     )
 
 

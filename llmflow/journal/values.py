@@ -32,6 +32,7 @@ class RecordedFailure:
         dimension: what of the quota was used up, as a field of `Quota` names it.
         attempts: how often the request was sent and counted.
         at: when it was written down, in seconds since 1970.
+        partial_text: what was written of an answer that was stopped because of its content.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class RecordedFailure:
     dimension: str | None = None
     attempts: int = 1
     at: float = 0.0
+    partial_text: str | None = None
 
     def error(self) -> ProviderError:
         """Return the error anew; of the root class if its own is not known here.
@@ -55,6 +57,9 @@ class RecordedFailure:
         cls = getattr(errors, self.kind, None)
         if not (isinstance(cls, type) and issubclass(cls, ProviderError)):
             cls = ProviderError
+        more: dict[str, str] = {}
+        if self.partial_text and issubclass(cls, errors.ContentFilterError):
+            more["partial_text"] = self.partial_text
         return cls(
             self.message,
             provider=self.provider,
@@ -65,6 +70,7 @@ class RecordedFailure:
             retry_after=self.retry_after,
             dimension=self.dimension,
             attempts=self.attempts,
+            **more,
         )
 
 

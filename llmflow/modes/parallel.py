@@ -30,7 +30,7 @@ from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
 from llmflow.modes.mode import Call, Sent
-from llmflow.modes.refusals import Refusals, is_page
+from llmflow.modes.refusals import FILTERED, Refusals, filtered, is_page
 from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
@@ -248,6 +248,8 @@ class ParallelMode:
         if call.expect is not None:
             self.limiter.expectation.learn(call.kind, call.charge, actual)
         permit.settle(actual, signals=signals)
+        if response.finish_reason == FILTERED:
+            raise filtered(response)
         return response
 
     async def _hedged(self, hedging: Hedging, call: _Call, permit: Permit) -> Response:

@@ -17,10 +17,12 @@ from llmflow.limits import Limiter
 from llmflow.limits.standing import Verdict
 from llmflow.modes.mode import Sent
 from llmflow.modes.telling import Teller
-from llmflow.types import WireReply
+from llmflow.types import Response, WireReply
 
 PAUSE_SECONDS: Final = 5.0
 """How long all calls pause when a key and a model that have worked are refused."""
+FILTERED: Final = "content_filter"
+"""The finish reason of an answer that was stopped because of its content."""
 _LONGEST_PAUSE: Final = 60.0
 _PAGES: Final = ("<!doctype", "<html", "<head")
 _PAGE_BYTES: Final = 256
@@ -67,7 +69,7 @@ class Refusals:
         standing = self._limiter.standing
         if standing.has_worked and is_of_input(error):
             raise of_content(error) from error
-        if not isinstance(error, _OF_ALL):
+        if not is_of_all(error):
             raise error
         now = self._clock.monotonic()
         verdict = standing.refused(call, sent=sent, now=now, probed=call.probed)
@@ -125,6 +127,11 @@ def is_of_input(error: ProviderError) -> bool:
     return error.is_page or _begins_as_page(error.message)
 
 
+def is_of_all(error: ProviderError) -> bool:
+    """Whether a refusal is of the key or of the model, and so of every call."""
+    return isinstance(error, _OF_ALL)
+
+
 def of_content(error: ProviderError) -> ContentFilterError:
     """Return the refusal of one input that a page stands for."""
     return ContentFilterError(
@@ -136,6 +143,23 @@ def of_content(error: ProviderError) -> ContentFilterError:
         code=error.code,
         request_id=error.request_id,
         attempts=error.attempts,
+    )
+
+
+def filtered(response: Response) -> ContentFilterError:
+    """Return the refusal that an answer is which was stopped because of its content.
+
+    Adapters raise it themselves; this is for those of others that do not.
+    """
+    return ContentFilterError(
+        f"the answer was stopped because of its content (finish_reason {FILTERED!r})",
+        provider=response.provider,
+        model=response.model,
+        code=FILTERED,
+        request_id=response.request_id,
+        partial_text=response.text,
+        usage=response.usage,
+        cost=response.cost,
     )
 
 

@@ -36,7 +36,8 @@ def failed_row(row: Mapping[str, Any], error: BaseException, index: int) -> dict
     """Return the row for the file of failures: the input with the reason beside it.
 
     ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
-    ``request_id``; what is not known is null.
+    ``request_id``; what is not known is null. Of an answer that was stopped because of its
+    content it holds what was written, as ``partial_text``.
 
     Args:
         row: the input row.
@@ -51,6 +52,8 @@ def failed_row(row: Mapping[str, Any], error: BaseException, index: int) -> dict
         "attempts": getattr(error, "attempts", None),
         "request_id": getattr(error, "request_id", None),
     }
+    if partial_text := getattr(error, "partial_text", ""):
+        reason["partial_text"] = partial_text
     return {"index": index, **_renamed(row, _FAILED), "error": reason}
 
 

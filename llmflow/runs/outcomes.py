@@ -50,3 +50,7 @@ class RouteKeeper:
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision."""
         self._batching.decided(decision, record, rows, self._route)
+
+    def worked(self) -> None:
+        """Hear that key and model work."""
+        self._route.limiter.standing.confirm()

@@ -165,6 +165,7 @@ class FakeBatchAPI:
             if isinstance(outcome, ProviderError):
                 code = getattr(outcome, "code", None)
                 error = {"kind": type(outcome).__name__, "message": outcome.message, "code": code}
+                error["status"] = outcome.status
                 lines.append(orjson.dumps({"custom_id": name, "error": error}))
             elif outcome is not None:
                 server.billed.append(name)
@@ -179,7 +180,8 @@ class FakeBatchAPI:
         row = orjson.loads(line)
         if "error" in row:
             kind = getattr(llmflow.errors, row["error"]["kind"])
-            error = kind(row["error"]["message"], code=row["error"]["code"])
+            told = row["error"]
+            error = kind(told["message"], code=told["code"], status=told["status"])
             return BatchRow(row["custom_id"], None, error)
         return BatchRow(row["custom_id"], answer(row["text"]), None)
 
