@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from llmflow.arguments import belongs_elsewhere, refuse
-from llmflow.errors import ConfigurationError
+from llmflow.errors import ConfigurationError, InputError
 
 CALL: Final = ("prompt", "system", "max_tokens", "temperature", "options")
 """The arguments of one call."""
@@ -111,6 +111,26 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             _refuse_field(name, options[name])
     # In one order: the same question is the same body, and so the same in a journal.
     return dict(sorted(options.items()))
+
+
+def as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return a prompt as chat messages.
+
+    Raises:
+        InputError: it is neither a text nor messages.
+    """
+    if isinstance(prompt, str):
+        return ({"role": "user", "content": prompt},)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
+        raise InputError(
+            f"the prompt must be a text or a list of messages; got {type(prompt).__name__}"
+        )
+    if not prompt or not all(isinstance(each, Mapping) and "role" in each for each in prompt):
+        raise InputError(
+            "the prompt must be a text, or a list of messages with 'role' and 'content', "
+            'such as [{"role": "user", "content": "Hello"}]'
+        )
+    return tuple(prompt)
 
 
 def checked_max_tokens(value: int | None) -> int | None:

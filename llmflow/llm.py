@@ -12,6 +12,7 @@ from llmflow import telemetry
 from llmflow.arguments import checked_arguments
 from llmflow.background import background
 from llmflow.call_options import (
+    as_messages,
     checked_max_tokens,
     checked_options,
     checked_temperature,
@@ -19,10 +20,11 @@ from llmflow.call_options import (
     merged_options,
 )
 from llmflow.config import Config, Settings, load_config
-from llmflow.errors import ConfigurationError, InputError, UsageError
+from llmflow.errors import ConfigurationError, UsageError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
+from llmflow.llm_copying import Copying, checked_batch
 from llmflow.mapping import Mappable
 from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.modes.hedging import Hedge
@@ -50,7 +52,7 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
 
 
-class LLM(Mappable):
+class LLM(Mappable, Copying):
     """A model at a provider, called at the provider's own speed.
 
     Await it with a text or with chat messages; the answer's text comes back. Any
@@ -133,14 +135,15 @@ class LLM(Mappable):
         validate: Validate | None = None,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        given["api_key"] = None if api_key is None else "***"
         if quota is not None and not isinstance(quota, Quota):
             raise ConfigurationError(
                 f"quota must be a Quota, such as Quota(rpm=500); got {quota!r}"
             )
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
-        if batch is not None and not hasattr(batch, "enqueued_tokens"):
-            raise ConfigurationError(f"batch must be a Batch, such as Batch(); got {batch!r}")
+        checked_batch(batch)
         if hedge is not None and not isinstance(hedge, Hedge):
             raise ConfigurationError(f"hedge must be a Hedge, such as Hedge(); got {hedge!r}")
         for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
@@ -200,6 +203,8 @@ class LLM(Mappable):
         self._configured = settings
         self._settings = settings if api_key is None else None
         self._prepared = False
+        self._given = given
+        self._own = frozenset({*vars(self), "_own"})
         telemetry.auto()
 
     def __repr__(self) -> str:
@@ -356,7 +361,7 @@ class LLM(Mappable):
             BatchUnsupportedError: the provider has no batch API.
             BudgetExceededError: it does not fit into what is left of the run's budget.
         """
-        run = current_run() or self._run
+        run = self.run_around
         if run is None:
             raise UsageError('submit needs a run around it: async with Run("name"): ...')
         choice = self.choice or Choice(mode="batch")
@@ -375,7 +380,7 @@ class LLM(Mappable):
             BatchUnsupportedError: the provider has no batch API.
             JournalError: a job's file is gone or damaged.
         """
-        run = current_run() or self._run
+        run = self.run_around
         if run is None:
             raise UsageError('collect needs a run around it: async with Run("name"): ...')
         if not self._prepared:
@@ -390,9 +395,14 @@ class LLM(Mappable):
         return identity_of(self._route).key
 
     @property
+    def run_around(self) -> Run | None:
+        """The run that a call would belong to here; None if there is none."""
+        return current_run() or self._run
+
+    @property
     def choice(self) -> Choice | None:
         """The mode that a call would be in here; None: parallel."""
-        run = current_run() or self._run
+        run = self.run_around
         return self._route.choice or chosen.get() or (None if run is None else run.choice)
 
     async def _answer(self, request: Request) -> Response:
@@ -433,27 +443,12 @@ class LLM(Mappable):
             )
         return Request(
             model=self.provider.model,
-            messages=_as_messages(prompt),
+            messages=as_messages(prompt),
             system=self.system if system is None else system,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
             options=further,
         )
-
-
-def _as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
-    if isinstance(prompt, str):
-        return ({"role": "user", "content": prompt},)
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
-        raise InputError(
-            f"the prompt must be a text or a list of messages; got {type(prompt).__name__}"
-        )
-    if not prompt or not all(isinstance(each, Mapping) and "role" in each for each in prompt):
-        raise InputError(
-            "the prompt must be a text, or a list of messages with 'role' and 'content', "
-            'such as [{"role": "user", "content": "Hello"}]'
-        )
-    return tuple(prompt)
 
 
 def _configured_batch(settings: Settings | None) -> Batch | None:

@@ -27,7 +27,7 @@ LAYERS = [
     {"background", "rows"},
     {"call_options"},
     {"mapping"},
-    {"llm"},
+    {"llm", "llm_copying"},
     {"engine"},
     {"nodes"},
     {"inference"},

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 if TYPE_CHECKING:
-    from llmflow.limits import Limiter
+    from llmflow.batch import Batch
     from llmflow.mapping.answers import Answers
+    from llmflow.mapping.calls import Asked
     from llmflow.mapping.frames import FrameT, Series
     from llmflow.mapping.prompts import Prompt
     from llmflow.mapping.pump import OnError
     from llmflow.mapping.result import ResultList
     from llmflow.mapping.stream import AnswerStream
-    from llmflow.mapping.work import Work
-    from llmflow.modes.choice import Choice
-    from llmflow.types import Response
+    from llmflow.modes.choice import Fallback, ModeName
+    from llmflow.modes.validation import Validate
 
 ItemT = TypeVar("ItemT")
 Row: TypeAlias = dict[str, Any]
-
-
-class _Callable(Protocol):
-    """What a map needs of an LLM."""
-
-    @property
-    def limiter(self) -> Limiter:
-        """Admission by the quota."""
-        ...
-
-    @property
-    def choice(self) -> Choice | None:
-        """The mode that a call would be in."""
-        ...
-
-    def prepare(self) -> None:
-        """Check key, model and extras."""
-
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        **options: Any,
-    ) -> Awaitable[Response]:
-        """Ask."""
-        ...
 
 
 class Mappable:
@@ -57,7 +35,7 @@ class Mappable:
 
     @overload
     def map(
-        self: _Callable,
+        self: Asked,
         items: FrameT,
         *,
         prompt: str | Callable[[Row], Prompt],
@@ -67,11 +45,18 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> Answers[Row, FrameT]: ...
     @overload
     def map(
-        self: _Callable,
+        self: Asked,
         items: Series,
         *,
         prompt: str | Callable[[Any], Prompt] | None = ...,
@@ -81,11 +66,18 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> Answers[Any, Any]: ...
     @overload
     def map(
-        self: _Callable,
+        self: Asked,
         items: Iterable[ItemT] | AsyncIterable[ItemT],
         *,
         prompt: str | Callable[[ItemT], Prompt] | None = ...,
@@ -95,12 +87,19 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> Answers[ItemT, ResultList[ItemT]]: ...
     def map(
-        self: _Callable,
+        self: Asked,
         items: Any,
-        *,
+        *_unnamed: Any,
         prompt: Any = None,
         ordered: bool = False,
         on_error: OnError = "collect",
@@ -108,7 +107,14 @@ class Mappable:
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
+        batch: Batch | None = None,
+        validate: Validate | None = None,
+        progress: bool = False,
+        **fields: Any,
     ) -> Answers[Any, Any]:
         """Ask for many items at once, at the provider's own speed.
 
@@ -142,7 +148,16 @@ class Mappable:
             system: as in `complete`, like all that follows.
             max_tokens: upper bound of each answer in tokens.
             temperature: sampling temperature.
-            options: further fields of the body in the provider's dialect.
+            options: further fields of the body in the provider's dialect, over those of the LLM;
+                their names are not checked.
+            mode: how these items are answered, in place of what the LLM, the node or the run says;
+                see `LLM`, as for the next four.
+            deadline: when all is to be answered, such as ``"6h"``.
+            fallback: the other way, for what the mode leaves over.
+            batch: how calls become jobs. In a run, what was given first for a model counts.
+            validate: what is demanded of every answer.
+            progress: show on standard error, or in the notebook, how far the map is.
+            **fields: further fields of the body that llmflow knows the provider to have.
 
         Raises:
             UsageError: an argument is wrong, or the key is missing; raised at once.
@@ -152,13 +167,24 @@ class Mappable:
                 how many items have no answer.
         """
         from llmflow.mapping.answers import Answers
+        from llmflow.mapping.calls import Given, varied, work_of
 
-        given = {"system": system, "max_tokens": max_tokens, "temperature": temperature, **options}
-        return Answers(_work(self, given, items, prompt, concurrency, ordered, on_error))
+        work = work_of(
+            varied(self, mode, deadline, fallback, batch, validate),
+            items,
+            _unnamed,
+            Given("llm.map(...)", system, max_tokens, temperature, options, fields),
+            prompt=prompt,
+            concurrency=concurrency,
+            ordered=ordered,
+            on_error=on_error,
+            progress=progress,
+        )
+        return Answers(work)
 
     @overload
     def map_sync(
-        self: _Callable,
+        self: Asked,
         items: FrameT,
         *,
         prompt: str | Callable[[Row], Prompt],
@@ -168,11 +194,18 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> FrameT: ...
     @overload
     def map_sync(
-        self: _Callable,
+        self: Asked,
         items: Series,
         *,
         prompt: str | Callable[[Any], Prompt] | None = ...,
@@ -182,11 +215,18 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> Any: ...
     @overload
     def map_sync(
-        self: _Callable,
+        self: Asked,
         items: Iterable[ItemT] | AsyncIterable[ItemT],
         *,
         prompt: str | Callable[[ItemT], Prompt] | None = ...,
@@ -196,11 +236,18 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> ResultList[ItemT]: ...
     @overload
     def map_sync(
-        self: _Callable,
+        self: Asked,
         items: Iterable[ItemT] | AsyncIterable[ItemT],
         *,
         prompt: str | Callable[[ItemT], Prompt] | None = ...,
@@ -211,12 +258,19 @@ class Mappable:
         system: str | None = ...,
         max_tokens: int | None = ...,
         temperature: float | None = ...,
-        **options: Any,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        progress: bool = ...,
+        **fields: Any,
     ) -> AnswerStream[ItemT]: ...
     def map_sync(
-        self: _Callable,
+        self: Asked,
         items: Any,
-        *,
+        *_unnamed: Any,
         prompt: Any = None,
         stream: bool = False,
         ordered: bool = False,
@@ -225,7 +279,14 @@ class Mappable:
         system: str | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
+        batch: Batch | None = None,
+        validate: Validate | None = None,
+        progress: bool = False,
+        **fields: Any,
     ) -> Any:
         """Ask for many items from code that is not asynchronous: a script, or a notebook.
 
@@ -248,46 +309,30 @@ class Mappable:
             system: instructions for every item.
             max_tokens: upper bound of each answer in tokens.
             temperature: sampling temperature.
-            options: further fields of the body in the provider's dialect.
+            options: further fields of the body, as in `map`.
+            mode: as in `map`, like all that follows.
+            deadline: when all is to be answered.
+            fallback: the other way, for what the mode leaves over.
+            batch: how calls become jobs.
+            validate: what is demanded of every answer.
+            progress: show how far the map is.
+            **fields: further fields of the body.
 
         Raises:
             LLMFlowError: as in `map`.
         """
+        from llmflow.mapping.calls import Given, varied, work_of
         from llmflow.mapping.stream import AnswerStream, collect
 
-        given = {"system": system, "max_tokens": max_tokens, "temperature": temperature, **options}
-        work = _work(self, given, items, prompt, concurrency, ordered and stream, on_error)
+        work = work_of(
+            varied(self, mode, deadline, fallback, batch, validate),
+            items,
+            _unnamed,
+            Given("llm.map_sync(...)", system, max_tokens, temperature, options, fields),
+            prompt=prompt,
+            concurrency=concurrency,
+            ordered=ordered and stream,
+            on_error=on_error,
+            progress=progress,
+        )
         return AnswerStream(work) if stream else collect(work)
-
-
-def _work(
-    llm: _Callable,
-    given: dict[str, Any],
-    items: Any,
-    prompt: Any,
-    concurrency: int | None,
-    ordered: bool,
-    on_error: OnError,
-) -> Work:
-    from llmflow.batch.live import MOST_WAITING
-    from llmflow.mapping.work import DEFAULT_CONCURRENCY, Work
-    from llmflow.transport import connection_limit
-
-    if concurrency is None and llm.choice is not None and llm.choice.mode != "parallel":
-        concurrency = MOST_WAITING
-    elif concurrency is None:
-        # With a known quota the limiter paces; without, a modest number is what protects.
-        concurrency = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
-    llm.prepare()
-
-    def ask(prompt: Any) -> Awaitable[Response]:
-        return llm.complete(prompt, **given)
-
-    return Work(
-        ask=ask,
-        items=items,
-        prompt=prompt,
-        concurrency=concurrency,
-        ordered=ordered,
-        on_error=on_error,
-    )

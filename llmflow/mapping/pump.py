@@ -103,6 +103,8 @@ class Pump(Generic[ItemT]):
         """Results that can be handed out; take them by `pop`."""
         self.failure: BaseException | None = None
         """What ended the map before the end of its source."""
+        self.at_end: Callable[[BaseException | None], Awaitable[None]] | None = None
+        """What to await when all has ended, with what ended it early."""
         self._ask = ask
         self._make_prompt = make_prompt
         self._source = source
@@ -339,7 +341,11 @@ class Pump(Generic[ItemT]):
             await asyncio.wait(list(self._tasks.values()))
         if self._drain is not None:
             self._drain.cancel()
-        await self._source.close()
+        try:
+            await self._source.close()
+        finally:
+            if self.at_end is not None:
+                await self.at_end(self.failure)
 
 
 def _concerns_all(error: LLMFlowError) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmflow.errors import LLMFlowError, UsageError, redact
 from llmflow.mapping.frames import Table, kind_of, table_of
@@ -18,6 +19,9 @@ from llmflow.mapping.sources import (
     Source,
     checked_items,
 )
+
+if TYPE_CHECKING:
+    from llmflow.mapping.surroundings import Surroundings
 
 DEFAULT_CONCURRENCY = 100
 
@@ -34,6 +38,7 @@ class Work:
         ordered: whether a stream is in the order of the items.
         on_error: whether an item's failure ends the others.
         window: how many items may be read and not handed out; None: as `window_of` says.
+        surroundings: makes what goes on around the map; None if that is nothing.
     """
 
     ask: Ask
@@ -43,6 +48,7 @@ class Work:
     ordered: bool
     on_error: OnError
     window: int | None = None
+    surroundings: Callable[[], Surroundings] | None = None
 
     def __post_init__(self) -> None:
         limit = self.concurrency
@@ -89,6 +95,10 @@ class Work:
             ready: items and prompts.
             source: where items come from, if not from themselves.
         """
+        make = partial(self._pump, ready, source)
+        return make() if self.surroundings is None else self.surroundings().begin(make)
+
+    def _pump(self, ready: Prepared, source: Source | None) -> Pump[Any]:
         return Pump(
             self.ask,
             ready.make_prompt,

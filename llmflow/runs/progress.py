@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.runs.recorder import Recorder
     from llmflow.runs.run import Run
+    from llmflow.runs.statistics import RunStatistics
 
 _STOP_SECONDS: Final = 2.0
 _LEAST_SHARE: Final = 0.05
@@ -150,13 +151,14 @@ class RunProgress:
         done, traffic = run.statistics(), Traffic.of(self._recorder.limiters())
         known = done.replayed + done.cached + done.failed_before
         self._pace.note(self._now(), new=done.done - known, known=known, requests=traffic.requests)
+        ended, total = self._progressed(done)
         left = None
-        if self._total is not None and done.answered:
+        if total is not None and done.answered:
             expected = max(0, run.known - done.replayed - done.failed_before)
-            left = self._pace.left(self._total - done.done, expected=expected)
+            left = self._pace.left(total - ended, expected=expected)
         return View(
-            done=done.done,
-            total=self._total,
+            done=ended,
+            total=total,
             rate=self._pace.rate,
             reading=self._pace.reading,
             requests=self._pace.requests,
@@ -172,6 +174,10 @@ class RunProgress:
             traffic=traffic,
             batch=self._jobs.view(),
         )
+
+    def _progressed(self, done: RunStatistics) -> tuple[int, int | None]:
+        """Return how many have ended, and of how many."""
+        return done.done, self._total
 
     def _draw(self) -> None:
         while self._painter.active and not self._over.wait(self._painter.wait()):

@@ -111,6 +111,7 @@ class AnthropicProvider:
     """
 
     name = "anthropic"
+    key_variable = KEY_VARIABLE
     default_quota: Quota | None = None
     default_retry: Retry | None = None
     reserves_output = False

@@ -73,6 +73,7 @@ class OpenAIProvider:
     """
 
     name = "openai"
+    key_variable = KEY_VARIABLE
     default_quota: Quota | None = None
     default_retry: Retry | None = None
     reserves_output = True

@@ -26,6 +26,7 @@ from llmflow import (
     current_run,
     events,
 )
+from llmflow.batch import Batch
 from llmflow.errors import LLMFlowError
 from llmflow.mapping.stream import AnswerStream
 from llmflow.provider import ClientProvider, Provider, WireProvider
@@ -46,7 +47,7 @@ async def calls() -> None:
     )
     assert_type(await llm("text"), str)
     assert_type(await llm([{"role": "user", "content": "text"}], max_tokens=5, top_p=0.9), str)
-    response = await llm.complete("text", system="Be brief.", temperature=0.0)
+    response = await llm.complete("text", system="Be brief.", temperature=0.0, options={"n": 1})
     assert_type(response, Response)
     assert_type(response.text, str)
     assert_type(response.usage, Usage)
@@ -78,13 +79,22 @@ async def many(texts: list[str], numbers: AsyncIterator[int]) -> None:
     async for row in llm.map(frame, prompt="{text}"):
         assert_type(row.item, dict[str, Any])
 
+    choices = llm.map(texts, mode="batch", deadline="6h", fallback="parallel", batch=Batch())
+    assert_type(await choices, ResultList[str])
+    assert_type(await llm.map(frame, prompt="{text}", progress=True, options={}), pl.DataFrame)
+    assert_type(llm.varied(mode="auto"), LLM)
+
 
 def many_sync(texts: list[str]) -> None:
     llm = LLM("sim/demo")
     assert_type(llm.map_sync(texts, prompt="{text}"), ResultList[str])
     assert_type(llm.map_sync(pl.DataFrame({"text": texts}), prompt="{text}"), pl.DataFrame)
     assert_type(llm.map_sync(texts, stream=True, ordered=True), AnswerStream[str])
-    for result in llm.map_sync(texts, stream=True):
+    assert_type(
+        llm.map_sync(texts, mode="auto", validate=lambda answer: answer.text != "", progress=True),
+        ResultList[str],
+    )
+    for result in llm.map_sync(texts, stream=True, options={"min_p": 0.1}, batch=Batch()):
         assert_type(result.text, str)
 
 

@@ -1,0 +1,206 @@
+"""Copies of an LLM: in another process, in this one, and for a map with other settings.
+
+What is carried are the settings that were given in code. Connections and limits are those of
+the process where the copy is; what the configuration and the environment say is looked up
+there, too. Keys are not carried.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from llmflow.errors import ConfigurationError, MissingKeyError
+from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice
+from llmflow.modes.validation import Validate, checked_validate
+from llmflow.runs.run import Run
+
+if TYPE_CHECKING:
+    from llmflow.batch import Batch
+    from llmflow.llm import LLM
+    from llmflow.runs.route import Route
+
+_LLMT = TypeVar("_LLMT", bound="LLM")
+
+# What may have been set anew since the object was made.
+_LIVE: Final = ("system", "max_tokens", "temperature", "options", "validate")
+_DERIVED: Final = frozenset({"price"})  # computed when it is first asked for
+
+
+class Copying:
+    """Gives an LLM its copies."""
+
+    provider: Any
+    validate: Validate | None
+    _given: dict[str, Any]
+    _own: frozenset[str]
+    _route: Route
+
+    @property
+    def choice(self) -> Choice | None:
+        """The mode that a call would be in."""
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        # Another object with the same provider, quota and connections.
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(vars(self))
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self, self._given, self._own)
+
+    def varied(
+        self,
+        *,
+        mode: ModeName | None = None,
+        deadline: float | str | None = None,
+        fallback: Fallback | None = None,
+        batch: Batch | None = None,
+        validate: Validate | None = None,
+    ) -> Self:
+        """Return another LLM that differs in these settings and shares quota and connections.
+
+        Args:
+            mode: in place of what is chosen here and around it, as for the rest.
+            deadline: when all is to be answered.
+            fallback: the other way, for what the mode leaves over.
+            batch: how calls become jobs.
+            validate: what is demanded of every answer.
+
+        Raises:
+            ConfigurationError: one of them is wrong.
+        """
+        twin, around = copy.copy(self), self.choice
+        twin._route = _varied_route(
+            self._route,
+            mode=mode,
+            deadline=deadline,
+            fallback=fallback,
+            batch=checked_batch(batch),
+            around=around,
+        )
+        changed = {"mode": mode, "deadline": deadline, "fallback": fallback, "batch": batch}
+        twin._given = {**self._given, **{k: v for k, v in changed.items() if v is not None}}
+        if validate is not None:
+            twin.validate = checked_validate(validate)
+        return twin
+
+
+def reduced(
+    llm: Copying, given: Mapping[str, Any], own: frozenset[str]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
+    """Return what `pickle` and `copy.deepcopy` make a copy of.
+
+    Args:
+        llm: the object.
+        given: the arguments that it was made with.
+        own: its attributes, without those that the user's code has added.
+
+    Raises:
+        ConfigurationError: an argument cannot be carried; the message names it.
+    """
+    settings = {
+        name: getattr(llm, name) if name in _LIVE else value for name, value in given.items()
+    }
+    had_key = settings.pop("api_key") is not None
+    settings = {name: value for name, value in settings.items() if value is not None}
+    for name, value in settings.items():
+        _check(name, value)
+    added = {
+        name: value for name, value in vars(llm).items() if name not in own and name not in _DERIVED
+    }
+    return rebuilt, (type(llm), settings, had_key), added or None
+
+
+def rebuilt(kind: type[_LLMT], settings: dict[str, Any], had_key: bool) -> _LLMT:
+    """Make an LLM of what `reduced` has carried.
+
+    Raises:
+        MissingKeyError: it had a key that was given in code, and none is found here.
+        ConfigurationError: as for a new one.
+    """
+    from llmflow.llm import LLM
+
+    llm = kind.__new__(kind)
+    LLM.__init__(llm, **settings)
+    if had_key:
+        _find_key(llm)
+    return llm
+
+
+def _varied_route(
+    route: Route,
+    *,
+    mode: ModeName | None,
+    deadline: float | str | None,
+    fallback: Fallback | None,
+    batch: Batch | None,
+    around: Choice | None,
+) -> Route:
+    """Return a route with another mode or other batch settings.
+
+    Args:
+        route: the LLM's.
+        mode: the mode; None: what is chosen already, changed by the next two.
+        deadline: when all is to be answered.
+        fallback: the other way.
+        batch: how calls become jobs; None: as before.
+        around: what is chosen already; None if nothing is.
+
+    Raises:
+        ConfigurationError: one of them is wrong.
+    """
+    choice = route.choice
+    if mode is not None or deadline is not None or fallback is not None:
+        if mode is None and around is not None:
+            mode, fallback = around.mode, fallback or around.fallback
+            deadline = around.deadline if deadline is None else deadline
+        choice = as_choice(mode, deadline=deadline, fallback=fallback)
+    return replace(route, choice=choice, batch=batch or route.batch)
+
+
+def checked_batch(batch: Any) -> Batch | None:
+    """Return batch settings.
+
+    Raises:
+        ConfigurationError: they are none.
+    """
+    if batch is not None and not hasattr(batch, "enqueued_tokens"):
+        raise ConfigurationError(f"batch must be a Batch, such as Batch(); got {batch!r}")
+    found: Batch | None = batch
+    return found
+
+
+def _check(name: str, value: Any) -> None:
+    if name == "gate":
+        raise _refused(name, "gates belong to this process: give the copy one of its own")
+    if isinstance(value, Run):
+        raise _refused(name, "a Run belongs to this process: give the run's name")
+    if name == "model" and (getattr(value, "key", None) or getattr(value, "_key", None)):
+        raise _refused(name, "the provider holds a key: give a model string instead")
+    try:
+        pickle.dumps(value)
+    except Exception as error:
+        if callable(value):
+            raise _refused(name, "give a function of a module, not one made in place") from error
+        raise _refused(name, f"it cannot be pickled ({type(error).__name__})") from error
+
+
+def _refused(name: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"an LLM with {name}=... cannot be pickled or copied deeply: {why}")
+
+
+def _find_key(llm: LLM) -> None:
+    """See to it that there is a key in place of the one that was left behind."""
+    llm.prepare()
+    provider: Any = llm.provider
+    variable = getattr(provider, "key_variable", None)
+    if variable is not None and getattr(provider, "key", None) is None:
+        raise MissingKeyError(
+            f"{llm.model} was copied without the key that was given in code: set the environment "
+            f"variable {variable} where the copy is used"
+        )

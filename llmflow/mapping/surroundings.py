@@ -1,0 +1,97 @@
+"""Around a map while it lasts: its progress, and a run of its own where it needs one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import replace
+from typing import Any
+
+from llmflow.events import current_run_id
+from llmflow.mapping.pump import Pump
+from llmflow.progress.view import View
+from llmflow.progress.words import duration
+from llmflow.runs.context import entered
+from llmflow.runs.progress import RunProgress
+from llmflow.runs.run import Run
+from llmflow.runs.statistics import RunStatistics
+
+
+class Surroundings:
+    """What is begun before the first item of a map and ended after its last.
+
+    Outside of every run the map gets one without a name, which counts its calls and keeps
+    nothing: the code around the map, which goes on while a stream is read, is not in it.
+
+    Args:
+        run: the run that the map's calls belong to; None if there is none.
+        progress: whether to show how far the map is.
+    """
+
+    def __init__(self, run: Run | None, *, progress: bool) -> None:
+        self._run = run
+        self._shows = progress
+        self._progress: MapProgress | None = None
+        self._own: Run | None = None
+
+    def begin(self, make: Callable[[], Pump[Any]]) -> Pump[Any]:
+        """Make the pump of the map, and begin what is around it."""
+        run = self._run
+        if run is None:
+            run = self._own = Run()
+            run.open()
+        pump = copy_context().run(_inside, run, make) if self._own is not None else make()
+        pump.at_end = self._end
+        if self._shows:
+            self._progress = MapProgress(run, pump)
+            self._progress.start()
+        return pump
+
+    async def _end(self, error: BaseException | None) -> None:
+        """End it all, once."""
+        progress, self._progress = self._progress, None
+        own, self._own = self._own, None
+        if progress is not None:
+            progress.stop(progress.summary())
+        if own is not None:
+            await own.__aexit__(None if error is None else type(error), error, None)
+
+
+class MapProgress(RunProgress):
+    """Shows how far a map is: its items, and the rest as of the run that they belong to.
+
+    Args:
+        run: the run.
+        pump: the engine of the map.
+    """
+
+    def __init__(self, run: Run, pump: Pump[Any]) -> None:
+        super().__init__(run, run.recorder)
+        self._pump = pump
+        self._begun = time.monotonic()
+
+    def view(self) -> View:
+        """Return what is shown."""
+        return replace(super().view(), failed=self._pump.counts.failed)
+
+    def summary(self) -> str:
+        """Return the line that stays when all is over."""
+        counts = self._pump.counts
+        ended = counts.answered + counts.failed
+        items = "1 item" if ended == 1 else f"{ended:,} items"
+        of = "" if counts.total in (None, ended) else f" of {counts.total:,}"
+        seconds = duration(time.monotonic() - self._begun)
+        return (
+            f"map: {items}{of} in {seconds}: {counts.answered:,} answered, {counts.failed:,} failed"
+        )
+
+    def _progressed(self, done: RunStatistics) -> tuple[int, int | None]:  # noqa: ARG002
+        counts = self._pump.counts
+        return counts.answered + counts.failed, counts.total
+
+
+def _inside(run: Run, make: Callable[[], Pump[Any]]) -> Pump[Any]:
+    entered.set(run)
+    current_run_id.set(run.id)
+    return make()
