@@ -81,14 +81,14 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
 
 
 def going_on(jobs: Collection[JobRecord]) -> str | None:
-    """Return how many jobs have not ended, and where, such as ``2 batch jobs go on at openai``."""
+    """Return how many jobs run, and where, such as ``2 batch jobs are still running at openai``."""
     there = [each for each in jobs if each.state in AT_THE_PROVIDER]
     here = [each for each in jobs if each.state == "sealed"]
     parts = []
     if there:
-        go = "batch job goes" if len(there) == 1 else "batch jobs go"
+        are = "batch job is" if len(there) == 1 else "batch jobs are"
         places = " and ".join(sorted({each.provider for each in there}))
-        parts.append(f"{len(there):,} {go} on at {places}")
+        parts.append(f"{len(there):,} {are} still running at {places}")
     if here:
         what = "" if there else " batch job" if len(here) == 1 else " batch jobs"
         wait = "waits" if len(here) == 1 else "wait"
@@ -101,7 +101,7 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
 def tell_left(run: Run) -> None:
     """Say which batch jobs of earlier sessions go on, if any does, when this one ends early."""
     if (left := going_on(run.batch_jobs)) is not None:
-        say(f"{left}: `llmflow resume {run.name}` collects them")
+        say(f"{left}: `llmflow resume {run.name}` collects the answers")
 
 
 def tell_detached(run: Run, task: Task, submission: Submission | None = None) -> None:

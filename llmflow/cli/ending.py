@@ -188,7 +188,7 @@ def way_on(run: Run, task: Task, report: Report) -> str | None:
     jobs = going_on(run.batch_jobs)
     reached = report.run is not None and report.run.reached is not None
     if jobs is not None and not reached and not (report.failed and task.fail_fast):
-        return f"{jobs}: `llmflow resume {run.name}` collects them"
+        return f"{jobs}: `llmflow resume {run.name}` collects the answers"
     if jobs is None and not report.items and not run.totals.answers:
         return None
     again = "run the same command again"

@@ -76,7 +76,7 @@ def show(name: str, as_json: bool) -> int:
 
 @command.command("rm")
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Also those whose batch jobs go on at the provider.")
+@click.option("--force", is_flag=True, help="Also those whose batch jobs are still running.")
 def remove(names: Sequence[str], force: bool) -> int:
     """Remove runs and the answers in their journals. Output files stay.
 

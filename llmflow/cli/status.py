@@ -25,7 +25,7 @@ _SLOWEST: Final = 6.0
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
 @CONFIG
 def command(name: str | None, watch: bool, as_json: bool, config: str | None) -> int:
-    """Show the batch jobs of RUN, or of all runs with jobs that have not ended.
+    """Show the batch jobs of RUN, or of all runs with jobs that are still running.
 
     The provider is asked where that is possible; else it shows what was last written down,
     and why. Nothing is changed: `llmflow resume` collects answers, `llmflow cancel` ends jobs.
@@ -51,7 +51,7 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
             except KeyboardInterrupt:
                 from llmflow.cli.ending import INTERRUPTED
 
-                say("llmflow: interrupted; the batch jobs go on")
+                say("llmflow: interrupted; the batch jobs are still running")
                 return INTERRUPTED
             wait = min(wait * _SLOWER, poll * _SLOWEST)
 
@@ -92,13 +92,12 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
         if as_json:
             _print_json(work)
             continue
-        jobs = "1 batch job" if len(work.jobs) == 1 else f"{len(work.jobs):,} batch jobs"
-        head = f"run {work.run.name}: {jobs}, {len(left):,} not ended"
+        head = f"run {work.run.name}: {_count(len(work.jobs), len(left))}"
         write(sys.stdout, "\n".join([head, *(job_lines(work.jobs) if work.jobs else ())]))
         for note in work.notes:
             say(f"note: {note}")
         if work.unfinished and not left:
-            say(f"all have ended: `llmflow resume {work.run.name}` collects the answers")
+            say(f"all batch jobs have ended: `llmflow resume {work.run.name}` collects the answers")
         elif not work.run.busy and any(each.state == "sealed" for each in left):
             say(f"what waits to be sent is sent by `llmflow resume {work.run.name}`")
         elif not work.run.busy and any(each.state == "creating" for each in left):
@@ -107,8 +106,22 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
                 f"`llmflow resume {work.run.name}` looks for it"
             )
     if not works and not as_json and name is None:
-        say("no run has batch jobs that have not ended")
+        say("no run has batch jobs that are still running")
     return going_on
+
+
+def _count(jobs: int, running: int) -> str:
+    """Return how many batch jobs there are, and how many of them are still running.
+
+    >>> _count(1, 0), _count(3, 2)
+    ('1 batch job, ended', '3 batch jobs, 2 still running')
+    """
+    if not jobs:
+        return "no batch jobs"
+    words = "1 batch job" if jobs == 1 else f"{jobs:,} batch jobs"
+    if not running:
+        return f"{words}, {'' if jobs == 1 else 'all '}ended"
+    return f"{words}, {'' if jobs == 1 else f'{running:,} '}still running"
 
 
 def _print_json(work: Work) -> None:

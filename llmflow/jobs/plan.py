@@ -236,8 +236,11 @@ def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | N
     from llmflow.background import background
     from llmflow.config import load_config
     from llmflow.jobs.plan_sample import ask
+    from llmflow.runs.catalog import runs_folder
     from llmflow.runs.run import Run
 
+    if run is not None and (known := _summary(runs_folder() / run)) is not None:
+        about = known.about  # what the run was started with is not a plan's to change
     # As a run of the command keeps them: the answers' texts are all that a row needs.
     entered = Run(run, store=load_config().journal.store or "answers", about=about)
     return background.run(

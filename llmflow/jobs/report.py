@@ -70,7 +70,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
-        rate = self.items / self.seconds if self.seconds else 0.0
+        rate = self._new / self.seconds if self.seconds else 0.0
         money = None if self.cost is None else f"cost ${self.cost:.4f}"
         if self.run is not None:
             money = self.run.money
@@ -101,6 +101,13 @@ class Report:
             for kind, reason in self.reasons.items():
                 lines.append(f"{reason['count']:,} x {kind}, such as: {reason['first']}")
         return lines
+
+    @property
+    def _new(self) -> int:
+        """The rows that ended in this session, not those that were known before."""
+        run = self.run
+        known = 0 if run is None else run.replayed + run.cached + run.failed_before
+        return max(0, self.items - known)
 
     def _known(self, run: RunReport) -> list[str]:
         """Return what was not asked in this session, and what is left of the budget."""

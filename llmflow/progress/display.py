@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 BAR_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 10.0
 _MOST_LEFT_OUT: Final = 59
-# A bar and the first line's words need so many columns to say more than one line would.
-_TWO_LINES, _WIDE, _NARROWEST = 80, 100, 20
+# Columns of the picture, which is 3 narrower than the terminal: one of 80 gets two lines.
+_TWO_LINES, _WIDE, _NARROWEST = 77, 97, 20
 
 
 class Display(Protocol):
@@ -130,7 +130,7 @@ class Bar:
         width = self._console.width
         one_line = width < _TWO_LINES
         first, second = (view.line(), "") if one_line else view.lines()
-        bar = 8 if one_line else 24 if width >= _WIDE else 16
+        bar = 8 if one_line else 24 if width >= _WIDE else 12
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(min_width=bar, max_width=bar)
         grid.add_column(no_wrap=True)

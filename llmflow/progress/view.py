@@ -11,9 +11,11 @@ from llmflow.budget.words import dollars
 from llmflow.errors import redact
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.progress.batches import BatchView
-from llmflow.progress.words import budget_words, compact, duration
+from llmflow.progress.words import budget_words, compact, duration, per_second
 
 _TROUBLE_CHARACTERS: Final = 80
+_LONG_IN_FLIGHT: Final = 20.0
+"""Seconds after which a request without an answer is worth a word."""
 _BINDING: Final = {
     "in_flight": "calls in flight are the limit",
     "start": "no rate is known yet, starting slowly",
@@ -33,6 +35,7 @@ class Traffic:
         paused_for: seconds until the longest pause ends; 0.0 when there is none.
         trouble: what the last call met where nobody is answered, fit to be shown; else None.
         binds: what calls wait for, in words; None where none waits.
+        oldest: seconds since the longest request in flight was admitted.
     """
 
     in_flight: int = 0
@@ -43,6 +46,7 @@ class Traffic:
     paused_for: float = 0.0
     trouble: str | None = None
     binds: str | None = None
+    oldest: float = 0.0
 
     @classmethod
     def of(cls, limiters: Mapping[Limiter, LimiterStatistics]) -> Traffic:
@@ -134,8 +138,7 @@ class View:
         if self.batch is not None:
             parts = [self.batch.words(), *self._trouble(), *self._special(), *self._money()]
             return ", ".join(parts)
-        flight = f"{self.traffic.in_flight:,} in flight"
-        parts = [self._speed(), flight, *self._left(), *self._trouble(), *self._special()]
+        parts = [self._speed(), self._flight(), *self._left(), *self._trouble(), *self._special()]
         return ", ".join([*parts, *self._money(), *self._binding()])
 
     def lines(self) -> tuple[str, str]:
@@ -143,11 +146,12 @@ class View:
         if self.batch is not None and not self.stopping:
             below = [*self._special(), *self._money(), *self._tokens()]
             return ", ".join([self.batch.words(), *self._trouble()]), ", ".join(below)
-        first = [self._speed(), *self._left(), *self._trouble(), *self._binding()]
-        flight = f"{self.traffic.in_flight:,} in flight"
+        first = [self._speed(), *self._left(), *self._trouble()]
+        # The most important comes first: a narrow terminal cuts the end.
+        second = [*self._binding(), *self._money(), self._flight()]
         waiting = self._waiting
-        second = [flight, *([f"{waiting:,} waiting"] if waiting else []), *self._special()]
-        second += [*self._money(), *self._tokens()]
+        second += [*([f"{waiting:,} waiting"] if waiting else []), *self._special()]
+        second += self._tokens()
         return self._stopping() if self.stopping else ", ".join(first), ", ".join(second)
 
     def log_line(self) -> str:
@@ -166,12 +170,19 @@ class View:
             return "stopping"
         return f"stopping: {flight:,} answers on their way; Ctrl-C drops them"
 
+    def _flight(self) -> str:
+        oldest = self.traffic.oldest
+        hung = f" (oldest {duration(oldest)})" if oldest >= _LONG_IN_FLIGHT else ""
+        return f"{self.traffic.in_flight:,} in flight{hung}"
+
     def _speed(self) -> str:
         if self.reading is not None:
             return f"{self.reading:,.0f}/s from the journal"
-        if self.traffic.quota is not None:
-            return f"{self.requests:.1f}/s of {self.traffic.quota:.3g}/s (rpm)"
-        return f"{self.rate:.1f}/s"
+        quota = self.traffic.quota
+        if quota is not None:
+            # What a burst has saved up is sent faster, for a moment.
+            return f"{per_second(min(self.requests, quota))} of {per_second(quota)} (rpm)"
+        return per_second(self.rate)
 
     def _left(self) -> list[str]:
         return [] if self.seconds_left is None else [f"{duration(self.seconds_left)} left"]

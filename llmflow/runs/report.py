@@ -114,7 +114,7 @@ class RunReport(RunStatistics):
         if self.batch_jobs:
             jobs = "1 job" if self.batch_jobs == 1 else f"{self.batch_jobs:,} jobs"
             rounds = "1 round" if self.batch_rounds == 1 else f"{self.batch_rounds:,} rounds"
-            left = f", {self.batch_jobs_left:,} not ended" if self.batch_jobs_left else ""
+            left = f", {self.batch_jobs_left:,} still running" if self.batch_jobs_left else ""
             lines.append(f"batch: {jobs} in {rounds}, {self.batch_rows:,} rows{left}")
         if self.decisions:
             told = (

@@ -240,7 +240,7 @@ class TestDetached:
         write_rows("in.jsonl", 25)
         result = run(*words(sim, "--mode", "batch", "--detach"))
         assert result.code == 0, result.err
-        assert "3 batch jobs go on at openai" in result.err
+        assert "3 batch jobs are still running at openai" in result.err
         name = the_run().name
         assert f"`llmflow resume {name}`" in result.err
         assert listing() == ["in.jsonl", "llmflow.toml"]
@@ -249,14 +249,14 @@ class TestDetached:
         assert (refused.code, "--force" in refused.err) == (2, True)
 
         watched = run("status", name, "--watch")
-        assert f"run {name}: 3 batch jobs, 0 not ended" in watched.out
-        assert "all have ended" in watched.err
+        assert f"run {name}: 3 batch jobs, all ended" in watched.out
+        assert "all batch jobs have ended" in watched.err
         assert states() == ["created"] * 3, "to look changes nothing"
 
         assert run("resume", name).code == 0
         assert answers() == texts(25)
         assert jobs_at(sim) == 3
-        assert run("status").err == "no run has batch jobs that have not ended\n"
+        assert run("status").err == "no run has batch jobs that are still running\n"
 
     def test_a_queue_that_is_full_is_told(self, run: Run, simulator: Start) -> None:
         sim = serve(simulator, **SLOW)
@@ -265,7 +265,7 @@ class TestDetached:
         write_rows("in.jsonl", 25)
         result = run(*words(sim, "--mode", "batch", "--detach"))
         assert result.code == 0, result.err
-        assert "1 batch job goes on at openai, 2 wait here to be sent" in result.err
+        assert "1 batch job is still running at openai, 2 wait here to be sent" in result.err
         assert jobs_at(sim) == 1
 
     def test_cancel_keeps_what_was_answered(self, run: Run, simulator: Start) -> None:
@@ -293,7 +293,7 @@ class TestSignals:
         popen.send_signal(signal.SIGINT)
         result = ended(popen)
         assert result.code == 130
-        assert "3 batch jobs go on at openai: `llmflow resume" in result.err
+        assert "3 batch jobs are still running at openai: `llmflow resume" in result.err
         assert ended(process("resume", the_run().name)).code == 0
         assert answers() == texts(25)
         assert (jobs_at(sim), sim.stats().batches.rows_billed) == (3, 25)

@@ -103,10 +103,16 @@ def test_jobs_that_go_on_are_told_whenever_a_session_is_interrupted(
     monkeypatch.setattr("llmflow.cli.execution._checked_total", interrupted)
     result = run("resume", name)
     assert result.code == 130
-    assert f"1 batch job goes on at openai: `llmflow resume {name}` collects them" in result.err
+    assert (
+        f"1 batch job is still running at openai: `llmflow resume {name}` collects the answers"
+        in result.err
+    )
     monkeypatch.setattr("time.sleep", interrupted)
     result = run("status", name, "--watch")
-    assert (result.code, result.err) == (130, "llmflow: interrupted; the batch jobs go on\n")
+    assert (result.code, result.err) == (
+        130,
+        "llmflow: interrupted; the batch jobs are still running\n",
+    )
 
 
 def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
@@ -116,4 +122,4 @@ def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
     task = Task(source="in.jsonl", prompt="{text}", model="openai/x", output="out.jsonl")
     said = way_on(left, task, report)
     assert said is not None
-    assert said.startswith("1 batch job goes on at openai; to go on, run the same command")
+    assert said.startswith("1 batch job is still running at openai; to go on, run the same command")

@@ -200,6 +200,36 @@ class TestTheRun:
         assert server.stats().answered == 25
         assert len(rows_of("out.jsonl")) == 25
 
+    @pytest.mark.usefixtures("config")
+    def test_a_sample_changes_neither_the_command_nor_the_budget_of_its_run(
+        self,
+        run: Run,
+        simulator: Callable[..., SimulatorThread],
+        texts: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        server = simulator()
+        options = (
+            texts,
+            *SAY,
+            "--model",
+            "openai/gpt-4.1-x",
+            "--rpm",
+            "6k",
+            "--base-url",
+            server.url,
+        )
+        options += ("-o", "out.jsonl", "--run", "kept")
+        assert run("run", *options, "--budget", "5", "--limit", "6", "--quiet").code == 0
+        before = json.loads(run("runs", "show", "kept", "--json").out)
+        result = run("plan", *options, "--sample", "3", "--budget", "1", "--max-tokens", "9")
+        assert result.code == 0, result.err
+        after = json.loads(run("runs", "show", "kept", "--json").out)
+        assert server.stats().received == 9
+        assert after["about"] == before["about"]
+        assert "--budget 5 " in run("runs", "show", "kept").out
+
     def test_where_the_file_keeps_no_journals_there_is_no_run_to_look_into(
         self, run: Run, simulator: Callable[..., SimulatorThread], texts: Path
     ) -> None:

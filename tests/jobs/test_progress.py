@@ -43,7 +43,7 @@ class TestText:
         time = [0.0]
         shown = progress(job, now=lambda: time[0])
         time[0], job.counters.answered = 10.0, 40
-        assert shown.text() == "4.0/s, 0 in flight, 15.0 s left"
+        assert shown.text() == "4/s, 0 in flight, 15.0 s left"
 
     def test_the_rate_is_that_of_the_last_while(self, job: Job) -> None:
         time = [0.0]
@@ -52,7 +52,7 @@ class TestText:
             time[0] = float(second)
             job.counters.answered += 1 if second < 100 else 10
             text = shown.text()
-        assert text.startswith("10.0/s")
+        assert text.startswith("10/s")
 
     def test_while_nothing_is_done_there_is_no_forecast(self, job: Job) -> None:
         time = [0.0]
@@ -61,7 +61,7 @@ class TestText:
         for second in range(300):
             time[0] = float(second)
             shown.text()
-        assert shown.text() == "0.0/s, 0 in flight"
+        assert shown.text() == "0/s, 0 in flight"
 
     def test_without_a_total_there_is_no_forecast(self, job: Job) -> None:
         job.counters.answered = 40
@@ -126,14 +126,14 @@ class TestText:
             assert reservation is not None
             reservation.settle(usd=0.41)
             first, second = progress(job, run=run).view().lines()
-        assert first == "0.0/s"
+        assert first == "0/s"
         assert second == (
-            "0 in flight, 2 shared, $0.41 of $5.00, 1 of 10 requests, tokens 1.2k in, 90 out"
+            "$0.41 of $5.00, 1 of 10 requests, 0 in flight, 2 shared, tokens 1.2k in, 90 out"
         )
 
     def test_the_quota_is_beside_the_rate(self, job: Job) -> None:
         job._llm.limiter.retune(Quota(rpm=600))
-        assert progress(job).text() == "0.0/s of 10/s (rpm), 0 in flight"
+        assert progress(job).text() == "0/s of 10/s (rpm), 0 in flight"
 
     def test_it_names_the_concurrency_when_nothing_else_binds(self, job: Job) -> None:
         job.concurrency = 0
@@ -233,6 +233,10 @@ class TestReport:
     def test_nothing_points_to_a_file_that_is_not_there(self) -> None:
         text = "\n".join(report(output=None, failures=None).lines())
         assert "->" not in text
+
+    def test_rows_known_before_are_no_speed(self) -> None:
+        run = RunReport(name="x", answered=990, replayed=600, cached=100, failed_before=10)
+        assert "(14.5/s)" in report(run=run).lines()[0]
 
     def test_a_run_of_no_time_has_no_rate(self) -> None:
         assert "(0/s)" in report(seconds=0.0).lines()[0]

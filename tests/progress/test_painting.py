@@ -11,6 +11,7 @@ from typing import IO, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.text import Text
 
 from llmflow.progress.display import Bar, Display, Lines, display_for
 from llmflow.progress.painter import Painter
@@ -230,7 +231,7 @@ class TestBar:
     ) -> None:
         assert "\n" not in drawn(terminal(width), view(note="word " * 40))
 
-    @pytest.mark.parametrize("width", [83, 120, 300])
+    @pytest.mark.parametrize("width", [80, 83, 120, 300])
     def test_a_wide_terminal_gets_two(
         self, width: int, terminal: Callable[[int], Terminal]
     ) -> None:
@@ -239,12 +240,31 @@ class TestBar:
         assert "40/100" in first
         assert "0 in flight, 7 failed" in second
 
+    def test_80_columns_show_what_binds_cost_and_time_left(
+        self, terminal: Callable[[int], Terminal]
+    ) -> None:
+        traffic = Traffic(in_flight=900, waiting=4_000, quota=1_000.0, binds="rpm is the limit")
+        shown = view(
+            done=48_000, total=600_000, requests=1_000.0, seconds_left=3_661.0, failed=3,
+            replayed=1_000, cost=12.5, input_tokens=12_000_000, traffic=traffic,
+        )  # fmt: skip
+        first, second = Text.from_ansi(drawn(terminal(80), shown)).plain.split("\n")
+        assert "48,000/600,000 1,000/s of 1,000/s (rpm), 1 h 1 min left" in first
+        assert second.startswith("rpm is the limit, $12.50, 900 in flight")
+
+    def test_a_rate_is_never_shown_above_its_limit(self) -> None:
+        # What a bucket has saved up goes out faster for a moment.
+        shown = view(requests=14.2, traffic=Traffic(quota=10.0))
+        assert shown.line().startswith("10/s of 10/s (rpm)")
+
+    def test_big_rates_are_written_out(self) -> None:
+        assert view(rate=1_234.5).line().startswith("1,234/s")
+        assert "e+" not in view(requests=99_999.0, traffic=Traffic(quota=100_000.0)).line()
+
     @pytest.mark.parametrize("width", [30, 46, 83, 120])
     def test_no_line_is_longer_than_the_terminal(
         self, width: int, terminal: Callable[[int], Terminal]
     ) -> None:
-        from rich.text import Text
-
         text = drawn(terminal(width), view(note="word " * 80, failed=7, total=None))
         assert max(len(Text.from_ansi(line).plain.rstrip()) for line in text.split("\n")) < width
 
@@ -301,13 +321,13 @@ class TestWords:
             traffic=traffic,
         )
         first, second = shown.lines()
-        assert first == ("8.2/s of 10/s (rpm), 3 min 20 s left, paused 3 s, rpm is the limit")
+        assert first == ("8.24/s of 10/s (rpm), 3 min 20 s left, paused 3 s")
         assert second == (
-            "82 in flight, 40 waiting, 2 x 429, 3 failed, 10 from the journal, 5 from the cache"
-            ", 4 shared, $0.41, tokens 1.23M in, 80k out"
+            "rpm is the limit, $0.41, 82 in flight, 40 waiting, 2 x 429, 3 failed"
+            ", 10 from the journal, 5 from the cache, 4 shared, tokens 1.23M in, 80k out"
         )
         assert shown.log_line() == (
-            "40 of 100 done, 8.2/s of 10/s (rpm), 82 in flight, 3 min 20 s left, paused 3 s, "
+            "40 of 100 done, 8.24/s of 10/s (rpm), 82 in flight, 3 min 20 s left, paused 3 s, "
             "2 x 429, 3 failed, 10 from the journal, 5 from the cache, 4 shared, $0.41, "
             "rpm is the limit, tokens 1.23M in, 80k out"
         )

@@ -93,7 +93,7 @@ class TestView:
         assert view.traffic.requests == 4
         assert view.budget is not None
         assert view.lines()[1] == (
-            "0 in flight, 1 failed, 1 from the journal, $0.01 of $5.00, tokens 4k in, 2k out"
+            "$0.01 of $5.00, 0 in flight, 1 failed, 1 from the journal, tokens 4k in, 2k out"
         )
 
     async def test_it_sees_the_limiters_of_its_calls_and_no_others(self) -> None:
@@ -268,4 +268,4 @@ class TestReport:
 
 
 def test_the_view_of_nothing_is_short() -> None:
-    assert View(done=0, total=None).line() == "0.0/s, 0 in flight"
+    assert View(done=0, total=None).line() == "0/s, 0 in flight"
