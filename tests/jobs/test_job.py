@@ -22,6 +22,7 @@ from llmflow.errors import (
 from llmflow.jobs.contact import Contact
 from llmflow.jobs.job import Job
 from llmflow.rows import PromptTemplate, RowSource, RowWriter, open_output
+from llmflow.rows.reading import Reading
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request
 
@@ -39,7 +40,7 @@ def source(rows: Iterable[Any], *, once: bool = False) -> RowSource:
                 raise row
             yield row
 
-    return RowSource(start, name="rows", once=once)
+    return RowSource(start, how=Reading(name="rows"), once=once)
 
 
 class Setting:

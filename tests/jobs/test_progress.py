@@ -16,6 +16,7 @@ from llmflow.jobs.job import Job
 from llmflow.jobs.progress import Progress
 from llmflow.jobs.report import Report
 from llmflow.rows import PromptTemplate, RowSource, open_output
+from llmflow.rows.reading import Reading
 from llmflow.runs.report import RunReport
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
@@ -29,7 +30,7 @@ class Broken(io.StringIO):
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    rows = RowSource(lambda: iter([]), name="rows")
+    rows = RowSource(lambda: iter([]), how=Reading(name="rows"))
     with open_output(tmp_path / "out.jsonl") as writer:
         return Job(LLM(ScriptedProvider()), rows, PromptTemplate("{text}"), writer)
 
