@@ -30,6 +30,7 @@ from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.modes.hedging import Hedge, Hedging
 from llmflow.modes.mode import Call, Sent
+from llmflow.modes.plausible import plausible
 from llmflow.modes.refusals import FILTERED, Refusals, filtered, is_page
 from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
@@ -244,6 +245,7 @@ class ParallelMode:
         standing = self.limiter.standing
         if not standing.is_sound:
             standing.answered(call, sent=permit.admitted_at)
+        response = plausible(response, self.provider, call.charge)
         actual = self.provider.settle(call.charge, response.usage)
         if call.expect is not None:
             self.limiter.expectation.learn(call.kind, call.charge, actual)

@@ -300,7 +300,8 @@ class Recorder:
                     self.tally.known("replayed")
                     return response
         except ProviderError as error:
-            self.tally.failure(error.attempts)
+            route.price_failure(error, in_batch=way is not None and way.in_batch)
+            self.tally.failure(error.attempts, error)
             if spending is not None and reservation is not None:
                 spending.failed(reservation, error)
             await self._write_failure(key, nth, error, route, group)
@@ -314,21 +315,13 @@ class Recorder:
             if group is None:
                 self._give_back(key, nth, route)
             raise
-        response = self._priced(response, route, in_batch=way is not None and way.in_batch)
+        in_batch = way is not None and way.in_batch
+        response = route.priced(response, call.request, in_batch=in_batch)
         if spending is not None and reservation is not None:
             spending.answered(reservation, response, route)
         self.tally.answer(response)
         await self._write_answer(key, nth, response, route, group)
         return response
-
-    def _priced(self, response: Response, route: Route, *, in_batch: bool) -> Response:
-        """Return an answer with what it cost, if anybody knows."""
-        if response.cost is not None and not route.overrides_cost:
-            return response
-        price = route.price()
-        if price is None:
-            return response
-        return replace(response, cost=price.cost(response.usage, batch=in_batch))
 
     @property
     def batching(self) -> Batching:
@@ -406,7 +399,7 @@ class Recorder:
         """Write down what a batch job has brought for a call that nobody waits for any more."""
         reservation = None if self.spending is None else self.spending.kept_for((key, nth))
         if isinstance(outcome, Response):
-            response = self._priced(outcome, route, in_batch=True)
+            response = route.priced(outcome, None, in_batch=True, reserved=reservation)
             self.tally.answer(response)
             self.tally.brought("replayed")
             if self.spending is not None:
@@ -420,7 +413,8 @@ class Recorder:
         if outcome.fatal:  # it says nothing of the call, which is asked again
             self._fatal = self._fatal or outcome
         else:
-            self.tally.failure(outcome.attempts)
+            route.price_failure(outcome, in_batch=True)
+            self.tally.failure(outcome.attempts, outcome)
             self.tally.brought("failed_before")
         if self.spending is not None and reservation is not None:
             self.spending.failed(reservation, outcome)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from llmflow.errors import ConfigurationError
+from llmflow.errors import ConfigurationError, ContentFilterError, ProviderError
 from llmflow.limits import Limiter
 from llmflow.modes.mode import Call, Mode, next_call_id
+from llmflow.modes.plausible import plausible
 from llmflow.provider import Provider
 from llmflow.surrogates import well_formed_value
-from llmflow.types import MarkedPrefix, Request, WireRequest
+from llmflow.types import Charge, MarkedPrefix, Request, Response, WireRequest
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.budget import Reservation
     from llmflow.cache import Cache
     from llmflow.modes.choice import Choice
     from llmflow.pricing import Price
@@ -84,6 +86,42 @@ class Route:
 
         model = f"{self.provider.name}/{self.provider.model}"
         return price == price_of(model, base_url=self.endpoint or None)
+
+    def priced(
+        self,
+        response: Response,
+        request: Request | None,
+        *,
+        in_batch: bool,
+        reserved: Reservation | None = None,
+    ) -> Response:
+        """Return an answer with what it cost, if anybody knows.
+
+        Args:
+            response: the answer.
+            request: what was asked, where that is known.
+            in_batch: whether a batch job brought it.
+            reserved: what was reserved for it, where the request is not known.
+        """
+        if in_batch:  # of live calls, the mode has looked at the usage before the limiter
+            charge = None if reserved is None else Charge(tokens=reserved.estimate.tokens)
+            if request is not None:
+                charge = self.provider.reserve(request)
+            response = plausible(response, self.provider, charge)
+        if response.cost is not None and not self.overrides_cost:
+            return response
+        price = self.price()
+        if price is None:
+            return response
+        return replace(response, cost=price.cost(response.usage, batch=in_batch))
+
+    def price_failure(self, error: ProviderError, *, in_batch: bool) -> None:
+        """Note on an error what it cost: an answer that was stopped is paid for, too."""
+        if not isinstance(error, ContentFilterError) or error.usage is None:
+            return
+        price = self.price()
+        if price is not None and (error.cost is None or self.overrides_cost):
+            error.cost = price.cost(error.usage, batch=in_batch)
 
     def body(self, call: Call) -> bytes:
         """Return what is asked, as the same bytes in every process.

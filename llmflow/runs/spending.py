@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
-from llmflow.errors import BudgetExceededError, ProviderError, RequestTimeoutError
+from llmflow.errors import (
+    BudgetExceededError,
+    ContentFilterError,
+    ProviderError,
+    RequestTimeoutError,
+)
 from llmflow.modes.mode import Call, Sent
 from llmflow.runs.route import Route
 from llmflow.types import Response
@@ -106,7 +111,10 @@ class Spending:
         """Settle with a failure."""
         # A request that was given up may have run, and be billed.
         spent = None if isinstance(error, RequestTimeoutError) else 0.0
-        charged = reservation.settle(usd=spent, tokens=spent, requests=error.attempts)
+        usd = tokens = spent
+        if isinstance(error, ContentFilterError) and error.usage is not None:
+            usd, tokens = error.cost or 0.0, float(error.usage.total_tokens)
+        charged = reservation.settle(usd=usd, tokens=tokens, requests=error.attempts)
         self._charge(charged.usd, charged.tokens)
 
     def cancelled(self, reservation: Reservation, sent: Sent | None) -> None:

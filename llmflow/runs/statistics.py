@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from llmflow.errors import ContentFilterError, ProviderError
 from llmflow.types import Response
 
 
@@ -102,11 +103,18 @@ class Tally:
             else:
                 self._counts[name] += 1
 
-    def failure(self, attempts: int) -> None:
-        """Count a call that failed for good, after so many attempts."""
+    def failure(self, attempts: int, error: ProviderError | None = None) -> None:
+        """Count a call that failed for good, after so many attempts, and what it has cost."""
+        usage = error.usage if isinstance(error, ContentFilterError) else None
+        cost = error.cost if isinstance(error, ContentFilterError) else None
         with self._lock:
             self._counts["failed"] += 1
             self._counts["requests"] += attempts
+            if usage is not None:
+                self._counts["input_tokens"] += usage.input_tokens
+                self._counts["output_tokens"] += usage.output_tokens
+            if cost is not None:
+                self._cost = (self._cost or 0.0) + cost
 
     def statistics(self) -> RunStatistics:
         """Return the counts of this moment."""
