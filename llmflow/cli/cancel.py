@@ -58,13 +58,13 @@ def command(name: str, wait: float, config: str | None) -> int:
         try:
             asyncio.run(end(work, llms, wait))
         except KeyboardInterrupt:
-            from llmflow.cli.ending import INTERRUPTED
+            from llmflow.cli.signals import exit_code
 
             say(
                 "llmflow: interrupted; what the provider was told to cancel, it goes on to cancel: "
                 f"`llmflow status {work.run.name}` shows how far it is"
             )
-            return INTERRUPTED
+            return exit_code()
     return 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmflow.cli.batching import going_on
+from llmflow.cli.signals import exit_code
 from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
 from llmflow.jobs.job import Job
@@ -18,7 +19,7 @@ from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
 from llmflow.runs.run import Run
 
-ALL_ANSWERED, SOME_FAILED, WRONG, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+ALL_ANSWERED, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 3
 READER_GONE = 141
 """What a shell shows for a program that SIGPIPE ended."""
 
@@ -222,12 +223,15 @@ def _count(number: int, what: str) -> str:
 def _reason(job: Job) -> tuple[int, str]:
     error = job.stopped_by
     if error is None:
-        return INTERRUPTED, "interrupted"
+        return exit_code(), "interrupted"
     if isinstance(error.__cause__, BrokenPipeError):
         return READER_GONE, str(error)
     text = "; ".join([str(error).rstrip("."), *getattr(error, "__notes__", ())])
     if job.contact.lost:
-        return WRONG, f"{text}; nothing answers there: check --base-url, the proxy and the network"
+        return (
+            STOPPED,
+            f"{text}; nothing answers there: check --base-url, the proxy and the network",
+        )
     if isinstance(error, (ProviderError, BudgetExceededError)):
         return STOPPED if error.fatal else SOME_FAILED, text
     return SOME_FAILED if job.fails_fast and isinstance(error, InputError) else WRONG, text

@@ -8,13 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from llmflow.cli.asking import asking
-from llmflow.cli.signals import on_signals, terminable, unheard
+from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, on_signals, unheard
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError, InputError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmflow.cli.ending import Ending
     from llmflow.jobs.contact import Contact
     from llmflow.jobs.job import Job
+    from llmflow.jobs.progress import Progress
     from llmflow.jobs.report import Report
     from llmflow.jobs.submission import Submission
     from llmflow.llm import LLM
@@ -39,37 +40,47 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
         task: what to do.
         runs: the folder of the run's folder; by default what `runs_folder` says.
     """
-    from llmflow.cli.batching import check_options
-    from llmflow.config import use_config
-    from llmflow.rows import PromptTemplate, open_rows
+    with ExitStack() as stack:
+        with Postponed():
+            from llmflow.cli.batching import check_options
+            from llmflow.config import use_config
+            from llmflow.rows import PromptTemplate, open_rows
 
-    check_options(task)
-    with use_config(task.config):
+            check_options(task)
+            if not task.dry_run:
+                stack.enter_context(use_config(task.config))
+                template = PromptTemplate(task.prompt)
+                source = open_rows(task.source, limit=task.limit, stdin=_stdin(task))
+                rows = stack.enter_context(source)
         if task.dry_run:
-            from llmflow.cli.plan import show_plan
-
-            return show_plan(task)
-        template = PromptTemplate(task.prompt)
+            return _show_plan(task)
+        text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
+        # Of a pipe it may never come: nothing but an exception ends that.
         with (
-            terminable(),
-            open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows,
+            nullcontext() if rows.once else Postponed(),
+            Notice(lambda: text, enabled=rows.once and not task.quiet),
         ):
-            text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
-            with Notice(lambda: text, enabled=rows.once and not task.quiet):
-                template.check(rows.head()[0])
-            return _do(task, rows, template, runs)
+            template.check(rows.head()[0])
+        return _do(task, rows, template, runs)
+
+
+def _show_plan(task: Task) -> int:
+    from llmflow.cli.plan import show_plan
+
+    return show_plan(task)
 
 
 def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
-    from llmflow.cli.batching import tell_left
-    from llmflow.jobs.submission import Submission
+    with ExitStack() as stack, Postponed() as postponed:
+        from llmflow.cli.batching import tell_left
+        from llmflow.jobs.submission import Submission
 
-    asked = asking(task)
-    llm, contact = asked.llm, asked.contact
-    llm.prepare()
-    run, known = _run(task, llm, runs)
-    with ExitStack() as stack:
+        asked = asking(task)
+        llm, contact = asked.llm, asked.contact
+        llm.prepare()
+        postponed.check()
+        run, known = _run(task, llm, runs)
         if known:
             # First: what is in the partial file is lost if the journal cannot be read.
             stack.enter_context(run)
@@ -78,7 +89,7 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
             if not known:
                 stack.enter_context(run)
             run.note("partial", _partial(task))
-            total = None if rows.once else _checked_total(rows, quiet=task.quiet)
+            total = None if rows.once else _checked_total(rows, postponed, quiet=task.quiet)
             job = _job(task, llm, rows, template, writer, contact)
             if task.in_batches:
                 job.submission = Submission(
@@ -87,7 +98,7 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
             if task.mode != "batch" and task.may_use_batches:
                 job.overflow = Submission(llm, run, rows, template)
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
-            return _run_job(job, llm, run, writer, total, task)
+            return _run_job(job, llm, run, writer, total, task, postponed)
         except BaseException as error:
             writer.abort(keep=writer.written > 0)
             if isinstance(error, KeyboardInterrupt):
@@ -141,14 +152,24 @@ def _kept(task: Task, llm: LLM) -> dict[str, Any]:
     return task.stored()
 
 
-def _run_job(job: Job, llm: LLM, run: Run, writer: RowWriter, total: int | None, task: Task) -> int:
+def _run_job(
+    job: Job,
+    llm: LLM,
+    run: Run,
+    writer: RowWriter,
+    total: int | None,
+    task: Task,
+    postponed: Postponed,
+) -> int:
     """Run the job, and tell how it ended; every end comes through here."""
     from llmflow.cli import ending
 
+    progress, loops = _progress(job, llm, run, total, task), _fast_loop()
+    postponed.end()
     before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
     try:
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            runner.run(_work(job, llm, run, total, task))
+        with asyncio.Runner(loop_factory=loops) as runner:
+            runner.run(_work(job, progress, quiet=task.quiet or _shows_rows(task)))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
@@ -183,7 +204,7 @@ def _tell(report: Report, end: Ending, run: Run, task: Task, submission: Submiss
             say(words)
         return
     words = ending.last_words(report, run, ending.way_on(run, task, report))
-    if code == ending.INTERRUPTED:
+    if code in INTERRUPTED_CODES:
         say(f"llmflow: {words}")
     else:
         complain(words)
@@ -199,14 +220,16 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _work(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> None:
+def _progress(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> Progress:
     from llmflow.jobs.progress import Progress
 
     # A bar among rows that scroll by would spoil both.
     quiet = task.quiet or _shows_rows(task)
     stream: IO[str] | None = None if quiet else sys.stderr
-    progress = Progress(job, llm.limiter, total=total, stream=stream, run=run)
+    return Progress(job, llm.limiter, total=total, stream=stream, run=run)
 
+
+async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
     def interrupt() -> None:
         if quiet and not job.interrupted and not job.submitting:
             say("llmflow: stopping; answers on their way are waited for, Ctrl-C again drops them")
@@ -266,12 +289,13 @@ def _shows_rows(task: Task) -> bool:
     return task.output == "-" and sys.stdout.isatty()
 
 
-def _checked_total(rows: RowSource, *, quiet: bool) -> int:
+def _checked_total(rows: RowSource, postponed: Postponed, *, quiet: bool) -> int:
     """Count the rows by reading them all once: a broken one shows before anything is paid."""
     total = 0
     with Notice(lambda: f"checking {rows.name}: {total:,} rows", enabled=not quiet):
         for _ in rows:
             total += 1
+            postponed.check()
     return total
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
+from llmflow.cli.signals import Postponed, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
 
@@ -39,7 +40,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        with Postponed():
+            module = importlib.import_module(_COMMANDS[cmd_name][0])
         command: click.Command = module.command
         return command
 
@@ -63,8 +65,8 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
-    "3 stopped by the provider or the budget (run again to go on), 130 interrupted, 141 the "
-    "output's reader is gone.",
+    "3 stopped by the provider or the budget (run again to go on), 130 interrupted (129 by "
+    "SIGHUP, 143 by SIGTERM), 141 the output's reader is gone.",
 )
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:
@@ -74,7 +76,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line, and end the process with its exit code."""
     try:
-        result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
+        with terminable():
+            result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
     except LLMFlowError as error:
         _tell(error)
         result = 2
@@ -85,7 +88,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         result = 2
     except (click.Abort, KeyboardInterrupt):
         say("llmflow: interrupted; nothing was written")
-        result = 130
+        result = exit_code()
+        # An interrupt inside exec(), such as a dataclass being made, is remembered by CPython:
+        # `python -m llmflow` would die of SIGINT at its exit. Evaluating anything forgets it.
+        exec("")  # noqa: S102
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -22,7 +22,6 @@ import click
 
 from llmflow.cli.asking import asking
 from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, question_options
-from llmflow.cli.signals import terminable
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write
 from llmflow.errors import InputError
@@ -120,7 +119,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
     from llmflow.config import use_config
     from llmflow.jobs.plan_words import lines
 
-    with use_config(task.config), terminable():
+    with use_config(task.config):
         plan = _plan(task, sample=sample, exact=exact)
     if task.as_json:
         import orjson

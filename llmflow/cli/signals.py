@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do: the same, at every stage of a run."""
+"""What Ctrl-C, SIGTERM and SIGHUP do: the same, at every stage of a run."""
 
 from __future__ import annotations
 
@@ -7,27 +7,115 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+# What a shell shows for a program that a signal ended.
+_ENDED_BY: Final = 128
+INTERRUPTED_CODES: Final = frozenset(_ENDED_BY + number for number in _SIGNALS)
+"""The exit codes of a command that a signal has ended: 129, 130 and 143."""
+# So many requests to end are enough to end in the middle of a row.
+_IMPATIENT: Final = 3
+
+_first: int | None = None
+
+
+def exit_code() -> int:
+    """Return the exit code for the first signal that came; without one, that of Ctrl-C."""
+    return _ENDED_BY + (signal.SIGINT if _first is None else _first)
+
+
+def _note(number: int) -> None:
+    global _first  # noqa: PLW0603 - signals belong to the process
+    if _first is None:
+        _first = number
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does, so that files are tidied up."""
-    previous = None
-    if _is_heard(signal.SIGTERM):
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that files are tidied up."""
+    global _first  # noqa: PLW0603
+    _first = None
+    others = [number for number in _SIGNALS if number != signal.SIGINT and _is_heard(number)]
+    before = {number: signal.signal(number, _interrupt) for number in others}
     try:
         yield
+    except KeyboardInterrupt:
+        _note(signal.SIGINT)  # if it was none of those: the first one counts
+        raise
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does at this moment: an event loop may have a gentler way to end."""
+    _note(number)
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(signal.SIGINT, frame)
+    else:  # Ctrl-C alone is to be ignored
+        raise KeyboardInterrupt
+
+
+class Postponed:
+    """Holds signals back, so that none interrupts in the middle of a step.
+
+    An exception that a signal raises may come between opening a file and noting that it is
+    open, inside an import, or while something is collected. So while this is entered, signals
+    are only counted, and `check` raises where it does no harm. The third one is not held back.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        for number in filter(_is_heard, _SIGNALS):
+            self._before[number] = signal.signal(number, self._count_one)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+        if error is None:
+            self.check()
+
+    def check(self) -> None:
+        """Interrupt here, if a signal has come.
+
+        Raises:
+            KeyboardInterrupt: one has.
+        """
+        if self._count:
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """Hold nothing back any more, and interrupt if a signal has come."""
+        self._restore()
+        self.check()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _count_one(self, number: int, _: FrameType | None) -> None:
+        _note(number)
+        self._count += 1
+        if self._count >= _IMPATIENT:
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Let both signals pass, for a moment in which something must come to its end."""
+    """Let all signals pass, for a moment in which something must come to its end."""
     before = {number: signal.getsignal(number) for number in filter(_is_heard, _SIGNALS)}
     try:
         for number in before:
@@ -43,10 +131,15 @@ def on_signals(interrupt: Callable[[], None]) -> Iterator[None]:
     """Call `interrupt` on the running loop at each signal, instead of raising anywhere."""
     loop = asyncio.get_running_loop()
     before: dict[signal.Signals, Any] = {}
+
+    def heard(number: int) -> None:
+        _note(number)
+        interrupt()
+
     try:
         for number in filter(_is_heard, _SIGNALS):
             handler = signal.getsignal(number)
-            loop.add_signal_handler(number, interrupt)
+            loop.add_signal_handler(number, heard, number)
             before[number] = handler
     except NotImplementedError:
         pass  # Windows: KeyboardInterrupt ends the loop

@@ -49,10 +49,10 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
             try:
                 time.sleep(wait)
             except KeyboardInterrupt:
-                from llmflow.cli.ending import INTERRUPTED
+                from llmflow.cli.signals import exit_code
 
                 say("llmflow: interrupted; the batch jobs are still running")
-                return INTERRUPTED
+                return exit_code()
             wait = min(wait * _SLOWER, poll * _SLOWEST)
 
 

@@ -81,8 +81,11 @@ async def _serve(
 def _on_signals(
     loop: asyncio.AbstractEventLoop, interrupt: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `interrupt` on the loop at SIGINT and SIGTERM; return what undoes this."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+    """Call `interrupt` on the loop at each signal to end; return what undoes this."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # by nohup
+        signals.append(hangup)
     if threading.current_thread() is not threading.main_thread():
         return lambda: None  # only the main thread is told of signals
     try:

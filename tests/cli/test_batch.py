@@ -285,14 +285,17 @@ class TestDetached:
 
 
 class TestSignals:
-    def test_an_interrupted_wait_leaves_the_jobs(self, process: Process, simulator: Start) -> None:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupted_wait_leaves_the_jobs(
+        self, number: signal.Signals, process: Process, simulator: Start
+    ) -> None:
         sim = serve(simulator, seconds=1.5)
         write_rows("in.jsonl", 25)
         popen = process(*words(sim, "--mode", "batch"))
         wait_for(lambda: states() == ["created"] * 3, "three jobs")
-        popen.send_signal(signal.SIGINT)
+        popen.send_signal(number)
         result = ended(popen)
-        assert result.code == 130
+        assert result.code == 128 + number
         assert "3 batch jobs are still running at openai: `llmflow resume" in result.err
         assert ended(process("resume", the_run().name)).code == 0
         assert answers() == texts(25)

@@ -75,17 +75,18 @@ def test_what_a_cancelled_job_leaves_is_gone_on_with_as_one_job(
     assert sim.stats().batches.rows_billed == 10
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_wait_says_that_the_provider_goes_on(
-    process: Process, run: Run, simulator: Start
+    number: signal.Signals, process: Process, run: Run, simulator: Start
 ) -> None:
     sim = simulator(batch=stuck(60.0))
     write_rows("in.jsonl", 10)
     assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
     popen = process("cancel", the_run().name)
     wait_for(lambda: states_at(sim) == ["cancelling"], "the job's end")
-    popen.send_signal(signal.SIGINT)
+    popen.send_signal(number)
     result = ended(popen)
-    assert result.code == 130
+    assert result.code == 128 + number
     assert "it goes on to cancel" in result.err
     assert "nothing was written" not in result.err
 

@@ -168,7 +168,7 @@ class TestExitCodes:
             assert result.code == 2
             assert "--budget" in result.error
 
-    def test_3_and_130_have_the_same_keys(self, process: Process, simulator: Start) -> None:
+    def test_3_and_143_have_the_same_keys(self, process: Process, simulator: Start) -> None:
         write_rows("in.jsonl", 9)
         stopped = ended(process(*words(simulator(credit_requests=4), *SLOWLY), "--json"))
         sim = simulator(latency=0.5)
@@ -176,7 +176,7 @@ class TestExitCodes:
         wait_for(lambda: sim.stats().received >= 2, "2 requests")
         popen.send_signal(signal.SIGTERM)
         interrupted = ended(popen)
-        assert (stopped.code, interrupted.code) == (3, 130)
+        assert (stopped.code, interrupted.code) == (3, 143)
         for result in (stopped, interrupted):
             report = report_of(result)
             assert set(report) == KEYS

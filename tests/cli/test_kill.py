@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,18 @@ from tests.cli.sessions import (
 
 ROWS = 400
 CONCURRENCY = 20
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 KILLS = 9
+
+
+def hear_hangups() -> None:
+    """Let a process hear SIGHUP, even if the tests were started by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def ignore_hangups() -> None:
+    """Do what nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class TestKill9:
@@ -165,7 +177,7 @@ class TestSignals:
         assert sim.stats().received <= 60 + 10
         assert listing() == ["in.jsonl", "out.jsonl"]
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", STOPS)
     def test_during_the_replay_it_says_what_the_journal_holds(
         self, number: signal.Signals, process: Process, simulator: Start
     ) -> None:
@@ -176,7 +188,8 @@ class TestSignals:
         Path("out.jsonl").unlink()
         received = sim.stats().received
         # A pipe that stays open: the replay cannot come to its end before the signal.
-        popen = process(*words(sim, source="-"), "--json", stdin=subprocess.PIPE)
+        command = words(sim, source="-")
+        popen = process(*command, "--json", stdin=subprocess.PIPE, preexec_fn=hear_hangups)
         assert popen.stdin is not None
         lines = Path("in.jsonl").read_bytes().splitlines(keepends=True)
         popen.stdin.write(b"".join(lines[: count // 2]))
@@ -184,7 +197,7 @@ class TestSignals:
         partial = Path("out.partial.jsonl")
         wait_for(lambda: partial.exists() and partial.stat().st_size, "rows of the journal")
         popen.send_signal(number)
-        assert popen.wait(PATIENCE) == 130
+        assert popen.wait(PATIENCE) == 128 + number
         result = ended(popen)
         assert sim.stats().received == received
         assert f"; the run has {count:,} answers in its journal; to go on, run the " in result.err
@@ -193,16 +206,17 @@ class TestSignals:
         assert answers() == [f"text {n}" for n in range(count)]
         assert sim.stats().received == received
 
+    @pytest.mark.parametrize("number", STOPS)
     def test_while_rows_are_counted_nothing_is_written(
-        self, process: Process, simulator: Start
+        self, number: signal.Signals, process: Process, simulator: Start
     ) -> None:
         Path("in.jsonl").write_bytes(b'{"text": "one"}\n' * 600_000)
         sim = simulator()
-        popen = process(*words(sim), "--quiet")
+        popen = process(*words(sim), "--quiet", preexec_fn=hear_hangups)
         wait_for(lambda: Path("out.partial.jsonl").exists(), "the output")
-        popen.send_signal(signal.SIGINT)
+        popen.send_signal(number)
         result = ended(popen)
-        assert result.code == 130
+        assert result.code == 128 + number
         assert result.err.strip() == "llmflow: interrupted; nothing was written"
         assert sim.stats().received == 0
         assert listing() == ["in.jsonl"]
@@ -222,6 +236,115 @@ class TestSignals:
         assert time.monotonic() - started < 5.0
         assert result.err.splitlines()[-1] == "llmflow: interrupted; nothing was written"
         assert listing() == ["in.jsonl"]
+
+    @pytest.mark.parametrize("number", STOPS)
+    def test_each_lets_what_is_on_its_way_arrive(
+        self, number: signal.Signals, process: Process, simulator: Start
+    ) -> None:
+        write_rows("in.jsonl", 60)
+        sim = simulator(latency=0.5)
+        command = words(sim, "--concurrency", "10", "--quiet")
+        popen = process(*command, preexec_fn=hear_hangups)
+        wait_for(lambda: sim.stats().received >= 10, "10 requests")
+        popen.send_signal(number)
+        result = ended(popen)
+        assert result.code == 128 + number
+        assert result.err.startswith("llmflow: stopping; ")
+        assert len(rows_of("out.partial.jsonl")) == sim.stats().received == 10
+        assert ended(process(*words(sim))).code == 0
+        assert sim.stats().received == 60
+
+    def test_the_first_of_two_signals_is_the_exit_code(
+        self, process: Process, silent: tuple[str, Callable[[], int]]
+    ) -> None:
+        url, asked = silent
+        write_rows("in.jsonl", 5)
+        command = ["run", "in.jsonl", "--prompt", "{text}", "--model", "openai/x"]
+        popen = process(*command, "--base-url", url, "-o", "o.jsonl", "--quiet")
+        wait_for(lambda: asked() >= 5, "5 requests")
+        popen.send_signal(signal.SIGTERM)
+        assert popen.stderr is not None
+        assert popen.stderr.readline().startswith(b"llmflow: stopping; ")
+        popen.send_signal(signal.SIGINT)
+        assert ended(popen).code == 128 + signal.SIGTERM
+
+    def test_hangups_that_are_to_be_ignored_are(self, process: Process, simulator: Start) -> None:
+        write_rows("in.jsonl", 20)
+        sim = simulator(latency=0.3)
+        command = words(sim, "--concurrency", "10", "--quiet")
+        popen = process(*command, preexec_fn=ignore_hangups)
+        wait_for(lambda: sim.stats().received >= 10, "10 requests")
+        popen.send_signal(signal.SIGHUP)
+        result = ended(popen)
+        assert (result.code, result.err) == (0, "")
+        assert answers() == [f"text {n}" for n in range(20)]
+
+    def test_a_terminal_that_is_closed(self, process: Process, simulator: Start) -> None:
+        """The system says SIGHUP, and nothing can be shown any more."""
+        pty = pytest.importorskip("pty")
+        fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+        write_rows("in.jsonl", 60)
+        sim = simulator(latency=0.5)
+        outside, inside = pty.openpty()
+
+        def become_its_program() -> None:
+            hear_hangups()
+            os.setsid()
+            fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+
+        streams: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), inside)
+        command = words(sim, "--concurrency", "10")
+        popen = process(*command, preexec_fn=become_its_program, **streams)
+        os.close(inside)
+        wait_for(lambda: sim.stats().received >= 10, "10 requests")
+        os.close(outside)
+        assert popen.wait(PATIENCE) == 128 + signal.SIGHUP
+        assert len(rows_of("out.partial.jsonl")) == 10
+        assert ended(process(*words(sim), "--quiet")).code == 0
+        assert sim.stats().received == 60
+
+    @pytest.mark.parametrize("number", STOPS)
+    def test_before_the_first_row_of_a_pipe(
+        self, number: signal.Signals, process: Process, simulator: Start
+    ) -> None:
+        command = words(simulator(), source="-")
+        popen = process(*command, stdin=subprocess.PIPE, preexec_fn=hear_hangups)
+        wait_for_handlers(popen.pid)
+        popen.send_signal(number)
+        assert popen.wait(PATIENCE) == 128 + number
+        result = ended(popen)
+        assert result.err.strip() == "llmflow: interrupted; nothing was written"
+        assert listing() == []
+
+    def test_at_any_moment_nothing_is_left_open_or_half_said(
+        self, process: Process, simulator: Start
+    ) -> None:
+        seed = random.SystemRandom().randrange(10**6)
+        print(f"seed {seed}")
+        chance = random.Random(seed)
+        Path("in.csv").write_text("text\n" + "one\n" * 100_000)
+        sim = simulator()
+        for _ in range(8):
+            popen = process(*words(sim, source="in.csv"), "--quiet", preexec_fn=hear_hangups)
+            wait_for_handlers(popen.pid)
+            time.sleep(chance.uniform(0.0, 0.6))
+            number = chance.choice([signal.SIGTERM, signal.SIGHUP])
+            popen.send_signal(number)
+            assert ended(popen).code == 128 + number
+
+
+def wait_for_handlers(process: int) -> None:
+    """Wait until a process has a handler for SIGTERM."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        pytest.skip("needs /proc")
+
+    def has_one() -> bool:
+        lines = status.read_text().splitlines()
+        caught = next(line for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+    wait_for(has_one, "its handlers")
 
 
 class TestTwoAtOnce:

@@ -129,7 +129,7 @@ class TestSignals:
         popen = process(*words(sim), "--concurrency", "5", "--json")
         self.begun(popen, sim, 5)
         popen.send_signal(number)
-        out, err = finish(popen, code=130)
+        out, err = finish(popen, code=128 + number)
         report = orjson.loads(out)
         assert (report["answered"], report["remaining"]) == (5, 45)
         assert report["stopped_by"] == "interrupted"
@@ -177,7 +177,7 @@ class TestSignals:
         # It waits in read(): that is what the signal must end.
         wait_for(lambda: _is_reading(popen.pid), "the read of standard input")
         popen.send_signal(signal.SIGTERM)
-        assert popen.wait(PATIENCE) == 130
+        assert popen.wait(PATIENCE) == 143
         assert popen.stderr is not None
         assert popen.stderr.read().strip() == b"llmflow: interrupted; nothing was written"
         assert listing() == []

@@ -244,7 +244,7 @@ class TestWhatTheProviderSays:
         monkeypatch.setattr(contact.Contact.__init__, "__kwdefaults__", _patience(0.2))
         write_rows("in.jsonl", 200)
         result = ask("--quiet")
-        assert result.code == 2
+        assert result.code == 3
         assert "cannot connect to 127.0.0.1:9" in result.error
         assert "check --base-url" in result.error
         assert listing() == ["in.jsonl"]
