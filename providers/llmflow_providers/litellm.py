@@ -27,6 +27,7 @@ from llmflow.errors import (
     RequestTimeoutError,
     UnknownModelError,
 )
+from llmflow.lenient_json import valid_text
 from llmflow.provider import (
     FALLBACK_PROVIDER,
     installed_providers,
@@ -40,6 +41,7 @@ from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers import endings
 from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
 from llmflow_providers.litellm_errors import (
+    error_beside,
     is_unknown_provider,
     lower_headers,
     quota_signals,
@@ -230,13 +232,10 @@ class LiteLLMProvider:
         try:
             choice = answer.choices[0]
             message = choice.message
-            text = text_of(message.content) or _refusal(message)
+            text, _ = valid_text(text_of(message.content) or _refusal(message))
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
-        if endings.is_failure(finish_reason):
-            assert finish_reason is not None
-            raise endings.failed(finish_reason)
         hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or _EMPTY
         headers = _headers(answer, hidden)
         cost = dollars(hidden.get("response_cost"))
@@ -251,16 +250,33 @@ class LiteLLMProvider:
             signals=quota_signals(headers, dialect=self._dialect, received_at=time.time()),
             raw=answer.model_dump(warnings=False),
         )
-        if endings.is_filtered(finish_reason):
-            assert finish_reason is not None
+        if finish_reason not in endings.WHOLE or not text:
+            self._check_ending(response, choice, headers)
+        return response
+
+    def _check_ending(self, response: Response, choice: Any, headers: Mapping[str, str]) -> None:
+        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        ending = response.finish_reason
+        if endings.is_filtered(ending):
+            assert ending is not None
             raise endings.filtered(
-                finish_reason,
-                text=text,
+                ending,
+                text=response.text,
                 usage=response.usage,
                 cost=response.cost,
                 request_id=response.request_id,
             )
-        return response
+        failed = endings.is_failure(ending)
+        # litellm calls an ending that is not there "stop".
+        error = (getattr(choice, "provider_specific_fields", None) or _EMPTY).get("error")
+        is_empty = not response.text and not getattr(choice.message, "tool_calls", None)
+        if error and (failed or is_empty):
+            found = error_beside(error, headers, secret=self._key, model=self.model)
+            if not failed or found.status != 200:
+                raise found
+        if failed:
+            assert ending is not None
+            raise endings.failed(ending)
 
 
 def _headers(answer: Any, hidden: Mapping[str, Any]) -> Mapping[str, str]:

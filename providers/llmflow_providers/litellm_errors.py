@@ -9,6 +9,7 @@ the native providers. Only where there was no reply does litellm's class count.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from llmflow import errors
 from llmflow.types import QuotaSignal, WireReply
 from llmflow_providers.anthropic import anthropic_signals
 from llmflow_providers.anthropic_errors import classify_anthropic
-from llmflow_providers.error_body import ErrorDetails, read_error
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
 from llmflow_providers.openai_dialects import (
     COMPATIBLE,
     DIALECT_NAMES,
@@ -76,6 +77,10 @@ _NO_CREDENTIALS: Final = frozenset(
 )
 _ADDITIONS: Final = ("\nTraceback ", "\nThis looks like a bug in LiteLLM")
 _DEPTH: Final = 16
+# Where the error in the body of a 200 has no code, litellm gives it this status.
+_NO_CODE: Final = 422
+_STATUSES: Final = frozenset(map(str, range(400, 600)))
+_LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
 _ANTHROPIC: Final = Dialect(name="anthropic", rule=Rule.PRODUCED, cache_is_free=True, headers=())
 
 
@@ -110,11 +115,27 @@ def translate(
         reply = _reply(each)
         if reply is not None:
             return _from_reply(reply, error, where)
-    for rule in (_from_setup, _from_unread_reply, _from_transport, _from_class):
+    for rule in (_from_setup, _from_success, _from_unread_reply, _from_transport, _from_class):
         found = rule(error, chain, where)
         if found is not None:
             return found
     return _from_status(error, where)
+
+
+def error_beside(
+    error: Any, headers: Mapping[str, str], *, secret: str | None, model: str
+) -> errors.ProviderError:
+    """Return the error that stands beside an empty answer.
+
+    Args:
+        error: the value of the field.
+        headers: the reply's headers, with lower-case names.
+        secret: the key, to be masked.
+        model: the model's name.
+    """
+    details = error_details({"error": error}, secret=secret)
+    where = _Where(secret, model, vendor_dialect(model))
+    return _classify(details, details.status, headers, time.time(), where)
 
 
 def vendor_dialect(model: str) -> Dialect:
@@ -186,7 +207,7 @@ def _reply(error: BaseException) -> WireReply | None:
 def _from_reply(reply: WireReply, error: Exception, where: _Where) -> errors.ProviderError:
     details = read_error(reply, secret=where.secret)
     status = reply.status
-    if status == 200 and details.is_error:
+    if 200 <= status < 300 and details.is_error:
         status = details.status
     found = _classify(details, status, reply.headers, reply.received_at, where)
     if type(found) is errors.InvalidRequestError:
@@ -229,6 +250,21 @@ def _from_setup(
                 f"{where.model}: the TLS certificate cannot be verified: {_text(each, where)}"
             )
     return None
+
+
+def _from_success(
+    error: Exception, chain: list[BaseException], where: _Where
+) -> errors.ProviderError | None:
+    """Recognise an error in the body of a 200: litellm raises a bare exception with its code."""
+    status = getattr(chain[-1], "status_code", None)
+    if type(chain[-1]) is not Exception or not isinstance(status, int):
+        return None
+    text, code = _text(error, where), _code(error)
+    if status == _NO_CODE:
+        status = 429 if _LIMITED.search(text) else 200
+    return _classify(
+        ErrorDetails(message=text, code=code, text=text.lower()), status, {}, time.time(), where
+    )
 
 
 def _from_unread_reply(
@@ -290,6 +326,8 @@ def _from_status(error: Exception, where: _Where) -> errors.ProviderError:
             return errors.InvalidRequestError(f"{type(error).__name__}: {text}")
         # An error in the body of a 200: its code stands where the status belongs.
         code, status = str(status).lower() if status else code, 200
+        if code in _STATUSES:
+            status, code = int(code or 0), None
     if status == 429 and _is_out_of_credit(error, text):
         code = "insufficient_quota"
     details = ErrorDetails(message=text, code=code)

@@ -493,6 +493,25 @@ REPLIES: list[tuple[int, Mapping[str, str], bytes]] = [
     (200, {}, b'{"error": {"message": "no capacity", "code": 503}}'),
     (200, {}, json.dumps({**ANSWER, "choices": [OUT_OF_CAPACITY]}).encode()),
     (200, {}, b'{"id": "cut'),
+    # What is odd, but honest.
+    (421, {}, body("no")),
+    (425, {}, body("no")),
+    (499, {}, body("no")),
+    (424, {}, body("no", code="upstream_timeout")),
+    (424, {}, body("no", code="odd")),
+    (403, {}, json.dumps({"error": {"message": "x", "metadata": {"reasons": ["y"]}}}).encode()),
+    (400, {}, body("Content Exists Risk")),
+    (400, {}, body("Invalid model name passed in model=gpt-9")),
+    (400, {}, body("a/b is not a valid model ID")),
+    (429, {"retry-after": "1m30s"}, body("slow")),
+    (429, {"retry-after": "2 hours"}, body("slow")),
+    (429, {}, body("wait 7 seconds")),
+    (429, {}, body("Daily quota is used up. Try again in 2 hours")),
+    (
+        429,
+        {},
+        b'{"error": {"message": "slow", "metadata": {"headers": {"Retry-After": "34.07s"}}}}',
+    ),
 ]
 
 
@@ -523,6 +542,73 @@ async def test_a_reply_means_the_same_as_at_the_native_provider(
                 differences.append((server.body, len(server.bodies), *facts))
     assert not differences
     assert capfd.readouterr() == ("", "")
+
+
+def beside(at_top: object, content: str | None = "", **rest: Any) -> dict[str, Any]:
+    """Return an answer with an error at its top, or in the fields of its choice."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, **rest}
+    return {**ANSWER, "choices": [{"finish_reason": "stop", **choice}], "error": at_top}
+
+
+@pytest.mark.parametrize("vendor", ["openai/m", "openrouter/a/b", "hosted_vllm/m"])
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (beside({"code": 429, "message": "slow"}), errors.RateLimitError),
+        (beside({"code": "429", "message": "slow"}), errors.RateLimitError),
+        (beside({"message": "Rate limit exceeded"}), errors.RateLimitError),
+        (beside({"code": 502, "message": "up"}), errors.ServerError),
+        (beside({"message": "odd"}), errors.BadReplyError),
+        (beside(None, None, error={"code": 429, "message": "slow"}), errors.RateLimitError),
+        (beside(None, "", error={"code": "429", "message": "slow"}), errors.RateLimitError),
+        (beside(None, "", error="Too many requests"), errors.RateLimitError),
+        (beside(None, "", error={"message": "odd"}), errors.BadReplyError),
+        (beside(None, "Half", finish_reason="network_error"), errors.ServerError),
+        (beside(None, "Half", finish_reason="ERROR"), errors.ServerError),
+        (beside(None, "Half", finish_reason="abort"), errors.ServerError),
+    ],
+)
+async def test_an_error_beside_an_answer_is_no_empty_answer(
+    vendor: str, reply: dict[str, Any], kind: type[errors.ProviderError]
+) -> None:
+    async with serving() as server:
+        server.body = reply
+        with pytest.raises(errors.ProviderError) as caught:
+            await provider(server, vendor).complete(ask(), timeout=5)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("ending", ["content_filter", "SAFETY", "sensitive", "refusal"])
+async def test_a_filtered_answer_is_a_failure_with_its_partial_text(ending: str) -> None:
+    async with serving() as server:
+        server.body = beside(None, "Half", finish_reason=ending)
+        with pytest.raises(errors.ContentFilterError) as caught:
+            await provider(server).complete(ask(), timeout=5)
+    assert caught.value.partial_text == "Half"
+    assert caught.value.usage.input_tokens == 1000
+
+
+@pytest.mark.parametrize("status", [201, 202, 203])
+async def test_any_2xx_with_a_completion_is_an_answer(status: int) -> None:
+    async with serving() as server:
+        server.status = status
+        assert (await provider(server).complete(ask(), timeout=5)).text == "Hello."
+
+
+async def test_an_answer_in_json_that_is_not_strict_is_used() -> None:
+    async with serving() as server:
+        half = json.dumps(ANSWER).encode().replace(b'"Hello."', b'"a\\ud800b"')
+        server.body = b"\n\n" + half.replace(b'"created": 1', b'"created": 1, "score": NaN')
+        assert (await provider(server).complete(ask(), timeout=5)).text == "a\ufffdb"
+
+
+@pytest.mark.parametrize("tokens", [-5, 10**18])
+async def test_a_usage_that_cannot_be_is_not_said(tokens: int) -> None:
+    async with serving() as server:
+        server.body = {**ANSWER, "usage": {"prompt_tokens": tokens, "completion_tokens": 4}}
+        answer = await provider(server).complete(ask(), timeout=5)
+    assert answer.usage == Usage()
+    assert answer.cost is None or answer.cost >= 0
 
 
 CLAUDE = "anthropic/claude-3-5-haiku-20241022"
