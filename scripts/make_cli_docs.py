@@ -17,6 +17,15 @@ _HEAD = """\
 # The command line
 
 Made by `scripts/make_cli_docs.py` from the commands' own help; change it there.
+
+The shell completes commands, options and names of runs. For bash, write into `~/.bashrc`:
+
+```bash
+eval "$(_LLMFLOW_COMPLETE=bash_source llmflow)"
+```
+
+For zsh it is `zsh_source`, in `~/.zshrc`; for fish, in `~/.config/fish/completions/llmflow.fish`:
+`_LLMFLOW_COMPLETE=fish_source llmflow | source`.
 """
 
 
