@@ -275,7 +275,12 @@ def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | N
     # but not what one without a journal did.
     known = goes_on and before == _partial(task)
     writer = open_output(
-        task.output, fields=fields, inputs=inputs, stdout=stdout, keep_partial=not known
+        task.output,
+        fields=fields,
+        inputs=inputs,
+        stdout=stdout,
+        keep_partial=not known,
+        escape_formulas=bool(task.escape_formulas),
     )
     if writer.set_aside is not None:
         say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")

@@ -182,3 +182,11 @@ def question_options(command: CommandT) -> CommandT:
     for option in reversed(_QUESTION):
         command = option(command)
     return command
+
+
+ESCAPE_FORMULAS: Final = click.option(
+    "--escape-formulas",
+    is_flag=True,
+    default=None,
+    help="Put ' before cells of a CSV or TSV that a spreadsheet would run as formulas.",
+)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.options import GroupedCommand, run_names
+from llmflow.cli.options import ESCAPE_FORMULAS, GroupedCommand, run_names
 from llmflow.cli.task import Task
 from llmflow.errors import InputError, JournalError, redact
 
@@ -30,6 +30,7 @@ _DRAIN = "How long to wait for answers on their way once stopped; by default as 
     help="Another budget, for all sessions of the run together.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again the rows that failed before.")
+@ESCAPE_FORMULAS
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
 @click.option("--drain", type=click.FloatRange(min=0), metavar="SECONDS", help=_DRAIN)

@@ -9,6 +9,7 @@ import click
 from llmflow.cli.options import (
     AMOUNT,
     CONFIG,
+    ESCAPE_FORMULAS,
     GroupedCommand,
     given_prompt,
     question_options,
@@ -24,6 +25,7 @@ from llmflow.cli.task import Task
 @click.option(
     "-o", "--output", required=True, metavar="OUT", help=".jsonl, .csv, .parquet, or - for stdout."
 )
+@ESCAPE_FORMULAS
 @click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1.")
 @click.option("--rpm", type=AMOUNT, help="Requests per minute that the provider allows.")
 @click.option("--tpm", type=AMOUNT, help="Tokens per minute that the provider allows.")

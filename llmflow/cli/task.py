@@ -32,6 +32,7 @@ class Task:
     prompt: str
     model: str
     output: str
+    escape_formulas: bool | None = None
     base_url: str | None = None
     rpm: float | None = None
     tpm: float | None = None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmflow.rows import parquet
 from llmflow.rows.files import Appender
 from llmflow.rows.partial import create_anew
-from llmflow.rows.values import cell, json_line, well_formed
+from llmflow.rows.values import cell, json_line, well_formed, without_formula
 
 
 class Format(Protocol):
@@ -71,14 +70,23 @@ class Csv:
     The columns are the fields known beforehand, then those of the first row, then
     any that later rows bring. Where later rows brought some, the file is written
     once more at the end with the full header: nothing is dropped, and the usual
-    file costs nothing extra. Values are not changed to please a spreadsheet.
+    file costs nothing extra.
+
+    Args:
+        suffix: ``.csv`` or ``.tsv``, which has tabs between its fields.
+        fields: the fields known beforehand.
+        escape_formulas: put an apostrophe before text that a spreadsheet would take for a
+            formula; else values are not changed to please one.
     """
 
-    def __init__(self, suffix: str, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self, suffix: str, fields: Sequence[str] = (), *, escape_formulas: bool = False
+    ) -> None:
         self.suffix = suffix
         self._delimiter = "\t" if suffix == ".tsv" else ","
         self._columns = dict.fromkeys(fields)
         self._in_header = 0
+        self._escapes = escape_formulas
         self._writer: Any = csv.writer(_Line(), delimiter=self._delimiter)
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
@@ -89,17 +97,18 @@ class Csv:
         header = b""
         if not self._in_header:
             self._in_header = len(columns)
-            header = self._line(columns)
-        values = map(row.get, columns)
-        return header + self._line(
-            [value if type(value) is str else cell(value) for value in values]
-        )
+            header = self._header()
+        values = [value if type(value) is str else cell(value) for value in map(row.get, columns)]
+        if self._escapes:
+            # Numbers of the row's own cannot be formulas, but for text nobody vouches.
+            values = list(map(without_formula, values))
+        return header + self._line(values)
 
     def ending(self) -> bytes:
         """Return the header if no row came."""
         if self._in_header or not self._columns:
             return b""
-        return self._line(self._columns)
+        return self._header()
 
     def finish(self, partial: Path, mode: int | None) -> Path:
         """Return the partial file, or a copy with the columns that came later."""
@@ -115,11 +124,16 @@ class Csv:
             csv.field_size_limit((1 << 31) - 1)
             records = csv.reader(rows, delimiter=self._delimiter, strict=True)
             next(records)
-            for values in chain([list(self._columns)], records):
+            out.append(self._header())
+            for values in records:
                 out.append(self._line(values + [""] * (width - len(values))))
             out.sync()
         partial.unlink()
         return whole
+
+    def _header(self) -> bytes:
+        names = list(self._columns)
+        return self._line(list(map(without_formula, names)) if self._escapes else names)
 
     def _line(self, values: Any) -> bytes:
         line: str = self._writer.writerow(values)

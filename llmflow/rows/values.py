@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from llmflow.surrogates import well_formed
 __all__ = ["cell", "is_missing", "json_line", "json_text", "plain", "well_formed"]
 
 # By name: their libraries are not imported here.
+# What makes a spreadsheet take text for a formula (OWASP, "CSV Injection"): it also drops
+# leading blanks of some kinds, and takes the wide forms of East Asian keyboards.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NO_VALUES: Final = frozenset({"NAType", "NaTType"})
 _MAY_BE_NONE: Final = frozenset(
     {"Decimal", "float16", "float32", "longdouble", "datetime64", "timedelta64"}
@@ -116,3 +121,16 @@ def cell(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     return str(plain(value))
+
+
+def without_formula(value: Any) -> Any:
+    """Return a cell's value as text that no spreadsheet runs as a formula.
+
+    Plain numbers are left as they are, with a sign, too.
+
+    >>> without_formula("=1+1"), without_formula("-5"), without_formula("fine")
+    ("'=1+1", '-5', 'fine')
+    """
+    if type(value) is str and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

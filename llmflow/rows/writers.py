@@ -211,6 +211,7 @@ def open_output(
     inputs: Iterable[str | os.PathLike[str]] = (),
     stdout: IO[bytes] | None = None,
     keep_partial: bool = True,
+    escape_formulas: bool = False,
     flush_interval: float = 1.0,
     now: Callable[[], float] = time.monotonic,
 ) -> RowWriter:
@@ -230,6 +231,8 @@ def open_output(
         inputs: paths that the run reads; it must not write over them.
         stdout: the binary stream that ``-`` means; by default the process's own.
         keep_partial: move the rows of an earlier, unfinished run away instead of replacing them.
+        escape_formulas: put an apostrophe before text that a spreadsheet would take for a
+            formula; for CSV and TSV only.
         flush_interval: seconds that a row may wait before it is in the file. A
             stream gets every row at once.
         now: a clock in seconds that never goes back.
@@ -240,6 +243,8 @@ def open_output(
 
     """
     name = os.fspath(path)
+    if escape_formulas and (is_stdout(name) or is_stream(name)):
+        raise _no_table(name)
     if is_stdout(name):
         stream = sys.stdout.buffer if stdout is None else stdout
         return _stream_writer("<stdout>", cast("BinaryIO", stream), closes=False)
@@ -263,7 +268,7 @@ def open_output(
         name=name,
         target=target,
         failures=failures,
-        encoding=_format_of(target, fields or ()),
+        encoding=_format_of(target, fields or (), escape_formulas=escape_formulas),
         keep_partial=keep_partial,
         flush_interval=flush_interval,
         now=now,
@@ -289,12 +294,21 @@ def _open_device(path: Path) -> BinaryIO:
         raise cannot_write(path, error) from error
 
 
-def _format_of(path: Path, fields: Sequence[str]) -> Format:
+def _format_of(path: Path, fields: Sequence[str], *, escape_formulas: bool) -> Format:
     suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return Csv(suffix, fields, escape_formulas=escape_formulas)
+    if escape_formulas:
+        raise _no_table(str(path))
     if suffix in ("", ".jsonl", ".ndjson"):
         return JsonLines(path.suffix)
-    if suffix in (".csv", ".tsv"):
-        return Csv(suffix, fields)
     if suffix == ".parquet":
         return Parquet(fields)
     raise ConfigurationError(f"{path}: unknown format; writable are {WRITABLE}")
+
+
+def _no_table(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"formulas are escaped in .csv and .tsv only, and {name} is neither: leave out "
+        "--escape-formulas (escape_formulas), or name another output"
+    )
