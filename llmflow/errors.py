@@ -38,6 +38,7 @@
     ├── JournalError                   a run's journal cannot be read or written
     │   └── JournalBusyError           another process works on this run
     ├── BudgetExceededError            the next call does not fit into the run's budget
+    │   └── TooLargeForBudgetError     one call alone is above the whole budget
     └── FlowError                      a flow cannot go on
         ├── AsyncRunError (RuntimeError)   an async node was run in the sync way
         ├── ActionError (TypeError)        what a node returned cannot choose the next one
@@ -178,6 +179,27 @@ class BudgetExceededError(LLMFlowError):
     """The next call does not fit into what is left of the run's budget."""
 
     fatal = True
+
+
+class TooLargeForBudgetError(BudgetExceededError):
+    """One call alone may come to more than the whole budget; the others go on.
+
+    Args:
+        message: what it may come to, and what to do.
+        dimension: what of the budget is too small, as a field of `Budget` names it.
+        needed: what the call may come to.
+        limit: what the budget allows in all.
+    """
+
+    fatal = False
+
+    def __init__(
+        self, message: str, *, dimension: str = "usd", needed: float = 0.0, limit: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.dimension = dimension
+        self.needed = needed
+        self.limit = limit
 
 
 class FlowError(LLMFlowError):

@@ -11,7 +11,7 @@ from llmflow.arguments import checked_arguments
 from llmflow.batch.live import MOST_WAITING, stepping_aside
 from llmflow.engine.items import async_items, each
 from llmflow.engine.results import OnError
-from llmflow.errors import BudgetExceededError, UsageError
+from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
 from llmflow.limits.gates import Gate
 from llmflow.llm import LLM
 from llmflow.modes.choice import Fallback, ModeName
@@ -174,5 +174,6 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         assert run is not None
         with contextlib.suppress(BudgetExceededError):  # the ordinary way meets it, too
             for item in items:
-                await self.llm.submit(**self._arguments(item))
+                with contextlib.suppress(TooLargeForBudgetError):
+                    await self.llm.submit(**self._arguments(item))
         await run.settled()

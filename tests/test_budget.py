@@ -203,12 +203,12 @@ class TestWaiting:
         assert ledger.state().waiting == 0
 
     async def test_what_is_under_way_at_a_refusal_is_still_settled(self) -> None:
-        ledger = Ledger(Budget(usd=2))
+        ledger = Ledger(Budget(usd=2), spent=Spent(usd=0.5))
         under_way = granted(ledger)
         with pytest.raises(BudgetExceededError, match=r"and \$1.00 reserved for 1 call under way"):
-            await ledger.reserve(Estimate(usd=2.5))
-        under_way.settle(usd=0.7)
-        assert ledger.spent.usd == 0.7
+            await ledger.reserve(Estimate(usd=1.6))
+        under_way.settle(usd=0.75)
+        assert ledger.spent.usd == 1.25
         assert ledger.state().reserved == Spent()
 
     async def test_a_cancelled_waiter_makes_room_for_the_next(self) -> None:
@@ -347,19 +347,40 @@ class TestTelling:
         assert (event.dimension, event.spent, event.limit) == ("tokens", 90, 100)
 
     @pytest.mark.parametrize(
-        ("budget", "need", "text"),
+        ("budget", "spent", "need", "text"),
         [
-            (Budget(usd=0.01), Estimate(usd=0.0123), "the budget of $0.01 is reached: $0.00 spent"),
-            (Budget(usd=1), Estimate(usd=1234.5), "the next call may come to $1,234.50."),
-            (Budget(tokens="2M"), Estimate(tokens=3e6), "the budget of 2,000,000 tokens"),
-            (Budget(requests=1), Estimate(requests=2), "the budget of 1 request is reached"),
+            (
+                Budget(usd=0.01),
+                Spent(usd=0.005),
+                Estimate(usd=0.0073),
+                "the budget of $0.01 is reached: $0.005 spent",
+            ),
+            (
+                Budget(usd=2000),
+                Spent(usd=1000),
+                Estimate(usd=1234.5),
+                "the next call may come to $1,234.50.",
+            ),
+            (
+                Budget(tokens="2M"),
+                Spent(tokens=1e6),
+                Estimate(tokens=15e5),
+                "the budget of 2,000,000 tokens",
+            ),
+            # With nothing left, it is not for its size.
+            (
+                Budget(requests=1),
+                Spent(requests=1),
+                Estimate(requests=2),
+                "the budget of 1 request is reached",
+            ),
         ],
     )
     def test_the_message_says_what_is_spent_and_what_to_do(
-        self, budget: Budget, need: Estimate, text: str
+        self, budget: Budget, spent: Spent, need: Estimate, text: str
     ) -> None:
         with pytest.raises(BudgetExceededError) as caught:
-            Ledger(budget).reserve_nowait(need)
+            Ledger(budget, spent=spent).reserve_nowait(need)
         assert text in str(caught.value)
         assert "Raise the budget and run again" in str(caught.value)
         assert caught.value.fatal

@@ -12,7 +12,7 @@ from typing import Final
 from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation
 from llmflow.budget.state import LedgerState, Remaining
 from llmflow.budget.value import Budget, Estimate, Spent
-from llmflow.budget.words import refusal
+from llmflow.budget.words import refusal, too_large
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
 
@@ -34,7 +34,8 @@ class Ledger:
 
     A call that does not fit waits, first come, first served, as long as calls under way
     may give back what it needs. When that cannot help any more it is refused, and with it
-    every later call, even one that would fit: what is left is too little for the work, and
+    every later call, even one that would fit; but for one that is above the whole budget by
+    itself, which is refused alone. What is left is too little for the work, and
     a run that goes on with its smallest items only would spend it on a choice that nobody
     made, and would end at another place each time.
 
@@ -89,6 +90,7 @@ class Ledger:
 
         Raises:
             BudgetExceededError: it does not fit, and nothing under way can change that.
+            TooLargeForBudgetError: it is above the whole budget; other calls are not concerned.
         """
         reservation = Reservation(self, estimate)
         self._lock.acquire()
@@ -100,6 +102,8 @@ class Ledger:
             self._unlock()
         if granted:
             return reservation
+        if reservation.refused is not None:
+            raise reservation.refused
         if self._reached is not None:
             raise self._error()
         return None
@@ -192,7 +196,7 @@ class Ledger:
             if alarm is not None:
                 alarm.cancel()
         if reservation.state != GRANTED:
-            raise self._error()
+            raise reservation.refused or self._error()
         return reservation
 
     def _look_again(self) -> None:
@@ -239,8 +243,22 @@ class Ledger:
         if self._reached is None and not self._waiting and self._fits(reservation.estimate):
             self._hold(reservation)
             return True
-        if self._reached is None and not self._waiting:
+        if self._reached is None and not self._is_refused(reservation) and not self._waiting:
             self._check_hope(reservation.estimate)
+        return False
+
+    def _is_refused(self, reservation: Reservation) -> bool:
+        """Return whether a call is above the whole budget by itself.
+
+        Where nothing is left of the budget it is not for the size of this one.
+        """
+        spent = (self._usd, self._tokens, self._requests)
+        for name, limit, used, need in zip(
+            Spent._fields, self._limits, spent, reservation.estimate, strict=True
+        ):
+            if need > limit > used * _ROUNDING:
+                reservation.refused = too_large(name, self.budget, reservation.estimate)
+                return True
         return False
 
     def _fits(self, estimate: Estimate) -> bool:
@@ -294,11 +312,11 @@ class Ledger:
             head = queue[0]
             if head.state == WAITING:
                 granted = head.can_go_on() and self._reached is None
-                if granted and head.anew is not None and not self._fits(head.estimate):
+                if granted and head.anew is not None:
                     head.estimate = head.anew()
                 if granted and not self._fits(head.estimate):
                     granted = False
-                    if not self._check_hope(head.estimate):
+                    if not self._is_refused(head) and not self._check_hope(head.estimate):
                         return
                 self._waiting -= 1
                 if granted:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from llmflow.budget.value import Estimate, Spent
+from llmflow.errors import TooLargeForBudgetError
 from llmflow.types import Response
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ OVER: Final = 2
 class Reservation:
     """The right to make one call, and what is kept back for it until it is settled."""
 
-    __slots__ = ("_ledger", "anew", "estimate", "future", "loop", "state")
+    __slots__ = ("_ledger", "anew", "estimate", "future", "loop", "refused", "state")
 
     def __init__(
         self, ledger: Ledger, estimate: Estimate, anew: Callable[[], Estimate] | None = None
@@ -31,6 +32,8 @@ class Reservation:
         self.state = WAITING
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
+        self.refused: TooLargeForBudgetError | None = None
+        """Why this call alone was refused, if it was."""
 
     def __repr__(self) -> str:
         names = {WAITING: "waiting", GRANTED: "granted", OVER: "over"}

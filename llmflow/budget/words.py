@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmflow.budget.value import Budget, Estimate, Spent
+from llmflow.errors import TooLargeForBudgetError
 
 
 def refusal(
@@ -36,6 +37,25 @@ def refusal(
     return (
         f"the budget of {_amount(reached, limit)} is reached: {used} spent{waiting}, and the "
         f"next call may come to {need}. {remedy}"
+    )
+
+
+def too_large(dimension: str, budget: Budget, estimate: Estimate) -> TooLargeForBudgetError:
+    """Return the refusal of a call that is above the whole budget by itself.
+
+    Args:
+        dimension: what is too small, as the field of `Budget` is called.
+        budget: what may be spent.
+        estimate: what the call may come to.
+    """
+    limit, needed = float(getattr(budget, dimension)), float(getattr(estimate, dimension))
+    return TooLargeForBudgetError(
+        f"this call alone may come to {_amount(dimension, needed)}, which is above the whole "
+        f"budget of {_amount(dimension, limit)}; other calls go on. Shorten its prompt, lower "
+        "max_tokens, or raise the budget.",
+        dimension=dimension,
+        needed=needed,
+        limit=limit,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar, Token
 
-from llmflow.errors import ConfigurationError, LLMFlowError, ProviderError
+from llmflow.errors import BudgetExceededError, ConfigurationError, LLMFlowError, ProviderError
 
 _current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=None)
 
@@ -47,7 +47,7 @@ def worth_repeating(error: Exception) -> bool:
     It cannot where the program itself says no: a used-up budget, a journal that cannot be
     written, a wrong setting. What a provider says may change.
     """
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | BudgetExceededError):
         return False
     return (
         not isinstance(error, LLMFlowError) or isinstance(error, ProviderError) or not error.fatal

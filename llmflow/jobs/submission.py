@@ -15,6 +15,7 @@ from llmflow.errors import (
     BatchUnsupportedError,
     BudgetExceededError,
     InputError,
+    TooLargeForBudgetError,
 )
 from llmflow.llm import LLM
 from llmflow.modes.choice import Choice, choosing
@@ -153,7 +154,7 @@ class Submission:
                 await asyncio.sleep(0)
             try:
                 self.submitted += await self._llm.submit(self._template.render(row, index=index))
-            except InputError:
+            except (InputError, TooLargeForBudgetError):
                 continue  # whoever writes the rows says so
             except BudgetExceededError as error:
                 self.refused = error

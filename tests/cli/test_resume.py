@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from llmflow.simulator import BatchSettings
 from tests.cli.conftest import listing, rows_of, wait_for, write_rows
 from tests.cli.sessions import (
     Process,
@@ -331,6 +332,31 @@ class TestResume:
 
 
 class TestBudget:
+    @pytest.mark.parametrize("more", [(), ("--mode", "batch")])
+    def test_a_row_above_the_whole_budget_fails_alone_in_every_session(
+        self,
+        more: tuple[str, ...],
+        process: Process,
+        simulator: Start,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        sim = simulator(batch=BatchSettings(seconds=0.1))
+        Path("llmflow.toml").write_text(PRICED + "[batch]\npoll = 0.1\n")
+        monkeypatch.delenv("LLMFLOW_CONFIG")
+        write_texts("in.jsonl", ["a", "word " * 20_000, *"bcdefgh"])
+        command = words(sim, "--max-tokens", "1", "--budget", "0.1", *more)
+        for _ in range(2):
+            result = ended(process(*command, "--json"))
+            assert result.code == 1, result.err
+            report = report_of(result)
+            assert (report["answered"], report["failed"], report["remaining"]) == (8, 1, 0)
+            assert report["stopped_by"] is None
+            reason = report["reasons"]["TooLargeForBudgetError"]
+            assert "which is above the whole budget of $0.10" in reason["first"]
+            (row,) = rows_of("out.failed.jsonl")
+            assert (row["index"], "alone may come to $" in str(row)) == (1, True)
+        assert len(rows_of("out.jsonl")) == 8
+
     def test_it_stops_with_3_and_a_higher_one_goes_on(
         self, process: Process, simulator: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
