@@ -241,11 +241,17 @@ def _check_tools(body: Mapping[str, Any]) -> None:
         names.add(name)
 
 
+def _thinks(body: Mapping[str, Any]) -> bool:
+    return (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+
+
 def _check_choice(body: Mapping[str, Any]) -> None:
     choice, tools = body["tool_choice"], body.get("tools")
     _check_tag(choice, "tool_choice", _CHOICES)
     if not tools:
         raise invalid("tool_choice: tool_choice may only be specified while providing tools")
+    if choice["type"] in ("any", "tool") and _thinks(body):
+        raise invalid("Thinking may not be enabled when tool_choice forces tool use.")
     if choice["type"] != "tool":
         return
     if "name" not in choice:

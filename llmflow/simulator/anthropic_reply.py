@@ -8,6 +8,7 @@ import orjson
 
 from llmflow.simulator.answer import Answer
 from llmflow.simulator.anthropic_request import MessagesRequest
+from llmflow.simulator.tools import Tool
 
 
 def usage(call: MessagesRequest, output_tokens: int, *, tier: str = "standard") -> dict[str, Any]:
@@ -29,7 +30,21 @@ def usage(call: MessagesRequest, output_tokens: int, *, tier: str = "standard") 
 
 
 def _stop_reason(said: Answer) -> str:
-    return "max_tokens" if said.cut else "end_turn"
+    if said.cut:
+        return "max_tokens"
+    return "end_turn" if said.tool is None else "tool_use"
+
+
+def _content(said: Answer, ident: str) -> list[dict[str, Any]]:
+    if said.tool is not None and said.text:
+        # What was cut is no JSON any more, and an object is what a client reads here.
+        value = {} if said.cut else orjson.loads(said.text)
+        return [{**_tool_use(said.tool, ident), "input": value}]
+    return [{"type": "text", "text": said.text}] if said.text else []
+
+
+def _tool_use(tool: Tool, ident: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{ident}", "name": tool.name, "input": {}}
 
 
 def message(call: MessagesRequest, said: Answer, *, ident: str, tier: str = "standard") -> bytes:
@@ -40,7 +55,7 @@ def message(call: MessagesRequest, said: Answer, *, ident: str, tier: str = "sta
             "type": "message",
             "role": "assistant",
             "model": call.model,
-            "content": [{"type": "text", "text": said.text}] if said.text else [],
+            "content": _content(said, ident),
             "stop_reason": _stop_reason(said),
             "stop_sequence": None,
             "usage": usage(call, said.tokens, tier=tier),
@@ -62,12 +77,15 @@ def events(call: MessagesRequest, said: Answer, *, ident: str) -> list[bytes]:
     }
     parts = [_event("message_start", message=begun)]
     if said.text:
-        block = {"type": "text", "text": ""}
+        block = {"type": "text", "text": ""} if said.tool is None else _tool_use(said.tool, ident)
         parts.append(_event("content_block_start", index=0, content_block=block))
     parts.append(_event("ping"))
     if said.text:
+        kind, field = (
+            ("text_delta", "text") if said.tool is None else ("input_json_delta", "partial_json")
+        )
         parts += [
-            _event("content_block_delta", index=0, delta={"type": "text_delta", "text": piece})
+            _event("content_block_delta", index=0, delta={"type": kind, field: piece})
             for piece in said.pieces()
         ]
         parts.append(_event("content_block_stop", index=0))

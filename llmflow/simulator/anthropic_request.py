@@ -16,6 +16,7 @@ from llmflow.simulator.dialect import Call, Form
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.summary import count_tokens
+from llmflow.simulator.tools import forced_message_tool
 
 PLAIN_VERSION = "2023-06-01"
 ROLES = ("user", "assistant")
@@ -241,6 +242,7 @@ def read_messages(
         max_tokens=max_tokens,
         stream=bool(body.get("stream")),
         form=form,
+        tool=forced_message_tool(body) if "tool_choice" in body else None,
         charge=Charge(estimate, estimate),
         estimate=estimate,
         marks=_read_marks(body, prompt),

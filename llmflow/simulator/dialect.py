@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmflow.simulator.answer import Answer
     from llmflow.simulator.quota import Charge, Decision, Domain
     from llmflow.simulator.settings import SimulatorSettings
+    from llmflow.simulator.tools import Tool
 
 Form = Literal["object"] | Mapping[str, Any] | None
 """Any JSON object, or what a schema allows, or plain text."""
@@ -43,6 +44,8 @@ class Call:
     charge: Charge
     """What it is charged on arrival."""
     choices: int = 1
+    tool: Tool | None = None
+    """The tool that must be called."""
 
 
 class Dialect(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmflow.simulator.openai_errors import OpenAIError
 from llmflow.simulator.openai_schema import check_strict
+from llmflow.simulator.tools import chat_tool_name
 
 _TYPE_NAMES = {
     str: "a string",
@@ -281,8 +282,8 @@ def _check_tools(tools: list[Any], _: Mapping[str, Any]) -> None:
             known_only(inner, _FUNCTION_FIELDS, f"{place}.function")
 
 
-def _names(tools: list[Any]) -> set[str]:
-    return {(tool.get(tool.get("type")) or {}).get("name", "") for tool in tools}
+def _names(tools: list[Any]) -> set[str | None]:
+    return {chat_tool_name(tool) for tool in tools}
 
 
 def _check_choice(choice: str | Mapping[str, Any], body: Mapping[str, Any]) -> None:
@@ -302,6 +303,7 @@ def _check_choice(choice: str | Mapping[str, Any], body: Mapping[str, Any]) -> N
     if kind is None:
         raise missing("tool_choice.type")
     if kind == "allowed_tools":
+        _check_allowed(choice.get(kind), tools)
         return
     if kind not in ("function", "custom"):
         raise bad_value("tool_choice.type", kind, ("allowed_tools", "custom", "function"))
@@ -311,6 +313,24 @@ def _check_choice(choice: str | Mapping[str, Any], body: Mapping[str, Any]) -> N
         raise missing(f"tool_choice.{kind}.name")
     if name not in _names(tools):
         raise invalid(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
+
+
+def _check_allowed(allowed: object, tools: list[Any]) -> None:
+    place = "tool_choice.allowed_tools"
+    if not isinstance(allowed, dict):
+        raise missing(place) if allowed is None else wrong_type(place, "an object", allowed)
+    if allowed.get("mode") not in ("auto", "required"):
+        raise bad_value(f"{place}.mode", allowed.get("mode"), ("auto", "required"))
+    listed = allowed.get("tools")
+    if not isinstance(listed, list) or not listed:
+        raise wrong_type(f"{place}.tools", "an array of at least one object", listed)
+    known = _names(tools)
+    for index, tool in enumerate(listed):
+        name = chat_tool_name(tool) if isinstance(tool, dict) else None
+        if name not in known:
+            raise invalid(
+                f"Tool choice '{name}' not found in 'tools' parameter.", f"{place}.tools[{index}]"
+            )
 
 
 def _check_parallel(_: bool, body: Mapping[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
 
 from llmflow.simulator.answer import Answer
 from llmflow.simulator.openai_request import ChatRequest
+from llmflow.simulator.tools import Tool
 
 
 def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:
@@ -28,17 +30,36 @@ def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:
 
 
 def _finish(said: Answer) -> str:
-    return "length" if said.cut else "stop"
+    if said.cut:
+        return "length"
+    return "stop" if said.tool is None else "tool_calls"
 
 
-def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> bytes:
-    """Return the body of a successful reply."""
+def _tool_call(tool: Tool, text: str, *, ident: str, choice: int) -> dict[str, Any]:
+    named = {"name": tool.name}
+    inner = (
+        {"type": "custom", "custom": {**named, "input": text}}
+        if tool.schema is None
+        else {"type": "function", "function": {**named, "arguments": text}}
+    )
+    return {"id": f"call_{ident}{choice}", **inner}
+
+
+def _message(said: Answer, *, ident: str, choice: int) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": said.text,
         "refusal": None,
         "annotations": [],
     }
+    if said.tool is not None:
+        message["content"] = None
+        message["tool_calls"] = [_tool_call(said.tool, said.text, ident=ident, choice=choice)]
+    return message
+
+
+def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> bytes:
+    """Return the body of a successful reply."""
     return orjson.dumps(
         {
             "id": f"chatcmpl-{ident}",
@@ -48,7 +69,7 @@ def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> 
             "choices": [
                 {
                     "index": index,
-                    "message": message,
+                    "message": _message(said, ident=ident, choice=index),
                     "logprobs": None,
                     "finish_reason": _finish(said),
                 }
@@ -73,20 +94,32 @@ def chunks(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> list
     }
     nothing_yet = {"usage": None} if chat.include_usage else {}
 
-    def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def event(deltas: Iterable[dict[str, Any]], finish: str | None = None) -> bytes:
         choices = [
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-            for index in range(chat.choices)
+            for index, delta in enumerate(deltas)
         ]
         return _event({**base, "choices": choices, **nothing_yet})
 
-    events = [event({"role": "assistant", "content": "", "refusal": None})]
-    events += [event({"content": text}) for text in said.pieces()]
-    events.append(event({}, _finish(said)))
+    each = [_deltas(said, ident=ident, choice=index) for index in range(chat.choices)]
+    events = [event(deltas) for deltas in zip(*each, strict=True)]
+    events.append(event([{}] * chat.choices, _finish(said)))
     if chat.include_usage:
         events.append(_event({**base, "choices": [], "usage": usage(chat, said)}))
     events.append(b"data: [DONE]\n\n")
     return events
+
+
+def _deltas(said: Answer, *, ident: str, choice: int) -> list[dict[str, Any]]:
+    """Return what a stream brings of an answer, part by part."""
+    if said.tool is None:
+        begun: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        return [begun, *({"content": text} for text in said.pieces())]
+    call = {"index": 0, **_tool_call(said.tool, "", ident=ident, choice=choice)}
+    begun = {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None}
+    kind, field = ("custom", "input") if said.tool.schema is None else ("function", "arguments")
+    parts = [{"index": 0, kind: {field: text}} for text in said.pieces()]
+    return [begun, *({"tool_calls": [part]} for part in parts)]
 
 
 def _event(data: dict[str, Any]) -> bytes:

@@ -23,6 +23,7 @@ from llmflow.simulator.openai_models import check_model
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.summary import count_tokens
+from llmflow.simulator.tools import forced_chat_tool
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _IMAGE_TOKENS = 85
@@ -185,6 +186,7 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
         choices=choices,
         stream=bool(body.get("stream")),
         form=_form(body.get("response_format") or {}),
+        tool=forced_chat_tool(body) if "tool_choice" in body else None,
         charge=_charge(characters, max_tokens, choices, settings),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )

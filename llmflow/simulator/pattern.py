@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from re import _parser as parser  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]  # there from 3.11 to 3.14
 from typing import Any
 
 _ALPHABET = "a0A1b2 -_.@/:"
+_CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}
 _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 
 
@@ -19,7 +20,7 @@ def matching(pattern: str, text: str, *, least: int = 0) -> str:
     try:
         if re.search(pattern, text):
             return text
-        made = _make(parser.parse(pattern))
+        made = _make(parser.parse(pattern), {})
         while len(made) < least and re.search(pattern, made + made[-1:]) and made:
             made += made[-1]
     except (re.error, RecursionError):
@@ -27,34 +28,51 @@ def matching(pattern: str, text: str, *, least: int = 0) -> str:
     return made
 
 
-def _make(parts: Any) -> str:
-    return "".join(_one(str(name), value) for name, value in parts)
+def _make(parts: Any, groups: dict[int, str]) -> str:
+    return "".join(_one(str(name), value, groups) for name, value in parts)
 
 
-def _one(name: str, value: Any) -> str:
+def _one(name: str, value: Any, groups: dict[int, str]) -> str:
     if name == "LITERAL":
         return chr(value)
     if name in _REPEATS:
         low, _, inner = value
-        return _make(inner) * int(low)
+        return _make(inner, groups) * int(low)
     if name == "SUBPATTERN":
-        return _make(value[-1])
+        text = _make(value[-1], groups)
+        if value[0] is not None:
+            groups[value[0]] = text
+        return text
+    if name == "GROUPREF":
+        return groups.get(value, "")
+    if name == "ATOMIC_GROUP":
+        return _make(value, groups)
     if name == "BRANCH":
-        return _make(value[1][0])
-    if name in ("IN", "NOT_LITERAL"):
-        return _member(name, value)
+        return _make(value[1][0], groups)
+    if name == "NOT_LITERAL":
+        return next(char for char in _ALPHABET if ord(char) != value)
+    if name == "IN":
+        return _member(value)
     return "a" if name == "ANY" else ""
 
 
-def _member(name: str, value: Any) -> str:
+def _member(parts: Any) -> str:
     """Return a character of a class."""
-    if name == "IN" and str(value[0][0]) in ("LITERAL", "RANGE"):
-        first = value[0][1]
-        return chr(first if isinstance(first, int) else first[0])
-    refused = {value} if name == "NOT_LITERAL" else {v for n, v in value if str(n) == "LITERAL"}
-    kind = str(value[-1][1]) if name == "IN" and str(value[-1][0]) == "CATEGORY" else ""
-    if kind.endswith("_DIGIT") and "NOT" not in kind and str(value[0][0]) != "NEGATE":
-        return "0"
-    if kind.endswith("_SPACE") and "NOT" not in kind and str(value[0][0]) != "NEGATE":
-        return " "
-    return next(char for char in _ALPHABET if ord(char) not in refused)
+    first, value = str(parts[0][0]), parts[0][1]
+    if first in ("LITERAL", "RANGE"):
+        return chr(value if isinstance(value, int) else value[0])
+    negated = first == "NEGATE"
+    rest = parts[1:] if negated else parts
+    found = (c for c in _ALPHABET if any(_has(part, c) for part in rest) != negated)
+    return next(found, _ALPHABET[0])
+
+
+def _has(part: Any, char: str) -> bool:
+    name, value = str(part[0]), part[1]
+    if name == "RANGE":
+        return bool(value[0] <= ord(char) <= value[1])
+    if name != "CATEGORY":
+        return bool(value == ord(char))
+    category = str(value)
+    kind = _CATEGORIES.get(category.rpartition("_")[2], "")
+    return (re.match(kind, char) is not None) != ("_NOT_" in category)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 import uuid
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from llmflow.simulator import SimulatorSettings, serve_in_thread
+from llmflow.simulator.pattern import matching
 from llmflow.simulator.schema_value import fill_schema
 
 
@@ -118,3 +120,30 @@ def test_anthropic_parses_a_nested_model() -> None:
         )
         assert isinstance(answer.parsed_output, Plain)
         assert sdk.models.retrieve("claude-opus-5").id == "claude-opus-5"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[A-Z]{2}-[0-9]+$",
+        r"^\d{3}-\w+\s$",
+        "^(a|b){2,3}$",
+        "[^abc]x?",
+        "^(?:foo)+?bar$",
+        r"^\S+@\S+\.\w+$",
+        r"^(?P<year>\d{4})-(?P=year)$",
+        "^(?>ab)c++$",
+        "(?i:ab)c",
+        r"^[^\W\d]\D\W$",
+        r"^[\w.]+$",
+        "^.{5}$",
+        "^a{0,}b$",
+    ],
+)
+def test_a_text_matches_its_pattern(pattern: str) -> None:
+    assert re.search(pattern, matching(pattern, "The sea!"))
+    assert re.search(pattern, matching(pattern, ""))
+
+
+def test_what_is_no_pattern_here_leaves_the_text() -> None:
+    assert matching(r"^\p{L}+$", "1") == "1"
