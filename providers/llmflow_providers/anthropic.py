@@ -63,12 +63,6 @@ FINISH_REASONS: Final = {
 }
 """Anthropic's `stop_reason` in the words that the other providers use; others stay as they are."""
 
-_COUNTED: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-)
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # Model classes with one bucket for all their versions; elsewhere each version has its own.
 _CLASS: Final = re.compile(r"(claude-(?:opus|sonnet)-4)(?:-.*)?")
@@ -408,15 +402,17 @@ def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) ->
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    if not all(said(usage.get(name)) for name in _COUNTED):
+    plain, output = usage.get("input_tokens"), usage.get("output_tokens")
+    read = usage.get("cache_read_input_tokens")
+    written = usage.get("cache_creation_input_tokens")
+    if not said(plain, output, read, written):
         return Usage()
-    read = count(usage.get("cache_read_input_tokens"))
-    written = count(usage.get("cache_creation_input_tokens"))
+    read, written = count(read), count(written)
     by_duration = mapping(usage.get("cache_creation"))
     details = mapping(usage.get("output_tokens_details"))
     return tokens(
-        count(usage.get("input_tokens")) + written + read,
-        count(usage.get("output_tokens")),
+        count(plain) + written + read,
+        count(output),
         cached=read,
         reasoning=count(details.get("thinking_tokens")),
         written=written,

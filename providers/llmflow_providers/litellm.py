@@ -324,7 +324,7 @@ def _usage(usage: Any) -> Usage:
     def of(holder: Any, name: str) -> int:
         return count(getattr(holder, name, None))
 
-    if not all(said(getattr(usage, each, None)) for each in ("prompt_tokens", "completion_tokens")):
+    if not said(*[getattr(usage, each, None) for each in ("prompt_tokens", "completion_tokens")]):
         return Usage()
     prompt = getattr(usage, "prompt_tokens_details", None)
     by_duration = getattr(prompt, "cache_creation_token_details", None)

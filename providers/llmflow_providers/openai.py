@@ -308,7 +308,7 @@ def _cost(usage: Mapping[str, Any]) -> float | None:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    if not (said(usage.get("prompt_tokens")) and said(usage.get("completion_tokens"))):
+    if not said(usage.get("prompt_tokens"), usage.get("completion_tokens")):
         return Usage()
     prompt = mapping(usage.get("prompt_tokens_details"))
     completion = mapping(usage.get("completion_tokens_details"))

@@ -107,11 +107,15 @@ def count(value: Any) -> int:
     return int(value) if isinstance(value, float) and 0 <= value < _MOST else 0
 
 
-def said(value: Any) -> bool:
-    """Whether a value can be a number of tokens, or is not there at all."""
-    return value is None or (
-        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
-    )
+def said(*values: Any) -> bool:
+    """Whether each value can be a number of tokens, or is not there at all."""
+    for value in values:
+        if type(value) is int:
+            if not 0 <= value < _MOST:
+                return False
+        elif value is not None and not (isinstance(value, float) and 0 <= value < _MOST):
+            return False
+    return True
 
 
 def tokens(
@@ -124,12 +128,16 @@ def tokens(
     written_1h: int = 0,
 ) -> Usage:
     """Return a usage whose parts are no larger than what they are parts of."""
+    if not (cached or reasoning or written):
+        return Usage(input_tokens=prompt, output_tokens=output)
+    cached = min(cached, prompt)
+    written = min(written, prompt - cached)
     return Usage(
         input_tokens=prompt,
         output_tokens=output,
-        cached_tokens=min(cached, prompt),
+        cached_tokens=cached,
         reasoning_tokens=min(reasoning, output),
-        cache_write_tokens=min(written, prompt - min(cached, prompt)),
+        cache_write_tokens=written,
         cache_write_1h_tokens=min(written_1h, written),
     )
 
