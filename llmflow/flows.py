@@ -18,16 +18,23 @@ from llmflow.arguments import checked_arguments
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
 from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
+from llmflow.engine.hooks import checked_sync
 from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
-from llmflow.engine.results import OnError, Results, check_on_error
+from llmflow.engine.results import OnError, Results, check_on_error, concerns_all
 from llmflow.errors import ActionError, StepLimitError, UsageError
+from llmflow.failure_notes import note_node
 from llmflow.modes.choice import Fallback, ModeName, as_choice, choosing
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000
 
 _StartNode = TypeVar("_StartNode", bound=BaseNode)
+
+
+def _note(error: Exception, node: BaseNode) -> None:
+    if not concerns_all(error):
+        note_node(error, owner=type(node).__name__, params=node.params)
 
 
 class Flow(BaseNode):
@@ -120,7 +127,11 @@ class Flow(BaseNode):
         while node is not None:
             step += 1
             visited = self._visit(node, step, params)
-            action = visited._run(shared)
+            try:
+                action = visited._run(shared)
+            except Exception as error:
+                _note(error, visited)
+                raise
             node = self.get_next_node(visited, action)
         return action
 
@@ -130,17 +141,23 @@ class Flow(BaseNode):
         while node is not None:
             step += 1
             visited = self._visit(node, step, params)
-            action = await visited._run_in_async_flow(shared)
+            try:
+                action = await visited._run_in_async_flow(shared)
+            except Exception as error:
+                _note(error, visited)
+                raise
             node = self.get_next_node(visited, action)
         return action
 
     def _run(self, shared: Any) -> Any:
-        prep_res = self.prep(shared)
-        return self.post(shared, prep_res, self._orch(shared))
+        prep_res = checked_sync(self, "prep", self.prep(shared))
+        post = self.post(shared, prep_res, self._orch(shared))
+        return checked_sync(self, "post", post)
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
-        prep_res = self.prep(shared)
-        return self.post(shared, prep_res, await self._orch_async(shared))
+        prep_res = checked_sync(self, "prep", self.prep(shared))
+        post = self.post(shared, prep_res, await self._orch_async(shared))
+        return checked_sync(self, "post", post)
 
 
 class BatchFlow(Flow):
@@ -189,19 +206,19 @@ class BatchFlow(Flow):
         self.last_results = []
 
     def _run(self, shared: Any) -> Any:
-        prep_res = self.prep(shared)
+        prep_res = checked_sync(self, "prep", self.prep(shared))
         items = sync_items(self, prep_res)
         results = Results(items, self._on_error)
         for params in items:
             with results.guard(params, self):
                 results.values.append(self._orch(shared, {**self.params, **params}))
         self.last_results = results.values
-        return self.post(shared, prep_res, None)
+        return checked_sync(self, "post", self.post(shared, prep_res, None))
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
-        prep_res = self.prep(shared)
+        prep_res = checked_sync(self, "prep", self.prep(shared))
         await self._run_each(shared, sync_items(self, prep_res))
-        return self.post(shared, prep_res, None)
+        return checked_sync(self, "post", self.post(shared, prep_res, None))
 
     async def _run_each(self, shared: Any, items: Any) -> None:
         results = Results(items, self._on_error)
@@ -268,8 +285,9 @@ class AsyncFlow(Flow, AsyncNode):
 
     async def _run_async(self, shared: Any) -> Any:
         with choosing(self._choice):
-            prep_res = await self.prep_async(shared)
-            return await self.post_async(shared, prep_res, await self._orch_async(shared))
+            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
+            post = self.post_async(shared, prep_res, await self._orch_async(shared))
+            return await self._awaitable("post_async", post)
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         return await self._run_async(shared)
@@ -314,9 +332,10 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
 
     async def _run_async(self, shared: Any) -> Any:
         with choosing(self._choice):
-            prep_res = await self.prep_async(shared)
+            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             await self._run_each(shared, async_items(self, prep_res))
-            return await self.post_async(shared, prep_res, None)
+            post = self.post_async(shared, prep_res, None)
+            return await self._awaitable("post_async", post)
 
 
 class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
@@ -387,7 +406,7 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
             return await self._orch_async(shared, {**self.params, **params})
 
         with choosing(self._choice):
-            prep_res = await self.prep_async(shared)
+            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             self.last_results = await run_pool(
                 self,
                 run_one,
@@ -395,4 +414,5 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
                 slots=self._slots.here(),
                 on_error=self._on_error,
             )
-            return await self.post_async(shared, prep_res, None)
+            post = self.post_async(shared, prep_res, None)
+            return await self._awaitable("post_async", post)

@@ -12,7 +12,6 @@ async, at once                                      `AsyncParallelBatchNode`
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -21,9 +20,10 @@ from typing import Any
 
 from llmflow.arguments import checked_arguments
 from llmflow.batch.live import limited
-from llmflow.engine.attempts import Attempt, current_attempt, worth_repeating
+from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.engine.graph import BaseNode, warn_of_turns, warn_user
+from llmflow.engine.hooks import awaitable, checked_sync, not_awaited
 from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
@@ -34,13 +34,6 @@ from llmflow.modes.validation import Validate, checked_validate, demanding
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000
-
-
-def _check_seconds(name: str, value: object, *, above: bool = False) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or math.isnan(value) or value < 0 or (above and value == 0):  # type: ignore[arg-type, operator]
-        bound = "a number of seconds above 0" if above else "a number of seconds, 0 or more"
-        raise UsageError(f"{name} must be {bound}; got {value!r}")
 
 
 class Node(BaseNode):
@@ -86,9 +79,9 @@ class Node(BaseNode):
                 "max_retries counts all attempts and must be a whole number of at least 1; "
                 f"got {max_retries!r}"
             )
-        _check_seconds("wait", wait)
+        check_seconds("wait", wait)
         if max_wait is not None:
-            _check_seconds("max_wait", max_wait)
+            check_seconds("max_wait", max_wait)
         self.max_retries = max_retries
         self.wait = wait
         self.exponential_backoff = exponential_backoff
@@ -129,7 +122,7 @@ class Node(BaseNode):
             while True:
                 attempt.index = self._last_retry = index
                 try:
-                    return self.exec(item)
+                    return checked_sync(self, "exec", self.exec(item))
                 except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                     if index + 1 >= self.max_retries or not worth_repeating(error):
                         return self.exec_fallback(item, error)
@@ -243,7 +236,7 @@ class AsyncNode(Node):
     ) -> None:
         super().__init__(max_retries, wait, exponential_backoff, max_wait)
         if timeout is not None:
-            _check_seconds("timeout", timeout, above=True)
+            check_seconds("timeout", timeout, above=True)
         self._timeout = timeout
         self._gates = as_gates(gate)
         self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
@@ -292,9 +285,15 @@ class AsyncNode(Node):
 
     async def _run_async(self, shared: Any) -> Any:
         with choosing(self._choice), demanding(self._validate):
-            prep_res = await self.prep_async(shared)
+            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             exec_res = await self._exec(prep_res)
-            return await self.post_async(shared, prep_res, exec_res)
+            post = self.post_async(shared, prep_res, exec_res)
+            return await self._awaitable("post_async", post)
+
+    def _awaitable(self, hook: str, returned: Any) -> Any:
+        if type(returned) is CoroutineType:
+            return returned
+        return awaitable(self, hook, returned)
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         return await self._run_async(shared)
@@ -317,31 +316,27 @@ class AsyncNode(Node):
             for gate in self._gates:
                 await gate.acquire()
             try:
+                work = self.exec_async(item)
+                if type(work) is not CoroutineType:
+                    work = awaitable(self, "exec_async", work)
                 if self._timeout is None:
-                    result = await self.exec_async(item)
+                    result = await work
                 else:
                     async with asyncio.timeout(self._timeout) as limit:
                         with limited(limit):
-                            result = await self.exec_async(item)
+                            result = await work
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                 if index + 1 >= self.max_retries or not worth_repeating(error):
-                    return await self.exec_fallback_async(item, error)
+                    fallback = self.exec_fallback_async(item, error)
+                    return await self._awaitable("exec_fallback_async", fallback)
             else:
                 if type(result) is CoroutineType:
-                    raise _not_awaited(self, result)
+                    raise not_awaited(self, result)
                 return result
             wait = self._get_wait_time(index)
             if wait > 0:
                 await attempt.pause(wait)
             index += 1
-
-
-def _not_awaited(node: AsyncNode, result: CoroutineType[Any, Any, Any]) -> UsageError:
-    result.close()
-    return UsageError(
-        f"{type(node).__name__}.exec_async returned the coroutine {result.__qualname__} instead "
-        "of its result: write `return await ...`"
-    )
 
 
 class AsyncBatchNode(AsyncNode, BatchNode):

@@ -7,9 +7,16 @@ at different attempts at the same moment.
 from __future__ import annotations
 
 import asyncio
+import math
 from contextvars import ContextVar, Token
 
-from llmflow.errors import BudgetExceededError, ConfigurationError, LLMFlowError, ProviderError
+from llmflow.errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    LLMFlowError,
+    ProviderError,
+    UsageError,
+)
 
 _current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=None)
 
@@ -60,3 +67,15 @@ def current_attempt(owner: object) -> Attempt | None:
     while attempt is not None and attempt.owner is not owner:
         attempt = attempt.outer
     return attempt
+
+
+def check_seconds(name: str, value: object, *, above: bool = False) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        UsageError: it is none, or below the bound.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or math.isnan(value) or value < 0 or (above and value == 0):  # type: ignore[arg-type, operator]
+        bound = "a number of seconds above 0" if above else "a number of seconds, 0 or more"
+        raise UsageError(f"{name} must be {bound}; got {value!r}")

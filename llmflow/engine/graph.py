@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from llmflow.engine.hooks import checked_sync
 from llmflow.engine.threads import in_thread
 
 NextNode = TypeVar("NextNode", bound="BaseNode | None")
@@ -138,12 +139,12 @@ class BaseNode:
         return any(node is not None for node in self.successors.values())
 
     def _exec(self, prep_res: Any) -> Any:
-        return self.exec(prep_res)
+        return checked_sync(self, "exec", self.exec(prep_res))
 
     def _run(self, shared: Any) -> Any:
-        prep_res = self.prep(shared)
+        prep_res = checked_sync(self, "prep", self.prep(shared))
         exec_res = self._exec(prep_res)
-        return self.post(shared, prep_res, exec_res)
+        return checked_sync(self, "post", self.post(shared, prep_res, exec_res))
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         """Run this sync node without blocking its siblings.
@@ -154,9 +155,9 @@ class BaseNode:
         idle = type(self).exec is BaseNode.exec and "exec" not in self.__dict__
         if idle or not self.run_in_thread:
             return self._run(shared)
-        prep_res = self.prep(shared)
+        prep_res = checked_sync(self, "prep", self.prep(shared))
         exec_res = await in_thread(self._exec, prep_res)
-        return self.post(shared, prep_res, exec_res)
+        return checked_sync(self, "post", self.post(shared, prep_res, exec_res))
 
 
 class _ConditionalTransition:

@@ -327,7 +327,8 @@ class Pool:
             try:
                 values[index] = await self._call(item, worker)
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-                values[index] = self._results.failure(index, item, error, worker.index + 1)
+                attempts = worker.index + 1
+                values[index] = self._results.failure(index, item, error, attempts, self._owner)
                 self._item_failed(error)
             hold.end_item(keep=not slots.has_waiters())
             if not _same_context(clean):

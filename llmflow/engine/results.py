@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from llmflow.errors import ConfigurationError, LLMFlowError, UsageError
+from llmflow.failure_notes import note_item, note_run
 
 OnError = Literal["raise", "collect"]
 """What a batch does when an item fails: stop at the first, or go on and collect."""
@@ -125,6 +126,14 @@ def concerns_all(error: BaseException) -> bool:
     return error.fatal or isinstance(error, ConfigurationError)
 
 
+def _note(error: BaseException, index: int, item: Any, owner: Any) -> None:
+    name = type(owner).__name__
+    if hasattr(owner, "start_node"):
+        note_run(error, index, item, owner=name)
+    else:
+        note_item(error, index, item, owner=name, params=getattr(owner, "params", None))
+
+
 class Results:
     """The results of one batch run, in input order, as they come."""
 
@@ -134,8 +143,12 @@ class Results:
         self._total = len(items) if isinstance(items, Sized) else 0
         self._serial = next(_serial)
 
-    def failure(self, index: int, item: Any, error: BaseException, attempts: int) -> Failure:
+    def failure(
+        self, index: int, item: Any, error: BaseException, attempts: int, owner: object
+    ) -> Failure:
         """Make the failure of one item, with what a batch inside it had finished."""
+        if not concerns_all(error):
+            _note(error, index, item, owner)
         partial: _Partial | None = error.__dict__.get(_PARTIAL)
         # An older one belongs to an earlier run that raised the same exception object.
         nested = partial if partial is not None and partial.serial > self._serial else None
@@ -179,7 +192,7 @@ class _Guard:
         results = self._results
         attempts = int(getattr(self._owner, "cur_retry", 0)) + 1
         values = results.values
-        values.append(results.failure(len(values), self._item, error, attempts))
+        values.append(results.failure(len(values), self._item, error, attempts, self._owner))
         goes_on = results.collect and not concerns_all(error)
         if not goes_on:
             results.attach_to(error)

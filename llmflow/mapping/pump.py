@@ -27,6 +27,7 @@ from llmflow.errors import (
     ModelNotFoundError,
     QuotaExhaustedError,
 )
+from llmflow.failure_notes import note_item
 from llmflow.mapping.places import Places
 from llmflow.mapping.prompts import MakePrompt
 from llmflow.mapping.result import MapCounts, Result
@@ -222,9 +223,12 @@ class Pump(Generic[ItemT]):
             self._lost(index, error)
             return
         except BaseException as error:  # noqa: BLE001 - unforeseen, so it concerns all items
+            note_item(error, index, item, owner="the map")
             self._lost(index, error)
             return
         self._end(index)
+        if failed is not None and not _concerns_all(failed):
+            note_item(failed, index, item, owner="the map")
         if failed is not None and _concerns_all(failed):
             # It says nothing of this item, which the next run asks again.
             self._stop(failed, cancel=_refuses_all(failed, answered=self._answered))

@@ -1,0 +1,60 @@
+"""What a node's own methods return: told apart where they are not as they must be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from types import CoroutineType
+from typing import Any
+
+from llmflow.errors import ConfigurationError, UsageError
+
+
+def awaitable(owner: object, hook: str, returned: Any) -> Any:
+    """Return what an async method returned, to be awaited.
+
+    Args:
+        owner: the node.
+        hook: the method's name.
+        returned: what a call of it returned, which is no coroutine.
+
+    Raises:
+        ConfigurationError: it cannot be awaited; the message says how the method is written.
+    """
+    if hasattr(returned, "__await__"):
+        return returned
+    name = f"{type(owner).__name__}.{hook}"
+    if isinstance(returned, AsyncGenerator):
+        # What a generator yields is for the items of a batch: returned, not yielded.
+        raise ConfigurationError(
+            f"{name} yields, so it cannot be awaited: name the generator otherwise and write "
+            f"`async def {hook}(...): return self.that_generator(...)`"
+        )
+    raise ConfigurationError(
+        f"{name} is not async: write `async def {hook}(...)`"
+        + ("" if returned is None else f"; it returned {type(returned).__name__}")
+    )
+
+
+def checked_sync(owner: object, hook: str, returned: Any) -> Any:
+    """Return what a plain method returned.
+
+    Raises:
+        ConfigurationError: it is a coroutine, which nobody would await.
+    """
+    if type(returned) is not CoroutineType:
+        return returned
+    returned.close()
+    name, asynchronous = type(owner).__name__, f"{hook}_async"
+    raise ConfigurationError(
+        f"{name}.{hook} is async, and {name} is not: make it an async node and write "
+        f"`async def {asynchronous}(...)`, or write a plain `def {hook}(...)`"
+    )
+
+
+def not_awaited(owner: object, result: CoroutineType[Any, Any, Any]) -> UsageError:
+    """Return the error for a coroutine in the place of a result."""
+    result.close()
+    return UsageError(
+        f"{type(owner).__name__}.exec_async returned the coroutine {result.__qualname__} instead "
+        "of its result: write `return await ...`"
+    )
