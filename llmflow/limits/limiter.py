@@ -14,6 +14,7 @@ from weakref import WeakSet
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
 from llmflow.limits.expectation import Expectation
+from llmflow.limits.holders import Holders
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.lock import TidyLock
 from llmflow.limits.permit import Permit
@@ -72,6 +73,7 @@ class Limiter:
         """Whether the key and the model work."""
         # When each loop looks again. uvloop's handles do not always tell.
         self._timers: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
+        self._placed: Holders[Permit] = Holders()
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -109,6 +111,8 @@ class Limiter:
         permit.patience = patience
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
+            if at_once:
+                self._placed.add(loop, permit)
         if not at_once:
             await self._wait(permit)
         return permit
@@ -124,6 +128,7 @@ class Limiter:
         permit = Permit(self, charge or Charge(), loop, expect)
         with self._lock:
             if self._admission.admit_at_once(permit, loop.time()):
+                self._placed.add(loop, permit)
                 return permit
             if not self._admission.waiting:
                 self._admission.pump(loop.time())  # nobody waits for what was looked at
@@ -236,8 +241,9 @@ class Limiter:
         with self._lock:
             self._admission.check_refusal(_now())
             self._admission.enqueue(permit)
+            swept = self._placed.others(permit._loop) and self._sweep()
             # Behind others it changes nothing, as long as this loop looks after them.
-            if self._admission.queue[0] is permit or permit._loop not in self._timers:
+            if swept or self._admission.queue[0] is permit or permit._loop not in self._timers:
                 self._pump()
         try:
             await future
@@ -249,6 +255,7 @@ class Limiter:
         self, permit: Permit, actual: Charge | None, signals: Sequence[QuotaSignal]
     ) -> None:
         with self._lock:
+            self._placed.discard(permit._loop, permit)
             self._admission.finish(permit, actual, _now(), signals=signals)
             self._pump()
 
@@ -261,6 +268,7 @@ class Limiter:
         signals: Sequence[QuotaSignal],
     ) -> float:
         with self._lock:
+            self._placed.discard(permit._loop, permit)
             now = _now()
             until = self._admission.reject(
                 permit, retry_after, now, kind=kind, dimension=dimension, signals=signals
@@ -277,6 +285,7 @@ class Limiter:
         rejected: bool,
     ) -> None:
         with self._lock:
+            self._placed.discard(permit._loop, permit)
             if rejected:
                 self._admission.rejected += 1
             self._admission.fail(
@@ -299,6 +308,7 @@ class Limiter:
             try:
                 while self._ended:
                     permit, sent = self._ended.popleft()
+                    self._placed.discard(permit._loop, permit)
                     if sent:
                         self._admission.fail(permit, _now())
                     else:
@@ -312,10 +322,21 @@ class Limiter:
         self._lock = TidyLock(self._tidy)
         self._ended.clear()
         self._timers.clear()
+        self._placed.clear()
         self.standing.after_fork()
         self._admission.forget_requests()
 
     # --- waking; the lock is held ----------------------------------------------------
+
+    def _sweep(self) -> bool:
+        """Take back the places of calls whose loops were closed; return whether there were any.
+
+        They were sent, and what they were charged stays charged.
+        """
+        abandoned = self._placed.abandoned()
+        for permit in abandoned:
+            self._admission.fail(permit, _now())
+        return bool(abandoned)
 
     def _pump(self) -> None:
         """Admit what may go, and see to it that somebody looks again in time."""
@@ -323,10 +344,15 @@ class Limiter:
         while queue:
             delay = self._admission.pump(_now())
             queue = self._admission.queue
-            if delay is None or not queue:
+            if not queue:
                 return
             head = queue[0]
             assert isinstance(head, Permit)
+            if delay is None:
+                # Only an event helps, and a loop that is closed has none any more.
+                if not self._placed.others(head._loop):
+                    return
+                delay = _LOOK_AFTER
             if self._arm(delay, head._loop):
                 return
             self._admission.cancel(head)
@@ -369,6 +395,7 @@ class Limiter:
             timer = self._timers.pop(asyncio.get_running_loop(), None)
             if timer is not None:
                 timer[1].cancel()  # it may be another loop that called, earlier than the timer
+            self._sweep()
             self._pump()
 
 

@@ -102,7 +102,9 @@ class Permit(Ticket):
 
     def grant(self) -> None:
         """Wake the task that waits; called by the limiter."""
-        if not self._tell(None):  # its loop is closed: nobody will send this request
+        if self._tell(None):
+            self._limiter._placed.add(self._loop, self)
+        else:  # its loop is closed: nobody will send this request
             self._limiter._admission.cancel(self)
 
     def refuse(self, error: Exception) -> None:

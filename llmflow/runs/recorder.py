@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import (
     JournalError,
@@ -148,10 +148,14 @@ class Recorder:
         Else a node that asks again after a time-out would leave a place without an answer,
         to be asked for in every session.
         """
-        if self._journal is not None and route.cache is None:
+        self._give_back_all((key, route.cache), (nth,))
+
+    def _give_back_all(self, each: Any, ordinals: Iterable[int]) -> None:
+        key, cache = each
+        if self._journal is not None and cache is None:
             with self._giving:
                 if len(self._given_back) < _MOST_GIVEN_BACK:
-                    self._given_back.setdefault(key, []).append(nth)
+                    self._given_back.setdefault(key, []).extend(ordinals)
 
     def numbered(self, call: Call, route: Route) -> tuple[bytes, int]:
         """Return what names a call that no journal has numbered."""
@@ -194,6 +198,8 @@ class Recorder:
     async def _share(self, call: Call, route: Route) -> Response:
         """Let an equal call in flight ask, or be the one that asks for the others."""
         key = self.fingerprint(call, route)
+        for each, ordinals in self._sharing.abandoned():
+            self._give_back_all(each, ordinals)
         # With a cache an equal question has one answer, whenever it is asked.
         nth = 0 if self._journal is None or route.cache is not None else self._nth(key)
         known = self._known(key, nth)

@@ -99,7 +99,8 @@ class Group:
         """Give the others the failure."""
         self._end()
         if not self._answer.done():
-            self._answer.set_exception(error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._answer.set_exception(error)
             self._answer.exception()  # with no others, nobody else retrieves it
 
     def give_up(self, nth: int) -> None:
@@ -138,6 +139,11 @@ class Group:
         self._gone = set()
         return unused
 
+    def abandon(self) -> set[int]:
+        """Return the ordinals of all its calls, which none of them gives back any more."""
+        ordinals, self._ordinals, self._gone = self._ordinals, set(), set()
+        return ordinals
+
     def _leave(self, nth: int) -> None:
         if nth in self._ordinals:
             self._gone.add(nth)
@@ -164,7 +170,7 @@ class Sharing:
     """Finds equal calls in flight. Calls on other event loops are not waited for."""
 
     def __init__(self) -> None:
-        self._groups: dict[Hashable, Group] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, dict[Hashable, Group]] = {}
 
     def join(self, key: Hashable, nth: int) -> Group:
         """Return the group of such calls, with this one in it.
@@ -173,9 +179,22 @@ class Sharing:
             key: what makes calls equal.
             nth: how many equal calls there were before this one.
         """
-        key = (id(asyncio.get_running_loop()), key)
-        group = self._groups.get(key)
+        groups = self._loops.setdefault(asyncio.get_running_loop(), {})
+        group = groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(self._groups, key)
+            group = groups[key] = Group(groups, key)
         group.enter(nth)
         return group
+
+    def abandoned(self) -> list[tuple[Hashable, set[int]]]:
+        """Return, once, the keys and ordinals of groups that no loop runs any more.
+
+        They are looked for when the first call of another loop comes.
+        """
+        loop = asyncio.get_running_loop()
+        if loop in self._loops:
+            return []
+        closed = [each for each in tuple(self._loops) if each.is_closed()]
+        self._loops[loop] = {}
+        groups = [group for each in closed for group in self._loops.pop(each, {}).items()]
+        return [(key, group.abandon()) for key, group in groups]

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -682,3 +683,97 @@ def test_a_loop_whose_timers_do_not_tell_when_they_ring_is_served_all_the_same()
     loop.run_until_complete(take())
     loop.close()
     assert limiter.statistics().admitted == 20
+
+
+class TestALoopThatIsClosedWithCallsInFlight:
+    """Its calls never end: what they held is given back to the calls of other loops."""
+
+    def leave(self, limiter: Limiter, count: int) -> list[asyncio.Task[Any]]:
+        """Close a loop in the midst of calls; the tasks are returned, so that nobody ends them."""
+
+        async def hold() -> None:
+            async with await limiter.acquire():
+                await asyncio.Event().wait()
+
+        async def begin() -> list[asyncio.Task[Any]]:
+            tasks = [asyncio.create_task(hold()) for _ in range(count)]
+            while limiter.statistics().in_flight < min(count, 2):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            return tasks
+
+        loop = asyncio.new_event_loop()
+        tasks = loop.run_until_complete(begin())
+        for task in tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+        return tasks
+
+    @pytest.mark.parametrize("count", [2, 5])
+    def test_the_next_loops_call_is_answered_at_once(self, count: int) -> None:
+        limiter = Limiter(Quota(max_concurrent=2))
+        tasks = self.leave(limiter, count)
+
+        async def after() -> None:
+            async with await asyncio.wait_for(limiter.acquire(), 9) as permit:
+                permit.settle()
+
+        for _ in range(2):
+            asyncio.run(after())
+        assert (limiter.statistics().in_flight, limiter.waiting) == (0, 0)
+        del tasks
+
+    def test_a_call_that_waits_already_is_answered_soon(self) -> None:
+        limiter = Limiter(Quota(max_concurrent=2))
+        waits = threading.Event()
+        tasks: list[Any] = []
+
+        async def wait() -> None:
+            other = threading.Thread(target=others_after, args=(waits,))
+            other.start()
+            await asyncio.to_thread(held.wait)
+            waiting = asyncio.create_task(limiter.acquire())
+            while not limiter.waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            waits.set()
+            (await asyncio.wait_for(waiting, 9)).settle()
+            other.join()
+
+        held = threading.Event()
+
+        def others_after(go: threading.Event) -> None:
+            async def hold() -> None:
+                async with await limiter.acquire():
+                    await asyncio.Event().wait()
+
+            async def begin() -> list[asyncio.Task[Any]]:
+                begun = [asyncio.create_task(hold()) for _ in range(2)]
+                while limiter.statistics().in_flight < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                held.set()
+                while not go.is_set():  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+                return begun
+
+            loop = asyncio.new_event_loop()
+            tasks.extend(loop.run_until_complete(begin()))
+            for task in tasks:
+                task._log_destroy_pending = False
+            loop.close()
+
+        asyncio.run(wait())
+        assert limiter.statistics().in_flight == 0
+
+    def test_a_permit_that_ends_after_all_ends_nobody_elses(self) -> None:
+        limiter = Limiter(Quota(max_concurrent=2))
+        tasks = self.leave(limiter, 2)
+
+        async def after() -> None:
+            permits = [await asyncio.wait_for(limiter.acquire(), 9) for _ in range(2)]
+            tasks.clear()
+            gc.collect()
+            assert limiter.statistics().in_flight == 2
+            for permit in permits:
+                permit.settle()
+
+        asyncio.run(after())
+        assert limiter.statistics().in_flight == 0
