@@ -84,6 +84,9 @@ def main(words: list[str]) -> int:
         parser.error(f"--minutes is above 0 and at most {MOST_MINUTES:g}; counts are positive")
     command = [sys.executable, "-m", "pytest", "-q", *rest]
     end = time.monotonic() + 60.0 * options.minutes
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # A shell's `&` and nohup have them ignored, and the tests' processes would inherit that.
+        signal.signal(number, signal.default_int_handler)
     with busy(options.busy):
         for number in range(1, options.times + 1):
             began = time.monotonic()
