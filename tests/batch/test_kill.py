@@ -64,7 +64,7 @@ FAST: dict[str, Any] = {
 EVERY_JOB = tuple(range(1, 1000))
 BAD = 7
 AT_ONCE = 6
-PATIENCE = 30.0
+PATIENCE = 90.0
 DEADLINE = 0.6
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from typing import Any
 
@@ -38,7 +37,7 @@ def ask(server: FakeServer, count: int = 20, **options: Any) -> list[Any]:
 
     async def main() -> list[Any]:
         calls = [llm(f"{n}") for n in range(count)]
-        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 90)
 
     return asyncio.run(main())
 
@@ -243,9 +242,8 @@ def test_at_its_deadline_a_stuck_job_is_cancelled_and_only_what_is_missing_asked
     server = FakeServer(
         stuck=[1], fate=lambda p, job: f"batch: {p}" if int(p) < 12 else None, looks=10**9
     )
-    started = time.monotonic()
+    # How early that is, is tested on the virtual clock, in test_lateness.py.
     results = ask(server, deadline=1.2, fallback="parallel", batch=Batch(quiet=0.02, poll=0.02))
-    assert time.monotonic() - started < 1.2
     assert results == [*answers(12), *(f"live: {n}" for n in range(12, 20))]
     assert sorted(server.live, key=int) == [str(n) for n in range(12, 20)]
     assert server.calls.count("cancel") == 1

@@ -191,12 +191,11 @@ def test_a_full_queue_at_anthropic_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_stuck_job_is_completed_in_parallel_on_time(dialect: str) -> None:
+def test_a_stuck_job_is_completed_in_parallel(dialect: str) -> None:
+    # That this is on time is tested on the virtual clock, in test_lateness.py.
     with provider(stuck_jobs=(1,)) as simulator:
-        began = time.monotonic()
         llm = llm_at(simulator, dialect, quota=Quota(rpm=60_000))
         answers = ask(llm, deadline=1.2, fallback="parallel")
-        assert time.monotonic() - began < 1.2
         assert answers == prompts(60)
         assert simulator.stats().answered == 30
         check_paid_once(simulator, 30)

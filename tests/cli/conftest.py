@@ -19,7 +19,7 @@ from llmflow.cli.main import main
 from llmflow.limits.registry import forget_limiters
 from llmflow.simulator import SimulatorSettings, SimulatorThread, serve_in_thread
 
-PATIENCE = 20.0
+PATIENCE = 90.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,9 +164,7 @@ class TestSignals:
         popen.stdin.flush()
         wait_for(lambda: sim.stats().answered == 1, "the first answer")
         popen.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        assert popen.wait(PATIENCE) == 130
-        assert time.monotonic() - started < 3.0
+        assert popen.wait(PATIENCE) == 130  # nothing else ends it: the input stays open
         assert len(rows_of("out.partial.jsonl")) == 1
 
     def test_before_the_first_row_there_is_nothing_to_keep(
@@ -289,25 +286,26 @@ class TestTerminal:
 
 
 class TestStart:
-    """The limits are three times what is promised: a busy machine is no defect."""
+    """What a start costs is what it loads: 268 and 286 modules when this was written."""
 
-    def seconds(self, *command: str) -> float:
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
-            best = min(best, time.perf_counter() - started)
-        return best
-
-    def test_help_is_there_at_once(self) -> None:
-        assert self.seconds("-m", "llmflow", "--help") < 0.9
-
-    def test_the_import_is_quick(self) -> None:
-        code = (
-            "import time; t = time.perf_counter(); import llmflow; print(time.perf_counter() - t)"
+    @pytest.mark.parametrize(
+        ("code", "most"),
+        [("import llmflow", 340), ("import llmflow.cli.main as m; m.main(['--help'])", 360)],
+    )
+    def test_few_modules_are_loaded(self, code: str, most: int) -> None:
+        program = f"""
+import sys
+before = len(sys.modules)
+try:
+    {code}
+except SystemExit:
+    pass
+print(len(sys.modules) - before)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
         )
-        runs = [subprocess.check_output([sys.executable, "-c", code]) for _ in range(3)]
-        assert min(map(float, runs)) < 0.45
+        assert int(done.stdout.splitlines()[-1]) <= most
 
     @pytest.mark.parametrize(
         "code", ["import llmflow", "import llmflow.cli.main as m; m.main(['--help'])"]

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from llmflow import LLM, Result, Run
@@ -134,6 +133,7 @@ class TestArguments:
         assert provider.requests == []
 
     def test_a_prompt_without_its_name_says_how_it_is_written(self) -> None:
+        pd: Any = pytest.importorskip("pandas")
         frame = pd.DataFrame({"text": TEXTS})
         llm: Any = LLM(ScriptedProvider())
         said = r'llm.map_sync\(items, prompt="Summarize: \{text\}"\)'
@@ -209,6 +209,7 @@ class TestTotal:
         assert self.views(TEXTS, monkeypatch).total == 3
 
     def test_of_a_frame_it_is_its_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pd: Any = pytest.importorskip("pandas")
         assert self.views(pd.DataFrame({"text": TEXTS}), monkeypatch).total == 3
 
     def test_of_a_generator_it_is_unknown_until_it_ends(

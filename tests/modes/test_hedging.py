@@ -628,6 +628,7 @@ async def test_a_run_has_fewer_stragglers_within_the_budget(
     hedged, number, received = await run(Hedge(percentile=0.9, budget=budget, minimum=0.1))
     assert once == count
     assert 5 <= number <= budget * count
-    assert received == count + number
+    # A hedge whose call is answered before it is sent never comes to the server.
+    assert count < received <= count + number
     assert plain >= 8
     assert hedged <= 0.7 * plain, (hedged, plain)

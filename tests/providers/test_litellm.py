@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 from aiohttp import web
 
@@ -31,6 +30,8 @@ from llmflow_providers import litellm_client
 from llmflow_providers.litellm import LiteLLMProvider
 from llmflow_providers.litellm_errors import translate
 from llmflow_providers.openai import OpenAIProvider
+
+httpx: Any = pytest.importorskip("httpx", reason="litellm's client")
 
 KEY = "sk-verysecret-1234567890"
 ANSWER: dict[str, Any] = {
@@ -230,13 +231,13 @@ async def test_on_a_loop_the_first_call_checks_what_prepare_could_not() -> None:
     unknown = LiteLLMProvider("foo/bar")
     unknown.prepare()
     with pytest.raises(errors.UnknownModelError):
-        await unknown.complete(ask(), timeout=5)
+        await unknown.complete(ask(), timeout=60)
 
 
 # Importing, in a process of its own
 
 _LOAD = """
-import asyncio, logging, os, socket, sys, threading, time
+import asyncio, logging, os, socket, sys, threading
 real = socket.socket.connect
 def connect(self, address):
     assert address[0] == "127.0.0.1", f"a look-up of {address}"
@@ -247,21 +248,18 @@ from llmflow import LLM
 before = dict(os.environ)
 llm = LLM("litellm/openai/gpt-4o-mini", base_url=sys.argv[1], api_key="sk-test-123456")
 assert "litellm" not in sys.modules, "imported too early"
-worst = 0.0
-async def watch():
-    global worst
-    while True:
-        now = time.monotonic()
-        await asyncio.sleep(0.01)
-        worst = max(worst, time.monotonic() - now)
+importers = []
+class Watch:
+    def find_spec(name, path=None, target=None):
+        if name == "litellm.main":  # a part, as the whole is also only looked for
+            importers.append(threading.current_thread())
+sys.meta_path.insert(0, Watch)
 async def main():
-    watcher = asyncio.create_task(watch())
     texts = await asyncio.gather(*(llm("Hello") for _ in range(40)))
     assert len(set(texts)) == 1, texts
-    watcher.cancel()
 asyncio.run(main())
 assert "litellm" in sys.modules
-assert worst < 1.5, f"the loop stood still for {worst:.2f} s"
+assert importers and threading.main_thread() not in importers, "the loop stood still"
 for _ in range(3):
     asyncio.run(llm.complete("Hello"))
 assert dict(os.environ) == before, set(os.environ) ^ set(before)
@@ -361,7 +359,7 @@ def test_a_failed_import_names_the_extra_and_is_tried_again(
 async def test_an_answer_holds_everything_that_is_known() -> None:
     async with serving() as server:
         server.headers = {"content-type": "application/json", "x-request-id": "req_7"}
-        response = await provider(server).complete(ask(), timeout=5)
+        response = await provider(server).complete(ask(), timeout=60)
     assert response.text == "Hello."
     assert response.finish_reason == "stop"
     assert response.usage == Usage(
@@ -382,7 +380,7 @@ async def test_an_answer_holds_everything_that_is_known() -> None:
 async def test_an_unknown_price_is_no_cost() -> None:
     async with serving() as server:
         server.body = {**ANSWER, "model": "mine"}
-        response = await provider(server, "hosted_vllm/mine").complete(ask(), timeout=5)
+        response = await provider(server, "hosted_vllm/mine").complete(ask(), timeout=60)
     assert response.cost is None
     assert response.model == "mine"
 
@@ -392,7 +390,7 @@ async def test_system_limits_options_and_key_reach_the_server() -> None:
         system="Be brief.", max_tokens=9, temperature=0.5, options={"seed": 7, "num_retries": 5}
     )
     async with serving() as server:
-        await provider(server).complete(request, timeout=5)
+        await provider(server).complete(request, timeout=60)
     (body,) = server.bodies
     assert body["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -407,7 +405,7 @@ async def test_system_limits_options_and_key_reach_the_server() -> None:
 async def test_a_stream_is_refused_before_it_is_sent() -> None:
     async with serving() as server:
         with pytest.raises(errors.ConfigurationError, match="stream"):
-            await provider(server).complete(ask(options={"stream": True}), timeout=5)
+            await provider(server).complete(ask(options={"stream": True}), timeout=60)
     assert server.bodies == []
 
 
@@ -417,7 +415,7 @@ async def test_an_option_that_litellm_refuses_is_an_invalid_request() -> None:
         model = provider(server, "cohere_chat/command-r")
         request = ask(options={"logit_bias": {"1": 2}})
         with pytest.raises(errors.InvalidRequestError, match="drop_params"):
-            await model.complete(request, timeout=5)
+            await model.complete(request, timeout=60)
     assert server.bodies == []
 
 
@@ -431,11 +429,11 @@ async def test_the_users_own_callbacks_are_called(monkeypatch: pytest.MonkeyPatc
 
     async with serving() as server:
         model = provider(server)
-        await model.complete(ask(), timeout=5)
+        await model.complete(ask(), timeout=60)
         monkeypatch.setattr(litellm, "_async_success_callback", [listen])
         assert not heard.is_set()
-        await model.complete(ask(), timeout=5)
-        await asyncio.wait_for(heard.wait(), 5)
+        await model.complete(ask(), timeout=60)
+        await asyncio.wait_for(heard.wait(), 60)
 
 
 # Errors
@@ -527,13 +525,13 @@ async def test_a_reply_means_the_same_as_at_the_native_provider(
         for server.status, headers, server.body in REPLIES:
             server.headers = {"content-type": "application/json", **headers}
             found = []
-            reply = await transport.send(native.encode(ask()), timeout=Timeout(total=5))
+            reply = await transport.send(native.encode(ask()), timeout=Timeout(total=60))
             with pytest.raises(errors.ProviderError) as caught:
                 native.decode(reply)
             found.append(caught.value)
             server.bodies.clear()
             with pytest.raises(errors.ProviderError) as caught:
-                await ours.complete(ask(), timeout=5)
+                await ours.complete(ask(), timeout=60)
             found.append(caught.value)
             facts = [
                 (type(e).__name__, e.status, e.code, e.request_id, e.retry_after) for e in found
@@ -574,7 +572,7 @@ async def test_an_error_beside_an_answer_is_no_empty_answer(
     async with serving() as server:
         server.body = reply
         with pytest.raises(errors.ProviderError) as caught:
-            await provider(server, vendor).complete(ask(), timeout=5)
+            await provider(server, vendor).complete(ask(), timeout=60)
     assert type(caught.value) is kind
 
 
@@ -583,7 +581,7 @@ async def test_a_filtered_answer_is_a_failure_with_its_partial_text(ending: str)
     async with serving() as server:
         server.body = beside(None, "Half", finish_reason=ending)
         with pytest.raises(errors.ContentFilterError) as caught:
-            await provider(server).complete(ask(), timeout=5)
+            await provider(server).complete(ask(), timeout=60)
     assert caught.value.partial_text == "Half"
     assert caught.value.usage.input_tokens == 1000
 
@@ -592,21 +590,21 @@ async def test_a_filtered_answer_is_a_failure_with_its_partial_text(ending: str)
 async def test_any_2xx_with_a_completion_is_an_answer(status: int) -> None:
     async with serving() as server:
         server.status = status
-        assert (await provider(server).complete(ask(), timeout=5)).text == "Hello."
+        assert (await provider(server).complete(ask(), timeout=60)).text == "Hello."
 
 
 async def test_an_answer_in_json_that_is_not_strict_is_used() -> None:
     async with serving() as server:
         half = json.dumps(ANSWER).encode().replace(b'"Hello."', b'"a\\ud800b"')
         server.body = b"\n\n" + half.replace(b'"created": 1', b'"created": 1, "score": NaN')
-        assert (await provider(server).complete(ask(), timeout=5)).text == "a\ufffdb"
+        assert (await provider(server).complete(ask(), timeout=60)).text == "a\ufffdb"
 
 
 @pytest.mark.parametrize("tokens", [-5, 10**18])
 async def test_a_usage_that_cannot_be_is_not_said(tokens: int) -> None:
     async with serving() as server:
         server.body = {**ANSWER, "usage": {"prompt_tokens": tokens, "completion_tokens": 4}}
-        answer = await provider(server).complete(ask(), timeout=5)
+        answer = await provider(server).complete(ask(), timeout=60)
     assert answer.usage == Usage()
     assert answer.cost is None or answer.cost >= 0
 
@@ -648,7 +646,7 @@ async def test_other_dialects_are_understood(vendor: str) -> None:
                 server.headers = {"retry-after": "4"} if delay else {}
                 server.bodies.clear()
                 with pytest.raises(errors.ProviderError) as caught:
-                    await provider(server, model).complete(ask(), timeout=5)
+                    await provider(server, model).complete(ask(), timeout=60)
                 assert type(caught.value) is expected, content
                 assert (caught.value.status, caught.value.retry_after) == (status, delay)
                 assert len(server.bodies) == 1
@@ -660,14 +658,14 @@ async def test_an_error_of_before_is_not_taken_for_the_present_one() -> None:
         model = provider(server)
         server.status, server.body = 429, body("wait")
         with pytest.raises(errors.RateLimitError):
-            await model.complete(ask(), timeout=5)
+            await model.complete(ask(), timeout=60)
         before = httpx.Response(429, content=b"{}", request=httpx.Request("POST", server.url))
         try:
             before.raise_for_status()
         except httpx.HTTPStatusError:
             server.breaks = True
             with pytest.raises(errors.ConnectionFailedError):
-                await model.complete(ask(), timeout=5)
+                await model.complete(ask(), timeout=60)
 
 
 async def test_no_connection_is_told_from_a_broken_one() -> None:
@@ -678,7 +676,7 @@ async def test_no_connection_is_told_from_a_broken_one() -> None:
     async with serving() as server:
         server.breaks = True
         with pytest.raises(errors.ConnectionFailedError, match="broke"):
-            await provider(server).complete(ask(), timeout=5)
+            await provider(server).complete(ask(), timeout=60)
 
 
 @pytest.mark.parametrize("vendor", ["openai", "hosted_vllm"])
@@ -707,7 +705,7 @@ async def test_no_error_holds_the_key() -> None:
     async with serving() as server:
         server.status, server.body = 401, body(f"Incorrect key {KEY}, Bearer {KEY}")
         with pytest.raises(errors.AuthenticationError) as caught:
-            await provider(server).complete(ask(), timeout=5)
+            await provider(server).complete(ask(), timeout=60)
     error = caught.value
     assert KEY not in str(error) + repr(error) + repr(vars(error))
     assert error.__cause__ is None

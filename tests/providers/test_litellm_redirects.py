@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp import web
 
@@ -20,6 +19,7 @@ from llmflow_providers.litellm_client import loader
 from llmflow_providers.litellm_redirects import guard, no_redirects
 from tests.providers.test_litellm import ANSWER, KEY
 
+httpx: Any = pytest.importorskip("httpx")
 litellm = pytest.importorskip("litellm")
 
 STATUSES = (301, 302, 303, 307, 308)

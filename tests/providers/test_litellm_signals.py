@@ -48,14 +48,14 @@ def headed(server: Server, headers: dict[str, str]) -> None:
 
 async def refused(server: Server, model: str) -> errors.ProviderError:
     with pytest.raises(errors.ProviderError) as caught:
-        await provider(server, model).complete(ask(), timeout=5)
+        await provider(server, model).complete(ask(), timeout=60)
     return caught.value
 
 
 async def test_an_answer_says_what_its_headers_say_of_the_quota() -> None:
     async with serving() as server:
         headed(server, OPENAI)
-        response = await provider(server).complete(ask(), timeout=5)
+        response = await provider(server).complete(ask(), timeout=60)
     assert list(response.signals) == [
         QuotaSignal("rpm", 5000, 4999, 0.012),
         QuotaSignal("tpm", 30000),
@@ -65,7 +65,7 @@ async def test_an_answer_says_what_its_headers_say_of_the_quota() -> None:
 async def test_headers_mean_what_the_vendor_means() -> None:
     async with serving() as server:
         headed(server, {"x-ratelimit-limit-req-minute": "188"})
-        response = await provider(server, "mistral/mistral-small").complete(ask(), timeout=5)
+        response = await provider(server, "mistral/mistral-small").complete(ask(), timeout=60)
     assert [each[:2] for each in response.signals] == [("rpm", 188)]
 
 
@@ -73,14 +73,14 @@ async def test_anthropics_headers_are_read_wherever_litellm_has_put_them() -> No
     async with serving() as server:
         headed(server, ANTHROPIC)
         server.body = MESSAGE
-        response = await provider(server, "anthropic/claude-x").complete(ask(), timeout=5)
+        response = await provider(server, "anthropic/claude-x").complete(ask(), timeout=60)
     assert response.text == "Hello."
     assert list(response.signals) == [QuotaSignal("itpm", 50000, 49000), QuotaSignal("otpm", 8000)]
 
 
 async def test_an_answer_without_such_headers_says_nothing() -> None:
     async with serving() as server:
-        assert list((await provider(server).complete(ask(), timeout=5)).signals) == []
+        assert list((await provider(server).complete(ask(), timeout=60)).signals) == []
 
 
 async def test_a_rejection_says_which_limit_and_what_is_left() -> None:

@@ -26,7 +26,7 @@ from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request, Response, Usage
 
-PATIENCE = 20.0
+PATIENCE = 90.0
 
 
 def said(request: Request) -> Response:
