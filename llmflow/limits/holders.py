@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -45,6 +46,11 @@ class Holders(Generic[_T]):
         if len(self._held) <= (loop in self._held):
             return False
         return any(held for each, held in self._held.items() if each is not loop)
+
+    def __iter__(self) -> Iterator[_T]:
+        """Yield what is held by the calls of all loops."""
+        for of_loop in self._held.values():
+            yield from of_loop
 
     def abandoned(self) -> list[_T]:
         """Return, once, what the calls of closed loops hold."""

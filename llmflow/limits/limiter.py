@@ -20,6 +20,7 @@ from llmflow.limits.lock import TidyLock
 from llmflow.limits.permit import Permit
 from llmflow.limits.standing import Standing
 from llmflow.limits.statistics import LimiterStatistics
+from llmflow.limits.ticket import ADMITTED
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_MAX_IN_FLIGHT = 1000
@@ -194,6 +195,13 @@ class Limiter:
     def quota(self) -> Quota:
         """The configured limits."""
         return self._admission.quota
+
+    def oldest_in_flight(self) -> float:
+        """Return for how many seconds the oldest request in flight has been there; else 0.0."""
+        with self._lock:
+            now = _now()
+            begun = (each.admitted_at for each in self._placed if each.state == ADMITTED)
+            return max(0.0, now - min(begun, default=now))
 
     def statistics(self) -> LimiterStatistics:
         """Return what the limiter is doing now."""

@@ -69,6 +69,7 @@ class Traffic:
             paused_for=max((each.paused_for for each in now.values()), default=0.0),
             trouble=None if trouble is None else redact(trouble)[:_TROUBLE_CHARACTERS],
             binds=None if busiest is None else _binds(busiest),
+            oldest=max((limiter.oldest_in_flight() for limiter in now), default=0.0),
         )
 
 

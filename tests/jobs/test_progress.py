@@ -76,6 +76,19 @@ class TestText:
             assert part in text
 
     @pytest.mark.virtual_time
+    async def test_a_request_that_hangs_is_shown_with_its_age(self, job: Job) -> None:
+        limiter = job._llm.limiter
+        hung = await limiter.acquire()
+        shown = progress(job)
+        await asyncio.sleep(19.0)
+        async with await limiter.acquire():
+            assert shown.text().endswith("2 in flight")
+            await asyncio.sleep(71.0)
+            assert shown.text().endswith("2 in flight (oldest 1 min 30 s)")
+        hung.release()
+        assert shown.text().endswith("0 in flight")
+
+    @pytest.mark.virtual_time
     async def test_it_names_the_limit_that_calls_wait_for(self, job: Job) -> None:
         limiter = job._llm.limiter
         limiter.retune(Quota(rpm=60))
