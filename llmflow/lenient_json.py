@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from llmflow.surrogates import well_formed
+
 REPLACEMENT: Final = "\ufffd"
 """What takes the place of text that is not valid Unicode."""
 
@@ -27,7 +29,7 @@ _ESCAPE: Final = re.compile(
     r"|\\.",
     re.DOTALL,
 )
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SURROGATES: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]|([\ud800-\udfff])")
 _LARGEST_EXACT: Final = 2.0**63
 
 
@@ -86,25 +88,6 @@ def loads_counted(data: bytes | str, *, exact_integers: bool = False) -> tuple[A
     return value, NO_REPAIRS
 
 
-def valid_text(text: str) -> tuple[str, int]:
-    """Return a text that can be written as UTF-8, and how many surrogates were replaced.
-
-    >>> valid_text("fine")
-    ('fine', 0)
-    """
-    return _SURROGATE.subn(REPLACEMENT, text) if not _is_valid(text) else (text, 0)
-
-
-def _is_valid(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _repaired(data: bytes | str) -> tuple[Any, Repairs]:
     text, bad_text = _decoded(data)
     text = text.strip(_BLANK)
@@ -143,7 +126,10 @@ def _repaired(data: bytes | str) -> tuple[Any, Repairs]:
 def _decoded(data: bytes | str) -> tuple[str, int]:
     """Return JSON as text without surrogates, and how many places were not valid."""
     if isinstance(data, str):
-        return valid_text(data)
+        text = well_formed(data)
+        if text is data:
+            return text, 0
+        return text, sum(found[1] is not None for found in _SURROGATES.finditer(data))
     raw = bytes(data)
     try:
         return raw.decode(), 0

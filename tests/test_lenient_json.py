@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmflow.lenient_json import NO_REPAIRS, Repairs, loads, loads_counted, valid_text
+from llmflow.lenient_json import NO_REPAIRS, Repairs, loads, loads_counted
 
 LONG = 123456789012345678901234567890
 
@@ -76,10 +76,11 @@ def test_an_integer_of_more_digits_than_python_reads_is_null() -> None:
     assert loads_counted(b"[NaN, " + b"9" * 10_000 + b"]") == ([None, None], Repairs(0, 2))
 
 
-def test_a_text_with_half_a_surrogate_pair_becomes_valid() -> None:
-    assert valid_text("a\ud800b\udfffc") == ("a\ufffdb\ufffdc", 2)
-    same = "gr\u00fcn \U0001f600"
-    assert valid_text(same) == (same, 0)
+def test_halves_of_surrogate_pairs_in_a_text_are_joined_or_replaced_and_counted() -> None:
+    assert loads_counted('"a\ud800b\udfffc"') == ("a\ufffdb\ufffdc", Repairs(2, 0))
+    joined = '"a' + chr(0xD83D) + chr(0xDE00) + '"'
+    assert loads_counted(joined) == ("a\U0001f600", NO_REPAIRS)
+    assert loads_counted('"gr\u00fcn \U0001f600"') == ("gr\u00fcn \U0001f600", NO_REPAIRS)
 
 
 _JSON = st.recursive(

@@ -27,7 +27,6 @@ from llmflow.errors import (
     RequestTimeoutError,
     UnknownModelError,
 )
-from llmflow.lenient_json import valid_text
 from llmflow.provider import (
     FALLBACK_PROVIDER,
     installed_providers,
@@ -232,7 +231,7 @@ class LiteLLMProvider:
         try:
             choice = answer.choices[0]
             message = choice.message
-            text, _ = valid_text(text_of(message.content) or _refusal(message))
+            text = well_formed(text_of(message.content) or _refusal(message))
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
