@@ -43,6 +43,8 @@ _BY_TEXT: Final[tuple[tuple[str, frozenset[int], type[errors.ProviderError]], ..
 _BY_TYPE: Final[dict[str, type[errors.ProviderError]]] = {
     "authentication_error": errors.AuthenticationError,
     "billing_error": errors.BillingError,
+    "budget_exceeded": errors.BillingError,  # LiteLLM's proxy
+    "no_db_connection": errors.AuthenticationError,  # LiteLLM's proxy: a key it does not know
     "permission_error": errors.AuthenticationError,
     "not_found_error": errors.ModelNotFoundError,
     "conflict_error": errors.ConflictError,

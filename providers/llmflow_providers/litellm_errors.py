@@ -8,6 +8,7 @@ the native providers. Only where there was no reply does litellm's class count.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import ssl
@@ -77,6 +78,7 @@ _NO_CREDENTIALS: Final = frozenset(
 )
 _ADDITIONS: Final = ("\nTraceback ", "\nThis looks like a bug in LiteLLM")
 _DEPTH: Final = 16
+_LONGEST_LITERAL: Final = 20_000
 # Where the error in the body of a 200 has no code, litellm gives it this status.
 _NO_CODE: Final = 422
 _STATUSES: Final = frozenset(map(str, range(400, 600)))
@@ -256,6 +258,10 @@ def _from_success(
     error: Exception, chain: list[BaseException], where: _Where
 ) -> errors.ProviderError | None:
     """Recognise an error in the body of a 200: litellm raises a bare exception with its code."""
+    for each in chain:
+        found = _written_out(each, where)
+        if found is not None:
+            return found
     status = getattr(chain[-1], "status_code", None)
     if type(chain[-1]) is not Exception or not isinstance(status, int):
         return None
@@ -265,6 +271,25 @@ def _from_success(
     return _classify(
         ErrorDetails(message=text, code=code, text=text.lower()), status, {}, time.time(), where
     )
+
+
+def _written_out(error: BaseException, where: _Where) -> errors.ProviderError | None:
+    """Read the error in the body of a 2xx that litellm has written as Python does."""
+    status = getattr(error, "status_code", None)
+    text = getattr(error, "message", None)
+    if not (isinstance(status, int) and 200 <= status < 300 and isinstance(text, str)):
+        return None
+    if not text.startswith("{") or len(text) > _LONGEST_LITERAL:
+        return None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(value, dict) or "message" not in value:
+        return None
+    details = error_details({"type": "error", "error": value}, secret=where.secret)
+    headers = lower_headers(getattr(error, "headers", None))
+    return _classify(details, details.status, headers, time.time(), where)
 
 
 def _from_unread_reply(

@@ -26,6 +26,7 @@ _BILLING: Final = frozenset(
         "organization_usage_limit_exceeded",
         "billing_hard_limit_reached",
         "billing_not_active",
+        "budget_exceeded",  # LiteLLM's proxy
         "1113",  # Z.ai: no balance
     }
 )
@@ -40,6 +41,7 @@ _BY_CODE: Final[dict[str, type[errors.ProviderError]]] = {
     "content_policy_violation": errors.ContentFilterError,
     "misalignment_policy_violation": errors.ContentFilterError,
     "invalid_api_key": errors.AuthenticationError,
+    "no_db_connection": errors.AuthenticationError,  # LiteLLM's proxy: a key it does not know
     "model_not_found": errors.ModelNotFoundError,
     "deploymentnotfound": errors.ModelNotFoundError,  # Azure
     "server_is_overloaded": errors.OverloadedError,

@@ -576,6 +576,22 @@ async def test_an_error_beside_an_answer_is_no_empty_answer(
     assert type(caught.value) is kind
 
 
+@pytest.mark.parametrize("code", [429, "429", None])
+async def test_an_error_in_the_body_of_a_200_is_that_error_in_anthropics_dialect(code: Any) -> None:
+    error = {
+        "type": "rate_limit_error",
+        "code": code,
+        "message": "it's slow",
+        "metadata": {"headers": {"Retry-After": "34.07s"}},
+    }
+    async with serving() as server:
+        server.body = {"type": "message", "content": [], "stop_reason": None, "error": error}
+        with pytest.raises(errors.RateLimitError) as caught:
+            await provider(server, "anthropic/m").complete(ask(), timeout=5)
+    assert caught.value.retry_after == 34.07
+    assert "it's slow" in str(caught.value)
+
+
 @pytest.mark.parametrize("ending", ["content_filter", "SAFETY", "sensitive", "refusal"])
 async def test_a_filtered_answer_is_a_failure_with_its_partial_text(ending: str) -> None:
     async with serving() as server:

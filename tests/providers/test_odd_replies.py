@@ -419,3 +419,32 @@ def test_a_cost_that_cannot_be_is_not_said(read: Reader, cost: Any) -> None:
     answer = read(completion(usage=usage), 200)
     assert isinstance(answer, Response)
     assert answer.cost is None
+
+
+# --- LiteLLM's proxy ----------------------------------------------------------------------------
+
+
+@STATUS_READERS
+@pytest.mark.parametrize(
+    ("status", "kind", "expected"),
+    [
+        (400, "no_db_connection", errors.AuthenticationError),  # a key it does not know
+        (400, "budget_exceeded", errors.BillingError),
+        (429, "budget_exceeded", errors.BillingError),
+    ],
+)
+def test_what_litellms_proxy_refuses_for_all_calls_is_no_rows_matter(
+    read: Reader, status: int, kind: str, expected: type[errors.ProviderError]
+) -> None:
+    found = read({"error": {"message": "no", "type": kind, "param": None, "code": "400"}}, status)
+    assert type(found) is expected
+    assert found.fatal
+
+
+@STATUS_READERS
+def test_a_proxy_whose_servers_all_rest_is_busy(read: Reader) -> None:
+    text = "No deployments available for selected model, Try again in 5 seconds. Passed model=m."
+    error = {"message": text, "type": "rate_limit_error", "param": None, "code": "429"}
+    found = read({"error": error}, 429)
+    assert type(found) is errors.RateLimitError
+    assert found.retry_after == 5.0
