@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"arguments", "failure_notes"},
+    {"arguments", "failure_notes", "private_files"},
     {"types", "clock", "headers", "lenient_json", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
@@ -35,7 +35,10 @@ LAYERS = [
     {"jobs"},
     {"cli"},
 ]
-BESIDE = {"simulator": {"errors", "types", "simulator"}, "testing": {"errors", "retry", "types"}}
+BESIDE = {
+    "simulator": {"errors", "private_files", "types", "simulator"},
+    "testing": {"errors", "retry", "types"},
+}
 TOP = {"__init__", "__main__"}
 
 

@@ -35,6 +35,7 @@ from llmflow.errors import (
     OutageError,
     ProviderError,
 )
+from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
 # For a few answers to be written down, and that the job is done.
@@ -109,7 +110,7 @@ class Queue:
         self.has_kept = False
         """Whether outcomes were written down that nobody waited for."""
         self._tasks: dict[asyncio.Task[None], Job] = {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         self._collector = Collector(
             folder,
             requests=min(self.limits.requests, settings.requests or self.limits.requests),

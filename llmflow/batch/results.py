@@ -15,6 +15,7 @@ from llmflow.batch.spool import names_of
 from llmflow.batch.whole import Seen, forget_earlier, look_through, set_aside
 from llmflow.batch_api import BatchStatus
 from llmflow.errors import BadReplyError, ProviderError, ResultsTooLargeError
+from llmflow.private_files import make_private_folder
 
 if TYPE_CHECKING:
     from llmflow.batch.job import Job
@@ -105,7 +106,7 @@ async def _fetch(job: Job, queue: Queue, status: BatchStatus) -> str | None:
     tries = 0
     while True:
         try:
-            job.results.mkdir(mode=0o700, exist_ok=True)
+            make_private_folder(job.results)
             await queue.control.fetch(status, job.results, bounds_for(job.record.requests))
         except ProviderError as error:
             if error.status in _GONE:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from llmflow.private_files import private
+
 _NAMED_BY: Final = 4096
 _BUFFER: Final = 2**20
 _MOST_PREFIXES: Final = 1000
@@ -166,9 +168,6 @@ def remove_all(paths: Collection[Path]) -> None:
 
 
 def _create(path: Path) -> BinaryIO:
-    def private(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
     return open(path, "wb", buffering=_BUFFER, opener=private)
 
 

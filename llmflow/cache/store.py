@@ -16,6 +16,7 @@ from typing import Final
 
 from llmflow.errors import redact
 from llmflow.journal.rows import ANSWER_COLUMNS, KEY_COLUMNS, Row, plain_row, response_of
+from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
 APPLICATION: Final = 0x6C6C6D63  # "llmc"
@@ -66,7 +67,7 @@ class Store:
     def __init__(self, path: Path, *, most_bytes: int, patience: float) -> None:
         self._path = path
         self._most_bytes = most_bytes
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         except PermissionError:

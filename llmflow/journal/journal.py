@@ -34,6 +34,7 @@ from llmflow.journal.rows import (
 from llmflow.journal.summary import RunSummary, jobs_of, read_meta, summary_of, totals_of
 from llmflow.journal.values import Durability, Recorded, Store, Totals
 from llmflow.journal.writer import Charged, Writer
+from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
 # Only the nearest row below is looked at: of a question that is asked ten thousand times,
@@ -121,7 +122,7 @@ class Journal:
         path = folder / schema.NAME
         lock = None
         try:
-            _make(folder)
+            make_private_folder(folder)
             lock = Lock(folder)
             connection = schema.open_writer(path, durability=durability)
             try:
@@ -387,13 +388,6 @@ class Journal:
 
     def _explain(self, error: BaseException) -> JournalError:
         return explain(self._path, error)
-
-
-def _make(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)  # whatever the umask has taken away
 
 
 # What a forked process must not close: to SQLite it would be the parent's closing.

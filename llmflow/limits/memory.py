@@ -28,6 +28,7 @@ import orjson
 
 from llmflow.limits.dimensions import DIMENSIONS
 from llmflow.limits.learned import LearnedLimit
+from llmflow.private_files import make_private_folder
 
 logger = logging.getLogger("llmflow")
 
@@ -174,7 +175,7 @@ def save(path: Path | None, entries: Mapping[str, Remembered], *, now: float | N
     if path is None or not entries:
         return
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         with _alone(path):
             before = load(path, now=now)
             after = before | {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from llmflow.private_files import private
 from llmflow.simulator.http_parser import Chunks, Head, HttpError
 
 
@@ -20,7 +21,7 @@ class Spool:
     def __init__(self, path: Path, *, limit: int) -> None:
         self.path = path
         self.limit = limit
-        self._file = path.open("xb")
+        self._file = open(path, "xb", opener=private)  # noqa: SIM115
         self._left = 0
         self._chunks: Chunks | None = None
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
+from llmflow.private_files import private
 from llmflow.simulator import SimulatorSettings
 from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.reply import BatchReply
@@ -91,7 +92,8 @@ class Provider:
         path = None
         if upload:
             path = self.batches.store.scratch()
-            path.write_bytes(body)
+            with open(path, "wb", opener=private) as file:  # as `Spool` makes it
+                file.write(body)
         answers: list[BatchReply] = []
         reply = self.batches.receive(
             method,

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from llmflow.private_files import private
 from llmflow.simulator.anthropic_errors import AnthropicError
 from llmflow.simulator.anthropic_fields import check_version
 from llmflow.simulator.anthropic_headers import format_instant
@@ -118,7 +119,7 @@ class AnthropicJobs:
         """Write the requests of a body to a file, one to a line, and return how many they are."""
         most = self._settings.max_requests or _MOST_ROWS
         seen, done = set[str](), 0
-        with body.open("rb") as source, rows.open("wb") as target:
+        with body.open("rb") as source, open(rows, "wb", opener=private) as target:
             try:
                 for number, element in enumerate(elements(source, "requests")):
                     if number >= most:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from llmflow.private_files import private
+
 _TABLE = """
 CREATE TABLE IF NOT EXISTS billed (
     job INTEGER, row INTEGER, custom_id TEXT, body INTEGER, input INTEGER, output INTEGER,
@@ -87,6 +89,8 @@ class Ledger:
 
         database: sqlite3.Connection | None = None
         try:
+            # SQLite gives the files beside it its mode.
+            open(path, "ab", opener=private).close()
             database = sqlite3.connect(path)
             # Enough against a kill; a power failure may cost the last bills.
             database.execute("PRAGMA journal_mode=WAL")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from llmflow.errors import ConfigurationError
+from llmflow.private_files import make_private_folder, private
 from llmflow.simulator.batches.ledger import Ledger
 
 Phase = Literal["validating", "running", "finalizing", "ended"]
@@ -100,7 +101,7 @@ class Store:
         self.jobs: dict[str, JobRecord] = {}
         try:
             for name in ("files", "jobs", "data"):
-                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                make_private_folder(self.folder / name)
             self._load()
             self.ledger = Ledger(self.folder / "billed.sqlite")
         except (OSError, ValueError, TypeError) as error:
@@ -186,5 +187,6 @@ class Store:
     def _write(self, path: Path, data: object) -> None:
         # Replaced as a whole: a simulator that is killed leaves the old record or the new one.
         beside = path.with_suffix(".new")
-        beside.write_bytes(orjson.dumps(data))
+        with open(beside, "wb", opener=private) as file:
+            file.write(orjson.dumps(data))
         beside.replace(path)

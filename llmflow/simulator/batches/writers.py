@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+from llmflow.private_files import private
 from llmflow.simulator.batches.speaker import Row
 from llmflow.simulator.batches.store import JobRecord, Store
 
@@ -21,7 +22,8 @@ class Results:
         """Add a line."""
         file = self._files.get(row.file)
         if file is None:
-            file = self._files[row.file] = self._path(row.file).open("wb")
+            path = self._path(row.file)
+            file = self._files[row.file] = open(path, "wb", opener=private)  # noqa: SIM115
         file.write(row.line)
 
     def finish(self, name: str) -> int:
