@@ -390,7 +390,7 @@ class LLM(Mappable, Copying):
     @property
     def batch_queue(self) -> str:
         """What tells its batch jobs from those of other models and servers; in their records."""
-        from llmflow.runs.batching import identity_of
+        from llmflow.runs.batch_rows import identity_of
 
         return identity_of(self._route).key
 

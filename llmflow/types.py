@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 
+_WITHOUT_TEXT = ("tool_calls", "function_call")
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 
@@ -186,7 +187,8 @@ class Response:
     Args:
         text: the answer. Untrusted: it can hold anything.
         usage: tokens as the provider counted them.
-        finish_reason: why the model stopped: ``stop``, ``length``, ``tool_calls``, ...
+        finish_reason: why the model stopped: ``stop``, ``length`` where it was cut off at
+            `max_tokens`, whatever the provider's word for that is, ``tool_calls``, ...
         model: the model that answered, as the provider names it.
         provider: the provider's name.
         request_id: the provider's id of this request.
@@ -212,6 +214,17 @@ class Response:
     source: str = field(default="provider", compare=False)
     signals: Sequence[QuotaSignal] = field(default=(), repr=False, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ends where `max_tokens`, or the model's own bound, cut it off."""
+        return self.finish_reason == "length"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it: no text, nor a call of a tool."""
+        text = self.text
+        return (not text or text.isspace()) and self.finish_reason not in _WITHOUT_TEXT
 
 
 class WireRequest(NamedTuple):

@@ -399,10 +399,13 @@ class Job:
         if by_others or record.cancel == "user":
             await self._cancel_rows(names)
             return f"; {len(names):,} not asked again"
-        if queue.is_few(len(names), record.requests):
+        is_few = queue.is_few(len(names), record.requests)
+        again = names if is_few or record.round < queue.settings.rounds else set()
+        for name in again:
+            queue.keeper.retried(leftovers[name])
+        if is_few:
             queue.hand_over(self, names, "few leftovers")
             return f"; {len(names):,} asked in parallel"
-        again = names if record.round < queue.settings.rounds else set()
         self.names = again
         for name in names - again:
             queue.deliver(self, name, leftovers[name])

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from llmflow.batch.record import JobRecord
 from llmflow.batch.waiter import Outcome
+from llmflow.errors import ProviderError
 
 
 class Keeper(Protocol):
@@ -30,6 +31,10 @@ class Keeper(Protocol):
 
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision: why rows go another way."""
+        ...
+
+    def retried(self, error: ProviderError) -> None:
+        """Hear that a row is asked again, and why."""
         ...
 
     def worked(self) -> None:

@@ -133,7 +133,8 @@ def report_of(
     )
     # Of what a batch job brought, the rows find the journal's copy.
     alone = job.submission is None and job.overflow is None
-    source = counters if alone else run.statistics()
+    done = run.statistics()
+    source = counters if alone else done
     remaining = total - counters.done if total is not None else None
     return Report(
         model=llm.model,
@@ -158,6 +159,10 @@ def report_of(
             for kind, (count, first) in counters.reasons.items()
         },
         stopped_by=ending.stopped_by,
+        cut=counters.cut,
+        empty=counters.empty,
+        retried=done.retried,
+        retries=done.retries,
         run=run.report(),
     )
 

@@ -265,11 +265,12 @@ def _partial(task: Task) -> list[int] | None:
 def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | None) -> RowWriter:
     """Open the output; `before` is the partial file of the run's last session."""
     from llmflow.rows import open_output
+    from llmflow.rows.records import output_fields
 
     if task.output == "-" and sys.stdout is None:
         raise ConfigurationError("standard output is closed: name a file with -o")
     stdout: Any = TerminalRows(sys.stdout) if _shows_rows(task) else None
-    fields = ["index", *rows.fields, "response"] if rows.fields else None
+    fields = output_fields(rows.fields, details=task.details) if rows.fields else None
     inputs = [] if task.source == "-" else [task.source]
     # What an earlier session of the run left unfinished is in its journal and comes again;
     # but not what one without a journal did.
@@ -330,6 +331,7 @@ def _job(
         fail_fast=task.fail_fast,
         drain_seconds=DRAIN_SECONDS if task.drain is None else task.drain,
         contact=contact,
+        details=task.details,
     )
 
 

@@ -147,6 +147,14 @@ CONFIG = click.option(
 )
 """The option of every command that calls a model."""
 
+DETAILS = click.option(
+    "--details",
+    is_flag=True,
+    help="Add the columns finish_reason, model, input_tokens, output_tokens, cost, attempts and "
+    "error to each row.",
+)
+"""The option of the commands that write rows."""
+
 _QUESTION: Final = (
     click.option(
         "-p",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.options import ESCAPE_FORMULAS, GroupedCommand, run_names
+from llmflow.cli.options import DETAILS, ESCAPE_FORMULAS, GroupedCommand, run_names
 from llmflow.cli.task import Task
 from llmflow.errors import InputError, JournalError, redact
 
@@ -30,12 +30,13 @@ _DRAIN = "How long to wait for answers on their way once stopped; by default as 
     help="Another budget, for all sessions of the run together.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again the rows that failed before.")
+@DETAILS
 @ESCAPE_FORMULAS
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON.")
 @click.option("--drain", type=click.FloatRange(min=0), metavar="SECONDS", help=_DRAIN)
 @click.option("--config", metavar="FILE", help="Another configuration file than the run's own.")
-def command(name: str, config: str | None, **options: Any) -> int:
+def command(name: str, config: str | None, details: bool, **options: Any) -> int:
     """Go on with RUN, a name of `llmflow runs` or its beginning.
 
     It does the same as running the run's last command again, in its folder: rows that were
@@ -57,6 +58,8 @@ def command(name: str, config: str | None, **options: Any) -> int:
     if task is None:
         raise JournalError(run.reason or f"the journal of {run.name} cannot be read")
     given = {name: value for name, value in options.items() if value is not None}
+    if details:  # else as before
+        given["details"] = True
     if config is not None:
         given["config"] = str(Path(config).absolute())
     task = replace(task, **given)

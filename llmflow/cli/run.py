@@ -9,6 +9,7 @@ import click
 from llmflow.cli.options import (
     AMOUNT,
     CONFIG,
+    DETAILS,
     ESCAPE_FORMULAS,
     GroupedCommand,
     given_prompt,
@@ -90,6 +91,7 @@ from llmflow.cli.task import Task
     is_flag=True,
     help="Leave once the batch jobs are at the provider; `llmflow resume` collects the answers.",
 )
+@DETAILS
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what `llmflow plan` shows.")
 @CONFIG
 @click.option("--quiet", is_flag=True, help="Show neither progress nor report.")

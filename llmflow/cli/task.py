@@ -56,6 +56,7 @@ class Task:
     deadline: str | None = None
     fallback: str | None = None
     detach: bool = False
+    details: bool = False
     dry_run: bool = False
     config: str | None = None
     quiet: bool = False

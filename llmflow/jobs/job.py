@@ -25,6 +25,7 @@ from llmflow.jobs.feed import Feed, ThreadFeed
 from llmflow.jobs.submission import Submission
 from llmflow.llm import LLM
 from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
+from llmflow.rows.records import answer_details
 from llmflow.runs.context import current_run
 
 DEFAULT_CONCURRENCY = 100
@@ -45,6 +46,10 @@ class Counters:
     failed: int = 0
     replayed: int = 0
     """How many of the answers, and of the failures, are from an earlier session's journal."""
+    cut: int = 0
+    """How many of the answers were cut off at `max_tokens`, wherever they are from."""
+    empty: int = 0
+    """How many of the answers are empty."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
@@ -84,6 +89,7 @@ class Job:
             where they are asked at once.
         overflow: puts the rows that are left into batch jobs when the daily quota is used up;
             None where that ends the job, or each row goes into a job by itself.
+        details: whether rows say how their answers came about, in further columns.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Job:
         contact: Contact | None = None,
         submission: Submission | None = None,
         overflow: Submission | None = None,
+        details: bool = False,
     ) -> None:
         self.counters = Counters()
         self.stopped_by: BaseException | None = None
@@ -114,6 +121,7 @@ class Job:
         self._source = source
         self._template = template
         self._writer = writer
+        self._details = details
         self.concurrency = concurrency
         self._workers: set[asyncio.Task[None]] = set()
         self.fails_fast = fail_fast
@@ -298,8 +306,11 @@ class Job:
         else:
             counters, usage = self.counters, response.usage
             # Counted when it is written: what the writer refuses was not answered.
-            self._writer.write(answer_row(row, response.text, index))
+            details = answer_details(response) if self._details else None
+            self._writer.write(answer_row(row, response.text, index, details))
             counters.answered += 1
+            counters.cut += response.is_cut
+            counters.empty += response.is_empty
             if response.source == "journal":
                 counters.replayed += 1
                 return
@@ -313,7 +324,7 @@ class Job:
                 counters.cost = (counters.cost or 0.0) + response.cost
 
     def _fail(self, row: Mapping[str, Any], error: LLMFlowError, index: int) -> None:
-        self._writer.fail(failed_row(row, error, index))
+        self._writer.fail(failed_row(row, error, index, details=self._details))
         self.counters.failed += 1
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))

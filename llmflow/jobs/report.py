@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmflow.limits import LimiterStatistics
 from llmflow.progress.words import duration, per_second
+from llmflow.runs.oddities import answer_words, retry_words
 from llmflow.runs.report import RunReport
 
 __all__ = ["Report", "duration", "spent"]
@@ -29,6 +30,10 @@ class Report:
         input_tokens: tokens of the prompts that were answered.
         output_tokens: tokens of the answers.
         cost: US dollars where the provider says, else None.
+        cut: answers that were cut off at max_tokens, those of earlier sessions among them.
+        empty: answers without any text, likewise.
+        retried: how often requests were sent again; rate limits are not counted.
+        retries: the same by what they had failed with: a status, or a word.
         seconds: how long the run took.
         limits: the limits in force, by dimension.
         utilisation: the share of each limit that was used, by dimension.
@@ -62,6 +67,10 @@ class Report:
     failures: str | None
     reasons: Mapping[str, Mapping[str, Any]]
     stopped_by: str | None
+    cut: int = 0
+    empty: int = 0
+    retried: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
     run: RunReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +92,9 @@ class Report:
             f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
             f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
         )
+        if self.retries:
+            lines.append(retry_words(self.retries))
+        lines += answer_words(self.answered, cut=self.cut, empty=self.empty, option="--max-tokens")
         if self.limits:
             shares = (
                 f"{self.utilisation[name]:.0%} of {limit:,.0f} {name}"

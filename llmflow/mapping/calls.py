@@ -143,6 +143,7 @@ def work_of(
     ordered: bool,
     on_error: OnError,
     progress: bool,
+    details: bool,
 ) -> Work:
     """Return the work of a map, checked.
 
@@ -174,6 +175,7 @@ def work_of(
         ordered=ordered,
         on_error=on_error,
         surroundings=_surroundings(llm) if progress else None,
+        details=details,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from llmflow.errors import InputError
 from llmflow.rows.records import free_names
@@ -22,7 +22,11 @@ _KINDS = {
     ("polars", "LazyFrame"),
     ("polars", "Series"),
 }
-_ADDED = frozenset({"response", "error"})
+# Of the columns that are added; the others are texts.
+_INTEGERS = frozenset({"input_tokens", "output_tokens", "attempts"})
+_FLOATS = frozenset({"cost"})
+Columns: TypeAlias = dict[str, list[Any]]
+"""Columns to be added, by name."""
 _UNNAMED = "text"
 
 
@@ -67,8 +71,8 @@ class Table(Protocol):
         """Go through the rows: dicts, or single values. What is missing is None."""
         ...
 
-    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
-        """Return a frame of the same kind with the two columns added."""
+    def joined(self, columns: Columns) -> Any:
+        """Return a frame of the same kind with these columns added, a value for each row."""
 
 
 def kind_of(items: object) -> tuple[str, str] | None:
@@ -135,14 +139,16 @@ class _PandasTable:
                 for name, value in zip(names, values, strict=True)
             }
 
-    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
+    def joined(self, columns: Columns) -> Any:
         pandas: Any = sys.modules["pandas"]
         frame = self._frame
-        taken = free_names([name for name in frame.columns if isinstance(name, str)], _ADDED)
+        taken = free_names([name for name in frame.columns if isinstance(name, str)], columns)
         out = frame.rename(columns=taken)
-        for name, texts in (("response", responses), ("error", errors)):
-            # Objects, so that what is missing is None, and false, in every version.
-            out[name] = pandas.Series(_clean(texts), index=out.index, dtype=object)
+        for name, values in columns.items():
+            # Texts as objects, so that what is missing is None, and false, in every version.
+            kind = "Int64" if name in _INTEGERS else "float64" if name in _FLOATS else object
+            fit = _clean(values) if kind is object else values
+            out[name] = pandas.Series(fit, index=out.index, dtype=kind)
         return out
 
 
@@ -167,11 +173,14 @@ class _PolarsTable:
         rows: Iterator[dict[str, Any]] = self._frame.fill_nan(None).iter_rows(named=True)
         return rows
 
-    def joined(self, responses: Sequence[str | None], errors: Sequence[str | None]) -> Any:
+    def joined(self, columns: Columns) -> Any:
         polars: Any = sys.modules["polars"]
-        frame = self._frame.rename(free_names(self._frame.columns, _ADDED))
+        frame = self._frame.rename(free_names(self._frame.columns, columns))
+        kinds = dict.fromkeys(_INTEGERS, polars.Int64) | dict.fromkeys(_FLOATS, polars.Float64)
         out = frame.with_columns(
-            polars.Series("response", _clean(responses), dtype=polars.String),
-            polars.Series("error", _clean(errors), dtype=polars.String),
+            polars.Series(name, values, dtype=kinds[name])
+            if name in kinds
+            else polars.Series(name, _clean(values), dtype=polars.String)
+            for name, values in columns.items()
         )
         return out.lazy() if self._lazy else out

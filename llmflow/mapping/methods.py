@@ -52,6 +52,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> Answers[Row, FrameT]: ...
     @overload
@@ -73,6 +74,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> Answers[Any, Any]: ...
     @overload
@@ -94,6 +96,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> Answers[ItemT, ResultList[ItemT]]: ...
     def map(
@@ -114,6 +117,7 @@ class Mappable:
         batch: Batch | None = None,
         validate: Validate | None = None,
         progress: bool = False,
+        details: bool = False,
         **fields: Any,
     ) -> Answers[Any, Any]:
         """Ask for many items at once, at the provider's own speed.
@@ -157,6 +161,9 @@ class Mappable:
             batch: how calls become jobs. In a run, what was given first for a model counts.
             validate: what is demanded of every answer.
             progress: show on standard error, or in the notebook, how far the map is.
+            details: add to a frame the columns ``finish_reason``, ``model``, ``input_tokens``,
+                ``output_tokens``, ``cost`` and ``attempts``, before ``error``. A `Result` has
+                them in any case, as its `details`.
             **fields: further fields of the body that llmflow knows the provider to have.
 
         Raises:
@@ -179,6 +186,7 @@ class Mappable:
             ordered=ordered,
             on_error=on_error,
             progress=progress,
+            details=details,
         )
         return Answers(work)
 
@@ -201,6 +209,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> FrameT: ...
     @overload
@@ -222,6 +231,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> Any: ...
     @overload
@@ -243,6 +253,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> ResultList[ItemT]: ...
     @overload
@@ -265,6 +276,7 @@ class Mappable:
         batch: Batch | None = ...,
         validate: Validate | None = ...,
         progress: bool = ...,
+        details: bool = ...,
         **fields: Any,
     ) -> AnswerStream[ItemT]: ...
     def map_sync(
@@ -286,6 +298,7 @@ class Mappable:
         batch: Batch | None = None,
         validate: Validate | None = None,
         progress: bool = False,
+        details: bool = False,
         **fields: Any,
     ) -> Any:
         """Ask for many items from code that is not asynchronous: a script, or a notebook.
@@ -316,6 +329,7 @@ class Mappable:
             batch: how calls become jobs.
             validate: what is demanded of every answer.
             progress: show how far the map is.
+            details: further columns of a frame.
             **fields: further fields of the body.
 
         Raises:
@@ -334,5 +348,6 @@ class Mappable:
             ordered=ordered and stream,
             on_error=on_error,
             progress=progress,
+            details=details,
         )
         return AnswerStream(work) if stream else collect(work)

@@ -12,6 +12,7 @@ as many of them as it can.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -33,6 +34,8 @@ from llmflow.mapping.prompts import MakePrompt
 from llmflow.mapping.result import MapCounts, Result
 from llmflow.mapping.sources import END, NOTHING, Source
 from llmflow.types import Response
+
+logger = logging.getLogger("llmflow")
 
 ItemT = TypeVar("ItemT")
 
@@ -119,6 +122,8 @@ class Pump(Generic[ItemT]):
         self._held: dict[int, Result[ItemT]] = {}  # of items after one that has not ended
         self._next = self._expected = 0
         self._read = self._answered = self._failed = self._delivered = 0
+        self._cut = self._empty = 0
+        self._told = False
         self._exhausted = False
         self._cancelled = False
         self._reading = False
@@ -143,6 +148,8 @@ class Pump(Generic[ItemT]):
             answered=self._answered,
             failed=self._failed,
             delivered=self._delivered,
+            cut=self._cut,
+            empty=self._empty,
         )
 
     def start(self) -> None:
@@ -236,8 +243,10 @@ class Pump(Generic[ItemT]):
             self._failed += 1
             self._stop(failed, cancel=True)
         else:
-            if failed is None:
+            if response is not None:
                 self._answered += 1
+                self._cut += response.is_cut
+                self._empty += response.is_empty
             else:
                 self._failed += 1
             self._keep(Result(index=index, item=item, response=response, error=failed))
@@ -301,7 +310,18 @@ class Pump(Generic[ItemT]):
             self._drain.cancel()
             self._drain = None
         self._expect(0)
+        if self._cut and not self._told:
+            self._told = True
+            self._warn_of_cuts()
         self.wake()
+
+    def _warn_of_cuts(self) -> None:
+        """Say so if the bound has cut more answers than may be odd."""
+        from llmflow.runs.oddities import too_many_cut
+
+        words = too_many_cut(self._answered, cut=self._cut, option="max_tokens")
+        if words is not None:
+            logger.warning("llm.map: %s", words)
 
     def wake(self) -> None:
         """Let `wait` look again."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
-from llmflow.errors import LLMFlowError
+from llmflow.errors import LLMFlowError, redact
+from llmflow.rows.records import answer_details, failure_details
 from llmflow.types import Response
 
 ItemT = TypeVar("ItemT")
@@ -51,6 +52,18 @@ class Result(Generic[ItemT]):
             raise self.error or LLMFlowError(f"item {self.index} has no answer")
         return self.response.text
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """How it came about, as the columns that ``details=True`` adds to a frame.
+
+        >>> Result(index=0, item="A", error=LLMFlowError("no")).details["error"]
+        'LLMFlowError: no'
+        """
+        if self.response is not None:
+            return answer_details(self.response)
+        error = self.error or LLMFlowError("no answer")
+        return {**failure_details(error), "error": error_text(error)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapCounts:
@@ -62,6 +75,8 @@ class MapCounts:
         answered: how many have an answer.
         failed: how many failed for good.
         delivered: how many of these were handed out.
+        cut: how many of the answers were cut off at `max_tokens`.
+        empty: how many of the answers are empty.
     """
 
     total: int | None
@@ -69,6 +84,8 @@ class MapCounts:
     answered: int
     failed: int
     delivered: int
+    cut: int = 0
+    empty: int = 0
 
     @property
     def unfinished(self) -> int | None:
@@ -81,8 +98,14 @@ class MapCounts:
             return None
         return max(0, self.total - self.answered - self.failed)
 
+    @property
+    def _odd(self) -> str:
+        parts = ((self.cut, "cut at max_tokens"), (self.empty, "empty"))
+        told = ", ".join(f"{number:,} {what}" for number, what in parts if number)
+        return f" ({told})" if told else ""
+
     def __str__(self) -> str:
-        answered = f"{self.answered:,} were answered, {self.failed:,} failed"
+        answered = f"{self.answered:,} were answered{self._odd}, {self.failed:,} failed"
         if self.total is None:
             left = self.read - self.answered - self.failed
             rest = "and the source was not read to its end"
@@ -123,6 +146,16 @@ class ResultList(list[Result[ItemT]]):
     def failed(self) -> list[Result[ItemT]]:
         """The results of the items that failed."""
         return [result for result in self if result.response is None]
+
+
+def error_text(error: LLMFlowError) -> str:
+    """Return an error as one line for a table.
+
+    >>> from llmflow.errors import InputError
+    >>> error_text(InputError("row 3: field 'text' is null"))
+    "InputError: row 3: field 'text' is null"
+    """
+    return f"{type(error).__name__}: {redact(str(error))}"
 
 
 class _Finished:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmflow.errors import LLMFlowError, UsageError, redact
-from llmflow.mapping.frames import Table, kind_of, table_of
+from llmflow.errors import UsageError
+from llmflow.mapping.frames import Columns, Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.mapping.pump import Ask, OnError, Pump, window_of
-from llmflow.mapping.result import MapCounts, Result, ResultList
+from llmflow.mapping.result import MapCounts, Result, ResultList, error_text
 from llmflow.mapping.sources import (
     READ_AHEAD,
     AsyncIterableSource,
@@ -19,6 +19,7 @@ from llmflow.mapping.sources import (
     Source,
     checked_items,
 )
+from llmflow.rows.records import DETAILS
 
 if TYPE_CHECKING:
     from llmflow.mapping.surroundings import Surroundings
@@ -39,6 +40,7 @@ class Work:
         on_error: whether an item's failure ends the others.
         window: how many items may be read and not handed out; None: as `window_of` says.
         surroundings: makes what goes on around the map; None if that is nothing.
+        details: whether a frame says how its answers came about, in further columns.
     """
 
     ask: Ask
@@ -49,6 +51,7 @@ class Work:
     on_error: OnError
     window: int | None = None
     surroundings: Callable[[], Surroundings] | None = None
+    details: bool = False
 
     def __post_init__(self) -> None:
         limit = self.concurrency
@@ -58,6 +61,8 @@ class Work:
             )
         if self.on_error not in ("collect", "raise"):
             raise UsageError(f'on_error must be "collect" or "raise"; got {self.on_error!r}')
+        if not isinstance(self.details, bool):
+            raise UsageError(f"details must be True or False; got {self.details!r}")
         if self.kind is None:
             checked_items(self.items)
             prompt_maker(self.prompt)
@@ -86,7 +91,7 @@ class Work:
             return Prepared(items, prompt_maker(self.prompt), total, None)
         table = table_of(self.items)
         make_prompt = prompt_maker(self.prompt, columns=table.columns)
-        return Prepared(table.rows(), make_prompt, len(table), table)
+        return Prepared(table.rows(), make_prompt, len(table), table, self.details)
 
     def pump(self, ready: Prepared, source: Source | None = None) -> Pump[Any]:
         """Return a pump for the running event loop.
@@ -119,10 +124,13 @@ class Prepared:
     make_prompt: MakePrompt
     total: int | None
     table: Table | None
+    details: bool = False
 
     def collector(self) -> Collector:
         """Return what puts the results together."""
-        return _ListCollector() if self.table is None else _FrameCollector(self.table)
+        if self.table is None:
+            return _ListCollector()
+        return _FrameCollector(self.table, details=self.details)
 
 
 def source_of(items: Iterable[Any] | AsyncIterable[Any], *, concurrency: int) -> Source:
@@ -158,28 +166,23 @@ def _index(result: Result[Any]) -> int:
 
 
 class _FrameCollector:
-    """Keeps texts only: a frame has no place for more."""
+    """Keeps what columns hold: a frame has no place for more."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, details: bool) -> None:
         self._table = table
-        self._responses: list[str | None] = [None] * len(table)
-        self._errors: list[str | None] = [None] * len(table)
+        names = ("response", *DETAILS) if details else ("response", "error")
+        self._columns: Columns = {name: [None] * len(table) for name in names}
+        self._details = details
 
     def add(self, result: Result[Any]) -> None:
+        columns, index = self._columns, result.index
         if result.response is not None:
-            self._responses[result.index] = result.response.text
+            columns["response"][index] = result.response.text
         elif result.error is not None:
-            self._errors[result.index] = error_text(result.error)
+            columns["error"][index] = error_text(result.error)
+        if self._details:
+            for name, value in result.details.items():
+                columns[name][index] = value
 
     def collected(self, counts: MapCounts) -> Any:  # noqa: ARG002 - no place for them
-        return self._table.joined(self._responses, self._errors)
-
-
-def error_text(error: LLMFlowError) -> str:
-    """Return an error as one line for a table.
-
-    >>> from llmflow.errors import InputError
-    >>> error_text(InputError("row 3: field 'text' is null"))
-    "InputError: row 3: field 'text' is null"
-    """
-    return f"{type(error).__name__}: {redact(str(error))}"
+        return self._table.joined(self._columns)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
+from llmflow.errors import ProviderError
 from llmflow.types import Request, Response, WireRequest
 
 next_call_id = count(1).__next__
@@ -37,15 +39,18 @@ class Call:
 
     Attributes:
         sent: where a mode keeps what it has sent; None where nobody asks.
+        retried: is told of each failure after which the request is sent again; None where
+            nobody asks.
     """
 
-    __slots__ = ("id", "request", "sent", "wire")
+    __slots__ = ("id", "request", "retried", "sent", "wire")
 
     def __init__(self, id: int, request: Request, wire: WireRequest | None) -> None:  # noqa: A002
         self.id = id
         self.request = request
         self.wire = wire
         self.sent: Sent | None = None
+        self.retried: Callable[[ProviderError], None] | None = None
 
 
 class Mode(Protocol):

@@ -61,6 +61,7 @@ class _Call:
         "probed",
         "rejected_since",
         "request",
+        "retried",
         "sent",
         "wire",
     )
@@ -80,6 +81,7 @@ class _Call:
         self.doubted = self.probed = False
         self.rejected_since: float | None = None
         self.sent: Sent | None = None
+        self.retried: Callable[[ProviderError], None] | None = None
 
 
 class ParallelMode:
@@ -135,7 +137,7 @@ class ParallelMode:
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
-        call.sent = asked.sent
+        call.sent, call.retried = asked.sent, asked.retried
         clock = self._clock
         started = clock.monotonic()
         try:
@@ -160,7 +162,7 @@ class ParallelMode:
                 rng=self._rng,
                 failing=lambda: self.limiter.failing,
                 down=lambda: self.limiter.is_down,
-                again=partial(self._teller.retried, call.id),
+                again=partial(self._teller.retried, call),
             )
         except ProviderError as final:
             final.attempts = call.attempts

@@ -16,7 +16,7 @@ from llmflow.errors import (
 from llmflow.limits import Limiter
 from llmflow.limits.standing import Verdict
 from llmflow.modes.mode import Sent
-from llmflow.modes.telling import Teller
+from llmflow.modes.telling import Retried, Teller
 from llmflow.types import Response, WireReply
 
 PAUSE_SECONDS: Final = 5.0
@@ -30,10 +30,9 @@ _OF_AN_INPUT: Final = (400, 403)
 _OF_ALL: Final = (AuthenticationError, ModelNotFoundError)
 
 
-class Refused(Protocol):
+class Refused(Retried, Protocol):
     """What is to be known of a call that was refused."""
 
-    id: int
     attempts: int
     doubted: bool
     probed: bool
@@ -91,7 +90,7 @@ class Refusals:
             call.probed = call.probed or verdict is Verdict.PROBE
             if verdict is Verdict.FINAL:
                 raise error
-        self._teller.retried(call.id, call.attempts, error, seconds)
+        self._teller.retried(call, call.attempts, error, seconds)
 
     async def _outcome(self, call: Refused) -> Verdict:
         """Wait until another call has found out, or has left it to this one."""

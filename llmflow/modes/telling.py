@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError
@@ -22,6 +23,13 @@ logger = logging.getLogger("llmflow")
 
 # A pause that is on is told of again where it becomes so many times as long.
 _MUCH_LONGER = 2.0
+
+
+class Retried(Protocol):
+    """What is to be known of a call that is sent again."""
+
+    id: int
+    retried: Callable[[ProviderError], None] | None
 
 
 class Teller:
@@ -53,8 +61,11 @@ class Teller:
                 extra=self._extra(call_id, seconds=seconds),
             )
 
-    def retried(self, call_id: int, attempt: int, error: ProviderError, delay: float) -> None:
+    def retried(self, call: Retried, attempt: int, error: ProviderError, delay: float) -> None:
         """Tell that an attempt failed and another one follows."""
+        call_id = call.id
+        if call.retried is not None:
+            call.retried(error)
         if RequestRetried.wanted:
             emit(RequestRetried(**self._of(call_id), attempt=attempt, error=error, delay=delay))
         if logger.isEnabledFor(logging.INFO):

@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from llmflow.errors import redact
+from llmflow.errors import ContentFilterError, redact
+from llmflow.types import Response
 
+DETAILS: Final = (
+    "finish_reason",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cost",
+    "attempts",
+    "error",
+)
+"""The columns that details add to a row; what is not known is null."""
 _ANSWER = frozenset({"index", "response"})
 _FAILED = frozenset({"index", "error"})
+_ANSWER_AND_DETAILS = _ANSWER | frozenset(DETAILS)
+_FAILED_AND_DETAILS = _FAILED | frozenset(DETAILS)
 
 
-def answer_row(row: Mapping[str, Any], response_text: str, index: int) -> dict[str, Any]:
+def answer_details(response: Response) -> dict[str, Any]:
+    """Return what the columns of `DETAILS` hold for an answer; its ``error`` is null."""
+    usage = response.usage
+    return {
+        "finish_reason": response.finish_reason,
+        "model": response.model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost": response.cost,
+        "attempts": response.attempts,
+        "error": None,
+    }
+
+
+def failure_details(error: BaseException) -> dict[str, Any]:
+    """Return what the columns of `DETAILS` hold for a failure, but for its ``error``."""
+    usage = getattr(error, "usage", None)  # of an answer that was stopped on its way
+    return {
+        "finish_reason": "content_filter" if isinstance(error, ContentFilterError) else None,
+        "model": getattr(error, "model", None),
+        "input_tokens": getattr(usage, "input_tokens", None),
+        "output_tokens": getattr(usage, "output_tokens", None),
+        "cost": getattr(error, "cost", None),
+        "attempts": getattr(error, "attempts", None),
+    }
+
+
+def output_fields(fields: Sequence[str], *, details: bool = False) -> list[str]:
+    """Return the fields of output rows, in their order, for input rows with these fields.
+
+    >>> output_fields(["id", "index"])
+    ['index', 'id', 'input_index', 'response']
+    """
+    renamed = free_names(fields, _ANSWER_AND_DETAILS if details else _ANSWER)
+    own = [renamed.get(name, name) for name in fields]
+    return ["index", *own, "response", *(DETAILS if details else ())]
+
+
+def answer_row(
+    row: Mapping[str, Any],
+    response_text: str,
+    index: int,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return the output row of an answered input row.
 
     The input's fields stay. Where one has a name of ours it is kept as
@@ -25,14 +81,20 @@ def answer_row(row: Mapping[str, Any], response_text: str, index: int) -> dict[s
         row: the input row.
         response_text: the model's answer.
         index: the row's position in the input, counted from 0.
+        details: what `answer_details` says, to be added.
 
     """
+    if details is not None:
+        own = _renamed(row, _ANSWER_AND_DETAILS)
+        return {"index": index, **own, "response": response_text, **details}
     if _ANSWER.isdisjoint(row):
         return {"index": index, **row, "response": response_text}
     return {"index": index, **_renamed(row, _ANSWER), "response": response_text}
 
 
-def failed_row(row: Mapping[str, Any], error: BaseException, index: int) -> dict[str, Any]:
+def failed_row(
+    row: Mapping[str, Any], error: BaseException, index: int, *, details: bool = False
+) -> dict[str, Any]:
     """Return the row for the file of failures: the input with the reason beside it.
 
     ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
@@ -43,6 +105,7 @@ def failed_row(row: Mapping[str, Any], error: BaseException, index: int) -> dict
         row: the input row.
         error: why there is no answer.
         index: the row's position in the input, counted from 0.
+        details: whether the other columns of `DETAILS` are added.
 
     """
     reason = {
@@ -54,6 +117,9 @@ def failed_row(row: Mapping[str, Any], error: BaseException, index: int) -> dict
     }
     if partial_text := getattr(error, "partial_text", ""):
         reason["partial_text"] = partial_text
+    if details:
+        more = failure_details(error)
+        return {"index": index, **_renamed(row, _FAILED_AND_DETAILS), **more, "error": reason}
     return {"index": index, **_renamed(row, _FAILED), "error": reason}
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from llmflow.batch.queue import Queue
+from llmflow.batch.queue import Identity, Queue
 from llmflow.errors import BatchUnsupportedError, ProviderError
 from llmflow.modes.mode import Call
-from llmflow.runs.route import Route
+from llmflow.runs.route import Route, server_of
 from llmflow.types import Charge
 
 _DIGEST: Final = 8
@@ -56,6 +56,19 @@ def unsupported(route: Route) -> ProviderError:
         provider=provider.name,
         model=provider.model,
     )
+
+
+def supports(route: Route) -> bool:
+    """Return whether the provider has a batch API."""
+    return getattr(route.provider, "batch", None) is not None
+
+
+def identity_of(route: Route) -> Identity:
+    """Return what tells a model's batch work from others': not the key, which may be renewed."""
+    provider = route.provider
+    text = "\n".join((provider.name, server_of(provider), provider.model))
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
+    return Identity(key=digest, provider=provider.name, model=provider.model)
 
 
 def _prefix(call: Call, route: Route, say: Callable[[str, Route], None]) -> bytes | None:

@@ -12,9 +12,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Sequence
-from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from llmflow.batch import Batch
 from llmflow.batch.control import Control
@@ -35,11 +34,11 @@ from llmflow.errors import (
 from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.modes.choice import Choice, Way
 from llmflow.modes.mode import Call
-from llmflow.runs.batch_rows import put_row, unsupported
+from llmflow.runs.batch_rows import identity_of, put_row, supports, unsupported
 from llmflow.runs.job_store import FOLDER, JournalStore
 from llmflow.runs.lateness import Lateness
 from llmflow.runs.outcomes import RouteKeeper
-from llmflow.runs.route import Route, server_of
+from llmflow.runs.route import Route
 from llmflow.types import Response
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
 Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
 Numbered = Callable[[Call, Route], tuple[bytes, int]]
 
-_DIGEST: Final = 8
-
 
 class Batching:
     """The batch jobs of one run, or of what is outside of runs.
@@ -63,6 +60,7 @@ class Batching:
         journal: where jobs are written down; None: they end with the process.
         keep: writes down an outcome that nobody waits for.
         numbered: names a call that no journal has numbered.
+        retried: is told of each failure after which a row is asked again.
         spending: what the run may still spend, or None.
         run_id: what events call the run.
     """
@@ -73,12 +71,14 @@ class Batching:
         journal: Journal | None,
         keep: Keep,
         numbered: Numbered,
+        retried: Callable[[ProviderError], None],
         spending: Spending | None,
         run_id: str | None,
     ) -> None:
         self._journal = journal
         self._numbered = numbered
         self._keep = keep
+        self.retried = retried
         self._spending = spending
         self._run_id = run_id
         self._clock = SystemClock()
@@ -485,16 +485,3 @@ def _is_alive(loop: asyncio.AbstractEventLoop | None) -> bool:
 def _remove(folder: Path, process: int) -> None:
     if process == os.getpid():  # and not a fork's end
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def supports(route: Route) -> bool:
-    """Return whether the provider has a batch API."""
-    return getattr(route.provider, "batch", None) is not None
-
-
-def identity_of(route: Route) -> Identity:
-    """Return what tells a model's batch work from others': not the key, which may be renewed."""
-    provider = route.provider
-    text = "\n".join((provider.name, server_of(provider), provider.model))
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
-    return Identity(key=digest, provider=provider.name, model=provider.model)

@@ -42,6 +42,7 @@ class RouteKeeper:
         self.is_known = batching.is_known
         self.changed = batching.changed
         self.drain = batching.drain
+        self.retried = batching.retried
 
     def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
         """Write a row's outcome down."""

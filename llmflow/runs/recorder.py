@@ -186,7 +186,7 @@ class Recorder:
         if found is None:
             return None
         if isinstance(found, Response):
-            self.tally.known("replayed")
+            self.tally.known("replayed", found)
             return found
         if self.retry_failed:
             return None
@@ -241,7 +241,7 @@ class Recorder:
             raise
         if journal is not None and not covered:
             await journal.record(key, nth, response, paid=False)
-        self.tally.add("shared")
+        self.tally.taken("shared", response)
         return replace(response, source="shared")
 
     async def _from_cache(
@@ -253,7 +253,7 @@ class Recorder:
             return None
         if self._journal is not None:
             await self._write_shared(None, key, nth, found, group, paid=False)
-        self.tally.add("cached")
+        self.tally.taken("cached", found)
         return replace(found, source="cache")
 
     async def _ask(
@@ -288,7 +288,7 @@ class Recorder:
     ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
         reservation: Reservation | None = None
-        spending = self.spending
+        spending, call.retried = self.spending, self.tally.retried
         try:
             if spending is not None:
                 call.sent = Sent()
@@ -303,7 +303,7 @@ class Recorder:
                 if way.replayed:
                     if spending is not None and reservation is not None:
                         spending.cancelled(reservation, call.sent)
-                    self.tally.known("replayed")
+                    self.tally.known("replayed", response)
                     return response
         except ProviderError as error:
             route.price_failure(error, in_batch=way is not None and way.in_batch)
@@ -344,6 +344,7 @@ class Recorder:
                     journal=self._journal,
                     keep=self.keep,
                     numbered=self.numbered,
+                    retried=self.tally.retried,
                     spending=self.spending,
                     run_id=self._run_id,
                 )

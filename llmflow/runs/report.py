@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmflow.budget.words import dollars
 from llmflow.progress.view import Traffic
 from llmflow.progress.words import compact, duration, per_second
+from llmflow.runs.oddities import answer_words, retry_words
 from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class RunReport(RunStatistics):
             lines.append(f"decided: {'; '.join(told)}")
         return lines
 
+    def odd_answers(self, option: str) -> list[str]:
+        """What is to be said of cut and empty answers; `option` is what sets the bound."""
+        return answer_words(self.answers, cut=self.cut, empty=self.empty, option=option)
+
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
         rate = self.done / self.seconds if self.seconds else 0.0
@@ -137,6 +142,9 @@ class RunReport(RunStatistics):
             f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
             f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
         )
+        if self.retries:
+            lines.append(retry_words(self.retries))
+        lines += self.odd_answers("max_tokens")
         lines += self.batches
         if self.budget_spent is not None:
             end = f": {self.reached} reached" if self.reached else ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llmflow.errors import ContentFilterError, ProviderError
+from llmflow.runs.oddities import kind_of
 from llmflow.types import Response
 
 
@@ -25,6 +28,10 @@ class RunStatistics:
         input_tokens: tokens of the prompts that the provider answered.
         output_tokens: tokens of its answers.
         cost: US dollars of its answers; None where no price is known.
+        cut: answers that were cut off at `max_tokens`, wherever they are from.
+        empty: answers without any text, or call of a tool.
+        retries: how often requests were sent again, by what they had failed with: a status,
+            or a word such as ``time-out``. Rate limits are not among them.
     """
 
     answered: int = 0
@@ -38,12 +45,24 @@ class RunStatistics:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    cut: int = 0
+    empty: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def retried(self) -> int:
+        """How often requests were sent again, for whatever reason."""
+        return sum(self.retries.values())
+
+    @property
+    def answers(self) -> int:
+        """Calls that have an answer, wherever it is from."""
+        return self.answered + self.replayed + self.cached + self.shared
 
     @property
     def done(self) -> int:
         """Calls that have ended, in whatever way."""
-        answered = self.answered + self.replayed + self.cached + self.shared
-        return answered + self.failed + self.failed_before
+        return self.answers + self.failed + self.failed_before
 
 
 class Tally:
@@ -64,16 +83,30 @@ class Tally:
                 "requests",
                 "input_tokens",
                 "output_tokens",
+                "cut",
+                "empty",
             ),
             0,
         )
         self._cost: float | None = None
+        self._retries: Counter[str] = Counter()
         self._brought = {"replayed": 0, "failed_before": 0}
 
     def add(self, name: str, number: int = 1) -> None:
         """Count one thing."""
         with self._lock:
             self._counts[name] += number
+
+    def taken(self, name: str, response: Response) -> None:
+        """Count an answer that cost nothing.
+
+        Args:
+            name: where it is from: ``cached`` or ``shared``.
+            response: the answer.
+        """
+        with self._lock:
+            self._counts[name] += 1
+            self._look_at(response)
 
     def answer(self, response: Response) -> None:
         """Count an answer of the provider."""
@@ -85,23 +118,39 @@ class Tally:
             counts["output_tokens"] += usage.output_tokens
             if response.cost is not None:
                 self._cost = (self._cost or 0.0) + response.cost
+            self._look_at(response)
+
+    def _look_at(self, response: Response) -> None:
+        """Count what is odd about an answer."""
+        if response.is_cut:
+            self._counts["cut"] += 1
+        if response.is_empty:
+            self._counts["empty"] += 1
+
+    def retried(self, error: ProviderError) -> None:
+        """Count a request that is sent again after a failure."""
+        with self._lock:
+            self._retries[kind_of(error)] += 1
 
     def brought(self, name: str) -> None:
         """Note that a batch job has brought the outcome of a call before it was asked for."""
         with self._lock:
             self._brought[name] += 1
 
-    def known(self, name: str) -> None:
+    def known(self, name: str, response: Response | None = None) -> None:
         """Count a call whose outcome is known, unless it was counted when a job brought it.
 
         Args:
             name: ``replayed`` or ``failed_before``.
+            response: its answer, if it has one.
         """
         with self._lock:
             if self._brought[name]:
                 self._brought[name] -= 1
-            else:
-                self._counts[name] += 1
+                return
+            self._counts[name] += 1
+            if response is not None:
+                self._look_at(response)
 
     def failure(self, attempts: int, error: ProviderError | None = None) -> None:
         """Count a call that failed for good, after so many attempts, and what it has cost."""
@@ -119,4 +168,4 @@ class Tally:
     def statistics(self) -> RunStatistics:
         """Return the counts of this moment."""
         with self._lock:
-            return RunStatistics(**self._counts, cost=self._cost)
+            return RunStatistics(**self._counts, cost=self._cost, retries=dict(self._retries))

@@ -220,7 +220,7 @@ class AnthropicProvider:
         response = Response(
             text=text,
             usage=_usage(mapping(data.get("usage"))),
-            finish_reason=FINISH_REASONS.get(stop_reason, stop_reason) if stop_reason else None,
+            finish_reason=_finish_reason(stop_reason) if stop_reason else None,
             model=model if isinstance(model, str) else self.model,
             provider=self.name,
             request_id=reply.headers.get("request-id") or data.get("id"),
@@ -383,6 +383,10 @@ def _signal(
         parse_number(headers.get(remaining)),
         parse_reset(moment, now=now) if moment is not None else None,
     )
+
+
+def _finish_reason(stop_reason: str) -> str:
+    return FINISH_REASONS.get(stop_reason) or endings.plain(stop_reason)
 
 
 def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

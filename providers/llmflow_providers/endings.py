@@ -10,6 +10,20 @@ from llmflow.types import Usage
 WHOLE: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
 """The usual endings, which need no closer look."""
 
+_AS_IT_IS: Final = frozenset({"stop", "length", "tool_calls"})
+_CUT: Final = frozenset(
+    {
+        "length",
+        "max_length",
+        "max_output_tokens",
+        "max_tokens",  # Anthropic, Gemini
+        "max_tokens_reached",
+        "model_context_window_exceeded",
+        "model_length",  # Mistral
+        "token_limit",
+    }
+)
+
 _FAILED: Final[dict[str, type[errors.ProviderError]]] = {
     "insufficient_system_resource": errors.OverloadedError,  # DeepSeek
     "overloaded": errors.OverloadedError,
@@ -55,6 +69,15 @@ _FILTERED: Final = frozenset(
 
 def _word(ending: str) -> str:
     return ending.strip().lower().removeprefix("finish_reason_")
+
+
+def plain(ending: str) -> str:
+    """Return an ending, where it says that the answer was cut off as ``length``.
+
+    >>> plain("MAX_TOKENS"), plain("model_length"), plain("eos")
+    ('length', 'length', 'eos')
+    """
+    return "length" if ending not in _AS_IT_IS and _word(ending) in _CUT else ending
 
 
 def is_failure(ending: object) -> bool:

@@ -241,7 +241,7 @@ class LiteLLMProvider:
         response = Response(
             text=text,
             usage=_usage(getattr(answer, "usage", None)),
-            finish_reason=finish_reason,
+            finish_reason=endings.plain(finish_reason) if finish_reason else None,
             model=answer.model or self.model,
             provider=self.name,
             request_id=headers.get("x-request-id") or headers.get("request-id") or answer.id,

@@ -169,6 +169,8 @@ class OpenAIProvider:
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
             finish_reason = None
+        elif finish_reason != "stop":
+            finish_reason = endings.plain(finish_reason)
         usage = mapping(data.get("usage"))
         model = data.get("model")
         response = Response(

@@ -48,6 +48,10 @@ KEYS = {
     "failures",
     "reasons",
     "stopped_by",
+    "cut",
+    "empty",
+    "retried",
+    "retries",
     "run",
 }
 SLOWLY = ("--concurrency", "1")

@@ -1,0 +1,80 @@
+"""What of a run is worth a word though nothing failed: cut and empty answers, and retries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from llmflow import errors
+from llmflow.errors import ProviderError
+
+# The share of cut answers above which the bound is wrong, rather than an answer odd.
+_TOO_MANY: Final = 0.01
+_WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
+    (errors.RequestTimeoutError, "time-out"),
+    (errors.ConnectionFailedError, "connection"),
+    (errors.BatchRowLostError, "lost in a batch job"),
+    (errors.BadReplyError, "unreadable reply"),
+    (errors.OverloadedError, "overloaded"),
+    (errors.ServerError, "server error"),
+)
+
+
+def kind_of(error: ProviderError) -> str:
+    """Return a failure in a word: its status, or what happened where there was none.
+
+    >>> kind_of(errors.ServerError("oops", status=500))
+    '500'
+    >>> kind_of(errors.RequestTimeoutError("no answer"))
+    'time-out'
+    """
+    if error.status is not None and error.status >= 400:
+        return str(error.status)
+    for kind, word in _WORDS:
+        if isinstance(error, kind):
+            return word
+    return type(error).__name__
+
+
+def retry_words(retries: Mapping[str, int]) -> str:
+    r"""Return how often requests were sent again, and why, the most frequent reason first.
+
+    >>> retry_words({"500": 1}) == "1 retried: 1 \N{MULTIPLICATION SIGN} 500"
+    True
+    """
+    kinds = sorted(retries.items(), key=lambda each: (-each[1], each[0]))
+    told = ", ".join(f"{number:,} × {kind}" for kind, number in kinds)  # noqa: RUF001
+    return f"{sum(retries.values()):,} retried: {told}"
+
+
+def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str]:
+    """Return what is to be said of answers that are not whole, in a line or two.
+
+    >>> answer_words(600, cut=12, empty=3, option="--max-tokens")
+    ['12 answers cut at max_tokens, 3 empty', '2.0% of the answers were cut: raise --max-tokens']
+
+    Args:
+        answers: how many there are in all.
+        cut: how many of them were cut off.
+        empty: how many of them are empty.
+        option: what sets the bound.
+    """
+    parts = []
+    if cut:
+        parts.append(f"{_answers(cut)} cut at max_tokens")
+    if empty:
+        parts.append(f"{empty:,} empty" if cut else f"{_answers(empty)} empty")
+    lines = [", ".join(parts)] if parts else []
+    words = too_many_cut(answers, cut=cut, option=option)
+    return lines if words is None else [*lines, words]
+
+
+def too_many_cut(answers: int, *, cut: int, option: str) -> str | None:
+    """Return what to do where more than one answer in a hundred was cut off; else None."""
+    if cut <= _TOO_MANY * answers:
+        return None
+    return f"{cut / answers:.1%} of the answers were cut: raise {option}"
+
+
+def _answers(number: int) -> str:
+    return "1 answer" if number == 1 else f"{number:,} answers"
