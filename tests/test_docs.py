@@ -22,9 +22,18 @@ BLOCKS = [
     )
 ]
 
+EXTRAS = ("litellm", "opentelemetry", "pandas", "polars", "pyarrow", "structlog")
+
+
+def skip_without_extras(block: str) -> None:
+    for name in EXTRAS:
+        if re.search(rf"^\s*(?:import|from) {name}\b", block, re.MULTILINE):
+            pytest.importorskip(name)
+
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_python_block_runs(block: str, tmp_path: Path) -> None:
+    skip_without_extras(block)
     environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", block],
