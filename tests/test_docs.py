@@ -12,6 +12,10 @@ from types import ModuleType
 
 import pytest
 
+from llmflow import LLM, Run
+from llmflow.runs.catalog import list_runs
+from llmflow.testing import ScriptedProvider
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
@@ -46,6 +50,16 @@ def test_every_python_block_runs(block: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_what_is_shown_of_runs_holds_for_people_who_have_some(tmp_path: Path) -> None:
+    for name in ("mine", "notes", "notes-of-2025"):
+        with Run(name):
+            LLM(ScriptedProvider()).run("x")
+    (block,) = (each.values[0] for each in BLOCKS if "remove_run" in str(each.values[0]))
+    for _ in range(2):
+        test_every_python_block_runs(str(block), tmp_path)
+    assert sorted(each.name for each in list_runs()) == ["mine", "notes", "notes-of-2025"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=[path.name for path in DOCUMENTS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+from asyncio import CancelledError
 from collections.abc import Sized
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -164,6 +165,11 @@ class Results:
         """Make these results reachable from the exception that ends the run."""
         self.values.extend([NotRun] * (self._total - len(self.values)))
         error.__dict__[_PARTIAL] = _Partial(self.values)
+        if not isinstance(error, Exception):
+            from llmflow.runs.interruptions import tell_results
+
+            done = sum(1 for each in self.values if each is not NotRun)
+            tell_results(error, done, self._total or None)
 
     def guard(self, item: Any, owner: object) -> _Guard:
         """Return a context in which one item of a sequential batch runs."""
@@ -187,9 +193,11 @@ class _Guard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if not isinstance(error, Exception):
-            return False
         results = self._results
+        if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt | CancelledError):
+                results.attach_to(error)
+            return False
         attempts = int(getattr(self._owner, "cur_retry", 0)) + 1
         values = results.values
         values.append(results.failure(len(values), self._item, error, attempts, self._owner))

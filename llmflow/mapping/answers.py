@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from llmflow.errors import UsageError
 from llmflow.mapping.pump import Pump
-from llmflow.mapping.result import ItemT, MapCounts, Result, attach, note
+from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream, note
 from llmflow.mapping.work import Prepared, Work
 
 CollectedT = TypeVar("CollectedT")
@@ -92,6 +92,9 @@ class Answers(Generic[ItemT, CollectedT]):
                     break
                 while pump.ready:
                     yield pump.pop()
+        except BaseException as error:
+            ended_stream(error, pump.counts.delivered)
+            raise
         finally:
             await pump.close()
         raise_failure(pump)
@@ -109,12 +112,12 @@ class Answers(Generic[ItemT, CollectedT]):
                 while pump.ready:
                     collector.add(pump.pop())
         except BaseException as error:
-            attach(error, collector.collected(pump.counts))
+            attach(error, collector.collected(pump.counts), pump.counts)
             raise
         finally:
             await pump.close()
         if pump.failure is not None:
-            attach(pump.failure, collector.collected(pump.counts))
+            attach(pump.failure, collector.collected(pump.counts), pump.counts)
         raise_failure(pump)
         collected: CollectedT = collector.collected(pump.counts)
         return collected

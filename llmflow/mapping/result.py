@@ -176,6 +176,19 @@ def note(error: BaseException, counts: MapCounts) -> None:
     error.__notes__ = [*notes, f"{_NOTE}{counts}"]
 
 
-def attach(error: BaseException, results: object) -> None:
+def attach(error: BaseException, results: object, counts: MapCounts) -> None:
     """Let `llmflow.partial_results` find these results on the exception."""
     error.__dict__[_PARTIAL] = _Finished(results)
+    if not isinstance(error, Exception):
+        from llmflow.runs.interruptions import tell_results
+
+        done = len(results) if isinstance(results, list) else counts.delivered
+        tell_results(error, done, counts.total)
+
+
+def ended_stream(error: BaseException, delivered: int) -> None:
+    """Say what is left of a stream that a Ctrl-C has ended."""
+    if not isinstance(error, Exception | GeneratorExit):
+        from llmflow.runs.interruptions import tell_stream
+
+        tell_stream(error, delivered)

@@ -17,7 +17,7 @@ from llmflow.background import background
 from llmflow.errors import UsageError
 from llmflow.mapping.answers import raise_failure
 from llmflow.mapping.pump import Pump
-from llmflow.mapping.result import ItemT, MapCounts, Result, attach
+from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream
 from llmflow.mapping.sources import FedSource, close_generator
 from llmflow.mapping.work import Prepared, Work, source_of
 
@@ -59,7 +59,7 @@ class AnswerStream(Generic[ItemT]):
                 "call llm.map_sync(...) anew"
             )
         self._begun = True
-        self._exchange = _Exchange(self._work, self._work.prepared())
+        self._exchange = _Exchange(self._work, self._work.prepared(), tells=True)
         stream = _results(self._exchange)
         self._stream = weakref.ref(stream)
         return stream
@@ -92,7 +92,8 @@ def collect(work: Work) -> Any:
             collector.add(result)
     except BaseException as error:
         if exchange.pump is not None:
-            attach(error, collector.collected(exchange.pump.counts))
+            counts = exchange.pump.counts
+            attach(error, collector.collected(counts), counts)
         raise
     assert exchange.pump is not None
     return collector.collected(exchange.pump.counts)
@@ -101,8 +102,10 @@ def collect(work: Work) -> Any:
 class _Exchange:
     """What passes between the caller's thread and the background loop."""
 
-    def __init__(self, work: Work, ready: Prepared) -> None:
+    def __init__(self, work: Work, ready: Prepared, *, tells: bool = False) -> None:
         self.pump: Pump[Any] | None = None
+        self.tells = tells
+        """Whether a Ctrl-C has to be told of as one of a stream."""
         self._work = work
         self._ready = ready
         self._fed: FedSource[Any] | None = None
@@ -168,6 +171,7 @@ class _Exchange:
 
 def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:
     read: tuple[list[Any], bool, Exception | None] = [], False, None
+    delivered = 0
     try:
         while True:
             call: Callable[[], Any] = lambda: exchange.pass_on(*read)  # noqa: B023, E731
@@ -175,7 +179,12 @@ def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:
             if not results and not wanted:
                 break
             yield from results
+            delivered += len(results)
             read = exchange.read(wanted)
+    except BaseException as error:
+        if exchange.tells and exchange.pump is not None:
+            ended_stream(error, delivered)
+        raise
     finally:
         exchange.close()
     assert exchange.pump is not None

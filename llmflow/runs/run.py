@@ -250,6 +250,7 @@ class Run:
                     self._ended = True
                     raise
                 self._ended = True  # and not where a Ctrl-C came: whoever closes again goes on
+                self._tell(error)
 
     def _close(self, state: str, reason: str | None) -> None:
         try:
@@ -272,6 +273,12 @@ class Run:
                 )
             if self._subscription is not None:
                 self._subscription.close()
+
+    def _tell(self, error: BaseException | None) -> None:
+        if error is not None and _state_after(error)[0] == "interrupted":
+            from llmflow.runs.interruptions import tell_run
+
+            tell_run(self, error)
 
     def _end_jobs(self, journal: Journal) -> None:
         """End the batch jobs that have brought all: their event loop may be over before them."""

@@ -1,0 +1,101 @@
+"""After a Ctrl-C: one line on what is kept and how to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Final
+
+from llmflow.batch.live import stepping_aside
+from llmflow.progress.display import in_notebook
+from llmflow.runs.context import current_run
+
+if TYPE_CHECKING:
+    from llmflow.runs.run import Run
+
+_TOLD: Final = "_llmflow_interruption_told"
+_GO_ON: Final = (
+    'to keep every answer next time, ask in `with Run("a-name"):`, '
+    "where the same code goes on from them"
+)
+
+
+def tell_results(error: BaseException, done: int, total: int | None) -> None:
+    """Say that an interrupt leaves a batch or a map without some results.
+
+    Said by the outermost of them, and not in a run with a journal, which says it itself.
+
+    Args:
+        error: what ended it; nothing is said of what is no interrupt.
+        done: how many have ended.
+        total: of how many; None where that is not known.
+    """
+    if _is_interrupt(error) and not _is_inside():
+        of = "" if total is None else f" of {total:,}"
+        where = "llmflow.partial_results(sys.last_value)"
+        _tell(error, f"{done:,}{of} items are done, and are in {where}; {_GO_ON}")
+
+
+def tell_stream(error: BaseException, delivered: int) -> None:
+    """Say that an interrupt has ended a stream of answers.
+
+    Args:
+        error: what ended it; nothing is said of what is no interrupt.
+        delivered: how many results were handed out.
+    """
+    if _is_interrupt(error) and not _is_inside():
+        _tell(error, f"{delivered:,} results were handed out, and no more is kept; {_GO_ON}")
+
+
+def tell_run(run: Run, error: BaseException | None) -> None:
+    """Say what a run that was interrupted keeps, and how it goes on.
+
+    Args:
+        run: the run, whose numbers are final.
+        error: what ended it.
+    """
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is None or not _is_interrupt(error):
+        return
+    if (totals := run.totals) is None:
+        _tell(error, f"the run has no name, so nothing is kept; {_GO_ON}")
+        return
+    jobs = sum(1 for each in run.batch_jobs if each.is_active)
+    at_provider = ""
+    if jobs:
+        noun = "1 batch job goes" if jobs == 1 else f"{jobs:,} batch jobs go"
+        at_provider = f", and {noun} on at the provider"
+    answers = "1 answer is" if totals.answers == 1 else f"{totals.answers:,} answers are"
+    _tell(
+        error,
+        f"{answers} kept in the run {run.name}{at_provider}; run the same code again, and it "
+        "goes on from there",
+    )
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    # Where a cell awaits something, the kernel cancels it. Elsewhere others do that, too.
+    return isinstance(error, asyncio.CancelledError) and in_notebook()
+
+
+def _is_inside() -> bool:
+    """Whether this is an item of a batch or a map, or in a run that will say it."""
+    run = current_run()
+    return stepping_aside.get() is not None or (run is not None and run.totals is not None)
+
+
+def _tell(error: BaseException, text: str) -> None:
+    if _TOLD in error.__dict__:
+        return
+    error.__dict__[_TOLD] = True
+    line = f"llmflow: interrupted: {text}."
+    if not in_notebook():
+        error.add_note(line)
+        return
+    with contextlib.suppress(Exception):  # of a stream that is closed
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
