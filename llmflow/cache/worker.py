@@ -121,14 +121,15 @@ class Worker:
 
     def _die(self, error: BaseException) -> None:
         """Have nothing found and nothing kept, for those who wait and all who come."""
-        with self._gate:
-            self._closing = True
-            waiting = [*self._group, *self._lookups, *self._answers]
-            self._lookups.clear()
-            self._answers.clear()
         try:
+            # Said first: whoever is told "nothing found" after this can read why.
             self._warn(redact(str(error)) or type(error).__name__)
         finally:
+            with self._gate:
+                self._closing = True
+                waiting = [*self._group, *self._lookups, *self._answers]
+                self._lookups.clear()
+                self._answers.clear()
             _tell((each, None) for each in waiting)
         with self.using, contextlib.suppress(Exception):
             self._let_go()
