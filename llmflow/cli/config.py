@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from llmflow.cli.groups import CommandGroup
 from llmflow.cli.options import CONFIG
 from llmflow.cli.terminal import printable, write
 from llmflow.errors import ConfigurationError, redact
@@ -25,7 +26,7 @@ _DEFAULT: Final = "default"
 _PUBLIC: Final = "public price of"
 
 
-@click.group("config", short_help="Check and show the configuration file.")
+@click.group("config", cls=CommandGroup, short_help="Check and show the configuration file.")
 def command() -> None:
     """Check and show the configuration file, llmflow.toml.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
 
 import llmflow
+from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
 from llmflow.cli.signals import Postponed, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
@@ -27,11 +27,8 @@ _COMMANDS = {
     "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
 }
 
-# click has it since 8.2; before, it shows the help by itself.
-_BARE_COMMAND: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
-
-class _LazyGroup(click.Group):
+class _LazyGroup(CommandGroup):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -44,17 +41,6 @@ class _LazyGroup(click.Group):
             module = importlib.import_module(_COMMANDS[cmd_name][0])
         command: click.Command = module.command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown name is refused with the nearest one."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in _COMMANDS:
-            near = get_close_matches(name, _COMMANDS, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"No such command {name!r}.{hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -80,6 +66,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             result: Any = cli.main(args=arguments, prog_name="llmflow", standalone_mode=False)
     except LLMFlowError as error:
         _tell(error)
+        result = 2
+    except BareCommandError as error:
+        say(error.help)
         result = 2
     except click.UsageError as error:
         result = _explain(error)
@@ -107,9 +96,6 @@ def _tell(error: LLMFlowError) -> None:
 def _explain(error: click.UsageError) -> int:
     """Say in one line what is wrong with the command's words, and where the right ones are."""
     place = error.ctx.command_path if error.ctx is not None else "llmflow"
-    if isinstance(error, _BARE_COMMAND):
-        error.show()  # its help is what was wanted
-        return 2
-    text = error.format_message().rstrip(".")
+    text = usage_message(error)
     complain(f"{text} See {place} --help" if text.endswith("?") else f"{text}; see {place} --help")
     return 2

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from llmflow.errors import ConfigurationError
 from llmflow.types import parse_amount
+
+if TYPE_CHECKING:
+    _NumberType = click.ParamType[float]
+    _TextType = click.ParamType[str]
+else:  # generic since click 8.4 only
+    _NumberType = _TextType = click.ParamType
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -55,7 +61,7 @@ class GroupedCommand(click.Command):
                     formatter.write_dl(records)
 
 
-class Amount(click.ParamType[float]):
+class Amount(_NumberType):
     """A number above 0, such as 500, 10k or 2M."""
 
     name = "AMOUNT"
@@ -71,7 +77,7 @@ class Amount(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class KeyValue(click.ParamType[str]):
+class KeyValue(_TextType):
     """A provider option as KEY=VALUE."""
 
     name = "KEY=VALUE"

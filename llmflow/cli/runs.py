@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.batching import going_on, job_lines
+from llmflow.cli.groups import CommandGroup
 from llmflow.cli.options import run_names
 from llmflow.cli.reaching import task_of, work_of
 from llmflow.cli.terminal import printable, say, write
@@ -24,7 +25,12 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 _LONGEST = 60
 
 
-@click.group("runs", short_help="List, show and remove runs.", invoke_without_command=True)
+@click.group(
+    "runs",
+    cls=CommandGroup,
+    short_help="List, show and remove runs.",
+    invoke_without_command=True,
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> int:

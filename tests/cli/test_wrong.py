@@ -83,9 +83,7 @@ class TestBeforeTheRun:
     ) -> None:
         result = ask(**changes)
         assert result.code == 2
-        assert message.lower() in result.error.lower().replace(
-            "no such option: ", "no such option "
-        )
+        assert message.lower() in result.error.lower()
         assert result.out == ""
         assert listing() == ["in.jsonl"]
 
@@ -160,13 +158,18 @@ class TestBeforeTheRun:
         assert "pip install 'llmflow[litellm]'" in done.stderr
         assert listing() == ["in.jsonl"]
 
-    def test_no_command_is_a_request_for_help(self, run: Run) -> None:
-        result = run()
-        assert result.code == 2
-        assert "Usage: llmflow" in result.err
+    @pytest.mark.parametrize("words", [(), ("config",)])
+    def test_no_command_is_a_request_for_help(self, words: tuple[str, ...], run: Run) -> None:
+        result = run(*words)
+        assert (result.code, result.out) == (2, "")
+        assert " ".join(["Usage: llmflow", *words]) in result.err
+        assert "Commands:" in result.err
 
     def test_an_unknown_command(self, run: Run) -> None:
         assert run("fly").error == "No such command 'fly'; see llmflow --help"
+        assert run("runs", "fly").error == "No such command 'fly'; see llmflow runs --help"
+        near = "No such command 'shwo'. Did you mean 'show'? See llmflow runs --help"
+        assert run("runs", "shwo").error == near
 
     def test_a_fault_that_does_not_exist(self, run: Run) -> None:
         result = run("simulate", "--fault", "flood=0.5")
