@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from llmflow.errors import ProviderError
 from llmflow.journal import Journal
 from llmflow.modes.parallel import ParallelMode
 from llmflow.pricing import Price
+from llmflow.runs import lateness
+from llmflow.runs.lateness import Lateness
 from llmflow.transport import streams
 from llmflow.transport.channel import StreamChannel
 
@@ -47,7 +50,8 @@ class Program:
         name: begins every prompt, and ends its key: no two programs may have the same.
         model: what is asked.
         point: where it kills itself; None: nowhere. See `_arm`.
-        deadline: of its run, in seconds, with the leftovers asked in parallel.
+        deadline: of its run, in seconds, with the leftovers asked in parallel. It is near
+            when half of the items are answered, however long that takes on this machine.
         primes: whether its instructions are marked, and a primer goes first.
         bad: the number of an item whose row the provider refuses, and the job with it.
         poll: of its jobs, in seconds.
@@ -151,6 +155,7 @@ def _arm(program: Program) -> None:
     when so many answers are written down.
     """
     _damage(program)
+    _wrap_deadline()
     if program.point is None:
         return
     counts: dict[str, itertools.count[int]] = {}
@@ -266,6 +271,19 @@ def _wrap_answers(program: Program) -> None:
             die()
 
     Journal.record = wrapped  # type: ignore[method-assign]
+
+
+def _wrap_deadline() -> None:
+    """Have a deadline near when jobs have answered half of the items: there they get stuck."""
+
+    def lead(self: Lateness) -> float:
+        told = {each.tag: each.succeeded or 0 for each in self._queue.store.all()}
+        told |= {each.record.tag: each.record.succeeded or 0 for each in self._queue.jobs}
+        answered = sum(told.values())
+        return math.inf if answered >= ITEMS // 2 else 0.0
+
+    Lateness.lead = lead  # type: ignore[method-assign]
+    lateness._LOOKS = 10_000  # type: ignore[misc]
 
 
 def _damage(program: Program) -> None:

@@ -65,7 +65,7 @@ EVERY_JOB = tuple(range(1, 1000))
 BAD = 7
 AT_ONCE = 6
 PATIENCE = 90.0
-DEADLINE = 0.6
+DEADLINE = 60.0  # near as soon as jobs stand still: see killable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,8 @@ SCENES = {
     ),
     "a deadline": Scene(
         batch={"stuck_jobs": EVERY_JOB},
-        program={"deadline": DEADLINE},
+        # A job whose cancellation is not told within some looks is left alone at a deadline.
+        program={"deadline": DEADLINE, "poll": 0.3},
         rows=ITEMS // 2,
         live=ITEMS // 2,
         jobs=1,
