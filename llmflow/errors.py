@@ -248,6 +248,9 @@ class ProviderError(LLMFlowError):
     source: str = "provider"
     """Where it is known from: ``journal`` if it was met in an earlier session of the run."""
 
+    may_be_billed: bool = False
+    """Whether the request may have run all the same, as far as is known."""
+
     transient: ClassVar[bool] = False
     """Whether sending the same request again later can succeed."""
     remedy: ClassVar[str] = ""
@@ -451,19 +454,19 @@ class ServerError(ProviderError):
 class BadReplyError(ProviderError):
     """The reply is not what the provider documents: cut off, HTML, or no answer in it."""
 
-    transient = True
+    may_be_billed = transient = True
 
 
 class RequestTimeoutError(ProviderError):
     """No answer came within the time-out; the request may have run and been billed."""
 
-    transient = True
+    may_be_billed = transient = True
 
 
 class ConnectionFailedError(ProviderError):
     """No connection could be made, or it broke before the answer was complete."""
 
-    transient = True
+    may_be_billed = transient = True
 
 
 class BatchRowLostError(ProviderError):

@@ -70,10 +70,12 @@ class Network:
             self._engine = Engine(self._settings, now=loop.time(), wall=loop.wall_start)
         return self._engine
 
-    async def send(self, wire: WireRequest, *, timeout: Timeout) -> WireReply:
+    async def send(self, wire: WireRequest, *, timeout: Timeout, sending: Any = None) -> WireReply:
         """Take the place of `llmflow.transport.send`."""
         try:
             async with asyncio.timeout(timeout.total):
+                if sending is not None:
+                    sending.in_flight = True
                 return await self._exchange(wire)
         except TimeoutError:
             raise RequestTimeoutError(f"no answer within {timeout.total:g} s") from None

@@ -1,6 +1,6 @@
 """What a run may spend: reserved before a call, settled after it."""
 
-from llmflow.budget.forecast import OutputForecast, estimate
+from llmflow.budget.forecast import OutputForecast, PromptForecast, estimate, prompt_tokens
 from llmflow.budget.ledger import Ledger
 from llmflow.budget.reservation import Reservation
 from llmflow.budget.state import LedgerState, Remaining
@@ -12,8 +12,10 @@ __all__ = [
     "Ledger",
     "LedgerState",
     "OutputForecast",
+    "PromptForecast",
     "Remaining",
     "Reservation",
     "Spent",
     "estimate",
+    "prompt_tokens",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -88,6 +89,32 @@ class OutputForecast:
             self._quantile = ordered[min(size - 1, int(size * self._QUANTILE))]
 
 
+class PromptForecast:
+    """How much too low prompts are estimated: by the most that answers have told, by length.
+
+    >>> forecast = PromptForecast()
+    >>> forecast.observe(100, 103)
+    >>> forecast.tokens(90), forecast.tokens(1000)
+    (92.7, 1000)
+    """
+
+    def __init__(self) -> None:
+        # By powers of two: what surrounds a short prompt is nothing beside a long one.
+        self._factors: dict[int, float] = {}
+
+    def tokens(self, estimated: float) -> float:
+        """Return the tokens to expect of a prompt."""
+        factor = self._factors.get(int(estimated).bit_length())
+        return estimated if factor is None else estimated * factor
+
+    def observe(self, estimated: float, actual: float) -> None:
+        """Learn from what an answer says of its prompt."""
+        if 0.0 < estimated < actual:
+            size, factor = int(estimated).bit_length(), actual / estimated
+            if factor > self._factors.get(size, 1.0):
+                self._factors[size] = factor
+
+
 def estimate(
     request: Request,
     price: Price | None,
@@ -95,6 +122,7 @@ def estimate(
     charge: Charge | None = None,
     expected_output: float = DEFAULT_OUTPUT,
     batch: bool = False,
+    prompt: float | None = None,
 ) -> Estimate:
     """Return what a call may come to.
 
@@ -109,8 +137,9 @@ def estimate(
             does not bound, and the tokens of the prompt if it expects more of them.
         expected_output: tokens of an answer without a bound; see `OutputForecast`.
         batch: whether it is asked in a batch job.
+        prompt: the tokens of the prompt, where they have been counted.
     """
-    prompt = float(_prompt_tokens(request))
+    prompt = float(prompt_tokens(request)) if prompt is None else prompt
     output = _bound(request)
     if output is None:
         output = expected_output
@@ -123,7 +152,7 @@ def estimate(
         output *= choices
     usd = 0.0
     if price is not None:
-        whole = int(prompt)
+        whole = math.ceil(prompt)
         # Whether a provider puts a prompt into its cache is seen only afterwards.
         dearer = price.cache_write is not None and price.cache_write > price.input
         usage = Usage(
@@ -145,7 +174,8 @@ def _bound(request: Request) -> float | None:
     return None
 
 
-def _prompt_tokens(request: Request) -> int:
+def prompt_tokens(request: Request) -> int:
+    """Return about how many tokens a prompt is, rather too many than too few."""
     tokens = estimate_tokens(request.system) if request.system else 0
     for message in request.messages:
         content = message.get("content")

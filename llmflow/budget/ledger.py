@@ -15,6 +15,7 @@ from llmflow.budget.value import Budget, Estimate, Spent
 from llmflow.budget.words import refusal, too_large
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
+from llmflow.limits.holders import Holders
 
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
@@ -23,6 +24,8 @@ _NO_LIMIT: Final = float("inf")
 _UNTIDY: Final = 64
 # Loops may ring a moment too early, and nobody rings twice.
 _LATE: Final = 0.01
+# Seconds between two looks for loops that were closed.
+_LOOK_AFTER: Final = 1.0
 
 
 class Ledger:
@@ -79,6 +82,7 @@ class Ledger:
         self._told = False
         self._lock = threading.Lock()
         self._ended: deque[tuple[Reservation, Spent | None]] = deque()
+        self._placed: Holders[Reservation] = Holders()
 
     def __repr__(self) -> str:
         state = self.state()
@@ -124,6 +128,28 @@ class Ledger:
         """
         reservation = self.reserve_nowait(estimate)
         return await self._wait(estimate, anew) if reservation is None else reservation
+
+    def reserve_if_free(self, estimate: Estimate) -> Reservation | None:
+        """Reserve for what need not be done, if that takes nothing from others; else None."""
+        reservation = Reservation(self, estimate)
+        self._lock.acquire()
+        try:
+            if self._ended:
+                self._settle_ended()
+            if self._reached is not None or self._waiting or not self._fits(estimate):
+                return None
+            self._hold(reservation)
+        finally:
+            self._unlock()
+        return reservation
+
+    def detach(self, reservation: Reservation) -> None:
+        """Keep a reservation beyond its call's loop: it is for a row of a batch job."""
+        with self._lock:
+            if reservation.loop is not None:
+                self._placed.discard(reservation.loop, reservation)
+            reservation.loop = reservation.abandoned = None
+        self._tidy()
 
     @property
     def spent(self) -> Spent:
@@ -184,6 +210,9 @@ class Ledger:
             try:
                 self._queue.append(reservation)
                 self._waiting += 1
+                if self._placed.others(loop):
+                    self._sweep()
+                    loop.call_later(_LOOK_AFTER, self._look_after, reservation)
                 self._settle_ended()
                 self._pump()  # what was under way may have ended since
             finally:
@@ -198,6 +227,19 @@ class Ledger:
         if reservation.state != GRANTED:
             raise reservation.refused or self._error()
         return reservation
+
+    def _look_after(self, reservation: Reservation) -> None:
+        """See, while a call waits, whether a loop was closed with what it waits for."""
+        if reservation.state == WAITING and reservation.loop is not None:
+            with self._lock:
+                self._sweep()
+            self._tidy()
+            reservation.loop.call_later(_LOOK_AFTER, self._look_after, reservation)
+
+    def _sweep(self) -> None:
+        """End what the calls of closed loops held; it is settled when the lock is free."""
+        for reservation in self._placed.abandoned():
+            (reservation.abandoned or reservation.release)()
 
     def _look_again(self) -> None:
         self._lock.acquire()
@@ -278,12 +320,17 @@ class Ledger:
         self._held_requests += requests
         self._under_way += 1
         reservation.state = GRANTED
+        loop = reservation.loop = reservation.loop or asyncio._get_running_loop()
+        if loop is not None:
+            self._placed.add(loop, reservation)
 
     def _settle_ended(self) -> None:
         while self._ended:
             reservation, spent = self._ended.popleft()
             state, reservation.state = reservation.state, OVER
             if state == GRANTED:
+                if reservation.loop is not None:
+                    self._placed.discard(reservation.loop, reservation)
                 self._give_back(reservation.estimate)
                 if spent is not None:
                     self._usd += spent.usd

@@ -21,7 +21,7 @@ OVER: Final = 2
 class Reservation:
     """The right to make one call, and what is kept back for it until it is settled."""
 
-    __slots__ = ("_ledger", "anew", "estimate", "future", "loop", "refused", "state")
+    __slots__ = ("_ledger", "abandoned", "anew", "estimate", "future", "loop", "refused", "state")
 
     def __init__(
         self, ledger: Ledger, estimate: Estimate, anew: Callable[[], Estimate] | None = None
@@ -32,6 +32,8 @@ class Reservation:
         self.state = WAITING
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
+        self.abandoned: Callable[[], None] | None = None
+        """Called where the loop of its call was closed: nobody else will end it."""
         self.refused: TooLargeForBudgetError | None = None
         """Why this call alone was refused, if it was."""
 
@@ -61,8 +63,8 @@ class Reservation:
         self._ledger.end(self, spent)
         return spent
 
-    def settle_with(self, response: Response) -> Spent:
-        """Settle with an answer: its cost, its tokens, its attempts.
+    def settle_with(self, response: Response, *, counted: float = 0.0) -> Spent:
+        """Settle with an answer: its cost, its tokens, its attempts but for those counted already.
 
         An answer that does not say what it used is taken to have used what was reserved.
         """
@@ -70,7 +72,7 @@ class Reservation:
         return self.settle(
             usd=response.cost if tokens or response.cost else None,
             tokens=tokens or None,
-            requests=response.attempts,
+            requests=response.attempts - counted,
         )
 
     def release(self) -> None:

@@ -28,8 +28,9 @@ from llmflow.events import RequestAdmitted
 from llmflow.headers import clock_time
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
+from llmflow.modes.billing import may_be_billed
 from llmflow.modes.hedging import Hedge, Hedging
-from llmflow.modes.mode import Call, Sent
+from llmflow.modes.mode import Call, Payment, Second, Sending
 from llmflow.modes.plausible import plausible
 from llmflow.modes.refusals import FILTERED, Refusals, filtered, is_page
 from llmflow.modes.telling import Teller
@@ -57,12 +58,14 @@ class _Call:
         "id",
         "in_flight",
         "kind",
+        "payment",
         "place",
         "probed",
         "rejected_since",
         "request",
         "retried",
-        "sent",
+        "second",
+        "sending",
         "wire",
     )
 
@@ -80,8 +83,10 @@ class _Call:
         self.in_flight = 0.0
         self.doubted = self.probed = False
         self.rejected_since: float | None = None
-        self.sent: Sent | None = None
         self.retried: Callable[[ProviderError], None] | None = None
+        self.payment: Payment | None = None
+        self.second: Second | None = None
+        self.sending: Sending | None = None
 
 
 class ParallelMode:
@@ -137,7 +142,8 @@ class ParallelMode:
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
-        call.sent, call.retried = asked.sent, asked.retried
+        call.retried = asked.retried
+        call.payment = call.sending = asked.payment
         clock = self._clock
         started = clock.monotonic()
         try:
@@ -170,6 +176,8 @@ class ParallelMode:
 
     async def _attempt(self, call: _Call) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
+        if call.attempts and call.payment is not None:
+            await call.payment.renew()
         asked = self._clock.monotonic() if RequestAdmitted.wanted else None
         await self._pass_gates()
         try:
@@ -187,12 +195,10 @@ class ParallelMode:
                     if asked is not None:
                         waited = self._clock.monotonic() - asked
                         self._teller.admitted(call.id, call.attempts, waited)
-                    if call.sent is not None:
-                        call.sent.requests, call.sent.in_flight = call.attempts, True
                     try:
-                        if self.hedging is None:
-                            return await self._exchange(call, permit)
-                        return await self._hedged(self.hedging, call, permit)
+                        if call.payment is not None:
+                            return await self._paid(call.payment, call, permit)
+                        return await self._sent(call, permit)
                     except (RateLimitError, QuotaExhaustedError) as rejection:
                         self._pause(call, permit, rejection)
                     except ProviderError as error:
@@ -203,8 +209,8 @@ class ParallelMode:
                             raise
                         await self._refusals.let_pass(call, error, sent=permit.admitted_at)
                         counted = 1
-                    if call.sent is not None:
-                        call.sent.in_flight = False
+                    if counted and call.payment is not None:
+                        await call.payment.renew()
                     asked = self._clock.monotonic() if RequestAdmitted.wanted else None
                     await self._pass_gates()
                     await permit.renew()
@@ -215,8 +221,6 @@ class ParallelMode:
                     self.limiter.standing.left(call)
         except ProviderError as error:
             call.rejected_since = None
-            if call.sent is not None:
-                call.sent.in_flight = False
             error.provider = error.provider or self.provider.name
             error.model = error.model or self.provider.model
             raise
@@ -225,21 +229,38 @@ class ParallelMode:
         for gate in self.gates:
             await gate.acquire()
 
+    async def _paid(self, payment: Payment, call: _Call, permit: Permit) -> Response:
+        """Send, and note what may have to be paid for."""
+        payment.begin(call.attempts)
+        try:
+            return await self._sent(call, permit)
+        except ProviderError as error:
+            payment.ended(error)
+            raise
+
+    async def _sent(self, call: _Call, permit: Permit) -> Response:
+        if self.hedging is None:
+            return await self._exchange(call, permit)
+        return await self._hedged(self.hedging, call, permit)
+
     async def _exchange(self, call: _Call, permit: Permit) -> Response:
         clock = self._clock
         sent = clock.monotonic()
         try:
             if self._wire is not None:
                 assert call.wire is not None
-                reply = await transport.send(call.wire, timeout=self.timeout)
+                reply = await transport.send(call.wire, timeout=self.timeout, sending=call.sending)
                 signals = self._wire.signals(reply)
                 try:
                     response = self._wire.decode(reply)
                 except ProviderError as error:
                     error.signals = (*error.signals, *signals)
                     error.is_page = is_page(reply)
+                    error.may_be_billed = may_be_billed(error, reply.status)
                     raise
             else:
+                if call.sending is not None:
+                    call.sending.in_flight = True
                 response = await self._ask_client(call.request)
                 signals = response.signals
         finally:
@@ -259,16 +280,21 @@ class ParallelMode:
     async def _hedged(self, hedging: Hedging, call: _Call, permit: Permit) -> Response:
         clock = self._clock
         before, sent = call.in_flight, clock.monotonic()
+        answered = False
         try:
-            return await hedging.race(
+            response = await hedging.race(
                 self._exchange(call, permit),
                 again=partial(self._exchange_again, call, sent),
                 ready=self._has_time_to_spare,
                 failed=partial(self._tell, call, permit),
             )
+            answered = True
+            return response
         finally:
             # Until the last of the two has ended, and not both times added.
             call.in_flight = before + clock.monotonic() - sent
+            if call.second is not None:
+                _close_second(call, call.second, answered=answered)
 
     def _has_time_to_spare(self) -> bool:
         return not self.limiter.waiting and self.limiter.failing < _STRUGGLING
@@ -278,12 +304,17 @@ class ParallelMode:
         twin = _Call(call.id, call.request, call.charge, call.wire)
         twin.kind, twin.expect, twin.attempts = call.kind, call.expect, call.attempts
         await self._pass_gates()
-        try:
+        second = None if call.payment is None else call.payment.second()
+        if call.payment is not None and second is None:
+            return None
+        permit = None
+        with contextlib.suppress(ProviderError):  # all are refused at the moment
             permit = self.limiter.acquire_nowait(twin.charge, expect=twin.expect)
-        except ProviderError:  # all are refused at the moment
-            return None
         if permit is None:
+            if second is not None:
+                second.close(charged=False)
             return None
+        call.second = twin.sending = second
         try:
             self._teller.hedged(call.id, self._clock.monotonic() - sent)
             return await self._exchange(twin, permit)
@@ -295,6 +326,8 @@ class ParallelMode:
 
     def _tell(self, call: _Call, permit: Permit, error: ProviderError) -> None:
         """Tell the limiter of a failure that is not the end of the attempt."""
+        if call.sending is not None:
+            call.sending.note(error)
         if isinstance(error, (RateLimitError, QuotaExhaustedError)):
             with contextlib.suppress(ProviderError):  # it matters where both have failed
                 self._pause(call, permit, error)
@@ -353,6 +386,13 @@ class ParallelMode:
         if long:
             self.limiter.refuse(end, seconds=seconds)
         raise end from rejection
+
+
+def _close_second(call: _Call, second: Second, *, answered: bool) -> None:
+    """Charge a second request where both may have run, or where it may have and none answered."""
+    call.second = None
+    first = call.payment is not None and call.payment.may_have_run
+    second.close(charged=second.may_have_run and (first or not answered))
 
 
 def _impatient(

@@ -15,7 +15,6 @@ from llmflow.errors import (
 )
 from llmflow.limits import Limiter
 from llmflow.limits.standing import Verdict
-from llmflow.modes.mode import Sent
 from llmflow.modes.telling import Retried, Teller
 from llmflow.types import Response, WireReply
 
@@ -36,7 +35,6 @@ class Refused(Retried, Protocol):
     attempts: int
     doubted: bool
     probed: bool
-    sent: Sent | None
 
 
 class Refusals:
@@ -77,8 +75,6 @@ class Refusals:
                 self._limiter.refuse(error, seconds=0.0)
             raise error
         call.doubted = True
-        if call.sent is not None:
-            call.sent.in_flight = False  # it may be cancelled while it waits
         seconds = 0.0
         if verdict is Verdict.PROBE:
             call.probed = True

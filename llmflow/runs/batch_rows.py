@@ -10,7 +10,7 @@ from llmflow.batch.queue import Identity, Queue
 from llmflow.errors import BatchUnsupportedError, ProviderError
 from llmflow.modes.mode import Call
 from llmflow.runs.route import Route, server_of
-from llmflow.types import Charge
+from llmflow.types import Charge, Response
 
 _DIGEST: Final = 8
 
@@ -97,3 +97,16 @@ def _schema(options: Mapping[str, Any]) -> str:
     except TypeError:
         text = repr(wanted).encode()
     return blake2b(text, digest_size=_DIGEST).hexdigest()
+
+
+async def ask_live(call: Call, route: Route) -> Response:
+    """Ask a call that was to be a row of a job in parallel, at the price of that.
+
+    Raises:
+        ProviderError: it failed for good.
+        BudgetExceededError: a live call does not fit into the budget.
+    """
+    call.wire = call.wire or route.encoded(call.request)
+    if call.payment is not None:
+        await call.payment.go_live()
+    return await route.mode.complete(call)

@@ -34,7 +34,7 @@ from llmflow.errors import (
 from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.modes.choice import Choice, Way
 from llmflow.modes.mode import Call
-from llmflow.runs.batch_rows import identity_of, put_row, supports, unsupported
+from llmflow.runs.batch_rows import ask_live, identity_of, put_row, supports, unsupported
 from llmflow.runs.job_store import FOLDER, JournalStore
 from llmflow.runs.lateness import Lateness
 from llmflow.runs.outcomes import RouteKeeper
@@ -124,8 +124,7 @@ class Batching:
         else:
             way.in_batch = True
             return response
-        call.wire = call.wire or route.encoded(call.request)
-        return await route.mode.complete(call)
+        return await ask_live(call, route)
 
     async def _complete(self, call: Call, route: Route, name: str, way: Way) -> Response:
         """Have a call answered by a batch job."""

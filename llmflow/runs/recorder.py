@@ -20,7 +20,7 @@ from llmflow.errors import (
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.choice import Choice, Way, chosen
-from llmflow.modes.mode import Call, Sent
+from llmflow.modes.mode import Call
 from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
 from llmflow.runs.spending import Spending
@@ -28,9 +28,10 @@ from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Ledger, Reservation
+    from llmflow.budget import Ledger
     from llmflow.journal import Journal
     from llmflow.runs.batching import Batching
+    from llmflow.runs.payment import CallPayment
     from llmflow.runs.submitting import Submitting
 
 # Of a program that asks again for ever, what the journal remembers is enough.
@@ -287,44 +288,41 @@ class Recorder:
         way: Way | None = None,
     ) -> Response:
         """Ask the provider within the budget, and write down what comes of it."""
-        reservation: Reservation | None = None
+        payment: CallPayment | None = None
         spending, call.retried = self.spending, self.tally.retried
         try:
             if spending is not None:
-                call.sent = Sent()
                 batch = way is not None and self.batching.is_for_batch(call, route, way.choice)
-                reservation = spending.kept_for((key, nth)) or await spending.reserve(
-                    call, route, batch=batch
-                )
+                payment = await spending.pay(call, route, (key, nth), batch=batch)
             if way is None:
                 response = await route.mode.complete(call)
             else:
                 response = await self.batching.answer(call, route, key, nth, way)
                 if way.replayed:
-                    if spending is not None and reservation is not None:
-                        spending.cancelled(reservation, call.sent)
+                    if payment is not None:
+                        payment.cancelled()
                     self.tally.known("replayed", response)
                     return response
         except ProviderError as error:
             route.price_failure(error, in_batch=way is not None and way.in_batch)
             self.tally.failure(error.attempts, error)
-            if spending is not None and reservation is not None:
-                spending.failed(reservation, error)
+            if payment is not None:
+                payment.failed(error)
             await self._write_failure(key, nth, error, route, group)
             raise
         except BaseException:
-            if spending is not None and reservation is not None:
+            if spending is not None and payment is not None:
                 if way is not None and self.batching.holds(route, key, nth):
-                    spending.keep_for((key, nth), reservation)
+                    spending.keep_for((key, nth), payment.kept())
                 else:
-                    spending.cancelled(reservation, call.sent)
+                    payment.cancelled()
             if group is None:
                 self._give_back(key, nth, route)
             raise
         in_batch = way is not None and way.in_batch
         response = route.priced(response, call.request, in_batch=in_batch)
-        if spending is not None and reservation is not None:
-            spending.answered(reservation, response, route)
+        if spending is not None and payment is not None:
+            spending.answered(payment, response, route)
         self.tally.answer(response)
         await self._write_answer(key, nth, response, route, group)
         return response

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from llmflow.errors import (
     BudgetExceededError,
-    ContentFilterError,
     ProviderError,
-    RequestTimeoutError,
 )
-from llmflow.modes.mode import Call, Sent
+from llmflow.modes.mode import Call
+from llmflow.runs.payment import CallPayment, spent_on
 from llmflow.runs.route import Route
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Estimate, Ledger, OutputForecast, Reservation
+    from llmflow.budget import Estimate, Ledger, OutputForecast, PromptForecast, Reservation
     from llmflow.journal import Journal
 
 
@@ -31,12 +30,15 @@ class Spending:
     def __init__(self, ledger: Ledger, journal: Journal | None) -> None:
         self._ledger = ledger
         self._journal = journal
+        self._prompts: dict[Hashable, PromptForecast] = {}
         self._forecasts: dict[Hashable, OutputForecast] = {}
         self._of_rows: dict[tuple[bytes, int], Reservation] = {}
 
-    def keep_for(self, row: tuple[bytes, int], reservation: Reservation) -> None:
+    def keep_for(self, row: tuple[bytes, int], reservation: Reservation | None) -> None:
         """Keep what is reserved for a row that is in a job, and that no call waits for."""
-        self._of_rows[row] = reservation
+        if reservation is not None:
+            self._ledger.detach(reservation)
+            self._of_rows[row] = reservation
 
     def kept_for(self, row: tuple[bytes, int]) -> Reservation | None:
         """Return what was kept for a row, once."""
@@ -48,16 +50,38 @@ class Spending:
             reservation.release()
         self._of_rows.clear()
 
-    async def reserve(self, call: Call, route: Route, *, batch: bool) -> Reservation:
-        """Reserve what a call may cost; waits while calls under way may still need less.
+    async def pay(
+        self, call: Call, route: Route, row: tuple[bytes, int], *, batch: bool
+    ) -> CallPayment:
+        """Keep back what a call may cost; waits while calls under way may still need less.
+
+        Args:
+            call: the call.
+            route: its way to the provider.
+            row: its place in a job, for which something may be kept back already.
+            batch: whether it is asked in a batch job.
 
         Raises:
             BudgetExceededError: it does not fit.
         """
-        anew = self._estimator(call, route, batch=batch)
-        expected = anew()
-        ledger = self._ledger
-        return ledger.reserve_nowait(expected) or await ledger.reserve(expected, anew=anew)
+        from llmflow.budget import prompt_tokens
+
+        prompt = prompt_tokens(call.request)
+        live = self._estimator(call, route, batch=False, prompt=prompt)
+        anew = self._estimator(call, route, batch=True, prompt=prompt) if batch else live
+        reservation, ledger = self.kept_for(row), self._ledger
+        if reservation is not None and not batch:  # it was for a row of a job
+            reservation.release()
+            reservation = None
+        if reservation is None:
+            expected = anew()
+            reservation = ledger.reserve_nowait(expected) or await ledger.reserve(
+                expected, anew=anew
+            )
+        payment = CallPayment(ledger, reservation, live, self._charge, batch=batch)
+        payment.prompt = prompt
+        call.payment = payment
+        return payment
 
     def reserve_now(self, call: Call, route: Route, *, batch: bool) -> Reservation:
         """Reserve what a call may cost, without waiting.
@@ -87,64 +111,70 @@ class Spending:
             )
         return None
 
-    def answered(self, reservation: Reservation, response: Response, route: Route) -> None:
+    def answered(self, payment: CallPayment, response: Response, route: Route) -> None:
         """Settle with an answer."""
-        charged, usage = reservation.settle_with(response), response.usage
-        self._charge(
-            charged.usd - max(0.0, response.cost or 0.0),
-            charged.tokens - max(0, usage.total_tokens),
-        )
+        payment.answered(response)
+        self._prompt_forecast(route).observe(payment.prompt, response.usage.input_tokens)
         self._forecast(route).observe(response.usage.output_tokens)
 
     def arrived(self, reservation: Reservation | None, response: Response, route: Route) -> None:
         """Settle with an answer that a job brought, whether or not anything is reserved for it."""
-        if reservation is not None:
-            self.answered(reservation, response, route)
-            return
         from llmflow.budget import Spent
 
-        self._ledger.charge(
-            Spent(response.cost or 0.0, response.usage.total_tokens, response.attempts)
+        usage = response.usage
+        if reservation is None:
+            self._ledger.charge(Spent(response.cost or 0.0, usage.total_tokens, response.attempts))
+            return
+        spent = reservation.settle_with(response)
+        self._charge(
+            spent.usd - max(0.0, response.cost or 0.0), spent.tokens - max(0, usage.total_tokens)
         )
+        self._forecast(route).observe(usage.output_tokens)
 
     def failed(self, reservation: Reservation, error: ProviderError) -> None:
-        """Settle with a failure."""
-        # A request that was given up may have run, and be billed.
-        spent = None if isinstance(error, RequestTimeoutError) else 0.0
-        usd = tokens = spent
-        if isinstance(error, ContentFilterError) and error.usage is not None:
-            usd, tokens = error.cost or 0.0, float(error.usage.total_tokens)
-        charged = reservation.settle(usd=usd, tokens=tokens, requests=error.attempts)
-        self._charge(charged.usd, charged.tokens)
-
-    def cancelled(self, reservation: Reservation, sent: Sent | None) -> None:
-        """Take what was on its way as run and billed; nobody will hear what it came to."""
-        if sent is None or not sent.requests:
-            reservation.release()
-            return
-        spent = None if sent.in_flight else 0.0
-        charged = reservation.settle(usd=spent, tokens=spent, requests=sent.requests)
-        self._charge(charged.usd, charged.tokens, sent.requests)
+        """Settle with a failure that a job brought."""
+        usd, tokens = spent_on(error)
+        spent = reservation.settle(usd=usd, tokens=tokens, requests=error.attempts)
+        self._charge(spent.usd, spent.tokens)
 
     def _charge(self, usd: float, tokens: float, requests: int = 0) -> None:
         """Have later sessions know what the budget was charged and no row tells of."""
         if self._journal is not None and (usd > 0.0 or tokens > 0.0 or requests):
             self._journal.charge(cost=max(0.0, usd), tokens=max(0.0, tokens), requests=requests)
 
-    def _estimator(self, call: Call, route: Route, *, batch: bool) -> Callable[[], Estimate]:
+    def _estimator(
+        self, call: Call, route: Route, *, batch: bool, prompt: float | None = None
+    ) -> Callable[[], Estimate]:
         """Return what estimates a call, again with what was learned meanwhile."""
-        from llmflow.budget import estimate
+        from llmflow.budget import estimate, prompt_tokens
 
+        counted = float(prompt_tokens(call.request) if prompt is None else prompt)
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
         charge, forecast = provider.reserve(call.request), self._forecast(route)
+        prompts = self._prompt_forecast(route)
 
         def anew() -> Estimate:
             return estimate(
-                call.request, price, charge=charge, expected_output=forecast.tokens, batch=batch
+                call.request,
+                price,
+                charge=charge,
+                expected_output=forecast.tokens,
+                batch=batch,
+                prompt=prompts.tokens(counted),
             )
 
         return anew
+
+    def _prompt_forecast(self, route: Route) -> PromptForecast:
+        """Return what is known of how many tokens prompts really are."""
+        model = (route.provider.name, route.provider.model)
+        forecast = self._prompts.get(model)
+        if forecast is None:
+            from llmflow.budget import PromptForecast
+
+            forecast = self._prompts[model] = PromptForecast()
+        return forecast
 
     def _forecast(self, route: Route) -> OutputForecast:
         """Return what is known of the length of a model's answers in this run."""

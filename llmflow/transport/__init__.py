@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from llmflow.transport.failures import mapped
@@ -31,7 +31,19 @@ _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictio
 _changing = threading.Lock()  # loops in several threads begin and end at the same time
 
 
-async def send(wire: WireRequest, *, timeout: Timeout, body: Upload | None = None) -> WireReply:
+class Sending(Protocol):
+    """Where it is noted that a request may be running at the other end."""
+
+    in_flight: bool
+
+
+async def send(
+    wire: WireRequest,
+    *,
+    timeout: Timeout,
+    body: Upload | None = None,
+    sending: Sending | None = None,
+) -> WireReply:
     """Send one request, once, and return the reply, whatever its status.
 
     Args:
@@ -39,6 +51,7 @@ async def send(wire: WireRequest, *, timeout: Timeout, body: Upload | None = Non
         timeout: how long it may take.
         body: a body to be streamed in place of its own; sending it does not count as waiting
             for the first byte, and may stand still for a minute.
+        sending: is told once there is a connection, and the request goes out on it.
 
     Raises:
         RequestTimeoutError: no whole answer in time; it says which phase took too long.
@@ -53,7 +66,7 @@ async def send(wire: WireRequest, *, timeout: Timeout, body: Upload | None = Non
         session = await _open(loop)
     try:
         if body is None:
-            return await session.exchange(wire, timeout)
+            return await session.exchange(wire, timeout, sending)
         return await session.stream(wire, timeout, body=body)
     except Exception as error:
         failure = mapped(error, wire.url, timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Final
 from urllib.parse import urlsplit
 
 from llmflow.errors import (
@@ -14,6 +15,8 @@ from llmflow.errors import (
     redact,
 )
 from llmflow.transport.timeout import Timeout
+
+_NOT_SENT: Final = ("connecting", "sending", "sending stalled")
 
 
 @functools.cache
@@ -47,6 +50,13 @@ def table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
     )
 
 
+@functools.cache
+def _never_connected() -> tuple[type[Exception], ...]:
+    import aiohttp
+
+    return (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
+
+
 def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
     """Translate what aiohttp raised; None if it is not a failure of the connection."""
     if isinstance(error, TooLargeError):
@@ -55,11 +65,14 @@ def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
         if isinstance(error, kind):
             # The reason without control characters, the place without a password.
             what = redact(str(error) or type(error).__name__)
-            return ours(
+            failure = ours(
                 text.format(
                     place=place(url), what=what, connect=timeout.connect, total=timeout.total
                 )
             )
+            if isinstance(failure, ConnectionFailedError):
+                failure.may_be_billed = not issubclass(kind, _never_connected())
+            return failure
     return None
 
 
@@ -74,7 +87,9 @@ def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
         "reading": "no answer within {:g} s: it had begun, but did not end",
         "reading stalled": "the answer had begun, and nothing more came for {:g} s",
     }
-    return RequestTimeoutError(f"{place(url)}: {said[phase].format(seconds)}")
+    failure = RequestTimeoutError(f"{place(url)}: {said[phase].format(seconds)}")
+    failure.may_be_billed = phase not in _NOT_SENT
+    return failure
 
 
 def place(url: str) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from llmflow.batch_api import FileBounds, Upload
     from llmflow.errors import LLMFlowError
+    from llmflow.transport import Sending
 
 # aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
 _LARGE_BODY = 2**20
@@ -89,7 +90,9 @@ class Session:
         self._limits: dict[Timeout, _Limits] = {}
         self.lifetime = self._live()
 
-    async def exchange(self, wire: WireRequest, timeout: Timeout) -> WireReply:
+    async def exchange(
+        self, wire: WireRequest, timeout: Timeout, sending: Sending | None = None
+    ) -> WireReply:
         """Send a request and read the reply, within the limits of each phase.
 
         Raises:
@@ -108,6 +111,8 @@ class Session:
         try:
             connection = await self._connector.connect(request, [], limits.connecting)
             phase = "waiting"
+            if sending is not None:
+                sending.in_flight = True
             line = _expect_reply(connection, wire.method)
             reply = await request.send(connection)
             await reply.start(connection)

@@ -1,0 +1,216 @@
+"""What one call is charged: the reserve of each request that may have run, then the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmflow.errors import ContentFilterError, ProviderError
+from llmflow.modes.mode import Payment, Second
+from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.budget import Estimate, Ledger, Reservation, Spent
+
+Charge = Callable[[float, float, int], None]
+"""Has later sessions know of dollars, tokens and requests that no row tells of."""
+
+
+class CallPayment(Payment):
+    """What is kept back for a call in the budget, and what became of it.
+
+    A provider bills a request that was given up, and one that is sent again as well. So each
+    that may have run is charged what was kept back for it at once, and the next one needs
+    as much again before it is sent: a run never has more on its way than its budget pays.
+
+    Args:
+        ledger: what may still be spent.
+        reservation: what is kept back for the first request.
+        estimate: what a live request may cost, with what was learned meanwhile.
+        charge: notes what no row tells of, for later sessions.
+        batch: whether what is kept back is the price of a row of a batch job.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_charge",
+        "_counted",
+        "_estimate",
+        "_ledger",
+        "_requests",
+        "prompt",
+        "reservation",
+    )
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        reservation: Reservation,
+        estimate: Callable[[], Estimate],
+        charge: Charge,
+        *,
+        batch: bool,
+    ) -> None:
+        super().__init__()
+        self.reservation: Reservation | None = reservation
+        """What is kept back now; None where it was spent."""
+        self.prompt = 0.0
+        """The tokens of the prompt, as they were counted."""
+        self._ledger = ledger
+        self._estimate = estimate
+        self._charge = charge
+        self._batch = batch
+        self._requests = 0
+        self._counted = 0
+        reservation.abandoned = self.cancelled
+
+    def begin(self, requests: int) -> None:
+        """Note that a request is about to be sent, and how many there are with it."""
+        self._requests = requests
+        self.in_flight = self.billed = False
+
+    def ended(self, error: ProviderError) -> None:
+        """Note that it has failed; if it may have run, what was kept back is spent."""
+        self.note(error)
+        if self.billed:
+            self._spend()
+
+    async def renew(self) -> None:
+        """Keep back what the next request may cost.
+
+        Raises:
+            BudgetExceededError: it does not fit any more.
+        """
+        if self.reservation is not None:
+            if self._ledger.budget.requests is None:
+                return  # what has not run leaves its reserve to the next one
+            self._settle(0.0, 0.0)
+        await self._reserve()
+
+    async def go_live(self) -> None:
+        """Keep back what a live call may cost, in place of a row of a batch job.
+
+        Raises:
+            BudgetExceededError: it does not fit.
+        """
+        if not self._batch:
+            return
+        self._batch = False
+        if self.reservation is not None:
+            self.reservation.release()
+            self.reservation = None
+        await self._reserve()
+
+    def second(self) -> Second | None:
+        """Keep something back for a request beside this one; None where it does not fit."""
+        # A second request is not counted as one.
+        reservation = self._ledger.reserve_if_free(self._estimate()._replace(requests=0.0))
+        return None if reservation is None else _Beside(reservation, self._charge)
+
+    def answered(self, response: Response) -> None:
+        """Settle with an answer."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is None:
+            return
+        spent, usage = reservation.settle_with(response, counted=self._counted), response.usage
+        self._charge(
+            spent.usd - max(0.0, response.cost or 0.0),
+            spent.tokens - max(0, usage.total_tokens),
+            0,
+        )
+
+    def failed(self, error: ProviderError) -> None:
+        """Settle with a failure, which is written down with the number of its requests."""
+        self._requests = error.attempts
+        spent = self._settle(*spent_on(error))
+        if spent is not None:
+            self._charge(spent.usd, spent.tokens, 0)
+
+    def cancelled(self) -> None:
+        """Take what was on its way as run and billed; nobody will hear what it came to."""
+        reservation = self.reservation
+        if reservation is not None and self._requests == self._counted and not self.may_have_run:
+            reservation.release()
+            self.reservation = None
+        ran = self.may_have_run and self.reservation is not None
+        spent = self._settle(*(self._reserve_by_now() if ran else (0.0, 0.0)))
+        if self._requests:
+            usd, tokens = (0.0, 0.0) if spent is None else spent[:2]
+            self._charge(usd, tokens, self._requests)
+            self._requests = self._counted = 0  # once: it may be collected after it was given up
+
+    def kept(self) -> Reservation | None:
+        """Return what is kept back, for a row that a job goes on with, and let go of it."""
+        reservation, self.reservation = self.reservation, None
+        return reservation
+
+    def _reserve_by_now(self) -> tuple[float, float]:
+        """Return what was kept back, or would be by now if answers have shown that to be more."""
+        assert self.reservation is not None
+        kept, anew = self.reservation.estimate, self._estimate()
+        if self._batch:
+            return kept.usd, kept.tokens
+        return max(kept.usd, anew.usd), max(kept.tokens, anew.tokens)
+
+    def _settle(self, usd: float | None, tokens: float | None) -> Spent | None:
+        """Replace what is kept back by what was spent, and return that."""
+        reservation, self.reservation = self.reservation, None
+        if reservation is None:
+            return None
+        requests, self._counted = self._requests - self._counted, self._requests
+        return reservation.settle(usd=usd, tokens=tokens, requests=requests)
+
+    def _spend(self) -> None:
+        self.billed = False
+        spent = self._settle(*self._reserve_by_now())
+        if spent is not None:
+            self._charge(spent.usd, spent.tokens, 0)
+
+    async def _reserve(self) -> None:
+        estimate, ledger = self._estimate(), self._ledger
+        reservation = ledger.reserve_nowait(estimate) or await ledger.reserve(
+            estimate, anew=self._estimate
+        )
+        self.reservation = reservation
+        reservation.abandoned = self.cancelled
+
+
+class _Beside(Second):
+    """What is kept back for a second request.
+
+    Args:
+        reservation: as much as for the first one.
+        charge: as in `CallPayment`.
+    """
+
+    __slots__ = ("_charge", "_reservation")
+
+    def __init__(self, reservation: Reservation, charge: Charge) -> None:
+        super().__init__()
+        self._reservation = reservation
+        self._charge = charge
+        reservation.abandoned = self._abandon
+
+    def close(self, *, charged: bool) -> None:
+        """Take what was kept back as spent, or give it back."""
+        if charged:
+            spent = self._reservation.settle(usd=None, tokens=None, requests=0.0)
+            self._charge(spent.usd, spent.tokens, 0)
+        else:
+            self._reservation.release()
+
+    def _abandon(self) -> None:
+        self.close(charged=self.may_have_run)
+
+
+def spent_on(error: ProviderError) -> tuple[float | None, float | None]:
+    """Return the dollars and tokens of a call that failed; None where nobody knows.
+
+    An answer that was stopped for its content was written, and says what it used.
+    """
+    if isinstance(error, ContentFilterError) and error.usage is not None:
+        tokens = float(error.usage.total_tokens)
+        if tokens > 0.0:
+            return error.cost or 0.0, tokens
+        return None, None
+    return (None, None) if error.may_be_billed else (0.0, 0.0)
