@@ -44,6 +44,7 @@ from llmflow.types import Quota, Response, Usage
 
 if TYPE_CHECKING:
     from llmflow.budget import Budget
+    from llmflow.jobs.plan import Plan, make_plan
     from llmflow.mapping.result import Result, ResultList
 
 __version__ = "0.1.0"
@@ -70,6 +71,7 @@ __all__ = [
     "LimiterStatistics",
     "Node",
     "NotRun",
+    "Plan",
     "Price",
     "ProviderError",
     "Quota",
@@ -86,6 +88,7 @@ __all__ = [
     "current_run",
     "errors",
     "events",
+    "make_plan",
     "partial_results",
     "telemetry",
 ]
@@ -95,6 +98,8 @@ _LATER: Final = {
     "Budget": "llmflow.budget",
     "Result": "llmflow.mapping.result",
     "ResultList": "llmflow.mapping.result",
+    "Plan": "llmflow.jobs.plan",
+    "make_plan": "llmflow.jobs.plan",
 }
 
 

@@ -116,16 +116,17 @@ def checked_arguments(
         most = code.co_argcount
         names = code.co_varnames[: most + code.co_kwonlyargcount]
         known = frozenset(names)
+        own = 1 if names[0] == "self" else 0
         where = place or f"{function.__qualname__.split('.')[-2]}(...)"
 
         @functools.wraps(function)
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             if len(args) > most:
                 named = names[most:] if first is None else (first, *names[most:])
-                raise by_name(where, names[1:most], dict.fromkeys(named), args[most:])
+                raise by_name(where, names[own:most], dict.fromkeys(named), args[most:])
             if not kwargs.keys() <= known:
                 wrong = next(name for name in kwargs if name not in known)
-                raise refuse(wrong, place=where, own=names[1:])
+                raise refuse(wrong, place=where, own=names[own:])
             return function(*args, **kwargs)
 
         return checked

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors"},
     {"arguments", "failure_notes", "private_files"},
-    {"types", "clock", "headers", "lenient_json", "surrogates", "tokens"},
+    {"types", "clock", "headers", "lenient_json", "printable", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
     {"provider", "transport", "batch_api"},

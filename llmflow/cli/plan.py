@@ -11,7 +11,7 @@ In Python: `llmflow.jobs.plan.make_plan`, which returns a frozen `Plan`.
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -194,28 +194,13 @@ def _origins(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _show(title: str, lines: Sequence[Line], stream: IO[str]) -> None:
-    """Print a plan: a table on a terminal, plain text elsewhere."""
-    cells = [tuple(map(printable, line)) for line in lines]
-    if stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb"):
-        _draw(title, cells, stream)
-        return
-    widths = [max(len(row[column]) for row in cells) for column in range(2)]
-    text = [title]
-    for what, amount, how in cells:
-        text.append(f"  {what.ljust(widths[0])}  {amount.ljust(widths[1])}  {how}".rstrip())
-    if not write(stream, "\n".join(text)):
+    """Print a plan: a table that fits the terminal, or one line for each amount elsewhere."""
+    from llmflow.jobs.plan_table import text_table
+
+    if stream.isatty():
+        columns, rows = shutil.get_terminal_size()
+        text = text_table(title, lines, width=columns, height=rows - 1)
+    else:
+        text = text_table(title, lines, width=sys.maxsize, height=None)
+    if not write(stream, text):
         say("llmflow: the plan could not be printed")
-
-
-def _draw(title: str, cells: Sequence[tuple[str, ...]], stream: IO[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    table.add_column(style="dim")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    Console(file=stream, highlight=False).print(table)

@@ -11,18 +11,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
 
+from llmflow.printable import printable
+
+__all__ = ["Notice", "TerminalRows", "complain", "printable", "say", "silence", "write"]
+
 _ERASE_LINE = "\r\x1b[K"
 _REDRAW_SECONDS = 0.5
-
-
-def printable(text: str) -> str:
-    r"""Return foreign text as one line that no terminal obeys.
-
-    >>> printable("one\ntwo \x1b[31mred")
-    'one two [31mred'
-    """
-    kept = (" " if letter.isspace() else letter if letter.isprintable() else "" for letter in text)
-    return " ".join("".join(kept).split())
 
 
 def say(text: str) -> None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmflow.jobs import plan_forecast as forecast
-from llmflow.jobs.plan_survey import Group, Survey
+from llmflow.arguments import checked_arguments
 from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Primer, Sampled, Span
 
 if TYPE_CHECKING:
-    from llmflow.journal import RunSummary
-    from llmflow.journal.lookup import Lookup
+    from llmflow.budget import Budget
     from llmflow.llm import LLM
-    from llmflow.pricing import Context, Price
+    from llmflow.mapping.prompts import Prompt
+    from llmflow.pricing import Price
     from llmflow.rows import PromptTemplate
 
 __all__ = ["BudgetReach", "Output", "Pace", "Plan", "Primer", "Sampled", "Span", "make_plan"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
-    """What a run would come to.
+    """What a run would come to: ``print(plan)`` shows it as a table, and so does a notebook.
 
     Args:
         model: the model string.
@@ -91,6 +89,27 @@ class Plan:
     budget: BudgetReach | None
     sample: Sampled | None
 
+    def __str__(self) -> str:
+        from llmflow.jobs.plan_table import text_table
+        from llmflow.jobs.plan_words import PYTHON, lines
+
+        return text_table(self._title, lines(self, PYTHON))
+
+    def __repr__(self) -> str:
+        from llmflow.jobs.plan_words import short
+
+        return f"<Plan: {short(self)}>"
+
+    def _repr_html_(self) -> str:
+        from llmflow.jobs.plan_table import html_table
+        from llmflow.jobs.plan_words import PYTHON, lines
+
+        return html_table(self._title, lines(self, PYTHON))
+
+    @property
+    def _title(self) -> str:
+        return f"plan: {self.model}"
+
     @property
     def seconds(self) -> Span | None:
         """How long it takes at the least; None where no limit is known."""
@@ -104,15 +123,16 @@ class Plan:
         return data
 
 
+@checked_arguments("make_plan(...)")
 def make_plan(
     llm: LLM,
-    rows: Iterable[Mapping[str, Any]],
-    template: PromptTemplate,
+    items: Any,
+    prompt: str | PromptTemplate | Callable[[Any], Prompt] | None = None,
     *,
     run: str | None = None,
     retry_failed: bool = False,
     cache: bool = False,
-    budget: float | None = None,
+    budget: float | Budget | None = None,
     sample: int = 0,
     exact: bool = False,
     concurrency: int | None = None,
@@ -123,211 +143,60 @@ def make_plan(
 ) -> Plan:
     """Plan a run: count, look into its journal, and say what is left comes to.
 
-    Nothing is sent, and no key is needed, except for a `sample`. The rows are read once, and
-    memory does not grow with them. Above 20,000 rows the tokens of a sample are counted, and
+    Nothing is sent, and no key is needed, except for a `sample`. The items are read once, and
+    memory does not grow with them. Above 20,000 items the tokens of a sample are counted, and
     amounts that follow from it are ranges which hold in 95 of 100 cases.
 
     >>> from llmflow import LLM
-    >>> from llmflow.rows import PromptTemplate
-    >>> rows = [{"text": "The tide rises."}, {"text": "The tide falls."}]
-    >>> plan = make_plan(LLM("sim/demo"), rows, PromptTemplate("Summarize: {text}"))
+    >>> plan = make_plan(LLM("sim/demo"), ["The tide rises.", "It falls."], "Summarize: {text}")
+    >>> plan
+    <Plan: 2 of 2 rows left to ask sim/demo, cost free, time at least 0.2 s>
     >>> plan.left, plan.cost
     (2, Span(low=0.0, likely=0.0, high=0.0))
 
     Args:
         llm: who would be asked, with its bounds and its quota.
-        rows: the rows.
-        template: makes a prompt of a row.
+        items: what `LLM.map` takes: dicts, texts, a frame, a series, or anything to iterate over.
+        prompt: as for `LLM.map`: a text with ``{field}``, a function of the item, or None where
+            the items are prompts.
         run: the name of the run whose answers count; None: there is none.
         retry_failed: whether what failed for good before would be asked again.
         cache: whether equal questions would have one answer.
-        budget: what the run may spend over all its sessions, in US dollars.
-        sample: how many items to really ask, spread over the rows; they are paid. The answers
-            are kept in the run, if there is one.
-        exact: count the tokens of every row, however many.
+        budget: what the run may spend over all its sessions: US dollars, or a `Budget` of them.
+        sample: how many items to really ask, spread over all of them; they are paid. The
+            answers are kept in the run, if there is one.
+        exact: count the tokens of every item, however many.
         concurrency: how many items would be asked at once at the most.
         origins: who has set the configured limits, by dimension.
         price_source: who says what tokens cost; by default the table of public prices.
         about: what to keep with a run that the sample begins; as in `Run`.
-        seen: is told now and then how many rows were read.
+        seen: is told now and then how many items were read.
 
     Raises:
-        InputError: the rows cannot be read, or there are none.
+        UsageError: an argument is wrong.
+        InputError: the items cannot be read, or the prompt does not fit them.
         ConfigurationError: a budget is given, and the price is not known.
         JournalError: the run's journal cannot be read.
         ProviderError: of the sample: every item would fail, too.
     """
-    price = llm.price
-    _check_budget(llm, budget, price)
-    folder, summary, lookup = _find_run(run)
-    try:
-        survey = _survey(
-            llm,
-            template,
-            lookup=lookup,
-            retry_failed=retry_failed,
-            cache=cache,
-            exact=exact,
-            keep=sample,
-        )
-        survey.read(rows, seen)
-    finally:
-        if lookup is not None:
-            lookup.close()
-    asked = _ask(llm, survey, run, about) if survey.kept() else None
-    if asked is not None and folder is not None:
-        summary = _summary(folder)
-    return _plan(
+    from llmflow.jobs.planning import planned
+
+    return planned(
         llm,
-        survey,
+        items,
+        prompt,
         run=run,
-        summary=summary,
-        asked=asked,
+        retry_failed=retry_failed,
+        cache=cache,
         budget=budget,
+        sample=sample,
+        exact=exact,
         concurrency=concurrency,
         origins=origins or {},
         price_source=price_source,
+        about=about,
+        seen=seen,
     )
-
-
-def _check_budget(llm: LLM, budget: float | None, price: Price | None) -> None:
-    if budget is not None:
-        from llmflow.budget import Budget
-
-        Budget(usd=budget).check_price(llm.model, price)
-
-
-def _find_run(run: str | None) -> tuple[Path | None, RunSummary | None, Lookup | None]:
-    from llmflow.journal.lookup import Lookup
-    from llmflow.runs.catalog import checked_name, runs_folder
-
-    if run is None:
-        return None, None, None
-    folder = runs_folder() / checked_name(run)
-    return folder, _summary(folder), Lookup.open(folder)
-
-
-def _summary(folder: Path) -> RunSummary | None:
-    from llmflow.journal import read_summary
-
-    return read_summary(folder)
-
-
-def _survey(llm: LLM, template: PromptTemplate, **options: Any) -> Survey:
-    context = _context(llm)
-    limits = llm.limiter.statistics().limits
-    return Survey(
-        llm,
-        template,
-        tiers=forecast.tiers_of(llm.price),
-        max_input_tokens=None if context is None else context.max_input_tokens,
-        charges=any(name not in ("rpm", "rpd") for name in limits),
-        **options,
-    )
-
-
-def _context(llm: LLM) -> Context | None:
-    from llmflow.pricing import context_of
-
-    return context_of(llm.model, base_url=getattr(llm.provider, "endpoint", None) or None)
-
-
-def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | None) -> Sampled:
-    from llmflow.background import background
-    from llmflow.config import load_config
-    from llmflow.jobs.plan_sample import ask
-    from llmflow.runs.catalog import runs_folder
-    from llmflow.runs.run import Run
-
-    if run is not None and (known := _summary(runs_folder() / run)) is not None:
-        about = known.about  # what the run was started with is not a plan's to change
-    # As a run of the command keeps them: the answers' texts are all that a row needs.
-    entered = Run(run, store=load_config().journal.store or "answers", about=about)
-    return background.run(
-        lambda: ask(llm, survey, entered), instead="await asyncio.to_thread(make_plan, ...)"
-    )
-
-
-def _plan(
-    llm: LLM,
-    survey: Survey,
-    *,
-    run: str | None,
-    summary: RunSummary | None,
-    asked: Sampled | None,
-    budget: float | None,
-    concurrency: int | None,
-    origins: Mapping[str, str],
-    price_source: str | None,
-) -> Plan:
-    counts, context, price = survey.counts, _context(llm), llm.price
-    factor = forecast.correction(survey)
-    inputs = [survey.tokens(group).by(factor) for group in survey.left]
-    items = [group.items for group in survey.left]
-    left, whole = sum(items), Span.exactly(0)
-    for each in inputs:
-        whole += each
-    most = None if context is None else context.max_output_tokens
-    output = forecast.output_of(survey, llm, asked, most=most)
-    cost = input_cost = batch = None
-    if price is not None:
-        cost = forecast.cost_of(price, inputs, items, output.each)
-        input_cost = forecast.cost_of(price, inputs, items, Span.exactly(0))
-        if price.has_batch:
-            batch = forecast.cost_of(price, inputs, items, output.each, batch=True)
-    paces = tuple(
-        forecast.paces(
-            llm,
-            Group.together(survey.left),
-            whole,
-            output.each,
-            origins=origins,
-            asked=asked,
-            concurrency=concurrency,
-        )
-    )
-    spent = 0.0 if summary is None else summary.totals.cost or 0.0
-    reach = None
-    if budget is not None and cost is not None:
-        reach = forecast.reach(budget, spent, cost, left)
-    return Plan(
-        model=llm.model,
-        items=counts.items,
-        unusable=counts.unusable,
-        first_unusable=counts.first_unusable,
-        too_long=counts.too_long,
-        first_too_long=counts.first_too_long,
-        max_input_tokens=None if context is None else context.max_input_tokens,
-        run=run,
-        run_exists=summary is not None,
-        answered=counts.answered,
-        failed_before=counts.failed_before,
-        repeated=counts.repeated,
-        left=left,
-        input_tokens=survey.tokens(survey.every).by(factor),
-        input_tokens_left=whole,
-        measured=survey.measured,
-        counting=survey.counting,
-        corrected_by=survey.inputs.count if survey.inputs.count >= forecast.ENOUGH else 0,
-        output=output,
-        output_tokens_left=output.each.times(left) if left else Span.exactly(0),
-        price=price,
-        price_source=None if price is None else price_source or _public_source(price),
-        cost=cost,
-        input_cost=input_cost,
-        batch_cost=batch,
-        primer=forecast.primer_of(llm, survey.request("-"), left),
-        paces=paces,
-        binding=max(paces, key=lambda pace: (pace.seconds.likely, pace.days), default=None),
-        budget=reach,
-        sample=asked,
-    )
-
-
-def _public_source(price: Price) -> str | None:
-    from llmflow.pricing import PRICES_AS_OF
-
-    return None if price.is_free else f"public prices of {PRICES_AS_OF}"
 
 
 def _plain(value: Any) -> Any:

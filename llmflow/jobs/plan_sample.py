@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmflow.errors import LLMFlowError, ProviderError, redact
 from llmflow.jobs.plan_values import Sampled
 from llmflow.runs.run import Run
 
 if TYPE_CHECKING:
+    from llmflow.jobs.plan_question import Question
     from llmflow.jobs.plan_survey import Survey
     from llmflow.llm import LLM
     from llmflow.types import Response
+
+    _Outcome: TypeAlias = tuple[Question, Response | ProviderError, float]
 
 
 class _OnlyASampleError(LLMFlowError):
@@ -21,7 +24,7 @@ class _OnlyASampleError(LLMFlowError):
 
 
 async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
-    """Ask the prompts that a survey has kept, and let it learn from the answers.
+    """Ask the questions that a survey has kept, and let it learn from the answers.
 
     Args:
         llm: whom to ask.
@@ -33,29 +36,29 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
         UsageError: the key is missing, or another setting is wrong.
     """
     llm.prepare()
-    prompts = survey.kept()
+    questions = survey.kept()
     loop = asyncio.get_running_loop()
 
-    async def one(prompt: str) -> tuple[str, Response | ProviderError, float]:
+    async def one(question: Question) -> _Outcome:
         started = loop.time()
         try:
-            response = await llm.complete(prompt)
+            response = await llm.complete(question.messages)
         except ProviderError as error:
             if error.fatal:
                 raise
-            return prompt, error, 0.0
-        return prompt, response, max(0.0, loop.time() - started - response.waited)
+            return question, error, 0.0
+        return question, response, max(0.0, loop.time() - started - response.waited)
 
     kept = False
-    tasks: list[asyncio.Task[tuple[str, Response | ProviderError, float]]] = []
+    tasks: list[asyncio.Task[_Outcome]] = []
     try:
         async with run:
             kept = run.totals is not None
             # A failure here may be a moment's; the run is to find out for itself.
             run.recorder.is_conclusive = lambda error: False  # noqa: ARG005
             async with asyncio.TaskGroup() as group:
-                tasks += [group.create_task(one(prompt)) for prompt in prompts]
-            raise _OnlyASampleError(f"{len(prompts):,} items were asked, as the sample of a plan")
+                tasks += [group.create_task(one(each)) for each in questions]
+            raise _OnlyASampleError(f"{len(questions):,} items were asked, as the sample of a plan")
     except _OnlyASampleError:
         pass
     except BaseExceptionGroup as errors:
@@ -63,22 +66,20 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
     return _summed(survey, [task.result() for task in tasks], kept=kept)
 
 
-def _summed(
-    survey: Survey, results: Sequence[tuple[str, Response | ProviderError, float]], *, kept: bool
-) -> Sampled:
+def _summed(survey: Survey, results: Sequence[_Outcome], *, kept: bool) -> Sampled:
     new = failed = 0
     seconds, cost = 0.0, 0.0
     failure: str | None = None
     priced = True
-    for prompt, outcome, took in results:
+    for question, outcome, took in results:
         if isinstance(outcome, ProviderError):
             failed += 1
             failure = failure or redact(f"{type(outcome).__name__}: {outcome}")
             continue
         usage = outcome.usage
-        survey.note_answer(survey.count(prompt), usage.input_tokens, usage.output_tokens)
+        survey.note_answer(survey.count(question), usage.input_tokens, usage.output_tokens)
         if kept:
-            survey.note_asked(prompt)
+            survey.note_asked(question)
         if outcome.source == "provider":
             new += 1
             seconds += took

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import InputError, redact
+from llmflow.jobs.plan_question import PER_CHAT, PER_MESSAGE, Question
 from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
 from llmflow.jobs.plan_values import Span
 from llmflow.journal.asked import Asked
@@ -19,12 +20,8 @@ from llmflow.types import Charge, Request
 if TYPE_CHECKING:
     from llmflow.journal.lookup import Lookup
     from llmflow.llm import LLM
-    from llmflow.rows import PromptTemplate
+    from llmflow.mapping.prompts import MakePrompt
 
-# What a chat takes beside its texts: each message 3 and its role 1, and 3 for the answer to
-# begin (OpenAI's cookbook, "How to count tokens with tiktoken").
-_PER_MESSAGE: Final = 4
-_PER_CHAT: Final = 3
 _MOST_BYTES: Final = 4  # of one character; a token has at least one
 
 
@@ -94,7 +91,7 @@ class Survey:
 
     Args:
         llm: who would be asked; nothing is sent, and no key is needed.
-        template: makes a prompt of a row.
+        make_prompt: makes a prompt of a row and its index.
         lookup: the run's journal; None where there is none.
         tiers: tokens above which a prompt has another price.
         max_input_tokens: the most that the model takes; None where that is not known.
@@ -108,7 +105,7 @@ class Survey:
     def __init__(
         self,
         llm: LLM,
-        template: PromptTemplate,
+        make_prompt: MakePrompt,
         *,
         lookup: Lookup | None = None,
         tiers: tuple[int, ...] = (),
@@ -130,13 +127,13 @@ class Survey:
         """Of answers: 1, and their tokens."""
         self.left = [Group() for _ in range(len(tiers) + 1)]
         """Those that are left to ask, by the tier of their price."""
-        self._llm, self._provider, self._template = llm, llm.provider, template
+        self._llm, self._provider, self._make_prompt = llm, llm.provider, make_prompt
         self._lookup = lookup
         self._tiers, self._most = tiers, max_input_tokens
         self._retry_failed, self._cache = retry_failed, cache
         self._charges = charges
         self._large = 0
-        self._keep, self._kept = keep, list[tuple[int, int, str]]()
+        self._keep, self._kept = keep, list[tuple[int, int, Question]]()
         self.counting = encoding_status(llm.model)
         """How tokens are counted, in words."""
         self.is_counted = self.counting.startswith("tiktoken")
@@ -144,14 +141,14 @@ class Survey:
         self.sample = TokenSample(exact=exact or not self.is_counted)
         """The sample of prompts whose tokens were counted."""
         system = llm.system
-        self.fixed = _PER_CHAT + _PER_MESSAGE
+        self.fixed = PER_CHAT + PER_MESSAGE
         """Tokens of every item beside its prompt."""
         if system is not None:
-            self.fixed += _PER_MESSAGE + self._count(system)
+            self.fixed += PER_MESSAGE + self._count(system)
         bounds = [*tiers, *(() if max_input_tokens is None else (max_input_tokens,))]
         self._certainly_small = max(0, min(bounds) - self.fixed) if bounds else None
 
-    def read(self, rows: Iterable[Mapping[str, Any]], seen: Callable[[int], None]) -> None:
+    def read(self, rows: Iterable[Any], seen: Callable[[int], None]) -> None:
         """Look at each row once.
 
         Args:
@@ -179,9 +176,9 @@ class Survey:
             return beside + Span.exactly(group.counted)
         return beside + self.sample.ratio(self.counts.items).times(group.size)
 
-    def kept(self) -> list[str]:
-        """Return the prompts that were kept, in their order: as evenly spread as can be."""
-        return [prompt for _, prompt in sorted(each[1:] for each in self._kept)]
+    def kept(self) -> list[Question]:
+        """Return the questions that were kept, in their order: as evenly spread as can be."""
+        return [question for _, question in sorted(each[1:] for each in self._kept)]
 
     @property
     def measured(self) -> int:
@@ -201,33 +198,38 @@ class Survey:
         if output_tokens:
             self.outputs.add(1, output_tokens)
 
-    def note_asked(self, prompt: str) -> None:
+    def note_asked(self, question: Question) -> None:
         """Take an item out of those that are left: it was answered for the plan, and kept."""
         self.counts.answered += 1
-        tokens, large = self._count(prompt), self._is_large(prompt)
-        tier = sum(self.fixed + tokens > above for above in self._tiers) if large else 0
+        tokens, large = self._count(question.text), self._is_large(question.text)
+        tier = (
+            sum(self.fixed + question.beside + tokens > above for above in self._tiers)
+            if large
+            else 0
+        )
         group = self.left[tier]
         for each, sign in ((group, -1), (self.known, 1)):
             each.items += sign
+            each.certain += sign * question.beside
             if large:
                 each.certain += sign * tokens
             else:
-                each.size += sign * len(prompt)
+                each.size += sign * len(question.text)
                 each.counted += sign * tokens
         if self._charges:
-            charge = self._provider.reserve(self.request(prompt))
+            charge = self._provider.reserve(self.request(question))
             group.add_charge(Charge(*(-each for each in charge)))
 
-    def count(self, prompt: str) -> int:
-        """Return the tokens that an item with this prompt has, as counted here."""
-        return self.fixed + self._count(prompt)
+    def count(self, question: Question) -> int:
+        """Return the tokens that an item has, as counted here."""
+        return self.fixed + question.beside + self._count(question.text)
 
-    def request(self, prompt: str) -> Request:
-        """Return what the LLM asks for a prompt, without the key that it would need to ask."""
+    def request(self, question: Question) -> Request:
+        """Return what the LLM asks for an item, without the key that it would need to ask."""
         llm = self._llm
         return Request(
             model=self._provider.model,
-            messages=({"role": "user", "content": prompt},),
+            messages=question.messages,
             system=llm.system,
             max_tokens=llm.max_tokens,
             temperature=llm.temperature,
@@ -236,51 +238,52 @@ class Survey:
 
     # --- one row ----------------------------------------------------------------------
 
-    def _add(self, index: int, row: Mapping[str, Any], asked: Lookup | Asked) -> None:
+    def _add(self, index: int, row: Any, asked: Lookup | Asked) -> None:
         counts = self.counts
         counts.items += 1
         try:
-            prompt = self._template.render(row, index=index)
+            question = Question.of(self._make_prompt(row, index))
         except InputError as error:
             counts.unusable += 1
             if counts.first_unusable is None:
                 counts.first_unusable = (index, redact(str(error)))
             return
-        tokens, large = self._measured(index, prompt)
-        if large and self._most is not None and self.fixed + (tokens or 0) > self._most:
+        tokens, large = self._measured(index, question.text)
+        whole = self.fixed + question.beside + (tokens or 0)
+        if large and self._most is not None and whole > self._most:
             counts.too_long += 1
             if counts.first_too_long is None:
                 counts.first_too_long = index
             return
-        if self._place(prompt, tokens, asked, large=large) and self._keep:
-            self._offer(index, prompt)
+        if self._place(question, tokens, asked, large=large) and self._keep:
+            self._offer(index, question)
 
-    def _measured(self, index: int, prompt: str) -> tuple[int | None, bool]:
+    def _measured(self, index: int, text: str) -> tuple[int | None, bool]:
         """Return a prompt's tokens if they were counted, and whether it may be a large one."""
-        if self._is_large(prompt):
+        if self._is_large(text):
             self._large += 1
-            return self._count(prompt), True
+            return self._count(text), True
         if not self.sample.wants(index):
             return None, False
-        tokens = self._count(prompt)
-        self.sample.add(index, len(prompt), tokens)
+        tokens = self._count(text)
+        self.sample.add(index, len(text), tokens)
         return tokens, False
 
-    def _is_large(self, prompt: str) -> bool:
+    def _is_large(self, text: str) -> bool:
         """Return whether a prompt may have more tokens than some bound: it has more bytes."""
         small = self._certainly_small
         return (
             small is not None
-            and len(prompt) * _MOST_BYTES > small
-            and len(prompt.encode("utf-8", "surrogatepass")) > small
+            and len(text) * _MOST_BYTES > small
+            and len(text.encode("utf-8", "surrogatepass")) > small
         )
 
     def _place(
-        self, prompt: str, tokens: int | None, asked: Lookup | Asked, *, large: bool
+        self, question: Question, tokens: int | None, asked: Lookup | Asked, *, large: bool
     ) -> bool:
         """Put an item into its groups, and return whether it is left to ask."""
         counts, groups = self.counts, [self.every]
-        request = self.request(prompt)
+        request = self.request(question)
         key = self._fingerprint(request)
         nth = asked.count(key) if isinstance(asked, Asked) else asked.ask(key)
         counts.repeated += nth > 0
@@ -289,22 +292,24 @@ class Survey:
         if known is not None and known.answered:
             counts.answered += 1
             groups.append(self.known)
-            whole = None if tokens is None else self.fixed + tokens
+            whole = None if tokens is None else self.fixed + question.beside + tokens
             self.note_answer(whole, known.input_tokens, known.output_tokens)
         elif known is not None and not self._retry_failed:
             counts.failed_before += 1
         elif not (self._cache and nth):
             if large:
-                tier = sum(self.fixed + (tokens or 0) > above for above in self._tiers)
+                whole = self.fixed + question.beside + (tokens or 0)
+                tier = sum(whole > above for above in self._tiers)
             groups.append(self.left[tier])
             if self._charges:
                 self.left[tier].add_charge(self._provider.reserve(request))
         for group in groups:
             group.items += 1
+            group.certain += question.beside
             if large:
                 group.certain += tokens or 0
             else:
-                group.size += len(prompt)
+                group.size += len(question.text)
                 group.counted += tokens or 0
         return len(groups) > 1 and groups[1] is not self.known
 
@@ -320,9 +325,9 @@ class Survey:
             body=body,
         )
 
-    def _offer(self, index: int, prompt: str) -> None:
-        """Keep a prompt if its place is among the lowest ones so far."""
-        entry = (-spread(index), index, prompt)
+    def _offer(self, index: int, question: Question) -> None:
+        """Keep a question if its place is among the lowest ones so far."""
+        entry = (-spread(index), index, question)
         if len(self._kept) < self._keep:
             heapq.heappush(self._kept, entry)
         elif entry > self._kept[0]:

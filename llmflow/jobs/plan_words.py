@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llmflow.budget.words import dollars
 from llmflow.jobs.plan import Plan
 from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Span
 from llmflow.jobs.report import duration
+from llmflow.printable import printable
+
+_NARROW: Final = 0.005
 
 
 class Line(NamedTuple):
@@ -26,14 +29,46 @@ class Line(NamedTuple):
     how: str = ""
 
 
-def lines(plan: Plan) -> Iterator[Line]:
+class Spelling(NamedTuple):
+    """How what the words advise is written where they are read."""
+
+    run: str
+    retry_failed: str
+    cache: str
+    sample: str
+    exact: str
+    max_tokens: str
+
+
+COMMAND: Final = Spelling(
+    run="name it with --run, or its output with -o",
+    retry_failed="--retry-failed",
+    cache="--cache",
+    sample="--sample 20",
+    exact="--exact",
+    max_tokens="--max-tokens",
+)
+"""On the command line."""
+PYTHON: Final = Spelling(
+    run='name it with run="..."',
+    retry_failed="retry_failed=True",
+    cache="cache=True",
+    sample="sample=20",
+    exact="exact=True",
+    max_tokens="max_tokens=...",
+)
+"""In a program, or a notebook."""
+
+
+def lines(plan: Plan, spelling: Spelling = COMMAND) -> Iterator[Line]:
     """Yield a plan's lines, for people."""
     yield Line("rows", f"{plan.items:,}")
-    yield from _not_asked(plan)
+    yield from _not_asked(plan, spelling)
     yield Line("left to ask", f"{plan.left:,}")
     if plan.left:
-        yield Line("input tokens", _tokens(plan.input_tokens_left), _input_words(plan))
-        yield _output(plan)
+        how = _input_words(plan, spelling)
+        yield Line("input tokens", _tokens(plan.input_tokens_left), how)
+        yield _output(plan, spelling)
     yield from _cost(plan)
     yield from _time(plan)
     if plan.budget is not None:
@@ -42,7 +77,15 @@ def lines(plan: Plan) -> Iterator[Line]:
         yield _sample(plan)
 
 
-def _not_asked(plan: Plan) -> Iterator[Line]:
+def short(plan: Plan) -> str:
+    """Return what a plan comes to in one line."""
+    told = {line.what: line.amount for line in lines(plan)}
+    rows = f"{plan.left:,} of {plan.items:,} {'row' if plan.items == 1 else 'rows'} left to ask"
+    parts = (f"{rows} {plan.model}", f"cost {told['cost']}", f"time {told['time']}")
+    return printable(", ".join(parts))
+
+
+def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
     if plan.first_unusable is not None:
         yield Line("cannot be asked", f"{plan.unusable:,}", f"the first: {plan.first_unusable[1]}")
     if plan.first_too_long is not None:
@@ -51,33 +94,34 @@ def _not_asked(plan: Plan) -> Iterator[Line]:
             "too long", f"{plan.too_long:,}", f"{takes}; the first is row {plan.first_too_long}"
         )
     if plan.run is None:
-        how = "no run to look into: name it with --run, or its output with -o"
+        how = f"no run to look into: {spelling.run}"
         yield Line("answered already", "-", how)
     elif not plan.run_exists:
         yield Line("answered already", "0", f"the run {plan.run} is a new one")
     else:
         yield Line("answered already", f"{plan.answered:,}", f"in the run {plan.run}, at no cost")
     if plan.failed_before:
-        how = "not asked again without --retry-failed"
+        how = f"not asked again without {spelling.retry_failed}"
         yield Line("failed before", f"{plan.failed_before:,}", how)
     if plan.repeated:
-        how = "ask what an earlier row asks; with --cache they have its answer"
+        asks, they = ("asks", "it has") if plan.repeated == 1 else ("ask", "they have")
+        how = f"{asks} what an earlier row asks; with {spelling.cache} {they} its answer"
         yield Line("repeated", f"{plan.repeated:,}", how)
 
 
-def _input_words(plan: Plan) -> str:
+def _input_words(plan: Plan, spelling: Spelling) -> str:
     asked = plan.items - plan.unusable - plan.too_long
     words = [plan.counting]
     if plan.measured < asked:
-        words.append(f"a sample of {plan.measured:,} rows; --exact counts all")
+        words.append(f"a sample of {plan.measured:,} rows; {spelling.exact} counts all")
     if plan.corrected_by:
         words.append(f"corrected by the provider's own count of {plan.corrected_by:,} prompts")
     elif plan.counting.startswith("estimate"):
-        words.append("within a factor of two; --sample 20 corrects it")
+        words.append(f"within a factor of two; {spelling.sample} corrects it")
     return "; ".join(words)
 
 
-def _output(plan: Plan) -> Line:
+def _output(plan: Plan, spelling: Spelling) -> Line:
     output = plan.output
     each = f"{output.each.likely:,.0f} each"
     count = f"{output.answers:,} answer{'' if output.answers == 1 else 's'}"
@@ -85,8 +129,9 @@ def _output(plan: Plan) -> Line:
         SAMPLE: f"{each}, the average of {count} to these rows",
         RUN: f"{each}, the average of {count} of this run",
         HISTORY: f"{each}, the average of {count} of earlier runs, perhaps to other prompts",
-        MAX_TOKENS: f"{each} at most, by max_tokens; --sample 20 tells how many there will be",
-        ASSUMED: f"{each} are assumed, nothing is known; --sample 20 or --max-tokens tells",
+        MAX_TOKENS: f"{each} at most, by max_tokens; {spelling.sample} tells how many come",
+        ASSUMED: f"{each} are assumed, nothing is known; {spelling.sample} or "
+        f"{spelling.max_tokens} tells",
     }[output.basis]
     return Line("output tokens", _amount(plan, plan.output_tokens_left, _count), how)
 
@@ -142,7 +187,9 @@ def _between(span: Span, text: Callable[[float], str], *, exact: str | None = No
     if math.isinf(span.high):
         return f"about {likely}"
     low, high = text(span.low), text(span.high)
-    return f"{likely}" if low == high else f"about {likely} ({low} to {high})"
+    # Three digits say as much as a range that is narrower than that.
+    narrow = low == high or span.high - span.low <= _NARROW * span.likely
+    return f"about {likely}" if narrow else f"about {likely} ({low} to {high})"
 
 
 def _time(plan: Plan) -> Iterator[Line]:

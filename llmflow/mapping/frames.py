@@ -1,4 +1,4 @@
-"""Frames of pandas and polars in and out, without importing either.
+"""Frames of pandas, polars and pyarrow in and out, without importing any of them.
 
 Whoever passes a frame has imported its library already; it is recognised by its
 type's module and reached through `sys.modules`.
@@ -21,6 +21,10 @@ _KINDS = {
     ("polars", "DataFrame"),
     ("polars", "LazyFrame"),
     ("polars", "Series"),
+    ("pyarrow", "Table"),
+    ("pyarrow", "RecordBatch"),
+    ("pyarrow", "ChunkedArray"),
+    ("pyarrow", "Array"),
 }
 # Of the columns that are added; the others are texts.
 _INTEGERS = frozenset({"input_tokens", "output_tokens", "attempts"})
@@ -28,6 +32,7 @@ _FLOATS = frozenset({"cost"})
 Columns: TypeAlias = dict[str, list[Any]]
 """Columns to be added, by name."""
 _UNNAMED = "text"
+_BATCH = 256  # rows of an Arrow table that are Python objects at a time
 
 
 class DataFrame(Protocol):
@@ -93,6 +98,8 @@ def table_of(items: Any) -> Table:
     library, name = kind_of(items) or ("", "")
     if library == "pandas":
         return _PandasTable(items, single=name == "Series")
+    if library == "pyarrow":
+        return _ArrowTable(items, single=name in ("Array", "ChunkedArray"))
     lazy = name == "LazyFrame"
     return _PolarsTable(items.collect() if lazy else items, single=name == "Series", lazy=lazy)
 
@@ -184,3 +191,44 @@ class _PolarsTable:
             for name, values in columns.items()
         )
         return out.lazy() if self._lazy else out
+
+
+class _ArrowTable:
+    def __init__(self, items: Any, *, single: bool) -> None:
+        pyarrow: Any = sys.modules["pyarrow"]
+        self.columns: list[str] | None = None
+        self._whole = not isinstance(items, pyarrow.RecordBatch)
+        if single:
+            self._frame = pyarrow.table({_UNNAMED: items})
+        else:
+            self._frame = pyarrow.table(items) if not self._whole else items
+            self.columns = _checked_names(self._frame.column_names)
+
+    def __len__(self) -> int:
+        return int(self._frame.num_rows)
+
+    def rows(self) -> Iterator[Any]:
+        if self.columns == []:  # then batches have no rows at all
+            yield from ({} for _ in range(len(self)))
+            return
+        for batch in self._frame.to_batches(max_chunksize=_BATCH):
+            for row in batch.to_pylist():
+                found = {name: None if is_missing(value) else value for name, value in row.items()}
+                yield found[_UNNAMED] if self.columns is None else found
+
+    def joined(self, columns: Columns) -> Any:
+        pyarrow: Any = sys.modules["pyarrow"]
+        frame = self._frame
+        taken = free_names(frame.column_names, columns)
+        frame = frame.rename_columns([taken.get(name, name) for name in frame.column_names])
+        for name, values in columns.items():
+            text = name not in _INTEGERS and name not in _FLOATS
+            kind = pyarrow.string() if text else pyarrow.float64()
+            if name in _INTEGERS:
+                kind = pyarrow.int64()
+            fit = _clean(values) if text else values
+            frame = frame.append_column(name, pyarrow.array(fit, type=kind))
+        if self._whole:
+            return frame
+        arrays = [each.combine_chunks() for each in frame.columns]
+        return pyarrow.RecordBatch.from_arrays(arrays, schema=frame.schema)

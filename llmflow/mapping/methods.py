@@ -124,7 +124,7 @@ class Mappable:
 
         Iterate to get each `Result` as it comes, with bounded memory: the source is
         read as answers are taken, so it may be endless. Or await it to get all of
-        them in the order of the items, as a list; for a pandas or polars frame, as
+        them in the order of the items, as a list; for a pandas, polars or pyarrow frame, as
         a frame of the same kind with the columns ``response`` and ``error``.
 
         >>> from llmflow import LLM

@@ -21,7 +21,9 @@ _STEP = re.compile(r"[.\[]")
 
 
 def prompt_maker(
-    prompt: str | Callable[[Any], Prompt] | None, *, columns: Collection[str] | None = None
+    prompt: str | PromptTemplate | Callable[[Any], Prompt] | None,
+    *,
+    columns: Collection[str] | None = None,
 ) -> MakePrompt:
     """Return what makes an item's prompt.
 
@@ -39,7 +41,9 @@ def prompt_maker(
             )
         return _as_it_is
     if isinstance(prompt, str):
-        return _from_template(PromptTemplate(prompt), columns)
+        prompt = PromptTemplate(prompt)
+    if isinstance(prompt, PromptTemplate):
+        return _from_template(prompt, columns)
     if not callable(prompt):
         raise UsageError(
             f"prompt must be a text such as 'Summarize: {{text}}', or a function of the item; "

@@ -1,4 +1,4 @@
-"""Frames of pandas and polars: the same kind comes back, with the answers beside the rows."""
+"""Frames of three libraries: the same kind comes back, with the answers beside the rows."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def pandas() -> Any:
 @pytest.fixture
 def polars() -> Any:
     return pytest.importorskip("polars")
+
+
+@pytest.fixture
+def pyarrow() -> Any:
+    return pytest.importorskip("pyarrow")
 
 
 async def test_a_pandas_frame_comes_back_with_its_index_and_two_columns(pandas: Any) -> None:
@@ -144,6 +149,38 @@ def test_a_column_that_is_not_there_is_named_before_anything_is_asked(
         shouting().map(pandas.DataFrame({"text": ["a"]}))  # type: ignore[call-overload]
     with pytest.raises(InputError, match="2 columns named 'a'"):
         shouting().map(pandas.DataFrame([["x", "y"]], columns=["a", "a"]), prompt="{a}")
+
+
+async def test_arrow_comes_back_as_arrow(pyarrow: Any) -> None:
+    table = pyarrow.table({"text": ["a", None, "c"], "n": [1, 2, 3], "response": [1.5] * 3})
+    for items in (table, table.to_batches()[0]):
+        out = await shouting().map(items, prompt="{text}{n}", details=True)
+        assert type(out) is type(items)
+        assert out.schema.names[:4] == ["text", "n", "input_response", "response"]
+        assert out["response"].to_pylist() == ["A1", None, "C3"]
+        assert out["error"].to_pylist() == [None, "InputError: row 1: field 'text' is null", None]
+        assert str(out.schema.field("attempts").type) == "int64"
+        assert out["n"] == items["n"]
+        none = await shouting().map(items.slice(0, 0), prompt="{text}")
+        assert (type(none), none.num_rows) == (type(items), 0)
+        assert none.schema.names[-2:] == ["response", "error"]
+
+
+async def test_an_arrow_array_becomes_a_table_with_its_texts_first(pyarrow: Any) -> None:
+    array = pyarrow.array(["a", None, "c"])
+    for items in (array, pyarrow.chunked_array([["a"], [None, "c"]])):
+        out = await shouting().map(items, prompt="say {it}")
+        assert out.schema.names == ["text", "response", "error"]
+        assert out["response"].to_pylist() == ["SAY A", None, "SAY C"]
+
+
+async def test_what_is_missing_in_arrow_is_null_in_the_prompt(pyarrow: Any) -> None:
+    seen: list[Any] = []
+    table = pyarrow.table({"x": [1.5, float("nan"), None]})
+    await shouting().map(table, prompt=lambda row: seen.append(row["x"]) or "ask")
+    assert sorted(seen, key=str) == [1.5, None, None]
+    with pytest.raises(InputError, match=r"no field 'y'"):
+        shouting().map(table, prompt="{y}")
 
 
 async def test_half_an_emoji_does_not_break_the_frame(pandas: Any, polars: Any) -> None:

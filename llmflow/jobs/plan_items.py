@@ -1,0 +1,80 @@
+"""What `make_plan` is given, as an `LLM.map` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from llmflow.budget import Budget
+from llmflow.errors import InputError, UsageError
+from llmflow.llm import LLM
+from llmflow.mapping.frames import kind_of, table_of
+from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
+from llmflow.mapping.sources import checked_items
+
+if TYPE_CHECKING:
+    from llmflow.rows import PromptTemplate
+
+
+def rows_of(
+    items: Any, prompt: str | PromptTemplate | Callable[[Any], Prompt] | None
+) -> tuple[Iterable[Any], MakePrompt]:
+    """Return items one after the other, and what makes the prompt of each.
+
+    Raises:
+        InputError: they are no items, or the prompt does not fit them.
+        UsageError: the prompt is none.
+    """
+    if kind_of(items) is not None:
+        table = table_of(items)
+        return table.rows(), prompt_maker(prompt, columns=table.columns)
+    checked_items(items)
+    if isinstance(items, AsyncIterable):
+        raise InputError(
+            "make_plan reads items at once: collect them first, [item async for item in items]"
+        )
+    return items, prompt_maker(prompt)
+
+
+def checked_llm(llm: Any) -> LLM:
+    """Return who would be asked.
+
+    Raises:
+        UsageError: it is no LLM.
+    """
+    if isinstance(llm, LLM):
+        return llm
+    write = "make_plan(llm, items, prompt)"
+    if isinstance(llm, str):
+        write = f"make_plan(LLM({llm!r}), items, prompt)"
+    raise UsageError(f"make_plan takes an LLM first; got {type(llm).__name__}: write {write}")
+
+
+def checked_sample(sample: Any) -> None:
+    """Check how many items are to be asked.
+
+    Raises:
+        UsageError: it is no whole number of at least 0.
+    """
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        raise UsageError(
+            f"sample must be a whole number of items to ask, such as 20; got {sample!r}"
+        )
+
+
+def usd_of(budget: Any) -> float | None:
+    """Return the dollars of a budget; None without one.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if isinstance(budget, Budget):
+        if budget.usd is None:
+            raise UsageError(
+                "make_plan tells how far US dollars go: give budget=5, or Budget(usd=5)"
+            )
+        return float(budget.usd)
+    if budget is None:
+        return None
+    usd: float = budget
+    return usd
