@@ -88,7 +88,18 @@ class KeyValue(_TextType):
         key, equals, _ = text.partition("=")
         if not equals or not key.strip():
             self.fail(f"write KEY=VALUE, such as top_p=0.9; got {text!r}", param, ctx)
+        own = _OWN_OPTIONS.get(key.strip())
+        if own is not None:
+            self.fail(f"{key.strip()} has an option of its own: {own}", param, ctx)
         return text
+
+
+_OWN_OPTIONS = {
+    "model": "--model",
+    "max_tokens": "--max-tokens",
+    "messages": "--prompt",
+    "temperature": "--temperature",
+}
 
 
 def provider_options(given: Sequence[str]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class OpenAIProvider:
             messages.insert(0, {"role": "system", "content": request.system})
         body: dict[str, Any] = {"model": request.model, "messages": messages}
         if request.max_tokens is not None:
-            body[self.dialect.max_tokens_field] = request.max_tokens
+            body[self.dialect.bound_of(request.model)] = request.max_tokens
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.options:

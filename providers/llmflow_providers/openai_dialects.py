@@ -8,9 +8,11 @@ nothing, it has no row, and OpenAI's rules are assumed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,6 +22,14 @@ from llmflow.headers import parse_number, parse_reset, server_time
 from llmflow.types import Charge, QuotaSignal, Usage
 
 _MINUTE: Final = 60.0
+# OpenAI's models that refuse "max_tokens", also behind a gateway that passes it on.
+_REASONING_MODEL: Final = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
+# Mistral's models on Azure, which refuse "max_completion_tokens".
+_MISTRAL_MODEL: Final = re.compile(r"[sx]tral", re.IGNORECASE)  # Codestral, Pixtral ...
+
+
+# Servers of models of several makers: what bounds an answer is a matter of the model.
+_OF_MANY: Final = frozenset(("azure", "compatible"))
 
 
 class Rule(Enum):
@@ -44,6 +54,16 @@ class LimitHeaders(NamedTuple):
     limit: str
     remaining: str
     reset: str
+
+
+@lru_cache(maxsize=1024)
+def _bound_of(server: str, model: str) -> str:
+    name = model.rpartition("/")[2]
+    if server == "azure":  # a deployment has any name; most are of OpenAI's models
+        is_new = _MISTRAL_MODEL.search(name) is None
+    else:
+        is_new = _REASONING_MODEL.match(name) is not None
+    return "max_completion_tokens" if is_new else "max_tokens"
 
 
 def _headers(dimension: str, ending: str) -> LimitHeaders:
@@ -75,7 +95,7 @@ class Dialect:
         hosts: its hosts; one that begins with a dot stands for all hosts below it.
         rule: what counts against the tokens per minute.
         cache_is_free: whether tokens read from a prompt cache do not count.
-        max_tokens_field: the name of the bound of an answer.
+        max_tokens_field: the name of the bound of an answer; see `bound_of`.
         headers: the limits that its replies tell.
         other_headers: those to look for where a reply has none of `headers`.
         by_status: what a status means that means something else elsewhere.
@@ -96,6 +116,15 @@ class Dialect:
     def reserves_output(self) -> bool:
         """Whether ``max_tokens`` is charged when a request arrives."""
         return self.rule not in {Rule.PROMPT, Rule.PRODUCED}
+
+    def bound_of(self, model: str) -> str:
+        """Return the name of the field that bounds an answer of a model.
+
+        Whoever sends the wrong one is refused, or not bounded.
+        """
+        if self.max_tokens_field == "max_tokens" and self.name in _OF_MANY:
+            return _bound_of(self.name, model)
+        return self.max_tokens_field
 
     def reserve(self, prompt: float, most: float) -> Charge:
         """Return what a request is charged on arrival, or at most.

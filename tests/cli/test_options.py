@@ -123,6 +123,19 @@ class TestProviderOptions:
         assert result.code == 2
         assert "write KEY=VALUE, such as top_p=0.9" in result.error
 
+    @pytest.mark.parametrize(
+        ("text", "option"), [("max_tokens=9", "--max-tokens"), ("temperature=0", "--temperature")]
+    )
+    def test_one_that_has_an_option_of_its_own_names_it(
+        self, run: Run, text: str, option: str
+    ) -> None:
+        write_rows("in.jsonl", 1)
+        result = run(
+            "run", "in.jsonl", "-p", "{text}", "-m", "sim/demo", "-o", "o.jsonl", "-O", text
+        )
+        assert result.code == 2
+        assert f"has an option of its own: {option}" in result.error
+
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:

@@ -113,6 +113,28 @@ def test_the_bound_of_an_answer_has_the_servers_name(url: str, name: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("url", "model", "name"),
+    [
+        (UNKNOWN, "gpt-5.4-nano", "max_completion_tokens"),
+        (UNKNOWN, "openai/o3-2025-04-16", "max_completion_tokens"),
+        (UNKNOWN, "gpt-6-sol", "max_completion_tokens"),
+        (UNKNOWN, "gpt-4.1-mini", "max_tokens"),
+        (UNKNOWN, "gpt-oss:20b", "max_tokens"),
+        (UNKNOWN, "openai-compatible", "max_tokens"),
+        (AZURE, "my-deployment", "max_completion_tokens"),
+        (AZURE, "Ministral-3B", "max_tokens"),
+        (AZURE, "Codestral-2501", "max_tokens"),
+    ],
+)
+def test_behind_a_gateway_the_bound_of_an_answer_has_the_models_name(
+    url: str, model: str, name: str
+) -> None:
+    provider = OpenAIProvider(model, base_url=url, api_key="key-1234")
+    request = Request(model=model, messages=[{"role": "user", "content": "Hi"}], max_tokens=9)
+    assert orjson.loads(provider.encode(request).body)[name] == 9
+
+
+@pytest.mark.parametrize(
     ("url", "headers", "signals"),
     [
         (
