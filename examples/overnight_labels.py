@@ -9,7 +9,7 @@ what is kept.
 Runs on the built-in simulator, whose jobs take seconds. For a real model, set its name and
 the provider's key:
 
-    LLMFLOW_MODEL=openai/gpt-4.1-mini OPENAI_API_KEY=... python examples/overnight_labels.py
+    LLMFLOW_MODEL=openai/gpt-6-luna OPENAI_API_KEY=... python examples/overnight_labels.py
 """
 
 import asyncio

@@ -8,7 +8,7 @@ prompt or a text, and exactly that is asked. `llmflow runs` lists what is kept, 
 
 Runs on the built-in simulator. For a real model, set its name and the provider's key:
 
-    LLMFLOW_MODEL=openai/gpt-4.1-mini OPENAI_API_KEY=... python examples/resumable_summaries.py
+    LLMFLOW_MODEL=openai/gpt-6-luna OPENAI_API_KEY=... python examples/resumable_summaries.py
 """
 
 import asyncio

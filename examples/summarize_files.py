@@ -4,7 +4,7 @@
 
 Runs on the built-in simulator. For a real model, set its name and the provider's key:
 
-    LLMFLOW_MODEL=openai/gpt-4.1-mini OPENAI_API_KEY=... python examples/summarize_files.py
+    LLMFLOW_MODEL=openai/gpt-6-luna OPENAI_API_KEY=... python examples/summarize_files.py
 """
 
 import asyncio

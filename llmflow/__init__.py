@@ -1,7 +1,7 @@
 """Run many texts through hosted LLMs at the provider's own speed.
 
 >>> from llmflow import LLM, AsyncFlow, AsyncParallelBatchNode, Quota
->>> llm = LLM("openai/gpt-4.1-mini", quota=Quota(rpm=500, tpm="200k"))
+>>> llm = LLM("openai/gpt-6-luna", quota=Quota(rpm=500, tpm="200k"))
 
 Public are this package, `llmflow.errors`, `llmflow.events`, `llmflow.telemetry`,
 `llmflow.testing`, `llmflow.simulator` and, for those who write a provider,

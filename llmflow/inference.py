@@ -46,7 +46,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
     their results: their requests are written into files as the items come.
 
     Args:
-        llm: what is asked: an `LLM`, or a model such as ``"openai/gpt-4.1-mini"``. Without it,
+        llm: what is asked: an `LLM`, or a model such as ``"openai/gpt-6-luna"``. Without it,
             a subclass says it as its attribute ``llm``.
         max_retries: how many attempts each item has, at least 1.
         wait: seconds between two attempts.

@@ -59,7 +59,7 @@ class LLM(Mappable, Copying):
     number of calls may run at once: admission by the quota, retries and
     connections are shared by all objects with the same provider, key and model.
 
-    >>> llm = LLM("openai/gpt-4.1-mini", quota=Quota(rpm=500, tpm="200k"))
+    >>> llm = LLM("openai/gpt-6-luna", quota=Quota(rpm=500, tpm="200k"))
     >>> async def summarise(text):
     ...     return await llm(f"Summarize: {text}", max_tokens=200)
 
@@ -67,7 +67,7 @@ class LLM(Mappable, Copying):
     llmflow's own.
 
     Args:
-        model: ``provider/model``, such as ``openai/gpt-4.1-mini``. ``sim/NAME`` is the
+        model: ``provider/model``, such as ``openai/gpt-6-luna``. ``sim/NAME`` is the
             built-in simulator. A provider that llmflow does not know goes to litellm.
             Or a provider object, such as `llmflow.testing.ScriptedProvider`, to which no
             configuration applies.
@@ -155,7 +155,7 @@ class LLM(Mappable, Copying):
             provider = settings.provider(base_url=base_url, api_key=api_key)
         elif isinstance(model, int | float | bytes | None):
             raise ConfigurationError(
-                f"model must be a string such as 'openai/gpt-4.1-mini'; got {model!r}"
+                f"model must be a string such as 'openai/gpt-6-luna'; got {model!r}"
             )
         else:
             provider = checked(model)

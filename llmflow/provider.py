@@ -148,7 +148,7 @@ def provider_for(
 ) -> WireProvider | ClientProvider:
     """Make the provider that a model string names.
 
-    ``openai/gpt-4.1-mini`` names a native provider and its model. A name that no
+    ``openai/gpt-6-luna`` names a native provider and its model. A name that no
     native provider has goes to litellm as it stands.
 
     Raises:
@@ -157,7 +157,7 @@ def provider_for(
     """
     if not isinstance(model, str) or not model.strip() or model != model.strip():
         raise ConfigurationError(
-            f"the model must be a string such as 'openai/gpt-4.1-mini'; got {model!r}"
+            f"the model must be a string such as 'openai/gpt-6-luna'; got {model!r}"
         )
     providers = installed_providers()
     prefix, slash, name = model.partition("/")

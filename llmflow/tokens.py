@@ -97,7 +97,7 @@ def _by_script(raw: bytes, per_token: float) -> float:
     return tokens + len(left)
 
 
-def count_tokens(text: str, model: str = "gpt-4o") -> int:
+def count_tokens(text: str, model: str = "gpt-6-luna") -> int:
     """Count a text's tokens for a model, or estimate them where its vocabulary is not at hand.
 
     The first count loads the vocabulary, which takes up to half a second: on an
@@ -115,7 +115,7 @@ def count_tokens(text: str, model: str = "gpt-4o") -> int:
 def encoding_name(model: str) -> str | None:
     """Return the name of a model's vocabulary, or None where it is not public.
 
-    >>> encoding_name("openai/gpt-4.1-mini"), encoding_name("anthropic/claude-sonnet-4-5")
+    >>> encoding_name("openai/gpt-6-luna"), encoding_name("anthropic/claude-sonnet-5-5")
     ('o200k_base', None)
     """
     from tiktoken.model import encoding_name_for_model
@@ -240,7 +240,7 @@ class TokenEstimator:
     The estimate from bytes is multiplied by a ratio that follows the provider's own
     counts: the last few dozen answers weigh most, long texts more than short ones.
 
-    >>> estimator = TokenEstimator("openai/gpt-4.1-mini")
+    >>> estimator = TokenEstimator("openai/gpt-6-luna")
     >>> guess = estimator.estimate("The tide came in slowly.")
     >>> estimator.observe(guess, 6)
 

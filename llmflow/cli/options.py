@@ -183,7 +183,7 @@ _QUESTION: Final = (
         "-m",
         "--model",
         required=True,
-        help="PROVIDER/MODEL, such as openai/gpt-4.1-mini; sim/demo needs no key.",
+        help="PROVIDER/MODEL, such as openai/gpt-6-luna; sim/demo needs no key.",
     ),
     click.option(
         "-O",

@@ -92,7 +92,7 @@ def command(
     \b
     Examples:
       llmflow plan reviews.csv --prompt "Is this positive? {review}" \\
-          --model openai/gpt-4.1-mini --rpm 500 -o labelled.csv
+          --model openai/gpt-6-luna --rpm 500 -o labelled.csv
       llmflow plan examples/texts --prompt "Summarize: {text}" --model sim/demo --sample 5
 
     Exit codes: 0, or 2 if something is wrong.

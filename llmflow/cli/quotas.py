@@ -58,7 +58,7 @@ def command(**options: Any) -> int:
     \b
     Examples:
       llmflow quotas
-      llmflow quotas --model openai/gpt-4.1-mini --probe
+      llmflow quotas --model openai/gpt-6-luna --probe
 
     Exit codes: 0, or 2 if the probe failed or something is wrong.
     """

@@ -127,7 +127,7 @@ def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
     Examples:
       llmflow run examples/texts --prompt "Summarize: {text}" --model sim/demo -o out.jsonl
       llmflow run reviews.csv --prompt "Is this positive? {review}" \\
-          --model openai/gpt-4.1-mini --rpm 500 --tpm 200k --budget 5 -o labelled.csv
+          --model openai/gpt-6-luna --rpm 500 --tpm 200k --budget 5 -o labelled.csv
     """
     from llmflow.cli.execution import execute
 

@@ -27,8 +27,8 @@ class Problem(NamedTuple):
 def dotted(place: Place) -> str:
     """Return a place as it would be written in the file, without anything secret in it.
 
-    >>> dotted(("providers", "openai", "models", "gpt-4.1*"))
-    'providers.openai.models."gpt-4.1*"'
+    >>> dotted(("providers", "openai", "models", "gpt-6*"))
+    'providers.openai.models."gpt-6*"'
     """
     shown = []
     for number, name in enumerate(place):

@@ -177,7 +177,7 @@ class JournalSettings:
 class Config:
     """A configuration: what ``llmflow.toml`` says, or nothing.
 
-    >>> Config().settings("openai/gpt-4.1-mini").quota_over(None)
+    >>> Config().settings("openai/gpt-6-luna").quota_over(None)
 
     Args:
         source: the file, or None where there is none.

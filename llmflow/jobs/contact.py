@@ -34,7 +34,7 @@ class Contact:
     """Notes whether a provider was ever reached.
 
     >>> contact = Contact()
-    >>> llm = LLM("openai/gpt-4.1-mini", retry=contact.policy())  # doctest: +SKIP
+    >>> llm = LLM("openai/gpt-6-luna", retry=contact.policy())  # doctest: +SKIP
 
     Args:
         patience: seconds that the first connection may take to succeed, retries included.

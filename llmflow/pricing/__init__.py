@@ -2,9 +2,9 @@
 
 >>> from llmflow.pricing import price_of
 >>> from llmflow.types import Usage
->>> price = price_of("openai/gpt-4.1-mini")
+>>> price = price_of("openai/gpt-6-luna")
 >>> price.cost(Usage(input_tokens=1000, output_tokens=200))
-0.00072
+0.0002
 """
 
 from llmflow.pricing.price import Price

@@ -64,8 +64,8 @@ class Context(NamedTuple):
 def price_of(model: str, *, base_url: str | None = None) -> Price | None:
     """Return what a model's tokens cost, or None where nobody has told.
 
-    >>> price_of("openai/gpt-4.1-mini").output
-    1.6
+    >>> price_of("openai/gpt-6-luna").output
+    0.5
     >>> price_of("openai/my-own-model")
 
     A name with a date that is not in the table costs what the name without it costs. The

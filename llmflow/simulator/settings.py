@@ -268,7 +268,7 @@ class SimulatorSettings:
             isinstance(model, str) and model for model in self.models
         ):
             raise ConfigurationError(
-                f"models must be a list of names, such as ('gpt-4.1-mini',); got {self.models!r}"
+                f"models must be a list of names, such as ('gpt-6-luna',); got {self.models!r}"
             )
         object.__setattr__(self, "models", tuple(self.models))
 

@@ -90,11 +90,11 @@ _TOGETHER: Final = ("tpm", *_header_names("tokens"))
 class AnthropicProvider:
     """Messages at Anthropic, or at a server that speaks its dialect.
 
-    >>> AnthropicProvider("claude-sonnet-4-5", base_url="http://localhost:8000/v1").base_url
+    >>> AnthropicProvider("claude-sonnet-5-5", base_url="http://localhost:8000/v1").base_url
     'http://localhost:8000'
 
     Args:
-        model: the model's name there, such as ``claude-sonnet-4-5``.
+        model: the model's name there, such as ``claude-sonnet-5-5``.
         base_url: where the API is, with or without ``/v1``; else ``ANTHROPIC_BASE_URL``, else
             Anthropic's own.
         api_key: the key, or "" for none; else ``ANTHROPIC_API_KEY``. Other servers than
@@ -366,8 +366,8 @@ def anthropic_signals(headers: Mapping[str, str], *, received_at: float) -> list
 def model_class(model: str) -> str:
     """Return what Anthropic counts a model's requests under.
 
-    >>> model_class("claude-opus-4-1-20250805"), model_class("claude-haiku-4-5-20251001")
-    ('claude-opus-4', 'claude-haiku-4-5')
+    >>> model_class("claude-sonnet-4-6"), model_class("claude-haiku-4-5-20251001")
+    ('claude-sonnet-4', 'claude-haiku-4-5')
     """
     shared = _CLASS.fullmatch(model)
     return shared[1] if shared else _VERSION_ENDING.sub("", model)

@@ -59,7 +59,7 @@ class OpenAIProvider:
     """Chat completions at OpenAI or a compatible server.
 
     Args:
-        model: the model's name there, such as ``gpt-4.1-mini``.
+        model: the model's name there, such as ``gpt-6-luna``.
         base_url: where the API is, up to and with ``/v1``; else ``OPENAI_BASE_URL``, else
             OpenAI's own.
         api_key: the key, or "" for none; else ``OPENAI_API_KEY``. Other servers than OpenAI's

@@ -262,9 +262,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 def test_the_example_of_the_documents_is_right(load: Load) -> None:
     example = PAGE.read_text("utf-8").split("```toml\n")[1].split("```")[0]
     config = load(example)
-    assert config.settings("openai/gpt-4.1-mini").quota == {"rpm": 5000, "tpm": 2e6}
-    assert config.settings("openai/gpt-4.1").quota == {"rpm": 1000, "tpm": 200_000}
-    assert config.settings("groq/llama-3.3-70b-versatile").quota == {"rpm": 30, "rpd": 14_400}
+    assert config.settings("openai/gpt-6-luna").quota == {"rpm": 5000, "tpm": 2e6}
+    assert config.settings("openai/gpt-6-sol").quota == {"rpm": 1000, "tpm": 200_000}
+    assert config.settings("groq/openai/gpt-oss-20b").quota == {"rpm": 30, "rpd": 14_400}
     assert config.settings("local/any").keyless
 
 

@@ -39,7 +39,7 @@ from llmflow_providers.sim import SimProvider
 
 async def calls() -> None:
     llm = LLM(
-        "openai/gpt-4.1-mini",
+        "openai/gpt-6-luna",
         quota=Quota(rpm=500, tpm="200k"),
         retry=Retry(attempts=3),
         timeout=Timeout(total=60.0),
