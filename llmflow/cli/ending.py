@@ -138,7 +138,10 @@ def report_of(
     remaining = total - counters.done if total is not None else None
     return Report(
         model=llm.model,
-        items=counters.done,
+        items=counters.answered + counters.failed,
+        skipped=counters.skipped,
+        first_skipped=counters.first_skipped,
+        skipped_empty=counters.skipped_empty,
         answered=counters.answered,
         failed=counters.failed,
         remaining=remaining if ending.stopped_by else 0,

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from llmflow.cli.asking import asking
+from llmflow.cli.reading import check_prompt, rows_of, tell_repaired
 from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, on_signals, unheard
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
-from llmflow.errors import ConfigurationError, InputError
+from llmflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from llmflow.cli.ending import Ending
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from llmflow.jobs.report import Report
     from llmflow.jobs.submission import Submission
     from llmflow.llm import LLM
-    from llmflow.rows import PromptTemplate, RowSource, RowWriter
+    from llmflow.rows import RowSource, RowWriter, Selection
     from llmflow.runs.run import Run, Store
 
 
@@ -44,24 +45,19 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
         with Postponed():
             from llmflow.cli.batching import check_options
             from llmflow.config import use_config
-            from llmflow.rows import PromptTemplate, open_rows
 
             check_options(task)
             if not task.dry_run:
                 stack.enter_context(use_config(task.config))
-                template = PromptTemplate(task.prompt)
-                source = open_rows(task.source, limit=task.limit, stdin=_stdin(task))
-                rows = stack.enter_context(source)
+                rows, selection = rows_of(task)
+                stack.enter_context(rows)
         if task.dry_run:
             return _show_plan(task)
-        text = f"waiting for the first row of {rows.name}; Ctrl-C stops"
-        # Of a pipe it may never come: nothing but an exception ends that.
-        with (
-            nullcontext() if rows.once else Postponed(),
-            Notice(lambda: text, enabled=rows.once and not task.quiet),
-        ):
-            template.check(rows.head()[0])
-        return _do(task, rows, template, runs)
+        postponed = Postponed()
+        # Of a pipe none may ever come: nothing but an exception ends that.
+        with nullcontext() if rows.once else postponed:
+            check_prompt(rows, selection, quiet=task.quiet, each=postponed.check)
+        return _do(task, rows, selection, runs)
 
 
 def _show_plan(task: Task) -> int:
@@ -70,7 +66,7 @@ def _show_plan(task: Task) -> int:
     return show_plan(task)
 
 
-def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None) -> int:
+def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
     with ExitStack() as stack, Postponed() as postponed:
         from llmflow.cli.batching import tell_left
@@ -90,13 +86,13 @@ def _do(task: Task, rows: RowSource, template: PromptTemplate, runs: Path | None
                 stack.enter_context(run)
             run.note("partial", _partial(task))
             total = None if rows.once else _checked_total(rows, postponed, quiet=task.quiet)
-            job = _job(task, llm, rows, template, writer, contact)
+            job = _job(task, llm, rows, selection, writer, contact)
             if task.in_batches:
                 job.submission = Submission(
-                    llm, run, rows, template, total=total, detach=task.detach
+                    llm, run, rows, selection, total=total, detach=task.detach
                 )
             if task.mode != "batch" and task.may_use_batches:
-                job.overflow = Submission(llm, run, rows, template)
+                job.overflow = Submission(llm, run, rows, selection)
             run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
             return _run_job(job, llm, run, writer, total, task, postponed)
         except BaseException as error:
@@ -173,6 +169,8 @@ def _run_job(
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
+    if job.once:  # else they were read, and it was said, before
+        tell_repaired(job.source)
     end = ending.end(job, writer, run)
     # The answers are in their place: whoever is impatient now would lose the end of the journal.
     with unheard():
@@ -241,16 +239,6 @@ async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
             await job.run()
 
 
-def _stdin(task: Task) -> IO[bytes] | None:
-    """Open standard input, as a stream of our own: a thread in sys.stdin would break the exit."""
-    if task.source != "-":
-        return None
-    try:
-        return open(0, "rb", closefd=False)
-    except OSError:
-        raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
-
-
 def _partial(task: Task) -> list[int] | None:
     """Return which file holds the rows of an unfinished session, to be known again."""
     from llmflow.rows.files import partial_path
@@ -296,12 +284,13 @@ def _shows_rows(task: Task) -> bool:
 
 
 def _checked_total(rows: RowSource, postponed: Postponed, *, quiet: bool) -> int:
-    """Count the rows by reading them all once: a broken one shows before anything is paid."""
+    """Count the rows by reading them all once: what is odd shows before anything is paid."""
     total = 0
     with Notice(lambda: f"checking {rows.name}: {total:,} rows", enabled=not quiet):
         for _ in rows:
             total += 1
             postponed.check()
+    tell_repaired(rows)
     return total
 
 
@@ -309,7 +298,7 @@ def _job(
     task: Task,
     llm: LLM,
     rows: RowSource,
-    template: PromptTemplate,
+    selection: Selection,
     writer: RowWriter,
     contact: Contact,
 ) -> Job:
@@ -325,7 +314,7 @@ def _job(
     return Job(
         llm,
         rows,
-        template,
+        selection,
         writer,
         concurrency=concurrency,
         fail_fast=task.fail_fast,

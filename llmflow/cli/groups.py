@@ -41,7 +41,10 @@ class CommandGroup(click.Group):
 def usage_message(error: click.UsageError) -> str:
     """Return the message of an error about usage, without a full stop."""
     if isinstance(error, click.NoSuchOption):  # click's own words depend on its version
-        near = get_close_matches(error.option_name, error.possibilities or (), n=1)
+        name, names = error.option_name, error.possibilities or ()
+        # A name of which it is the end or the beginning, before one with similar letters.
+        whole = [each for each in names if name.strip("-") in each.strip("-").split("-")]
+        near = whole or get_close_matches(name, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"No such option {error.option_name!r}.{hint}".rstrip(".")
     return error.format_message().rstrip(".")

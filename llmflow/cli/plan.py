@@ -22,9 +22,9 @@ import click
 
 from llmflow.cli.asking import asking
 from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, question_options
+from llmflow.cli.reading import check_prompt, reading_options, rows_of, tell_repaired
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write
-from llmflow.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ _NOWHERE: Final = "-"
 @click.command("plan", cls=GroupedCommand, short_help="Say what a run would ask, cost and take.")
 @click.argument("source", metavar="INPUT")
 @question_options
+@reading_options
 @click.option(
     "-o", "--output", metavar="OUT", help="The run's output: what it has answered is not counted."
 )
@@ -134,13 +135,10 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
 def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
     from llmflow.config import load_config
     from llmflow.jobs.plan import make_plan
-    from llmflow.rows import PromptTemplate, open_rows
 
-    template = PromptTemplate(task.prompt)
-    with open_rows(task.source, limit=task.limit, stdin=_stdin(task)) as rows:
-        waiting = f"waiting for the first row of {rows.name}; Ctrl-C stops"
-        with Notice(lambda: waiting, enabled=rows.once and not task.quiet):
-            template.check(rows.head()[0])
+    rows, selection = rows_of(task)
+    with rows:
+        check_prompt(rows, selection, quiet=task.quiet)
         asked = asking(task)
         prices = [
             place for name, place in asked.settings.origins.items() if name.startswith("price.")
@@ -157,10 +155,10 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
             return f"planning {rows.name}: {read:,} rows, {speed:,.0f}/s; Ctrl-C stops"
 
         with Notice(progress, enabled=not task.quiet):
-            return make_plan(
+            plan = make_plan(
                 asked.llm,
                 rows,
-                template,
+                selection,
                 run=task.name if kept else None,
                 retry_failed=task.retry_failed,
                 cache=task.cache,
@@ -173,15 +171,8 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
                 about={"kind": "command", "model": asked.llm.model, "task": task.stored()},
                 seen=seen,
             )
-
-
-def _stdin(task: Task) -> IO[bytes] | None:
-    if task.source != "-":
-        return None
-    try:
-        return open(0, "rb", closefd=False)
-    except OSError:
-        raise InputError("<stdin> is closed: name a file, or pipe rows in") from None
+        tell_repaired(rows)
+        return plan
 
 
 def _origins(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:

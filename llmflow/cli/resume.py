@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.options import DETAILS, ESCAPE_FORMULAS, GroupedCommand, run_names
+from llmflow.cli.reading import bad_row_options
 from llmflow.cli.task import Task
 from llmflow.errors import InputError, JournalError, redact
 
@@ -29,6 +30,7 @@ _DRAIN = "How long to wait for answers on their way once stopped; by default as 
     metavar="USD",
     help="Another budget, for all sessions of the run together.",
 )
+@bad_row_options
 @click.option("--retry-failed", is_flag=True, help="Ask again the rows that failed before.")
 @DETAILS
 @ESCAPE_FORMULAS

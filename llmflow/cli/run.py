@@ -15,6 +15,7 @@ from llmflow.cli.options import (
     given_prompt,
     question_options,
 )
+from llmflow.cli.reading import reading_options
 from llmflow.cli.task import Task
 
 
@@ -23,6 +24,7 @@ from llmflow.cli.task import Task
 )
 @click.argument("source", metavar="INPUT")
 @question_options
+@reading_options
 @click.option(
     "-o", "--output", required=True, metavar="OUT", help=".jsonl, .csv, .parquet, or - for stdout."
 )
@@ -101,7 +103,7 @@ def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
     a folder of .txt and .md files, or - for standard input (JSON lines, or one text
-    per line; not CSV). Each row of OUT holds the
+    per line; others by --format). Each row of OUT holds the
     input's fields, the row's position as 'index' and the answer as 'response', in the order
     of the answers; sort by 'index' for the input's order. Rows that failed for good are in
     OUT's neighbour *.failed.jsonl, with the reason. Until the end, and after an

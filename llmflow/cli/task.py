@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,12 +12,15 @@ from llmflow.cli.identity import run_name
 from llmflow.cli.shell import quoted
 from llmflow.errors import InputError
 from llmflow.rows.destination import is_stdout
+from llmflow.surrogates import well_formed, well_formed_value
 
 # Of one session only, not of the run.
 _PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json", "detach")
 # No options: the argument, and where the command was given.
 _NO_OPTIONS: Final = ("source", "folder")
 _NAMES: Final = {"as_json": "json"}
+_BYTES: Final = "bytes"
+"""Under which what is no UTF-8 is kept, as hexadecimal digits."""
 _NEEDED: Final = ("source", "prompt", "model", "output")
 
 
@@ -44,6 +48,11 @@ class Task:
     system: str | None = None
     cache_system: str | None = None
     limit: int | None = None
+    format: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    on_bad_row: str | None = None
+    skip_empty: bool | None = None
     budget: float | None = None
     run: str | None = None
     no_journal: bool = False
@@ -101,11 +110,17 @@ class Task:
             config=None if self.config is None else _absolute(self.config),
             folder=_working_directory(),
         )
-        return {
+        kept = {
             name: value
             for name, value in asdict(task).items()
             if name not in _PASSING and value not in (None, False, ())
         }
+        texts = {name: value for name, value in kept.items() if isinstance(value, str)}
+        foreign = {name: value for name, value in texts.items() if well_formed(value) != value}
+        if foreign:
+            # Names that are not UTF-8, which the journal cannot hold as texts.
+            kept[_BYTES] = {name: os.fsencode(value).hex() for name, value in foreign.items()}
+        return {name: well_formed_value(value) for name, value in kept.items()}
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any], *, name: str, **changes: Any) -> Self:
@@ -120,7 +135,8 @@ class Task:
             InputError: it was kept by another version, and cannot be read.
         """
         known = {each.name for each in fields(cls)}
-        values = {**kept, **changes}
+        values = {**kept, **_decoded(kept), **changes}
+        values.pop(_BYTES, None)
         if not all(isinstance(kept.get(each), str) for each in _NEEDED):
             raise InputError(_lost(name))
         if unknown := sorted(set(values) - known):
@@ -151,6 +167,14 @@ class Task:
                         str(one).removesuffix(".0") if isinstance(one, float) else str(one)
                     )
         return " ".join(map(quoted, words))
+
+
+def _decoded(kept: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts that were kept as bytes."""
+    foreign = kept.get(_BYTES)
+    if not isinstance(foreign, Mapping):
+        return {}
+    return {str(name): os.fsdecode(bytes.fromhex(str(raw))) for name, raw in foreign.items()}
 
 
 def _absolute(path: str) -> str:

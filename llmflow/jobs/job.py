@@ -24,7 +24,16 @@ from llmflow.jobs.contact import Contact
 from llmflow.jobs.feed import Feed, ThreadFeed
 from llmflow.jobs.submission import Submission
 from llmflow.llm import LLM
-from llmflow.rows import PromptTemplate, Row, RowSource, RowWriter, answer_row, failed_row
+from llmflow.rows import (
+    LeftOut,
+    PromptTemplate,
+    Row,
+    RowSource,
+    RowWriter,
+    Selection,
+    answer_row,
+    failed_row,
+)
 from llmflow.rows.records import answer_details
 from llmflow.runs.context import current_run
 
@@ -55,6 +64,12 @@ class Counters:
     cost: float | None = None
     reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
     """How many rows failed with each kind of error, and what the first of them said."""
+    skipped: int = 0
+    """How many rows were left out because no prompt can be made of them."""
+    first_skipped: str | None = None
+    """What is wrong with the first of them."""
+    skipped_empty: int = 0
+    """How many rows were left out because there is nothing in their prompt fields."""
     in_flight: int = 0
     """Rows that were taken from the source and have not ended."""
     row_seconds: float = 0.0
@@ -63,7 +78,20 @@ class Counters:
     @property
     def done(self) -> int:
         """Rows that have ended."""
-        return self.answered + self.failed
+        return self.answered + self.failed + self.left_out
+
+    @property
+    def left_out(self) -> int:
+        """Rows that were not asked, as it was wanted."""
+        return self.skipped + self.skipped_empty
+
+    def leave_out(self, row: LeftOut) -> None:
+        """Count a row that is not asked."""
+        if row.empty:
+            self.skipped_empty += 1
+            return
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or redact(row.reason)
 
 
 class Job:
@@ -78,7 +106,7 @@ class Job:
     Args:
         llm: the model.
         source: the rows.
-        template: makes a prompt of a row.
+        template: makes a prompt of a row; as a selection, it leaves out some.
         writer: takes the answers and the failures.
         concurrency: how many rows are under way at once.
         fail_fast: whether the first row that fails ends the job.
@@ -96,7 +124,7 @@ class Job:
         self,
         llm: LLM,
         source: RowSource,
-        template: PromptTemplate,
+        template: PromptTemplate | Selection,
         writer: RowWriter,
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
@@ -118,8 +146,8 @@ class Job:
         self.contact = contact or Contact()
         self.contact.on_lost = self._stop
         self._llm = llm
-        self._source = source
-        self._template = template
+        self.source = source
+        self._selection = template if isinstance(template, Selection) else Selection(template)
         self._writer = writer
         self._details = details
         self.concurrency = concurrency
@@ -134,7 +162,7 @@ class Job:
     @property
     def once(self) -> bool:
         """Whether its rows come through a pipe."""
-        return self._source.once
+        return self.source.once
 
     @property
     def stopping(self) -> bool:
@@ -170,7 +198,7 @@ class Job:
         # What can be read only once may block as well: a thread waits for it.
         if self.overflow is not None and (run := current_run()) is not None:
             run.recorder.batching.on_used_up = self._begin_overflow
-        feed: Feed[Row] = ThreadFeed(self._source) if self._source.once else Feed(self._source)
+        feed: Feed[Row] = ThreadFeed(self.source) if self.source.once else Feed(self.source)
         try:
             self._add_worker(feed)
             while self._workers:
@@ -296,7 +324,11 @@ class Job:
 
     async def _answer(self, row: Mapping[str, Any], index: int) -> None:
         try:
-            response = await self._llm.complete(self._template.render(row, index=index))
+            prompt = self._selection.prompt(row, index)
+            if isinstance(prompt, LeftOut):
+                self.counters.leave_out(prompt)
+                return
+            response = await self._llm.complete(prompt)
         except (ProviderError, InputError, BudgetExceededError, JournalError) as error:
             if error.fatal or self.contact.lost:
                 # It says nothing of this row, which the next run asks again.

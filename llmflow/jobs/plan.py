@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmflow.llm import LLM
     from llmflow.mapping.prompts import Prompt
     from llmflow.pricing import Price
-    from llmflow.rows import PromptTemplate
+    from llmflow.rows import PromptTemplate, Selection
 
 __all__ = ["BudgetReach", "Output", "Pace", "Plan", "Primer", "Sampled", "Span", "make_plan"]
 
@@ -29,6 +29,10 @@ class Plan:
         items: rows.
         unusable: rows that no prompt can be made of; they fail without being asked.
         first_unusable: the first one's index, from 0, and what is wrong with it; or None.
+        skips_unusable: whether they are left out instead.
+        empty: rows with nothing in their prompt fields.
+        first_empty: the first one's index, or None.
+        skips_empty: whether they are left out; else they are asked as they are.
         too_long: rows with more tokens than the model takes; they are not in the price.
         first_too_long: the first one's index, or None.
         max_input_tokens: what the model takes; None where that is not known.
@@ -62,6 +66,10 @@ class Plan:
     items: int
     unusable: int
     first_unusable: tuple[int, str] | None
+    skips_unusable: bool
+    empty: int
+    first_empty: int | None
+    skips_empty: bool
     too_long: int
     first_too_long: int | None
     max_input_tokens: int | None
@@ -127,7 +135,7 @@ class Plan:
 def make_plan(
     llm: LLM,
     items: Any,
-    prompt: str | PromptTemplate | Callable[[Any], Prompt] | None = None,
+    prompt: str | PromptTemplate | Selection | Callable[[Any], Prompt] | None = None,
     *,
     run: str | None = None,
     retry_failed: bool = False,
@@ -158,7 +166,7 @@ def make_plan(
         llm: who would be asked, with its bounds and its quota.
         items: what `LLM.map` takes: dicts, texts, a frame, a series, or anything to iterate over.
         prompt: as for `LLM.map`: a text with ``{field}``, a function of the item, or None where
-            the items are prompts.
+            the items are prompts; a selection leaves out some.
         run: the name of the run whose answers count; None: there is none.
         retry_failed: whether what failed for good before would be asked again.
         cache: whether equal questions would have one answer.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from typing import Any
 
 from llmflow.budget import Budget
 from llmflow.errors import InputError, UsageError
@@ -11,13 +11,11 @@ from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.mapping.sources import checked_items
-
-if TYPE_CHECKING:
-    from llmflow.rows import PromptTemplate
+from llmflow.rows import PromptTemplate, Selection
 
 
 def rows_of(
-    items: Any, prompt: str | PromptTemplate | Callable[[Any], Prompt] | None
+    items: Any, prompt: str | PromptTemplate | Selection | Callable[[Any], Prompt] | None
 ) -> tuple[Iterable[Any], MakePrompt]:
     """Return items one after the other, and what makes the prompt of each.
 
@@ -25,15 +23,31 @@ def rows_of(
         InputError: they are no items, or the prompt does not fit them.
         UsageError: the prompt is none.
     """
+    selected: MakePrompt | None = None
+    if isinstance(prompt, Selection):
+        selected, prompt = prompt.prompt, prompt.template
     if kind_of(items) is not None:
         table = table_of(items)
-        return table.rows(), prompt_maker(prompt, columns=table.columns)
+        return table.rows(), selected or prompt_maker(prompt, columns=table.columns)
     checked_items(items)
     if isinstance(items, AsyncIterable):
         raise InputError(
             "make_plan reads items at once: collect them first, [item async for item in items]"
         )
-    return items, prompt_maker(prompt)
+    return items, selected or prompt_maker(prompt)
+
+
+def emptiness(prompt: Any) -> Callable[[Any, Any], bool]:
+    """Return what tells whether an item has nothing to ask about, by the item and its prompt."""
+    if isinstance(prompt, str):
+        prompt = PromptTemplate(prompt)
+    template = prompt.template if isinstance(prompt, Selection) else prompt
+    if not isinstance(template, PromptTemplate):
+        return lambda _, made: isinstance(made, str) and not made.strip()
+    is_blank = template.is_blank
+    return lambda item, _: (
+        is_blank(item) if isinstance(item, Mapping) else isinstance(item, str) and not item.strip()
+    )
 
 
 def checked_llm(llm: Any) -> LLM:

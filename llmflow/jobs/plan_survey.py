@@ -13,6 +13,7 @@ from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
 from llmflow.jobs.plan_values import Span
 from llmflow.journal.asked import Asked
 from llmflow.journal.keys import fingerprint
+from llmflow.rows import LeftOut
 from llmflow.runs.route import canonical, server_of
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Charge, Request
@@ -69,6 +70,8 @@ class Counts:
         items: rows.
         unusable: those that no prompt can be made of.
         first_unusable: the first one's index, and what is wrong with it.
+        empty: those with nothing in their prompt fields.
+        first_empty: the first one's index.
         too_long: those with more tokens than the model takes.
         first_too_long: the first one's index.
         answered: those that the run has an answer to.
@@ -79,11 +82,25 @@ class Counts:
     items: int = 0
     unusable: int = 0
     first_unusable: tuple[int, str] | None = None
+    empty: int = 0
+    first_empty: int | None = None
     too_long: int = 0
     first_too_long: int | None = None
     answered: int = 0
     failed_before: int = 0
     repeated: int = 0
+
+    def note_unusable(self, index: int, reason: str) -> None:
+        """Count a row that no prompt can be made of."""
+        self.unusable += 1
+        if self.first_unusable is None:
+            self.first_unusable = (index, redact(reason))
+
+    def note_empty(self, index: int) -> None:
+        """Count a row with nothing in its prompt fields."""
+        self.empty += 1
+        if self.first_empty is None:
+            self.first_empty = index
 
 
 class Survey:
@@ -91,7 +108,8 @@ class Survey:
 
     Args:
         llm: who would be asked; nothing is sent, and no key is needed.
-        make_prompt: makes a prompt of a row and its index.
+        make_prompt: makes a prompt of a row and its index, or says why it is left out.
+        is_empty: whether a row has nothing to ask about, by the row and its prompt.
         lookup: the run's journal; None where there is none.
         tiers: tokens above which a prompt has another price.
         max_input_tokens: the most that the model takes; None where that is not known.
@@ -107,6 +125,7 @@ class Survey:
         llm: LLM,
         make_prompt: MakePrompt,
         *,
+        is_empty: Callable[[Any, Any], bool] = lambda row, prompt: False,  # noqa: ARG005
         lookup: Lookup | None = None,
         tiers: tuple[int, ...] = (),
         max_input_tokens: int | None = None,
@@ -127,7 +146,8 @@ class Survey:
         """Of answers: 1, and their tokens."""
         self.left = [Group() for _ in range(len(tiers) + 1)]
         """Those that are left to ask, by the tier of their price."""
-        self._llm, self._provider, self._make_prompt = llm, llm.provider, make_prompt
+        self._llm, self._provider = llm, llm.provider
+        self._make_prompt, self._is_empty = make_prompt, is_empty
         self._lookup = lookup
         self._tiers, self._most = tiers, max_input_tokens
         self._retry_failed, self._cache = retry_failed, cache
@@ -242,12 +262,16 @@ class Survey:
         counts = self.counts
         counts.items += 1
         try:
-            question = Question.of(self._make_prompt(row, index))
+            prompt = self._make_prompt(row, index)
+            if isinstance(prompt, LeftOut):
+                self._leave_out(prompt, index)
+                return
+            question = Question.of(prompt)
         except InputError as error:
-            counts.unusable += 1
-            if counts.first_unusable is None:
-                counts.first_unusable = (index, redact(str(error)))
+            counts.note_unusable(index, str(error))
             return
+        if self._is_empty(row, prompt):
+            counts.note_empty(index)
         tokens, large = self._measured(index, question.text)
         whole = self.fixed + question.beside + (tokens or 0)
         if large and self._most is not None and whole > self._most:
@@ -257,6 +281,12 @@ class Survey:
             return
         if self._place(question, tokens, asked, large=large) and self._keep:
             self._offer(index, question)
+
+    def _leave_out(self, row: LeftOut, index: int) -> None:
+        if row.empty:
+            self.counts.note_empty(index)
+        else:
+            self.counts.note_unusable(index, row.reason)
 
     def _measured(self, index: int, text: str) -> tuple[int | None, bool]:
         """Return a prompt's tokens if they were counted, and whether it may be a large one."""

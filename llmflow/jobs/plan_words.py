@@ -38,6 +38,7 @@ class Spelling(NamedTuple):
     sample: str
     exact: str
     max_tokens: str
+    empty: str
 
 
 COMMAND: Final = Spelling(
@@ -47,6 +48,7 @@ COMMAND: Final = Spelling(
     sample="--sample 20",
     exact="--exact",
     max_tokens="--max-tokens",
+    empty="asked all the same without --skip-empty",
 )
 """On the command line."""
 PYTHON: Final = Spelling(
@@ -56,6 +58,7 @@ PYTHON: Final = Spelling(
     sample="sample=20",
     exact="exact=True",
     max_tokens="max_tokens=...",
+    empty="asked all the same",
 )
 """In a program, or a notebook."""
 
@@ -87,7 +90,10 @@ def short(plan: Plan) -> str:
 
 def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
     if plan.first_unusable is not None:
-        yield Line("cannot be asked", f"{plan.unusable:,}", f"the first: {plan.first_unusable[1]}")
+        what = "left out" if plan.skips_unusable else "cannot be asked"
+        yield Line(what, f"{plan.unusable:,}", f"the first: {plan.first_unusable[1]}")
+    if plan.empty:
+        yield _empty(plan, spelling)
     if plan.first_too_long is not None:
         takes = f"{plan.model} takes {plan.max_input_tokens:,} tokens"
         yield Line(
@@ -109,8 +115,17 @@ def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
         yield Line("repeated", f"{plan.repeated:,}", how)
 
 
+def _empty(plan: Plan, spelling: Spelling) -> Line:
+    fields = f"nothing in the prompt's fields; the first is row {plan.first_empty}"
+    if plan.skips_empty:
+        return Line("left out", f"{plan.empty:,}", fields)
+    return Line("empty", f"{plan.empty:,}", f"{fields}; {spelling.empty}")
+
+
 def _input_words(plan: Plan, spelling: Spelling) -> str:
     asked = plan.items - plan.unusable - plan.too_long
+    if plan.skips_empty:
+        asked -= plan.empty
     words = [plan.counting]
     if plan.measured < asked:
         words.append(f"a sample of {plan.measured:,} rows; {spelling.exact} counts all")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan import Plan
-from llmflow.jobs.plan_items import checked_llm, checked_sample, rows_of, usd_of
+from llmflow.jobs.plan_items import checked_llm, checked_sample, emptiness, rows_of, usd_of
 from llmflow.jobs.plan_question import Question
 from llmflow.jobs.plan_survey import Group, Survey
 from llmflow.jobs.plan_values import Sampled, Span
+from llmflow.rows import Selection
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
@@ -44,11 +45,13 @@ def planned(
     _check_budget(llm, usd, price)
     checked_sample(sample)
     rows, make_prompt = rows_of(items, prompt)
+    selection = prompt if isinstance(prompt, Selection) else None
     folder, summary, lookup = _find_run(run)
     try:
         survey = _survey(
             llm,
             make_prompt,
+            is_empty=emptiness(prompt),
             lookup=lookup,
             retry_failed=retry_failed,
             cache=cache,
@@ -72,6 +75,7 @@ def planned(
         concurrency=concurrency,
         origins=origins,
         price_source=price_source,
+        selection=selection,
     )
 
 
@@ -144,6 +148,7 @@ def _plan(
     concurrency: int | None,
     origins: Mapping[str, str],
     price_source: str | None,
+    selection: Selection | None,
 ) -> Plan:
     counts, context, price = survey.counts, _context(llm), llm.price
     factor = forecast.correction(survey)
@@ -180,6 +185,10 @@ def _plan(
         items=counts.items,
         unusable=counts.unusable,
         first_unusable=counts.first_unusable,
+        skips_unusable=selection is not None and selection.skips_bad,
+        empty=counts.empty,
+        first_empty=counts.first_empty,
+        skips_empty=selection is not None and selection.skips_empty,
         too_long=counts.too_long,
         first_too_long=counts.first_too_long,
         max_input_tokens=None if context is None else context.max_input_tokens,

@@ -10,6 +10,7 @@ from llmflow.limits import LimiterStatistics
 from llmflow.progress.words import duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
 from llmflow.runs.report import RunReport
+from llmflow.surrogates import well_formed_value
 
 __all__ = ["Report", "duration", "spent"]
 
@@ -23,6 +24,9 @@ class Report:
         items: rows that have ended, as an answer or as a failure.
         answered: rows with an answer.
         failed: rows that failed for good.
+        skipped: rows that were left out because no prompt can be made of them.
+        first_skipped: what is wrong with the first of them, or None.
+        skipped_empty: rows that were left out because there is nothing in their prompt fields.
         remaining: rows that have neither, because the run was stopped; None where
             nobody knows how many rows a pipe would still have brought.
         requests: requests that were sent; retries and rejected ones among them.
@@ -72,10 +76,14 @@ class Report:
     retried: int = 0
     retries: Mapping[str, int] = field(default_factory=dict)
     run: RunReport | None = None
+    skipped: int = 0
+    first_skipped: str | None = None
+    skipped_empty: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
-        return asdict(self)
+        plain: dict[str, Any] = well_formed_value(asdict(self))  # names of files may be any bytes
+        return plain
 
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
@@ -107,6 +115,7 @@ class Report:
             lines.append(self.verdict)
         if self.run is not None:
             lines += self._known(self.run)
+        lines += self._left_out()
         if self.failed:
             place = f" -> {self.failures}" if self.failures else ""
             lines.append(f"{self.failed:,} failed{place}")
@@ -120,6 +129,17 @@ class Report:
         run = self.run
         known = 0 if run is None else run.replayed + run.cached + run.failed_before
         return max(0, self.items - known)
+
+    def _left_out(self) -> list[str]:
+        """Return how many rows were not asked, as it was wanted."""
+        lines = []
+        if self.skipped:
+            lines.append(
+                f"{self.skipped:,} left out (--on-bad-row skip), such as: {self.first_skipped}"
+            )
+        if self.skipped_empty:
+            lines.append(f"{self.skipped_empty:,} left out with empty prompt fields (--skip-empty)")
+        return lines
 
     def _known(self, run: RunReport) -> list[str]:
         """Return what was not asked in this session, and what is left of the budget."""

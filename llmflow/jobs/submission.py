@@ -19,7 +19,7 @@ from llmflow.errors import (
 )
 from llmflow.llm import LLM
 from llmflow.modes.choice import Choice, choosing
-from llmflow.rows import PromptTemplate, RowSource
+from llmflow.rows import LeftOut, PromptTemplate, RowSource, Selection
 from llmflow.runs.run import Run
 
 _ROWS_PER_TURN: Final = 64
@@ -38,7 +38,7 @@ class Submission:
         llm: the model.
         run: the run, which is open and has a journal.
         source: the rows; to be read again afterwards.
-        template: makes a prompt of a row.
+        template: makes a prompt of a row; as a selection, it leaves out some.
         total: how many rows there are, for a mode that decides; None where nobody knows.
         detach: whether to return once the jobs are at the provider. It is without effect if
             no job goes on there.
@@ -49,7 +49,7 @@ class Submission:
         llm: LLM,
         run: Run,
         source: RowSource,
-        template: PromptTemplate,
+        template: PromptTemplate | Selection,
         *,
         total: int | None = None,
         detach: bool = False,
@@ -69,7 +69,7 @@ class Submission:
         self._llm = llm
         self._run = run
         self._source = source
-        self._template = template
+        self._selection = template if isinstance(template, Selection) else Selection(template)
 
     async def run(self) -> None:
         """Submit all rows and wait for the jobs, or for their place at the provider.
@@ -153,7 +153,9 @@ class Submission:
             if not index % _ROWS_PER_TURN:
                 await asyncio.sleep(0)
             try:
-                self.submitted += await self._llm.submit(self._template.render(row, index=index))
+                prompt = self._selection.prompt(row, index)
+                if not isinstance(prompt, LeftOut):
+                    self.submitted += await self._llm.submit(prompt)
             except (InputError, TooLargeForBudgetError):
                 continue  # whoever writes the rows says so
             except BudgetExceededError as error:

@@ -2,17 +2,22 @@
 
 from llmflow.rows.reading import BadRow, Row
 from llmflow.rows.records import answer_row, failed_path, failed_row
+from llmflow.rows.selection import LeftOut, OnBadRow, Selection, check_fits
 from llmflow.rows.source import RowSource, open_rows
 from llmflow.rows.template import PromptTemplate
 from llmflow.rows.writers import RowWriter, open_output
 
 __all__ = [
     "BadRow",
+    "LeftOut",
+    "OnBadRow",
     "PromptTemplate",
     "Row",
     "RowSource",
     "RowWriter",
+    "Selection",
     "answer_row",
+    "check_fits",
     "failed_path",
     "failed_row",
     "open_output",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from llmflow.errors import InputError
@@ -102,6 +102,50 @@ class PromptTemplate:
 
         """
         self.render(row, index=index)
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Check that each field is one of these, or leads into one of them.
+
+        Raises:
+            InputError: it is not; with the nearest name.
+
+        """
+        for _, name, field in self._fields:
+            if name not in names and field.steps[0] not in names:
+                row = dict.fromkeys(names, "")
+                near = _nearest(field.steps[0], row)
+                raise InputError(
+                    f"there is no field {field.steps[0]!r}{near}; the rows have {_names(row)}"
+                )
+
+    def values(self, row: Mapping[str, Any], *, index: int | None = None) -> list[object]:
+        """Return what a row has for each field, which may be None.
+
+        Raises:
+            InputError: the row cannot be read, or a field is missing.
+
+        """
+        if type(row) is BadRow:
+            raise row.error
+        return [
+            row[name] if name in row else _look_up(row, field, index)
+            for _, name, field in self._fields
+        ]
+
+    def is_blank(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row has all fields, and nothing in them but blanks.
+
+        >>> PromptTemplate("{a} {b}").is_blank({"a": " ", "b": None})
+        True
+        """
+        try:
+            found = self.values(row)
+        except InputError:
+            return False
+        return all(
+            not value or value.isspace() if isinstance(value, str) else is_missing(value)
+            for value in found
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PromptTemplate) and self.text == other.text

@@ -52,6 +52,9 @@ KEYS = {
     "empty",
     "retried",
     "retries",
+    "skipped",
+    "first_skipped",
+    "skipped_empty",
     "run",
 }
 SLOWLY = ("--concurrency", "1")

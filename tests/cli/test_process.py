@@ -73,15 +73,14 @@ class TestPipes:
         popen.stdin = None
         finish(popen, code=0)
 
-    def test_a_broken_line_in_a_pipe_keeps_the_answers_before_it(
-        self, process: Process, simulator: Start
-    ) -> None:
+    def test_a_broken_line_in_a_pipe_fails_alone(self, process: Process, simulator: Start) -> None:
         popen = process(*words(simulator(), "-"), "--quiet", stdin=subprocess.PIPE)
-        _, err = popen.communicate(b'{"text": "a"}\n{"text": "b"}\n{"text": \n', timeout=PATIENCE)
-        assert popen.returncode == 2
-        assert b"<stdin>, line 3: not valid JSON" in err
-        assert b"2 answers so far in out.partial.jsonl" in err
-        assert len(rows_of("out.partial.jsonl")) == 2
+        lines = b'{"text": "a"}\n{"text": \n{"text": "b"}\n'
+        popen.communicate(lines, timeout=PATIENCE)
+        assert popen.returncode == 1
+        assert len(rows_of("out.jsonl")) == 2
+        (failed,) = rows_of("out.failed.jsonl")
+        assert "<stdin>, line 2: not valid JSON" in failed["error"]["message"]
 
     @pytest.mark.parametrize(
         ("closed", "text"),

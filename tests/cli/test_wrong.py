@@ -113,15 +113,14 @@ class TestBeforeTheRun:
         assert result.code == 2
         assert "--cache-system is of no use with" in result.error
 
-    def test_a_broken_line_is_named_before_anything_is_asked(
+    def test_a_file_of_broken_lines_is_named_before_anything_is_asked(
         self, ask: Run, simulator: Start
     ) -> None:
         sim = simulator()
-        with Path("in.jsonl").open("a") as file:
-            file.write('{"text": "fine"}\n{"text": \n{"text": "fine"}\n')
+        Path("in.jsonl").write_text('{"text": \n{"text": \n')
         result = ask(base_url=sim.url)
         assert result.code == 2
-        assert "in.jsonl, line 5: not valid JSON" in result.error
+        assert "in.jsonl, line 1: not valid JSON" in result.error
         assert sim.stats().received == 0
         assert listing() == ["in.jsonl"]
 

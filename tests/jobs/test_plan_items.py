@@ -13,7 +13,7 @@ from llmflow import LLM, Budget, Quota, make_plan
 from llmflow.errors import InputError, UnknownArgumentError, UsageError
 from llmflow.jobs.plan import Plan
 from llmflow.limits.registry import forget_limiters
-from llmflow.rows import PromptTemplate
+from llmflow.rows import PromptTemplate, Selection
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 
@@ -166,3 +166,28 @@ async def test_it_plans_inside_a_running_loop() -> None:
 def test_it_is_found_where_the_rest_is() -> None:
     assert llmflow.make_plan is make_plan
     assert llmflow.Plan is Plan
+
+
+class TestEmptyItems:
+    """Items with nothing to ask about are counted, whatever they are."""
+
+    @pytest.mark.parametrize(
+        ("items", "prompt"),
+        [
+            ([{"text": "a"}, {"text": " "}, {"text": ""}], "Sum: {text}"),
+            (["a", " ", ""], "Sum: {text}"),
+            (["a", " ", ""], None),
+            ([1, 2, 3], lambda item: "a" if item == 1 else " "),
+        ],
+    )
+    def test_they_are_counted_and_asked(self, items: list[Any], prompt: Any) -> None:
+        plan = make_plan(LLM("sim/demo"), items, prompt)
+        assert (plan.empty, plan.first_empty, plan.left) == (2, 1, 3)
+        assert "asked all the same" in " ".join(str(plan).split())
+
+    def test_a_selection_leaves_them_out(self) -> None:
+        rows = [{"text": "a"}, {"text": ""}, {}]
+        selection = Selection(PromptTemplate("{text}"), on_bad_row="skip", skip_empty=True)
+        plan = make_plan(LLM("sim/demo"), rows, selection)
+        assert (plan.empty, plan.unusable, plan.left) == (1, 1, 1)
+        assert (plan.skips_empty, plan.skips_unusable) == (True, True)
