@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import pytest
 from aiohttp import web
 
 DIALECTS = ("openai", "anthropic")
+_NO_LITELLM = pytest.mark.skipif(importlib.util.find_spec("litellm") is None, reason="an extra")
+EVERY_CLIENT = (
+    *DIALECTS,
+    pytest.param("litellm/hosted_vllm", marks=_NO_LITELLM),
+    pytest.param("litellm/anthropic", marks=_NO_LITELLM),
+)
+"""Both dialects, as llmflow's own providers and litellm speak them."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,12 @@ class OddServer:
 
     def url(self, dialect: str) -> str:
         """Return the base URL for a dialect."""
-        return self.base if dialect == "anthropic" else f"{self.base}/v1"
+        return self.base if dialect.endswith("anthropic") else f"{self.base}/v1"
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer as the rule says."""
-        prompt = str((await request.json())["messages"][-1]["content"])
+        content = (await request.json())["messages"][-1]["content"]
+        prompt = content if isinstance(content, str) else content[0]["text"]
         self._times[prompt] += 1
         dialect = "anthropic" if request.path.endswith("/messages") else "openai"
         asked = Asked(prompt, self._times[prompt], len(self.asked) + 1, dialect)

@@ -47,6 +47,7 @@ from llmflow_providers.litellm_errors import (
     translate,
     vendor_dialect,
 )
+from llmflow_providers.litellm_replies import looking
 from llmflow_providers.wire import checked_base_url, count, dollars, said, text_of, texts, tokens
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
@@ -90,6 +91,7 @@ class LiteLLMProvider:
         self.reserves_output = self._dialect.reserves_output
         self._tokens = TokenEstimator(model)
         self._client: LiteLLMClient | None = None
+        self._look = looking(model, self._key)
         # litellm's retries must be off twice: its own, and those of the SDK below it.
         self._fixed: dict[str, Any] = {"model": model, "max_retries": 0, "num_retries": 0}
         if self.base_url:
@@ -189,7 +191,7 @@ class LiteLLMProvider:
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
-                return await client.acompletion(arguments)
+                return await client.acompletion(arguments, self._look)
         except Exception as error:  # noqa: BLE001 - the boundary to litellm
             if deadline.expired():
                 return RequestTimeoutError(f"no answer within {timeout:g} s")

@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from llmflow.errors import MissingExtraError
-from llmflow_providers.litellm_redirects import guard, no_redirects
+from llmflow_providers.litellm_redirects import Look, guard, no_redirects
 
 INSTALL: Final = "pip install 'llmflow[litellm]'"
 _CALLBACKS: Final = (
@@ -51,15 +51,20 @@ class LiteLLMClient:
         self._internal = _internal_flag()
         self._lifetimes: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
-    async def acompletion(self, arguments: Mapping[str, Any]) -> Any:
-        """Call litellm, without its logging where nobody listens to it."""
+    async def acompletion(self, arguments: Mapping[str, Any], look: Look) -> Any:
+        """Call litellm, without its logging where nobody listens to it.
+
+        Args:
+            arguments: of litellm's function of that name.
+            look: what is done with each reply before litellm reads it.
+        """
         loop = asyncio.get_running_loop()
         if loop not in self._lifetimes:
             for other in [each for each in self._lifetimes if each.is_closed()]:
                 del self._lifetimes[other]
             lifetime = self._lifetimes[loop] = self._live(self._ending())
             await lifetime.__anext__()
-        with no_redirects():
+        with no_redirects(look):
             if self._internal is None or self._is_listened_to(arguments):
                 return await self._acompletion(**arguments)
             token = self._internal.set(True)

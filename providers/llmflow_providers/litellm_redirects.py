@@ -9,7 +9,8 @@ requests, and aiohttp's ``ClientSession``. It holds in the context of a call of 
 what else the program does with these libraries goes its own way.
 
 A redirect is an error there, too, whatever the provider's code would make of it. Long and
-many headers are read there as they are by llmflow's own providers.
+many headers are read there as they are by llmflow's own providers, and `litellm_replies` looks
+there at what a reply holds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from typing import Any, Final
 
 from llmflow.errors import InvalidRequestError
 
-_held: Final[ContextVar[bool]] = ContextVar("llmflow_no_redirects", default=False)
+Look = Callable[[Any], None]
+"""What is done with a reply before the caller has it; it may raise an error in its place."""
+
+_held: Final[ContextVar[Look | None]] = ContextVar("llmflow_no_redirects", default=None)
 _FOLLOW: Final = {"follow_redirects": False}
 _ALLOW: Final = {"allow_redirects": False}
 _HEADERS: Final = {"max_line_size": 2**17, "max_field_size": 2**17, "max_headers": 2000}
@@ -41,10 +45,18 @@ _GATES: Final[tuple[tuple[str, str, str, Mapping[str, Any]], ...]] = (
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
+def _see_nothing(reply: Any) -> None:
+    """Leave a reply as it is."""
+
+
 @contextlib.contextmanager
-def no_redirects() -> Iterator[None]:
-    """Have the HTTP clients follow no redirect in this context, and in its threads and tasks."""
-    token = _held.set(True)
+def no_redirects(look: Look = _see_nothing) -> Iterator[None]:
+    """Have the HTTP clients follow no redirect in this context, and in its threads and tasks.
+
+    Args:
+        look: what is done with every other reply.
+    """
+    token = _held.set(look)
     try:
         yield
     finally:
@@ -74,24 +86,28 @@ def _guarded(original: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable
 
         @functools.wraps(original)
         async def send(*args: Any, **options: Any) -> Any:
-            if not _held.get():
+            look = _held.get()
+            if look is None:
                 return await original(*args, **options)
             reply = await original(*args, **{**options, **fixed})
             if _redirects(reply):
                 await _give_up(reply)
                 raise _refusal(reply)
+            look(reply)
             return reply
 
     else:
 
         @functools.wraps(original)
         def send(*args: Any, **options: Any) -> Any:
-            if not _held.get():
+            look = _held.get()
+            if look is None:
                 return original(*args, **options)
             reply = original(*args, **{**options, **fixed})
             if _redirects(reply):
                 reply.close()
                 raise _refusal(reply)
+            look(reply)
             return reply
 
     send._llmflow_guarded = True  # type: ignore[attr-defined]

@@ -13,7 +13,16 @@ import pytest
 from llmflow.config import forget_configs
 from tests.cli.conftest import Run, rows_of, write_rows
 from tests.cli.sessions import answers, report_of
-from tests.odd_server import DIALECTS, Asked, Odd, OddServer, answer, odd_server, whole
+from tests.odd_server import (
+    DIALECTS,
+    EVERY_CLIENT,
+    Asked,
+    Odd,
+    OddServer,
+    answer,
+    odd_server,
+    whole,
+)
 
 PRICE = """
 [providers.{name}]
@@ -21,13 +30,15 @@ retry = {{ wait_initial = 0.001 }}
 price = {{ input = 1.0, output = 10.0 }}
 """
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = pytest.mark.parametrize("dialect", EVERY_CLIENT)
 
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Ask again at once, and know a price."""
-    Path("llmflow.toml").write_text("".join(PRICE.format(name=name) for name in DIALECTS))
+    Path("llmflow.toml").write_text(
+        "".join(PRICE.format(name=name) for name in (*DIALECTS, "litellm"))
+    )
     monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, "sk-odd-123456")

@@ -19,12 +19,12 @@ from llmflow.errors import (
     QuotaExhaustedError,
 )
 from llmflow.limits.registry import forget_limiters
-from tests.odd_server import DIALECTS, Asked, Odd, OddServer, answer, odd_server, whole
+from tests.odd_server import EVERY_CLIENT, Asked, Odd, OddServer, answer, odd_server, whole
 
 PROMPTS = [f"row {number}" for number in range(12)]
 FAST = Retry(attempts=5, wait_initial=0.001)
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = pytest.mark.parametrize("dialect", EVERY_CLIENT)
 
 
 @pytest.fixture(autouse=True)
