@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -20,6 +22,9 @@ settings.load_profile("any-machine")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: run this async test on a virtual clock")
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    if threading.current_thread() is threading.main_thread():
+        # A shell's `&` has it ignored, here and in all processes that tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(

@@ -78,5 +78,5 @@ class Budget:
             raise ConfigurationError(
                 f"a budget in dollars needs the price of {model}, which is not known: write "
                 f"price = {{ input = ..., output = ... }} (US dollars per million tokens) into "
-                f"{table} of llmflow.toml, or limit tokens instead: Budget(tokens=...)"
+                f"{table} of llmflow.toml, or, in Python, limit tokens instead: Budget(tokens=...)"
             )
