@@ -280,6 +280,9 @@ def _check_tools(tools: list[Any], _: Mapping[str, Any]) -> None:
         _check_name(inner.get("name"), f"{place}.{kind}.name")
         if kind == "function":
             known_only(inner, _FUNCTION_FIELDS, f"{place}.function")
+            if inner.get("strict"):
+                param = f"{place}.function.parameters"
+                check_strict(inner.get("parameters") or {}, inner["name"], param=param)
 
 
 def _names(tools: list[Any]) -> set[str | None]:
@@ -311,6 +314,8 @@ def _check_choice(choice: str | Mapping[str, Any], body: Mapping[str, Any]) -> N
     name = inner.get("name") if isinstance(inner, dict) else None
     if name is None:
         raise missing(f"tool_choice.{kind}.name")
+    if not isinstance(name, str):
+        raise wrong_type(f"tool_choice.{kind}.name", "a string", name)
     if name not in _names(tools):
         raise invalid(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
 
@@ -327,7 +332,7 @@ def _check_allowed(allowed: object, tools: list[Any]) -> None:
     known = _names(tools)
     for index, tool in enumerate(listed):
         name = chat_tool_name(tool) if isinstance(tool, dict) else None
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise invalid(
                 f"Tool choice '{name}' not found in 'tools' parameter.", f"{place}.tools[{index}]"
             )

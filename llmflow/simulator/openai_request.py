@@ -38,8 +38,12 @@ _MESSAGE_FIELDS = frozenset(
         "function_call",
         "refusal",
         "audio",
+        # Of an answer that is sent back as it came, and as the official SDK has read it.
+        "annotations",
+        "parsed",
     }
 )
+_MAY_SAY_NOTHING = ("assistant", "function")
 _PARTS = ("text", "image_url", "input_audio", "refusal", "audio", "file")
 
 
@@ -99,7 +103,7 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
         if not message.keys() <= _MESSAGE_FIELDS:
             known_only(message, _MESSAGE_FIELDS, f"messages[{index}]")
         content = message.get("content")
-        if content is None and role != "assistant":
+        if content is None and role not in _MAY_SAY_NOTHING:
             place = f"messages.[{index}].content"
             raise invalid("Invalid value for 'content': expected a string, got null.", place)
         text, images = _content(content, f"messages[{index}].content")

@@ -7,7 +7,12 @@ from typing import Any
 
 from llmflow.simulator.openai_errors import OpenAIError
 
-_REFUSED = ("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas")
+_REFUSED = (
+    *("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),
+    *("default", "examples", "propertyNames", "patternProperties", "unevaluatedProperties"),
+    *("minProperties", "maxProperties", "uniqueItems", "unevaluatedItems"),
+    *("contains", "minContains", "maxContains"),
+)
 _FORMATS = (
     "date-time",
     "time",
@@ -22,37 +27,53 @@ _FORMATS = (
 _NESTED_MAPS = ("properties", "$defs", "definitions")
 
 
-def check_strict(schema: Mapping[str, Any], name: str) -> None:
-    """Raise the refusal of a schema that is outside the subset of ``strict: true``."""
-    if schema.get("type") != "object" or "anyOf" in schema:
-        raise _invalid(name, (), "schema must be a JSON Schema of 'type: \"object\"'")
-    for path, part in _parts(schema, ()):
-        _check_part(path, part, name)
+def check_strict(schema: Mapping[str, Any], name: str, *, param: str = "response_format") -> None:
+    """Raise the refusal of a schema that is outside the subset of ``strict: true``.
+
+    Args:
+        schema: the schema.
+        name: what it is called in the request.
+        param: where it is in the request; a tool's own schema is in ``tools[…]``.
+    """
+    try:
+        if schema.get("type") != "object" or "anyOf" in schema:
+            raise _SubsetError((), "schema must be a JSON Schema of 'type: \"object\"'")
+        for path, part in _parts(schema, ()):
+            _check_part(path, part)
+    except _SubsetError as error:
+        raise _invalid(name, error.path, error.reason, param) from None
 
 
-def _check_part(path: tuple[str, ...], part: Mapping[str, Any], name: str) -> None:
+class _SubsetError(Exception):
+    """A part of a schema is outside the subset."""
+
+    def __init__(self, path: tuple[str, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+def _check_part(path: tuple[str, ...], part: Mapping[str, Any]) -> None:
     for key in _REFUSED:
         if key in part:
-            raise _invalid(name, path, f"'{key}' is not permitted")
+            raise _SubsetError(path, f"'{key}' is not permitted")
     if "$ref" in part and len(part) > 1:
         extra = next(key for key in part if key != "$ref")
-        raise _invalid(name, path, f"$ref cannot have keywords {{'{extra}'}}")
+        raise _SubsetError(path, f"$ref cannot have keywords {{'{extra}'}}")
     kind = part.get("type")
     if kind == "array" and not isinstance(part.get("items"), dict):
-        raise _invalid(name, path, "array schema missing items")
+        raise _SubsetError(path, "array schema missing items")
     if "format" in part and part["format"] not in _FORMATS:
-        raise _invalid(name, path, f"'{part['format']}' is not a valid format")
+        raise _SubsetError(path, f"'{part['format']}' is not a valid format")
     if kind != "object" and "properties" not in part:
         return
     if part.get("additionalProperties") is not False:
-        raise _invalid(
-            name, path, "'additionalProperties' is required to be supplied and to be false"
+        raise _SubsetError(
+            path, "'additionalProperties' is required to be supplied and to be false"
         )
     properties, required = part.get("properties") or {}, part.get("required") or []
     for key in properties:
         if key not in required:
-            raise _invalid(
-                name,
+            raise _SubsetError(
                 path,
                 "'required' is required to be supplied and to be an array including every key "
                 f"in properties. Missing '{key}'",
@@ -79,11 +100,13 @@ def _parts(
             yield from _parts(part, (*path, "anyOf", str(index)))
 
 
-def _invalid(name: str, path: tuple[str, ...], reason: str) -> OpenAIError:
+def _invalid(name: str, path: tuple[str, ...], reason: str, param: str) -> OpenAIError:
     place = ", ".join(f"'{part}'" for part in path) + ("," if len(path) == 1 else "")
+    is_tool = param != "response_format"
+    what = "function" if is_tool else "response_format"
     return OpenAIError(
         400,
-        f"Invalid schema for response_format '{name}': In context=({place}), {reason}.",
-        param="response_format",
-        code="invalid_json_schema",
+        f"Invalid schema for {what} '{name}': In context=({place}), {reason}.",
+        param=param,
+        code="invalid_function_parameters" if is_tool else "invalid_json_schema",
     )
