@@ -19,32 +19,17 @@ from typing import Any, Final, Self
 from llmflow.errors import JournalError, ProviderError
 from llmflow.journal import schema
 from llmflow.journal.asked import Asked
+from llmflow.journal.checksums import sealed_answer, sealed_failure
 from llmflow.journal.lock import Lock
 from llmflow.journal.problems import explain
-from llmflow.journal.rows import (
-    ANSWER_COLUMNS,
-    FAILURE_COLUMNS,
-    KEY_COLUMNS,
-    answer_row,
-    failure_of,
-    failure_row,
-    response_of,
-    to_json,
-)
+from llmflow.journal.reading import Reader
+from llmflow.journal.rows import answer_row, failure_row, to_json
 from llmflow.journal.summary import RunSummary, jobs_of, read_meta, summary_of, totals_of
 from llmflow.journal.values import Durability, Recorded, Store, Totals
 from llmflow.journal.writer import Charged, Writer
 from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
-# Only the nearest row below is looked at: of a question that is asked ten thousand times,
-# all the rows would be.
-_FIND: Final = (
-    "SELECT ordinal + uses, {} FROM {} WHERE fingerprint = ? AND ordinal <= ? "
-    "ORDER BY ordinal DESC LIMIT 1"
-)
-_ANSWER: Final = _FIND.format(", ".join(ANSWER_COLUMNS[KEY_COLUMNS:]), "answers")
-_FAILURE: Final = _FIND.format(", ".join(FAILURE_COLUMNS[KEY_COLUMNS:]), "failures")
 _PUT_JOB: Final = (
     "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
@@ -81,9 +66,11 @@ class Journal:
         )
         self._reading = threading.Lock()
         self._closing = threading.Lock()
-        self._reader: sqlite3.Connection | None = schema.open_reader(self._path)
+        self._reader: Reader | None = Reader(
+            schema.open_reader(self._path), replace=self._writer.replace
+        )
+        self._altered = 0
         self._asked = Asked()
-        # Where nothing has failed, nothing has to be looked up.
         self._has_failures = bool(self.totals.failures)
         _open.add(self)
 
@@ -145,6 +132,12 @@ class Journal:
         return self._writer.totals
 
     @property
+    def altered(self) -> int:
+        """How many rows were found that had been altered since they were written."""
+        reader = self._reader
+        return self._altered if reader is None else reader.altered
+
+    @property
     def sessions(self) -> int:
         """How many sessions there were, this one among them."""
         return int(self._meta.get("sessions", 0))
@@ -186,22 +179,19 @@ class Journal:
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Return what is known of a question that was asked `nth` times before.
 
+        A row that was altered since it was written is not known: what is recorded next for
+        its question takes its place.
+
         Raises:
             JournalError: the journal is damaged or closed.
         """
         self._check()
-        key = (fingerprint, nth)
         try:
             with self._reading:
                 if self._reader is None:
                     raise JournalError(self._over)
-                rows = self._reader.execute(_ANSWER, key).fetchall()
-                if rows and rows[0][0] > nth:
-                    return response_of(rows[0][1:])
-                if not self._has_failures:
-                    return None
-                rows = self._reader.execute(_FAILURE, key).fetchall()
-            return failure_of(rows[0][1:]) if rows and rows[0][0] > nth else None
+                # Where nothing has failed, nothing has to be looked up.
+                return self._reader.find(fingerprint, nth, failures=self._has_failures)
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise explain(self._path, error, doing="read") from error
 
@@ -242,7 +232,7 @@ class Journal:
         """Do what `record` does without waiting; the future ends when the answer is durable."""
         self._check()
         row = answer_row(fingerprint, nth, uses, self._wall(), response, whole=self._whole)
-        return self._writer.put(row, paid=paid)
+        return self._writer.put(sealed_answer(row), paid=paid)
 
     async def record_failure(
         self,
@@ -272,7 +262,7 @@ class Journal:
         self._check()
         self._has_failures = True
         row = failure_row(fingerprint, nth, uses, self._wall(), error)
-        return self._writer.put(row, failed=True, paid=paid)
+        return self._writer.put(sealed_failure(row), failed=True, paid=paid)
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
         """Count what was spent and no row tells of, for the budgets of later sessions.
@@ -320,7 +310,7 @@ class Journal:
             with self._reading:
                 if self._reader is None:
                     raise JournalError(self._over)
-                return jobs_of(self._reader)
+                return jobs_of(self._reader.connection)
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise explain(self._path, error, doing="read") from error
 
@@ -354,13 +344,14 @@ class Journal:
             self._writer.close()
             with self._reading:
                 reader, self._reader = self._reader, None
+                self._altered = reader.altered
             try:
                 if state is not None and self._writer.failure is None:
                     self._note(last_used_at=self._wall(), state=state, reason=reason)
             finally:
                 self._asked.close()
                 # The writer last, for the last one puts the log into the file.
-                reader.close()
+                reader.connection.close()
                 schema.close_writer(self._path, self._connection)
                 self._lock.release()
                 _open.discard(self)

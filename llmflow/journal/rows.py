@@ -68,6 +68,7 @@ _LARGEST: Final = 2**63 - 1
 _NEEDED: Final = frozenset(
     {"ordinal", "uses", "attempts"} | {c for c in ANSWER_COLUMNS if c.endswith("_tokens")}
 )
+_INTEGERS: Final = _NEEDED | {"status"}
 _REALS: Final = frozenset({"at", "cost", "waited", "retry_after"})
 _TEXTS: Final = frozenset({"text", "message", "error"})
 
@@ -221,12 +222,13 @@ def _plain(value: Any, column: str) -> Any:
         return "" if column in _TEXTS else 0 if column in _NEEDED else None
     if column in _REALS:
         return _real(value)
-    if column in _NEEDED or isinstance(value, int):
-        number = value if isinstance(value, int) else int(_real(value) or 0)
+    if column in _INTEGERS:
+        number = int(value) if isinstance(value, int) else int(_real(value) or 0)
         return max(-_LARGEST, min(_LARGEST, number))
     if isinstance(value, bytes):
         return value
-    text = str(value)
+    # As SQLite would turn a number into text, so that a checksum fits what is read.
+    text = str(int(value)) if isinstance(value, int) else str(value)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -239,4 +241,4 @@ def _real(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number + 0.0 if math.isfinite(number) else None  # minus zero is not kept

@@ -5,7 +5,8 @@
     answers    what was answered. One row serves the calls `ordinal` to `ordinal + uses - 1`
                of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept.
     failures   what failed for good and has not been answered since, likewise; `partial_text`
-               is what was written of an answer that was stopped because of its content
+               is what was written of an answer that was stopped because of its content.
+               Both have a `checksum` (CRC-32), NULL in rows of versions that wrote none
     meta       what is known of the run: names, and values as JSON
     jobs       the batch jobs of the run, in the order in which they were made, as JSON
 
@@ -119,7 +120,17 @@ def _add_partial_texts(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE failures ADD COLUMN partial_text TEXT")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_jobs, _add_partial_texts)
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    for table in ("answers", "failures"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _create,
+    _add_jobs,
+    _add_partial_texts,
+    _add_checksums,
+)
 """The step from each version to the next; the first makes the tables."""
 
 

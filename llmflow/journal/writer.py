@@ -14,13 +14,15 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
+from itertools import chain
 from math import isfinite
 from typing import Final, NamedTuple
 
 from llmflow.errors import JournalError
+from llmflow.journal.checksums import CHECKSUM, sealed_plain
 from llmflow.journal.rows import (
     ANSWER_ATTEMPTS,
     ANSWER_COLUMNS,
@@ -30,7 +32,6 @@ from llmflow.journal.rows import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
     Row,
-    plain_row,
     to_json,
 )
 from llmflow.journal.schema import roll_back
@@ -56,11 +57,13 @@ _ODD: Final = (
     sqlite3.ProgrammingError,
 )
 
+_ANSWER_COLUMNS: Final = (*ANSWER_COLUMNS, CHECKSUM)
+_FAILURE_COLUMNS: Final = (*FAILURE_COLUMNS, CHECKSUM)
 _ANSWERS: Final = (  # noqa: S608 - all names are ours
     "INSERT INTO answers ({}) VALUES {} "
     # The first answer stays: it is what a caller was given.
     "ON CONFLICT (fingerprint, ordinal) DO NOTHING"
-).format(", ".join(ANSWER_COLUMNS), "{}")
+).format(", ".join(_ANSWER_COLUMNS), "{}")
 _FAILURES: Final = (  # noqa: S608
     "INSERT INTO failures ({}) SELECT * FROM (VALUES {}) AS new "
     # What was answered has not failed.
@@ -68,9 +71,9 @@ _FAILURES: Final = (  # noqa: S608
     "AND ordinal <= new.column2 ORDER BY ordinal DESC LIMIT 1), 0) <= new.column2 "
     "ON CONFLICT (fingerprint, ordinal) DO UPDATE SET {}"
 ).format(
-    ", ".join(FAILURE_COLUMNS),
+    ", ".join(_FAILURE_COLUMNS),
     "{}",
-    ", ".join(f"{name} = excluded.{name}" for name in FAILURE_COLUMNS[2:]),
+    ", ".join(f"{name} = excluded.{name}" for name in _FAILURE_COLUMNS[2:]),
 )
 _ANSWERED: Final = """
 DELETE FROM failures WHERE id IN (
@@ -131,10 +134,11 @@ class Writer:
         self._wall = wall
         self._closed = closed
         most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-        self._sizes = [each for each in _SIZES if each * len(ANSWER_COLUMNS) <= most]
+        self._sizes = [each for each in _SIZES if each * len(_ANSWER_COLUMNS) <= most]
         self._waiting: deque[Entry] = deque()
         self._group: Sequence[Entry] = ()
         self._charges: deque[Charged] = deque()
+        self._altered: dict[bytes, list[tuple[str, int]]] = {}
         self._news = threading.Event()
         self._told = False
         self._closing = False
@@ -177,6 +181,19 @@ class Writer:
     def charge(self, charged: Charged) -> None:
         """Add to the totals, with the next group of rows. It takes no lock and never fails."""
         self._charges.append(charged)
+
+    def replace(self, fingerprint: bytes, table: str, number: int) -> None:
+        """Let the next row of a question take the place of one that was altered.
+
+        Until then that one stays: somebody may want to look at it.
+
+        Args:
+            fingerprint: the question.
+            table: ``answers`` or ``failures``.
+            number: the row's id there.
+        """
+        with self._gate:
+            self._altered.setdefault(fingerprint, []).append((table, number))
 
     def _lend(
         self, loop: asyncio.AbstractEventLoop, number: int, patience: float = _PATIENCE_SECONDS
@@ -280,9 +297,10 @@ class Writer:
         if not rows and not charges:
             return
         execute = self._connection.execute
+        altered = self._altered_before(rows) if self._altered else {}
         try:
             execute("BEGIN IMMEDIATE")
-            totals = self._insert(rows, charges)
+            totals = self._insert(rows, charges, self._remove(altered))
             execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
             execute("COMMIT")
         except BaseException:
@@ -291,17 +309,43 @@ class Writer:
         self.totals = totals
         for _ in charges:
             self._charges.popleft()
+        if altered:
+            self._forget(altered)
 
-    def _insert(self, rows: Sequence[Entry], charges: Sequence[Charged]) -> Totals:
+    def _altered_before(self, rows: Sequence[Entry]) -> dict[bytes, list[tuple[str, int]]]:
+        """Return the altered rows that some new ones take the place of."""
+        with self._gate:
+            asked = self._altered.keys() & {each.row[0] for each in rows}
+            return {fingerprint: list(self._altered[fingerprint]) for fingerprint in asked}
+
+    def _forget(self, altered: Mapping[bytes, Sequence[tuple[str, int]]]) -> None:
+        with self._gate:
+            for fingerprint, rows in altered.items():
+                left = [each for each in self._altered.pop(fingerprint) if each not in rows]
+                if left:  # found while the others were removed
+                    self._altered[fingerprint] = left
+
+    def _remove(self, altered: dict[bytes, list[tuple[str, int]]]) -> dict[str, int]:
+        """Remove altered rows; return how many of each table."""
+        removed = {"answers": 0, "failures": 0}
+        for table, number in chain.from_iterable(altered.values()):
+            statement = f"DELETE FROM {table} WHERE id = ?"  # noqa: S608
+            removed[table] += self._connection.execute(statement, (number,)).rowcount
+        return removed
+
+    def _insert(
+        self, rows: Sequence[Entry], charges: Sequence[Charged], removed: Mapping[str, int]
+    ) -> Totals:
         answers = [each.row for each in rows if not each.failed]
         failures = [each.row for each in rows if each.failed]
-        failed = self.totals.failures
+        failed = self.totals.failures - removed["failures"]
         if failures:
             last = self._last("failures")
             self._insert_rows(_FAILURES, failures)
             failed += self._last("failures") - last
         last = self._last("answers") if failed else 0
-        answered = self.totals.answers + self._insert_rows(_ANSWERS, answers)
+        answered = self.totals.answers - removed["answers"]
+        answered += self._insert_rows(_ANSWERS, answers)
         if failed and answers:
             failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
         return replace(self._spent(rows, charges), answers=answered, failures=failed)
@@ -342,8 +386,7 @@ class Writer:
 
 
 def _plain(entry: Entry) -> Entry:
-    columns = FAILURE_COLUMNS if entry.failed else ANSWER_COLUMNS
-    return entry._replace(row=plain_row(entry.row, columns))
+    return entry._replace(row=sealed_plain(entry.row, failed=entry.failed))
 
 
 @cache

@@ -76,5 +76,21 @@ def too_many_cut(answers: int, *, cut: int, option: str) -> str | None:
     return f"{cut / answers:.1%} of the answers were cut: raise {option}"
 
 
+def altered_words(number: int) -> str:
+    """Return what is to be said of rows of a journal that are not what was written.
+
+    >>> altered_words(1)
+    '1 row of its journal was altered on disk: it was not used, its question is asked again'
+    """
+    if number == 1:
+        return (
+            "1 row of its journal was altered on disk: it was not used, its question is asked again"
+        )
+    return (
+        f"{number:,} rows of its journal were altered on disk: they were not used, their "
+        "questions are asked again"
+    )
+
+
 def _answers(number: int) -> str:
     return "1 answer" if number == 1 else f"{number:,} answers"

@@ -44,6 +44,7 @@ class RunReport(RunStatistics):
         batch_rows: rows of all of them; what went into another round counts again.
         batch_jobs_left: how many of them have not ended.
         decisions: what was decided about them, and for how many rows; 0 where it was for all.
+        altered: rows of its journal that were altered since they were written, and not used.
     """
 
     name: str | None = None
@@ -60,6 +61,7 @@ class RunReport(RunStatistics):
     batch_rows: int = 0
     batch_jobs_left: int = 0
     decisions: Mapping[str, int] = field(default_factory=dict)
+    altered: int = 0
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -189,4 +191,5 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         batch_rows=sum(each.requests for each in jobs),
         batch_jobs_left=sum(each.is_active for each in jobs),
         decisions=run.batch_decisions,
+        altered=run.altered,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import sys
@@ -31,6 +32,7 @@ from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, 
 from llmflow.modes.choice import Fallback, ModeName, as_choice
 from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.context import current_run, entered, in_a_script, whole_program
+from llmflow.runs.oddities import altered_words
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.statistics import RunStatistics
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from llmflow.journal import Journal, Totals
     from llmflow.runs.progress import RunProgress
     from llmflow.runs.report import RunReport
+
+logger = logging.getLogger("llmflow")
 
 Store = Literal["full", "answers", "off"]
 
@@ -275,6 +279,8 @@ class Run:
                 self._subscription.close()
 
     def _tell(self, error: BaseException | None) -> None:
+        if self.altered:
+            logger.warning("llmflow: run %s: %s", self.name, altered_words(self.altered))
         if error is not None and _state_after(error)[0] == "interrupted":
             from llmflow.runs.interruptions import tell_run
 
@@ -409,6 +415,11 @@ class Run:
     def totals(self) -> Totals | None:
         """What is known of the run over all its sessions; None without a journal."""
         return None if self._journal is None else self._journal.totals
+
+    @property
+    def altered(self) -> int:
+        """How many rows of its journal were altered since they were written, and not used."""
+        return 0 if self._journal is None else self._journal.altered
 
     def note(self, name: str, value: Any) -> None:
         """Keep a plain value with the run, for its next session; without a journal, nothing.

@@ -84,7 +84,8 @@ def the_run() -> Path:
 
 def journal_of(folder: Path) -> Path:
     """Return the file of a run's journal."""
-    (path,) = (each for each in folder.iterdir() if each.read_bytes().startswith(b"SQLite"))
+    files = [each for each in folder.iterdir() if each.is_file()]
+    (path,) = (each for each in files if each.read_bytes().startswith(b"SQLite"))
     return path
 
 

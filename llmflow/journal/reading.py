@@ -1,0 +1,112 @@
+"""Rows that are found again, each checked before it is taken for what was answered."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from llmflow.journal.checksums import CHECKSUM, answer_checksum, checksum
+from llmflow.journal.rows import (
+    ANSWER_COLUMNS,
+    FAILURE_COLUMNS,
+    KEY_COLUMNS,
+    Row,
+    failure_of,
+    response_of,
+)
+from llmflow.journal.values import Recorded, RecordedFailure
+
+# Only the nearest row below is looked at: of a question that is asked ten thousand times,
+# all the rows would be.
+_FIND: Final = (
+    "SELECT id, {} FROM {} WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
+)
+_ID: Final = {table: _FIND.replace(", {}", "").format(table) for table in ("answers", "failures")}
+
+
+def _statement(table: str, columns: Sequence[str]) -> str:
+    """Return what selects the nearest row: its id for its fingerprint, and its checksum last."""
+    return _FIND.format(", ".join((*columns[1:], CHECKSUM)), table)
+
+
+_ANSWER: Final = _statement("answers", ANSWER_COLUMNS)
+_FAILURE: Final = _statement("failures", FAILURE_COLUMNS)
+
+
+class Reader:
+    """Finds what is known of questions. One thread at a time may use it.
+
+    Args:
+        connection: the journal, for reading.
+        replace: is told of each row that was altered: its fingerprint, table and id.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, *, replace: Callable[[bytes, str, int], None]
+    ) -> None:
+        self._connection = connection
+        self._replace = replace
+        self._altered: set[tuple[str, int]] = set()
+
+    @property
+    def altered(self) -> int:
+        """How many rows were not what was written."""
+        return len(self._altered)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The journal, for reading."""
+        return self._connection
+
+    def find(self, fingerprint: bytes, nth: int, *, failures: bool) -> Recorded | None:
+        """Return what is known of a question that was asked `nth` times before.
+
+        Args:
+            fingerprint: what was asked.
+            nth: how often it was asked before.
+            failures: whether to look among failures, too.
+        """
+        row = self._row(_ANSWER, "answers", fingerprint, nth)
+        if row is not None:
+            sealed = row[-1]
+            # A version that wrote none has left it empty.
+            if sealed is None or sealed == answer_checksum(fingerprint, row[1:-1]):
+                try:
+                    if row[1] + row[2] > nth:
+                        return response_of(row[KEY_COLUMNS:-1])
+                except (ValueError, TypeError):  # of such a version, and no answer all the same
+                    self._give_up(fingerprint, "answers", row[0])
+            else:
+                self._give_up(fingerprint, "answers", row[0])
+        return self._failure(fingerprint, nth) if failures else None
+
+    def _failure(self, fingerprint: bytes, nth: int) -> RecordedFailure | None:
+        row = self._row(_FAILURE, "failures", fingerprint, nth)
+        if row is None:
+            return None
+        if row[-1] is None or row[-1] == checksum((fingerprint, *row[1:-1])):
+            with contextlib.suppress(ValueError, TypeError):
+                return failure_of(row[KEY_COLUMNS:-1]) if row[1] + row[2] > nth else None
+        self._give_up(fingerprint, "failures", row[0])
+        return None
+
+    def _row(self, query: str, table: str, fingerprint: bytes, nth: int) -> Row | None:
+        """Return the row that is nearest to a question, if it can be read."""
+        try:
+            rows = self._connection.execute(query, (fingerprint, nth)).fetchall()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) is not None:
+                raise
+            # Python's, not SQLite's: text that is no UTF-8, which is never written as text.
+            for (number,) in self._connection.execute(_ID[table], (fingerprint, nth)).fetchall():
+                self._give_up(fingerprint, table, number)
+            return None
+        return rows[0] if rows else None
+
+    def _give_up(self, fingerprint: bytes, table: str, number: int) -> None:
+        # Once only: its id may be another row's by now.
+        if (table, number) not in self._altered:
+            self._altered.add((table, number))
+            self._replace(fingerprint, table, number)
