@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmflow.simulator.anthropic_errors import AnthropicError
+from llmflow.simulator.anthropic_schema import check_schema
 
 SAMPLING = ("temperature", "top_p", "top_k")
 NO_SAMPLING = "2026-10-21"
@@ -62,11 +63,15 @@ _KINDS: Mapping[str, tuple[type, str]] = {
 }
 _BLOCKS = frozenset(
     (
+        "advisor_tool_result",
         "bash_code_execution_tool_result",
         "code_execution_tool_result",
+        "compaction",
         "container_upload",
         "document",
+        "fallback",
         "image",
+        "mcp_tool_listing",
         "mcp_tool_result",
         "mcp_tool_use",
         "redacted_thinking",
@@ -75,7 +80,10 @@ _BLOCKS = frozenset(
         "text",
         "text_editor_code_execution_tool_result",
         "thinking",
+        "tool_addition",
+        "tool_removal",
         "tool_result",
+        "tool_search_tool_result",
         "tool_use",
         "web_fetch_tool_result",
         "web_search_tool_result",
@@ -226,19 +234,27 @@ def _check_tools(body: Mapping[str, Any]) -> None:
             )
         name = tool.get("name")
         if kind in ("custom", None):
-            for field in ("name", "input_schema"):
-                if field not in tool:
-                    raise invalid(f"{place}.custom.{field}: Field required")
-            if not isinstance(name, str) or not _TOOL_NAME.match(name):
-                raise invalid(
-                    f"{place}.custom.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'"
-                )
-            schema = tool["input_schema"]
-            if not isinstance(schema, dict) or schema.get("type") != "object":
-                raise invalid(f"{place}.custom.input_schema.type: Input should be 'object'")
+            _check_custom_tool(tool, f"{place}.custom")
+        elif name is None:
+            continue  # a set of tools has no name of its own
+        elif not isinstance(name, str):
+            raise invalid(f"{place}.{kind}.name: Input should be a valid string")
         if name in names:
             raise invalid("tools: Tool names must be unique.")
         names.add(name)
+
+
+def _check_custom_tool(tool: Mapping[str, Any], place: str) -> None:
+    for field in ("name", "input_schema"):
+        if field not in tool:
+            raise invalid(f"{place}.{field}: Field required")
+    name, schema = tool["name"], tool["input_schema"]
+    if not isinstance(name, str) or not _TOOL_NAME.match(name):
+        raise invalid(f"{place}.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise invalid(f"{place}.input_schema.type: Input should be 'object'")
+    if tool.get("strict"):
+        check_schema(schema, f"{place}.input_schema")
 
 
 def _thinks(body: Mapping[str, Any]) -> bool:

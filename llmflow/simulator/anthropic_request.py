@@ -12,6 +12,7 @@ import orjson
 from llmflow.simulator.anthropic_cache import Mark, Marker
 from llmflow.simulator.anthropic_errors import AnthropicError
 from llmflow.simulator.anthropic_fields import check_block, check_fields
+from llmflow.simulator.anthropic_schema import check_schema
 from llmflow.simulator.dialect import Call, Form
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
@@ -133,11 +134,12 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
         raise _invalid("messages: Input should be a valid list")
     if not messages:
         raise _invalid("messages: at least one message is required")
-    last = ""
+    last = before = ""
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise _invalid(f"messages.{index}: Input should be a valid dictionary")
-        role = _role(message, index)
+        role = _role(message, index, before)
+        before = role
         if "content" not in message:
             raise _invalid(f"messages.{index}.content: Field required")
         prompt.tokens += _MESSAGE_TOKENS
@@ -156,10 +158,13 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
     return last
 
 
-def _role(message: Mapping[str, Any], index: int) -> str:
+def _role(message: Mapping[str, Any], index: int, before: str) -> str:
+    """Return a message's role, or raise the refusal of one that may not stand after `before`."""
     role = message.get("role")
     if role is None:
         raise _invalid(f"messages.{index}.role: Field required")
+    if role == "system" and before == "user":
+        return "system"  # new instructions in the middle of a conversation
     if role == "system":
         raise _invalid(
             'messages: Unexpected role "system". The Messages API accepts a top-level `system` '
@@ -183,6 +188,7 @@ def _form(body: Mapping[str, Any]) -> Form:
     schema = wanted.get("schema")
     if wanted.get("type") != "json_schema" or not isinstance(schema, Mapping):
         raise _invalid("output_config.format: Input should be a JSON schema with its type")
+    check_schema(schema, "output_config.format.schema")
     return schema
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from llmflow.simulator.described import with_described
 from llmflow.simulator.pattern import matching
 
 _MOST_DEPTH = 24
@@ -49,7 +50,8 @@ class _EndlessError(Exception):
 def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
     """Return the plainest value that a schema allows, with `text` where a string may be.
 
-    References, unions, ranges, lengths, formats and recursion are followed.
+    References, unions, ranges, lengths, formats and recursion are followed, ranges and
+    lengths also where Anthropic's SDK has put them into the description.
 
     >>> fill_schema({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer", "minimum": 3}}}, "")
     3
@@ -69,7 +71,7 @@ class _Filler:
             return self._text  # `true`, or nothing that is a schema
         if depth > _MOST_DEPTH:
             raise _EndlessError
-        schema = self._merged(schema)
+        schema = with_described(self._merged(schema))
         if "const" in schema:
             return schema["const"]
         options = schema.get("enum")

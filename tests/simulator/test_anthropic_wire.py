@@ -93,7 +93,11 @@ def test_system_and_blocks_count_as_input() -> None:
 
 
 def test_a_schema_is_obeyed() -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string"}},
+        "additionalProperties": False,
+    }
     body = {**HELLO, "output_config": {"format": {"type": "json_schema", "schema": schema}}}
     assert answered(engine(), body)["content"] == [{"type": "text", "text": '{"a":"hi"}'}]
 

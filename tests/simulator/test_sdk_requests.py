@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from llmflow.simulator import SimulatorSettings, serve_in_thread
+from llmflow.simulator.anthropic_errors import AnthropicError
+from llmflow.simulator.anthropic_request import read_messages
 from llmflow.simulator.openai_errors import OpenAIError
 from llmflow.simulator.openai_request import read_chat
 
@@ -94,4 +96,80 @@ def test_a_choice_of_a_tool_by_something_else_than_a_name_is_refused(name: Any) 
         read_chat(
             {"model": "m", "messages": USER, "tools": [tool], "tool_choice": choice}, SETTINGS
         )
+    assert caught.value.status == 400
+
+
+def message(**fields: Any) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": USER, **fields}
+    read_messages(body, SETTINGS, caching=False)
+
+
+NUMBER = {"type": "integer"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "object", "properties": {"a": TEXT}}, "'additionalProperties' must be"),
+        (strict({**NUMBER, "minimum": 1}), "For 'integer' type, property 'minimum' is not"),
+        (strict({**NUMBER, "minimum": 1, "maximum": 3}), "properties minimum, maximum are not"),
+        (strict({**TEXT, "maxLength": 3}), "property 'maxLength' is not supported"),
+        (strict({"type": "array", "items": TEXT, "minItems": 2}), "'minItems' values other than"),
+        (
+            {**strict({"$ref": "#/$defs/n"}), "$defs": {"n": strict({"$ref": "#/$defs/n"})}},
+            "Circular reference detected in schema definitions: n -> n",
+        ),
+    ],
+)
+def test_a_schema_that_anthropic_does_not_take_is_refused(schema: Any, named: str) -> None:
+    tool = {"name": "look", "input_schema": schema}
+    for fields in (
+        {"output_config": {"format": {"type": "json_schema", "schema": schema}}},
+        {"tools": [{**tool, "strict": True}]},
+    ):
+        with pytest.raises(AnthropicError, match=named):
+            message(**fields)
+    message(tools=[tool])
+
+
+def test_anthropics_sdk_parses_an_answer_within_bounds() -> None:
+    anthropic: Any = pytest.importorskip("anthropic")
+    pydantic: Any = pytest.importorskip("pydantic")
+    field: Any = pydantic.Field
+    kind = pydantic.create_model(
+        "Kind",
+        size=(Annotated[int, field(ge=3, le=9, description="How large")], ...),
+        code=(Annotated[str, field(pattern=r"^[A-Z]{2}, \d: x$")], ...),
+        names=(Annotated[list[str], field(min_length=2)], ...),
+        share=(Annotated[float, field(gt=1, multiple_of=0.25)], ...),
+        short=(Annotated[str, field(max_length=5)], ...),
+    )
+    with (
+        serve_in_thread(SETTINGS) as sim,
+        anthropic.Anthropic(base_url=sim.root_url, api_key="k", max_retries=0) as sdk,
+    ):
+        answer = sdk.messages.parse(
+            model="claude-opus-5", max_tokens=900, messages=USER, output_format=kind
+        )
+        assert answer.parsed_output.size == 3
+
+
+def test_anthropic_takes_instructions_in_the_middle_of_a_conversation() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    message(messages=[*USER, {"role": "assistant", "content": "Yes."}, *USER, system])
+    with pytest.raises(AnthropicError, match="system"):
+        message(messages=[system, *USER])
+
+
+def test_anthropic_takes_what_its_newer_tools_have_left_in_a_conversation() -> None:
+    block = {"type": "tool_search_tool_result", "tool_use_id": "t", "content": {}}
+    message(messages=[*USER, {"role": "assistant", "content": [block]}, *USER])
+    sets = [{"type": "mcp_toolset", "mcp_server_name": name} for name in "ab"]
+    message(tools=sets)
+
+
+@pytest.mark.parametrize("name", [{}, [], 5])
+def test_a_server_tool_with_something_else_than_a_name_is_refused(name: Any) -> None:
+    with pytest.raises(AnthropicError) as caught:
+        message(tools=[{"type": "web_search_20250305", "name": name}])
     assert caught.value.status == 400
