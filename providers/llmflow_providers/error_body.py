@@ -6,6 +6,7 @@ proxies all answer in their own way, and a parser must survive each.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from llmflow import lenient_json
 from llmflow.errors import redact
 from llmflow.headers import parse_duration
 from llmflow.types import WireReply
+from llmflow_providers.wire import dollars
 
 _SEARCH_LIMIT: Final = 20_000
+_START: Final = 200
 _DETAILS_LIMIT: Final = 16
 # The status that a word means where the status itself says nothing, as with a 200.
 _STATUS_OF: Final = {
@@ -45,6 +48,7 @@ _STATUS_OF: Final = {
     "unavailable": 503,
 }
 _LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
+_REPEATED: Final = ("x-ratelimit-", "ratelimit-", "retry-after", "anthropic-rate")
 _DELAY_FIELDS: Final = {
     "retry_after": "retry-after",
     "retryAfter": "retry-after",
@@ -110,11 +114,13 @@ def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):
-        return ErrorDetails(message=redact(str(data)[:_SEARCH_LIMIT], secret))
+        said = data if isinstance(data, str) else _written(data)
+        return ErrorDetails(message=redact(said[:_SEARCH_LIMIT], secret))
     error = data.get("error")
     inner: Mapping[str, Any] = error if isinstance(error, dict) else data
     text = error if isinstance(error, str) else inner.get("message") or inner.get("detail")
-    text = str(text or orjson.dumps(data)[:200].decode("utf-8", "replace"))
+    if not isinstance(text, str) or not text:
+        text = _written(text) if text else _written(data)[:_START]
     more, delay = _read_details(inner)
     code = more.get("error_code") or inner.get("code")
     kind = inner.get("type") or inner.get("error_type") or more.get("error_type")
@@ -178,7 +184,8 @@ def _repeated_headers(data: Mapping[str, Any], error: Mapping[str, Any]) -> dict
         headers = holder.get("headers")
         for name, value in headers.items() if isinstance(headers, dict) else ():
             low = str(name).lower()
-            if low.startswith(("x-ratelimit-", "ratelimit-", "retry-after", "anthropic-rate")):
+            is_plain = isinstance(value, str | int | float)
+            if is_plain and low.startswith(_REPEATED):
                 found[low] = str(value)
     return found
 
@@ -198,8 +205,8 @@ def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | Non
     keep(details, "error_code")
     keep(error.get("metadata"), "error_type", "reason", "limit_source")
     availability = error.get("availability")
-    if isinstance(availability, dict) and isinstance(availability.get("retry_after"), int | float):
-        delay = float(availability["retry_after"])
+    if isinstance(availability, dict):
+        delay = dollars(availability.get("retry_after"))
     for each in details[:_DETAILS_LIMIT] if isinstance(details, list) else ():
         keep(each, "reason", "quotaId")
         if isinstance(each, dict):
@@ -209,6 +216,18 @@ def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | Non
             wait = each.get("retryDelay")
             delay = parse_duration(wait) if isinstance(wait, str) else delay
     return more, delay
+
+
+def _written(value: Any) -> str:
+    """Return a JSON value as text, whatever it is: what a server sends may be made to be none."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # nested too deeply, or a number above 64 bits
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def _word(value: Any) -> str | None:

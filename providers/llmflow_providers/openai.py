@@ -34,6 +34,7 @@ from llmflow_providers.fields import COMPATIBLE, OPENAI
 from llmflow_providers.openai_dialects import dialect_at, dialect_named
 from llmflow_providers.openai_errors import classify
 from llmflow_providers.wire import (
+    EMPTY,
     check_key,
     checked_base_url,
     count,
@@ -164,7 +165,9 @@ class OpenAIProvider:
             LookupError, TypeError, AttributeError: it is no chat completion.
         """
         choice = data["choices"][0]
-        message = choice["message"]
+        message = choice.get("message")
+        if message is None and choice.get("error"):
+            message = EMPTY
         text = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):

@@ -142,7 +142,8 @@ def as_error(
 ) -> errors.ProviderError:
     """Return an error of a class with all that a reply says of it."""
     if details.headers:
-        headers = {**details.headers, **headers}
+        # A plain dict, whose names are not found in whatever case the server has sent them.
+        headers = {**details.headers, **{name.lower(): value for name, value in headers.items()}}
     message = details.message
     if 300 <= status < 400:
         message = f"the server redirects elsewhere; check the base URL. It said: {message}"
