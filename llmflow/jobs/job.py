@@ -14,6 +14,7 @@ from typing import Any
 
 from llmflow.errors import (
     BudgetExceededError,
+    ContentFilterError,
     InputError,
     JournalError,
     LLMFlowError,
@@ -36,6 +37,7 @@ from llmflow.rows import (
 )
 from llmflow.rows.records import answer_details
 from llmflow.runs.context import current_run
+from llmflow.types import Usage
 
 DEFAULT_CONCURRENCY = 100
 # Longer than any attempt may take: admission stays closed until the last one has ended.
@@ -84,6 +86,13 @@ class Counters:
     def left_out(self) -> int:
         """Rows that were not asked, as it was wanted."""
         return self.skipped + self.skipped_empty
+
+    def count_use(self, usage: Usage, cost: float | None) -> None:
+        """Count what an answer took."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        if cost is not None:
+            self.cost = (self.cost or 0.0) + cost
 
     def leave_out(self, row: LeftOut) -> None:
         """Count a row that is not asked."""
@@ -336,7 +345,7 @@ class Job:
                 return
             self._fail(row, error, index)
         else:
-            counters, usage = self.counters, response.usage
+            counters = self.counters
             # Counted when it is written: what the writer refuses was not answered.
             details = answer_details(response) if self._details else None
             self._writer.write(answer_row(row, response.text, index, details))
@@ -350,14 +359,13 @@ class Job:
                 return
             if not self.contact.made:
                 self.contact.confirm()
-            counters.input_tokens += usage.input_tokens
-            counters.output_tokens += usage.output_tokens
-            if response.cost is not None:
-                counters.cost = (counters.cost or 0.0) + response.cost
+            counters.count_use(response.usage, response.cost)
 
     def _fail(self, row: Mapping[str, Any], error: LLMFlowError, index: int) -> None:
         self._writer.fail(failed_row(row, error, index, details=self._details))
         self.counters.failed += 1
+        if isinstance(error, ContentFilterError) and error.usage is not None:
+            self.counters.count_use(error.usage, error.cost)  # what was stopped is paid for
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
         self.counters.reasons[kind] = (count + 1, first)

@@ -126,9 +126,13 @@ def test_refused_inputs_and_filtered_answers_are_failed_rows(dialect: str, run: 
 
     write_rows("in.jsonl", 10)
     with odd_server(rule) as server:
-        for _ in range(2):
-            result = run(*words(server, dialect))
+        for session in range(2):
+            result = run(*words(server, dialect, "--json"))
             assert result.code == 1, result.err
+            report = report_of(result)
+            # What was written of the filtered answer is paid for, and counted once.
+            assert report["input_tokens"] == (0 if session else 9 * 8)
+            assert report["cost"] in ([None, 0.0] if session else [pytest.approx(9 * 28e-6)])
             assert len(rows_of("out.jsonl")) == 8
             first, second = sorted(rows_of("out.failed.jsonl"), key=lambda row: row["index"])
             assert first["error"]["type"] == second["error"]["type"] == "ContentFilterError"
