@@ -15,6 +15,7 @@ from llmflow.batch.spool import names_of
 from llmflow.batch.whole import Seen, forget_earlier, look_through, set_aside
 from llmflow.batch_api import BatchStatus
 from llmflow.errors import BadReplyError, ProviderError, ResultsTooLargeError
+from llmflow.printable import counted
 from llmflow.private_files import make_private_folder
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ async def are_ours(job: Job, queue: Queue) -> bool:
         return True
     what = "cannot be read" if unreadable else "are of rows that it never had"
     raise BadReplyError(
-        f"the results of the batch job {record.job} {what} ({lines:,} lines). Nothing is asked "
-        f"again, as that is paid for: they are kept at the provider, and in {job.results}",
+        f"the results of the batch job {record.job} {what} ({counted(lines, 'line')}). Nothing is "
+        f"asked again, as that is paid for: they are kept at the provider, and in {job.results}",
         provider=record.provider,
         model=record.model,
     )

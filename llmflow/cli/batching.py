@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import ConfigurationError, InputError
+from llmflow.printable import counted
 from llmflow.progress.words import duration
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
     here = [each for each in jobs if each.state == "sealed"]
     parts = []
     if there:
-        are = "batch job is" if len(there) == 1 else "batch jobs are"
         places = " and ".join(sorted({each.provider for each in there}))
-        parts.append(f"{len(there):,} {are} still running at {places}")
+        parts.append(
+            f"{counted(len(there), 'batch job is', 'batch jobs are')} still running at {places}"
+        )
     if here:
         what = "" if there else " batch job" if len(here) == 1 else " batch jobs"
         wait = "waits" if len(here) == 1 else "wait"
@@ -121,10 +123,11 @@ def tell_detached(run: Run, task: Task, submission: Submission | None = None) ->
             )
         if any(each.state == "sealed" for each in jobs):
             say("what waits is sent by `llmflow resume`, once the provider has room for it")
+        they, them = ("it is", "it") if len(jobs) == 1 else ("they are", "them")
         say(
-            f"`llmflow status {run.name}` looks how far they are\n"
-            f"`llmflow resume {run.name}` waits for them and writes {task.output}\n"
-            f"`llmflow cancel {run.name}` ends them, and keeps what was answered"
+            f"`llmflow status {run.name}` says how far {they}\n"
+            f"`llmflow resume {run.name}` waits for {them} and writes {task.output}\n"
+            f"`llmflow cancel {run.name}` ends {them}, and keeps what was answered"
         )
 
 

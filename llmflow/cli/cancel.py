@@ -13,6 +13,7 @@ from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, task_of, work_of
 from llmflow.cli.terminal import say
 from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
+from llmflow.printable import counted
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
@@ -49,7 +50,7 @@ def command(name: str, wait: float, config: str | None) -> int:
     with use_config(config):
         work = work_of(find_run(name))
         if not work.unfinished:
-            say(f"no batch job of {work.run.name} goes on")
+            say(f"no batch job of {work.run.name} is still running")
             return 0
         llms = reach(work)
         if not llms:
@@ -89,7 +90,7 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
         count = sum(each.is_active for each in run.batch_jobs)
         # The jobs do so, too; but not before the wait is over, if it is short.
         untold = await _tell(run.batch_jobs, llms)
-        say(f"cancelling {_jobs(count)} of {name}; this may take minutes")
+        say(f"cancelling {counted(count, 'batch job')} of {name}; this may take minutes")
         ended = await _settled(run, wait)
         kept = 0 if run.totals is None else run.totals.answers - before
         for batching in run.recorder.batchings:
@@ -100,10 +101,7 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
         else:
             run.close(waits_for=left)
     if ended and left is None:
-        say(
-            f"cancelled: {kept:,} answers of these jobs are kept; "
-            f"`llmflow resume {name}` asks what is missing"
-        )
+        say(f"cancelled: {_kept(kept, count)}; `llmflow resume {name}` asks what is missing")
     elif untold:
         say(f"{left}: not all could be cancelled: {untold[0]}; `llmflow cancel {name}` tries again")
     else:
@@ -134,8 +132,16 @@ def _is_there(job: JobRecord) -> bool:
     return job.state == "created" and job.job is not None and not job.found
 
 
-def _jobs(count: int) -> str:
-    return f"{count:,} batch job" if count == 1 else f"{count:,} batch jobs"
+def _kept(answers: int, jobs: int) -> str:
+    """Return what is left of cancelled jobs.
+
+    >>> _kept(0, 1), _kept(1, 2)
+    ('nothing was answered by then', '1 answer of these jobs is kept')
+    """
+    if not answers:
+        return "nothing was answered by then"
+    whose = "this job" if jobs == 1 else "these jobs"
+    return counted(answers, f"answer of {whose} is kept", f"answers of {whose} are kept")
 
 
 async def _settled(run: Run, wait: float) -> bool:
@@ -162,8 +168,8 @@ async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
             )
     who = f"process {work.run.pid}" if work.run.pid else "another process"
     say(
-        f"cancelling {_jobs(len(jobs))} of {name}; this may take minutes. {who} is working "
-        "on the run: it keeps what was answered, and then stops"
+        f"cancelling {counted(len(jobs), 'batch job')} of {name}; this may take minutes. {who} is "
+        "working on the run: it keeps what was answered, and then stops"
     )
     if any(each.state == "sealed" for each in work.unfinished):
         say("what it has not sent yet it may still send: stop it to prevent that")

@@ -15,6 +15,7 @@ from llmflow.jobs.verdict import Evidence, verdict
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
+from llmflow.printable import counted
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
 from llmflow.runs.run import Run
@@ -179,14 +180,14 @@ def last_words(report: Report, run: Run, way_on: str | None = None) -> str:
     """Return in one line why a run was stopped, where its answers are, and how to go on."""
     text = report.stopped_by or ""
     if report.output:
-        text += f"; {_count(report.answered, 'answer')} so far in {report.output}"
+        text += f"; {counted(report.answered, 'answer')} so far in {report.output}"
         if report.remaining:
-            text += f", {_count(report.remaining, 'row')} not asked"
+            text += f", {counted(report.remaining, 'row')} not asked"
     else:
         text += "; nothing was written"
     # Answers of earlier sessions that this one did not come to.
     if run.totals is not None and run.totals.answers > report.answered:
-        text += f"; the run has {_count(run.totals.answers, 'answer')} in its journal"
+        text += f"; the run has {counted(run.totals.answers, 'answer')} in its journal"
     return f"{text}; {way_on}" if way_on else text
 
 
@@ -222,10 +223,6 @@ def retry_words(run: Run, report: Report) -> str | None:
     if run.name is None or not asked:
         return None
     return "the same command with --retry-failed asks failed rows again"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _reason(job: Job) -> tuple[int, str]:

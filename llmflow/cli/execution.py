@@ -19,6 +19,7 @@ from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, on_signals, unhear
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError
+from llmflow.printable import counted
 
 if TYPE_CHECKING:
     from llmflow.cli.ending import Ending
@@ -286,7 +287,7 @@ def _shows_rows(task: Task) -> bool:
 def _checked_total(rows: RowSource, postponed: Postponed, *, quiet: bool) -> int:
     """Count the rows by reading them all once: what is odd shows before anything is paid."""
     total = 0
-    with Notice(lambda: f"checking {rows.name}: {total:,} rows", enabled=not quiet):
+    with Notice(lambda: f"checking {rows.name}: {counted(total, 'row')}", enabled=not quiet):
         for _ in rows:
             total += 1
             postponed.check()

@@ -25,6 +25,7 @@ from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, qu
 from llmflow.cli.reading import check_prompt, reading_options, rows_of, tell_repaired
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write
+from llmflow.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +153,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
 
         def progress() -> str:
             speed = read / max(time.monotonic() - started, 1e-9)
-            return f"planning {rows.name}: {read:,} rows, {speed:,.0f}/s; Ctrl-C stops"
+            return f"planning {rows.name}: {counted(read, 'row')}, {speed:,.0f}/s; Ctrl-C stops"
 
         with Notice(progress, enabled=not task.quiet):
             plan = make_plan(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmflow.budget.words import dollars
 from llmflow.cli.batching import going_on, job_lines
 from llmflow.cli.groups import CommandGroup
 from llmflow.cli.options import run_names
@@ -175,7 +176,7 @@ def _plain(run: RunSummary) -> dict[str, Any]:
 
 
 def _dollars(cost: float | None) -> str:
-    return "" if cost is None else f"${cost:,.4f}"
+    return "" if cost is None else dollars(cost)
 
 
 def _moment(seconds: float) -> str:

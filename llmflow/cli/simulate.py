@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.options import AMOUNT
+from llmflow.printable import counted
 
 if TYPE_CHECKING:
     from llmflow.simulator import BatchSettings
@@ -126,7 +127,8 @@ def command(**options: Any) -> int:
     )
     stats = run_simulator(settings, on_ready=_announce)
     print(
-        f"{stats.received:,} requests: {stats.answered:,} answered, {stats.rejections:,} rejected",
+        f"{counted(stats.received, 'request')}: {stats.answered:,} answered, "
+        f"{stats.rejections:,} rejected",
         file=sys.stderr,
     )
     return 0

@@ -13,6 +13,7 @@ from llmflow.cli.batching import job_lines
 from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, work_of
 from llmflow.cli.terminal import printable, say, write
+from llmflow.printable import counted
 
 _FIRST_LOOK: Final = 10.0
 _SLOWER: Final = 1.5
@@ -97,7 +98,8 @@ def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
         for note in work.notes:
             say(f"note: {note}")
         if work.unfinished and not left:
-            say(f"all batch jobs have ended: `llmflow resume {work.run.name}` collects the answers")
+            have = "the batch job has" if len(work.jobs) == 1 else "all batch jobs have"
+            say(f"{have} ended: `llmflow resume {work.run.name}` collects the answers")
         elif not work.run.busy and any(each.state == "sealed" for each in left):
             say(f"what waits to be sent is sent by `llmflow resume {work.run.name}`")
         elif not work.run.busy and any(each.state == "creating" for each in left):
@@ -118,7 +120,7 @@ def _count(jobs: int, running: int) -> str:
     """
     if not jobs:
         return "no batch jobs"
-    words = "1 batch job" if jobs == 1 else f"{jobs:,} batch jobs"
+    words = counted(jobs, "batch job")
     if not running:
         return f"{words}, {'' if jobs == 1 else 'all '}ended"
     return f"{words}, {'' if jobs == 1 else f'{running:,} '}still running"

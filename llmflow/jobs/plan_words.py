@@ -10,7 +10,7 @@ from llmflow.budget.words import dollars
 from llmflow.jobs.plan import Plan
 from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Span
 from llmflow.jobs.report import duration
-from llmflow.printable import printable
+from llmflow.printable import counted, printable
 
 _NARROW: Final = 0.005
 
@@ -83,7 +83,7 @@ def lines(plan: Plan, spelling: Spelling = COMMAND) -> Iterator[Line]:
 def short(plan: Plan) -> str:
     """Return what a plan comes to in one line."""
     told = {line.what: line.amount for line in lines(plan)}
-    rows = f"{plan.left:,} of {plan.items:,} {'row' if plan.items == 1 else 'rows'} left to ask"
+    rows = f"{plan.left:,} of {counted(plan.items, 'row')} left to ask"
     parts = (f"{rows} {plan.model}", f"cost {told['cost']}", f"time {told['time']}")
     return printable(", ".join(parts))
 
@@ -139,7 +139,7 @@ def _input_words(plan: Plan, spelling: Spelling) -> str:
 def _output(plan: Plan, spelling: Spelling) -> Line:
     output = plan.output
     each = f"{output.each.likely:,.0f} each"
-    count = f"{output.answers:,} answer{'' if output.answers == 1 else 's'}"
+    count = counted(output.answers, "answer")
     how = {
         SAMPLE: f"{each}, the average of {count} to these rows",
         RUN: f"{each}, the average of {count} of this run",

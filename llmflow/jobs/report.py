@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llmflow.budget.words import dollars
 from llmflow.limits import LimiterStatistics
 from llmflow.progress.words import duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
@@ -88,7 +89,7 @@ class Report:
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
         rate = self._new / self.seconds if self.seconds else 0.0
-        money = None if self.cost is None else f"cost ${self.cost:.4f}"
+        money = None if self.cost is None else f"cost {dollars(self.cost)}"
         if self.run is not None:
             money = self.run.money
         cost = "" if money is None else f"; {money}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
 from llmflow.errors import LLMFlowError, redact
+from llmflow.printable import counted
 from llmflow.rows.records import answer_details, failure_details
 from llmflow.types import Response
 
@@ -105,12 +106,16 @@ class MapCounts:
         return f" ({told})" if told else ""
 
     def __str__(self) -> str:
-        answered = f"{self.answered:,} were answered{self._odd}, {self.failed:,} failed"
+        answered = (
+            f"{counted(self.answered, 'was', 'were')} answered{self._odd}, {self.failed:,} failed"
+        )
         if self.total is None:
             left = self.read - self.answered - self.failed
+            read, neither = counted(self.read, "item"), counted(left, "has", "have")
             rest = "and the source was not read to its end"
-            return f"of {self.read:,} items read {answered}, {left:,} have neither, {rest}"
-        return f"of {self.total:,} items {answered}, {self.unfinished:,} have neither"
+            return f"of {read} read {answered}, {neither} neither, {rest}"
+        neither = counted(self.unfinished or 0, "has", "have")
+        return f"of {counted(self.total, 'item')} {answered}, {neither} neither"
 
 
 class ResultList(list[Result[ItemT]]):

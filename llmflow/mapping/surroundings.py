@@ -10,6 +10,7 @@ from typing import Any
 
 from llmflow.events import current_run_id
 from llmflow.mapping.pump import Pump
+from llmflow.printable import counted
 from llmflow.progress.view import View
 from llmflow.progress.words import duration
 from llmflow.runs.context import entered
@@ -79,7 +80,7 @@ class MapProgress(RunProgress):
         """Return the line that stays when all is over."""
         counts = self._pump.counts
         ended = counts.answered + counts.failed
-        items = "1 item" if ended == 1 else f"{ended:,} items"
+        items = counted(ended, "item")
         of = "" if counts.total in (None, ended) else f" of {counts.total:,}"
         seconds = duration(time.monotonic() - self._begun)
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llmflow.printable import counted
 from llmflow.progress.words import duration
 
 
@@ -53,9 +54,9 @@ class BatchView:
         """Return it in one line."""
         parts = [f"{number:,} {state}" for state, number in self.states.items()]
         if self.submitting is not None:
-            parts.insert(0, f"submitting, {self.submitting:,} rows so far")
+            parts.insert(0, f"submitting, {counted(self.submitting, 'row')} so far")
         if self.rows:
-            parts.append(f"{self.done:,}/{self.rows:,} rows")
+            parts.append(f"{self.done:,}/{counted(self.rows, 'row')}")
         if self.states and self.age >= 1.0:
             parts.append(f"for {duration(self.age)}")
         if self.left is not None:

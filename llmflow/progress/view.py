@@ -10,6 +10,7 @@ from llmflow.budget.state import LedgerState
 from llmflow.budget.words import dollars
 from llmflow.errors import redact
 from llmflow.limits import Limiter, LimiterStatistics
+from llmflow.printable import counted
 from llmflow.progress.batches import BatchView
 from llmflow.progress.words import budget_words, compact, duration, per_second
 
@@ -169,7 +170,8 @@ class View:
         flight = self.traffic.in_flight
         if not flight:
             return "stopping"
-        return f"stopping: {flight:,} answers on their way; Ctrl-C drops them"
+        ways = counted(flight, "answer on its way", "answers on their way")
+        return f"stopping: {ways}; Ctrl-C drops {'it' if flight == 1 else 'them'}"
 
     def _flight(self) -> str:
         oldest = self.traffic.oldest

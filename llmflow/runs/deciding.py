@@ -10,6 +10,7 @@ from llmflow.batch.live import live_here
 from llmflow.limits import Limiter
 from llmflow.modes.choice import Choice
 from llmflow.modes.mode import Call
+from llmflow.printable import counted
 from llmflow.runs.route import Route
 from llmflow.types import Charge
 
@@ -52,11 +53,13 @@ def decide(call: Call, route: Route, choice: Choice, spending: Spending | None) 
     count = max(1, live_here().expected)
     charge = route.provider.reserve(call.request)
     seconds = seconds_in_parallel(count, charge, route.limiter)
-    time = f"{count:,} calls take about {_duration(seconds)} in parallel"
+    time = f"{counted(count, 'call takes', 'calls take')} about {_duration(seconds)} in parallel"
     if choice.deadline is not None and seconds > choice.deadline * _SHARE_OF_DEADLINE:
         return Decision(False, f"{time}: too long for {_duration(choice.deadline)}")
     if math.isinf(seconds):
-        return Decision(False, f"{count:,} calls are more than the daily quota")
+        return Decision(
+            False, f"{counted(count, 'call is', 'calls are')} more than the daily quota"
+        )
     if spending is not None and (dear := spending.is_too_dear(call, route, count)):
         return Decision(False, dear)
     return Decision(True, time)

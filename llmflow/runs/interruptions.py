@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from llmflow.batch.live import stepping_aside
+from llmflow.printable import counted
 from llmflow.progress.display import in_notebook
 from llmflow.runs.context import current_run
 
@@ -32,9 +33,12 @@ def tell_results(error: BaseException, done: int, total: int | None) -> None:
         total: of how many; None where that is not known.
     """
     if _is_interrupt(error) and not _is_inside():
-        of = "" if total is None else f" of {total:,}"
+        ended = counted(done, "item is done", "items are done")
+        if total is not None:
+            ended = f"{done:,} of {counted(total, 'item')} {'is' if done == 1 else 'are'} done"
+        each = "is" if done == 1 else "are"
         where = "llmflow.partial_results(sys.last_value)"
-        _tell(error, f"{done:,}{of} items are done, and are in {where}; {_GO_ON}")
+        _tell(error, f"{ended}, and {each} in {where}; {_GO_ON}")
 
 
 def tell_stream(error: BaseException, delivered: int) -> None:
@@ -45,7 +49,8 @@ def tell_stream(error: BaseException, delivered: int) -> None:
         delivered: how many results were handed out.
     """
     if _is_interrupt(error) and not _is_inside():
-        _tell(error, f"{delivered:,} results were handed out, and no more is kept; {_GO_ON}")
+        handed = counted(delivered, "result was", "results were")
+        _tell(error, f"{handed} handed out, and no more is kept; {_GO_ON}")
 
 
 def tell_run(run: Run, error: BaseException | None) -> None:
@@ -65,9 +70,9 @@ def tell_run(run: Run, error: BaseException | None) -> None:
     jobs = sum(1 for each in run.batch_jobs if each.is_active)
     at_provider = ""
     if jobs:
-        noun = "1 batch job goes" if jobs == 1 else f"{jobs:,} batch jobs go"
+        noun = counted(jobs, "batch job goes", "batch jobs go")
         at_provider = f", and {noun} on at the provider"
-    answers = "1 answer is" if totals.answers == 1 else f"{totals.answers:,} answers are"
+    answers = counted(totals.answers, "answer is", "answers are")
     _tell(
         error,
         f"{answers} kept in the run {run.name}{at_provider}; run the same code again, and it "

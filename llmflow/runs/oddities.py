@@ -7,6 +7,7 @@ from typing import Final
 
 from llmflow import errors
 from llmflow.errors import ProviderError
+from llmflow.printable import counted
 
 # The share of cut answers above which the bound is wrong, rather than an answer odd.
 _TOO_MANY: Final = 0.01
@@ -61,9 +62,9 @@ def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str
     """
     parts = []
     if cut:
-        parts.append(f"{_answers(cut)} cut at max_tokens")
+        parts.append(f"{counted(cut, 'answer')} cut at max_tokens")
     if empty:
-        parts.append(f"{empty:,} empty" if cut else f"{_answers(empty)} empty")
+        parts.append(f"{empty:,} empty" if cut else f"{counted(empty, 'answer')} empty")
     lines = [", ".join(parts)] if parts else []
     words = too_many_cut(answers, cut=cut, option=option)
     return lines if words is None else [*lines, words]
@@ -90,7 +91,3 @@ def altered_words(number: int) -> str:
         f"{number:,} rows of its journal were altered on disk: they were not used, their "
         "questions are asked again"
     )
-
-
-def _answers(number: int) -> str:
-    return "1 answer" if number == 1 else f"{number:,} answers"

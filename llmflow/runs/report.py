@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmflow.budget.words import dollars
+from llmflow.printable import counted
 from llmflow.progress.view import Traffic
 from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
@@ -115,13 +116,12 @@ class RunReport(RunStatistics):
         """What its batch jobs came to, in a line or two; empty without any."""
         lines = []
         if self.batch_jobs:
-            jobs = "1 job" if self.batch_jobs == 1 else f"{self.batch_jobs:,} jobs"
-            rounds = "1 round" if self.batch_rounds == 1 else f"{self.batch_rounds:,} rounds"
+            jobs, rounds = counted(self.batch_jobs, "job"), counted(self.batch_rounds, "round")
             left = f", {self.batch_jobs_left:,} still running" if self.batch_jobs_left else ""
-            lines.append(f"batch: {jobs} in {rounds}, {self.batch_rows:,} rows{left}")
+            lines.append(f"batch: {jobs} in {rounds}, {counted(self.batch_rows, 'row')}{left}")
         if self.decisions:
             told = (
-                f"{decision} ({rows:,} rows)" if rows else decision
+                f"{decision} ({counted(rows, 'row')})" if rows else decision
                 for decision, rows in self.decisions.items()
             )
             lines.append(f"decided: {'; '.join(told)}")
@@ -135,8 +135,9 @@ class RunReport(RunStatistics):
         """Return it as a few lines for a person."""
         rate = self.done / self.seconds if self.seconds else 0.0
         who = "run" if self.name is None else f"run {self.name}"
-        calls = "1 call" if self.done == 1 else f"{self.done:,} calls"
-        lines = [f"{who}: {calls} in {duration(self.seconds)} ({per_second(rate)})"]
+        lines = [
+            f"{who}: {counted(self.done, 'call')} in {duration(self.seconds)} ({per_second(rate)})"
+        ]
         if self.done:
             lines.append(self.ways)
         cost = "" if self.money is None else f"; {self.money}"

@@ -10,6 +10,7 @@ from llmflow.errors import (
     ProviderError,
 )
 from llmflow.modes.mode import Call
+from llmflow.printable import counted
 from llmflow.runs.payment import CallPayment, spent_on
 from llmflow.runs.route import Route
 from llmflow.types import Response
@@ -106,8 +107,11 @@ class Spending:
         each = self._estimator(call, route, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:
+            from llmflow.budget.words import dollars
+
             return (
-                f"{count:,} calls cost about ${each.usd * count:,.2f}, and ${left.usd:,.2f} is left"
+                f"{counted(count, 'call costs', 'calls cost')} about {dollars(each.usd * count)}, "
+                f"and {dollars(left.usd)} is left"
             )
         return None
 

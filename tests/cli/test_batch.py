@@ -277,7 +277,7 @@ class TestDetached:
         assert result.code == 0, result.err
         assert "cancelled: " in result.err
         assert states() == ["done", "done"]
-        assert run("cancel", name).err == f"no batch job of {name} goes on\n"
+        assert run("cancel", name).err == f"no batch job of {name} is still running\n"
         kept = orjson.loads(run("runs", "show", name, "--json").out)["totals"]["answers"]
         result = run(*words(sim, "--mode", "parallel", "--json"))
         assert report_of(result)["requests"] == 20 - kept

@@ -236,7 +236,7 @@ class TestReport:
         assert report(remaining=500).lines()[0].startswith("990 of 1,500 answered")
 
     def test_cost_is_shown_where_it_is_known(self) -> None:
-        assert report(cost=1.5).lines()[1].endswith("; cost $1.5000")
+        assert report(cost=1.5).lines()[1].endswith("; cost $1.50")
 
     def test_it_says_that_there_is_no_quota(self) -> None:
         assert "none was set" in report(limits={}, utilisation={}).lines()[2]

@@ -226,7 +226,7 @@ async def test_answers_on_their_way_are_waited_for_after_a_fatal_error_but_not_f
     assert now() == 1.0 + DRAIN_SECONDS
     assert answers.counts.unfinished == 3
     assert caught.value.__notes__ == [
-        "llm.map: of 4 items 1 were answered, 0 failed, 3 have neither"
+        "llm.map: of 4 items 1 was answered, 0 failed, 3 have neither"
     ]
 
 
