@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
-from typing import IO, Any, Final, TypeAlias
+from typing import IO, Any, Final, NamedTuple, Self, TypeAlias
 
 from llmflow.errors import InputError
 from llmflow.rows.reading import (
@@ -21,9 +22,7 @@ from llmflow.rows.reading import (
     reading,
 )
 
-Again: TypeAlias = Callable[[], AbstractContextManager[io.TextIOWrapper]]
-"""How the text is opened once more, at its beginning."""
-_Rows: TypeAlias = Generator[Row, None, int | None]
+_Rows: TypeAlias = Generator[Row, None, "_Span | None"]
 
 # The csv module refuses fields above 131,072 characters: long documents are
 # longer. Some bound must stay, or an unclosed quote would read a whole file into
@@ -52,18 +51,64 @@ def csv_header(open_bytes: Open, how: Reading, default: str) -> tuple[str, ...]:
 
 def csv_rows(open_bytes: Open, how: Reading) -> Rows:
     """Yield one row per record of a file; a short record has None in its last columns."""
-
-    def again() -> AbstractContextManager[io.TextIOWrapper]:
-        return _text(open_bytes, how)
-
     marks = marks_so_far()
-    with again() as text:
+    with _text(open_bytes, how) as text:
         reader = _reader(text, how)
         header = _header(reader, how)
-        rows = _rows(reader, header, how, marks, 0, again)
-        while (end := (yield from rows)) is not None:
-            # Of a record over several lines: those after its first are rows of their own.
-            rows = _rest(again, end, header, how)
+        span = yield from _rows(reader, header, how, marks, recovers=True)
+    if span is None:
+        return
+    # There may be more of the kind: from here on what a record has taken is kept, so that
+    # none of them needs the file from its beginning.
+    with _text(open_bytes, how) as text:
+        lines = _KeptLines(islice(text, span.first, None))
+        lines.forget(span.last - span.first)
+        while span is not None:
+            # Of a record over several lines: those after its first may be rows of their own.
+            begun = span.last
+            if _begins_row(lines.kept, len(header), how):
+                begun = span.first
+                lines.take_back()
+            lines.kept.clear()
+            reader = _reader(lines, how)
+            span = yield from _rows(reader, header, how, marks, begun, lines, recovers=True)
+
+
+class _Span(NamedTuple):
+    """The lines of a record that cannot be read.
+
+    Args:
+        first: the number of its first line, counted from 1.
+        last: the number of its last line.
+    """
+
+    first: int
+    last: int
+
+
+class _KeptLines:
+    """Lines, of which those of the record under way are kept and can be read again."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self.kept: list[str] = []
+        self._lines = lines
+        self._back: deque[str] = deque()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._lines)
+        self.kept.append(line)
+        return line
+
+    def forget(self, count: int) -> None:
+        """Read so many lines, and keep them alone."""
+        self.kept = list(islice(self, count))
+
+    def take_back(self) -> None:
+        """Let the lines that are kept be read once more."""
+        self._back.extendleft(reversed(self.kept))
 
 
 def csv_stream_rows(stream: IO[bytes], how: Reading, default: str) -> Rows:
@@ -75,16 +120,7 @@ def csv_stream_rows(stream: IO[bytes], how: Reading, default: str) -> Rows:
             # Of a pipe, no second line is waited for.
             _find_delimiter(how, first, default)
         reader = _reader(chain(first, text), how)
-        yield from _rows(reader, _header(reader, how), how, marks, 0, None)
-
-
-def _rest(again: Again, skipped: int, header: Sequence[str], how: Reading) -> _Rows:
-    marks = marks_so_far()
-    with again() as text:
-        for _ in islice(text, skipped):
-            pass
-        end = yield from _rows(_reader(text, how), header, how, marks, skipped, again)
-    return end
+        yield from _rows(reader, _header(reader, how), how, marks)
 
 
 def _rows(
@@ -92,8 +128,10 @@ def _rows(
     header: Sequence[str],
     how: Reading,
     marks: int,
-    skipped: int,
-    again: Again | None,
+    skipped: int = 0,
+    lines: _KeptLines | None = None,
+    *,
+    recovers: bool = False,
 ) -> _Rows:
     """Yield the rows of the records to come.
 
@@ -103,10 +141,13 @@ def _rows(
         how: how they are read.
         marks: `marks_so_far` before the text was opened.
         skipped: how many lines came before the reader's first.
-        again: how the text is opened once more; None where it can be read once.
+        lines: the reader's lines, if they are kept; of an unreadable record, those after its
+            first are.
+        recovers: whether the lines of an unreadable record can be read once more.
 
     Returns:
-        After how many lines to go on, with another reader; None at the end.
+        An unreadable record over several lines, after which another reader is to go on; None
+        at the end.
     """
     width, line = len(header), reader.line_num
     while True:
@@ -121,13 +162,16 @@ def _rows(
                 elif values:
                     yield dict.fromkeys(header) | dict(zip(header, values, strict=False))
                 line = reader.line_num
+                if lines is not None:
+                    lines.kept.clear()
             return None
         except csv.Error as error:
-            first: int = skipped + line + 1
-            last = skipped + reader.line_num
-            yield _unreadable(error, first, last, how)
-            if last > first and again is not None and _begins_row(again, first, width, how):
-                return first
+            span = _Span(skipped + line + 1, skipped + reader.line_num)
+            yield _unreadable(error, span, how)
+            if lines is not None:
+                del lines.kept[:1]
+            if span.last > span.first and recovers:
+                return span
             line = reader.line_num
 
 
@@ -144,23 +188,22 @@ def _too_wide(values: list[str], line: int, width: int, how: Reading) -> Row:
     return _bad(values, line, what, how)
 
 
-def _unreadable(error: csv.Error, first: int, last: int, how: Reading) -> Row:
+def _unreadable(error: csv.Error, span: _Span, how: Reading) -> Row:
     remedy = "" if "end of data" not in str(error) else ": a quote is opened and never closed"
-    over = f" (it runs on to line {last})" if last > first else ""
-    message = f"{how.name}, record at line {first}: {error}{remedy}{over}"
-    return how.bad(message, error_from=error, line=first)
+    over = f" (it runs on to line {span.last})" if span.last > span.first else ""
+    message = f"{how.name}, record at line {span.first}: {error}{remedy}{over}"
+    return how.bad(message, error_from=error, line=span.first)
 
 
-def _begins_row(again: Again, skipped: int, width: int, how: Reading) -> bool:
-    """Return whether the line after so many is a whole row by itself.
+def _begins_row(lines: Sequence[str], width: int, how: Reading) -> bool:
+    """Return whether the first of some lines is a whole row by itself.
 
     A quote that is not closed runs on into the rows after it, up to the next quote: these
     are not lost with it. But the lines of a text in quotes are no rows, and must not be asked.
     """
-    if width < 2:
+    if width < 2 or not lines:
         return False  # every line would look like one
-    with again() as text:
-        line = next(islice(text, skipped, None), "")
+    line = lines[0]
     if line.count('"') % 2:
         return False
     try:

@@ -88,6 +88,30 @@ class TestCsv:
         assert [n for n, row in enumerate(rows) if isinstance(row, str)] == [10, 20]
         assert len(rows) == 30
 
+    def test_many_open_quotes_do_not_open_the_file_for_each(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = put(tmp_path / "a.csv", "a,b\n" + '"open,1\nfine,2\n' * 500)
+        opened = 0
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal opened
+            opened += 1
+            return real_open(*arguments, **named)
+
+        real_open = Path.open
+        monkeypatch.setattr(Path, "open", counted)
+        rows = kept(path)
+        assert len(rows) == 1000
+        assert rows[1::2] == [{"a": "fine", "b": "2"}] * 500
+        assert opened < 10
+
+    def test_a_broken_text_after_a_broken_text_leaves_the_rows_after_it(
+        self, tmp_path: Path
+    ) -> None:
+        content = 'a,b\n,"\n\n,"x""y,1\n"""z;\n"q",2\n'
+        assert kept(put(tmp_path / "a.csv", content))[2:] == [{"a": "q", "b": "2"}]
+
     def test_lines_inside_a_broken_quoted_text_are_no_rows(self, tmp_path: Path) -> None:
         content = 'a,b\n"first line\nmore "of" it\nend",1\nx,2\n'
         rows = kept(put(tmp_path / "a.csv", content))
