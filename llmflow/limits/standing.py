@@ -13,7 +13,7 @@ import math
 import threading
 from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
 class Verdict(Enum):
@@ -30,6 +30,16 @@ class Verdict(Enum):
 
 
 Tell: TypeAlias = Callable[[Verdict], None]
+IsGone: TypeAlias = Callable[[], bool]
+
+
+class _Waiter(NamedTuple):
+    tell: Tell
+    is_gone: IsGone
+
+
+def _never() -> bool:
+    return False
 
 
 class Standing:
@@ -55,7 +65,8 @@ class Standing:
         self._doubted_at = -math.inf
         self._cleared_at = -math.inf
         self._prober: object | None = None
-        self._waiting: dict[object, Tell] = {}
+        self._is_gone: IsGone = _never
+        self._waiting: dict[object, _Waiter] = {}
         # Again by its own thread: an abandoned call may be collected at any line.
         self._lock = threading.RLock()
 
@@ -81,7 +92,15 @@ class Standing:
             self.has_worked = True
             self.is_sound = self._prober is None
 
-    def refused(self, call: object, *, sent: float, now: float, probed: bool = False) -> Verdict:
+    def refused(
+        self,
+        call: object,
+        *,
+        sent: float,
+        now: float,
+        probed: bool = False,
+        is_gone: IsGone = _never,
+    ) -> Verdict:
         """Take note of a refusal, and return what follows from it.
 
         Who is told to probe or to wait calls `left` in the end, whatever happens.
@@ -91,6 +110,8 @@ class Standing:
             sent: when it was sent.
             now: the time.
             probed: whether the call was told to probe before.
+            is_gone: whether nobody goes on with the call any more, nor says that it has left:
+                its event loop was closed.
         """
         with self._lock:
             if not self.has_worked:
@@ -99,27 +120,35 @@ class Standing:
                 self.has_worked = self.is_sound = False
                 self._end(Verdict.FINAL)
                 return Verdict.FINAL
+            self.look()
             if self._prober is not None:
                 return Verdict.WAIT
             if sent < self._cleared_at:
                 return Verdict.AGAIN
             self.is_sound = False
             self._doubted_at = now
-            self._prober = call
+            self._prober, self._is_gone = call, is_gone
             return Verdict.PROBE
 
-    def wait(self, call: object, tell: Tell) -> bool:
+    def wait(self, call: object, tell: Tell, is_gone: IsGone = _never) -> bool:
         """Have a call told what comes of the doubt; False if there is none any more.
 
         Args:
             call: a call that was refused with `Verdict.WAIT`.
             tell: called once, from any thread; with `Verdict.PROBE` where it is its turn.
+            is_gone: as in `refused`.
         """
         with self._lock:
             if self._prober is None:
                 return False
-            self._waiting[call] = tell
+            self._waiting[call] = _Waiter(tell, is_gone)
             return True
+
+    def look(self) -> None:
+        """Have another call find out where the one that was to is gone; for whoever waits."""
+        with self._lock:
+            if self._prober is not None and self._is_gone():
+                self._pass_on()
 
     def left(self, call: object) -> None:
         """Take note that a call has ended, or that its attempt has.
@@ -128,14 +157,8 @@ class Standing:
         """
         with self._lock:
             self._waiting.pop(call, None)
-            if call != self._prober:
-                return
-            self._prober = None
-            if not self._waiting:
-                self.is_sound = self.has_worked
-                return
-            self._prober = heir = next(iter(self._waiting))
-            self._waiting.pop(heir)(Verdict.PROBE)
+            if call == self._prober:
+                self._pass_on()
 
     def after_fork(self) -> None:
         """Forget who finds out and who waits: they are the parent's."""
@@ -144,9 +167,20 @@ class Standing:
         self._waiting = {}
         self.is_sound = self.has_worked
 
+    def _pass_on(self) -> None:
+        """Have the next call find out; where nobody waits, the next refusal begins anew."""
+        self._prober = None
+        while (heir := next(iter(self._waiting), None)) is not None:
+            waiter = self._waiting.pop(heir, None)  # it may be collected at this very line
+            if waiter is not None and not waiter.is_gone():
+                self._prober, self._is_gone = heir, waiter.is_gone
+                waiter.tell(Verdict.PROBE)
+                return
+        self.is_sound = self.has_worked
+
     def _end(self, verdict: Verdict) -> None:
         """End the doubt, and tell who waits."""
         self._prober = None
         waiting, self._waiting = self._waiting, {}
-        for tell in waiting.values():
-            tell(verdict)
+        for waiter in waiting.values():
+            waiter.tell(verdict)

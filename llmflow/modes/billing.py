@@ -20,6 +20,7 @@ from llmflow.errors import (
 
 # A gateway has given up; whoever is behind it may not have.
 _GIVEN_UP: Final = (504, 524)
+_NEVER_RUN: Final = (RateLimitError, QuotaExhaustedError)
 # What says that nothing has run, also with a status that says that all is well.
 _REFUSED: Final = (
     AuthenticationError,
@@ -44,6 +45,8 @@ def may_be_billed(error: ProviderError, status: int) -> bool:
         error: what its reply says.
         status: the HTTP status of the reply, whatever is said inside.
     """
+    if isinstance(error, _NEVER_RUN):
+        return False  # whatever the status: it waits, and goes on with what is kept back for it
     if status in _GIVEN_UP:
         return True
     if isinstance(error, ContentFilterError) and error.usage is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final, Protocol
 
 from llmflow.clock import Clock
@@ -23,6 +24,8 @@ PAUSE_SECONDS: Final = 5.0
 FILTERED: Final = "content_filter"
 """The finish reason of an answer that was stopped because of its content."""
 _LONGEST_PAUSE: Final = 60.0
+# Seconds between two looks for a loop that was closed.
+_LOOK_AFTER: Final = 1.0
 _PAGES: Final = ("<!doctype", "<html", "<head")
 _PAGE_BYTES: Final = 256
 _OF_AN_INPUT: Final = (400, 403)
@@ -69,7 +72,13 @@ class Refusals:
         if not is_of_all(error):
             raise error
         now = self._clock.monotonic()
-        verdict = standing.refused(call, sent=sent, now=now, probed=call.probed)
+        verdict = standing.refused(
+            call,
+            sent=sent,
+            now=now,
+            probed=call.probed,
+            is_gone=asyncio.get_running_loop().is_closed,
+        )
         if verdict is Verdict.FINAL:
             if call.probed:  # whoever waits need not find it out, too
                 self._limiter.refuse(error, seconds=0.0)
@@ -94,14 +103,15 @@ class Refusals:
         told: asyncio.Future[Verdict] = loop.create_future()
 
         def tell(verdict: Verdict) -> None:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop was closed a moment ago
                 loop.call_soon_threadsafe(_tell, told, verdict)
-            except RuntimeError:  # the loop is closed: nobody will send this call
-                standing.left(call)
 
-        if not standing.wait(call, tell):
+        if not standing.wait(call, tell, loop.is_closed):
             return Verdict.AGAIN if standing.has_worked else Verdict.FINAL
-        return await told
+        while not told.done():
+            await asyncio.wait((told,), timeout=_LOOK_AFTER)
+            standing.look()  # who was to find out may have been another loop's, which is closed
+        return told.result()
 
 
 def is_page(reply: WireReply) -> bool:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmflow.errors import ContentFilterError, ProviderError
+from llmflow.errors import (
+    ContentFilterError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+)
 from llmflow.modes.mode import Payment, Second
 from llmflow.types import Response
 
@@ -74,6 +79,9 @@ class CallPayment(Payment):
         self.note(error)
         if self.billed:
             self._spend()
+        elif self._ledger.budget.requests is not None and _is_a_spent_request(error):
+            # At once: it may wait for another call, which needs a request to go on.
+            self._settle(0.0, 0.0)
 
     async def renew(self) -> None:
         """Keep back what the next request may cost.
@@ -81,11 +89,8 @@ class CallPayment(Payment):
         Raises:
             BudgetExceededError: it does not fit any more.
         """
-        if self.reservation is not None:
-            if self._ledger.budget.requests is None:
-                return  # what has not run leaves its reserve to the next one
-            self._settle(0.0, 0.0)
-        await self._reserve()
+        if self.reservation is None:  # else what has not run leaves its reserve to the next one
+            await self._reserve()
 
     async def go_live(self) -> None:
         """Keep back what a live call may cost, in place of a row of a batch job.
@@ -201,6 +206,12 @@ class _Beside(Second):
 
     def _abandon(self) -> None:
         self.close(charged=self.may_have_run)
+
+
+def _is_a_spent_request(error: ProviderError) -> bool:
+    """Whether a request that failed counts as one, and has cost nothing else."""
+    waited_for = isinstance(error, RateLimitError | QuotaExhaustedError)
+    return not waited_for and spent_on(error) == (0.0, 0.0)
 
 
 def spent_on(error: ProviderError) -> tuple[float | None, float | None]:

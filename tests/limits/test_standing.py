@@ -90,3 +90,34 @@ def test_what_was_confirmed_elsewhere_has_worked() -> None:
     standing = Standing()
     standing.confirm()
     assert standing.refused(1, sent=0.0, now=0.1) is Verdict.PROBE
+
+
+def test_thousands_whose_loop_was_closed_are_passed_over() -> None:
+    standing = working()
+    assert standing.refused(1, sent=1.0, now=1.1) is Verdict.PROBE
+    told = Told(standing)
+    for call in range(2, 3000):
+        standing.wait(call, lambda verdict: None, is_gone=lambda: True)
+    told.wait(3000)
+    standing.left(1)
+    assert told.verdicts == {3000: Verdict.PROBE}
+    standing.left(3000)
+    assert standing.is_sound
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    standing = working()
+    gone = False
+    standing.refused(1, sent=1.0, now=1.1, is_gone=lambda: gone)
+    told = Told(standing)
+    told.wait(2)
+    standing.look()
+    assert not told.verdicts
+    gone = True
+    standing.look()
+    assert told.verdicts == {2: Verdict.PROBE}
+    standing.left(2)
+    gone = False
+    assert standing.refused(3, sent=2.0, now=2.1, is_gone=lambda: gone) is Verdict.PROBE
+    gone = True
+    assert standing.refused(4, sent=2.0, now=2.1) is Verdict.PROBE

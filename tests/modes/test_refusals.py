@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from llmflow import LLM
+from llmflow import LLM, Budget, Run
 from llmflow.errors import (
     AuthenticationError,
+    BudgetExceededError,
     ContentFilterError,
     ModelNotFoundError,
     ProviderError,
@@ -203,3 +204,79 @@ async def test_a_map_survives_one_refusal_of_the_key_and_not_two() -> None:
     llm = LLM(ScriptedProvider([*script, no], default="fine"))
     with pytest.raises(AuthenticationError):
         await llm.map(map(str, range(10)), concurrency=1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("requests", "answered"), [(3, 0), (4, 1), (5, 2)])
+async def test_calls_that_wait_for_a_probe_keep_no_request_from_it(
+    requests: int, answered: int
+) -> None:
+    refused: list[str] = []
+
+    def reply(request: Request) -> str | ProviderError:
+        prompt = request.messages[0]["content"]
+        if prompt == "first" or prompt in refused:
+            return "fine"
+        refused.append(prompt)
+        return AuthenticationError("no", status=401)
+
+    llm = LLM(ScriptedProvider(default=reply, latency=1.0))
+    async with Run(budget=Budget(requests=requests)) as run:
+        await llm.complete("first")
+        calls = asyncio.gather(llm.complete("a"), llm.complete("b"), return_exceptions=True)
+        outcomes = await asyncio.wait_for(calls, 600.0)
+        assert sum(isinstance(each, Response) for each in outcomes) == answered
+        assert sum(isinstance(each, BudgetExceededError) for each in outcomes) == 2 - answered
+        assert run.ledger is not None
+        assert run.ledger.spent.requests == requests
+
+
+def _refusing_once(prompts: set[str]) -> LLM:
+    def reply(request: Request) -> str | ProviderError:
+        prompt = request.messages[0]["content"]
+        if prompt not in prompts:
+            return "fine"
+        prompts.remove(prompt)
+        return AuthenticationError("no", status=401)
+
+    return LLM(ScriptedProvider(default=reply))
+
+
+def test_a_probe_whose_loop_was_closed_is_made_by_the_next_refused_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmflow.modes.refusals.PAUSE_SECONDS", 0.5)
+    llm = _refusing_once({"a", "b"})
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(llm.complete("first"))
+    prober = loop.create_task(llm.complete("a"))
+    prober._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(asyncio.sleep(0.1))
+    assert not prober.done()
+    loop.close()
+
+    async def ask() -> Response:
+        return await asyncio.wait_for(llm.complete("b"), 60.0)
+
+    assert asyncio.run(ask()).attempts == 2
+
+
+def test_a_probe_whose_loop_is_closed_meanwhile_is_made_by_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmflow.modes.refusals.PAUSE_SECONDS", 0.5)
+    llm = _refusing_once({"a", "b"})
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(llm.complete("first"))
+    prober = loop.create_task(llm.complete("a"))
+    prober._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(asyncio.sleep(0.1))
+
+    async def ask() -> Response:
+        waiting = asyncio.ensure_future(llm.complete("b"))
+        await asyncio.sleep(0.2)
+        loop.close()
+        return await asyncio.wait_for(waiting, 60.0)
+
+    assert asyncio.run(ask()).attempts == 2
+    assert not prober.done()

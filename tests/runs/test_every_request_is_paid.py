@@ -168,6 +168,7 @@ class TestAttempts:
         (ServerError("said in the body"), 200, True),
         (BadReplyError("HTML"), 200, True),
         (RateLimitError("said in the body"), 200, False),
+        (RateLimitError("behind a gateway"), 504, False),
         (AuthenticationError("no"), 401, False),
     ],
 )
