@@ -16,6 +16,7 @@ import pytest
 from llmflow import transport
 from llmflow.errors import BadReplyError, ConnectionFailedError
 from llmflow.transport import Timeout
+from llmflow.transport.connections import Line
 from llmflow.types import WireRequest
 
 Behaviour = Callable[["Server", asyncio.StreamWriter, int, bytes], Awaitable[None]]
@@ -255,3 +256,17 @@ async def test_a_reply_s_reason_may_be_long() -> None:
 
     async with Server(behave) as server:
         assert await server.ask("question") == "question"
+
+
+async def test_a_connection_that_the_next_request_has_already_is_kept() -> None:
+    """It is released when the last byte comes, and another task may run first."""
+    line = Line(asyncio.get_running_loop())
+    first = line.expect_reply("POST")
+    line.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab")
+    second = line.expect_reply("POST")
+    line.replied(first)
+    line.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\ncd")
+    assert not line.spoke
+    line.replied(second)
+    line.data_received(b"HTTP/1.1 200 OK\r\n")
+    assert line.spoke

@@ -37,14 +37,15 @@ _LIMITS: Final[dict[str, Any]] = {
 class Line(ResponseHandler):
     """One connection's protocol: it notes what comes while nothing is asked."""
 
-    asks = False
-    """Whether a request is out on it whose reply is not whole."""
-    used = False
+    asks = 0
+    """The number of the request that is out on it and whose reply is not whole; 0 if none is."""
+    used = 0
     spoke = False
 
-    def expect_reply(self, method: str, *, decompressed: bool = True) -> None:
-        """Begin to read a reply: a request is about to go out."""
-        self.asks = self.used = True
+    def expect_reply(self, method: str, *, decompressed: bool = True) -> int:
+        """Begin to read a reply: a request is about to go out. Return its number."""
+        self.used += 1
+        self.asks = self.used
         self.set_response_params(
             skip_payload=method == "HEAD",
             read_until_eof=True,
@@ -52,6 +53,12 @@ class Line(ResponseHandler):
             read_bufsize=_READ_AT_ONCE,
             **_LIMITS,
         )
+        return self.asks
+
+    def replied(self, number: int) -> None:
+        """Note that a reply is whole; the next request may be out on it already."""
+        if self.asks == number:
+            self.asks = 0
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server."""

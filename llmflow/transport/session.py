@@ -113,7 +113,7 @@ class Session:
             phase = "waiting"
             if sending is not None:
                 sending.in_flight = True
-            line = _expect_reply(connection, wire.method)
+            line, number = _expect_reply(connection, wire.method)
             reply = await request.send(connection)
             await reply.start(connection)
             phase = "reading"
@@ -121,7 +121,7 @@ class Session:
                 _end(first, start)
                 start = None
             content = await _content(reply)
-            line.asks = False
+            line.replied(number)
         except BaseException as error:
             if reply is not None:
                 reply.close()
@@ -174,7 +174,7 @@ class Session:
                     pace.wait()
                 else:
                     pace.send()
-                line = _expect_reply(connection, wire.method, decompressed=path is None)
+                line, number = _expect_reply(connection, wire.method, decompressed=path is None)
                 reply = await request.send(connection)
                 await reply.start(connection)
                 pace.read()
@@ -186,7 +186,7 @@ class Session:
                         await save(reply.content, path, pace, intake)
                     else:
                         content = intake.whole(await _content(reply), _LARGEST_REPLY)
-                line.asks = False
+                line.replied(number)
         except BaseException as error:
             pace.stop()
             if reply is not None:
@@ -252,11 +252,12 @@ def _end(watch: Watch | None, wait: Wait | None) -> bool:
     return watch is not None and wait is not None and watch.end(wait)
 
 
-def _expect_reply(connection: Connection, method: str, *, decompressed: bool = True) -> Line:
+def _expect_reply(
+    connection: Connection, method: str, *, decompressed: bool = True
+) -> tuple[Line, int]:
     line = connection.protocol
     assert isinstance(line, Line)
-    line.expect_reply(method, decompressed=decompressed)
-    return line
+    return line, line.expect_reply(method, decompressed=decompressed)
 
 
 async def _content(reply: ClientResponse) -> bytes:
