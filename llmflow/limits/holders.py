@@ -32,6 +32,9 @@ class Holders(Generic[_T]):
         """Note that a call of this loop holds something."""
         of_loop = self._held.get(loop)
         if of_loop is None:
+            # A program may begin a loop for every call: those that left nothing are forgotten.
+            for other in [each for each, has in self._held.items() if not has and each.is_closed()]:
+                del self._held[other]
             of_loop = self._held[loop] = set()
         of_loop.add(held)
 

@@ -8,12 +8,14 @@ import itertools
 import os
 import signal
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llmflow import Limiter, Quota
+from llmflow import Budget, Limiter, Quota
+from llmflow.budget import Estimate, Ledger
 from llmflow.errors import TooLargeForLimitError
 from llmflow.limits.bucket import burst_capacity
 from llmflow.testing import VirtualLoop
@@ -777,3 +779,23 @@ class TestALoopThatIsClosedWithCallsInFlight:
 
         asyncio.run(after())
         assert limiter.statistics().in_flight == 0
+
+
+def test_loops_that_were_closed_with_nothing_in_flight_are_forgotten() -> None:
+    limiter, ledger = Limiter(), Ledger(Budget(usd=1))
+
+    async def one_call() -> None:
+        reservation = await ledger.reserve(Estimate(usd=0.01))
+        async with await limiter.acquire() as permit:
+            permit.settle()
+        reservation.release()
+
+    loops = []
+    for _ in range(20):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(one_call())
+        loop.close()
+        loops.append(weakref.ref(loop))
+    del loop
+    gc.collect()
+    assert sum(each() is not None for each in loops) <= 2
