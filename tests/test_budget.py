@@ -290,6 +290,29 @@ class TestWaiting:
             under_way.settle(usd=0.25)
         assert ledger.remaining().usd == 0.75
 
+    def test_what_a_job_goes_on_with_is_kept_without_waiting_for_the_ledger(self) -> None:
+        # Also told while the collector ends a call in the middle of another one's accounting.
+        ledger = Ledger(Budget(usd=1))
+
+        async def main() -> Reservation:
+            return granted(ledger)
+
+        kept = asyncio.run(main())
+
+        def detach_within() -> None:
+            with ledger._lock:
+                ledger.detach(kept)
+                ledger._sweep()  # the loop is closed
+
+        thread = threading.Thread(target=detach_within, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert ledger.state().under_way == 1
+        assert kept.loop is None
+        kept.settle(usd=0.25)
+        assert ledger.remaining().usd == 0.75
+
     @pytest.mark.parametrize("need", [1.0, 1.9])
     def test_a_waiter_of_a_closed_loop_keeps_nobody_from_going(self, need: float) -> None:
         ledger = Ledger(Budget(usd=2))

@@ -26,6 +26,8 @@ _UNTIDY: Final = 64
 _LATE: Final = 0.01
 # Seconds between two looks for loops that were closed.
 _LOOK_AFTER: Final = 1.0
+# In place of what was spent: the reservation goes on without its loop.
+_DETACHED: Final = Spent()
 
 
 class Ledger:
@@ -144,12 +146,12 @@ class Ledger:
         return reservation
 
     def detach(self, reservation: Reservation) -> None:
-        """Keep a reservation beyond its call's loop: it is for a row of a batch job."""
-        with self._lock:
-            if reservation.loop is not None:
-                self._placed.discard(reservation.loop, reservation)
-            reservation.loop = reservation.abandoned = None
-        self._tidy()
+        """Keep a reservation beyond its call's loop: it is for a row of a batch job.
+
+        Never waits for the lock, as `end`.
+        """
+        reservation.abandoned = _nothing
+        self.end(reservation, _DETACHED)
 
     @property
     def spent(self) -> Spent:
@@ -327,6 +329,11 @@ class Ledger:
     def _settle_ended(self) -> None:
         while self._ended:
             reservation, spent = self._ended.popleft()
+            if spent is _DETACHED:
+                if reservation.loop is not None:
+                    self._placed.discard(reservation.loop, reservation)
+                reservation.loop = None
+                continue
             state, reservation.state = reservation.state, OVER
             if state == GRANTED:
                 if reservation.loop is not None:
@@ -425,6 +432,10 @@ class Ledger:
                 limit=limit,
             )
         )
+
+
+def _nothing() -> None:
+    """End nothing: what was kept is for a row of a job, whatever becomes of its call's loop."""
 
 
 def _now() -> float:
