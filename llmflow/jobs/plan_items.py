@@ -45,9 +45,13 @@ def emptiness(prompt: Any) -> Callable[[Any, Any], bool]:
     if not isinstance(template, PromptTemplate):
         return lambda _, made: isinstance(made, str) and not made.strip()
     is_blank = template.is_blank
-    return lambda item, _: (
-        is_blank(item) if isinstance(item, Mapping) else isinstance(item, str) and not item.strip()
-    )
+
+    def is_empty(item: Any, _: Any) -> bool:
+        if type(item) is dict or isinstance(item, Mapping):
+            return is_blank(item)
+        return isinstance(item, str) and not item.strip()
+
+    return is_empty
 
 
 def checked_llm(llm: Any) -> LLM:

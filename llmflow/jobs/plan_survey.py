@@ -148,6 +148,14 @@ class Survey:
         """Those that are left to ask, by the tier of their price."""
         self._llm, self._provider = llm, llm.provider
         self._make_prompt, self._is_empty = make_prompt, is_empty
+        # As `llmflow.runs.route.Route` has it, without the call that it would be.
+        provider = llm.provider
+        self._encode: Any = getattr(provider, "encode", None)
+        self._asks = {
+            "provider": provider.name,
+            "endpoint": server_of(provider),
+            "model": provider.model,
+        }
         self._lookup = lookup
         self._tiers, self._most = tiers, max_input_tokens
         self._retry_failed, self._cache = retry_failed, cache
@@ -344,16 +352,9 @@ class Survey:
         return len(groups) > 1 and groups[1] is not self.known
 
     def _fingerprint(self, request: Request) -> bytes:
-        provider = self._provider
-        # As `llmflow.runs.route.Route` has it, without the call that it would be.
-        encode = getattr(provider, "encode", None)
+        encode = self._encode
         body = canonical(request) if encode is None else encode(request).body
-        return fingerprint(
-            provider=provider.name,
-            endpoint=server_of(provider),
-            model=provider.model,
-            body=body,
-        )
+        return fingerprint(body=body, **self._asks)
 
     def _offer(self, index: int, question: Question) -> None:
         """Keep a question if its place is among the lowest ones so far."""

@@ -27,11 +27,13 @@ def json_rows(lines: Iterable[Line], how: Reading) -> Rows:
 
     NaN and Infinity are read as null, and half of a surrogate pair as U+FFFD.
     """
-    loads, risky = orjson.loads, _RISKY
-    for number, line in enumerate(_without_bom(lines, how), 1):
+    loads, risky, least, most = orjson.loads, _RISKY, -_LARGEST, _LARGEST
+    for number, line in enumerate(lines, 1):
         try:
             row = loads(line)
         except orjson.JSONDecodeError as error:
+            if number == 1:  # JSON never begins with a mark: it is looked for only here
+                line = _without_mark(line, how)  # noqa: PLW2901
             if not line.strip():
                 continue
             row = _read_leniently(line, number, how, error)
@@ -40,7 +42,8 @@ def json_rows(lines: Iterable[Line], how: Reading) -> Rows:
                 continue
         if type(row) is dict:
             for value in row.values():
-                if type(value) in risky:
+                kind = type(value)
+                if kind in risky and (kind is not float or not least < value < most):
                     row = _with_all_digits(row, line)
                     break
             yield row
@@ -74,7 +77,10 @@ def line_rows(
 ) -> Rows:
     """Yield the rows of a file of lines, which is closed at the end."""
     with reading(how.name), open_bytes() as raw:
-        yield from _of_stream(raw, how, rows)
+        if how.encoding is None:  # one generator less to go through
+            yield from rows(raw, how)
+        else:
+            yield from _of_stream(raw, how, rows)
 
 
 def stream_rows(stream: IO[bytes], how: Reading, kind: str | None = None) -> Rows:
@@ -127,14 +133,16 @@ def _without_bom(lines: Iterable[Line], how: Reading) -> Iterable[Line]:
     """Return the lines without the mark that some editors put first."""
     rest = iter(lines)
     first = next(rest, None)
-    if first is None:
-        return ()
-    if isinstance(first, str):
-        return chain((first.removeprefix("\ufeff"),), rest)
-    if first.startswith(_WIDE_BOMS):
+    return () if first is None else chain((_without_mark(first, how),), rest)
+
+
+def _without_mark(line: Line, how: Reading) -> Line:
+    if isinstance(line, str):
+        return line.removeprefix("\ufeff")
+    if line.startswith(_WIDE_BOMS):
         # Of such a file no line can be read.
         raise InputError(f"{how.name}, line 1: {how.not_text}")
-    return chain((first.removeprefix(BOM),), rest)
+    return line.removeprefix(BOM)
 
 
 def _decoded(line: Line) -> str | None:

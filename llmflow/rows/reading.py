@@ -25,6 +25,7 @@ BOM: Final = b"\xef\xbb\xbf"
 MARK: Final = "\udcff"
 """What stands in decoded text for bytes that are none: no valid text holds it."""
 _SHOWN: Final = 1_000
+_BUFFER: Final = 1 << 17
 _HANDLER: Final = "llmflow-mark"
 
 
@@ -138,7 +139,7 @@ def opener(path: Path) -> Open:
     """Return how to open a file's bytes; ``.gz`` is unpacked on the way."""
     if path.suffix.lower() == ".gz":
         return lambda: cast("IO[bytes]", gzip.open(path, "rb"))
-    return lambda: path.open("rb")
+    return lambda: path.open("rb", buffering=_BUFFER)
 
 
 @contextmanager

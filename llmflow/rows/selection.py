@@ -43,7 +43,14 @@ class Selection:
         skip_empty: whether rows with nothing in their prompt fields are left out.
     """
 
-    __slots__ = ("skips_bad", "skips_empty", "template")
+    __slots__ = ("prompt", "skips_bad", "skips_empty", "template")
+
+    prompt: Callable[[Mapping[str, Any], int], str | LeftOut]
+    """Returns a row's prompt, or why it is left out, by the row and its index.
+
+    Raises:
+        InputError: no prompt can be made of it, and that is a failure.
+    """
 
     def __init__(
         self,
@@ -55,13 +62,10 @@ class Selection:
         self.template = template
         self.skips_bad = on_bad_row == "skip"
         self.skips_empty = skip_empty
+        # Every row passes here: where nothing is left out, nothing comes in between.
+        self.prompt = self._select if self.skips_bad or skip_empty else template.render
 
-    def prompt(self, row: Mapping[str, Any], index: int) -> str | LeftOut:
-        """Return a row's prompt, or why it is left out.
-
-        Raises:
-            InputError: no prompt can be made of it, and that is a failure.
-        """
+    def _select(self, row: Mapping[str, Any], index: int) -> str | LeftOut:
         if self.skips_empty and self.template.is_blank(row):
             return LeftOut(empty=True, reason=f"row {index}: nothing in its prompt fields")
         try:

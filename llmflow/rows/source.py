@@ -97,7 +97,11 @@ class RowSource:
         rows, ahead = self._begin(), self._ahead
         self._ahead = []
         try:
-            found = islice(chain(ahead, rows), self._limit)
+            found = (
+                rows
+                if self._limit is None and not ahead
+                else islice(chain(ahead, rows), self._limit)
+            )
             first = next(found, None)
             if first is None:
                 raise InputError(f"{self.name} has no rows")

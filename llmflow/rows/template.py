@@ -53,13 +53,15 @@ class PromptTemplate:
 
     """
 
-    __slots__ = ("_fields", "_pieces", "fields", "text")
+    __slots__ = ("_fields", "_only", "_pieces", "fields", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         # Literals at even places, None where a field's value goes.
         self._pieces, found = _compile(text)
         self._fields = tuple((2 * i + 1, field.text, field) for i, field in enumerate(found))
+        name = found[0].text if len(found) == 1 else None
+        self._only = (name, self._pieces[0], self._pieces[-1])
         self.fields: tuple[str, ...] = tuple(dict.fromkeys(field.text for field in found))
         if not found:
             raise InputError(
@@ -67,7 +69,7 @@ class PromptTemplate:
                 "Put a field's name in braces, such as {text}."
             )
 
-    def render(self, row: Mapping[str, Any], *, index: int | None = None) -> str:
+    def render(self, row: Mapping[str, Any], index: int | None = None) -> str:
         """Return the prompt for one row.
 
         Args:
@@ -81,6 +83,9 @@ class PromptTemplate:
         """
         if type(row) is BadRow:
             raise row.error
+        name, before, after = self._only
+        if name is not None and type(value := row.get(name)) is str:  # most prompts, most rows
+            return before + value + after
         pieces = self._pieces.copy()
         for place, name, field in self._fields:
             try:
@@ -138,6 +143,9 @@ class PromptTemplate:
         >>> PromptTemplate("{a} {b}").is_blank({"a": " ", "b": None})
         True
         """
+        name = self._only[0]
+        if name is not None and type(value := row.get(name)) is str:
+            return (not value or value.isspace()) and type(row) is not BadRow
         try:
             found = self.values(row)
         except InputError:
