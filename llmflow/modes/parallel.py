@@ -342,6 +342,10 @@ class ParallelMode:
                 return await self._client.complete(request, timeout=seconds)
         except TimeoutError as error:
             raise RequestTimeoutError(f"no answer within {seconds:g} s") from error
+        except ProviderError as error:
+            if error.status is not None:
+                error.may_be_billed = may_be_billed(error, error.status)
+            raise
 
     def _pause(
         self, call: _Call, permit: Permit, rejection: RateLimitError | QuotaExhaustedError

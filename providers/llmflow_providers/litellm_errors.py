@@ -319,7 +319,9 @@ def _from_transport(
     names = {name for each in chain for name in _names(each)}
     text = _text(chain[-1], where) or type(chain[-1]).__name__
     if names & _NOT_CONNECTED:
-        return errors.ConnectionFailedError(f"cannot connect: {text}")
+        failure = errors.ConnectionFailedError(f"cannot connect: {text}")
+        failure.may_be_billed = False  # nothing was sent
+        return failure
     if names & _SLOW:
         return errors.RequestTimeoutError(f"no answer in time: {text}")
     if names & _NOT_HTTP and "ClientPayloadError" not in names:

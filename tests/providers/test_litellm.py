@@ -685,14 +685,16 @@ async def test_an_error_of_before_is_not_taken_for_the_present_one() -> None:
 
 
 async def test_no_connection_is_told_from_a_broken_one() -> None:
-    with pytest.raises(errors.ConnectionFailedError, match="cannot connect"):
+    with pytest.raises(errors.ConnectionFailedError, match="cannot connect") as caught:
         await LiteLLMProvider("openai/m", base_url="http://127.0.0.1:9/v1", api_key=KEY).complete(
             ask(), timeout=5
         )
+    assert not caught.value.may_be_billed
     async with serving() as server:
         server.breaks = True
-        with pytest.raises(errors.ConnectionFailedError, match="broke"):
+        with pytest.raises(errors.ConnectionFailedError, match="broke") as caught:
             await provider(server).complete(ask(), timeout=60)
+        assert caught.value.may_be_billed
 
 
 @pytest.mark.parametrize("vendor", ["openai", "hosted_vllm"])

@@ -117,6 +117,13 @@ class TestAttempts:
         assert came == "ok"
         assert spent.usd == pytest.approx(10)
 
+    def test_a_200_without_an_answer_has_run_with_a_client_of_its_own_too(self) -> None:
+        each = reserve()
+        failure = ServerError("the answer ended with finish_reason 'error'", status=200)
+        spent, came = run_virtual(spent_by([failure, used()]))
+        assert came == "ok"
+        assert spent.usd == pytest.approx(each + 10)
+
     def test_the_next_one_needs_as_much_again(self) -> None:
         each = reserve()
 
