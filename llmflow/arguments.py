@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from typing import Any, Final, ParamSpec, TypeVar
 
-from llmflow.errors import UnknownArgumentError, redact
+from llmflow.errors import UnknownArgumentError, UsageError, redact
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -56,6 +56,20 @@ _MEANT: Final = {
 }
 """What to write for names that other libraries have, and for those of value objects."""
 
+_SAME: Final = {
+    **dict.fromkeys(("dollars", "cost", "max_cost", "max_usd", "limit"), ("usd",)),
+    **dict.fromkeys(
+        ("max_retries", "retries", "max_attempts", "tries"), ("attempts", "max_retries")
+    ),
+    **dict.fromkeys(("requests", "requests_per_minute", "rps"), ("rpm",)),
+    **dict.fromkeys(("tokens", "tokens_per_minute"), ("tpm",)),
+    **dict.fromkeys(("concurrency", "max_workers"), ("max_concurrent", "concurrency_limit")),
+    "seconds": ("total",),
+    "items": ("requests",),
+    "rows": ("requests",),
+}
+"""What other libraries call arguments of ours: where one of these is taken, it was meant."""
+
 # Names that a provider's body may have, too: not refused where nobody knows its fields.
 _ALSO_A_PROVIDERS: Final = frozenset({"store", "name"})
 
@@ -78,8 +92,9 @@ def refuse(
         fields: whether there is an ``options`` for other fields of the provider.
     """
     own = list(own)
-    near = _nearest(name, [*own, *known]) or _nearest(name, BELONGS)
-    if name in BELONGS and near in own:
+    same = [each for each in _SAME.get(name, ()) if each in own]
+    near = same[0] if same else _nearest(name, [*own, *known]) or _nearest(name, BELONGS)
+    if same or (name in BELONGS and near in own):
         remedy = f"did you mean {near!r}?"
     elif name in BELONGS:
         near, remedy = None, _belongs(name)
@@ -102,13 +117,14 @@ def belongs_elsewhere(name: str) -> bool:
 
 
 def checked_arguments(
-    place: str = "", *, first: str | None = None
+    place: str = "", *, first: str | None = None, text: str | None = None
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Have a function name what is wrong with arguments that it does not take.
 
     Args:
         place: what it is called in messages; by default the class that it is in.
         first: the name that a first value without one is probably meant for.
+        text: what to write instead, where that value is a text.
     """
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -122,6 +138,8 @@ def checked_arguments(
         @functools.wraps(function)
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             if len(args) > most:
+                if text is not None and isinstance(args[most], str):
+                    raise UnknownArgumentError(f"{where} takes no text there: write {text}")
                 named = names[most:] if first is None else (first, *names[most:])
                 raise by_name(where, names[own:most], dict.fromkeys(named), args[most:])
             if not kwargs.keys() <= known:
@@ -168,6 +186,28 @@ def by_name(
     write = place.replace("...", ", ".join(words))
     what = "the rest" if positional else "its values"
     return UnknownArgumentError(f"{place} takes {what} by name: write {write}")
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return what is True or False.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False; got {redact(repr(value))}")
+    return value
+
+
+def checked_total(value: Any) -> int | None:
+    """Return how many calls or items there will be; None where nobody knows.
+
+    Raises:
+        UsageError: it is no whole number of at least 0.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise UsageError(f"total must be a whole number, such as len(items); got {value!r}")
+    return value
 
 
 def _shown(value: Any) -> str:

@@ -124,13 +124,24 @@ def as_messages(prompt: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
         raise InputError(
             f"the prompt must be a text or a list of messages; got {type(prompt).__name__}"
+            f"{_instead(prompt)}"
         )
     if not prompt or not all(isinstance(each, Mapping) and "role" in each for each in prompt):
         raise InputError(
             "the prompt must be a text, or a list of messages with 'role' and 'content', "
-            'such as [{"role": "user", "content": "Hello"}]'
+            f'such as [{{"role": "user", "content": "Hello"}}]{_instead(prompt)}'
         )
     return tuple(prompt)
+
+
+def _instead(prompt: Any) -> str:
+    """Return what was probably meant."""
+    if isinstance(prompt, Mapping):
+        return "; put the message into a list: [message]" if "role" in prompt else ""
+    texts = isinstance(prompt, Sequence) and prompt and all(isinstance(x, str) for x in prompt)
+    if texts or hasattr(prompt, "to_frame") or hasattr(prompt, "columns"):
+        return "; for many at once: llm.map_sync(items, prompt=...), or await llm.map(...)"
+    return ""
 
 
 def checked_max_tokens(value: int | None) -> int | None:

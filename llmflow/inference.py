@@ -85,6 +85,10 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         fallback: Fallback | None = None,
         validate: Validate | None = None,
     ) -> None:
+        if isinstance(max_retries, str | LLM):
+            raise UsageError(
+                f"{type(self).__name__} takes the LLM by name: write {type(self).__name__}(llm=...)"
+            )
         super().__init__(
             max_retries,
             wait,

@@ -108,7 +108,7 @@ class LLM(Mappable, Copying):
         ConfigurationError: a setting or the file is wrong, or nobody knows the model's provider.
     """
 
-    @checked_arguments()
+    @checked_arguments(text="llm = LLM(model), and then llm.run(prompt), or await llm(prompt)")
     def __init__(
         self,
         model: str | Provider,
@@ -142,7 +142,9 @@ class LLM(Mappable, Copying):
                 f"quota must be a Quota, such as Quota(rpm=500); got {quota!r}"
             )
         if retry is not None and not isinstance(retry, Retry):
-            raise ConfigurationError(f"retry must be a Retry; got {retry!r}")
+            raise ConfigurationError(
+                f"retry must be a Retry, such as Retry(attempts=3); got {retry!r}"
+            )
         checked_batch(batch)
         if hedge is not None and not isinstance(hedge, Hedge):
             raise ConfigurationError(f"hedge must be a Hedge, such as Hedge(); got {hedge!r}")
@@ -160,7 +162,9 @@ class LLM(Mappable, Copying):
         else:
             provider = checked(model)
         if price is not None and not isinstance(price, Price):
-            raise ConfigurationError(f"price must be a Price; got {price!r}")
+            raise ConfigurationError(
+                f"price must be a Price, such as Price(input=1, output=2); got {price!r}"
+            )
         self._price = price
         self.provider: Provider = provider
         self.system = system

@@ -10,7 +10,7 @@ from llmflow.errors import ConfigurationError
 from llmflow.types import parse_amount
 
 
-@values_by_name()
+@values_by_name("requests")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """How calls become batch jobs, and how those are looked after.

@@ -53,6 +53,8 @@ def check_node(node: object) -> None:
             f"a >> b - {node.action!r} >> c does not mean what it seems to: give the "
             f"transition a line of its own, as in  a >> b  and  b - {node.action!r} >> c"
         )
+    if isinstance(node, type) and issubclass(node, BaseNode):
+        raise TypeError(f"{node.__name__} is a class and no node: write {node.__name__}()")
     raise TypeError(f"a node or None (the end) must follow >>; got {node!r}")
 
 
@@ -86,6 +88,19 @@ class BaseNode:
 
     params: dict[str, Any]
     successors: dict[Any, BaseNode | None]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return
+        for hook in ("prep", "exec", "post"):
+            twin = f"{hook}_async"
+            # An async node has both, and says itself which of them it never calls.
+            if twin in cls.__dict__ and not any(twin in base.__dict__ for base in cls.__mro__[1:]):
+                warn_user(
+                    f"{cls.__name__}.{twin} is never called, because {cls.__name__} is not async: "
+                    f"make it an async node, or write `def {hook}`"
+                )
 
     def __init__(self) -> None:
         self.params = {}

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
 
 from llmflow.errors import UsageError
 from llmflow.mapping.pump import Pump
@@ -14,6 +14,10 @@ from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_strea
 from llmflow.mapping.work import Prepared, Work
 
 CollectedT = TypeVar("CollectedT")
+_INSTEAD: Final = (
+    "`async for result in llm.map(...)`, or `(await llm.map(...))`, or without async "
+    "`llm.map_sync(...)`"
+)
 
 
 class Answers(Generic[ItemT, CollectedT]):
@@ -32,7 +36,7 @@ class Answers(Generic[ItemT, CollectedT]):
         self._stream: weakref.ref[AsyncGenerator[Result[ItemT], None]] | None = None
 
     def __repr__(self) -> str:
-        return f"<llm.map: {self.counts}>"
+        return f"<llm.map: {'not begun' if self._pump is None else self.counts}>"
 
     @property
     def counts(self) -> MapCounts:
@@ -40,6 +44,18 @@ class Answers(Generic[ItemT, CollectedT]):
         if self._pump is None:
             return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
         return self._pump.counts
+
+    if not TYPE_CHECKING:  # to a type checker these are simply not there
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(f"llm.map(...) is asynchronous: write {_INSTEAD}")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"llm.map(...) has no {name!r} before it is awaited: write {_INSTEAD}"
+            )
 
     def __aiter__(self) -> AsyncIterator[Result[ItemT]]:
         stream = self._results(self._begin())

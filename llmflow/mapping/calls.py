@@ -150,12 +150,14 @@ def work_of(
     Raises:
         UsageError: an argument is wrong.
     """
+    from llmflow.arguments import checked_flag
     from llmflow.batch.live import MOST_WAITING
     from llmflow.mapping.work import DEFAULT_CONCURRENCY, Work
     from llmflow.transport import connection_limit
 
     if unnamed:
         raise _unnamed(given.place, unnamed)
+    checked_flag("progress", progress)
     arguments = given.arguments(llm.known_options)
     if concurrency is None and llm.choice is not None and llm.choice.mode != "parallel":
         concurrency = MOST_WAITING

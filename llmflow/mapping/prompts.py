@@ -101,6 +101,12 @@ def _from_function(function: Callable[[Any], Prompt]) -> MakePrompt:
             # One bad item must not stop the others, whatever the user's code makes of it.
             said = f"{type(error).__name__}: {error}"
             raise InputError(f"the prompt function failed for item {index}: {said}") from error
+        if inspect.iscoroutine(made):
+            made.close()
+            raise InputError(
+                f"the prompt function returned a coroutine for item {index}: it returns what to "
+                "ask, and does not ask"
+            )
         if type(made) is not str and is_missing(made):
             raise InputError(f"the prompt function returned no prompt for item {index}: {made}")
         return made

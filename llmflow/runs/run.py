@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import orjson
 
-from llmflow.arguments import checked_arguments
+from llmflow.arguments import checked_arguments, checked_flag, checked_total
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
 from llmflow.errors import (
@@ -135,8 +135,8 @@ class Run:
         """Whether it is over without having left the context that it was entered in."""
         self._on_event = on_event
         self._subscription: Subscription | None = None
-        self._shows_progress = progress
-        self._total = total
+        self._shows_progress = checked_flag("progress", progress)
+        self._total = checked_total(total)
         self._progress: RunProgress | None = None
         self.known = 0
         """How many calls of earlier sessions need not be asked again."""
