@@ -103,7 +103,7 @@ def test_a_map_that_is_not_begun_says_so_and_has_no_other_attributes() -> None:
         return (await answers).texts()
 
     assert asyncio.run(main()) == ["ok"]
-    assert repr(answers) == "<llm.map: of 1 item 1 was answered, 0 failed, 0 have neither>"
+    assert repr(answers) == "<llm.map: of 1 item, 1 was answered, 0 failed, 0 have neither>"
 
 
 @pytest.mark.parametrize("hook", ["prep", "exec", "post"])

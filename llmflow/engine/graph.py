@@ -54,7 +54,9 @@ def check_node(node: object) -> None:
             f"transition a line of its own, as in  a >> b  and  b - {node.action!r} >> c"
         )
     if isinstance(node, type) and issubclass(node, BaseNode):
-        raise TypeError(f"{node.__name__} is a class and no node: write {node.__name__}()")
+        raise TypeError(
+            f"a node or None (the end) must follow >>; got a class: write {node.__name__}()"
+        )
     raise TypeError(f"a node or None (the end) must follow >>; got {node!r}")
 
 

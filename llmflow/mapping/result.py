@@ -113,9 +113,9 @@ class MapCounts:
             left = self.read - self.answered - self.failed
             read, neither = counted(self.read, "item"), counted(left, "has", "have")
             rest = "and the source was not read to its end"
-            return f"of {read} read {answered}, {neither} neither, {rest}"
+            return f"of {read} read, {answered}, {neither} neither, {rest}"
         neither = counted(self.unfinished or 0, "has", "have")
-        return f"of {counted(self.total, 'item')} {answered}, {neither} neither"
+        return f"of {counted(self.total, 'item')}, {answered}, {neither} neither"
 
 
 class ResultList(list[Result[ItemT]]):

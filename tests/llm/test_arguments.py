@@ -242,7 +242,7 @@ class TestWithoutAName:
             (lambda: Batch("x"), "write Batch("),  # type: ignore[misc]
             (lambda: Hedge(0.9), "write Hedge("),  # type: ignore[misc]
             (lambda: Run("x", Budget(usd=5)), "write Run(name, budget=...)"),  # type: ignore[misc]
-            (lambda: LLM("sim/x", "secret"), "write LLM(model, "),  # type: ignore[misc]
+            (lambda: LLM("sim/x", "secret"), "write llm = LLM(model), and then llm.run(prompt)"),  # type: ignore[misc]
         ],
     )
     def test_it_says_what_to_write(self, make: Call, said: str) -> None:

@@ -226,7 +226,7 @@ async def test_answers_on_their_way_are_waited_for_after_a_fatal_error_but_not_f
     assert now() == 1.0 + DRAIN_SECONDS
     assert answers.counts.unfinished == 3
     assert caught.value.__notes__ == [
-        "llm.map: of 4 items 1 was answered, 0 failed, 3 have neither"
+        "llm.map: of 4 items, 1 was answered, 0 failed, 3 have neither"
     ]
 
 
@@ -290,7 +290,7 @@ async def test_an_error_that_ends_two_maps_tells_of_the_last_one_only() -> None:
     for count in (2, 3):
         with pytest.raises(NoBudget):
             await mapped(ask, ["a"] * count)
-    assert shared.__notes__ == ["llm.map: of 3 items 0 were answered, 0 failed, 3 have neither"]
+    assert shared.__notes__ == ["llm.map: of 3 items, 0 were answered, 0 failed, 3 have neither"]
 
 
 async def test_a_broken_source_is_raised_after_what_was_read_has_ended() -> None:

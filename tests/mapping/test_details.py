@@ -96,7 +96,7 @@ async def test_where_no_answer_is_cut_nothing_is_said(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, "llmflow"):
         results = await LLM(ScriptedProvider()).map(["a"])
     assert caplog.records == []
-    assert str(results.counts) == "of 1 item 1 was answered, 0 failed, 0 have neither"
+    assert str(results.counts) == "of 1 item, 1 was answered, 0 failed, 0 have neither"
 
 
 def test_details_is_yes_or_no() -> None:
