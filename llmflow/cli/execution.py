@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from llmflow.cli.asking import asking
 from llmflow.cli.reading import check_prompt, rows_of, tell_repaired
-from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, on_signals, unheard
+from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, hear_no_more, on_signals
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError
@@ -174,13 +174,13 @@ def _run_job(
         tell_repaired(job.source)
     end = ending.end(job, writer, run)
     # The answers are in their place: whoever is impatient now would lose the end of the journal.
-    with unheard():
-        end = ending.closed(run, job, end)
-        ending.keep_learned()
-        report = ending.report_of(
-            end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
-        )
-        _tell(report, end, run, task, job.submission)
+    hear_no_more()
+    end = ending.closed(run, job, end)
+    ending.keep_learned()
+    report = ending.report_of(
+        end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
+    )
+    _tell(report, end, run, task, job.submission)
     return end.code
 
 

@@ -10,7 +10,7 @@ import click
 
 import llmflow
 from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
-from llmflow.cli.signals import Postponed, exit_code, terminable
+from llmflow.cli.signals import Postponed, end_at_once, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
 
@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # An interrupt inside exec(), such as a dataclass being made, is remembered by CPython:
         # `python -m llmflow` would die of SIGINT at its exit. Evaluating anything forgets it.
         exec("")  # noqa: S102
-    sys.exit(result if isinstance(result, int) else 0)
+    code = result if isinstance(result, int) else 0
+    if arguments is None:  # else this is a part of another program, which goes on
+        end_at_once(code)
+    sys.exit(code)
 
 
 def _tell(error: LLMFlowError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -39,8 +40,10 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that files are tidied up."""
     global _first  # noqa: PLW0603
     _first = None
-    others = [number for number in _SIGNALS if number != signal.SIGINT and _is_heard(number)]
-    before = {number: signal.signal(number, _interrupt) for number in others}
+    before = {number: signal.getsignal(number) for number in filter(_is_heard, _SIGNALS)}
+    for number in before:
+        if number != signal.SIGINT:
+            signal.signal(number, _interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -49,6 +52,22 @@ def terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def hear_no_more() -> None:
+    """Let signals pass until the command ends: it is over, and has only to say so."""
+    for number in filter(_is_heard, _SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_at_once(code: int) -> None:
+    """Let the next signal end the process with its exit code, whatever it still waits for."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        os._exit(code)
+
+    for number in filter(_is_heard, _SIGNALS):
+        signal.signal(number, end)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -111,19 +130,6 @@ class Postponed:
         self._count += 1
         if self._count >= _IMPATIENT:
             raise KeyboardInterrupt
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Let all signals pass, for a moment in which something must come to its end."""
-    before = {number: signal.getsignal(number) for number in filter(_is_heard, _SIGNALS)}
-    try:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
