@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ from llmflow_providers.litellm_errors import translate
 from llmflow_providers.openai import OpenAIProvider
 
 httpx: Any = pytest.importorskip("httpx", reason="litellm's client")
+if find_spec("litellm") is None:  # not imported: its import is tested here, too
+    pytest.skip("needs the extra litellm", allow_module_level=True)
 
 KEY = "sk-verysecret-1234567890"
 ANSWER: dict[str, Any] = {
