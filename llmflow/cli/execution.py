@@ -254,7 +254,7 @@ def _partial(task: Task) -> list[int] | None:
 def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | None) -> RowWriter:
     """Open the output; `before` is the partial file of the run's last session."""
     from llmflow.rows import open_output
-    from llmflow.rows.records import output_fields
+    from llmflow.rows.records import output_fields, output_types
 
     if task.output == "-" and sys.stdout is None:
         raise ConfigurationError("standard output is closed: name a file with -o")
@@ -267,6 +267,7 @@ def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | N
     writer = open_output(
         task.output,
         fields=fields,
+        types=output_types(rows.types, details=task.details) if rows.types else None,
         inputs=inputs,
         stdout=stdout,
         keep_partial=not known,

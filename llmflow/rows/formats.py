@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmflow.rows import parquet
+from llmflow.rows.column_types import needs_spelling, spelled
 from llmflow.rows.files import Appender
 from llmflow.rows.partial import create_anew
 from llmflow.rows.values import cell, json_line, well_formed, without_formula
@@ -149,18 +150,27 @@ class Parquet:
     Parquet fixes a column's type before its first value and is unreadable without
     its last bytes. So the rows wait as JSON lines, which a crash leaves intact, and
     the types come from all rows. Columns hold truth values, 64-bit integers, 64-bit
-    floats or text; mixed kinds, lists and objects become text.
+    floats or text; mixed kinds, lists and objects become text. Columns of a Parquet
+    input keep its types.
+
+    Args:
+        fields: the fields known beforehand.
+        types: Arrow types of some of them.
     """
 
     suffix = ".jsonl"
 
-    def __init__(self, fields: Sequence[str] = ()) -> None:
-        parquet.need_pyarrow()
+    def __init__(self, fields: Sequence[str] = (), types: Mapping[str, Any] | None = None) -> None:
+        pa = parquet.need_pyarrow()
         self._kinds: parquet.Kinds = {name: set() for name in fields}
+        self._types = types or {}
+        self._spelled = [name for name, kind in self._types.items() if needs_spelling(pa, kind)]
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
         """Return a row as one line of JSON, and remember its types."""
         parquet.note_kinds(self._kinds, row)
+        if self._spelled:
+            row = {**row, **{name: spelled(row.get(name)) for name in self._spelled}}
         return json_line(row)
 
     def ending(self) -> bytes:
@@ -171,7 +181,7 @@ class Parquet:
         """Return the Parquet file made from the partial one."""
         whole = partial.with_suffix(".parquet")
         with create_anew(whole, mode) as raw:
-            parquet.write_parquet(partial, raw, self._kinds)
+            parquet.write_parquet(partial, raw, self._kinds, self._types)
             os.fsync(raw.fileno())
         partial.unlink()
         return whole

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from llmflow.errors import InputError, MissingExtraError
+from llmflow.rows.column_types import column
 from llmflow.rows.reading import Rows, reading
 from llmflow.rows.values import cell
 
@@ -29,6 +30,10 @@ Kinds = dict[str, set[type]]
 """For each column in order of appearance, the types of its values."""
 
 
+Types = dict[str, Any]
+"""For each column its Arrow type."""
+
+
 def need_pyarrow() -> Any:
     """Return pyarrow with its Parquet part.
 
@@ -46,13 +51,14 @@ def need_pyarrow() -> Any:
     return pa
 
 
-def describe(path: Path) -> tuple[tuple[str, ...], int]:
-    """Return a file's columns and its number of rows, from its footer alone."""
+def describe(path: Path) -> tuple[Types, int]:
+    """Return a file's columns with their types, and its number of rows, from its footer alone."""
     pa = need_pyarrow()
     with reading(str(path)):
         try:
             with pa.parquet.ParquetFile(path) as file:
-                return tuple(file.schema_arrow.names), file.metadata.num_rows
+                schema = file.schema_arrow
+                return dict(zip(schema.names, schema.types, strict=True)), file.metadata.num_rows
         except pa.ArrowInvalid as error:
             raise InputError(_unreadable(path, error)) from None
 
@@ -82,26 +88,54 @@ def note_kinds(kinds: Kinds, row: Mapping[str, Any]) -> None:
             kinds[name] = {kind}
 
 
-def write_parquet(spool: Path, target: BinaryIO, kinds: Kinds) -> None:
+def write_parquet(
+    spool: Path, target: BinaryIO, kinds: Kinds, types: Mapping[str, Any] | None = None
+) -> None:
     """Turn a file of JSON lines into Parquet, batch by batch.
 
     Args:
         spool: the rows as JSON lines.
         target: the open file to write.
         kinds: the types that `note_kinds` saw in these rows.
+        types: Arrow types that columns are to have. One whose values do not fit its type,
+            after all, has a type by its values.
 
     """
     pa = need_pyarrow()
-    types = {name: _column_type(kinds[name]) for name in kinds}
-    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in types.items()])
+    kept = {name: kind for name, kind in (types or {}).items() if name in kinds}
+    while (misfit := _write(pa, spool, target, kinds, kept)) is not None:
+        del kept[misfit]
+        target.seek(0)
+        target.truncate()
+
+
+def _write(
+    pa: Any, spool: Path, target: BinaryIO, kinds: Kinds, kept: Mapping[str, Any]
+) -> str | None:
+    """Write all rows; return the name of a column whose values do not fit its type, if any."""
+    names = {name: _column_type(kinds[name]) for name in kinds if name not in kept}
+    schema = pa.schema(
+        [(name, kept[name] if name in kept else getattr(pa, names[name])()) for name in kinds]
+    )
+    # orjson reads integers above 64 bits as floats.
+    big = any(_BigInt in kinds[name] for name in names)
     with pa.parquet.ParquetWriter(target, schema) as writer:
-        # orjson reads integers above 64 bits as floats.
-        big = any(_BigInt in seen for seen in kinds.values())
         for rows in _batches(spool, json.loads if big else orjson.loads):
-            columns = {
-                name: [_fit(row.get(name), kind) for row in rows] for name, kind in types.items()
-            }
-            writer.write_table(pa.Table.from_pydict(columns, schema=schema))
+            columns = {}
+            for name in kinds:
+                values = [row.get(name) for row in rows]
+                if name not in kept:
+                    kind = names[name]
+                    columns[name] = pa.array(
+                        [_fit(value, kind) for value in values], schema.field(name).type
+                    )
+                    continue
+                try:
+                    columns[name] = column(pa, values, kept[name])
+                except Exception:  # noqa: BLE001 - Arrow, decimal and base64 have their own
+                    return name
+            writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
+    return None
 
 
 def _batches(spool: Path, loads: Callable[[bytes], Any]) -> Iterator[list[dict[str, Any]]]:

@@ -63,6 +63,16 @@ def output_fields(fields: Sequence[str], *, details: bool = False) -> list[str]:
     return ["index", *own, "response", *(DETAILS if details else ())]
 
 
+def output_types(types: Mapping[str, Any], *, details: bool = False) -> dict[str, Any]:
+    """Return the types of output columns for input columns with these types.
+
+    >>> output_types({"id": "int8", "index": "int16"})
+    {'id': 'int8', 'input_index': 'int16'}
+    """
+    renamed = free_names(list(types), _ANSWER_AND_DETAILS if details else _ANSWER)
+    return {renamed.get(name, name): kind for name, kind in types.items()}
+
+
 def answer_row(
     row: Mapping[str, Any],
     response_text: str,

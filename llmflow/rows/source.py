@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from types import TracebackType
-from typing import IO, Final, Literal, Self
+from typing import IO, Any, Final, Literal, Self
 
 from llmflow.errors import InputError
 from llmflow.rows.csv_tables import csv_header, csv_rows, csv_stream_rows
@@ -64,6 +64,7 @@ class RowSource:
         *,
         how: Reading,
         fields: tuple[str, ...] | None = None,
+        types: Mapping[str, Any] | None = None,
         limit: int | None = None,
         count: Callable[[], int] | None = None,
         once: bool = False,
@@ -73,6 +74,8 @@ class RowSource:
         self._how = how
         self.fields = fields
         """The rows' fields where the format fixes them, else None."""
+        self.types = types
+        """Their Arrow types, of a Parquet file."""
         self._start = start
         self._limit = limit
         self._count = count
@@ -304,9 +307,11 @@ def _open_file(path: Path, how: Reading, kind: str | None, limit: int | None) ->
         from llmflow.rows import parquet
 
         _check_options(how, "Parquet", text=False)
-        fields, total = parquet.describe(path)
+        types, total = parquet.describe(path)
         start = partial(parquet.parquet_rows, path)
-        return RowSource(start, how=how, fields=fields, limit=limit, count=lambda: total)
+        return RowSource(
+            start, how=how, fields=tuple(types), types=types, limit=limit, count=lambda: total
+        )
     remedy = "" if suffix in _SUFFIXES else " --format names that of another file."
     if suffix == ".json":
         remedy = " `jq -c '.[]' FILE.json > FILE.jsonl` rewrites a JSON array."

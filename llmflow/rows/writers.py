@@ -208,6 +208,7 @@ def open_output(
     path: str | os.PathLike[str],
     *,
     fields: Sequence[str] | None = None,
+    types: Mapping[str, Any] | None = None,
     inputs: Iterable[str | os.PathLike[str]] = (),
     stdout: IO[bytes] | None = None,
     keep_partial: bool = True,
@@ -228,6 +229,7 @@ def open_output(
     Args:
         path: a path, or ``-``.
         fields: columns known beforehand, for formats that have columns.
+        types: Arrow types that columns of a Parquet file are to have, where they are known.
         inputs: paths that the run reads; it must not write over them.
         stdout: the binary stream that ``-`` means; by default the process's own.
         keep_partial: move the rows of an earlier, unfinished run away instead of replacing them.
@@ -268,7 +270,7 @@ def open_output(
         name=name,
         target=target,
         failures=failures,
-        encoding=_format_of(target, fields or (), escape_formulas=escape_formulas),
+        encoding=_format_of(target, fields or (), types, escape_formulas=escape_formulas),
         keep_partial=keep_partial,
         flush_interval=flush_interval,
         now=now,
@@ -294,7 +296,13 @@ def _open_device(path: Path) -> BinaryIO:
         raise cannot_write(path, error) from error
 
 
-def _format_of(path: Path, fields: Sequence[str], *, escape_formulas: bool) -> Format:
+def _format_of(
+    path: Path,
+    fields: Sequence[str],
+    types: Mapping[str, Any] | None,
+    *,
+    escape_formulas: bool,
+) -> Format:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return Csv(suffix, fields, escape_formulas=escape_formulas)
@@ -303,7 +311,7 @@ def _format_of(path: Path, fields: Sequence[str], *, escape_formulas: bool) -> F
     if suffix in ("", ".jsonl", ".ndjson"):
         return JsonLines(path.suffix)
     if suffix == ".parquet":
-        return Parquet(fields)
+        return Parquet(fields, types)
     raise ConfigurationError(f"{path}: unknown format; writable are {WRITABLE}")
 
 

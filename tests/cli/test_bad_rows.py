@@ -353,3 +353,23 @@ class TestFileNames:
         options += ["-o", os.fsdecode(b"\xfe.jsonl")]
         assert "left to ask" in self.said(process, *options)
         assert json.loads(self.said(process, *options, "--json"))["left"] == 1
+
+
+def test_parquet_columns_keep_their_types(run: Run, simulator: Start) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "at": pa.array([0, None], type=pa.timestamp("us", "UTC")),
+            "tags": pa.array([["x"], []], type=pa.list_(pa.string())),
+            "price": pa.array([None, "1.50"]).cast(pa.string()).cast(pa.decimal128(8, 2)),
+        }
+    )
+    pq.write_table(table, "in.parquet")
+    options = words(simulator(), "--details", source="in.parquet")
+    options[options.index("out.jsonl")] = "out.parquet"
+    assert run(*options).code == 0
+    found = pq.read_table("out.parquet").sort_by("index").select(table.column_names)
+    assert found.equals(table)
