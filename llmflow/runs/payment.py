@@ -124,12 +124,17 @@ class CallPayment(Payment):
             0,
         )
 
-    def failed(self, error: ProviderError) -> None:
-        """Settle with a failure, which is written down with the number of its requests."""
+    def failed(self, error: ProviderError, *, is_kept: bool) -> None:
+        """Settle with a failure.
+
+        Args:
+            error: the failure.
+            is_kept: whether it is written down, and the number of its requests with it.
+        """
         self._requests = error.attempts
         spent = self._settle(*spent_on(error))
-        if spent is not None:
-            self._charge(spent.usd, spent.tokens, 0)
+        usd, tokens = (0.0, 0.0) if spent is None else spent[:2]
+        self._charge(usd, tokens, 0 if is_kept else self._requests)
 
     def cancelled(self) -> None:
         """Take what was on its way as run and billed; nobody will hear what it came to."""

@@ -307,7 +307,7 @@ class Recorder:
             route.price_failure(error, in_batch=way is not None and way.in_batch)
             self.tally.failure(error.attempts, error)
             if payment is not None:
-                payment.failed(error)
+                payment.failed(error, is_kept=self.is_conclusive(error))
             await self._write_failure(key, nth, error, route, group)
             raise
         except BaseException:

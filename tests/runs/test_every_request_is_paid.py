@@ -152,6 +152,19 @@ class TestAttempts:
 
         run_virtual(main())
 
+    def test_requests_of_a_failure_that_is_not_written_down_count_in_the_next_session(self) -> None:
+        async def main(*outcomes: Any) -> Any:
+            async with Run("paid", budget=Budget(requests=10)) as run:
+                began = ledger_of(run).spent.requests
+                with pytest.raises(AuthenticationError):
+                    await LLM(ScriptedProvider(outcomes))("Hi")
+            return began
+
+        no, wrong = ServerError("no", status=500), AuthenticationError("no", status=401)
+        assert run_virtual(main(no, no, wrong)) == 0
+        assert run_virtual(main(wrong)) == 3
+        assert find_run("paid").totals.requests == 4
+
     def test_it_waits_for_others_to_give_back(self) -> None:
         each = reserve()
 
