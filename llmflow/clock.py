@@ -29,17 +29,21 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The running loop's clock, and the machine's time of day."""
+    """The running loop's clock, and the machine's time of day.
+
+    Outside of a loop, where calls of one that was closed are collected, the clock that loops use.
+    """
 
     def monotonic(self) -> float:
         """Return the running loop's time."""
-        return asyncio.get_running_loop().time()
+        loop = asyncio._get_running_loop()
+        return time.monotonic() if loop is None else loop.time()
 
     def wall(self) -> float:
         """Return the machine's time of day; on a virtual loop, that loop's."""
-        loop = asyncio.get_running_loop()
+        loop = asyncio._get_running_loop()
         virtual: float | None = getattr(loop, "wall_start", None)
-        return time.time() if virtual is None else virtual + loop.time()
+        return time.time() if loop is None or virtual is None else virtual + loop.time()
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the running loop."""

@@ -312,7 +312,7 @@ class Recorder:
             raise
         except BaseException:
             if spending is not None and payment is not None:
-                if way is not None and self.batching.holds(route, key, nth):
+                if way is not None and any(each.holds(route, key, nth) for each in self.batchings):
                     spending.keep_for((key, nth), payment.kept())
                 else:
                     payment.cancelled()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, Quota, Run
+from llmflow import LLM, Budget, Hedge, Quota, Run
 from llmflow.simulator import SimulatorSettings, SimulatorThread, serve_in_thread
+from llmflow.testing import ScriptedProvider
 
 # Somebody may refer to them for ever: they are never collected, either.
 _LEFT: list[asyncio.Task[Any]] = []
@@ -58,3 +59,26 @@ class TestTheNextLoopsCallIsAnsweredAtOnce:
                 left_in_flight(sim, [llm(f"Hi {n}"), llm("there")])
             assert asyncio.run(asyncio.wait_for(llm("Hi"), 9)) == "Hi"
             assert llm.limiter.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("hedge", [None, Hedge(percentile=0.5, budget=0.9, minimum=0.0)])
+def test_a_call_that_is_collected_after_its_loop_was_closed_ends_without_a_word(
+    hedge: Hedge | None,
+) -> None:
+    llm = LLM(ScriptedProvider(latency=0.05), hedge=hedge)
+    with Run(budget=Budget(tokens=1e6)) as run:
+        assert run.ledger is not None
+        loop = asyncio.new_event_loop()
+        for number in range(30 if hedge else 0):  # until it is known how long answers take
+            loop.run_until_complete(llm(f"{number}"))
+        spent = run.ledger.spent
+        task = loop.create_task(llm("Hi"))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.close()
+        coroutine = task.get_coro()
+        assert coroutine is not None
+        coroutine.close()  # as whoever collects it does, and says what is raised
+        state = run.ledger.state()
+        assert state.under_way == 0
+        assert state.spent.tokens > spent.tokens  # it may have run
