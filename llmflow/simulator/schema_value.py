@@ -58,8 +58,8 @@ def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
     """
     try:
         return _Filler(schema, text).value(schema, 0)
-    except _EndlessError:
-        return {}
+    except (_EndlessError, TypeError, ValueError, ArithmeticError):
+        return {}  # such as a bound that is no number
 
 
 class _Filler:
@@ -169,7 +169,7 @@ class _Filler:
                     raise
         more = schema.get("additionalProperties", {})
         for name in required:
-            if name not in filled:
+            if isinstance(name, str) and name not in filled:
                 filled[name] = self.value(more, depth + 1)
         for number in range(_count(schema.get("minProperties")) - len(filled)):
             filled[f"key{number + 1}"] = self.value(more, depth + 1)

@@ -91,6 +91,20 @@ def test_an_endless_schema_ends() -> None:
     assert fill_schema(schema, "t") == {}
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "integer", "minimum": "three"},
+        {"type": "integer", "multipleOf": 1e-320, "minimum": 1e300},
+        {"type": "string", "format": []},
+        {"type": "object", "required": [None, {}]},
+    ],
+)
+def test_a_schema_that_is_none_is_no_failure_of_the_simulator(part: Any) -> None:
+    schema = {"type": "object", "properties": {"a": part}}
+    assert isinstance(fill_schema(schema, "t"), dict)
+
+
 def test_openai_parses_a_nested_model() -> None:
     openai: Any = pytest.importorskip("openai")
     with (
