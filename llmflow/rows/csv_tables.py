@@ -270,7 +270,11 @@ def _widths(sample: list[str], delimiter: str) -> list[int]:
     """Return how many columns the records of a sample have."""
     widths: list[int] = []
     reader = csv.reader(sample, delimiter=delimiter)
+    before = 0
     with suppress(csv.Error):
-        widths.extend(len(values) for values in reader if values)
-    # The last record may be cut.
-    return widths[:-1] if len(sample) == _SAMPLE and len(widths) > 1 else widths
+        for values in reader:
+            # A quote that is not closed takes the whole sample with it: it tells nothing.
+            if values and reader.line_num == before + 1:
+                widths.append(len(values))
+            before = reader.line_num
+    return widths

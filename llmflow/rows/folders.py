@@ -46,8 +46,8 @@ def _row(name: str, path: Path, how: Reading) -> Row:
     encoding = how.encoding or "utf-8"
     try:
         text = raw.removeprefix(BOM).decode(encoding)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+    except UnicodeError as error:
+        line = raw.count(b"\n", 0, getattr(error, "start", 0)) + 1
         return how.bad(f"{path}, line {line}: {how.not_text}", file=name)
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").rstrip()
     return {"file": name, how.text_field: text}

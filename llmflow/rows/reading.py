@@ -27,6 +27,8 @@ MARK: Final = "\udcff"
 _SHOWN: Final = 1_000
 _BUFFER: Final = 1 << 17
 _HANDLER: Final = "llmflow-mark"
+# For names in the domain system, not for files; the last one is for no text at all.
+_FOR_NAMES: Final = ("idna", "punycode", "undefined")
 
 
 class BadRow(dict[str, Any]):
@@ -153,6 +155,9 @@ def reading(name: str) -> Iterator[None]:
         raise InputError(f"{name} cannot be read: permission denied") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name} is not a whole gzip file: {error}") from None
+    except UnicodeError as error:
+        # Of a file as a whole, such as UTF-16 without its mark: no line of it can be read.
+        raise InputError(f"{name} cannot be decoded: {error}; is that its encoding?") from None
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
 
@@ -211,7 +216,8 @@ def checked_encoding(name: str | None) -> str | None:
     except (LookupError, ValueError):
         found = None
     # Codecs such as base64 are not for text; Python tells them apart in this way alone.
-    if found is None or not getattr(found, "_is_text_encoding", True):
+    is_text = found is not None and getattr(found, "_is_text_encoding", True)
+    if found is None or not is_text or found.name in _FOR_NAMES:
         raise InputError(
             f"unknown encoding {name!r}: known are utf-8, latin-1, cp1252, utf-16, gb18030, "
             "shift_jis and what else Python has"

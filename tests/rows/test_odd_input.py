@@ -143,6 +143,20 @@ class TestEncodings:
         with pytest.raises(InputError, match="unknown encoding"):
             open_rows("-", stdin=io.BytesIO(), encoding=name)
 
+    @pytest.mark.parametrize("name", ["idna", "punycode", "undefined"])
+    def test_what_is_no_encoding_of_files_is_refused(self, name: str) -> None:
+        with pytest.raises(InputError, match="unknown encoding"):
+            open_rows("-", stdin=io.BytesIO(), encoding=name)
+
+    @pytest.mark.parametrize("suffix", [".csv", ".txt", ".jsonl"])
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+    def test_a_text_without_the_mark_that_its_encoding_needs_is_an_error_in_one_line(
+        self, tmp_path: Path, encoding: str, suffix: str
+    ) -> None:
+        path = put(tmp_path / f"a{suffix}", b'{"a": "good, old text"}\n' * 3)
+        with pytest.raises(InputError, match=r"cannot be decoded: .* BOM"):
+            list(open_rows(path, encoding=encoding, bad_rows="keep"))
+
 
 class TestTables:
     @pytest.mark.parametrize(
@@ -166,6 +180,10 @@ class TestTables:
         assert source.fields == tuple(rows[0])
         assert [named in remark for remark in source.remarks if named] == [True] * bool(named)
         assert len(source.remarks) == bool(named)
+
+    def test_an_open_quote_does_not_hide_what_separates_the_columns(self, tmp_path: Path) -> None:
+        path = put(tmp_path / "a.csv", 'text;n\nhello;1\n"open;2\nok;3\n')
+        assert open_rows(path, bad_rows="keep").fields == ("text", "n")
 
     def test_a_tsv_with_semicolons_or_commas_is_found_out_as_well(self, tmp_path: Path) -> None:
         for mark in ";,":
