@@ -16,9 +16,11 @@ from llmflow.errors import (
     ContentFilterError,
     LLMFlowError,
     ModelNotFoundError,
+    ProviderError,
     QuotaExhaustedError,
 )
 from llmflow.limits.registry import forget_limiters
+from llmflow.modes import refusals
 from tests.odd_server import EVERY_CLIENT, Asked, Odd, OddServer, answer, odd_server, whole
 
 PROMPTS = [f"row {number}" for number in range(12)]
@@ -265,3 +267,39 @@ def test_a_rate_limit_is_waited_out_as_long_as_it_says(
     assert (response.text, response.attempts) == ("re: row 0", 1)
     first, second = times
     assert second - first >= 0.3
+
+
+def test_long_and_many_headers_are_read(dialect: str) -> None:
+    headers = {f"X-Header-{number}": "value" for number in range(300)} | {"X-Long": "v" * 32_000}
+
+    def rule(asked: Asked) -> Odd:
+        return Odd(answer(asked.dialect, "Yes."), 200, headers)
+
+    with odd_server(rule) as server:
+        assert llm_for(server, dialect).run("row 0") == "Yes."
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("number", [401, 403, 404])
+@pytest.mark.parametrize("is_final", [False, True])
+def test_a_refusal_after_answers_is_looked_at_once_more(
+    is_final: bool, number: int, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "PAUSE_SECONDS", 0.05)
+
+    def rule(asked: Asked) -> Odd:
+        if asked.total == 4 or (is_final and asked.total > 4):
+            return Odd({"error": {"message": "no", "code": "odd"}}, number)
+        return whole(asked)
+
+    with odd_server(rule) as server:
+        llm = llm_for(server, dialect)
+        kind = pytest.raises(ProviderError) if is_final else contextlib.nullcontext()
+        with kind as caught, Run():
+            results = llm.map_sync(PROMPTS, concurrency=1)
+        if caught is None:
+            assert [each.text for each in results] == [f"re: {prompt}" for prompt in PROMPTS]
+        else:
+            assert caught.value.fatal
+        assert server.prompts[3] == server.prompts[4] == PROMPTS[3]
+        assert len(server.asked) == (5 if is_final else 13)
