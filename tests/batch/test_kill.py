@@ -101,7 +101,6 @@ SCENES = {
             "after created",
             "before look",
             "after look",
-            "after look 2",
             "before fetch",
             "while save",
             "after fetch",
@@ -117,6 +116,7 @@ SCENES = {
             "after done",
         ),
     ),
+    "a long job": Scene(batch={"seconds": 2.0}, jobs=1, points=("after look 2",)),
     "a second round": Scene(
         batch={"expired_rows": 0.25},
         points=(
