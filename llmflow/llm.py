@@ -228,6 +228,11 @@ class LLM(Mappable, Copying):
         return known if self._configured is None else self._configured.price_over(known)
 
     @property
+    def configured(self) -> Settings | None:
+        """What ``llmflow.toml`` says of its model; None for a provider that is an object."""
+        return self._configured
+
+    @property
     def batch(self) -> Batch | None:
         """What is set about its batch jobs; None where all is as usual."""
         return self._route.batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from llmflow.budget import Budget
@@ -96,3 +97,15 @@ def usd_of(budget: Any) -> float | None:
         return None
     usd: float = budget
     return usd
+
+
+def origins_of(llm: LLM) -> dict[str, str]:
+    """Return who has set the limits of an LLM, by dimension, where it is not the code."""
+    quota, provided = llm.limiter.quota, llm.provider.default_quota
+    settings = llm.configured
+    default = provided if settings is None else settings.quota_over(provided)
+    if default is None or quota != default:
+        return {}
+    places = {} if settings is None else settings.origins
+    names = [each.name for each in fields(quota)]
+    return {name: places.get(f"quota.{name}", "the provider's default") for name in names}

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan import Plan
-from llmflow.jobs.plan_items import checked_llm, checked_sample, emptiness, rows_of, usd_of
+from llmflow.jobs.plan_items import (
+    checked_llm,
+    checked_sample,
+    emptiness,
+    origins_of,
+    rows_of,
+    usd_of,
+)
 from llmflow.jobs.plan_question import Question
 from llmflow.jobs.plan_survey import Group, Survey
 from llmflow.jobs.plan_values import Sampled, Span
@@ -73,7 +80,7 @@ def planned(
         asked=asked,
         budget=usd,
         concurrency=concurrency,
-        origins=origins,
+        origins=origins or origins_of(llm),
         price_source=price_source,
         selection=selection,
     )

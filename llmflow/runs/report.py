@@ -24,7 +24,7 @@ class RunReport(RunStatistics):
 
     >>> done = RunStatistics(answered=600, replayed=400, requests=612)
     >>> print(RunReport(name="summaries", seconds=20, resumable=True, **asdict(done)))
-    run summaries: 1,000 calls in 20.0 s (50/s)
+    run summaries: 1,000 calls in 20.0 s (30/s)
     600 answered, 400 from the journal
     requests 612, rate-limited (429) 0; tokens 0 in, 0 out
     Running again takes what was answered from the journal, at no cost.
@@ -131,13 +131,24 @@ class RunReport(RunStatistics):
         """What is to be said of cut and empty answers; `option` is what sets the bound."""
         return answer_words(self.answers, cut=self.cut, empty=self.empty, option=option)
 
+    @property
+    def _head(self) -> str:
+        """How many calls in how long; what was known before is no speed."""
+        who = "run" if self.name is None else f"run {self.name}"
+        new = self.done - self.replayed - self.cached - self.failed_before
+        rate = f" ({per_second(new / self.seconds)})" if self.seconds and new > 0 else ""
+        return f"{who}: {counted(self.done, 'call')} in {duration(self.seconds)}{rate}"
+
+    def summary(self) -> str:
+        """Return the line that stays of the progress: what was done, what failed, what it cost."""
+        parts = [self.ways] if self.done else []
+        if self.cost:
+            parts.append(f"cost {dollars(self.cost)}")
+        return ": ".join([self._head, ", ".join(parts)] if parts else [self._head])
+
     def lines(self) -> list[str]:
         """Return it as a few lines for a person."""
-        rate = self.done / self.seconds if self.seconds else 0.0
-        who = "run" if self.name is None else f"run {self.name}"
-        lines = [
-            f"{who}: {counted(self.done, 'call')} in {duration(self.seconds)} ({per_second(rate)})"
-        ]
+        lines = [self._head]
         if self.done:
             lines.append(self.ways)
         cost = "" if self.money is None else f"; {self.money}"

@@ -267,7 +267,7 @@ class Run:
                 self._recorder.close()
             self._left_at = time.monotonic()
             if self._progress is not None:
-                self._progress.stop(self.report().lines()[0])
+                self._progress.stop(self.report().summary())
             if RunFinished.wanted:
                 seconds = self.seconds
                 emit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -191,3 +192,17 @@ class TestEmptyItems:
         plan = make_plan(LLM("sim/demo"), rows, selection)
         assert (plan.empty, plan.unusable, plan.left) == (1, 1, 1)
         assert (plan.skips_empty, plan.skips_unusable) == (True, True)
+
+
+def test_it_says_who_has_set_a_limit(tmp_path: Path) -> None:
+    config = tmp_path / "llmflow.toml"
+    config.write_text("[providers.openai]\nquota = { rpm = 7 }\n")
+    llms = {
+        "the provider's default": LLM("sim/demo"),
+        "llmflow.toml, line 2": LLM("openai/gpt-6-luna", config=config),
+        "given": LLM("openai/gpt-6-sol", quota=Quota(rpm=5)),
+    }
+    for origin, llm in llms.items():
+        plan = make_plan(llm, ["a"], ASK)
+        assert plan.binding is not None
+        assert (plan.binding.dimension, plan.binding.origin) == ("rpm", origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ from llmflow.batch import Batch
 from llmflow.modes.choice import ModeName
 from llmflow.progress import painter
 from llmflow.runs.catalog import find_run
+from llmflow.runs.report import RunReport
 from tests.batch.fakes import FakeProvider, FakeServer
 
 TEXTS = ["a", "b", "c"]
@@ -87,6 +89,7 @@ def test_a_run_with_progress_ends_and_says_what_it_came_to(
             llm.map_sync(TEXTS)
     who = "run" if name is None else f"run {name}"
     assert f"{who}: 3 calls in " in shown.last
+    assert shown.last.endswith(": 3 answered")
     assert run.report().done == 3
     assert painter._drawing == []
     assert name is None or find_run(name).state == "complete"
@@ -110,3 +113,21 @@ def test_a_named_run_with_progress_that_an_error_ends_raises_that_error(
     with pytest.raises(KeyError, match="mine"):
         asyncio.run(main()) if asynchronous else main_sync()
     assert shown.last.startswith("run night: 0 calls in ")
+
+
+def test_what_stays_of_the_progress_tells_failures_and_no_speed_of_known_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    llm = LLM(FakeProvider(FakeServer()))
+    with Run("night"):
+        llm.map_sync(TEXTS)
+    shown = Shown("log", monkeypatch)
+    with Run("night", progress=True) as run:
+        llm.map_sync([*TEXTS, None])
+    assert re.fullmatch(r"run night: 3 calls in [\d.]+ s: 3 from the journal", shown.last)
+    assert run.report().summary() == shown.last
+    report = RunReport(answered=2, failed=1, replayed=5, seconds=2.0, cost=0.5)
+    assert report.summary() == (
+        "run: 8 calls in 2.0 s (1.5/s): 2 answered, 5 from the journal, 1 failed, cost $0.50"
+    )
+    assert RunReport().summary() == "run: 0 calls in 0.0 s"
