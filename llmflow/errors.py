@@ -472,7 +472,8 @@ class ConnectionFailedError(ProviderError):
 class BatchRowLostError(ProviderError):
     """A batch job ended without this row: expired, cut off, or missing from the results.
 
-    `code` says which: ``expired``, ``cancelled`` or ``missing``. The row was not billed.
+    `code` says which: ``expired``, ``cancelled`` or ``missing``. It was not billed, unless the
+    provider counts more rows as answered than came.
     """
 
     transient = True

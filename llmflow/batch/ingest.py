@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,7 @@ class Ingest:
         self.has_answers = False
         """Whether any row was answered: then key and model work."""
         self._unread: dict[str, ProviderError] = {}
+        self._ran = 0
 
     async def run(self, folder: Path) -> dict[str, ProviderError]:
         """Give out all outcomes; return the rows that may be asked again, and why."""
@@ -66,8 +68,10 @@ class Ingest:
         if name not in job.names:
             self.foreign += 1  # or answered by an earlier line
         elif row.response is not None and row.response.finish_reason == FILTERED:
+            self._ran += name not in errors
             errors.setdefault(name, filtered(row.response))
         elif row.response is not None:
+            self._ran += 1
             job.names.remove(name)
             errors.pop(name, None)
             response = row.response
@@ -75,6 +79,7 @@ class Ingest:
                 response = replace(response, attempts=job.record.round)
             self._queue.deliver(job, name, response)
         elif row.error is not None:
+            self._ran += row.error.may_be_billed and name not in errors
             errors.setdefault(name, row.error)
 
     def _note_unread(self, line: Unread) -> None:
@@ -116,6 +121,7 @@ class Ingest:
             error.attempts = job.record.round
             if error.transient or self._may_pass(error):
                 again[name] = error
+                queue.keeper.lost(name, error)
             else:
                 job.names.remove(name)
                 queue.deliver(job, name, error)
@@ -133,6 +139,24 @@ class Ingest:
             code = "cancelled"
         elif native.startswith("expire"):
             code = "expired"
-        return BatchRowLostError(
+        lost = BatchRowLostError(
             f"the batch job {record.job} ended ({native or 'unknown'}) without this row", code=code
         )
+        # Of what the provider counts as answered, the lines of some rows have not come.
+        self._ran += 1
+        lost.may_be_billed = record.succeeded is None or self._ran <= record.succeeded
+        return lost
+
+
+async def affordable(
+    job: Job, queue: Queue, names: set[str], why: Mapping[str, ProviderError]
+) -> set[str]:
+    """Return the rows that the budget pays for once more; the others end as they are."""
+    refused = {name for name in names if why[name].may_be_billed and not queue.keeper.renew(name)}
+    for name in refused:
+        why[name].message += "; it may have been billed, and the budget has no more for it"
+        queue.deliver(job, name, why[name])
+    if refused:
+        job.names -= refused
+        await job.all_settled()
+    return names - refused

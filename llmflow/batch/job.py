@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llmflow.batch import results
 from llmflow.batch.control import Interrupted
-from llmflow.batch.ingest import Ingest
+from llmflow.batch.ingest import Ingest, affordable
 from llmflow.batch.record import JobRecord
 from llmflow.batch.refusals import refused_for, wait_for_room
 from llmflow.batch_api import BatchInput, BatchProblem, BatchStatus
@@ -410,7 +410,7 @@ class Job:
         for name in names - again:
             queue.deliver(self, name, leftovers[name])
         await self.all_settled()
-        if again:
+        if again := await affordable(self, queue, again, leftovers):
             await queue.next_round(self, again)
         return f"; {len(names):,} not answered"
 

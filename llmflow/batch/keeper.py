@@ -37,6 +37,14 @@ class Keeper(Protocol):
         """Hear that a row is asked again, and why."""
         ...
 
+    def lost(self, name: str, error: ProviderError) -> None:
+        """Hear that a row was not answered, and may be asked again; it may have been billed."""
+        ...
+
+    def renew(self, name: str) -> bool:
+        """Keep back what asking a row again may cost; whether the budget has that."""
+        ...
+
     def worked(self) -> None:
         """Hear that a job has brought an answer: key and model work."""
         ...

@@ -92,11 +92,19 @@ class OutputForecast:
 class PromptForecast:
     """How much too low prompts are estimated: by the most that answers have told, by length.
 
+    Before an answer has told anything, somewhat more is expected: of many first calls at once,
+    none knows better.
+
     >>> forecast = PromptForecast()
+    >>> forecast.tokens(80)
+    94.0
     >>> forecast.observe(100, 103)
     >>> forecast.tokens(90), forecast.tokens(1000)
-    (92.7, 1000)
+    (92.7, 1129.0)
     """
+
+    _MORE: Final = 1.125
+    _MORE_TOKENS: Final = 4.0
 
     def __init__(self) -> None:
         # By powers of two: what surrounds a short prompt is nothing beside a long one.
@@ -105,13 +113,15 @@ class PromptForecast:
     def tokens(self, estimated: float) -> float:
         """Return the tokens to expect of a prompt."""
         factor = self._factors.get(int(estimated).bit_length())
-        return estimated if factor is None else estimated * factor
+        if factor is None:
+            return estimated * self._MORE + self._MORE_TOKENS
+        return estimated * factor
 
     def observe(self, estimated: float, actual: float) -> None:
         """Learn from what an answer says of its prompt."""
-        if 0.0 < estimated < actual:
-            size, factor = int(estimated).bit_length(), actual / estimated
-            if factor > self._factors.get(size, 1.0):
+        if estimated > 0.0 and actual > 0.0:
+            size, factor = int(estimated).bit_length(), max(1.0, actual / estimated)
+            if factor > self._factors.get(size, 0.0):
                 self._factors[size] = factor
 
 

@@ -18,8 +18,8 @@ from llmflow.errors import (
     TooLargeForLimitError,
 )
 
-# A gateway has given up; whoever is behind it may not have.
-_GIVEN_UP: Final = (504, 524)
+# A gateway has given up, or has lost its connection; whoever is behind it may not have.
+_GIVEN_UP: Final = (408, 499, 504, 520, 524)
 _NEVER_RUN: Final = (RateLimitError, QuotaExhaustedError)
 # What says that nothing has run, also with a status that says that all is well.
 _REFUSED: Final = (

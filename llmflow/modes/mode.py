@@ -8,7 +8,7 @@ from itertools import count
 from typing import Protocol
 
 from llmflow.errors import ProviderError
-from llmflow.types import Request, Response, WireRequest
+from llmflow.types import Charge, Request, Response, WireRequest
 
 next_call_id = count(1).__next__
 """Numbers the calls of this process, so that what is told of one call can be put together."""
@@ -92,17 +92,19 @@ class Call:
             its own, and where it is in a file already.
 
     Attributes:
+        charge: what its provider reserves for it, where that was asked already.
         payment: what is kept back for it; None where nobody limits that.
         retried: is told of each failure after which the request is sent again; None where
             nobody asks.
     """
 
-    __slots__ = ("id", "payment", "request", "retried", "wire")
+    __slots__ = ("charge", "id", "payment", "request", "retried", "wire")
 
     def __init__(self, id: int, request: Request, wire: WireRequest | None) -> None:  # noqa: A002
         self.id = id
         self.request = request
         self.wire = wire
+        self.charge: Charge | None = None
         self.payment: Payment | None = None
         self.retried: Callable[[ProviderError], None] | None = None
 

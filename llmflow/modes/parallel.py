@@ -138,7 +138,8 @@ class ParallelMode:
             ProviderError: it failed for good, with the number of its attempts.
         """
         request = asked.request
-        call = _Call(asked.id, request, self.provider.reserve(request), asked.wire)
+        charge = asked.charge or self.provider.reserve(request)
+        call = _Call(asked.id, request, charge, asked.wire)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
@@ -180,6 +181,7 @@ class ParallelMode:
             await call.payment.renew()
         asked = self._clock.monotonic() if RequestAdmitted.wanted else None
         await self._pass_gates()
+        send = self._exchange if self.hedging is None else self._hedged
         try:
             permit = await self.limiter.acquire(
                 call.charge,
@@ -195,13 +197,15 @@ class ParallelMode:
                     if asked is not None:
                         waited = self._clock.monotonic() - asked
                         self._teller.admitted(call.id, call.attempts, waited)
+                    if call.payment is not None:
+                        call.payment.begin(call.attempts)
                     try:
-                        if call.payment is not None:
-                            return await self._paid(call.payment, call, permit)
-                        return await self._sent(call, permit)
+                        return await send(call, permit)
                     except (RateLimitError, QuotaExhaustedError) as rejection:
+                        _charge(call.payment, rejection)
                         self._pause(call, permit, rejection)
                     except ProviderError as error:
+                        _charge(call.payment, error)
                         permit.fail(
                             overloaded=error.transient, signals=error.signals, reason=str(error)
                         )
@@ -228,20 +232,6 @@ class ParallelMode:
     async def _pass_gates(self) -> None:
         for gate in self.gates:
             await gate.acquire()
-
-    async def _paid(self, payment: Payment, call: _Call, permit: Permit) -> Response:
-        """Send, and note what may have to be paid for."""
-        payment.begin(call.attempts)
-        try:
-            return await self._sent(call, permit)
-        except ProviderError as error:
-            payment.ended(error)
-            raise
-
-    async def _sent(self, call: _Call, permit: Permit) -> Response:
-        if self.hedging is None:
-            return await self._exchange(call, permit)
-        return await self._hedged(self.hedging, call, permit)
 
     async def _exchange(self, call: _Call, permit: Permit) -> Response:
         clock = self._clock
@@ -277,8 +267,9 @@ class ParallelMode:
             raise filtered(response)
         return response
 
-    async def _hedged(self, hedging: Hedging, call: _Call, permit: Permit) -> Response:
-        clock = self._clock
+    async def _hedged(self, call: _Call, permit: Permit) -> Response:
+        clock, hedging = self._clock, self.hedging
+        assert hedging is not None
         before, sent = call.in_flight, clock.monotonic()
         answered = False
         try:
@@ -390,6 +381,12 @@ class ParallelMode:
         if long:
             self.limiter.refuse(end, seconds=seconds)
         raise end from rejection
+
+
+def _charge(payment: Payment | None, error: ProviderError) -> None:
+    """Have a failed request paid for, if it may have run."""
+    if payment is not None:
+        payment.ended(error)
 
 
 def _close_second(call: _Call, second: Second, *, answered: bool) -> None:

@@ -113,6 +113,8 @@ class Batching:
                 self.on_used_up()
         if not key:
             key, nth = self._numbered(call, route)
+        if self._spending is not None:
+            self._spending.wait_for((key, nth), call.payment)
         try:
             response = await self._complete(call, route, name_of(key, nth), way)
         except TakenOver:
@@ -124,6 +126,9 @@ class Batching:
         else:
             way.in_batch = True
             return response
+        finally:
+            if self._spending is not None:
+                self._spending.wait_for((key, nth), None)
         return await ask_live(call, route)
 
     async def _complete(self, call: Call, route: Route, name: str, way: Way) -> Response:
@@ -274,7 +279,7 @@ class Batching:
             identity,
             control,
             store=self._store,
-            keeper=RouteKeeper(self, route),
+            keeper=RouteKeeper(self, route, self._spending),
             folder=self._folder_here(),
             settings=settings,
             clock=self._clock,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from llmflow.batch.names import call_of
 from llmflow.batch.record import JobRecord
 from llmflow.batch.waiter import Outcome, Waiter
-from llmflow.errors import JournalError
+from llmflow.errors import JournalError, ProviderError
 from llmflow.runs.route import Route
 
 if TYPE_CHECKING:
     from llmflow.runs.batching import Batching
+    from llmflow.runs.spending import Spending
 
 
 class Waiting:
@@ -36,9 +38,10 @@ class Waiting:
 class RouteKeeper:
     """A queue's view of the run."""
 
-    def __init__(self, batching: Batching, route: Route) -> None:
+    def __init__(self, batching: Batching, route: Route, spending: Spending | None) -> None:
         self._batching = batching
         self._route = route
+        self._spending = spending
         self.is_known = batching.is_known
         self.changed = batching.changed
         self.drain = batching.drain
@@ -47,6 +50,16 @@ class RouteKeeper:
     def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
         """Write a row's outcome down."""
         return self._batching.keep(name, outcome, self._route)
+
+    def lost(self, name: str, error: ProviderError) -> None:
+        """Charge a row that may have been billed without an answer."""
+        if self._spending is not None and (row := call_of(name)) is not None:
+            self._spending.row_lost(row, error)
+
+    def renew(self, name: str) -> bool:
+        """Keep back what a row of a job's next round may cost; whether that fits."""
+        row = None if self._spending is None else call_of(name)
+        return row is None or self._spending is None or self._spending.renew_row(row)
 
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision."""

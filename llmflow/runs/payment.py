@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmflow.errors import (
+    BudgetExceededError,
     ContentFilterError,
     ProviderError,
     QuotaExhaustedError,
@@ -42,6 +43,7 @@ class CallPayment(Payment):
         "_counted",
         "_estimate",
         "_ledger",
+        "_of_row",
         "_requests",
         "prompt",
         "reservation",
@@ -65,6 +67,7 @@ class CallPayment(Payment):
         self._estimate = estimate
         self._charge = charge
         self._batch = batch
+        self._of_row = reservation.estimate
         self._requests = 0
         self._counted = 0
         reservation.abandoned = self.cancelled
@@ -105,6 +108,20 @@ class CallPayment(Payment):
             self.reservation.release()
             self.reservation = None
         await self._reserve()
+
+    def renew_row(self) -> bool:
+        """Keep back for a row what its job's next round may cost; whether that fits."""
+        if self.reservation is not None:
+            return True
+        try:
+            reservation = self._ledger.reserve_nowait(self._of_row)
+        except BudgetExceededError:
+            return False
+        if reservation is None:
+            return False
+        self._ledger.detach(reservation)  # the loop of the jobs need not be the call's
+        self.reservation = reservation
+        return True
 
     def second(self) -> Second | None:
         """Keep something back for a request beside this one; None where it does not fit."""

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from llmflow.errors import (
-    BudgetExceededError,
-    ProviderError,
-)
-from llmflow.modes.mode import Call
+from llmflow.errors import BudgetExceededError, ProviderError
+from llmflow.modes.mode import Call, Payment
 from llmflow.printable import counted
 from llmflow.runs.payment import CallPayment, spent_on
 from llmflow.runs.route import Route
-from llmflow.types import Response
+from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
     from llmflow.budget import Estimate, Ledger, OutputForecast, PromptForecast, Reservation
     from llmflow.journal import Journal
+
+Row: TypeAlias = tuple[bytes, int]
+"""Names a row of a batch job, as the journal does."""
+
+
+class _Learned:
+    """What the answers of a run have told of a model."""
+
+    __slots__ = ("outputs", "prompts")
+
+    def __init__(self, prompts: PromptForecast, outputs: OutputForecast) -> None:
+        self.prompts = prompts
+        self.outputs = outputs
+
+    def observe(self, payment: CallPayment, usage: Usage) -> None:
+        """Learn from the answer to a call."""
+        self.prompts.observe(payment.prompt, usage.input_tokens)
+        self.outputs.observe(usage.output_tokens)
 
 
 class Spending:
@@ -31,19 +46,59 @@ class Spending:
     def __init__(self, ledger: Ledger, journal: Journal | None) -> None:
         self._ledger = ledger
         self._journal = journal
-        self._prompts: dict[Hashable, PromptForecast] = {}
-        self._forecasts: dict[Hashable, OutputForecast] = {}
-        self._of_rows: dict[tuple[bytes, int], Reservation] = {}
+        self._learned: dict[Hashable, _Learned] = {}
+        self._of_rows: dict[Row, Reservation] = {}
+        self._waiting: dict[Row, CallPayment] = {}
+        # Budgets are imported where there is one, and not again with each call.
+        from llmflow.budget import estimate, prompt_tokens
 
-    def keep_for(self, row: tuple[bytes, int], reservation: Reservation | None) -> None:
+        self._reckon, self._count = estimate, prompt_tokens
+
+    def keep_for(self, row: Row, reservation: Reservation | None) -> None:
         """Keep what is reserved for a row that is in a job, and that no call waits for."""
         if reservation is not None:
             self._ledger.detach(reservation)
             self._of_rows[row] = reservation
 
-    def kept_for(self, row: tuple[bytes, int]) -> Reservation | None:
+    def kept_for(self, row: Row) -> Reservation | None:
         """Return what was kept for a row, once."""
         return self._of_rows.pop(row, None)
+
+    def wait_for(self, row: Row, payment: Payment | None) -> None:
+        """Note that a call waits for a row of a job; None: that it does not any more."""
+        if isinstance(payment, CallPayment):
+            self._waiting[row] = payment
+        else:
+            self._waiting.pop(row, None)
+
+    def row_lost(self, row: Row, error: ProviderError) -> None:
+        """Charge what was kept back for a row that may have been billed without an answer."""
+        if not error.may_be_billed:
+            return
+        payment = self._waiting.get(row)
+        if payment is not None:
+            payment.begin(error.attempts)
+            payment.ended(error)
+        elif (reservation := self._of_rows.get(row)) is not None:
+            reservation.settle(usd=None, tokens=None, requests=0.0)
+            self._charge(reservation.estimate.usd, reservation.estimate.tokens)
+
+    def renew_row(self, row: Row) -> bool:
+        """Keep back for a row what its job's next round may cost; whether that fits."""
+        payment, reservation = self._waiting.get(row), self._of_rows.get(row)
+        if payment is not None:
+            return payment.renew_row()
+        if reservation is None:
+            return True  # an earlier session's, and charged when it comes
+        try:
+            anew = self._ledger.reserve_nowait(reservation.estimate)
+        except BudgetExceededError:
+            anew = None
+        if anew is None:
+            del self._of_rows[row]
+            return False
+        self.keep_for(row, anew)
+        return True
 
     def release_rows(self) -> None:
         """Give back what was kept for rows: no job has them any more."""
@@ -51,9 +106,7 @@ class Spending:
             reservation.release()
         self._of_rows.clear()
 
-    async def pay(
-        self, call: Call, route: Route, row: tuple[bytes, int], *, batch: bool
-    ) -> CallPayment:
+    async def pay(self, call: Call, route: Route, row: Row, *, batch: bool) -> CallPayment:
         """Keep back what a call may cost; waits while calls under way may still need less.
 
         Args:
@@ -65,9 +118,7 @@ class Spending:
         Raises:
             BudgetExceededError: it does not fit.
         """
-        from llmflow.budget import prompt_tokens
-
-        prompt = prompt_tokens(call.request)
+        prompt = self._count(call.request)
         live = self._estimator(call, route, batch=False, prompt=prompt)
         anew = self._estimator(call, route, batch=True, prompt=prompt) if batch else live
         reservation, ledger = self.kept_for(row), self._ledger
@@ -118,8 +169,7 @@ class Spending:
     def answered(self, payment: CallPayment, response: Response, route: Route) -> None:
         """Settle with an answer."""
         payment.answered(response)
-        self._prompt_forecast(route).observe(payment.prompt, response.usage.input_tokens)
-        self._forecast(route).observe(response.usage.output_tokens)
+        self._of_model(route).observe(payment, response.usage)
 
     def arrived(self, reservation: Reservation | None, response: Response, route: Route) -> None:
         """Settle with an answer that a job brought, whether or not anything is reserved for it."""
@@ -133,7 +183,7 @@ class Spending:
         self._charge(
             spent.usd - max(0.0, response.cost or 0.0), spent.tokens - max(0, usage.total_tokens)
         )
-        self._forecast(route).observe(usage.output_tokens)
+        self._of_model(route).outputs.observe(usage.output_tokens)
 
     def failed(self, reservation: Reservation, error: ProviderError) -> None:
         """Settle with a failure that a job brought."""
@@ -150,46 +200,36 @@ class Spending:
         self, call: Call, route: Route, *, batch: bool, prompt: float | None = None
     ) -> Callable[[], Estimate]:
         """Return what estimates a call, again with what was learned meanwhile."""
-        from llmflow.budget import estimate, prompt_tokens
-
-        counted = float(prompt_tokens(call.request) if prompt is None else prompt)
+        counted = float(self._count(call.request) if prompt is None else prompt)
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
-        charge, forecast = provider.reserve(call.request), self._forecast(route)
-        prompts = self._prompt_forecast(route)
+        # Not of the call, which refers to this: a cycle for each call would have to be collected.
+        request, learned, reckon = call.request, self._of_model(route), self._reckon
+        charge = call.charge = provider.reserve(request)
 
         def anew() -> Estimate:
-            return estimate(
-                call.request,
+            return reckon(
+                request,
                 price,
                 charge=charge,
-                expected_output=forecast.tokens,
+                expected_output=learned.outputs.tokens,
                 batch=batch,
-                prompt=prompts.tokens(counted),
+                prompt=learned.prompts.tokens(counted),
             )
 
         return anew
 
-    def _prompt_forecast(self, route: Route) -> PromptForecast:
-        """Return what is known of how many tokens prompts really are."""
-        model = (route.provider.name, route.provider.model)
-        forecast = self._prompts.get(model)
-        if forecast is None:
-            from llmflow.budget import PromptForecast
-
-            forecast = self._prompts[model] = PromptForecast()
-        return forecast
-
-    def _forecast(self, route: Route) -> OutputForecast:
-        """Return what is known of the length of a model's answers in this run."""
+    def _of_model(self, route: Route) -> _Learned:
+        """Return what is known of a model's prompts and answers in this run."""
         provider = route.provider
         model = (provider.name, provider.model)
-        forecast = self._forecasts.get(model)
-        if forecast is None:
-            from llmflow.budget import OutputForecast
+        learned = self._learned.get(model)
+        if learned is None:
+            from llmflow.budget import OutputForecast, PromptForecast
             from llmflow.pricing import context_of
 
             context = context_of("/".join(model), base_url=route.endpoint or None)
             most = None if context is None else context.max_output_tokens
-            forecast = self._forecasts[model] = OutputForecast(most=most)
-        return forecast
+            learned = _Learned(PromptForecast(), OutputForecast(most=most))
+            self._learned[model] = learned
+        return learned

@@ -37,6 +37,8 @@ from llmflow_providers.batch_parts import (
     pieces_of,
     places,
     read_object,
+    refused_row,
+    unanswered_row,
     whole,
     word,
 )
@@ -201,11 +203,11 @@ class AnthropicBatch:
             try:
                 return BatchRow(name, self._provider.understand(message, reply), None)
             except errors.ProviderError as failed:
-                return BatchRow(name, None, failed)
+                return unanswered_row(name, failed)
             except (LookupError, TypeError, AttributeError):
-                return BatchRow(name, None, self._no_answer(message, reply))
+                return unanswered_row(name, self._no_answer(message, reply))
         if kind == "errored":
-            return BatchRow(name, None, self._row_error(result.get("error"), reply))
+            return refused_row(name, self._row_error(result.get("error"), reply))
         if kind in ("canceled", "expired"):
             return BatchRow(name, None, lost_row("expired" if kind == "expired" else "cancelled"))
         raise ValueError("no result of a batch job")

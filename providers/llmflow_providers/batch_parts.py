@@ -9,7 +9,15 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from llmflow import lenient_json
-from llmflow.errors import BatchRowLostError, InvalidRequestError, ModelNotFoundError, ProviderError
+from llmflow.batch_api import BatchRow
+from llmflow.errors import (
+    BatchRowLostError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    ProviderError,
+    RateLimitError,
+)
 from llmflow.headers import parse_reset, server_delay
 from llmflow.types import WireReply
 
@@ -102,6 +110,19 @@ def in_path(name: str) -> str:
 def lost_row(code: str) -> BatchRowLostError:
     """Return the error of a row that was never run: ``expired`` or ``cancelled``."""
     return BatchRowLostError(_LOST[code], code=code)
+
+
+def unanswered_row(name: str, error: ProviderError) -> BatchRow:
+    """Return a row that ran, and that only its answer says to have failed: it may be billed."""
+    refused = (RateLimitError, OverloadedError)
+    error.may_be_billed = error.transient and not isinstance(error, refused)
+    return BatchRow(name, None, error)
+
+
+def refused_row(name: str, error: ProviderError) -> BatchRow:
+    """Return a row that the provider counts as failed: it is not billed."""
+    error.may_be_billed = False
+    return BatchRow(name, None, error)
 
 
 def pieces_of(path: Path) -> Iterator[bytes]:

@@ -41,7 +41,9 @@ from llmflow_providers.batch_parts import (
     pieces_of,
     places,
     read_object,
+    refused_row,
     row_status,
+    unanswered_row,
     whole,
     word,
 )
@@ -233,15 +235,15 @@ class OpenAIBatch:
         reply = WireReply(200, headers, b"", time.time())
         # Where no status is said, the body says whether it is an answer.
         if error or not (status is None or 200 <= status < 300):
-            return BatchRow(name, None, self._row_error(error, status, body, reply))
+            return refused_row(name, self._row_error(error, status, body, reply))
         try:
             return BatchRow(name, self._provider.understand(body, reply), None)
         except errors.ProviderError as failed:
-            return BatchRow(name, None, failed)
+            return unanswered_row(name, failed)
         except (LookupError, TypeError, AttributeError):
             if status is None:
-                return BatchRow(name, None, self._row_error(None, None, body, reply))
-            return BatchRow(name, None, self._no_answer(body, reply))
+                return refused_row(name, self._row_error(None, None, body, reply))
+            return unanswered_row(name, self._no_answer(body, reply))
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
         """Delete the input and the results; what has gone already is no error."""
