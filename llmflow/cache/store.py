@@ -153,6 +153,7 @@ class Store:
     def _prepare(self) -> None:
         execute = self._connection.execute
         execute("PRAGMA cache_size = -8000")
+        execute("PRAGMA temp_store = MEMORY")
         # After a power cut the file is whole. What was written last may be gone.
         execute("PRAGMA synchronous = NORMAL")
         if self._is_new():

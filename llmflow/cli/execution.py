@@ -45,10 +45,12 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
     with ExitStack() as stack:
         with Postponed():
             from llmflow.cli.batching import check_options
+            from llmflow.cli.descriptors import check_descriptors
             from llmflow.config import use_config
 
             check_options(task)
             if not task.dry_run:
+                check_descriptors()
                 stack.enter_context(use_config(task.config))
                 rows, selection = rows_of(task)
                 stack.enter_context(rows)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
+from llmflow.cli.descriptors import system_error
 from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
 from llmflow.cli.signals import Postponed, end_at_once, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
@@ -74,6 +75,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         result = _explain(error)
     except click.ClickException as error:
         complain(error.format_message())
+        result = 2
+    except OSError as error:
+        complain(system_error(error))
         result = 2
     except (click.Abort, KeyboardInterrupt):
         say("llmflow: interrupted; nothing was written")

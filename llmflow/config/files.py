@@ -15,6 +15,11 @@ from llmflow.errors import ConfigurationError, redact
 FILE_NAME: Final = "llmflow.toml"
 VARIABLE: Final = "LLMFLOW_CONFIG"
 _MOST_BYTES: Final = 2**20
+_DEEPEST: Final = 64
+_LONG_KEY: Final = re.compile(
+    r"""^[ \t[]*+(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.MULTILINE
+)
+"""The beginning of a line's key that has more parts than any."""
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -74,13 +79,36 @@ def read_config(path: Path, *, named_by: str | None = None) -> tuple[dict[str, A
     Raises:
         ConfigurationError: it cannot be read, is not UTF-8 or is not TOML.
     """
-    text = _decoded(_bytes(path, named_by), display_name(path))
+    name = display_name(path)
+    text = _decoded(_bytes(path, named_by), name)
     try:
-        return tomllib.loads(text), text
+        # A key of a hundred thousand parts takes minutes to read.
+        if _LONG_KEY.search(text):
+            raise RecursionError
+        content = tomllib.loads(text)
+        _check_depth(content)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(_explained(str(error), text, display_name(path))) from None
+        raise ConfigurationError(_explained(str(error), text, name)) from None
     except RecursionError:
-        raise ConfigurationError(f"{display_name(path)}: nested too deeply") from None
+        raise ConfigurationError(f"{name}: nested too deeply") from None
+    except ValueError:  # Python's bound on the digits of a number
+        raise ConfigurationError(f"{name}: a number in it has too many digits") from None
+    return content, text
+
+
+def _check_depth(content: dict[str, Any]) -> None:
+    """Raise a RecursionError where tables and lists are nested as nobody nests them."""
+    level: list[Any] = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _check_owner(path: Path) -> None:

@@ -6,6 +6,8 @@ import sqlite3
 import threading
 from typing import Final
 
+from llmflow.errors import JournalError
+
 _ASK: Final = (
     "INSERT INTO asked VALUES (?, 0) "
     "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
@@ -31,7 +33,11 @@ class Asked:
         self._beyond: sqlite3.Connection | None = None
 
     def count(self, fingerprint: bytes) -> int:
-        """Return how often this was asked before, and count it."""
+        """Return how often this was asked before, and count it.
+
+        Raises:
+            JournalError: there is no room in the temporary folder.
+        """
         first = self._first
         with self._lock:
             times = first.get(fingerprint)
@@ -42,9 +48,12 @@ class Asked:
             if len(first) < _IN_MEMORY:
                 first[fingerprint] = 0
                 return 0
-            if self._beyond is None:
-                self._beyond = _database()
-            return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
+            try:
+                if self._beyond is None:
+                    self._beyond = _database()
+                return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
+            except sqlite3.Error as error:
+                raise _no_room(error) from error
 
     def close(self) -> None:
         """Forget everything."""
@@ -53,6 +62,13 @@ class Asked:
             if self._beyond is not None:
                 self._beyond.close()
                 self._beyond = None
+
+
+def _no_room(error: sqlite3.Error) -> JournalError:
+    return JournalError(
+        f"questions of this run cannot be counted in the temporary folder: {error}; make room "
+        "there, or name another folder in TMPDIR, and run again; what was answered is kept"
+    )
 
 
 def _database() -> sqlite3.Connection:

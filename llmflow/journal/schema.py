@@ -290,6 +290,8 @@ def _connect(address: str) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cache_size = -8000")
+        # What it takes to undo one statement: beside a full temporary folder, too.
+        connection.execute("PRAGMA temp_store = MEMORY")
     except BaseException:  # such as a file that is no database
         connection.close()
         raise
