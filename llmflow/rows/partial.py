@@ -77,7 +77,7 @@ class Partial:
         except _NoLocksError:
             self._has_lock = False
             self.path = path.with_name(f"{path.stem}-{secrets.token_hex(4)}{path.suffix}")
-            self.raw = create(self.path, self.mode)
+            self.raw = create(self.path, self.mode, append=True)
         self._file = os.fstat(self.raw.fileno())
 
     def check(self, size: int) -> None:
@@ -149,7 +149,7 @@ class Partial:
         for _ in range(_TRIES):
             self.set_aside = self._clear(keep) or self.set_aside
             try:
-                raw = create(self.path, self.mode)
+                raw = create(self.path, self.mode, append=True)
             except FileExistsError:
                 continue  # another run was faster: the next look tells what it does
             try:
@@ -193,19 +193,22 @@ class Partial:
                 os.close(descriptor)
 
 
-def create(path: Path, mode: int | None = None) -> BinaryIO:
+def create(path: Path, mode: int | None = None, *, append: bool = False) -> BinaryIO:
     """Make a file and open it for writing.
 
     Args:
         path: its name, under which there is nothing.
         mode: its mode from the start, whatever the umask; None leaves it to the umask.
+        append: write at its end, wherever that is: what another program cuts off then is
+            missing in its size, and not a hole that nobody sees.
 
     Raises:
         FileExistsError: there is something, of whatever kind.
         ConfigurationError: it cannot be made.
     """
     try:
-        descriptor = os.open(path, _NEW, 0o666 if mode is None else mode)
+        flags = _NEW | os.O_APPEND if append else _NEW
+        descriptor = os.open(path, flags, 0o666 if mode is None else mode)
     except FileExistsError:
         raise
     except FileNotFoundError:

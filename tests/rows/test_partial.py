@@ -244,6 +244,24 @@ class TestTouched:
             out.commit()
         assert not (tmp_path / name).exists()
 
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+    def test_rows_that_were_cut_off_while_others_follow_are_missed(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        """Written on where it stood, the file would have a hole, and the size it should have."""
+        out = open_output(tmp_path / name)
+        for number in range(50):
+            out.write({"a": number})
+        out.flush()
+        assert out.partial_path is not None
+        assert Path(out.partial_path).stat().st_size > 0
+        os.truncate(out.partial_path, 0)
+        for number in range(50):
+            out.write({"a": number})
+        with pytest.raises(ConfigurationError, match=r"another program has changed .* run again"):
+            out.commit()
+        assert not (tmp_path / name).exists()
+
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
