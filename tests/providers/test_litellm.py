@@ -423,6 +423,7 @@ async def test_an_option_that_litellm_refuses_is_an_invalid_request() -> None:
 
 
 async def test_the_users_own_callbacks_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm_client.loader.load()  # by itself it asks the network for prices
     import litellm
 
     heard = asyncio.Event()
@@ -773,6 +774,7 @@ EXPECTED: dict[str, type[errors.LLMFlowError]] = {
 
 
 def litellm_classes() -> dict[str, type[Exception]]:
+    litellm_client.loader.load()
     import litellm.exceptions
 
     return {

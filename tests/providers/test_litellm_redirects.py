@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +21,6 @@ from llmflow_providers.litellm_redirects import guard, no_redirects
 from tests.providers.test_litellm import ANSWER, KEY
 
 httpx: Any = pytest.importorskip("httpx")
-litellm = pytest.importorskip("litellm")
 
 STATUSES = (301, 302, 303, 307, 308)
 # One or more of every way in which litellm sends: the SDKs of OpenAI and Azure, its handler,
@@ -102,6 +102,13 @@ async def serving(answer: Any = None) -> AsyncIterator[Hosts]:
             await runner.cleanup()
 
 
+@pytest.fixture(name="litellm")
+def _litellm() -> Any:
+    """Return litellm, imported as the provider does: by itself it asks the network for prices."""
+    loader.load()
+    return importlib.import_module("litellm")
+
+
 @pytest.fixture(autouse=True)
 def _forget_limiters() -> None:
     forget_limiters()
@@ -115,9 +122,8 @@ def _forget_limiters() -> None:
     + [(model, "httpx") for model in FAMILIES if model.startswith(("anthropic", "gemini", "op"))],
 )
 async def test_no_key_goes_where_a_redirect_points(
-    model: str, http: str, monkeypatch: pytest.MonkeyPatch
+    model: str, http: str, litellm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loader.load_in_thread()
     monkeypatch.setattr(litellm, "disable_aiohttp_transport", http == "httpx")
     async with serving() as hosts:
         provider = LiteLLMProvider(model, base_url=hosts.url, api_key=KEY)
@@ -133,8 +139,7 @@ async def test_no_key_goes_where_a_redirect_points(
         assert hosts.there == []
 
 
-async def test_no_key_goes_there_by_a_session_of_litellm_s_own() -> None:
-    await loader.load_in_thread()
+async def test_no_key_goes_there_by_a_session_of_litellm_s_own(litellm: Any) -> None:
     # litellm keeps this one for all loops, and closes it with none.
     handler = litellm.main.base_llm_aiohttp_handler
     async with serving() as hosts:
@@ -159,9 +164,8 @@ async def test_a_redirect_that_carries_an_answer_is_no_answer() -> None:
         assert hosts.there == []
 
 
-async def test_a_client_of_the_user_s_own_follows_none_either() -> None:
+async def test_a_client_of_the_user_s_own_follows_none_either(litellm: Any) -> None:
     async with serving() as hosts, httpx.AsyncClient(follow_redirects=True) as client:
-        await loader.load_in_thread()
         handler = litellm.AsyncHTTPHandler()
         await handler.client.aclose()
         handler.client = client
@@ -211,8 +215,9 @@ async def test_other_sessions_of_the_program_follow_as_before() -> None:
 
 
 @pytest.mark.parametrize("http", ["aiohttp", "httpx"])
-async def test_long_and_many_headers_are_read(http: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await loader.load_in_thread()
+async def test_long_and_many_headers_are_read(
+    http: str, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(litellm, "disable_aiohttp_transport", http == "httpx")
 
     async def answer(_: web.Request) -> web.Response:
