@@ -333,6 +333,28 @@ class TestWaiting:
         assert ledger.state().reserved == Spent()
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
+    def test_who_waits_behind_a_call_of_a_loop_that_is_closed_later_is_granted(self) -> None:
+        ledger = Ledger(Budget(usd=2))
+        other = asyncio.new_event_loop()
+
+        async def main() -> None:
+            under_way = granted(ledger, Estimate(usd=2))
+            waiting = await asyncio.to_thread(begin)
+            mine = asyncio.create_task(ledger.reserve(Estimate(usd=1.5)))
+            await settled()
+            under_way.release()
+            await asyncio.to_thread(other.run_until_complete, waiting)
+            other.close()  # with what its call was granted
+            (await asyncio.wait_for(mine, 20)).release()
+
+        def begin() -> asyncio.Task[Reservation]:
+            task = other.create_task(ledger.reserve(Estimate(usd=1.5)))
+            other.run_until_complete(settled())
+            return task
+
+        asyncio.run(main())
+        assert ledger.state().reserved == Spent()
+
 
 class TestSeconds:
     @pytest.mark.virtual_time

@@ -85,6 +85,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._ended: deque[tuple[Reservation, Spent | None]] = deque()
         self._placed: Holders[Reservation] = Holders()
+        self._is_of_loops = False  # whether calls of several loops have waited
 
     def __repr__(self) -> str:
         state = self.state()
@@ -210,9 +211,11 @@ class Ledger:
         try:
             self._lock.acquire()
             try:
+                if self._queue and self._queue[-1].loop is not loop:
+                    self._is_of_loops = True
                 self._queue.append(reservation)
                 self._waiting += 1
-                if self._placed.others(loop):
+                if self._is_of_loops or self._placed.others(loop):
                     self._sweep()
                     loop.call_later(_LOOK_AFTER, self._look_after, reservation)
                 self._settle_ended()
