@@ -27,6 +27,7 @@ _LONGEST_PAUSE: Final = 60.0
 # Seconds between two looks for a loop that was closed.
 _LOOK_AFTER: Final = 1.0
 _PAGES: Final = ("<!doctype", "<html", "<head")
+_BLANK: Final = "\ufeff \t\r\n"
 _PAGE_BYTES: Final = 256
 _OF_AN_INPUT: Final = (400, 403)
 _OF_ALL: Final = (AuthenticationError, ModelNotFoundError)
@@ -116,9 +117,11 @@ class Refusals:
 
 def is_page(reply: WireReply) -> bool:
     """Whether a reply is an HTML page: of a firewall or a proxy, and not of the provider."""
+    start = reply.body[:_PAGE_BYTES].decode("utf-8", "replace")
     if "text/html" in reply.headers.get("content-type", "").lower():
-        return True
-    return _begins_as_page(reply.body[:_PAGE_BYTES].decode("utf-8", "replace"))
+        # Gateways label an error in JSON so, too.
+        return not start.lstrip(_BLANK).startswith(("{", "["))
+    return _begins_as_page(start)
 
 
 def is_of_input(error: ProviderError) -> bool:
@@ -169,7 +172,7 @@ def filtered(response: Response) -> ContentFilterError:
 
 
 def _begins_as_page(text: str) -> bool:
-    return text.lstrip("\ufeff \t\r\n").lower().startswith(_PAGES)
+    return text.lstrip(_BLANK).lower().startswith(_PAGES)
 
 
 def _tell(told: asyncio.Future[Verdict], verdict: Verdict) -> None:

@@ -52,6 +52,17 @@ def test_a_page_after_answers_is_one_failed_input(model: str, status: int) -> No
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_refusal_in_json_is_no_page_whatever_it_is_labelled(model: str) -> None:
+    def revoked(now: float) -> WireReply | None:
+        if now < 5.0:
+            return None
+        return WireReply(403, {"content-type": "text/html; charset=utf-8"}, WRONG_KEY, 0.0)
+
+    outcome = play(SETTINGS, prompts(200), quota=Quota(rpm=1200), trouble=revoked, model=model)
+    assert set(outcome.errors) == {"AuthenticationError"}
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_page_before_any_answer_ends_all(model: str) -> None:
     outcome = play(SETTINGS, prompts(20), trouble=lambda now: page(403), model=model)
     assert outcome.errors == {"AuthenticationError": 20}
