@@ -72,7 +72,8 @@ def parquet_rows(path: Path) -> Rows:
             with pa.parquet.ParquetFile(path, pre_buffer=False) as file:
                 for batch in file.iter_batches(batch_size=_READ_ROWS):
                     yield from batch.to_pylist()
-        except pa.ArrowInvalid as error:
+        # Also of values that Python has not, such as the year 12000.
+        except (ValueError, OverflowError) as error:
             raise InputError(_unreadable(path, error)) from None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmflow.errors import InputError
 from llmflow.rows import answer_row, open_output, open_rows
 from llmflow.rows.records import output_fields, output_types
 
@@ -118,3 +119,10 @@ def test_other_outputs_have_no_types(tmp_path: Path) -> None:
     with out:
         out.write({"raw": b"text"})
     assert (tmp_path / "out.jsonl").read_text() == '{"raw":"text"}\n'
+
+
+def test_a_time_that_python_does_not_have_is_one_line(tmp_path: Path) -> None:
+    far = pa.array([10**18], type=pa.timestamp("us"))
+    pq.write_table(pa.table({"at": far}), tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"in\.parquet is not a readable Parquet file"):
+        list(open_rows(tmp_path / "in.parquet"))
