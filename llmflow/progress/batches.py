@@ -52,17 +52,33 @@ class BatchView:
 
     def words(self) -> str:
         """Return it in one line."""
+        parts = [*self._states(), *self.times()]
+        if self.trouble is not None:
+            parts.append(f"trying again: {self.trouble}")
+        return f"batch: {', '.join(parts)}"
+
+    def state_words(self) -> str:
+        """Return what the jobs are doing, without the times."""
+        parts = self._states()
+        if self.trouble is not None:
+            parts.insert(0, f"trying again: {self.trouble}")
+        return f"batch: {', '.join(parts)}"
+
+    def _states(self) -> list[str]:
         parts = [f"{number:,} {state}" for state, number in self.states.items()]
         if self.submitting is not None:
             parts.insert(0, f"submitting, {counted(self.submitting, 'row')} so far")
         if self.rows:
             parts.append(f"{self.done:,}/{counted(self.rows, 'row')}")
+        return parts
+
+    def times(self) -> list[str]:
+        """Return since when the jobs are there, and for how long they will be."""
+        parts = []
         if self.states and self.age >= 1.0:
             parts.append(f"for {duration(self.age)}")
         if self.left is not None:
             parts.append(f"about {duration(self.left)} left")
         elif self.states and self.latest is not None:
             parts.append(f"{duration(self.latest)} left at the most")
-        if self.trouble is not None:
-            parts.append(f"trying again: {self.trouble}")
-        return f"batch: {', '.join(parts)}"
+        return parts

@@ -146,8 +146,9 @@ class View:
     def lines(self) -> tuple[str, str]:
         """Return it in two lines, the first of them beside a bar."""
         if self.batch is not None and not self.stopping:
-            below = [*self._special(), *self._money(), *self._tokens()]
-            return ", ".join([self.batch.words(), *self._trouble()]), ", ".join(below)
+            # Beside the bar there is no room for the times on a terminal of 80 columns.
+            below = [*self.batch.times(), *self._money(), *self._special(), *self._tokens()]
+            return ", ".join([self.batch.state_words(), *self._trouble()]), ", ".join(below)
         first = [self._speed(), *self._left(), *self._trouble()]
         # The most important comes first: a narrow terminal cuts the end.
         second = [*self._binding(), *self._money(), self._flight()]

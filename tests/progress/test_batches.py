@@ -14,9 +14,9 @@ from llmflow.progress.view import Traffic, View
 def test_jobs_take_the_place_of_speed() -> None:
     jobs = BatchView(states={"in_progress": 2, "validating": 1}, rows=3000, done=1200, age=3725)
     view = View(done=1200, total=3000, cost=0.5, input_tokens=10, failed=3, batch=jobs)
-    told = "batch: 2 in_progress, 1 validating, 1,200/3,000 rows, for 1 h 2 min"
-    assert view.line() == f"{told}, 3 failed, $0.50"
-    assert view.lines() == (told, "3 failed, $0.50, tokens 10 in, 0 out")
+    told = "batch: 2 in_progress, 1 validating, 1,200/3,000 rows"
+    assert view.line() == f"{told}, for 1 h 2 min, 3 failed, $0.50"
+    assert view.lines() == (told, "for 1 h 2 min, $0.50, 3 failed, tokens 10 in, 0 out")
     assert "/s" not in view.log_line(), "a speed would promise an end"
 
 
@@ -38,6 +38,15 @@ def test_the_end_is_told_as_well_as_it_is_known(
 ) -> None:
     jobs = BatchView(states={"running": 1}, rows=100, done=40, age=90, left=left, latest=latest)
     assert jobs.words().endswith(told)
+
+
+def test_at_80_columns_the_time_left_of_jobs_is_not_cut() -> None:
+    jobs = BatchView(states={"in_progress": 1}, rows=2000, done=180, age=90, left=84_600)
+    view = View(done=180, total=2000, cost=0.5, failed=3, batch=jobs)
+    first, second = view.lines()
+    bar, margin = 12, 3
+    assert bar + len(f" {view.count} {first}") <= 80 - margin
+    assert "about 23 h 30 min left" in second[: 80 - margin]
 
 
 def test_trouble_on_the_way_to_the_provider_is_told() -> None:
