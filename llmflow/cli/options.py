@@ -113,7 +113,7 @@ def provider_options(given: Sequence[str]) -> dict[str, Any]:
         key, _, value = text.partition("=")
         try:
             options[key.strip()] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second one where it is nested too deep
             options[key.strip()] = value
     return options
 

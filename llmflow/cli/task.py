@@ -113,7 +113,8 @@ class Task:
         kept = {
             name: value
             for name, value in asdict(task).items()
-            if name not in _PASSING and value not in (None, False, ())
+            # Not by equality: 0 is a temperature, and False to Python.
+            if name not in _PASSING and value is not None and value is not False and value != ()
         }
         texts = {name: value for name, value in kept.items() if isinstance(value, str)}
         foreign = {name: value for name, value in texts.items() if well_formed(value) != value}

@@ -96,6 +96,10 @@ class TestProviderOptions:
             "empty": "",
         }
 
+    def test_a_value_that_is_nested_too_deep_for_json_is_a_text(self) -> None:
+        deep = "[" * 100_000
+        assert provider_options([f"user={deep}"]) == {"user": deep}
+
     @pytest.mark.usefixtures("key")
     def test_they_are_part_of_what_is_asked_and_of_a_resumed_run(
         self, run: Run, simulator: Start

@@ -512,6 +512,19 @@ def test_without_a_journal_everything_is_asked_again(process: Process, simulator
     assert not runs_folder().exists()
 
 
+def test_a_run_at_temperature_0_is_resumed_at_temperature_0(
+    process: Process, simulator: Start
+) -> None:
+    write_rows("in.jsonl", 3)
+    sim = simulator()
+    assert ended(process(*words(sim), "--temperature", "0", "--drain", "0")).code == 0
+    assert "--temperature 0" in ended(process("runs", "show", the_run().name)).out
+    result = ended(process("resume", the_run().name, "--json"))
+    assert result.code == 0
+    assert report_of(result)["requests"] == 0
+    assert sim.stats().received == 3
+
+
 def test_a_command_that_is_kept_holds_no_session_options(
     process: Process, simulator: Start
 ) -> None:
