@@ -37,7 +37,7 @@ def is_short(response: Response) -> bool:
 class TestSettings:
     def test_all_of_them_are_carried(self, copied: Copy) -> None:
         llm = LLM(
-            "sim/demo",
+            "sim/copied",
             quota=Quota(rpm=50),
             retry=Retry(attempts=3),
             timeout=Timeout(total=5),
@@ -64,27 +64,27 @@ class TestSettings:
         assert twin._route.cache is llm._route.cache
 
     def test_what_was_set_later_is_carried_too(self, copied: Copy) -> None:
-        llm = LLM("sim/demo")
+        llm = LLM("sim/copied")
         llm.system = "Be brief."
         assert copied(llm).system == "Be brief."
 
     def test_a_copy_answers(self, copied: Copy) -> None:
-        llm = LLM("sim/demo")
+        llm = LLM("sim/copied")
         answer = llm.run("Summarize: One. Two.")  # it has a connection now
         assert copied(llm).run("Summarize: One. Two.") == answer
         assert asyncio.run(copied(llm)("Summarize: One. Two.")) == answer
 
     def test_a_subclass_keeps_its_class_and_attributes(self, copied: Copy) -> None:
-        llm = Mine("sim/demo", temperature=0.5)
+        llm = Mine("sim/copied", temperature=0.5)
         llm.label = "x"
         twin = copied(llm)
         assert (type(twin), twin.label, twin.temperature) == (Mine, "x", 0.5)
 
     def test_a_copy_of_another_mode_keeps_it(self, copied: Copy) -> None:
-        assert copied(LLM("sim/demo").varied(mode="batch")).choice.mode == "batch"
+        assert copied(LLM("sim/copied").varied(mode="batch")).choice.mode == "batch"
 
     def test_what_holds_an_llm_can_be_copied(self, copied: Copy) -> None:
-        assert copied({"llm": [LLM("sim/demo")]})["llm"][0].model == "sim/demo"
+        assert copied({"llm": [LLM("sim/copied")]})["llm"][0].model == "sim/copied"
 
 
 class Mine(LLM):
@@ -140,7 +140,7 @@ def test_what_belongs_to_the_process_is_refused_by_name(
     copied: Copy, name: str, value: Any
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"an LLM with {name}="):
-        copied(LLM("sim/demo", **{name: value}))
+        copied(LLM("sim/copied", **{name: value}))
 
 
 def test_a_shallow_copy_shares_everything() -> None:
