@@ -55,7 +55,7 @@ def csv_rows(open_bytes: Open, how: Reading) -> Rows:
     with _text(open_bytes, how) as text:
         reader = _reader(text, how)
         header = _header(reader, how)
-        span = yield from _rows(reader, header, how, marks, recovers=True)
+        span = yield from _rows(reader, header, how, marks)
     if span is None:
         return
     # There may be more of the kind: from here on what a record has taken is kept, so that
@@ -63,15 +63,22 @@ def csv_rows(open_bytes: Open, how: Reading) -> Rows:
     with _text(open_bytes, how) as text:
         lines = _KeptLines(islice(text, span.first, None))
         lines.forget(span.last - span.first)
-        while span is not None:
-            # Of a record over several lines: those after its first may be rows of their own.
-            begun = span.last
-            if _begins_row(lines.kept, len(header), how):
-                begun = span.first
-                lines.take_back()
-            lines.kept.clear()
-            reader = _reader(lines, how)
-            span = yield from _rows(reader, header, how, marks, begun, lines, recovers=True)
+        yield from _rows_after(span, lines, header, how, marks)
+
+
+def _rows_after(
+    span: _Span | None, lines: _KeptLines, header: Sequence[str], how: Reading, marks: int
+) -> Rows:
+    """Yield the rows after an unreadable record, and after those that come then."""
+    while span is not None:
+        # Of a record over several lines: those after its first may be rows of their own.
+        begun = span.last
+        if _begins_row(lines.kept, len(header), how):
+            begun = span.first
+            lines.take_back()
+        lines.kept.clear()
+        reader = _reader(lines, how)
+        span = yield from _rows(reader, header, how, marks, begun, lines)
 
 
 class _Span(NamedTuple):
@@ -119,8 +126,13 @@ def csv_stream_rows(stream: IO[bytes], how: Reading, default: str) -> Rows:
         if how.delimiter is None:
             # Of a pipe, no second line is waited for.
             _find_delimiter(how, first, default)
-        reader = _reader(chain(first, text), how)
-        yield from _rows(reader, _header(reader, how), how, marks)
+        # It cannot be opened once more, so the lines are kept from the beginning.
+        lines = _KeptLines(chain(first, text))
+        reader = _reader(lines, how)
+        header = _header(reader, how)
+        lines.kept.clear()
+        span = yield from _rows(reader, header, how, marks, 0, lines)
+        yield from _rows_after(span, lines, header, how, marks)
 
 
 def _rows(
@@ -130,8 +142,6 @@ def _rows(
     marks: int,
     skipped: int = 0,
     lines: _KeptLines | None = None,
-    *,
-    recovers: bool = False,
 ) -> _Rows:
     """Yield the rows of the records to come.
 
@@ -143,7 +153,6 @@ def _rows(
         skipped: how many lines came before the reader's first.
         lines: the reader's lines, if they are kept; of an unreadable record, those after its
             first are.
-        recovers: whether the lines of an unreadable record can be read once more.
 
     Returns:
         An unreadable record over several lines, after which another reader is to go on; None
@@ -170,7 +179,7 @@ def _rows(
             yield _unreadable(error, span, how)
             if lines is not None:
                 del lines.kept[:1]
-            if span.last > span.first and recovers:
+            if span.last > span.first:
                 return span
             line = reader.line_num
 

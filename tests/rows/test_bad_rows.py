@@ -84,9 +84,13 @@ class TestCsv:
     def test_two_open_quotes_take_their_own_rows_alone(self, tmp_path: Path) -> None:
         lines = ["a,b", *(f"row {n},{n}" for n in range(30))]
         lines[11] = lines[21] = '"open,1'
-        rows = kept(put(tmp_path / "a.csv", "\n".join(lines)))
-        assert [n for n, row in enumerate(rows) if isinstance(row, str)] == [10, 20]
-        assert len(rows) == 30
+        content = "\n".join(lines)
+        for rows in (
+            kept(put(tmp_path / "a.csv", content)),
+            kept("-", stdin=io.BytesIO(content.encode()), format="csv"),
+        ):
+            assert [n for n, row in enumerate(rows) if isinstance(row, str)] == [10, 20]
+            assert len(rows) == 30
 
     def test_many_open_quotes_do_not_open_the_file_for_each(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
