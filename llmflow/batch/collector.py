@@ -108,11 +108,16 @@ class Collector:
             self._timer = self._loop.call_later(self._quiet, self._look)
         return spool
 
-    def drop(self, name: str) -> None:
-        """Leave out a row whose caller has gone, if it is not on its way already."""
+    def drop(self, name: str) -> bool:
+        """Leave out a row whose caller has gone, if it is not on its way already; whether it was.
+
+        The row is in no job then.
+        """
         for spool in self._open.values():
             if name in spool.names:
                 spool.drop(name)
+                return True
+        return False
 
     def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
         most = self._most.most_tokens

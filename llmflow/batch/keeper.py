@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Protocol
 
 from llmflow.batch.record import JobRecord
@@ -19,6 +20,10 @@ class Keeper(Protocol):
 
     def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
         """Write a row's outcome down; the future ends when it is durable. None: nothing to do."""
+        ...
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Hear that no job has these rows any more, and that nobody waits for them."""
         ...
 
     async def drain(self) -> None:

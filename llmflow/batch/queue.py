@@ -165,7 +165,9 @@ class Queue:
             return await waiter.future
         except BaseException:
             if self._waiters.leave(name, waiter):
-                self._collector.drop(name)
+                if self._collector.drop(name):
+                    for job in self._jobs.values():  # that of the round before
+                        job.names.discard(name)
             elif isinstance(sys.exception(), asyncio.CancelledError):
                 self.keep_after_all(name, waiter)
             raise
@@ -337,7 +339,9 @@ class Queue:
     def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
         """Have rows asked in parallel."""
         self.keeper.decided(why, record=job.record, rows=len(names))
-        self._taken_over |= self._waiters.take_over(names)
+        alone = self._waiters.take_over(names)
+        self._taken_over |= alone
+        self.keeper.let_go(alone)
 
     def is_few(self, rows: int, of: int) -> bool:
         """Whether so few leftovers are not worth another job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from llmflow.batch.names import call_of
@@ -60,6 +61,11 @@ class RouteKeeper:
         """Keep back what a row of a job's next round may cost; whether that fits."""
         row = None if self._spending is None else call_of(name)
         return row is None or self._spending is None or self._spending.renew_row(row)
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Give back what is kept for rows that no job has, and that nobody waits for."""
+        if self._spending is not None:
+            self._spending.let_go(filter(None, map(call_of, names)))
 
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 from llmflow.errors import BudgetExceededError, ProviderError
@@ -99,6 +99,13 @@ class Spending:
             return False
         self.keep_for(row, anew)
         return True
+
+    def let_go(self, rows: Iterable[Row]) -> None:
+        """Give back what is kept for some rows: they have not run, and no job has them."""
+        for row in rows:
+            reservation = self.kept_for(row)
+            if reservation is not None:
+                reservation.release()
 
     def release_rows(self) -> None:
         """Give back what was kept for rows: no job has them any more."""
