@@ -37,7 +37,7 @@ from tests.cli.sessions import (
 
 QUICK = {"seconds": 0.2, "validation_seconds": 0.05, "finalizing_seconds": 0.05}
 SLOW = QUICK | {"seconds": 60.0, "cancel_seconds": 0.05}
-CONFIG = "[batch]\npoll = 0.05\nquiet = 0.05\nrequests = 10\n"
+CONFIG = "[batch]\npoll = 0.05\nquiet = 0.3\nrequests = 10\n"
 
 
 @pytest.fixture(autouse=True)
