@@ -244,10 +244,10 @@ async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
 
 def _partial(task: Task) -> list[int] | None:
     """Return which file holds the rows of an unfinished session, to be known again."""
-    from llmflow.rows.files import partial_path
+    from llmflow.rows.writers import partial_file
 
     try:
-        found = partial_path(Path(task.output)).stat()
+        found = partial_file(task.output).stat()
     except (OSError, ValueError):
         return None
     return [found.st_dev, found.st_ino]

@@ -277,6 +277,17 @@ def open_output(
     )
 
 
+def partial_file(output: str) -> Path:
+    """Return where the rows of an output file are until it is whole.
+
+    Raises:
+        ConfigurationError: there can be no such file.
+    """
+    target = followed(Path(output))
+    of_parquet = target.suffix.lower() == ".parquet"
+    return partial_path(target, Parquet.suffix if of_parquet else None)
+
+
 def _stream_writer(name: str, stream: BinaryIO, *, closes: bool) -> RowWriter:
     return RowWriter(
         name=name,

@@ -537,15 +537,20 @@ def test_a_command_that_is_kept_holds_no_session_options(
 
 
 class TestWithoutJournal:
+    # A Parquet file is made of JSON lines, and a link leads to another name.
+    @pytest.mark.parametrize("out", ["out.jsonl", "out.parquet", "link.jsonl"])
     def test_what_it_has_paid_for_is_not_overwritten_by_the_next_session(
-        self, process: Process, simulator: Start
+        self, process: Process, simulator: Start, out: str
     ) -> None:
+        if out == "out.parquet":
+            pytest.importorskip("pyarrow")
+        Path("link.jsonl").symlink_to("out.jsonl")
         write_rows("in.jsonl", 60)
         sim = simulator(latency=0.3)
         answered = 0
         for more in ([], ["--no-journal"], []):
             before = sim.stats().received
-            popen = process(*words(sim, "--concurrency", "5", *more))
+            popen = process(*words(sim, "--concurrency", "5", *more, out=out))
             wait_for(lambda start=before: sim.stats().received >= start + 8, "8 requests")
             popen.send_signal(signal.SIGINT)
             assert ended(popen).code == 130
@@ -559,3 +564,4 @@ class TestWithoutJournal:
             if name.startswith("out.partial-")
         ]
         assert kept in found
+        assert len(found) == 2, "that of the first session, and that without a journal"
