@@ -230,6 +230,7 @@ class TestPrice:
         assert plan.primer is None
         assert "a cache primer saves" not in said(plan)
 
+    @has_vocabulary
     def test_longer_prompts_have_their_own_price(self) -> None:
         price = Price(input=1, output=10, longer=(1000, Price(input=2, output=20)))
         rows = [*texts(5), {"text": "tide " * 1200}, {"text": "t" * 1300}]
