@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _TIMES_THE_ESTIMATE: Final = 100
 _UNBOUNDED_ANSWER: Final = 1024
+# No model's context is smaller.
+_ALWAYS_FITS: Final = 2048
 
 
 def plausible(response: Response, provider: Provider, charge: Charge | None) -> Response:
@@ -32,6 +34,12 @@ def plausible(response: Response, provider: Provider, charge: Charge | None) -> 
     total = read + written
     if read >= 0 and written >= 0:
         if charge is not None and total <= charge.input_tokens + charge.output_tokens:
+            return response
+        if (
+            charge is not None
+            and total <= _ALWAYS_FITS
+            and total <= _TIMES_THE_ESTIMATE * charge.input_tokens
+        ):
             return response
         endpoint = getattr(provider, "endpoint", None) or None
         most: float = _context(f"{provider.name}/{provider.model}", endpoint)

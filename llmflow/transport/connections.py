@@ -12,6 +12,7 @@ import asyncio
 import functools
 import inspect
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -41,6 +42,7 @@ class Line(ResponseHandler):
     """The number of the request that is out on it and whose reply is not whole; 0 if none is."""
     used = 0
     spoke = False
+    _look: Callable[[], Any] | None = None
 
     def expect_reply(self, method: str, *, decompressed: bool = True) -> int:
         """Begin to read a reply: a request is about to go out. Return its number."""
@@ -83,15 +85,24 @@ class Line(ResponseHandler):
     def _has_more(self) -> bool:
         """Whether there is something to read that the event loop has not come to, or an end."""
         transport = self.transport
-        sock = None if transport is None else transport.get_extra_info("socket")
-        descriptor = -1 if sock is None else sock.fileno()
-        if descriptor < 0:
+        if transport is None or transport.is_closing():
             return True
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select([descriptor], [], [], 0)[0])
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
+        look = self._look
+        if look is None:
+            look = self._look = _looking_at(transport.get_extra_info("socket"))
+        return bool(look())
+
+
+def _looking_at(sock: Any) -> Callable[[], Any]:
+    """Return what tells, without waiting, whether there is something to read; made once."""
+    descriptor = -1 if sock is None else sock.fileno()
+    if descriptor < 0:
+        return lambda: True
+    if not hasattr(select, "poll"):  # Windows
+        return lambda: select.select([descriptor], [], [], 0)[0]
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return functools.partial(poll.poll, 0)
 
 
 class Connector(aiohttp.TCPConnector):

@@ -308,6 +308,8 @@ def _characters(content: Any) -> int:
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
     """Return what the server says that it charges: OpenRouter in dollars, xAI in 1e-10 of one."""
+    if "cost" not in usage and "cost_in_usd_ticks" not in usage:
+        return None
     ticks = dollars(usage.get("cost_in_usd_ticks"))
     return dollars(usage.get("cost")) if ticks is None else ticks / _TICKS_PER_DOLLAR
 
