@@ -79,6 +79,11 @@ class Reservation:
         """Give everything back: nothing was spent. Does nothing after `settle`."""
         self._ledger.end(self, None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was settled or given back."""
+        return self.state == OVER
+
     def can_go_on(self) -> bool:
         """Return whether anybody is there to make the waiting call: not in a closed loop."""
         return self.loop is not None and not self.loop.is_closed()

@@ -194,6 +194,11 @@ class Spending:
 
     def failed(self, reservation: Reservation, error: ProviderError) -> None:
         """Settle with a failure that a job brought."""
+        if reservation.is_over:  # charged when the row was lost, but for its requests
+            from llmflow.budget import Spent
+
+            self._ledger.charge(Spent(requests=error.attempts))
+            return
         usd, tokens = spent_on(error)
         spent = reservation.settle(usd=usd, tokens=tokens, requests=error.attempts)
         self._charge(spent.usd, spent.tokens)

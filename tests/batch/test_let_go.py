@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, Batch, Budget, Run
+from llmflow import LLM, Batch, Budget, Price, Run
 from llmflow.errors import BatchRowLostError
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 
@@ -74,3 +74,34 @@ async def test_a_row_that_is_cancelled_between_two_rounds_leaves_room_for_others
             outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
             assert [type(each) for each in outcomes[1:]] == [BatchRowLostError] * 2
             assert run.ledger.state().under_way == 0
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_a_cancelled_row_that_is_lost_is_charged_once(dialect: str) -> None:
+    jobs = {**JOBS, "expired_rows": 0.0, "missing_rows": 0.5}
+    settings = SimulatorSettings(answer="echo", latency=0.0, batch=BatchSettings(**jobs))
+    with serve_in_thread(settings) as sim:
+        llm = LLM(
+            f"{dialect}/m",
+            base_url=sim.root_url if dialect == "anthropic" else sim.url,
+            api_key="sk-let-go",
+            max_tokens=50,
+            mode="batch",
+            price=Price(input=1e6, output=1e6),
+            batch=Batch(quiet=0.03, poll=0.02, few=0, rounds=1),
+        )
+        async with Run("let-go", budget=Budget(usd=1e6)) as run:
+            assert run.ledger is not None
+            calls = [asyncio.create_task(llm(f"row {n}")) for n in range(20)]
+            while not any(each.job for each in run.batch_jobs):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            for call in calls[:10]:
+                call.cancel()
+            await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+            await asyncio.wait_for(run.settled(), 30)
+            spent = run.ledger.spent
+            assert spent.usd > 0
+            assert spent.requests == 20
+        async with Run("let-go", budget=Budget(usd=1e6)) as again:
+            assert again.ledger is not None
+            assert again.ledger.spent == pytest.approx(spent)
