@@ -1,4 +1,4 @@
-"""What a call may say beside its prompt: llmflow's own arguments, and fields of the provider's."""
+"""Options of a call: llmflow's own arguments, and fields of the provider's request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the results of a job are as many as the provider says.
+"""Check that a job's results are as many as the provider says.
 
 A download may end early although its length fits, and a file may not be finished when it is
 served for the first time. Both would have rows asked, and paid, again.

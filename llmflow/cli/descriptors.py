@@ -1,4 +1,4 @@
-"""Whether this process may open as many files as a run needs, before it begins."""
+"""Check, before a run begins, that enough files may be open."""
 
 from __future__ import annotations
 

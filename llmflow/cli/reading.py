@@ -1,4 +1,4 @@
-"""How the commands read INPUT: the options for it, what they say of it, and its rows."""
+"""Reading of INPUT by the commands: options, messages and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node's own methods return: told apart where they are not as they must be."""
+"""Checks of what a node's own methods return."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make_plan` is given, as an `LLM.map` takes it."""
+"""Items and prompts of `make_plan`, as `LLM.map` takes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which event loop's calls hold what: what a closed loop's calls held is taken back."""
+"""Holdings of each event loop's calls; those of a closed loop are taken back."""
 
 from __future__ import annotations
 

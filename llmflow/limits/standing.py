@@ -1,4 +1,4 @@
-"""Whether a key and a model that have worked still do, as far as refusals tell.
+"""Standing of a key and a model that have worked, as far as refusals tell.
 
 Before the first answer a refusal (401, 403, 404) is conclusive: the key or the model's name
 is wrong. After it, refusals pass more often than not: a gateway restarts, a key is being

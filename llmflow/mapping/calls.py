@@ -1,4 +1,4 @@
-"""What a map asks, for all of its items alike."""
+"""Arguments of a map's calls, the same for all of its items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which failed requests may have run all the same, and be billed."""
+"""Failed requests that may have run all the same, and be billed."""
 
 from __future__ import annotations
 

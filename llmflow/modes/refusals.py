@@ -1,4 +1,4 @@
-"""What a refused call means: its own input, a trouble that passes, or the end for all calls."""
+"""Meaning of a refused call: its own input, a passing trouble, or the end for all."""
 
 from __future__ import annotations
 

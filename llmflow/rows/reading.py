@@ -1,4 +1,4 @@
-"""How a source is read, and what was noticed on the way: shared by all formats."""
+"""Settings and notices of reading a source, shared by all formats."""
 
 from __future__ import annotations
 

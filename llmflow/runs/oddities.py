@@ -1,4 +1,4 @@
-"""What of a run is worth a word though nothing failed: cut and empty answers, and retries."""
+"""Counts of cut and empty answers, and of retries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call is charged: the reserve of each request that may have run, then the answer."""
+"""Payment of one call: the reserve of each request that may have run, then the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sampling settings the models of the OpenAI dialect take, by their names.
+"""Sampling settings that models of the OpenAI dialect take, by their names.
 
 Names that are not documented, such as those of tests, take every setting.
 """

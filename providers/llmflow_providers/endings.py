@@ -1,4 +1,4 @@
-"""Why an answer ended, where the ending is a failure: words of all dialects, in any case."""
+"""Endings of answers that are failures: words of all dialects, in any case."""
 
 from __future__ import annotations
 
