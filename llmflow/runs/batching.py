@@ -270,7 +270,7 @@ class Batching:
         channel = StreamChannel(calls_per_minute=api.limits.calls_per_minute)
         account = (
             route.provider.name,
-            getattr(route.provider, "base_url", id(route.provider)),
+            getattr(route.provider, "base_url", route.provider.domain),
         )
         control = Control(
             api, channel, clock=self._clock, rng=self._rng, poll=poll, account=account

@@ -58,6 +58,9 @@ class FakeJob:
     deleted: bool = False
 
 
+_servers = itertools.count(1)
+
+
 @dataclass
 class FakeServer:
     """The provider's side, which survives the client.
@@ -85,6 +88,8 @@ class FakeServer:
     live: list[str] = field(default_factory=list)
     billed: list[str] = field(default_factory=list)
     creations: Any = field(default_factory=lambda: itertools.count(1))
+    number: int = field(default_factory=lambda: next(_servers))
+    """Each has a number of its own: what `id` tells may be that of one that is gone."""
 
     @property
     def sizes(self) -> list[int]:
@@ -229,7 +234,7 @@ class FakeProvider:
 
     @property
     def domain(self) -> Hashable:
-        return (self.name, self.model, id(self.fake))
+        return (self.name, self.model, self.fake.number)
 
     def prepare(self) -> None:
         pass
