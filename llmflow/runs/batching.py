@@ -338,10 +338,11 @@ class Batching:
                 return
             queue.is_late = False
         key, now = queue.identity.key, self._clock.wall()
+        spent = 0.0 if self._run_id is None else seconds
         begun = [
             each.sealed_at
             for each in self._store.all()
-            if each.queue == key and (each.is_active or each.sealed_at > now - seconds)
+            if each.queue == key and (each.is_active or each.sealed_at > now - spent)
         ]
         passed = max(0.0, now - min(begun)) if begun else 0.0
         self._deadlines[domain] = Lateness(queue, route.limiter, seconds=seconds, passed=passed)

@@ -172,6 +172,16 @@ async def test_outside_of_runs_a_deadline_begins_anew() -> None:
     assert server.live == []
 
 
+async def test_outside_of_runs_a_deadline_does_not_count_jobs_that_are_done() -> None:
+    """As of another account, or of calls a while ago: it was near before it had begun."""
+    for count in (1, 3):
+        server = FakeServer()
+        llm = LLM(FakeProvider(server), batch=QUICK, mode="batch", deadline=4.0)
+        answers = await asyncio.gather(*(llm(f"{n}") for n in range(count)))
+        assert answers == [f"batch: {n}" for n in range(count)]
+        await asyncio.sleep(3.2)
+
+
 async def test_a_run_that_is_used_again_has_its_deadline_again(tmp_path: Path) -> None:
     server = FakeServer()
     for count in (2, 4):
