@@ -38,7 +38,7 @@ class Keeper(Protocol):
         """Hear of a decision: why rows go another way."""
         ...
 
-    def retried(self, error: ProviderError) -> None:
+    def retried(self, error: ProviderError, /) -> None:
         """Hear that a row is asked again, and why."""
         ...
 

@@ -45,22 +45,29 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
     with ExitStack() as stack:
         with Postponed():
             from llmflow.cli.batching import check_options
-            from llmflow.cli.descriptors import check_descriptors
-            from llmflow.config import use_config
 
             check_options(task)
-            if not task.dry_run:
-                check_descriptors()
-                stack.enter_context(use_config(task.config))
-                rows, selection = rows_of(task)
-                stack.enter_context(rows)
-        if task.dry_run:
+            opened = None if task.dry_run else _opened(task, stack)
+        if opened is None:
             return _show_plan(task)
+        rows, selection = opened
         postponed = Postponed()
         # Of a pipe none may ever come: nothing but an exception ends that.
         with nullcontext() if rows.once else postponed:
             check_prompt(rows, selection, quiet=task.quiet, each=postponed.check)
         return _do(task, rows, selection, runs)
+
+
+def _opened(task: Task, stack: ExitStack) -> tuple[RowSource, Selection]:
+    """Return INPUT's rows and which of them are asked, with the configuration in use."""
+    from llmflow.cli.descriptors import check_descriptors
+    from llmflow.config import use_config
+
+    check_descriptors()
+    stack.enter_context(use_config(task.config))
+    rows, selection = rows_of(task)
+    stack.enter_context(rows)
+    return rows, selection
 
 
 def _show_plan(task: Task) -> int:

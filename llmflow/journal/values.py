@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llmflow import errors
 from llmflow.errors import ProviderError
@@ -57,7 +57,7 @@ class RecordedFailure:
         cls = getattr(errors, self.kind, None)
         if not (isinstance(cls, type) and issubclass(cls, ProviderError)):
             cls = ProviderError
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         if self.partial_text and issubclass(cls, errors.ContentFilterError):
             more["partial_text"] = self.partial_text
         return cls(

@@ -82,35 +82,41 @@ def guard() -> None:
 
 
 def _guarded(original: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(original):
+    is_async = inspect.iscoroutinefunction(original)
+    guarded = _guarded_async(original, fixed) if is_async else _guarded_sync(original, fixed)
+    guarded._llmflow_guarded = True  # type: ignore[attr-defined]
+    return guarded
 
-        @functools.wraps(original)
-        async def send(*args: Any, **options: Any) -> Any:
-            look = _held.get()
-            if look is None:
-                return await original(*args, **options)
-            reply = await original(*args, **{**options, **fixed})
-            if _redirects(reply):
-                await _give_up(reply)
-                raise _refusal(reply)
-            look(reply)
-            return reply
 
-    else:
+def _guarded_async(original: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def send(*args: Any, **options: Any) -> Any:
+        look = _held.get()
+        if look is None:
+            return await original(*args, **options)
+        reply = await original(*args, **{**options, **fixed})
+        if _redirects(reply):
+            await _give_up(reply)
+            raise _refusal(reply)
+        look(reply)
+        return reply
 
-        @functools.wraps(original)
-        def send(*args: Any, **options: Any) -> Any:
-            look = _held.get()
-            if look is None:
-                return original(*args, **options)
-            reply = original(*args, **{**options, **fixed})
-            if _redirects(reply):
-                reply.close()
-                raise _refusal(reply)
-            look(reply)
-            return reply
+    return send
 
-    send._llmflow_guarded = True  # type: ignore[attr-defined]
+
+def _guarded_sync(original: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(*args: Any, **options: Any) -> Any:
+        look = _held.get()
+        if look is None:
+            return original(*args, **options)
+        reply = original(*args, **{**options, **fixed})
+        if _redirects(reply):
+            reply.close()
+            raise _refusal(reply)
+        look(reply)
+        return reply
+
     return send
 
 

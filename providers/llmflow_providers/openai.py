@@ -165,7 +165,7 @@ class OpenAIProvider:
             LookupError, TypeError, AttributeError: it is no chat completion.
         """
         choice = data["choices"][0]
-        message = choice.get("message")
+        message: Any = choice.get("message")
         if message is None and choice.get("error"):
             message = EMPTY
         text = text_of(message.get("content")) or text_of(message.get("refusal"))
