@@ -166,8 +166,8 @@ class OpenAIProvider:
         """
         choice = data["choices"][0]
         message: Any = choice.get("message")
-        if message is None and choice.get("error"):
-            message = EMPTY
+        if message is None:
+            message = _no_message(choice)
         text = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
@@ -298,6 +298,12 @@ class OpenAIProvider:
         if failed:
             assert ending is not None
             raise endings.failed(ending)
+
+
+def _no_message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    if choice.get("error"):
+        return EMPTY
+    raise TypeError("a choice without a message")
 
 
 def _characters(content: Any) -> int:
