@@ -257,7 +257,7 @@ def _find_delimiter(how: Reading, sample: list[str], default: str) -> None:
     columns, and another one does.
     """
     found = default
-    if not _separates(sample, default):
+    if _widths(sample, default) and not _separates(sample, default):
         others = [each for each in _NAMES if each != default and _separates(sample, each)]
         found = max(others, key=lambda each: _widths(sample, each)[0], default=default)
     how.delimiter = found
@@ -285,5 +285,7 @@ def _widths(sample: list[str], delimiter: str) -> list[int]:
             # A quote that is not closed takes the whole sample with it: it tells nothing.
             if values and reader.line_num == before + 1:
                 widths.append(len(values))
+            elif values and not widths:
+                return []  # a header of several lines: it was written by a program
             before = reader.line_num
     return widths

@@ -134,12 +134,20 @@ class Csv:
 
     def _header(self) -> bytes:
         names = list(self._columns)
-        return self._line(list(map(without_formula, names)) if self._escapes else names)
+        if self._escapes:
+            names = list(map(without_formula, names))
+        if any(other in name for name in names for other in ",;\t"):
+            # Quoted, no name is taken for several columns by whoever looks what separates them.
+            every = csv.writer(_Line(), delimiter=self._delimiter, quoting=csv.QUOTE_ALL)
+            return self._encoded(every.writerow(names))
+        return self._line(names)
 
     def _line(self, values: Any) -> bytes:
-        line: str = self._writer.writerow(values)
+        return self._encoded(self._writer.writerow(values))
+
+    def _encoded(self, line: Any) -> bytes:
         try:
-            return line.encode()
+            return bytes(line.encode())
         except UnicodeEncodeError:
             return well_formed(line).encode()
 

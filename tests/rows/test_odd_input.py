@@ -169,6 +169,7 @@ class TestTables:
             ("id,text\n1,a; b\n", [{"id": "1", "text": "a; b"}], None),
             ("id,text;x\n1,a\n", [{"id": "1", "text;x": "a"}], None),
             ("text\na; b\n", [{"text": "a; b"}], None),
+            ('"a\n"\n"b;c"\n;\n', [{"a\n": "b;c"}, {"a\n": ";"}], None),
             ("text; more\na\nb\nc\n", [{"text; more": each} for each in "abc"], None),
         ],
     )
