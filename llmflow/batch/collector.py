@@ -1,4 +1,4 @@
-"""Where rows come together, until they are enough for a job or nobody is left to add one."""
+"""Collector of rows, until they are enough for a job or nobody is left to add one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of each row, as the results of a job say it."""
+"""Outcome of each row, as the results of a job say it."""
 
 from __future__ import annotations
 

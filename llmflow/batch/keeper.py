@@ -1,4 +1,4 @@
-"""What a queue of batch jobs needs of whoever keeps their outcomes."""
+"""Interface of a queue of batch jobs to whoever keeps their outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the results of a job come here.
+"""Download of a job's results.
 
 They are paid for: as long as it is not clear that they are gone, they are looked for again,
 and nothing is deleted that is not here.

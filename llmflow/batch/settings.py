@@ -1,4 +1,4 @@
-"""What may be set about batch jobs."""
+"""Settings of batch jobs."""
 
 from __future__ import annotations
 

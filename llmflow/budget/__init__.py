@@ -1,4 +1,4 @@
-"""What a run may spend: reserved before a call, settled after it."""
+"""Budget of a run: reserved before a call, settled after it."""
 
 from llmflow.budget.forecast import OutputForecast, PromptForecast, estimate, prompt_tokens
 from llmflow.budget.ledger import Ledger

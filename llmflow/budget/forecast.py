@@ -1,4 +1,4 @@
-"""What a call may come to, before it is made: rather too much than too little."""
+"""Estimate of a call's cost before it is made: rather too much than too little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept back for one call, while it waits and while it is under way."""
+"""Reservation for one call, while it waits and while it is under way."""
 
 from __future__ import annotations
 
