@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 # What is estimated here is counted there, by another tokenizer.
@@ -39,10 +40,6 @@ class Admission:
         """How many jobs are at the provider."""
         return len(self._inside)
 
-    def is_full(self, tokens: float) -> bool:
-        """Whether a job of so many tokens would have to wait."""
-        return bool(self._waiting) or not self._fits(tokens)
-
     def learn(self, tokens: float) -> None:
         """Take the limit that the provider names."""
         self._tokens = tokens
@@ -52,13 +49,15 @@ class Admission:
         """Count a job that is at the provider already."""
         self._inside[tag] = tokens
 
-    async def enter(self, tag: str, tokens: float) -> None:
-        """Wait until a job may go to the provider."""
+    async def enter(self, tag: str, tokens: float, *, when_full: Callable[[], None]) -> None:
+        """Wait until a job may go to the provider; `when_full` is called if it has to."""
         if tag in self._inside:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[tag] = (tokens, future)
         self._pump()
+        if not future.done():
+            when_full()
         try:
             await future
         except BaseException:

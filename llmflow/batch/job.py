@@ -104,11 +104,10 @@ class Job:
             await self._give_up_unsent()
             return False
         try:
-            # Not placed meanwhile: nobody would send it once this process has ended.
+            # Not placed while it is primed: nobody would send it once this process has ended.
             await self._heeding(queue.primed(self.record))
-            if queue.admission.is_full(self.record.tokens):
-                self.placed.set()
-            await self._heeding(queue.admission.enter(self.record.tag, self.record.tokens))
+            tag, tokens, placed = self.record.tag, self.record.tokens, self.placed
+            await self._heeding(queue.admission.enter(tag, tokens, when_full=placed.set))
         except Interrupted:
             if not self._found_creating:
                 return True
