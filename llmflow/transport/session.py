@@ -1,9 +1,10 @@
 """One HTTP session per event loop: how connections are made, kept, used and given up.
 
-The parts are aiohttp's: its connector (pool, names, TLS, proxies), its request and its
-response. They are put together here, because ``ClientSession.request`` does for every
+The parts are aiohttp's: its connector (pool, names, TLS, proxies), its parser and its
+streams. They are put together here, because ``ClientSession.request`` does for every
 request what ours never need: cookies, redirects, middlewares, traces, merged headers and
-a timer. Together that is a quarter of what a request costs.
+a timer, and makes anew what is the same for all (`llmflow.transport.requests`). Together
+that is almost half of what a request costs.
 
 Nothing is ever sent twice from here. A server may close an idle connection at the very
 moment at which a request goes out on it. Whether it has read the request cannot be known,
@@ -17,33 +18,29 @@ given up before servers do so, which makes it rare, and at once when anything co
 from __future__ import annotations
 
 import asyncio
-import io
 import math
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
-from aiohttp import ClientRequest, ClientResponse, hdrs
 
-from llmflow import __version__
 from llmflow.transport.connections import Connector, Line
 from llmflow.transport.failures import TooLargeError, too_late
-from llmflow.transport.target import target
+from llmflow.transport.requests import Reply, Requests
 from llmflow.transport.timeout import Timeout, Wait, Watch
 from llmflow.types import WireReply, WireRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aiohttp import ClientResponse
     from aiohttp.connector import Connection
 
     from llmflow.batch_api import FileBounds, Upload
     from llmflow.errors import LLMFlowError
     from llmflow.transport import Sending
 
-# aiohttp warns of bodies above a mebibyte that are handed over as plain bytes.
-_LARGE_BODY = 2**20
 # The longest answers of today's models are a mebibyte; a reply without end must not fill
 # the memory.
 _LARGEST_REPLY = 64 * 2**20
@@ -52,15 +49,6 @@ _LARGEST_REPLY = 64 * 2**20
 _KEEP_ALIVE = 4.0
 _NAMES_KEPT = 300
 _MOST_TIMEOUTS = 64
-
-
-class _Request(ClientRequest):
-    """A request that names us: some gateways refuse those without a name."""
-
-    DEFAULT_HEADERS = {  # noqa: RUF012 - aiohttp's own
-        **ClientRequest.DEFAULT_HEADERS,
-        hdrs.USER_AGENT: f"llmflow/{__version__}",
-    }
 
 
 class _Limits(NamedTuple):
@@ -87,6 +75,7 @@ class Session:
         self.client = aiohttp.ClientSession(
             connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
         )
+        self._requests = Requests(loop, self.client)
         self._limits: dict[Timeout, _Limits] = {}
         self.lifetime = self._live()
 
@@ -101,9 +90,9 @@ class Session:
             aiohttp.ClientError, OSError: as `llmflow.transport.failures` lists them.
         """
         limits = self._limits.get(timeout) or self._limits_of(timeout)
-        request = self._request(wire)
+        request = self._requests.get(wire)
         connection: Connection | None = None
-        reply: ClientResponse | None = None
+        reply: Reply | ClientResponse | None = None
         phase = "connecting"
         first, whole = limits.first_byte, limits.total
         start = None if first is None else first.begin()
@@ -114,14 +103,14 @@ class Session:
             if sending is not None:
                 sending.in_flight = True
             line, number = _expect_reply(connection, wire.method)
-            reply = await request.send(connection)
-            await reply.start(connection)
+            reply = await request.ask(connection, line, wire.body)
             phase = "reading"
             if start is not None:
                 _end(first, start)
                 start = None
             content = await _content(reply)
             line.replied(number)
+            reply.release()
         except BaseException as error:
             if reply is not None:
                 reply.close()
@@ -162,7 +151,7 @@ class Session:
         limits = self._limits.get(timeout) or self._limits_of(timeout)
         pace = Pace(timeout)
         payload = None if body is None else Pieces(body, pace)
-        request = self._request(wire, payload)
+        request = self._requests.make(wire, payload)
         connection: Connection | None = None
         reply: ClientResponse | None = None
         content = b""
@@ -204,23 +193,6 @@ class Session:
         assert reply is not None
         return WireReply(reply.status, reply.headers, content, time.time())
 
-    def _request(self, wire: WireRequest, body: Any = None) -> _Request:
-        url, proxy = target(wire.url)
-        if body is None:
-            body = wire.body or None
-        if isinstance(body, bytes) and len(body) >= _LARGE_BODY:
-            body = io.BytesIO(body)
-        return _Request(
-            wire.method,
-            url,
-            headers=wire.headers,
-            data=body,
-            loop=self._loop,
-            response_class=ClientResponse,
-            session=self.client,
-            proxy=proxy,
-        )
-
     def _limits_of(self, timeout: Timeout) -> _Limits:
         if len(self._limits) >= _MOST_TIMEOUTS:
             self._limits.clear()
@@ -260,7 +232,7 @@ def _expect_reply(
     return line, line.expect_reply(method, decompressed=decompressed)
 
 
-async def _content(reply: ClientResponse) -> bytes:
+async def _content(reply: Reply | ClientResponse) -> bytes:
     """Return the whole body; most come in one piece.
 
     Raises:
@@ -270,7 +242,7 @@ async def _content(reply: ClientResponse) -> bytes:
     piece = await stream.readany()
     if stream.at_eof() and len(piece) <= _LARGEST_REPLY:
         return piece
-    if (reply.content_length or 0) > _LARGEST_REPLY:
+    if _length(reply) > _LARGEST_REPLY:
         raise TooLargeError(_LARGEST_REPLY)
     pieces, size = [], 0
     while piece:
@@ -280,3 +252,8 @@ async def _content(reply: ClientResponse) -> bytes:
         pieces.append(piece)
         piece = await stream.readany()
     return b"".join(pieces)
+
+
+def _length(reply: Reply | ClientResponse) -> int:
+    size = reply.headers.get("content-length", "")
+    return int(size) if size.isdecimal() else 0
