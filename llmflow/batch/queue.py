@@ -12,6 +12,7 @@ import copy
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,8 +201,11 @@ class Queue:
             job.outstanding += 1
             self.has_kept = True
             self._keeping[name] = kept
-            kept.add_done_callback(lambda _: self._keeping.pop(name, None))
-            kept.add_done_callback(job.settled_by)
+            kept.add_done_callback(partial(self._kept, job, name))
+
+    def _kept(self, job: Job, name: str, written: asyncio.Future[None]) -> None:
+        self._keeping.pop(name, None)
+        job.settled_by(written)
 
     # --- when a file becomes a job --------------------------------------------------------------
 

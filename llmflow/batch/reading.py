@@ -77,8 +77,14 @@ class Results(Generic[_R]):
             for line in await in_thread(self._lines):
                 if isinstance(line, Unread):
                     found += (*self._given_up(), line)
+                    continue
+                row = await row_in(line, self._read) if len(line) > _LARGE else self._row(line)
+                if row is None:
+                    found += await self._take_part(line)
                 else:
-                    found += await self._take(line)
+                    if self._parts:
+                        found += self._given_up()
+                    found.append(row)
             if not self._at:  # a row does not go on in the next file
                 found += self._given_up()
             yield found
@@ -88,15 +94,19 @@ class Results(Generic[_R]):
         lines: list[bytes | Unread] = []
         # Opened each time: no file is left open by whoever reads no further.
         with self._paths[0].open("rb") as file:
-            start = self._at
-            file.seek(start)
-            while len(lines) < _ROWS_AT_ONCE and self._at - start < _READ_AT_ONCE:
+            file.seek(self._at)
+            size = 0
+            while len(lines) < _ROWS_AT_ONCE and size < _READ_AT_ONCE:
                 line = file.readline(LONGEST_LINE + 1)
-                if not line:
+                size += len(line)
+                if line.endswith(b"}\n") and len(line) <= LONGEST_LINE:
+                    self._is_open = False
+                    lines.append(line)
+                elif not line:
                     self._paths.pop(0)
                     self._at, self._is_open = 0, False
-                    break
-                if len(line) > LONGEST_LINE and not line.endswith(b"\n"):
+                    return lines
+                elif len(line) > LONGEST_LINE and not line.endswith(b"\n"):
                     _skip_line(file)
                     lines.append(Unread(line[:_START], is_too_long=True))
                 elif text := line.strip(_BLANK):
@@ -104,14 +114,17 @@ class Results(Generic[_R]):
                     lines.append(line)
                 elif self._is_open:  # it may stand within a row
                     lines.append(line)
-                self._at = file.tell()
+            self._at = file.tell()
         return lines
 
-    async def _take(self, line: bytes) -> Sequence[_R | Unread]:
-        """Return the row that a line is, or what is to be said of it and of those before."""
-        row = await row_in(line, self._read)
-        if row is not None:
-            return (*self._given_up(), row)
+    def _row(self, line: bytes) -> _R | None:
+        try:
+            return self._read(line)
+        except ValueError:
+            return None
+
+    async def _take_part(self, line: bytes) -> Sequence[_R | Unread]:
+        """Return the row that ends with a line, or what is to be said of it and those before."""
         if not self._parts and not line.lstrip(_BLANK).startswith(b"{"):
             return (Unread(line[:_START]),) if line.strip(_BLANK) else ()
         is_too_much = self._joined + len(line) > LONGEST_LINE or len(self._parts) >= _MOST_PARTS

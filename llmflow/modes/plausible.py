@@ -35,10 +35,8 @@ def plausible(response: Response, provider: Provider, charge: Charge | None) -> 
     if read >= 0 and written >= 0:
         if charge is not None and total <= charge.input_tokens + charge.output_tokens:
             return response
-        if (
-            charge is not None
-            and total <= _ALWAYS_FITS
-            and total <= _TIMES_THE_ESTIMATE * charge.input_tokens
+        if total <= _ALWAYS_FITS and (
+            charge is None or total <= _TIMES_THE_ESTIMATE * charge.input_tokens
         ):
             return response
         endpoint = getattr(provider, "endpoint", None) or None

@@ -321,24 +321,23 @@ def _cost(usage: Mapping[str, Any]) -> float | None:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
-    if not said(usage.get("prompt_tokens"), usage.get("completion_tokens")):
+    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not said(read, written):
         return Usage()
     prompt = mapping(usage.get("prompt_tokens_details"))
-    completion = mapping(usage.get("completion_tokens_details"))
     cached = (
         prompt.get("cached_tokens")
         or usage.get("prompt_cache_hit_tokens")  # DeepSeek
         or usage.get("cached_tokens")  # Together
     )
-    output = count(usage.get("completion_tokens"))
-    prompt_tokens = count(usage.get("prompt_tokens"))
-    reasoning = count(completion.get("reasoning_tokens"))
+    kept = prompt.get("cache_write_tokens")
+    reasoned = mapping(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    prompt_tokens, output = count(read), count(written)
+    if not (cached or kept or reasoned):
+        return Usage(input_tokens=prompt_tokens, output_tokens=output)
+    reasoning = count(reasoned)
     if reasoning and prompt_tokens + output + reasoning == count(usage.get("total_tokens")):
         output += reasoning  # xAI counts them beside the completion, not within
     return tokens(
-        prompt_tokens,
-        output,
-        cached=count(cached),
-        reasoning=reasoning,
-        written=count(prompt.get("cache_write_tokens")),
+        prompt_tokens, output, cached=count(cached), reasoning=reasoning, written=count(kept)
     )
