@@ -1,7 +1,8 @@
 """What was measured, as lines on a terminal and as rows of a page.
 
 ``python benchmarks/results.py`` prints the tables of ``benchmarks/README.md`` from the saved
-figures; with ``--write`` it puts them there, between the comments that mark them.
+figures; with ``--write`` it puts them there, between the comments that mark them. What was not
+measured here keeps the rows that the page has.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,20 @@ def show_peer(scenario: str, name: str, result: dict[str, Any]) -> None:
     )
 
 
-def scenario_rows(names: tuple[str, ...]) -> list[str]:
+def rows_of(page: str, name: str) -> dict[str, list[str]]:
+    """Return the rows that a page has in a table, by the scenario that they tell of."""
+    found = re.search(rf"<!-- {name} -->\n((?:(?!<!--).*\n)*)<!-- end -->", page)
+    rows: dict[str, list[str]] = {}
+    scenario = ""
+    for line in found[1].splitlines() if found else ():
+        named = re.match(r"\| `(\w+)` \|", line)
+        scenario = named[1] if named else scenario
+        if scenario:
+            rows.setdefault(scenario, []).append(line)
+    return rows
+
+
+def scenario_rows(names: tuple[str, ...], known: Mapping[str, list[str]]) -> list[str]:
     """Return the table of llmflow's own figures."""
     rows = [
         "| scenario | what | the ideal | measured | rejected | lost | target | met |",
@@ -96,6 +111,7 @@ def scenario_rows(names: tuple[str, ...]) -> list[str]:
     for name in names:
         path = RESULTS / f"{name}.json"
         if not path.exists():
+            rows += known.get(name, [])
             continue
         result = json.loads(path.read_text())
         measured = ratio(result)
@@ -118,12 +134,13 @@ def scenario_rows(names: tuple[str, ...]) -> list[str]:
     return rows
 
 
-def run_rows(names: tuple[str, ...]) -> list[str]:
+def run_rows(names: tuple[str, ...], known: Mapping[str, list[str]]) -> list[str]:
     """Return the table of the scenarios with several figures."""
     rows = ["| scenario | figure | measured | target | met |", "|---|---|---|---|---|"]
     for name in names:
         path = RESULTS / f"{name}.json"
         if not path.exists():
+            rows += known.get(name, [])
             continue
         result = json.loads(path.read_text())
         rows.append(f"| `{name}` | *{result['what']}* | | | |")
@@ -134,14 +151,14 @@ def run_rows(names: tuple[str, ...]) -> list[str]:
     return rows
 
 
-_COUNTED = ("overhead", "waiters")  # their texts say how many
+_COUNTED = ("waiters",)  # its text says how many
 
 
-def peer_rows() -> list[str]:
+def peer_rows() -> list[str] | None:
     """Return the table of all clients: ratio to the ideal, rejections per item, items lost."""
     path = RESULTS / "peers.json"
     if not path.exists():
-        return ["Not measured yet."]
+        return None
     saved = json.loads(path.read_text())
     runs = saved["runs"]
     rows = [
@@ -175,16 +192,18 @@ def main() -> int:
     """Print the tables, or write them into the page."""
     from scenarios import RUNS, SCENARIOS
 
+    page = HERE / "README.md"
+    text = page.read_text(encoding="utf-8")
     tables = {
-        "scenarios": scenario_rows(tuple(SCENARIOS)),
-        "runs": run_rows(tuple(RUNS)),
-        "peers": peer_rows(),
+        "scenarios": scenario_rows(tuple(SCENARIOS), rows_of(text, "scenarios")),
+        "runs": run_rows(tuple(RUNS), rows_of(text, "runs")),
     }
+    peers = peer_rows()
+    if peers is not None:
+        tables["peers"] = peers
     if "--write" not in sys.argv[1:]:
         print("\n\n".join("\n".join(rows) for rows in tables.values()))
         return 0
-    page = HERE / "README.md"
-    text = page.read_text(encoding="utf-8")
     for name, rows in tables.items():
         text = replace(text, name, rows)
     page.write_text(text, encoding="utf-8")

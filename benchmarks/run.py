@@ -36,9 +36,11 @@ COOL_DOWN = 1.0
 
 def in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run a scenario once in a fresh process without a memory, and return its figures."""
-    command = [sys.executable, __file__, name, "--here", "--rounds", str(options.rounds)]
+    command = [sys.executable, __file__, name, "--here"]
     if options.n is not None:
         command += ["--n", str(options.n)]
+    if options.rounds is not None:
+        command += ["--rounds", str(options.rounds)]
     limit = TIME_LIMIT + SECONDS_PER_ITEM * (options.n or 0)
     failure = {"n": options.n or 0, "met": False, "target": "to run at all"}
     with tempfile.TemporaryDirectory(prefix="llmflow-benchmark-") as cache:
@@ -91,7 +93,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--n", type=int, help="items, instead of the scenario's own; not saved")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="pairs of runs of overhead, and the like (5)"
+        "--rounds",
+        type=int,
+        help="rounds of overhead (9) and of others that compare ways to ask (5)",
     )
     parser.add_argument(
         "--repeat", type=int, default=1, help="run each scenario so often; its median counts"

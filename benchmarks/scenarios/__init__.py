@@ -24,7 +24,6 @@ def _paced(name: str) -> Callable[[Options], dict[str, Any]]:
 
 # Those that have one ratio, in the order of their table.
 SCENARIOS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "overhead": overhead,
     **{name: _paced(name) for name in ("rpm", "tpm", "io", "unknown", "blind", "deep")},
     "shared": shared,
     **{name: _paced(name) for name in ("shrink", "faults")},
@@ -32,6 +31,7 @@ SCENARIOS: dict[str, Callable[[Options], dict[str, Any]]] = {
 }
 # Those that have several figures, in the order of their table.
 RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "overhead": overhead,
     "journal": journal,
     "resume": resume,
     "memory": memory,

@@ -14,7 +14,7 @@ from llmflow import LLM, Run
 from llmflow.journal import Journal, fingerprint
 from llmflow.types import Response, Usage
 from scenarios.checks import Check, checked
-from scenarios.measure import KEY, Options, prompts, server, through_llmflow, timed
+from scenarios.measure import KEY, ROUNDS, Options, prompts, server, through_llmflow, timed
 from scenarios.overhead import CONCURRENCY, bare_loop
 
 MOST_OF_OFF = 1.2
@@ -47,6 +47,7 @@ async def journal_alone(folder: Path, texts: list[str]) -> int:
 def journal(options: Options) -> dict[str, Any]:
     """Four ways to ask the same, one after the other; ratios are of each round's own."""
     texts = prompts(options.n or 10_000)
+    times = options.rounds or ROUNDS
     lost = 0
     with server(latency=0.0, answer="echo") as sim, tempfile.TemporaryDirectory() as place:
         llm = LLM("openai/bench", base_url=sim.url, api_key=KEY)
@@ -73,7 +74,7 @@ def journal(options: Options) -> dict[str, Any]:
         async def main() -> None:
             for way in ways.values():
                 await way(texts[:300])
-            for _ in range(options.rounds):
+            for _ in range(times):
                 for name, way in ways.items():
                     rounds[name].append(await timed(lambda way=way: way(texts)))
 
@@ -99,7 +100,7 @@ def journal(options: Options) -> dict[str, Any]:
     ]
     what = (
         f"{len(texts):,} prompts of 1,000 characters, concurrency {CONCURRENCY}, no limits, no "
-        f"latency: the most that a journal has to do; medians of {options.rounds} rounds"
+        f"latency: the most that a journal has to do; medians of {times} rounds"
     )
     figures = {f"{name}_cpu_us": middle(name) for name in ways}
     return checked(what, len(texts), checks, seconds=seconds, **figures)

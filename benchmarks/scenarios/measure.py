@@ -17,6 +17,7 @@ from llmflow.errors import LLMFlowError
 from llmflow.simulator import SimulatorProcess, SimulatorSettings, SimulatorStats, serve_in_process
 
 KEY = "sk-benchmark"
+ROUNDS = 5  # of the scenarios that compare ways to ask, unless they say otherwise
 _ECHO = 200  # characters of the prompt that the simulator's answer "echo" repeats
 _SENTENCE = "The tide rises twice a day because the moon pulls the water of the sea. "
 _WORDS = [
@@ -36,10 +37,10 @@ _WORDS = [
 
 
 class Options(NamedTuple):
-    """What the command line says of a run."""
+    """What the command line says of a run; None leaves it to the scenario."""
 
     n: int | None = None
-    rounds: int = 5
+    rounds: int | None = None
 
 
 class Answered(NamedTuple):

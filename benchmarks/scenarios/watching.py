@@ -15,7 +15,7 @@ from typing import Any
 from llmflow import LLM, Run
 from llmflow.events import Event
 from scenarios.checks import Check, checked
-from scenarios.measure import KEY, Options, prompts, server, through_llmflow, timed
+from scenarios.measure import KEY, ROUNDS, Options, prompts, server, through_llmflow, timed
 from scenarios.overhead import CONCURRENCY
 
 MOST_OF_THE_TIME = 0.02
@@ -58,6 +58,7 @@ def _drawing_seconds() -> float:
 def watching(options: Options) -> dict[str, Any]:
     """Rounds of three: nobody looks, a display does, a hook does."""
     texts = prompts(options.n or 10_000)
+    times = options.rounds or ROUNDS
     lost = events = 0
     drawn: list[float] = []
     rounds: dict[str, list[dict[str, float]]] = {"alone": [], "shown": [], "heard": []}
@@ -97,7 +98,7 @@ def watching(options: Options) -> dict[str, Any]:
                 await way(texts[:300])
             drawn.clear()
             events = 0
-            for _ in range(options.rounds):
+            for _ in range(times):
                 rounds["alone"].append(await timed(lambda: alone(texts)))
                 rounds["shown"].append(await timed(lambda: shown(texts)))
                 rounds["heard"].append(await timed(lambda: heard(texts)))
@@ -114,11 +115,11 @@ def watching(options: Options) -> dict[str, Any]:
         Check("CPU, with a display / without", middle("shown") / middle("alone")),
         Check("a hook that counts all events", hook_cost, "us per call", MOST_HOOK_MICROSECONDS),
         Check("CPU, with the hook / without", middle("heard") / middle("alone")),
-        Check("events per call", events / options.rounds / len(texts), ""),
+        Check("events per call", events / times / len(texts), ""),
         Check("answers lost", lost, "", most=0),
     ]
     what = (
         f"{len(texts):,} prompts of 1,000 characters, concurrency {CONCURRENCY}, no limits, no "
-        f"latency, no journal; medians of {options.rounds} rounds"
+        f"latency, no journal; medians of {times} rounds"
     )
     return checked(what, len(texts), checks)
