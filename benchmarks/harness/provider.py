@@ -1,0 +1,120 @@
+"""A strict provider: its own token bucket, its own headers, its own rejections.
+
+It shares no code with the limiter that it judges. Nothing above the quota is let through,
+and nothing below it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from .setting import Setting
+
+_ROUNDING_RESIDUE = 1e-9
+
+
+class Reply(NamedTuple):
+    """What the provider sends back.
+
+    Args:
+        accepted: whether the request was let through; else it is a 429.
+        limit: the header that names the limit per minute, or None where there are no headers.
+        remaining: what is left of it.
+        reset: seconds until all of it is back, or None.
+        retry_after: seconds to wait, with a rejection.
+    """
+
+    accepted: bool
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+    retry_after: float | None = None
+
+
+class Level:
+    """How much a bucket holds that refills at a rate, less what others take at first."""
+
+    __slots__ = ("capacity", "level", "rate", "slow_rate", "slow_until", "stamp")
+
+    def __init__(
+        self, rate: float, burst: float, *, taken: float = 0.0, taken_for: float = 0.0
+    ) -> None:
+        self.rate = rate
+        self.capacity = self.level = rate * burst
+        self.slow_rate = rate * (1.0 - taken)
+        self.slow_until = taken_for
+        self.stamp = 0.0
+
+    def refilled(self, now: float) -> float:
+        """Return the level at `now`, which is not before the last time that was asked for."""
+        slow = max(0.0, min(now, self.slow_until) - self.stamp)
+        come = slow * self.slow_rate + (now - self.stamp - slow) * self.rate
+        self.level = min(self.capacity, self.level + come)
+        self.stamp = now
+        return self.level
+
+    def wait(self, amount: float) -> float:
+        """Return the seconds from the last look until `amount` is there; inf: it never is."""
+        missing = amount - self.level
+        if missing <= _ROUNDING_RESIDUE * self.capacity:
+            return 0.0
+        if amount > self.capacity:
+            return math.inf
+        slow = max(0.0, self.slow_until - self.stamp)
+        if missing > slow * self.slow_rate:
+            return slow + (missing - slow * self.slow_rate) / self.rate
+        return missing / self.slow_rate
+
+    def take(self, amount: float) -> None:
+        """Take what is there."""
+        self.level -= amount
+
+
+class Provider:
+    """Decides on requests as they arrive, strictly.
+
+    Args:
+        setting: what it allows, and what it says of that.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._bucket = Level(
+            setting.rate, setting.burst, taken=setting.taken, taken_for=setting.taken_for
+        )
+        self._told = self._bucket
+        if setting.header_burst:
+            self._told = Level(setting.rate, setting.header_burst)
+
+    def arrive(self, amount: float, now: float) -> Reply:
+        """Decide on a request that asks for `amount`."""
+        bucket = self._bucket
+        bucket.refilled(now)
+        wait = bucket.wait(amount)
+        if wait > 0.0:
+            if self._setting.whole_seconds:
+                wait = float(math.ceil(wait))
+            else:
+                wait = math.ceil(wait * 1e3) / 1e3
+            return self.headers(now)._replace(accepted=False, retry_after=wait)
+        bucket.take(amount)
+        if self._told is not bucket:
+            self._told.refilled(now)
+            self._told.take(amount)
+        if self._setting.headers == "rejections":
+            return Reply(True)
+        return self.headers(now)
+
+    def headers(self, now: float) -> Reply:
+        """Return an answer with the headers as of now."""
+        setting, told = self._setting, self._told
+        level = max(0.0, told.refilled(now))
+        remaining = math.floor(level + 1e-6)
+        if setting.rounding > 1:
+            remaining = round(remaining / setting.rounding) * setting.rounding
+        reset = None
+        if setting.reset:
+            reset = (told.capacity - level) / told.rate
+            reset = float(math.ceil(reset)) if setting.whole_seconds else round(reset, 3)
+        return Reply(True, setting.rate * 60.0, float(remaining), reset)

@@ -1,0 +1,57 @@
+"""Random settings of the benchmarks' harness, a few per kind, and the harness itself.
+
+``python -m benchmarks.harness`` runs 200 of each; what is measured there is in
+``benchmarks/README.md``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.harness.kinds import KINDS, draw
+from benchmarks.harness.report import Summary
+from benchmarks.harness.world import run
+
+SEED = 3  # neither the one that rules are tuned on nor the one they are reported on
+SETTINGS = 12
+
+
+def summary(kind: str, count: int = SETTINGS) -> Summary:
+    """Return what comes of some settings of a kind."""
+    result = Summary(kind)
+    for index in range(count):
+        result.add(index, run(draw(kind, index, seed=SEED, in_flight=10_000)))
+    return result
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_is_the_same_setting_and_the_same_outcome(kind: str) -> None:
+    setting = draw(kind, 0, seed=SEED, in_flight=10_000)
+    assert setting == draw(kind, 0, seed=SEED, in_flight=10_000)
+    assert setting != draw(kind, 0, seed=SEED + 1, in_flight=10_000)
+    if setting.n < 1_000:
+        assert run(setting) == run(setting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "slowest", "rejected"),
+    [
+        ("deep", 1.45, 0.0),
+        ("unknown+deep", 2.0, 0.0),
+        ("rpm", 1.05, 0.0),
+        ("tpm", 1.05, 0.0),
+        ("unknown", 1.25, 4.0),
+        ("shared-deep", 1.10, 5.0),
+        ("shared", 1.17, 9.0),
+        ("minute-headers", 1.06, 3.0),
+        ("headers-on-429", 3.0, 3.0),
+    ],
+)
+def test_random_settings_are_answered_in_time_with_few_rejections(
+    kind: str, slowest: float, rejected: float
+) -> None:
+    outcome = summary(kind)
+    assert outcome.missing == 0
+    assert min(outcome.ratios) >= 1.0
+    assert max(outcome.ratios) <= slowest, outcome.worst(2)
+    assert max(outcome.rejected) <= rejected, outcome.worst(2)
