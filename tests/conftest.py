@@ -14,6 +14,11 @@ from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
 
+try:
+    import uvloop
+except ImportError:  # Windows
+    uvloop = None  # type: ignore[assignment]
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
@@ -21,6 +26,7 @@ settings.load_profile("any-machine")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_time: run this async test on a virtual clock")
+    config.addinivalue_line("markers", "every_loop: run this async test on uvloop's loops, too")
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
     if threading.current_thread() is threading.main_thread():
         # A shell's `&` has it ignored, here and in all processes that tests start.
@@ -32,6 +38,8 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     if item.get_closest_marker("virtual_time"):
         return {"virtual": VirtualLoop}
+    if item.get_closest_marker("every_loop") and uvloop is not None:
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"real": asyncio.new_event_loop}
 
 

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from llmflow.transport.openings import Openings
+
 if TYPE_CHECKING:
     from aiohttp import ClientRequest
     from aiohttp.connector import Connection
 
 _READ_AT_ONCE: Final = 2**16
+_TLS_BUFFER: Final = 2**14
 # Gateways add headers by the hundred, and long ones; aiohttp's own limits are 128 and 8 KiB.
 _LIMITS: Final[dict[str, Any]] = {
     name: value
@@ -43,6 +46,11 @@ class Line(ResponseHandler):
     used = 0
     spoke = False
     _look: Callable[[], Any] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: the connection stands, its TLS handshake is over."""
+        super().connection_made(transport)
+        _lighten(transport)
 
     def expect_reply(self, method: str, *, decompressed: bool = True) -> int:
         """Begin to read a reply: a request is about to go out. Return its number."""
@@ -93,6 +101,24 @@ class Line(ResponseHandler):
         return bool(look())
 
 
+def _lighten(transport: Any) -> None:
+    """Have asyncio's TLS read into a smaller buffer than the 256 KiB that each connection gets.
+
+    That is four times what all the rest of a connection takes, while a record of TLS has 16
+    KiB at the most. It is changed in this connection's own object, for other libraries on the
+    loop may have their reasons; where it is not as expected, it is left as it is. uvloop's TLS
+    has no such buffer.
+    """
+    protocol = getattr(transport, "_ssl_protocol", None)
+    buffer = getattr(protocol, "_ssl_buffer", None)
+    size = getattr(protocol, "max_size", None)
+    if type(buffer) is bytearray and isinstance(size, int) and size > _TLS_BUFFER:
+        smaller = bytearray(_TLS_BUFFER)
+        protocol.max_size = _TLS_BUFFER  # type: ignore[union-attr]
+        protocol._ssl_buffer = smaller  # type: ignore[union-attr]
+        protocol._ssl_buffer_view = memoryview(smaller)  # type: ignore[union-attr]
+
+
 def _looking_at(sock: Any) -> Callable[[], Any]:
     """Return what tells, without waiting, whether there is something to read; made once."""
     descriptor = -1 if sock is None else sock.fileno()
@@ -109,11 +135,13 @@ class Connector(aiohttp.TCPConnector):
     """A connector whose ``sock_connect`` limits the whole of connecting, look-up included.
 
     aiohttp's own limits leave out the look-up, or count the waiting for a free connection.
+    The waiting for a turn to connect (`llmflow.transport.openings`) is not counted.
     """
 
     def __init__(self, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(**options)
         self._factory = functools.partial(_line, loop)
+        self._openings = Openings(loop)
 
     async def connect(
         self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
@@ -135,11 +163,12 @@ class Connector(aiohttp.TCPConnector):
     async def _create_connection(
         self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        try:
-            async with asyncio.timeout(timeout.sock_connect):
-                return await super()._create_connection(req, traces, timeout)
-        except TimeoutError:
-            raise aiohttp.ConnectionTimeoutError from None
+        async with self._openings.turn(req.connection_key):
+            try:
+                async with asyncio.timeout(timeout.sock_connect):
+                    return await super()._create_connection(req, traces, timeout)
+            except TimeoutError:
+                raise aiohttp.ConnectionTimeoutError from None
 
 
 def _line(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
