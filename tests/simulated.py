@@ -100,6 +100,7 @@ class Network:
         try:
             await asyncio.sleep(reply.delay if reply.fault != "hang" else math.inf)
             left = False
+            self.engine.leave(reply, now=loop.time())
         finally:
             self.engine.end(reply, now=loop.time(), left=left)
         await self._travel()

@@ -11,7 +11,7 @@ from llmflow.cli.options import AMOUNT
 from llmflow.printable import counted
 
 if TYPE_CHECKING:
-    from llmflow.simulator import BatchSettings
+    from llmflow.simulator import BatchSettings, Latency
 
 _KINDS = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
 _SECONDS = click.FloatRange(0.0)
@@ -52,8 +52,32 @@ _SECONDS = click.FloatRange(0.0)
     help="Input tokens per minute that are never too sudden.",
 )
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
-@click.option("--latency", default=0.5, show_default=True, type=_SECONDS, help="Seconds, median.")
-@click.option("--latency-sigma", default=0.0, type=_SECONDS, help="Spread of a lognormal latency.")
+@click.option(
+    "--latency",
+    type=_SECONDS,
+    help="Seconds until an answer, always the same; with --latency-sigma, their median. "
+    "Without both, a lognormal law around 0.5 s.",
+)
+@click.option(
+    "--latency-sigma",
+    type=_SECONDS,
+    help="A tail: standard deviation of the logarithm of a lognormal latency, around 0.5 s "
+    "unless --latency is given. 0.5 is usual.",
+)
+@click.option(
+    "--jitter",
+    default=0.0,
+    show_default=True,
+    type=_SECONDS,
+    help="Seconds that a request travels at most before it is admitted or rejected.",
+)
+@click.option(
+    "--slow-openings",
+    default=0.0,
+    show_default=True,
+    type=_SECONDS,
+    help="Seconds, on average, until a fresh connection is listened to.",
+)
 @click.option(
     "--fault",
     "faults",
@@ -63,6 +87,20 @@ _SECONDS = click.FloatRange(0.0)
     f"Kinds: {', '.join(_KINDS)}.",
 )
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
+@click.option(
+    "--headers-at",
+    type=click.Choice(["admission", "reply"]),
+    default="admission",
+    show_default=True,
+    help="The moment that an answer's rate-limit headers speak of.",
+)
+@click.option(
+    "--headers-on",
+    type=click.Choice(["all", "rejections"]),
+    default="all",
+    show_default=True,
+    help="Which answers carry rate-limit headers.",
+)
 @click.option(
     "--no-retry-after",
     is_flag=True,
@@ -87,12 +125,20 @@ _SECONDS = click.FloatRange(0.0)
     help="The only key accepted; any other gets a 401. Without it, any key or none is right.",
 )
 @click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
+@click.option(
+    "--record",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Keep so many admissions, each with its moment and latency, for GET /admissions.",
+)
 def command(**options: Any) -> int:
     """Serve OpenAI's chat completions and Anthropic's messages, with the quota that you set.
 
     Headers, errors and limits are those of the real things; answers are extracts of the
     prompt. Any client can talk to it; Anthropic's own wants the address without /v1.
     OpenAI's rule charges output on arrival, by max_tokens; Anthropic's while it is produced.
+    Latencies have a tail, as real ones have, unless --latency says otherwise.
     GET /stats tells what it saw. Ctrl-C stops it.
 
     \b
@@ -101,7 +147,8 @@ def command(**options: Any) -> int:
       llmflow run texts.jsonl --prompt "Summarize: {text}" --model openai/any \\
           --base-url http://127.0.0.1:8000/v1 -o summaries.jsonl
     """
-    from llmflow.simulator import Faults, Latency, SimulatorSettings, run_simulator
+    from llmflow.simulator import Faults, SimulatorSettings, run_simulator
+    from llmflow.simulator.descriptors import raise_limit_of_descriptors
 
     settings = SimulatorSettings(
         host=options["host"],
@@ -116,15 +163,21 @@ def command(**options: Any) -> int:
         ramp_floor=options["ramp_floor"],
         burst_seconds=options["burst_seconds"],
         max_concurrent=options["max_concurrent"],
-        latency=Latency(seconds=options["latency"], sigma=options["latency_sigma"]),
+        latency=_latency(options["latency"], options["latency_sigma"]),
+        jitter=options["jitter"],
+        slow_openings=options["slow_openings"],
         faults=Faults(**_faults(options["faults"])),
         batch=_batch(options["batch"], options["state"]),
         quota_headers="off" if options["no_headers"] else "bucket",
+        headers_at=options["headers_at"],
+        headers_on=options["headers_on"],
         retry_after=not options["no_retry_after"],
         retry_text=not options["no_retry_after"],
         api_key=options["api_key"],
         seed=options["seed"],
+        record=options["record"],
     )
+    raise_limit_of_descriptors()
     stats = run_simulator(settings, on_ready=_announce)
     print(
         f"{counted(stats.received, 'request')}: {stats.answered:,} answered, "
@@ -136,6 +189,15 @@ def command(**options: Any) -> int:
 
 def _announce(url: str) -> None:
     print(f"simulator at {url}, statistics at {url.removesuffix('/v1')}/stats", flush=True)
+
+
+def _latency(seconds: float | None, sigma: float | None) -> Latency:
+    from llmflow.simulator import Latency
+
+    if seconds is not None:
+        return Latency(seconds=seconds, sigma=sigma or 0.0)
+    usual = Latency.usual()
+    return usual if sigma is None else Latency.around(usual.mean, sigma=sigma)
 
 
 def _batch(texts: tuple[str, ...], state: str | None) -> BatchSettings:

@@ -7,6 +7,7 @@ limiter and client: independent clients get the same answers.
 Public: import from here, not from the modules below.
 """
 
+from llmflow.simulator.admissions import Admission, Admissions
 from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.engine import Engine, Reply
@@ -17,12 +18,15 @@ from llmflow.simulator.hosting import (
     serve_in_process,
     serve_in_thread,
 )
+from llmflow.simulator.latency import Latency
 from llmflow.simulator.server import Simulator
-from llmflow.simulator.settings import Faults, Latency, SimulatorSettings
+from llmflow.simulator.settings import Faults, SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats
 from llmflow.simulator.timeline import Timeline
 
 __all__ = [
+    "Admission",
+    "Admissions",
     "BatchCounts",
     "BatchSettings",
     "Engine",

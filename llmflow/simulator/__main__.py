@@ -9,6 +9,7 @@ import os
 import sys
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.descriptors import raise_limit_of_descriptors
 from llmflow.simulator.hosting import run_simulator
 from llmflow.simulator.settings import SimulatorSettings
 
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = SimulatorSettings.from_json(text)
         if options.cpu is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {options.cpu})
+        raise_limit_of_descriptors()
         # What was imported will never be garbage: spare the collector its scans.
         gc.freeze()
         run_simulator(settings, on_ready=_announce, until_stdin_ends=from_parent)

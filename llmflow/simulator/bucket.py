@@ -13,7 +13,8 @@ class Bucket:
 
     A request that needs more than a full bucket is let in when the bucket is
     full and leaves it in debt; so a short burst window never forbids a size.
-    Answers that are being produced take `drain` per second out of it.
+    Answers that are being produced take `drain` per second out of it, and of what comes in
+    other clients may take a share: `inflow` is the rest.
     """
 
     __slots__ = (
@@ -22,6 +23,7 @@ class Bucket:
         "_period",
         "capacity",
         "drain",
+        "inflow",
         "level",
         "limit",
         "rate",
@@ -37,16 +39,17 @@ class Bucket:
         self.scale(1.0)
         self.level = self.capacity
 
-    def scale(self, factor: float) -> None:
-        """Set the limit to `factor` times the original one."""
+    def scale(self, factor: float, *, taken: float = 0.0) -> None:
+        """Set the limit to `factor` times the original one, a share of which others take."""
         self.limit = self._base * factor
         self.rate = self.limit / self._period
+        self.inflow = self.rate * (1.0 - taken)
         self.capacity = self.limit * self._burst / self._period
 
     def refill(self, now: float) -> None:
         """Add what has come in since the last look, less what was produced."""
         if now > self.updated:
-            change = (now - self.updated) * (self.rate - self.drain)
+            change = (now - self.updated) * (self.inflow - self.drain)
             self.level = min(self.capacity, self.level + change)
             self.updated = now
 

@@ -13,14 +13,16 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
+from llmflow.simulator.admissions import Admission, Admissions, AdmissionTally
 from llmflow.simulator.answer import Answer, answer
 from llmflow.simulator.anthropic_dialect import AnthropicDialect
 from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.dialect import Call, Dialect, DialectError, retry_headers
 from llmflow.simulator.faults import Dice
+from llmflow.simulator.latency import Latency
 from llmflow.simulator.openai_dialect import OpenAIDialect
 from llmflow.simulator.quota import Charge, Decision, Ledger
-from llmflow.simulator.settings import Latency, SimulatorSettings
+from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats, Tally
 
 _ROUTES = {
@@ -28,6 +30,7 @@ _ROUTES = {
     "/messages": ("POST", "ask"),
     "/models": ("GET", "models"),
     "/stats": ("GET", "stats"),
+    "/admissions": ("GET", "admissions"),
     "/reset": ("POST", "reset"),
 }
 _NO_FAULTS = (None, "slow", "straggler")
@@ -50,7 +53,7 @@ class Reply:
     Args:
         status: HTTP status.
         body: the whole body; for a stream, all of its events.
-        headers: header lines beside those of the content.
+        headers: header lines beside those of the content; `Engine.leave` may add some.
         kind: the content type.
         delay: seconds from the request's arrival to the answer.
         fault: the fault injected, or None. ``reset`` and ``hang`` have no answer.
@@ -60,6 +63,7 @@ class Reply:
         side: the dialect of the request that was admitted, with its quotas.
         call: that request.
         tokens: input and output tokens of a proper answer.
+        produced: tokens that are charged while the answer is produced.
         used: what the request is settled to when it is answered; None leaves its charge.
         epoch: how many resets were before it.
 
@@ -77,6 +81,7 @@ class Reply:
     side: _Side | None = None
     call: Any = None
     tokens: tuple[int, int] = (0, 0)
+    produced: int = 0
     used: Charge | None = None
     epoch: int = 0
 
@@ -122,6 +127,16 @@ class Engine:
         self._anthropic = _Side(AnthropicDialect(settings, wall=self._wall), settings, now=now)
         self._dice = Dice(latency, settings.faults, seed=settings.seed)
         self._tally = Tally(now=now)
+        self._admissions = AdmissionTally(settings.record, now=now) if settings.record else None
+        told = settings.headers_on == "all"
+        self._told_at_admission = told and settings.headers_at == "admission"
+        self._told_at_reply = told and settings.headers_at == "reply"
+
+    def admissions(self) -> Admissions:
+        """Return what was recorded of each admission; nothing unless `record` is set."""
+        if self._admissions is None:
+            return Admissions(started=self._tally.started, dropped=self._tally.admitted, rows=())
+        return self._admissions.snapshot()
 
     def stats(self) -> SimulatorStats:
         """Return what was counted so far."""
@@ -146,6 +161,8 @@ class Engine:
             return self._ask(side, headers, body, now)
         if name == "models":
             return self._models(side, headers, unquote(model), now)
+        if name == "admissions":
+            return Reply(status=200, body=orjson.dumps(self.admissions().to_dict()))
         if name == "reset":
             self.reset(now=now)
         return Reply(status=200, body=orjson.dumps(self.stats().to_dict()))
@@ -175,6 +192,13 @@ class Engine:
         self._others += 1
         ident = f"{self.settings.seed:08x}e{self._others:023x}"
         return Reply(status=200, body=body, headers=dialect.headers(ident, 0.0))
+
+    def leave(self, reply: Reply, *, now: float) -> None:
+        """Let a reply leave: quota headers that speak of this moment are added to it."""
+        decision, side = reply.decision, reply.side
+        if self._told_at_reply and decision is not None and side is not None:
+            decision.domain.refill(now)
+            reply.headers += side.dialect.quota_headers(decision.domain, now=now)
 
     def end(self, reply: Reply, *, now: float, left: bool = False) -> None:
         """Say that a reply was sent, or that its client left before."""
@@ -225,10 +249,12 @@ class Engine:
         dialect = side.dialect
         said = answer(call, style=self.settings.answer)
         fate = self._dice.roll(output_tokens=0 if call.stream else said.tokens)
-        quota = dialect.quota_headers(decision.domain, now=now)
+        headers = dialect.headers(ident, fate.latency)
+        if self._told_at_admission:
+            headers += dialect.quota_headers(decision.domain, now=now)
         reply = Reply(
             status=200,
-            headers=dialect.headers(ident, fate.latency) + quota,
+            headers=headers,
             delay=fate.latency,
             fault=fate.fault,
             decision=decision,
@@ -246,6 +272,8 @@ class Engine:
         elif fate.fault in dialect.broken:
             error = dialect.broken[fate.fault]
             reply.status, reply.body = error.status, error.body(ident)
+        if self._admissions is not None:
+            self._admissions.add(_admission(reply, now=now))
         return reply
 
     def _fill(self, reply: Reply, side: _Side, said: Answer, ident: str, now: float) -> None:
@@ -259,7 +287,7 @@ class Engine:
             seconds += reply.event_gap * len(reply.events)
         else:
             reply.body = dialect.whole(call, said, ident=ident, now=now)
-        tokens = dialect.produced(said)
+        tokens = reply.produced = dialect.produced(said)
         if tokens and reply.decision is not None:
             side.ledger.produce(reply.decision, tokens, seconds=seconds, now=now)
 
@@ -268,6 +296,12 @@ class Engine:
         if scope == "key+model":
             return f"{key}\n{model}"
         return {"key": key, "model": model, "all": ""}[scope]
+
+
+def _admission(reply: Reply, *, now: float) -> Admission:
+    seconds = reply.delay + reply.event_gap * len(reply.events or ())
+    total, given, output = reply.call.charge
+    return Admission(now, seconds, total, given, output, reply.produced, reply.fault)
 
 
 def _path(target: str) -> str:

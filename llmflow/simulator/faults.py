@@ -7,7 +7,8 @@ import random
 from statistics import NormalDist
 from typing import NamedTuple
 
-from llmflow.simulator.settings import Faults, Latency
+from llmflow.simulator.latency import Latency
+from llmflow.simulator.settings import Faults
 
 _NORMAL = NormalDist()
 

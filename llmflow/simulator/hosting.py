@@ -13,9 +13,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.admissions import Admissions
 from llmflow.simulator.server import Simulator
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import SimulatorStats
@@ -149,6 +150,14 @@ class SimulatorThread:
 
         return asyncio.run_coroutine_threadsafe(snapshot(), self._loop).result()
 
+    def admissions(self) -> Admissions:
+        """Return when each request was admitted, and its latency, if `record` is set."""
+
+        async def snapshot() -> Admissions:
+            return self._simulator.admissions()
+
+        return asyncio.run_coroutine_threadsafe(snapshot(), self._loop).result()
+
     def close(self) -> None:
         """Stop, and wait for the thread's end."""
         if self._last is None:
@@ -225,13 +234,19 @@ class SimulatorProcess:
         """Return what was counted so far; after `close`, what was counted at the end."""
         if self._last is not None:
             return self._last
+        return SimulatorStats.from_dict(self._get("/stats"))
+
+    def admissions(self) -> Admissions:
+        """Return when each request was admitted, and its latency, if `record` is set."""
+        return Admissions.from_dict(self._get("/admissions"))
+
+    def _get(self, path: str) -> dict[str, Any]:
         host, port = self.root_url.removeprefix("http://").rsplit(":", 1)
         connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=10)
-        try:
-            connection.request("GET", "/stats")
-            return SimulatorStats.from_dict(json.loads(connection.getresponse().read()))
-        finally:
-            connection.close()
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            said: dict[str, Any] = json.loads(connection.getresponse().read())
+            return said
 
     def close(self) -> None:
         """Stop, and wait for the process's end."""

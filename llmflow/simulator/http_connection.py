@@ -31,7 +31,17 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class Exchange:
     """One request and the way to answer it. Every reply after the first is ignored."""
 
-    __slots__ = ("_connection", "arrived", "body", "context", "head", "open", "timer", "upload")
+    __slots__ = (
+        "_connection",
+        "arrived",
+        "begun",
+        "body",
+        "context",
+        "head",
+        "open",
+        "timer",
+        "upload",
+    )
 
     def __init__(
         self,
@@ -48,6 +58,8 @@ class Exchange:
         """The file that holds the body instead; the handler's from here on."""
         self.arrived = arrived
         """Loop time at which the request was complete."""
+        self.begun = arrived
+        """Loop time from which its latency counts, if that is later: the handler's own."""
         self.open = True
         """Whether an answer is still awaited; False once the client has left."""
         self.timer: asyncio.TimerHandle | None = None
@@ -115,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._write_paused = False
         self._read_paused = False
         self._linger: asyncio.TimerHandle | None = None
+        self._opening: asyncio.TimerHandle | None = None
 
     @property
     def exchange(self) -> Exchange | None:
@@ -128,6 +141,10 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.joined(self)
+        delay = self._server.opening_delay()
+        if delay:
+            transport.pause_reading()
+            self._opening = self._server.loop.call_later(delay, self._listen)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
@@ -140,6 +157,12 @@ class Connection(asyncio.Protocol):
         if busy and len(self._buffer) > _READ_AHEAD and self._transport is not None:
             self._transport.pause_reading()
             self._read_paused = True
+
+    def _listen(self) -> None:
+        """Begin to read, after a slow opening."""
+        self._opening = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Stop answering a client that does not read its answers."""
@@ -159,6 +182,8 @@ class Connection(asyncio.Protocol):
         self._server.left(self)
         if self._linger is not None:
             self._linger.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._spool is not None:
             self._spool.discard()
         if self._download is not None:

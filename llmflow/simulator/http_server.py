@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -41,6 +42,8 @@ class HttpServer:
         refuse: returns the JSON body that says why a request cannot be served.
         max_body: largest request body, in bytes.
         spool: says where the body of a request goes if not into memory.
+        slow_openings: seconds, on average, until a fresh connection is listened to.
+        seed: makes them repeatable.
 
     """
 
@@ -52,6 +55,8 @@ class HttpServer:
         refuse: Refuse,
         max_body: int,
         spool: Callable[[Head], Spool | None] = lambda _: None,
+        slow_openings: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.handle = handle
         self.gone = gone
@@ -64,6 +69,8 @@ class HttpServer:
         self.closing = False
         self._server: asyncio.Server | None = None
         self._date = (0, "")
+        self._slow_openings = slow_openings
+        self._chance = random.Random(f"openings {seed}")
 
     async def listen(self, host: str, port: int) -> int:
         """Begin to listen and return the port."""
@@ -77,6 +84,10 @@ class HttpServer:
         """Know of a new connection."""
         self.connections.add(connection)
         self._empty.clear()
+
+    def opening_delay(self) -> float:
+        """Return the seconds until the next fresh connection is listened to."""
+        return self._slow_openings and self._slow_openings * self._chance.uniform(0.5, 1.5)
 
     def left(self, connection: Connection) -> None:
         """Forget a connection that has ended."""

@@ -189,8 +189,10 @@ class Ledger:
         self._rejections_cost = rejections_cost
         self._domains: dict[str, Domain] = {}
         self._credit = settings.credit_requests
-        self._steps = [(now + at, factor) for at, factor in settings.schedule]
-        self._factor = 1.0
+        steps = [(now + at, "factor", value) for at, value in settings.schedule]
+        steps += [(now + at, "taken", value) for at, value in settings.others]
+        self._steps = sorted(steps, key=lambda step: step[0])
+        self._factor, self._taken = 1.0, 0.0
 
     def admit(self, scope: str, charge: Charge, *, now: float) -> Decision:
         """Decide on a request that arrives now and charge it: the whole of admission."""
@@ -291,11 +293,15 @@ class Ledger:
 
     def _follow_schedule(self, now: float) -> None:
         while self._steps and self._steps[0][0] <= now:
-            at, self._factor = self._steps.pop(0)
+            at, what, value = self._steps.pop(0)
+            if what == "factor":
+                self._factor = value
+            else:
+                self._taken = value
             for domain in self._domains.values():
                 for bucket in domain.per_minute:
                     bucket.refill(at)
-                    bucket.scale(self._factor)
+                    bucket.scale(self._factor, taken=self._taken)
                     bucket.give(0.0)  # what no longer fits is gone
 
     def _domain(self, scope: str, now: float) -> Domain:
@@ -305,7 +311,7 @@ class Ledger:
                 self._forget(now)
             domain = self._domains[scope] = Domain(self._settings, now=now)
             for bucket in domain.per_minute:
-                bucket.scale(self._factor)
+                bucket.scale(self._factor, taken=self._taken)
                 bucket.level = bucket.capacity
         return domain
 

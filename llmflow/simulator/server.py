@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from types import TracebackType
 from typing import Self
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.admissions import Admissions
 from llmflow.simulator.batches.ledger import BatchCounts
 from llmflow.simulator.batches.reply import BatchReply
 from llmflow.simulator.batches.service import MOST_UPLOADED, Batches
@@ -35,7 +37,8 @@ class Simulator:
     (True, 0)
 
     Args:
-        settings: what the provider is set to; without them, no limit and half a second's latency.
+        settings: what the provider is set to; without them, no limit, and latencies around
+            half a second.
 
     Raises:
         ConfigurationError: on entering, if the address cannot be listened on.
@@ -50,6 +53,8 @@ class Simulator:
         self._counted = BatchCounts()
         self._tick: asyncio.TimerHandle | None = None
         self._port = 0
+        # Chance of its own, so that neither changes the fates that the engine draws.
+        self._travel = random.Random(f"travel {self.settings.seed}")
 
     @property
     def port(self) -> int:
@@ -70,6 +75,10 @@ class Simulator:
     def stats(self) -> SimulatorStats:
         """Return what was counted so far."""
         return self._started().stats()
+
+    def admissions(self) -> Admissions:
+        """Return when each request was admitted, and its latency, if `record` is set."""
+        return self._started().admissions()
 
     def reset(self) -> None:
         """Forget all that was: full buckets, counts at zero, chance from its start."""
@@ -92,6 +101,8 @@ class Simulator:
             refuse=self._engine.refuse,
             max_body=self.settings.max_body_bytes,
             spool=self._spool,
+            slow_openings=self.settings.slow_openings,
+            seed=self.settings.seed,
         )
         host, port = self.settings.host, self.settings.port
         try:
@@ -143,22 +154,32 @@ class Simulator:
         head = exchange.head
         if exchange.upload is not None or Batches.owns(head.target):
             self._handle_batch(exchange)
-            return
+        elif self.settings.jitter and head.method == "POST":
+            due = exchange.arrived + self._travel.uniform(0.0, self.settings.jitter)
+            exchange.timer = self._loop.call_at(due, self._receive, exchange)
+        else:
+            self._receive(exchange)
+
+    def _receive(self, exchange: Exchange) -> None:
+        """Let the engine decide on a request; its latency begins now."""
+        head, now = exchange.head, exchange.arrived
+        if exchange.timer is not None:  # it has travelled
+            exchange.timer = None
+            now = self._loop.time()
         reply = self._started().receive(
             head.method,
             head.target,
             headers=head.headers,
             body=exchange.body,
-            now=exchange.arrived,
+            now=now,
         )
-        exchange.context = reply
+        exchange.context, exchange.begun = reply, now
         if reply.fault == "hang":
             return  # until the client leaves
         if reply.delay <= 0:
             self._answer(exchange, reply)
         else:
-            due = exchange.arrived + reply.delay
-            exchange.timer = self._loop.call_at(due, self._answer, exchange, reply)
+            exchange.timer = self._loop.call_at(now + reply.delay, self._answer, exchange, reply)
 
     def _batch_counts(self) -> BatchCounts:
         return self._counted if self._batches is None else self._batches.counts()
@@ -210,6 +231,7 @@ class Simulator:
             self._tick = self._loop.call_later(max(0.0, due - now), self._carry_on, batches)
 
     def _answer(self, exchange: Exchange, reply: Reply) -> None:
+        self._started().leave(reply, now=self._loop.time())
         if reply.fault == "reset":
             exchange.reset()
         elif reply.events is not None:
@@ -227,7 +249,7 @@ class Simulator:
             index = len(events)
         elif index < len(events):
             exchange.send(events[index])
-            due = exchange.arrived + reply.delay + (index + 1) * reply.event_gap
+            due = exchange.begun + reply.delay + (index + 1) * reply.event_gap
             exchange.timer = self._loop.call_at(due, self._stream, exchange, reply, index + 1)
             return
         exchange.end()

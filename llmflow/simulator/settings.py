@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batches.settings import BatchSettings
 from llmflow.simulator.checks import choice, from_mapping, number, whole
+from llmflow.simulator.latency import Latency
 from llmflow.types import parse_amount
 
 Scope = Literal["key+model", "key", "model", "all"]
 ChargeRule = Literal["max", "sum"]
 QuotaHeaders = Literal["bucket", "minute", "off"]
+HeadersAt = Literal["admission", "reply"]
+HeadersOn = Literal["all", "rejections"]
 AnswerStyle = Literal["summary", "echo"]
 CreditError = Literal["quota", "spend_limit", "balance"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """How long an answer takes, measured from the arrival of its request.
-
-    Constant by default; uniform with `spread`, lognormal with `sigma`.
-
-    >>> Latency(seconds=0.8, sigma=0.4).seconds
-    0.8
-
-    Args:
-        seconds: the constant, the middle of the uniform, or the median of the lognormal one.
-        spread: half the width of a uniform distribution, as a fraction of `seconds`: 0 to 1.
-        sigma: standard deviation of the logarithm of a lognormal distribution.
-        per_output_token: seconds added for every token of the answer.
-
-    Raises:
-        ConfigurationError: a value is out of range, or both `spread` and `sigma` are given.
-
-    """
-
-    seconds: float = 0.5
-    spread: float = 0.0
-    sigma: float = 0.0
-    per_output_token: float = 0.0
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            number(f"latency.{item.name}", getattr(self, item.name))
-        if self.spread > 1:
-            raise ConfigurationError(
-                f"latency.spread must be at most 1, a fraction of seconds; got {self.spread!r}"
-            )
-        if self.spread and self.sigma:
-            raise ConfigurationError(
-                "latency.spread (uniform) and latency.sigma (lognormal) exclude each other; "
-                f"got {self.spread!r} and {self.sigma!r}; set one of them to 0"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,12 +128,22 @@ class SimulatorSettings:
         ramp_floor: input tokens per minute that are allowed however sudden they come.
         schedule: ``(second, factor)`` pairs, ascending: from that second after the start,
             the per-minute limits are `factor` times what is set.
+        others: ``(second, share)`` pairs, ascending: from that second after the start, other
+            clients take this share of what comes in of the per-minute limits, evenly; the
+            limits that are named stay the same.
         api_key: the only key accepted. None: any, or none at all.
         models: the models that exist. Empty: all.
         context_tokens: size of every model's context.
         quota_headers: ``"bucket"`` shows what is really left in the enforced bucket;
             ``"minute"`` shows the per-minute account only, as a provider does that enforces
             shorter slices without saying so; ``"off"`` sends none.
+        headers_at: the moment that the quota headers of an answer speak of: the
+            ``"admission"`` of its request, or the ``"reply"``, when the answer (the first
+            byte of a stream) leaves. What real services do is not documented. Gateways that
+            ask a rate-limit service before they pass a request on, as Envoy and Kong do, can
+            only tell what was left at admission; hence the default.
+        headers_on: ``"all"`` answers carry quota headers, or only the ``"rejections"``, as
+            with gateways that name the limit in a 429 alone.
         retry_after: send ``retry-after`` with a 429.
         retry_after_ms: send ``retry-after-ms`` with a 429.
         retry_text: say "Please try again in ..." in the message of a 429. With this and
@@ -176,10 +151,19 @@ class SimulatorSettings:
         organization: the name in messages and headers.
         answer: ``"summary"`` extracts one or two sentences; ``"echo"`` repeats the prompt's
             beginning, which costs the simulator less time.
-        latency: how long answers take; a number of seconds will do.
+        latency: how long answers take; a number of seconds is a constant. Unset it is
+            `Latency.usual`, lognormal around half a second.
+        jitter: the most seconds that a request travels before it is admitted or rejected,
+            uniformly: requests overtake each other.
+        slow_openings: seconds, on average, until a fresh connection is listened to: each
+            waits between half and one and a half times as long, as with a busy load balancer.
         faults: what goes wrong, and how often.
         batch: how the batch APIs behave.
-        seed: makes latencies and faults repeatable.
+        seed: makes latencies, faults, jitter and openings repeatable: the n-th admitted
+            request has the same latency and fault in every run.
+        record: how many admissions are kept with their moment, latency and charge, for
+            ``GET /admissions`` and `Simulator.admissions`; those after them are only counted.
+            56 bytes each. 0 keeps none and costs nothing.
         max_body_bytes: larger request bodies are refused with 413.
 
     Raises:
@@ -208,19 +192,25 @@ class SimulatorSettings:
     ramp_window: float = 900.0
     ramp_floor: float | str = "1M"
     schedule: tuple[tuple[float, float], ...] = ()
+    others: tuple[tuple[float, float], ...] = ()
     api_key: str | None = field(default=None, repr=False)
     models: tuple[str, ...] = ()
     context_tokens: int | None = None
     quota_headers: QuotaHeaders = "bucket"
+    headers_at: HeadersAt = "admission"
+    headers_on: HeadersOn = "all"
     retry_after: bool = True
     retry_after_ms: bool = False
     retry_text: bool = True
     organization: str = "org-simulator"
     answer: AnswerStyle = "summary"
-    latency: Latency | float = Latency()
+    latency: Latency | float = field(default_factory=Latency.usual)
+    jitter: float = 0.0
+    slow_openings: float = 0.0
     faults: Faults = Faults()
     batch: BatchSettings = field(default_factory=BatchSettings)
     seed: int = 0
+    record: int = 0
     max_body_bytes: int = 16_777_216
 
     def __post_init__(self) -> None:
@@ -231,6 +221,8 @@ class SimulatorSettings:
         whole("port", self.port, low=0, high=65535)
         number("burst_seconds", self.burst_seconds, above=0)
         number("ramp_window", self.ramp_window, above=0)
+        number("jitter", self.jitter)
+        number("slow_openings", self.slow_openings)
         if self.ramp is not None:
             number("ramp", self.ramp, above=1)
         for name, low in (
@@ -239,6 +231,7 @@ class SimulatorSettings:
             ("context_tokens", 1),
             ("default_max_tokens", 0),
             ("seed", 0),
+            ("record", 0),
             ("max_body_bytes", 1),
         ):
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
@@ -247,6 +240,8 @@ class SimulatorSettings:
         choice("credit_error", self.credit_error, get_args(CreditError))
         choice("charge", self.charge, get_args(ChargeRule))
         choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
+        choice("headers_at", self.headers_at, get_args(HeadersAt))
+        choice("headers_on", self.headers_on, get_args(HeadersOn))
         choice("answer", self.answer, get_args(AnswerStyle))
         self._check_texts()
         self._check_nested()
@@ -283,16 +278,20 @@ class SimulatorSettings:
             object.__setattr__(self, "faults", from_mapping(Faults, self.faults, name="faults"))
         if not isinstance(self.batch, BatchSettings):
             object.__setattr__(self, "batch", from_mapping(BatchSettings, self.batch, name="batch"))
-        try:
-            steps = tuple((number("at", at), number("x", x, above=0)) for at, x in self.schedule)
-        except (TypeError, ValueError):
-            steps = ((1.0, 1.0), (0.0, 1.0))  # ends in the message below
-        if list(steps) != sorted(steps):
+        steps = _steps(self.schedule)
+        if steps is None or any(factor <= 0 for _, factor in steps):
             raise ConfigurationError(
                 "schedule must be ascending pairs (second of at least 0, factor above 0), "
                 f"such as [(0, 1), (60, 0.5)]; got {self.schedule!r}"
             )
         object.__setattr__(self, "schedule", steps)
+        steps = _steps(self.others)
+        if steps is None or any(share >= 1 for _, share in steps):
+            raise ConfigurationError(
+                "others must be ascending pairs (second of at least 0, share from 0 to below 1), "
+                f"such as [(0, 0.6), (10, 0)]; got {self.others!r}"
+            )
+        object.__setattr__(self, "others", steps)
 
     @property
     def limits(self) -> Limits:
@@ -326,6 +325,15 @@ class SimulatorSettings:
         except ValueError as error:
             raise ConfigurationError(f"the simulator's settings are not JSON: {error}") from None
         return from_mapping(cls, data, name="the simulator")
+
+
+def _steps(pairs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...] | None:
+    """Return pairs of a second and a number, or None if they are no such ascending pairs."""
+    try:
+        steps = tuple((number("second", at), number("value", value)) for at, value in pairs)
+    except (TypeError, ValueError, ConfigurationError):
+        return None
+    return steps if all(a[0] <= b[0] for a, b in pairwise(steps)) else None
 
 
 _OPTIONAL_COUNTS = ("max_concurrent", "credit_requests", "context_tokens")
