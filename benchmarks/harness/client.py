@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from llmflow.limits.admission import Admission
 from llmflow.limits.registry import START_IN_FLIGHT
@@ -72,6 +74,7 @@ class Client:
         start: float,
     ) -> None:
         jitter = random.Random(rng.random())
+        self._stalls = random.Random(rng.random())
         limit = setting.rate * 60.0
         quota = (
             Quota()
@@ -95,20 +98,32 @@ class Client:
         self._wake = wake
         self._timer = math.inf
         self._stall = (-math.inf, -math.inf)
+        self._busy_until = -math.inf
+        self.inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        """What its loop will handle, in this order."""
 
     # --- the event loop ----------------------------------------------------------------
 
     def free(self, now: float) -> float:
-        """Return when what happens at `now` is handled: at once, or at the end of a stall."""
+        """Return when what happens at `now` is handled: at once, or when the loop is free."""
         setting = self._setting
+        if now < self._busy_until:
+            now = self._busy_until
         if not setting.stall:
             return now
         begins, ends = self._stall
         while ends <= now:
-            begins = max(ends, self.start) + self.rng.expovariate(1.0 / setting.stall_every)
-            ends = begins + self.rng.expovariate(1.0 / setting.stall)
+            begins = max(ends, self.start) + self._stalls.expovariate(1.0 / setting.stall_every)
+            ends = begins + self._stalls.expovariate(1.0 / setting.stall)
             self._stall = begins, ends
         return now if now < begins else ends
+
+    def _work(self, now: float) -> float:
+        """Spend the loop's time on one request, and return when that is done."""
+        cpu = self._setting.cpu
+        if cpu:
+            now = self._busy_until = max(self._busy_until, now) + cpu
+        return now
 
     def ring(self, due: float, now: float) -> None:
         """Look again: the timer that was due at a time rings, late perhaps."""
@@ -123,7 +138,7 @@ class Client:
         """Ask for all requests, as many tasks do in the first moment of a loop."""
         for item in items:
             if self.admission.admit_at_once(item, self.start):
-                self._send(item, self.start)
+                self._send(item, self._work(self.start))
             else:
                 self._wait(item, self.start)
 
@@ -131,6 +146,7 @@ class Client:
         """Handle a reply: settle, or be rejected and wait in the old place."""
         reply = item.reply
         assert reply is not None
+        self._work(now)
         signals: tuple[QuotaSignal, ...] = ()
         if reply.limit is not None:
             signals = (QuotaSignal(self._dimension, reply.limit, reply.remaining, reply.reset),)
@@ -154,7 +170,7 @@ class Client:
         delay = self.admission.pump(now)
         if self.granted:
             for item in self.granted:
-                self._send(item, now)
+                self._send(item, self._work(now))
             self.granted.clear()
         if delay is None:
             return

@@ -16,13 +16,11 @@ class Passage(NamedTuple):
         amount: what it was charged.
         ready: the earliest time at which it could have arrived at the provider.
         after: seconds from its arrival until its answer is with the client.
-        arrived: when it did arrive.
     """
 
     amount: float
     ready: float
     after: float
-    arrived: float
 
 
 def schedule(setting: Setting, passages: Sequence[Passage]) -> list[float]:

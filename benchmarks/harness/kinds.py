@@ -13,9 +13,13 @@ from .setting import Setting
 
 USUAL = (600.0, 6_000.0)
 WIDE = (300.0, 60_000.0)
-MOST_IN_A_BUCKET = 12_000.0
+CPU = 0.0001
+"""Seconds of a core that llmflow takes to send a request, and to handle its reply."""
+TIMERS = (0.0005, 0.005)
+"""Mean seconds by which asyncio's timers ring late, on an idle machine and on a busy one."""
+MOST_IN_A_BUCKET = 6_000.0
 """Requests that a deep bucket holds at most, so that a run stays short."""
-MOST_RUNNING = 12_000.0
+MOST_RUNNING = 6_000.0
 """Requests that come in at most while a bucket refills, for the same reason."""
 
 
@@ -27,12 +31,14 @@ class Kind:
         what: what it is, in a few words.
         draw: returns what a setting has beside the usual, from a generator and a range of
             requests per minute.
-        settings: how many are run, where it is not the number that was asked for.
+        settings: how many are run at most, where that is fewer than the usual.
+        ranged: whether it depends on the range.
     """
 
     what: str
     draw: Callable[[random.Random, tuple[float, float]], dict[str, Any]]
     settings: int | None = None
+    ranged: bool = True
 
 
 def _conditions(rng: random.Random, rpm: tuple[float, float]) -> dict[str, Any]:
@@ -113,10 +119,12 @@ def _bucket_of_a_minute(law: str, stamp: str) -> Kind:
             "latency": 1.0,
             "stamp": stamp,
             "opening": 0.02,
+            "timers": rng.uniform(*TIMERS),
+            "cpu": CPU,
         }
 
     what = f"6,000 RPM, bucket of a minute, {law} around 1 s, headers of the {stamp}"
-    return Kind(what=what, draw=draw, settings=5)
+    return Kind(what=what, draw=draw, settings=8, ranged=False)
 
 
 def _thousands_in_flight(rng: random.Random, rpm: tuple[float, float]) -> dict[str, Any]:
@@ -128,6 +136,8 @@ def _thousands_in_flight(rng: random.Random, rpm: tuple[float, float]) -> dict[s
         "latency": 8.0,
         "stamp": rng.choice(["admission", "reply"]),
         "opening": 0.02,
+        "timers": rng.uniform(*TIMERS),
+        "cpu": CPU,
     }
 
 
@@ -158,6 +168,7 @@ KINDS: dict[str, Kind] = {
     "headers-on-429": Kind(
         what="headers only on 429s, 300 RPM, 60% taken for 10 s",
         draw=_only_on_rejections,
+        ranged=False,
     ),
     "minute-uniform-admission": _bucket_of_a_minute("uniform", "admission"),
     "minute-uniform-reply": _bucket_of_a_minute("uniform", "reply"),
@@ -167,6 +178,7 @@ KINDS: dict[str, Kind] = {
         what="30,000 RPM in slices of 1 s, lognormal-0.3 around 8 s, told",
         draw=_thousands_in_flight,
         settings=4,
+        ranged=False,
     ),
 }
 

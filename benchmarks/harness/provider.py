@@ -32,6 +32,9 @@ class Reply(NamedTuple):
     retry_after: float | None = None
 
 
+ADMITTED = Reply(True)
+
+
 class Level:
     """How much a bucket holds that refills at a rate, less what others take at first."""
 
@@ -88,7 +91,10 @@ class Provider:
             self._told = Level(setting.rate, setting.header_burst)
 
     def arrive(self, amount: float, now: float) -> Reply:
-        """Decide on a request that asks for `amount`."""
+        """Decide on a request that asks for `amount`.
+
+        An answer whose headers are stamped when it leaves has none yet: see `headers`.
+        """
         bucket = self._bucket
         bucket.refilled(now)
         wait = bucket.wait(amount)
@@ -102,8 +108,8 @@ class Provider:
         if self._told is not bucket:
             self._told.refilled(now)
             self._told.take(amount)
-        if self._setting.headers == "rejections":
-            return Reply(True)
+        if self._setting.headers == "rejections" or self._setting.stamp == "reply":
+            return ADMITTED
         return self.headers(now)
 
     def headers(self, now: float) -> Reply:

@@ -31,6 +31,7 @@ class Setting:
         stall: mean seconds for which the client's loop is kept from its work at a time; what
             arrives meanwhile is handled in a clump. 0: never.
         stall_every: mean seconds from one stall to the next.
+        cpu: seconds of the client's loop that sending a request takes, and handling its reply.
         clients: programs that spend the same quota and do not know of each other.
         later: seconds after which each further client begins.
         told: whether the clients are told the limit; else they see headers only.
@@ -58,6 +59,7 @@ class Setting:
     timers: float = 0.0
     stall: float = 0.0
     stall_every: float = 1.0
+    cpu: float = 0.0
     clients: int = 1
     later: float = 0.0
     told: bool = True

@@ -165,7 +165,7 @@ class World:
             return
         item.passed = True
         after = item.latency + item.back
-        self.passages.append(Passage(item.amount, item.client.start + item.there, after, now))
+        self.passages.append(Passage(item.amount, item.client.start + item.there, after))
         if setting.stamp == "reply" and setting.headers == "all":
             self._at(now + item.latency, self._stamp, item, now + item.latency)
         else:
@@ -199,17 +199,30 @@ class World:
     ) -> None:
         """Have something happen in a client's loop as soon as that is not busy."""
         free = client.free(now)
-        if free > now:
-            self._at(free, happen, *what, free)
-        else:
+        if not client.inbox and free <= now:
             happen(*what, now)
+            return
+        client.inbox.append((happen, what))
+        if len(client.inbox) == 1:
+            self._at(free, self._work_off, client, free)
+
+    def _work_off(self, client: Client, now: float) -> None:
+        """Have a client's loop handle what has come next, where it is not busy still."""
+        free = client.free(now)
+        if free <= now:
+            happen, what = client.inbox.popleft()
+            happen(*what, now)
+            if not client.inbox:
+                return
+            free = client.free(now)
+        self._at(free, self._work_off, client, free)
 
     # --- what came of it -----------------------------------------------------------------
 
     def _least(self) -> float:
         """Return the ideal; what has not been let through is taken to follow, in its order."""
         rest = [
-            Passage(item.amount, item.client.start + self.setting.way, item.latency, 0.0)
+            Passage(item.amount, item.client.start + self.setting.way, item.latency)
             for item in self.items
             if not item.passed
         ]

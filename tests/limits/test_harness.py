@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from benchmarks.harness.kinds import KINDS, draw
-from benchmarks.harness.report import Summary
+from benchmarks.harness.report import Summary, quantile
 from benchmarks.harness.world import run
 
 SEED = 3  # neither the one that rules are tuned on nor the one they are reported on
@@ -34,24 +36,25 @@ def test_the_same_seed_is_the_same_setting_and_the_same_outcome(kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "slowest", "rejected"),
+    ("kind", "ratio", "rejected"),
     [
         ("deep", 1.45, 0.0),
-        ("unknown+deep", 2.0, 0.0),
-        ("rpm", 1.05, 0.0),
-        ("tpm", 1.05, 0.0),
-        ("unknown", 1.25, 4.0),
-        ("shared-deep", 1.10, 5.0),
-        ("shared", 1.17, 9.0),
-        ("minute-headers", 1.06, 3.0),
-        ("headers-on-429", 3.0, 3.0),
+        ("unknown+deep", 1.75, 0.2),
+        ("rpm", 1.04, 0.1),
+        ("tpm", 1.04, 0.1),
+        ("unknown", 1.20, 1.2),
+        ("shared-deep", 1.10, 2.0),
+        ("shared", 1.15, 5.0),
+        ("minute-headers", 1.06, 1.8),
+        ("headers-on-429", 3.0, 2.0),
     ],
 )
 def test_random_settings_are_answered_in_time_with_few_rejections(
-    kind: str, slowest: float, rejected: float
+    kind: str, ratio: float, rejected: float
 ) -> None:
-    outcome = summary(kind)
-    assert outcome.missing == 0
-    assert min(outcome.ratios) >= 1.0
-    assert max(outcome.ratios) <= slowest, outcome.worst(2)
-    assert max(outcome.rejected) <= rejected, outcome.worst(2)
+    """The mean of rejections, in percent, and all ratios but the worst."""
+    result = summary(kind)
+    assert result.missing == 0
+    assert min(result.ratios) >= 1.0
+    assert quantile(result.ratios, 0.9) <= ratio, result.worst(2)
+    assert statistics.fmean(result.rejected) <= rejected, result.worst(2)
