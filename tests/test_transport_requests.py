@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
@@ -169,3 +170,42 @@ async def test_a_request_that_was_answered_before_it_was_sent_ends_its_connectio
         for _ in range(3):
             assert await send(server.url, b"x" * (2**20 - 1)) == b"{}"
     assert server.connections == 3, "no request begins in the body of another"
+
+
+async def test_a_server_that_refuses_a_body_unread_and_hangs_up_fails_no_other_request() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}")
+        await asyncio.sleep(0.002)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        over.release()
+
+    over = asyncio.Semaphore(0)
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0, limit=4096)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        for _ in range(3):
+            wire = WireRequest("POST", url, HEADERS, b"x" * 2**17)
+            assert (await transport.send(wire, timeout=Timeout(total=20))).status == 429
+        for _ in range(3):
+            await over.acquire()
+    finally:
+        server.close()
+        await transport.aclose()
+
+
+@pytest.mark.parametrize(
+    ("status", "size", "connections"), [(200, 2**17, 1), (429, 2**12, 1), (429, 2**17, 3)]
+)
+async def test_only_a_refusal_of_a_large_body_ends_its_connection(
+    status: int, size: int, connections: int
+) -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\n{}" % status)
+
+    async with Server(answer) as server:
+        for _ in range(3):
+            assert await send(server.url, b"x" * size) == b"{}"
+    assert server.connections == connections

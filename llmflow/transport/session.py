@@ -48,6 +48,10 @@ _LARGEST_REPLY = 64 * 2**20
 # vLLM; Node).
 _KEEP_ALIVE = 4.0
 _NAMES_KEPT = 300
+# Whoever refuses a request may do so before its body is read, and hang up without saying so
+# (hyper does, and with it many gateways written in Rust); the next request on the connection
+# would fail. A smaller body comes with its head: ten segments (RFC 6928).
+_SURELY_READ = 2**14
 _MOST_TIMEOUTS = 64
 
 
@@ -110,7 +114,10 @@ class Session:
                 start = None
             content = await _content(reply)
             line.replied(number)
-            reply.release()
+            if reply.status >= 400 and len(wire.body) > _SURELY_READ:
+                reply.close()
+            else:
+                reply.release()
         except BaseException as error:
             if reply is not None:
                 reply.close()
