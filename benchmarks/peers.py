@@ -20,9 +20,13 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from ideal import ideal_of_run
 from results import RESULTS, show_peer
 from scenarios.measure import server
-from scenarios.paced import PACED
+from scenarios.paced import RECORDED_PER_ITEM
+from scenarios.quotas import PACED
+
+from llmflow.simulator import SimulatorSettings
 
 HERE = Path(__file__).parent
 SCENARIOS = ("rpm", "tpm", "unknown", "blind", "faults")
@@ -76,11 +80,11 @@ def measure(scenario_name: str, peer: Peer, python: str, n: int) -> dict[str, An
     """Run a client through a scenario; it is stopped at three times the ideal and a minute."""
     scenario = PACED[scenario_name]
     texts = scenario.texts(n)
-    ideal = scenario.ideal(texts, None)
-    limit = 3 * ideal + 60
+    limit = 3 * scenario.expected(texts) + 60
+    settings = {**scenario.settings, "record": RECORDED_PER_ITEM * n}
     quota = scenario.quota
     with (
-        server(**scenario.settings) as sim,
+        server(**settings) as sim,
         tempfile.TemporaryDirectory(prefix="llmflow-benchmark-") as cache,
         tempfile.TemporaryFile("w+") as said,
     ):
@@ -106,10 +110,12 @@ def measure(scenario_name: str, peer: Peer, python: str, n: int) -> dict[str, An
             report = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
         except subprocess.TimeoutExpired:
             report = {"seconds": limit, "answered": sim.stats().answered, "stopped": True}
-        seen = sim.stats()
+        seen, admitted = sim.stats(), sim.admissions()
         if report is None:
             said.seek(0)
             return {"error": said.read().strip()[-300:]}
+    began = admitted.rows[0].at if admitted.rows else admitted.started
+    ideal = ideal_of_run(SimulatorSettings(**settings), admitted, began=began)
     return {
         "seconds": report["seconds"],
         "ideal": ideal,

@@ -52,27 +52,29 @@ def show(result: dict[str, Any]) -> None:
     """Print one line with all that is judged."""
     name = result["scenario"]
     if "error" in result:
-        print(f"{name:9} FAILED: {result['error']}", flush=True)
+        print(f"{name:18} FAILED: {result['error']}", flush=True)
         return
     if "checks" in result:
         for check in result["checks"]:
             met = "met" if is_met(check) else "MISSED"
             verdict = f"{met}: {wanted(check)}" if wanted(check) != "-" else ""
-            print(f"{name:9} {check['what']:42} {amount(check):>18}  {verdict}", flush=True)
+            print(f"{name:18} {check['what']:42} {amount(check):>18}  {verdict}", flush=True)
         return
     took = "-"
     if "ideal" in result:
         took = f"{result['seconds']:.2f} s of {result['ideal']:.2f} s"
     met = "met" if result["met"] else "MISSED"
     line = (
-        f"{name:9} {took:18} {ratio(result):17} {share(result):>8} rejected {result['lost']} lost"
+        f"{name:18} {took:18} {ratio(result):17} {share(result):>8} rejected {result['lost']} lost"
     )
+    if "peak <=" in result["target"]:
+        line += f" {result['peak_mb']:.0f} MB"
     shares = "".join(f" {each:.0%}" for each in result.get("shares", ()))
     print(f"{line}{shares and f'  shares{shares}'}  {met}: {result['target']}", flush=True)
     if result.get("errors"):
-        print(f"{'':9} errors: {result['errors']}", flush=True)
+        print(f"{'':18} errors: {result['errors']}", flush=True)
     for each in result.get("runs", ()):
-        print(f"{'':9} run: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()), flush=True)
+        print(f"{'':18} run: " + ", ".join(f"{k} {v:.4g}" for k, v in each.items()), flush=True)
 
 
 def show_peer(scenario: str, name: str, result: dict[str, Any]) -> None:
@@ -105,8 +107,8 @@ def rows_of(page: str, name: str) -> dict[str, list[str]]:
 def scenario_rows(names: tuple[str, ...], known: Mapping[str, list[str]]) -> list[str]:
     """Return the table of llmflow's own figures."""
     rows = [
-        "| scenario | what | the ideal | measured | rejected | lost | target | met |",
-        "|---|---|---|---|---|---|---|---|",
+        "| scenario | what | measured | rejected | lost | target | met |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in names:
         path = RESULTS / f"{name}.json"
@@ -117,13 +119,14 @@ def scenario_rows(names: tuple[str, ...], known: Mapping[str, list[str]]) -> lis
         measured = ratio(result)
         if "ideal" in result:
             measured += f" ({result['seconds']:.1f} s of {result['ideal']:.1f} s)"
+        if "peak <=" in result["target"]:
+            measured += f", {result['peak_mb']:.0f} MB"
         if "shares" in result:
             measured += ", shares " + " and ".join(f"{each:.0%}" for each in result["shares"])
         what = result["what"] + ("" if name in _COUNTED else f"; n = {result['n']:,}")
         cells = (
             f"`{name}`",
             what,
-            result["formula"],
             measured,
             share(result),
             str(result["lost"]),

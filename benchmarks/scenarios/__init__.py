@@ -11,7 +11,8 @@ from scenarios.kill import kill
 from scenarios.measure import Options
 from scenarios.memory import memory
 from scenarios.overhead import overhead
-from scenarios.paced import PACED, run_paced
+from scenarios.paced import run_paced
+from scenarios.quotas import PACED
 from scenarios.resume import resume
 from scenarios.shared import shared
 from scenarios.waiters import waiters
@@ -22,11 +23,13 @@ def _paced(name: str) -> Callable[[Options], dict[str, Any]]:
     return lambda options: run_paced(name, PACED[name], options)
 
 
+_AFTER_SHARED = ("shrink", "faults")
+
 # Those that have one ratio, in the order of their table.
 SCENARIOS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    **{name: _paced(name) for name in ("rpm", "tpm", "io", "unknown", "blind", "deep")},
+    **{name: _paced(name) for name in PACED if name not in _AFTER_SHARED},
     "shared": shared,
-    **{name: _paced(name) for name in ("shrink", "faults")},
+    **{name: _paced(name) for name in _AFTER_SHARED},
     "waiters": waiters,
 }
 # Those that have several figures, in the order of their table.

@@ -6,6 +6,8 @@ import contextlib
 import http.client
 import os
 import random
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -97,6 +99,12 @@ def server(**settings: Any) -> SimulatorProcess:
     return process
 
 
+def peak_mb() -> float:
+    """Return the most memory that this process has had so far, in MB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 1024)
+
+
 def reset(sim: SimulatorProcess) -> None:
     """Begin the simulator's clock, schedule and counts anew."""
     address = urlsplit(sim.url)
@@ -166,12 +174,20 @@ async def through_llmflow(
 
 
 def judged(
-    result: dict[str, Any], *, most: float, most_rejected: float | None, also: str = ""
+    result: dict[str, Any],
+    *,
+    most: float,
+    most_rejected: float | None,
+    most_peak: float | None = None,
+    also: str = "",
 ) -> dict[str, Any]:
-    """Add the target, and whether it is met: by ratio, share of rejections, and losses."""
+    """Add the target, and whether it is met: by ratio, share of rejections, peak, and losses."""
     target = f"ratio <= {most}"
     met = result["ratio"] <= most and result["lost"] == 0
     if most_rejected is not None:
         target += f", rejected <= {most_rejected:.1%}"
         met = met and result["rejected"] <= most_rejected
+    if most_peak is not None:
+        target += f", peak <= {most_peak:g} MB"
+        met = met and result["peak_mb"] <= most_peak
     return {**result, "target": f"{target}, lost = 0{also}", "met": met}

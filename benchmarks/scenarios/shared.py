@@ -13,7 +13,10 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
+from ideal import ideal_of_run
+
 from llmflow import LLM, Quota
+from llmflow.simulator import SimulatorSettings
 from scenarios.measure import (
     KEY,
     Options,
@@ -24,7 +27,8 @@ from scenarios.measure import (
     through_llmflow,
     timeline,
 )
-from scenarios.paced import RPM, RPM_SETTINGS, beyond_the_burst
+from scenarios.paced import RECORDED_PER_ITEM, plain
+from scenarios.quotas import RPM, RPM_SETTINGS
 
 MEMBERS = 2
 LEAST_SHARE = 0.4
@@ -35,7 +39,8 @@ def shared(options: Options) -> dict[str, Any]:
     """Start two clients together; share is what each had by when the first one was done."""
     each = (options.n or 2000) // MEMBERS
     n = each * MEMBERS
-    with server(**RPM_SETTINGS) as sim:
+    settings = {**RPM_SETTINGS, "record": RECORDED_PER_ITEM * n}
+    with server(**settings) as sim:
         members = [_start(sim.url, each) for _ in range(MEMBERS)]
         for member in members:
             assert member.stdout is not None
@@ -47,16 +52,15 @@ def shared(options: Options) -> dict[str, Any]:
             member.stdin.write(b"%.6f\n" % begin)
             member.stdin.flush()
         reports = [json.loads(member.communicate()[0]) for member in members]
-        seen = sim.stats()
+        seen, admitted = sim.stats(), sim.admissions()
     ends = [report["answered_at"] for report in reports]
     first = min(times[-1] for times in ends)
     had = [bisect_right(times, first) for times in ends]
     seconds = max(times[-1] for times in ends) - begin
-    ideal = beyond_the_burst(n, per_minute=RPM, burst=1) + 1.0
+    ideal = ideal_of_run(SimulatorSettings(**settings), admitted, began=begin)
     result = {
         "what": "two processes, each with half of the items of rpm; both know the quota, "
         "neither knows of the other",
-        "formula": "(n - 100) / 100 per s + 1 s, for both together",
         "n": n,
         "seconds": seconds,
         "ideal": ideal,
@@ -65,7 +69,7 @@ def shared(options: Options) -> dict[str, Any]:
         "lost": sum(report["lost"] for report in reports),
         "shares": [count / sum(had) for count in had],
         "plot": "requests",
-        "settings": {"rpm": RPM, "burst_seconds": 1.0, "latency": {"seconds": 1.0}},
+        "settings": plain(settings),
         "timeline": timeline(seen),
     }
     also = f", each gets {LEAST_SHARE:.0%} to {1 - LEAST_SHARE:.0%}"

@@ -72,8 +72,7 @@ def waiters(options: Options) -> dict[str, Any]:
     each = queueing + admitting
     return {
         "what": f"{n:,} calls waiting for one limiter of 10,000 requests and 10M tokens per s, "
-        "on a virtual clock",
-        "formula": "CPU from acquire() to settle() per call, waking its task included",
+        "on a virtual clock; CPU from acquire() to settle(), waking its task included",
         "n": n,
         "waiting": waiting,
         "cpu_us": each,
