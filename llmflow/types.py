@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
+from llmflow.shares import parse_share, share_text
 
 _WITHOUT_TEXT = ("tool_calls", "function_call")
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
@@ -60,9 +61,13 @@ class Quota:
         burst_seconds: how many seconds' worth of a per-minute limit the provider
             lets through at once. Providers enforce "600 per minute" in slices as
             short as a second, so one second is assumed where nothing is said.
+        share: the part of all this that is this program's own, such as ``"1/4"`` or 0.25 for
+            one of four programs with the same key. It applies to limits that replies name,
+            too. None: that of ``LLMFLOW_SHARE``, or all of it.
 
     Raises:
-        ConfigurationError: a value is not a number above zero.
+        ConfigurationError: a value is not a number above zero, or the share leaves less than
+            one request in flight.
 
     """
 
@@ -74,6 +79,7 @@ class Quota:
     tpd: float | str | None = None
     max_concurrent: int | None = None
     burst_seconds: float | None = None
+    share: float | str | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -86,7 +92,19 @@ class Quota:
                         f"max_concurrent must be a whole number of at least 1; got {value!r}"
                     )
                 continue
-            object.__setattr__(self, item.name, parse_amount(value, name=item.name))
+            read = parse_share if item.name == "share" else parse_amount
+            object.__setattr__(self, item.name, read(value, name=item.name))
+        if self.max_concurrent and self.max_concurrent * self.part < 1.0:
+            raise ConfigurationError(
+                f"a share of {share_text(self.part)} of max_concurrent={self.max_concurrent} is "
+                f"less than one request in flight: share it by {self.max_concurrent} programs at "
+                "the most, or raise max_concurrent"
+            )
+
+    @property
+    def part(self) -> float:
+        """The share as a number; 1.0 where none is given."""
+        return 1.0 if self.share is None else float(self.share)
 
     def __repr__(self) -> str:
         given = ((item.name, getattr(self, item.name)) for item in fields(self))

@@ -47,6 +47,7 @@ def pytest_asyncio_loop_factories(
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no llmflow.toml above the tests, nor the developer's own, have a say."""
     monkeypatch.setenv("LLMFLOW_CONFIG", os.devnull)
+    monkeypatch.delenv("LLMFLOW_SHARE", raising=False)
 
 
 @pytest.fixture(autouse=True)

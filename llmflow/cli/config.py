@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
@@ -134,6 +134,7 @@ def _resolved(config: Config, model: str) -> Settings:
 def _rows(settings: Settings) -> Iterator[_Row]:
     from llmflow.retry import Retry
     from llmflow.transport import Timeout
+    from llmflow.types import Quota
 
     provider = settings.provider()
     kind = _kind(settings)
@@ -142,9 +143,9 @@ def _rows(settings: Settings) -> Iterator[_Row]:
     yield from _address(settings, provider, kind)
     yield _key(settings, kind)
     quota = settings.quota_over(provider.default_quota)
-    if quota is None:
+    if quota is None or replace(quota, share=None) == Quota():
         yield _Row("quota", "learned from the provider's replies", _DEFAULT)
-    else:
+    if quota is not None:
         yield from _values("quota", quota, settings)
     retry = settings.retry_over(provider.default_retry or Retry())
     yield from _values("retry", retry, settings)

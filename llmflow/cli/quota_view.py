@@ -12,6 +12,7 @@ from llmflow.cli.terminal import printable
 from llmflow.jobs.report import duration
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.statistics import LimiterStatistics
+from llmflow.shares import share_text
 from llmflow.types import QuotaSignal
 
 HEADINGS: Final = ("dimension", "configured", "learned", "effective", "burst window")
@@ -53,6 +54,7 @@ class View:
         statistics: of a limiter as a run would begin with it.
         max_concurrent: the configured number of calls in flight, or None.
         signals: what the reply to a probe named; None where nobody asked.
+        share_origin: who has set the share of all this that is used; None: nobody.
     """
 
     model: str
@@ -61,6 +63,7 @@ class View:
     statistics: LimiterStatistics
     max_concurrent: int | None
     signals: Sequence[QuotaSignal] | None = None
+    share_origin: str | None = None
 
     @property
     def at_first(self) -> int:
@@ -113,6 +116,8 @@ def as_json(view: View) -> dict[str, Any]:
         "note": view.note,
         "dimensions": dimensions,
         "in_flight": in_flight,
+        "share": view.statistics.share,
+        "share_by": view.share_origin,
         "reply": probe,
     }
 
@@ -185,6 +190,9 @@ def _learned(line: Line, now: float) -> str:
 def _remarks(view: View) -> Iterator[str]:
     if not view.lines:
         yield "no limit is known: a run finds out what it may send"
+    if view.share_origin is not None:
+        share = share_text(view.statistics.share)
+        yield f"of each limit a run uses a share of {share} ({printable(view.share_origin)})"
     if view.signals is not None:
         named = "; ".join(_signal(each) for each in view.signals)
         yield f"the reply names {named or 'no limit'}"

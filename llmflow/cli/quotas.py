@@ -209,6 +209,7 @@ def _view(
         lines=list(_lines(model, entry, limiter)),
         statistics=limiter.statistics(),
         max_concurrent=model.quota.max_concurrent,
+        share_origin=None if model.quota.share is None else model.origins.get("share"),
         signals=signals,
     )
 

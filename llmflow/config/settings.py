@@ -21,6 +21,7 @@ from llmflow.provider import (
     provider_for,
 )
 from llmflow.retry import Retry
+from llmflow.shares import VARIABLE, share_of_environment
 from llmflow.transport import Timeout
 from llmflow.types import Quota
 
@@ -210,6 +211,7 @@ class Config:
             return Settings(
                 model=model,
                 target=model,
+                quota=_shared({}, origins),
                 batch=self.batch,
                 origins=origins,
                 source=self.source,
@@ -219,6 +221,7 @@ class Config:
         key_env = table.get("key_env")
         key_name = self._key_name(table, kind, api_key)
         merged, origins = self._merged(prefix, name, key_name)
+        merged["quota"] = _shared(merged["quota"], origins)
         for each in ("kind", "base_url", "key_env"):
             if each in table:
                 origins[each] = self._origin(("providers", prefix, each))
@@ -272,6 +275,15 @@ class Config:
 
     def _origin(self, place: Place) -> str:
         return origin(place, self.source, self.lines)
+
+
+def _shared(quota: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    """Return fields of a quota with the environment's share: it is nearer than a file."""
+    share = share_of_environment()
+    if share is None:
+        return quota
+    origins["quota.share"] = VARIABLE
+    return {**quota, "share": share}
 
 
 def origin(place: Place, source: Path | None, lines: Mapping[Place, int]) -> str:

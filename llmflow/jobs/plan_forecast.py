@@ -22,6 +22,7 @@ from llmflow.jobs.plan_values import (
 )
 from llmflow.limits.dimensions import DIMENSIONS
 from llmflow.limits.learning import DAY
+from llmflow.shares import share_text
 from llmflow.types import Charge, Usage
 
 if TYPE_CHECKING:
@@ -173,8 +174,10 @@ def paces(
         charge = Span(*(total[unit] for total in charges))
         configured = getattr(quota, name)
         origin = origins.get(name, "given")
-        if configured is None or limit < configured:
+        if configured is None or limit < configured * statistics.share:
             origin = "learned by an earlier run" if asked is None else "learned"
+        if statistics.share < 1.0:
+            origin = f"{origin}; a share of {share_text(statistics.share)}"
         if period >= DAY:
             # A day's worth may be asked at once, and then nothing until the next day.
             days = max(1, math.ceil(charge.likely / limit))

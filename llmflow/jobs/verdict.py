@@ -8,6 +8,7 @@ from typing import Final
 
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.learned import LearnedLimit
+from llmflow.shares import share_text
 from llmflow.types import Quota
 
 # Less than this says nothing: what a start costs is not what a run costs.
@@ -105,6 +106,9 @@ def _dimension(name: str, share: float, evidence: Evidence) -> str:
     configured = getattr(evidence.quota, name, None)
     if known is not None and configured is not None and configured < known.limit:
         return f"{head}: {configured:,.0f} is set, and the provider names {known.limit:,.0f}"
+    if statistics.share < 1.0:
+        part = share_text(statistics.share)
+        return f"{head}, of which this run's share is {part}: a larger one would make it faster"
     got = statistics.utilisation.get(name, 1.0)
     alone = statistics.shares.get(name, 1.0) >= 1.0 or got >= _ALONE or share < _MOSTLY
     if not alone and name.endswith("m"):

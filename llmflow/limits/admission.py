@@ -29,6 +29,7 @@ from llmflow.limits.overload import Overload
 from llmflow.limits.recovery import Recovery
 from llmflow.limits.start import SlowStart
 from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
+from llmflow.shares import part_of
 from llmflow.types import Charge, Quota, QuotaSignal
 
 # Loops of one process agree on the time to about a millisecond.
@@ -79,8 +80,8 @@ class Admission:
         """Seconds for which the head of the queue waited for what."""
         self._waits_for: str | None = None
         self._default_in_flight = max_in_flight
-        self._first = start_in_flight
-        self._start = None if start_in_flight is None else SlowStart(start_in_flight, now=now)
+        self._first = None if start_in_flight is None else part_of(start_in_flight, quota.part)
+        self._start = None if self._first is None else SlowStart(self._first, now=now)
         self._jitter = jitter
         self._recovery: Recovery | None = None
         self._refusal: tuple[float, ProviderError] | None = None
@@ -402,7 +403,7 @@ class Admission:
         """Change the configured limits; levels and the queue stay."""
         self._advance(now)
         self.quota = quota
-        self.max_in_flight = quota.max_concurrent or self._default_in_flight
+        self.max_in_flight = part_of(quota.max_concurrent or self._default_in_flight, quota.part)
         self.dimensions.retune(quota, now)
 
     def observe(

@@ -65,7 +65,9 @@ class Dimensions:
     def __init__(self, quota: Quota, *, now: float) -> None:
         self.buckets: list[LearningBucket] = []
         self.named: dict[str, float] = {}
-        """Limits that replies have named."""
+        """Limits that replies have named: those of the whole account."""
+        self.portion = 1.0
+        """The part of all limits that is this program's own."""
         self._hearsay: set[str] = set()
         """Dimensions whose limit was named to an earlier run, and not yet to this one."""
         self.binding: LearningBucket | None = None
@@ -124,8 +126,9 @@ class Dimensions:
         """
         for bucket in self.buckets:
             # A limit below one request per minute is slow, not impossible; an estimate is no limit.
-            if charge[bucket.unit] > max(bucket.limit, bucket.minimum) and not bucket.estimated:
-                limit = bucket.limit
+            # Of a limit of which we use a part, too, what fits the whole of it is a debt.
+            if charge[bucket.unit] > max(bucket.whole, bucket.minimum) and not bucket.estimated:
+                limit = bucket.whole
                 if bucket.name in self._hearsay:  # it may have been raised since
                     limit = float(getattr(self.quota, bucket.name) or math.inf)
                 if charge[bucket.unit] <= limit:
@@ -140,7 +143,7 @@ class Dimensions:
 
     def retune(self, quota: Quota, now: float) -> None:
         """Change the configured limits; levels stay."""
-        self.quota = quota
+        self.quota, self.portion = quota, quota.part
         for name in DIMENSIONS:
             self._set_limit(name, now)
 
@@ -259,15 +262,22 @@ class Dimensions:
             bucket.move(shift)
 
     def limits(self) -> Mapping[str, float]:
-        """Return the limits in force."""
+        """Return the limits in force here: of each, this program's part."""
         return {b.name: b.effective_limit if b.estimated else b.limit for b in self.buckets}
 
     def learned(self) -> tuple[LearnedLimit, ...]:
-        """Return what was learned, for another run to begin with."""
+        """Return what was learned, for another run to begin with: limits of the whole account.
+
+        What refusals tell is what was there beside the others: a part of what all got.
+        """
         return tuple(
             LearnedLimit(
                 dimension=bucket.name,
-                limit=bucket.effective_limit if bucket.estimated else self.named[bucket.name],
+                limit=(
+                    bucket.effective_limit / self.portion
+                    if bucket.estimated
+                    else self.named[bucket.name]
+                ),
                 burst_seconds=bucket.window,
                 estimated=bucket.estimated,
             )
@@ -285,7 +295,8 @@ class Dimensions:
                 self._hearsay.add(each.dimension)
                 self._set_limit(each.dimension, now)
             elif self.bucket(each.dimension) is None:
-                self._add(each.dimension, each.limit * _FIRST_ESTIMATE, estimated=True, now=now)
+                guess = each.limit * _FIRST_ESTIMATE * self.portion
+                self._add(each.dimension, guess, estimated=True, now=now)
             bucket = self.bucket(each.dimension)
             if bucket is not None:
                 bucket.shorten(each.burst_seconds)
@@ -318,6 +329,8 @@ class Dimensions:
                 minimum=minimum,
                 now=now,
                 estimated=estimated,
+                # An estimate is of what there was here, beside the others: our part already.
+                portion=1.0 if estimated else self.portion,
             )
         )
 
@@ -340,4 +353,5 @@ class Dimensions:
             self._add(name, min(limits), estimated=False, now=now)
             return
         existing.refill(now)  # the time until now was at the old rate
-        existing.set_limit(min(limits), burst_seconds=self._burst(existing.period))
+        burst = self._burst(existing.period)
+        existing.set_limit(min(limits), burst_seconds=burst, portion=self.portion)

@@ -54,6 +54,8 @@ class LearningBucket(TokenBucket):
         name: the dimension, such as ``"rpm"``.
         unit: index of this dimension's amount in a `Charge`.
         limit: how many per period; where it is estimated, a first guess.
+        portion: the part of it that is this program's own. The bucket is as one of so much
+            less; replies speak of the whole.
         period: seconds.
         burst_seconds: how many seconds' worth may be used at once, as far as is known.
         minimum: the least capacity that is useful.
@@ -63,6 +65,8 @@ class LearningBucket(TokenBucket):
     __slots__ = (
         "_calm_since",
         "_changed_at",
+        "_due",
+        "_due_at",
         "_falls",
         "_fell_at",
         "_growth",
@@ -71,7 +75,9 @@ class LearningBucket(TokenBucket):
         "_seen_at",
         "bound_at",
         "estimated",
+        "portion",
         "trusted",
+        "whole",
         "window",
         "window_ceiling",
     )
@@ -87,11 +93,15 @@ class LearningBucket(TokenBucket):
         minimum: float,
         now: float,
         estimated: bool = False,
+        portion: float = 1.0,
     ) -> None:
+        self.whole, self.portion = limit, portion
+        self._due: float | None = None
+        self._due_at = (now, 0.0)
         super().__init__(
             name,
             unit=unit,
-            limit=limit,
+            limit=limit * portion,
             period=period,
             burst_seconds=burst_seconds,
             minimum=minimum,
@@ -117,14 +127,17 @@ class LearningBucket(TokenBucket):
         """What is used of the limit, per period."""
         return self.limit * self.share
 
-    def set_limit(self, limit: float, *, burst_seconds: float) -> None:
-        """Take note of what the limit is, by configuration or by a header."""
+    def set_limit(self, limit: float, *, burst_seconds: float, portion: float = 1.0) -> None:
+        """Take note of what the limit is, by configuration or by a header, and of our part."""
         if self.estimated:
             self.estimated = False
             self.use(1.0)
         if burst_seconds != self.window_ceiling:
             self.window = self.window_ceiling = burst_seconds
-        self.retune(limit, burst_seconds=self.window)
+        if portion != self.portion:
+            self.portion, self._due = portion, None
+        self.whole = limit
+        self.retune(limit * portion, burst_seconds=self.window)
         self.use(self.share)
 
     def shorten(self, burst_seconds: float) -> None:
@@ -154,13 +167,15 @@ class LearningBucket(TokenBucket):
             return
         base = self.limit / self.period
         # Where we are to use less than the account has, it does not say how much at once.
-        larger = signal.limit is not None and signal.limit > self.limit
-        remaining = min(remaining, self.limit)
+        whole = self.limit if self.estimated else self.whole
+        larger = signal.limit is not None and signal.limit > whole
+        remaining = min(remaining, whole)
         reset = signal.reset
         if reset is None or not 0.0 < reset < math.inf:
-            top = max(remaining, self.capacity)
+            top = max(remaining, self.capacity / self.portion)
         else:
-            top = remaining + reset * base
+            top = remaining + reset * base / self.portion
+        ours = self._part_of(remaining, top=top, elapsed=elapsed, spent=spent, now=now)
         there = min(top, remaining + self.rate * elapsed - spent)
         # Anthropic rounds tokens to the nearest thousand: none left may be half of that.
         rounding = _ROUNDING if self.unit and remaining % (2.0 * _ROUNDING) == 0.0 else 0.0
@@ -169,14 +184,39 @@ class LearningBucket(TokenBucket):
         if there < self.level:
             self.level = there
         elif settled and not larger:
-            keep = base * _KEEP_SECONDS
+            keep = base / self.portion * _KEEP_SECONDS
             deep = _SPEND * (remaining - keep) + self.rate * elapsed - spent
-            deep = min(deep, top - base * BURST_SLACK)
+            deep = min(deep, ours - base * BURST_SLACK)
             if remaining > keep and deep > self.level:
                 self.granted += deep - self.level
                 self.level = deep
         if self.period < DAY:
+            # Of a part of a limit it is enough that a second's worth of ours is left of all.
             self._follow(remaining + rounding, top=min(top, base), elapsed=elapsed, now=now)
+
+    def _part_of(
+        self, remaining: float, *, top: float, elapsed: float, spent: float, now: float
+    ) -> float:
+        """Return how much of what is left is ours: as much as in a bucket of our own.
+
+        What the others leave of their parts is not ours: it would not be there when they come.
+        Arguments as in `sample`, and `top`: how much all of it is.
+        """
+        if self.portion == 1.0:
+            return top
+        due, (at, charged) = self._due, self._due_at
+        self._due_at = now, self.charged
+        # What was sent before the limit was known is not charged in this bucket.
+        is_news = due is None and spent > self.charged
+        if due is None:
+            due = self.portion * remaining
+        else:
+            elapsed, spent = now - at, self.charged - charged
+        most = self.portion * top
+        self._due = due = min(most, due + elapsed * self.limit / self.period) - spent
+        if is_news:
+            self.level = min(self.level, due)
+        return due
 
     def _follow(self, remaining: float, *, top: float, elapsed: float, now: float) -> None:
         """Use less where little is left of a second's worth, and more where much is."""
@@ -217,10 +257,13 @@ class LearningBucket(TokenBucket):
             ramp: whether traffic grew too fast, rather than being too much.
             now: the time.
         """
-        # After a long calm somebody else has come, and is about as fast.
-        first = self._is_told and now - self._refused_at > _CALM_BEFORE
+        # After a long calm somebody else has come, and is about as fast. The others with whom
+        # a limit is shared by agreement are not news.
+        alone = self.portion == 1.0
+        first = alone and self._is_told and now - self._refused_at > _CALM_BEFORE
         self._calm_since = self._changed_at = self._fell_at = self._refused_at = now
         self._falls = 0
+        self._due = None
         self.gain = FIRST_GAIN
         if ramp:
             self._growth = max(1.0 / _MOST_GROWTH, self._growth / 4.0)
@@ -229,7 +272,7 @@ class LearningBucket(TokenBucket):
         if self.period >= DAY:
             return
         remaining = signal.remaining if signal is not None else None
-        much = self.limit / self.period * _KEEP_SECONDS
+        much = self.limit / self.portion / self.period * _KEEP_SECONDS
         if self.trusted and remaining is not None and remaining > much:
             # It says that much is left, and refuses all the same: what it says is another
             # account than the one that requests are admitted by.
@@ -265,6 +308,7 @@ class LearningBucket(TokenBucket):
         """Follow a clock that has been set anew."""
         self.stamp += shift
         self.opened += shift
+        self._due_at = (self._due_at[0] + shift, self._due_at[1])
         self.bound_at += shift
         self._seen_at += shift
         self._changed_at += shift

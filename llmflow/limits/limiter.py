@@ -220,6 +220,7 @@ class Limiter:
                 paused_until=time.time() + paused_for if paused_for else None,
                 max_in_flight=admission.max_in_flight,
                 window=int(admission.window),
+                share=dimensions.portion,
                 limits=dimensions.limits(),
                 learned={each.dimension: each.limit for each in dimensions.learned()},
                 shares={b.name: 1.0 if b.estimated else b.share for b in buckets},

@@ -8,9 +8,11 @@ import threading
 import time
 import warnings
 from collections.abc import Hashable
+from dataclasses import replace
 
 from llmflow.limits import memory
 from llmflow.limits.limiter import Limiter
+from llmflow.shares import share_of_environment
 from llmflow.types import Quota
 
 # How many calls find out what a provider allows that nobody has described.
@@ -44,10 +46,11 @@ def limiter_for(
             has given any in code.
     """
     with _lock:
-        if quota is not None:
+        given = quota is not None
+        if given or domain not in _explicit:
+            quota = _with_share(quota if given else default)
+        if given:
             _explicit.add(domain)
-        elif domain not in _explicit:
-            quota = default
         limiter = _limiters.get(domain)
         if limiter is None:
             limiter = _limiters[domain] = Limiter(
@@ -56,7 +59,7 @@ def limiter_for(
             _recall(domain, limiter)
             return limiter
     if quota is not None and quota != limiter.quota:
-        if limiter.quota != Quota():
+        if replace(limiter.quota, share=None) != Quota():
             warnings.warn(
                 f"the quota of a model is changed from {limiter.quota} to {quota}: objects with "
                 "the same provider, key and model share one limiter",
@@ -65,6 +68,12 @@ def limiter_for(
             )
         limiter.retune(quota)
     return limiter
+
+
+def _with_share(quota: Quota | None) -> Quota | None:
+    """Return the quota with the environment's share, where it has none of its own."""
+    share = None if quota is not None and quota.share is not None else share_of_environment()
+    return quota if share is None else replace(quota or Quota(), share=share)
 
 
 def remember_limits() -> None:

@@ -20,8 +20,10 @@ class LimiterStatistics:
         max_in_flight: the cap on calls in flight, by quota or connections.
         window: how many calls may be in flight now: fewer than that at the start, and under
             overload.
-        limits: the limit in force by dimension, such as ``{"rpm": 500.0}``.
-        learned: limits that replies have named or that were estimated, by dimension.
+        limits: the limit in force by dimension, such as ``{"rpm": 500.0}``: of the account's
+            limit, this program's share.
+        learned: limits that replies have named or that were estimated, by dimension: those of
+            the whole account.
         shares: the share of each limit that is used at the moment; below 1.0 where others
             use the same quota, or after rejections.
         burst_seconds: seconds' worth of each limit that is used at once at the most.
@@ -30,6 +32,7 @@ class LimiterStatistics:
         bound_by: what calls waited for, as shares of the time since the first one: a
             dimension, ``"in_flight"``, ``"pause"``, ``"probe"`` (after a pause) or ``"start"``
             (while no rate is known). What is missing to 1.0 is time in which nobody waited.
+        share: the part of all limits that is this program's own; see `Quota`.
     """
 
     waiting: int
@@ -47,3 +50,4 @@ class LimiterStatistics:
     levels: Mapping[str, float]
     utilisation: Mapping[str, float]
     bound_by: Mapping[str, float]
+    share: float = 1.0
