@@ -94,11 +94,21 @@ def quota_steps(result: dict[str, Any], seconds: float) -> Points:
     settings = result["settings"]
     both = settings.get("itpm", 0) + settings.get("otpm", 0)
     per_minute = settings.get("rpm") or settings.get("tpm") or both
-    steps = [(at, per_minute / 60 * factor) for at, factor in settings.get("schedule", [(0, 1)])]
+    schedule, others = settings.get("schedule") or [(0, 1)], settings.get("others") or [(0, 0)]
+    begins = sorted({0.0, *(at for at, _ in schedule), *(at for at, _ in others)})
+    steps = [
+        (at, per_minute / 60 * _value(schedule, at, 1.0) * (1 - _value(others, at, 0.0)))
+        for at in begins
+    ]
     points = []
     for (at, rate), (end, _) in zip(steps, [*steps[1:], (seconds, 0.0)], strict=True):
         points += [(min(at, seconds), rate), (min(end, seconds), rate)]
     return points
+
+
+def _value(steps: Points, at: float, before: float) -> float:
+    """Return the value that holds at a moment; `before` is that before the first step."""
+    return next((value for begin, value in reversed(steps) if begin <= at), before)
 
 
 def binned(result: dict[str, Any]) -> tuple[float, list[dict[str, float]]]:

@@ -143,7 +143,6 @@ class Connection(asyncio.Protocol):
         self._server.joined(self)
         delay = self._server.opening_delay()
         if delay:
-            transport.pause_reading()
             self._opening = self._server.loop.call_later(delay, self._listen)
 
     def data_received(self, data: bytes) -> None:
@@ -151,18 +150,18 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self._buffer += data
-        if self._exchange is None:
+        if self._exchange is None and self._opening is None:
             self._advance()
-        busy = self._exchange is not None or self._write_paused
+        waiting = self._exchange is not None or self._opening is not None
+        busy = waiting or self._write_paused
         if busy and len(self._buffer) > _READ_AHEAD and self._transport is not None:
             self._transport.pause_reading()
             self._read_paused = True
 
     def _listen(self) -> None:
-        """Begin to read, after a slow opening."""
+        """Read what has come meanwhile, after a slow opening."""
         self._opening = None
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._advance()
 
     def pause_writing(self) -> None:
         """Stop answering a client that does not read its answers."""
