@@ -197,7 +197,8 @@ async def test_a_server_that_refuses_a_body_unread_and_hangs_up_fails_no_other_r
 
 
 @pytest.mark.parametrize(
-    ("status", "size", "connections"), [(200, 2**17, 1), (429, 2**12, 1), (429, 2**17, 3)]
+    ("status", "size", "connections"),
+    [(200, 2**17, 1), (429, 2**12, 1), (429, 2**17, 3), (429, 2**20, 3)],
 )
 async def test_only_a_refusal_of_a_large_body_ends_its_connection(
     status: int, size: int, connections: int

@@ -201,6 +201,22 @@ async def test_a_refusal_of_a_large_body_is_returned() -> None:
         assert (reply.status, reply.body) == (413, b"no")
 
 
+async def test_no_request_follows_a_refused_upload_on_its_connection() -> None:
+    connections: set[asyncio.StreamReader] = set()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_all(reader)
+            connections.add(reader)
+            writer.write(b"HTTP/1.1 429 Too Many\r\nContent-Length: 2\r\n\r\nno")
+
+    async with serving(handler) as url:
+        upload = Upload(lambda: iter([bytes(2**16)] * 4), 2**18)
+        for _ in range(3):
+            await transport.send(wire(url), timeout=Timeout(), body=upload)
+    assert len(connections) == 3
+
+
 async def test_a_reply_is_fetched_into_a_private_file_that_replaces_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

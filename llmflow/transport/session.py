@@ -108,16 +108,14 @@ class Session:
                 sending.in_flight = True
             line, number = _expect_reply(connection, wire.method)
             reply = await request.ask(connection, line, wire.body)
+            _part_if_refused(line, reply.status, len(wire.body))
             phase = "reading"
             if start is not None:
                 _end(first, start)
                 start = None
             content = await _content(reply)
             line.replied(number)
-            if reply.status >= 400 and len(wire.body) > _SURELY_READ:
-                reply.close()
-            else:
-                reply.release()
+            reply.release()
         except BaseException as error:
             if reply is not None:
                 reply.close()
@@ -173,6 +171,7 @@ class Session:
                 line, number = _expect_reply(connection, wire.method, decompressed=path is None)
                 reply = await request.send(connection)
                 await reply.start(connection)
+                _part_if_refused(line, reply.status, 0 if body is None else body.size)
                 pace.read()
                 if path is None:
                     content = await _content(reply)
@@ -237,6 +236,12 @@ def _expect_reply(
     line = connection.protocol
     assert isinstance(line, Line)
     return line, line.expect_reply(method, decompressed=decompressed)
+
+
+def _part_if_refused(line: Line, status: int, sent: int) -> None:
+    """See to it that no other request follows one that was refused, maybe before it was read."""
+    if status >= 400 and sent > _SURELY_READ:
+        line.force_close()
 
 
 async def _content(reply: Reply | ClientResponse) -> bytes:
