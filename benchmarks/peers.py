@@ -137,6 +137,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "peers.json"
     saved: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     runs = saved.setdefault("runs", {})

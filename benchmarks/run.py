@@ -39,6 +39,8 @@ def in_a_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, name, "--here"]
     if options.n is not None:
         command += ["--n", str(options.n)]
+    if options.seed:
+        command += ["--seed", str(options.seed)]
     if options.rounds is not None:
         command += ["--rounds", str(options.rounds)]
     limit = TIME_LIMIT + SECONDS_PER_ITEM * (options.n or 0)
@@ -98,6 +100,9 @@ def parsed() -> argparse.Namespace:
         help="rounds of overhead (9) and of others that compare ways to ask (5)",
     )
     parser.add_argument(
+        "--seed", type=int, default=0, help="draws other latencies and faults (0); not saved"
+    )
+    parser.add_argument(
         "--repeat", type=int, default=1, help="run each scenario so often; its median counts"
     )
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -116,7 +121,7 @@ def main() -> int:
         member(options.member, options.n)
         return 0
     if options.here:
-        given = Options(n=options.n, rounds=options.rounds)
+        given = Options(n=options.n, rounds=options.rounds, seed=options.seed)
         print(json.dumps(ALL[options.scenarios[0]](given)))
         return 0
     names = NAMES if "all" in options.scenarios else options.scenarios
@@ -127,7 +132,7 @@ def main() -> int:
             runs.append(in_a_process(name, options))
             time.sleep(COOL_DOWN)
         results[name] = result = {"scenario": name, **middle(runs)}
-        if "error" not in result and options.n is None:
+        if "error" not in result and options.n is None and not options.seed:
             save(name, result)
         show(result)
     missed = [name for name, result in results.items() if not result["met"]]

@@ -43,6 +43,7 @@ class Options(NamedTuple):
 
     n: int | None = None
     rounds: int | None = None
+    seed: int = 0
 
 
 class Answered(NamedTuple):

@@ -87,7 +87,7 @@ def run_paced(name: str, scenario: Paced, options: Options) -> dict[str, Any]:
     _check(scenario)
     n = options.n or scenario.n
     texts = scenario.texts(n)
-    settings = {**scenario.settings, "record": RECORDED_PER_ITEM * n}
+    settings = {**scenario.settings, "record": RECORDED_PER_ITEM * n, "seed": options.seed}
     raise_limit_of_descriptors()  # as a program may
     with server(**settings) as sim:
         llm = LLM(scenario.model, base_url=sim.url, api_key=KEY, quota=scenario.quota)

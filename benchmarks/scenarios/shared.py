@@ -39,7 +39,7 @@ def shared(options: Options) -> dict[str, Any]:
     """Start two clients together; share is what each had by when the first one was done."""
     each = (options.n or 2000) // MEMBERS
     n = each * MEMBERS
-    settings = {**RPM_SETTINGS, "record": RECORDED_PER_ITEM * n}
+    settings = {**RPM_SETTINGS, "record": RECORDED_PER_ITEM * n, "seed": options.seed}
     with server(**settings) as sim:
         members = [_start(sim.url, each) for _ in range(MEMBERS)]
         for member in members:
