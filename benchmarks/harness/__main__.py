@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 
 from .kinds import KINDS, draw
-from .report import HEADING, Summary, details
+from .report import HEADING, Summary, details, write
 from .world import Outcome, run
 
 TUNING, HELD_OUT = 1, 2
@@ -38,6 +38,9 @@ def parsed() -> argparse.Namespace:
         "--wide", action="store_true", help="300 to 60,000 RPM instead of 600 to 6,000"
     )
     parser.add_argument("--in-flight", type=int, default=10_000, help="each client's cap (10,000)")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into benchmarks/README.md"
+    )
     parser.add_argument("--only", type=int, metavar="INDEX", help="one setting, in detail")
     parser.add_argument("--worst", type=int, default=3, help="worst settings to name (3)")
     parser.add_argument("--processes", type=int, default=2, help="how many run at a time (2)")
@@ -63,7 +66,7 @@ def prepare() -> None:
 
 
 def main() -> int:
-    """Run what was asked for, and print a table."""
+    """Run what was asked for, and print a table; return 1 if a target was missed."""
     options = parsed()
     names = options.kinds or list(KINDS)
     if options.only is not None:
@@ -74,7 +77,7 @@ def main() -> int:
     began = time.monotonic()
     print(f"seed {options.seed}{', wide' if options.wide else ''}")
     print(HEADING, flush=True)
-    worst = []
+    summaries = []
     with multiprocessing.Pool(options.processes, prepare) as pool:
         for name in names:
             if options.wide and not KINDS[name].ranged:
@@ -83,10 +86,14 @@ def main() -> int:
             for _, index, outcome in _run(pool, name, options):
                 summary.add(index, outcome)
             print(summary.row(), flush=True)
-            worst += summary.worst(options.worst)
+            summaries.append(summary)
     print(f"\n{time.monotonic() - began:.0f} s. The worst, to run again with --only INDEX:")
-    print("\n".join(worst))
-    return 0
+    for summary in summaries:
+        for line in summary.worst(options.worst):
+            print(line)
+    if options.write:
+        write(summaries, wide=options.wide)
+    return 0 if options.wide or all(each.met is not False for each in summaries) else 1
 
 
 def _run(

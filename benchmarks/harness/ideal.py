@@ -29,7 +29,7 @@ def schedule(setting: Setting, passages: Sequence[Passage]) -> list[float]:
     The order is that in which they were let through. Arriving as early as the quota allows is
     best: what is taken earlier leaves more room for what comes in.
     """
-    bucket = Level(setting.rate, setting.burst, taken=setting.taken, taken_for=setting.taken_for)
+    bucket = Level(setting, setting.burst)
     times = []
     now = 0.0
     for each in passages:

@@ -93,19 +93,20 @@ def _two(rng: random.Random) -> dict[str, Any]:
     return {"clients": 2, "later": rng.choice([0.0, rng.uniform(0.0, 5.0)])}
 
 
-def _only_on_rejections(rng: random.Random, rpm: tuple[float, float]) -> dict[str, Any]:
+def _back_after(
+    rng: random.Random, rpm: tuple[float, float], *, taken: float = 0.6, **given: Any
+) -> dict[str, Any]:
+    """Draw slices of which a part is not there for 10 s, and work until 25 s after that."""
     drawn = _slices(rng, rpm)
-    told = rng.random() < 0.5
-    return {
-        **drawn,
-        "rate": 5.0,
-        "n": 300,
-        "rounding": 1,
-        "headers": "rejections",
-        "taken": 0.6,
-        "taken_for": 10.0,
-        "told": told,
-    }
+    rate = min(drawn["rate"], MOST_RUNNING / 25.0)
+    n = math.ceil(rate * (1.0 + 10.0 * (1.0 - taken) + 25.0))
+    part = {"rate": rate, "n": n, "taken": taken, "taken_for": 10.0}
+    return {**drawn, **part, "told": rng.random() < 0.5, **given}
+
+
+def _only_on_rejections(rng: random.Random, rpm: tuple[float, float]) -> dict[str, Any]:
+    drawn = _back_after(rng, rpm, headers="rejections")
+    return {**drawn, "rate": 5.0, "n": 300, "rounding": 1}
 
 
 def _bucket_of_a_minute(law: str, stamp: str) -> Kind:
@@ -169,6 +170,26 @@ KINDS: dict[str, Kind] = {
         what="headers only on 429s, 300 RPM, 60% taken for 10 s",
         draw=_only_on_rejections,
         ranged=False,
+    ),
+    "headers-stop": Kind(
+        what="60% taken for 10 s, headers for 5 s",
+        draw=lambda rng, rpm: _back_after(rng, rpm, headers_until=5.0),
+        settings=100,
+    ),
+    "wrong-headers": Kind(
+        what="60% taken for 10 s, headers of an account with 0 to 5% left",
+        draw=lambda rng, rpm: _back_after(rng, rpm, header_level=rng.uniform(0.0, 0.05)),
+        settings=100,
+    ),
+    "wrong-minute": Kind(
+        what="60% taken for 10 s, headers of a minute",
+        draw=lambda rng, rpm: _back_after(rng, rpm, header_burst=60.0),
+        settings=100,
+    ),
+    "limit-falls": Kind(
+        what="the limit falls to a third for 10 s, and the headers name it",
+        draw=lambda rng, rpm: _back_after(rng, rpm, taken=2.0 / 3.0, lowered=True),
+        settings=100,
     ),
     "minute-uniform-admission": _bucket_of_a_minute("uniform", "admission"),
     "minute-uniform-reply": _bucket_of_a_minute("uniform", "reply"),

@@ -7,6 +7,7 @@ and nothing below it is refused.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 from .setting import Setting
@@ -36,26 +37,36 @@ ADMITTED = Reply(True)
 
 
 class Level:
-    """How much a bucket holds that refills at a rate, less what others take at first."""
+    """How much a bucket holds that refills at a rate: a lower one at first, perhaps.
 
-    __slots__ = ("capacity", "level", "rate", "slow_rate", "slow_until", "stamp")
+    Args:
+        setting: the rate, what of it is not there at first, and for how long.
+        burst: seconds' worth of the rate that it holds.
+    """
 
-    def __init__(
-        self, rate: float, burst: float, *, taken: float = 0.0, taken_for: float = 0.0
-    ) -> None:
-        self.rate = rate
-        self.capacity = self.level = rate * burst
-        self.slow_rate = rate * (1.0 - taken)
-        self.slow_until = taken_for
+    __slots__ = ("capacity", "level", "rate", "slow_capacity", "slow_rate", "slow_until", "stamp")
+
+    def __init__(self, setting: Setting, burst: float) -> None:
+        there = 1.0 - setting.taken
+        self.rate = setting.rate
+        self.capacity = setting.rate * burst
+        self.slow_rate = setting.rate * there
+        self.slow_capacity = self.capacity * (there if setting.lowered else 1.0)
+        self.slow_until = setting.taken_for
         self.stamp = 0.0
+        self.level = self.slow_capacity if self.slow_until else self.capacity
 
     def refilled(self, now: float) -> float:
         """Return the level at `now`, which is not before the last time that was asked for."""
-        slow = max(0.0, min(now, self.slow_until) - self.stamp)
-        come = slow * self.slow_rate + (now - self.stamp - slow) * self.rate
-        self.level = min(self.capacity, self.level + come)
+        if self.stamp < self.slow_until:
+            until = now if now < self.slow_until else self.slow_until
+            level = self.level + (until - self.stamp) * self.slow_rate
+            self.level = level if level < self.slow_capacity else self.slow_capacity
+            self.stamp = until
+        level = self.level + (now - self.stamp) * self.rate
+        self.level = level = level if level < self.capacity else self.capacity
         self.stamp = now
-        return self.level
+        return level
 
     def wait(self, amount: float) -> float:
         """Return the seconds from the last look until `amount` is there; inf: it never is."""
@@ -65,8 +76,9 @@ class Level:
         if amount > self.capacity:
             return math.inf
         slow = max(0.0, self.slow_until - self.stamp)
-        if missing > slow * self.slow_rate:
-            return slow + (missing - slow * self.slow_rate) / self.rate
+        come = min(slow * self.slow_rate, self.slow_capacity - self.level) if slow else 0.0
+        if missing > come:
+            return slow + (missing - come) / self.rate
         return missing / self.slow_rate
 
     def take(self, amount: float) -> None:
@@ -83,12 +95,10 @@ class Provider:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._bucket = Level(
-            setting.rate, setting.burst, taken=setting.taken, taken_for=setting.taken_for
-        )
+        self._bucket = Level(setting, setting.burst)
         self._told = self._bucket
         if setting.header_burst:
-            self._told = Level(setting.rate, setting.header_burst)
+            self._told = Level(replace(setting, taken=0.0), setting.header_burst)
 
     def arrive(self, amount: float, now: float) -> Reply:
         """Decide on a request that asks for `amount`.
@@ -115,7 +125,11 @@ class Provider:
     def headers(self, now: float) -> Reply:
         """Return an answer with the headers as of now."""
         setting, told = self._setting, self._told
+        if now >= setting.headers_until:
+            return ADMITTED
         level = max(0.0, told.refilled(now))
+        if setting.header_level is not None:
+            level = setting.header_level * told.capacity
         remaining = math.floor(level + 1e-6)
         if setting.rounding > 1:
             remaining = round(remaining / setting.rounding) * setting.rounding
@@ -123,4 +137,6 @@ class Provider:
         if setting.reset:
             reset = (told.capacity - level) / told.rate
             reset = float(math.ceil(reset)) if setting.whole_seconds else round(reset, 3)
-        return Reply(True, setting.rate * 60.0, float(remaining), reset)
+        lowered = setting.lowered and now < setting.taken_for
+        rate = told.slow_rate if lowered else told.rate
+        return Reply(True, rate * 60.0, float(remaining), reset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 
@@ -21,6 +22,9 @@ class Setting:
         headers: ``"all"`` replies have them, or ``"rejections"`` alone.
         header_burst: seconds' worth of the bucket that the headers describe, where that is
             another than the one that admits; else 0.
+        headers_until: when headers stop coming, with answers and rejections.
+        header_level: the part of the bucket that `remaining` always says is left, as the
+            headers of another account might; None: what is left.
         rounding: `remaining` is a multiple of this.
         reset: whether the headers have `reset`.
         whole_seconds: whether `reset` and Retry-After are rounded up to whole seconds.
@@ -35,8 +39,10 @@ class Setting:
         clients: programs that spend the same quota and do not know of each other.
         later: seconds after which each further client begins.
         told: whether the clients are told the limit; else they see headers only.
-        taken: the part of the rate that others take at first.
+        taken: the part of the rate that is not there at first: others take it.
         taken_for: for how many seconds.
+        lowered: whether it is not others who take it, but the limit that is so much lower; the
+            headers name the lower one.
         in_flight: the cap on requests in flight of each client.
     """
 
@@ -50,6 +56,8 @@ class Setting:
     stamp: str = "admission"
     headers: str = "all"
     header_burst: float = 0.0
+    headers_until: float = math.inf
+    header_level: float | None = None
     rounding: int = 1
     reset: bool = True
     whole_seconds: bool = False
@@ -65,6 +73,7 @@ class Setting:
     told: bool = True
     taken: float = 0.0
     taken_for: float = 0.0
+    lowered: bool = False
     in_flight: int = 10_000
 
     def __str__(self) -> str:

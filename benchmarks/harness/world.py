@@ -23,6 +23,8 @@ REJECTING = 0.002
 """Seconds that the provider takes to refuse a request."""
 SIZE_SIGMA = 0.8
 MOST_OF_A_BUCKET = 0.5
+BACK_AFTER, BACK_FOR = 10.0, 10.0
+"""Seconds from the end of what lowered the rate until it is measured, and for how long."""
 GIVING_UP = 20.0
 """A run is stopped at so many times the least that it could take."""
 
@@ -39,6 +41,8 @@ class Outcome:
         missing: requests without an answer when the run was stopped.
         shares: what each client had been answered when the first of them was done, as a
             part of all that was answered by then.
+        back: the part of the quota that was used from 10 to 20 seconds after all of it was
+            there again; None where it always was.
     """
 
     setting: Setting
@@ -47,6 +51,7 @@ class Outcome:
     rejections: int
     missing: int
     shares: tuple[float, ...]
+    back: float | None
 
     @property
     def ratio(self) -> float:
@@ -80,7 +85,7 @@ class World:
         self._network = random.Random(f"network {setting.seed}")
         self._law = LAWS[setting.law]
         self._answers: list[tuple[float, Client]] = []
-        self._latest = 0.0
+        self._latest = self._back = 0.0
         self.clients: list[Client] = [
             make_client(
                 setting,
@@ -118,6 +123,7 @@ class World:
             rejections=self.rejections,
             missing=missing,
             shares=self._shares(),
+            back=self._back / (setting.rate * BACK_FOR) if setting.taken else None,
         )
 
     def _at(self, time: float, happen: Callable[..., None], *what: Any) -> None:
@@ -164,6 +170,8 @@ class World:
             self._travel(item, now + REJECTING)
             return
         item.passed = True
+        if 0.0 <= now - setting.taken_for - BACK_AFTER < BACK_FOR:
+            self._back += item.amount
         after = item.latency + item.back
         self.passages.append(Passage(item.amount, item.client.start + item.there, after))
         if setting.stamp == "reply" and setting.headers == "all":
