@@ -75,12 +75,10 @@ class Client:
     ) -> None:
         jitter = random.Random(rng.random())
         self._stalls = random.Random(rng.random())
-        limit = setting.rate * 60.0
-        quota = (
-            Quota()
-            if not setting.told
-            else (Quota(tpm=limit) if setting.tokens else Quota(rpm=limit))
-        )
+        self._dimension = "tpm" if setting.tokens else "rpm"
+        limits = {self._dimension: setting.rate * 60.0} if setting.told else {}
+        share = 1.0 / setting.clients if setting.keeps_share else None
+        quota = Quota(**limits, share=share)
         self.admission = Admission(
             quota,
             max_in_flight=setting.in_flight,
@@ -91,7 +89,6 @@ class Client:
         self.granted: list[Item] = []
         self.idle_connections = 0
         self.start = start
-        self._dimension = "tpm" if setting.tokens else "rpm"
         self._setting = setting
         self.rng = rng
         self._send = send

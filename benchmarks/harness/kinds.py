@@ -89,8 +89,8 @@ def _tokens(rng: random.Random, rpm: tuple[float, float]) -> dict[str, Any]:
     return {**drawn, "tokens": tokens, "rate": drawn["rate"] * tokens, "rounding": rounding}
 
 
-def _two(rng: random.Random) -> dict[str, Any]:
-    return {"clients": 2, "later": rng.choice([0.0, rng.uniform(0.0, 5.0)])}
+def _several(rng: random.Random, clients: int = 2) -> dict[str, Any]:
+    return {"clients": clients, "later": rng.choice([0.0, rng.uniform(0.0, 5.0)])}
 
 
 def _back_after(
@@ -156,11 +156,27 @@ KINDS: dict[str, Kind] = {
     ),
     "shared-deep": Kind(
         what="two clients, one deep bucket",
-        draw=lambda rng, rpm: _deep(rng, rpm, **_two(rng)),
+        draw=lambda rng, rpm: _deep(rng, rpm, **_several(rng)),
     ),
     "shared": Kind(
         what="two clients, slices of 1 s",
-        draw=lambda rng, rpm: _slices(rng, rpm, **_two(rng)),
+        draw=lambda rng, rpm: _slices(rng, rpm, **_several(rng)),
+    ),
+    "shared-4": Kind(
+        what="four clients, slices of 1 s",
+        draw=lambda rng, rpm: _slices(rng, rpm, **_several(rng, 4)),
+        settings=100,
+    ),
+    "shares-told": Kind(
+        what="two to four clients, slices of 1 s, each told its share, some the limit",
+        draw=lambda rng, rpm: _slices(
+            rng,
+            rpm,
+            clients=rng.choice([2, 3, 4]),
+            keeps_share=True,
+            told=rng.random() < 0.5,
+        ),
+        settings=100,
     ),
     "minute-headers": Kind(
         what="headers of a minute, slices of 1 s",

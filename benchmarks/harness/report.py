@@ -71,8 +71,15 @@ class Summary:
 
     @property
     def least_share(self) -> float | None:
-        """What the slower client had when the faster was done, at the 5th percentile."""
-        shares = [min(outcome.shares) for _, outcome in self.outcomes if len(outcome.shares) > 1]
+        """What the slowest client had when the fastest was done, at the 5th percentile.
+
+        Only where all began at once: who came later has no part in what was before.
+        """
+        shares = [
+            min(outcome.shares)
+            for _, outcome in self.outcomes
+            if len(outcome.shares) > 1 and not outcome.setting.later
+        ]
         return quantile(shares, 0.05) if shares else None
 
     @property
@@ -110,6 +117,8 @@ class Summary:
         of_many = f"{KINDS[self.name].what}; {len(ratios)} settings"
         if self.back is not None:
             of_many += f"; used again p05 {self.back:.0%}"
+        if self.least_share is not None:
+            of_many += f"; least share p05 {self.least_share:.0%}"
         figures = [
             *(f"{each:.3f}" for each in (quantile(ratios, 0.5), quantile(ratios, 0.95))),
             f"{max(ratios):.2f}",

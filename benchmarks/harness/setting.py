@@ -38,6 +38,7 @@ class Setting:
         cpu: seconds of the client's loop that sending a request takes, and handling its reply.
         clients: programs that spend the same quota and do not know of each other.
         later: seconds after which each further client begins.
+        keeps_share: whether each is told that it has an equal share of the quota.
         told: whether the clients are told the limit; else they see headers only.
         taken: the part of the rate that is not there at first: others take it.
         taken_for: for how many seconds.
@@ -70,6 +71,7 @@ class Setting:
     cpu: float = 0.0
     clients: int = 1
     later: float = 0.0
+    keeps_share: bool = False
     told: bool = True
     taken: float = 0.0
     taken_for: float = 0.0
