@@ -39,7 +39,7 @@ from llmflow.retry import Retry
 from llmflow.runs.context import current_run
 from llmflow.runs.run import Run
 from llmflow.runs.statistics import RunStatistics
-from llmflow.transport import Timeout
+from llmflow.transport import Timeout, raise_connection_limit
 from llmflow.types import Quota, Response, Usage
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ __all__ = [
     "events",
     "make_plan",
     "partial_results",
+    "raise_connection_limit",
     "telemetry",
 ]
 

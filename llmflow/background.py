@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from llmflow.errors import UsageError
+from llmflow.loops import new_event_loop
 
 _T = TypeVar("_T")
 
@@ -67,7 +68,7 @@ class BackgroundLoop:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                loop = self._loop = asyncio.new_event_loop()
+                loop = self._loop = new_event_loop()
                 self._thread = threading.Thread(
                     target=_serve, args=(loop,), name="llmflow-sync", daemon=True
                 )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"arguments", "failure_notes", "private_files", "shares"},
+    {"arguments", "failure_notes", "loops", "private_files", "shares"},
     {"types", "clock", "headers", "lenient_json", "printable", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
@@ -36,7 +36,7 @@ LAYERS = [
     {"cli"},
 ]
 BESIDE = {
-    "simulator": {"errors", "private_files", "types", "simulator"},
+    "simulator": {"errors", "loops", "private_files", "types", "simulator"},
     "testing": {"errors", "retry", "types"},
 }
 TOP = {"__init__", "__main__"}

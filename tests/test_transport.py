@@ -175,16 +175,6 @@ def test_no_session_is_left_open_when_its_loop_ends() -> None:
     assert all(client.closed for client in clients)
 
 
-@pytest.mark.parametrize("limit", [(64, 4096), (1024, 4096), (10**6, 10**6)])
-def test_the_connection_limit_leaves_room_for_other_files(
-    limit: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import resource
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
-    assert 16 <= transport.connection_limit() <= max(16, min(1000, limit[0] - 64))
-
-
 async def test_no_error_of_the_transport_carries_the_key_along() -> None:
     async with Server(b"this is not HTTP\r\n\r\n") as server:
         with pytest.raises(BadReplyError) as caught:

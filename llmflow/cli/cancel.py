@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from llmflow import loops
 from llmflow.cli.batching import going_on
 from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, task_of, work_of
@@ -57,7 +58,7 @@ def command(name: str, wait: float, config: str | None) -> int:
             raise InputError(f"the jobs of {work.run.name} are out of reach: {work.notes[0]}")
         end = _from_beside if work.run.busy else _from_within
         try:
-            asyncio.run(end(work, llms, wait))
+            loops.run(end(work, llms, wait))
         except KeyboardInterrupt:
             from llmflow.cli.signals import exit_code
 

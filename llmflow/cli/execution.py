@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from llmflow import loops
 from llmflow.cli.asking import asking
 from llmflow.cli.reading import check_prompt, rows_of, tell_repaired
 from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, hear_no_more, on_signals
@@ -45,8 +43,11 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
     with ExitStack() as stack:
         with Postponed():
             from llmflow.cli.batching import check_options
+            from llmflow.transport import check_connections
 
             check_options(task)
+            if not task.in_batches:
+                check_connections("--concurrency", task.concurrency)
             opened = None if task.dry_run else _opened(task, stack)
         if opened is None:
             return _show_plan(task)
@@ -170,12 +171,11 @@ def _run_job(
     """Run the job, and tell how it ended; every end comes through here."""
     from llmflow.cli import ending
 
-    progress, loops = _progress(job, llm, run, total, task), _fast_loop()
+    progress = _progress(job, llm, run, total, task)
     postponed.end()
     before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
     try:
-        with asyncio.Runner(loop_factory=loops) as runner:
-            runner.run(_work(job, progress, quiet=task.quiet or _shows_rows(task)))
+        loops.run(_work(job, progress, quiet=task.quiet or _shows_rows(task)))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
@@ -216,16 +216,6 @@ def _tell(report: Report, end: Ending, run: Run, task: Task, submission: Submiss
         say(f"llmflow: {words}")
     else:
         complain(words)
-
-
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes uvloop's event loops, where the extra ``fast`` is installed."""
-    try:
-        uvloop: Any = importlib.import_module("uvloop")
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _progress(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> Progress:
@@ -314,13 +304,10 @@ def _job(
     contact: Contact,
 ) -> Job:
     from llmflow.cli.batching import IN_BATCHES
-    from llmflow.jobs.job import DEFAULT_CONCURRENCY, DRAIN_SECONDS, Job
-    from llmflow.transport import connection_limit
+    from llmflow.jobs.job import DRAIN_SECONDS, Job
+    from llmflow.mapping.work import default_concurrency
 
-    # With a known quota the limiter paces; without, a modest number is what protects.
-    default = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
-    if task.in_batches:
-        default = IN_BATCHES
+    default = IN_BATCHES if task.in_batches else default_concurrency(llm.limiter.quota)
     concurrency = task.concurrency or default
     return Job(
         llm,

@@ -14,6 +14,7 @@ from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
 from llmflow.cli.signals import Postponed, end_at_once, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
+from llmflow.transport import raise_connection_limit
 
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
@@ -58,6 +59,7 @@ class _LazyGroup(CommandGroup):
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:
     """Run many texts through hosted LLMs at the provider's own speed."""
+    raise_connection_limit()
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

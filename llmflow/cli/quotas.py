@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from llmflow import loops
 from llmflow.cli.options import AMOUNT, CONFIG
 from llmflow.cli.terminal import complain, printable, write
 from llmflow.errors import ConfigurationError, ProviderError, UsageError, redact
@@ -256,7 +256,7 @@ def _probe(model: _Model) -> tuple[Sequence[QuotaSignal], ProviderError | None]:
     model.settings.check_key()
     model.provider.prepare()
     timeout = model.settings.timeout_over(Timeout())
-    return asyncio.run(probe(model.provider, timeout=timeout))
+    return loops.run(probe(model.provider, timeout=timeout))
 
 
 def _learned(

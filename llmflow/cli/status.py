@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from typing import Any, Final
 
 import click
 
+from llmflow import loops
 from llmflow.cli.batching import job_lines
 from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.reaching import Work, look, reach, work_of
@@ -43,7 +43,7 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
         wait = poll
         while True:
             works = _works(name)
-            asyncio.run(_look(works))
+            loops.run(_look(works))
             going_on = _show(works, name=name, as_json=as_json)
             if not watch or not going_on:
                 return 0

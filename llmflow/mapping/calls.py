@@ -152,8 +152,7 @@ def work_of(
     """
     from llmflow.arguments import checked_flag
     from llmflow.batch.live import MOST_WAITING
-    from llmflow.mapping.work import DEFAULT_CONCURRENCY, Work
-    from llmflow.transport import connection_limit
+    from llmflow.mapping.work import Work, default_concurrency
 
     if unnamed:
         raise _unnamed(given.place, unnamed)
@@ -162,8 +161,7 @@ def work_of(
     if concurrency is None and llm.choice is not None and llm.choice.mode != "parallel":
         concurrency = MOST_WAITING
     elif concurrency is None:
-        # With a known quota the limiter paces; without, a modest number is what protects.
-        concurrency = connection_limit() if llm.limiter.quota.rpm else DEFAULT_CONCURRENCY
+        concurrency = default_concurrency(llm.limiter.quota)
     llm.prepare()
 
     def ask(prompt: Any) -> Awaitable[Response]:

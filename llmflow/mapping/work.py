@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, Callable, Iterable, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,33 @@ from llmflow.mapping.sources import (
     checked_items,
 )
 from llmflow.rows.records import DETAILS
+from llmflow.types import Quota
 
 if TYPE_CHECKING:
     from llmflow.mapping.surroundings import Surroundings
 
 DEFAULT_CONCURRENCY = 100
+_AT_LEAST_WITH_A_LIMIT = 1000
+
+
+def default_concurrency(quota: Quota) -> int:
+    """Return how many items are under way at once where nobody says.
+
+    With a limit of requests the limiter paces: as many as the limit lets begin in a minute,
+    and at least 1,000, are enough for any latency up to that, and as many as the connections
+    allow are the most. Without one, a modest number is what protects.
+
+    >>> default_concurrency(Quota()), default_concurrency(Quota(rpm=60))
+    (100, 1000)
+
+    Args:
+        quota: the configured limits.
+    """
+    if not quota.rpm:
+        return DEFAULT_CONCURRENCY
+    from llmflow.transport import connection_limit
+
+    return min(connection_limit(), max(_AT_LEAST_WITH_A_LIMIT, math.ceil(float(quota.rpm))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from llmflow import loops
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.admissions import Admissions
 from llmflow.simulator.server import Simulator
@@ -44,7 +45,7 @@ def run_simulator(
         ConfigurationError: the address cannot be listened on.
 
     """
-    return asyncio.run(_serve(settings, on_ready, until_stdin_ends))
+    return loops.run(_serve(settings, on_ready, until_stdin_ends))
 
 
 async def _serve(
@@ -177,7 +178,7 @@ class SimulatorThread:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            loops.run(self._serve())
         except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             self._error = error
         finally:

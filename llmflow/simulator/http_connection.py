@@ -9,7 +9,7 @@ import socket
 import struct
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llmflow.simulator.http_parser import MAX_HEAD, Chunks, Head, HttpError, parse_head
 
@@ -138,8 +138,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass
         self._server.joined(self)
         delay = self._server.opening_delay()
         if delay:

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from llmflow.transport.failures import mapped
+from llmflow.transport.limit import (
+    check_connections,
+    connection_limit,
+    raise_connection_limit,
+)
 from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
@@ -22,10 +27,15 @@ if TYPE_CHECKING:
     from llmflow.batch_api import FileBounds, Upload
     from llmflow.transport.session import Session
 
-__all__ = ["Timeout", "aclose", "connection_limit", "fetch", "send"]
-
-_MOST_CONNECTIONS = 1000
-_RESERVED_FILES = 64
+__all__ = [
+    "Timeout",
+    "aclose",
+    "check_connections",
+    "connection_limit",
+    "fetch",
+    "raise_connection_limit",
+    "send",
+]
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictionary()
 _changing = threading.Lock()  # loops in several threads begin and end at the same time
@@ -115,18 +125,6 @@ async def aclose() -> None:
         session = _sessions.pop(asyncio.get_running_loop(), None)
     if session is not None:
         await session.lifetime.aclose()
-
-
-def connection_limit() -> int:
-    """Return how many connections this process may hold open at once."""
-    try:
-        import resource
-    except ImportError:  # Windows: select() takes 512 sockets
-        return 500 - _RESERVED_FILES
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return _MOST_CONNECTIONS
-    return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_FILES))
 
 
 async def _open(loop: asyncio.AbstractEventLoop) -> Session:

@@ -82,7 +82,7 @@ class TestOpenFiles:
 
     def test_forty_are_enough(self, simulator: Start) -> None:
         write_rows("in.jsonl", 200)
-        result = in_shell('ulimit -n 40; exec "$@"', simulator(), "--concurrency", "100")
+        result = in_shell('ulimit -n 40; exec "$@"', simulator())
         assert result.code == 0, result.err
         assert answers() == [f"text {n}" for n in range(200)]
 
