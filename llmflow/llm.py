@@ -39,7 +39,7 @@ from llmflow.runs.implicit import named_run
 from llmflow.runs.recorder import Recorder
 from llmflow.runs.route import Route
 from llmflow.runs.run import Run
-from llmflow.transport import Timeout, check_connections, connection_limit
+from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
 
 if TYPE_CHECKING:
@@ -180,7 +180,6 @@ class LLM(Mappable, Copying):
             default_quota = settings.quota_over(default_quota)
             default_retry = settings.retry_over(default_retry)
             default_timeout = settings.timeout_over(default_timeout)
-        check_connections("max_concurrent", (quota or default_quota or Quota()).max_concurrent)
         self.limiter: Limiter = limiter_for(
             provider.domain, quota, default=default_quota, max_in_flight=connection_limit()
         )

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from llmflow import transport
-from llmflow.transport.limit import MOST_CONNECTIONS, remedy
+from llmflow.transport.limit import MOST_CONNECTIONS, how_to_have_more
 
 resource = pytest.importorskip("resource")
 
@@ -110,7 +110,7 @@ def test_where_the_system_is_not_what_limits_more_processes_are_the_remedy(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10**6, 10**6))
     assert transport.connection_limit() == MOST_CONNECTIONS
-    assert "several processes" in remedy()
+    assert "several processes" in how_to_have_more()
 
 
 @pytest.mark.parametrize("taken", [4096, 10_240])

@@ -126,7 +126,8 @@ def _in_flight(evidence: Evidence) -> str:
     most = f"{statistics.max_in_flight:,} in flight"
     if evidence.quota.max_concurrent:
         return f"bounded by max_concurrent ({most}): a higher one would make it faster"
-    return f"bounded by the connections ({most}): a higher limit of open files allows more"
+    how = statistics.remedy or "a higher limit of open files allows more"
+    return f"bounded by the connections ({most}): {how}"
 
 
 def _unlimited(evidence: Evidence) -> str | None:

@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from weakref import WeakSet
 
 from llmflow.errors import ProviderError, RateLimitError
@@ -19,7 +20,7 @@ from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.lock import TidyLock
 from llmflow.limits.permit import Permit
 from llmflow.limits.standing import Standing
-from llmflow.limits.statistics import LimiterStatistics
+from llmflow.limits.statistics import LimiterStatistics, remedy_for
 from llmflow.limits.ticket import ADMITTED
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -48,6 +49,8 @@ class Limiter:
         start_in_flight: calls in flight at first while no rate is known, from the quota or
             from headers; one more with every answer. None begins with all.
         seed: seed of the jitter on waits that no server asked for.
+        more_connections: says how there could be more connections, where they are what
+            `max_in_flight` is for.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class Limiter:
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         start_in_flight: int | None = None,
         seed: int | None = None,
+        more_connections: Callable[[], str] | None = None,
     ) -> None:
         rng = random.Random(seed)
         self._lock = TidyLock(self._tidy)
+        self._more_connections = more_connections
         self._ended: deque[tuple[Permit, bool]] = deque()
         self._admission = Admission(
             quota or Quota(),
@@ -211,7 +216,7 @@ class Limiter:
             buckets = dimensions.buckets
             paused_for = max(0.0, admission.paused_until - now)
             active = max(admission.active_at - admission.opened, 1e-9)
-            return LimiterStatistics(
+            statistics = LimiterStatistics(
                 waiting=admission.waiting,
                 in_flight=admission.in_flight,
                 admitted=admission.admitted,
@@ -231,6 +236,8 @@ class Limiter:
                     name: min(1.0, seconds / active) for name, seconds in admission.bound.items()
                 },
             )
+        remedy = remedy_for(statistics, self.quota, self._more_connections)
+        return statistics if remedy is None else replace(statistics, remedy=remedy)
 
     def learned(self) -> tuple[LearnedLimit, ...]:
         """Return what was learned of the limits, for another run to begin with."""

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from llmflow.limits import memory
 from llmflow.limits.limiter import Limiter
-from llmflow.shares import share_of_environment
+from llmflow.shares import part_of, share_of_environment
+from llmflow.transport import check_connections, how_to_have_more
 from llmflow.types import Quota
 
 # How many calls find out what a provider allows that nobody has described.
@@ -44,17 +45,25 @@ def limiter_for(
         max_in_flight: requests in flight at once where the quota does not say.
         default: the limits of a configuration or a provider, for a domain to which nobody
             has given any in code.
+
+    Raises:
+        ConfigurationError: there cannot be as many connections as calls may be in flight, or
+            ``LLMFLOW_SHARE`` is no share.
     """
     with _lock:
         given = quota is not None
         if given or domain not in _explicit:
             quota = _with_share(quota if given else default)
+            _check_connections(quota)
         if given:
             _explicit.add(domain)
         limiter = _limiters.get(domain)
         if limiter is None:
             limiter = _limiters[domain] = Limiter(
-                quota, max_in_flight=max_in_flight, start_in_flight=START_IN_FLIGHT
+                quota,
+                max_in_flight=max_in_flight,
+                start_in_flight=START_IN_FLIGHT,
+                more_connections=how_to_have_more,
             )
             _recall(domain, limiter)
             return limiter
@@ -74,6 +83,11 @@ def _with_share(quota: Quota | None) -> Quota | None:
     """Return the quota with the environment's share, where it has none of its own."""
     share = None if quota is not None and quota.share is not None else share_of_environment()
     return quota if share is None else replace(quota or Quota(), share=share)
+
+
+def _check_connections(quota: Quota | None) -> None:
+    if quota is not None and quota.max_concurrent is not None:
+        check_connections("max_concurrent", part_of(quota.max_concurrent, quota.part))
 
 
 def remember_limits() -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+from llmflow.types import Quota
+
+# Of the time since the first call.
+_WORTH_TELLING: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,8 @@ class LimiterStatistics:
         bound_by: what calls waited for, as shares of the time since the first one: a
             dimension, ``"in_flight"``, ``"pause"``, ``"probe"`` (after a pause) or ``"start"``
             (while no rate is known). What is missing to 1.0 is time in which nobody waited.
+        remedy: how more calls could be in flight, such as by a higher limit on open files, where
+            the cap is what calls waited for; else None.
         share: the part of all limits that is this program's own; see `Quota`.
     """
 
@@ -51,3 +59,23 @@ class LimiterStatistics:
     utilisation: Mapping[str, float]
     bound_by: Mapping[str, float]
     share: float = 1.0
+    remedy: str | None = None
+
+
+def remedy_for(
+    statistics: LimiterStatistics, quota: Quota, connections: Callable[[], str] | None
+) -> str | None:
+    """Return how more calls could be in flight; None where that is not what calls wait for.
+
+    Args:
+        statistics: the limiter's, without it.
+        quota: the configured limits.
+        connections: says how there could be more connections, where they are the cap.
+    """
+    if statistics.bound_by.get("in_flight", 0.0) < _WORTH_TELLING:
+        return None
+    if statistics.window < statistics.max_in_flight:
+        return None  # the provider struggles
+    if quota.max_concurrent is not None:
+        return "a higher max_concurrent allows more"
+    return "a higher max_in_flight allows more" if connections is None else connections()

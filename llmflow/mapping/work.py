@@ -34,8 +34,9 @@ def default_concurrency(quota: Quota) -> int:
     """Return how many items are under way at once where nobody says.
 
     With a limit of requests the limiter paces: as many as the limit lets begin in a minute,
-    and at least 1,000, are enough for any latency up to that, and as many as the connections
-    allow are the most. Without one, a modest number is what protects.
+    and at least 1,000, are enough for any latency up to that. A quarter more than there may be
+    connections are the most: those that wait are there when one is free, and the limiter
+    knows that connections are what is missing. Without a limit, a modest number protects.
 
     >>> default_concurrency(Quota()), default_concurrency(Quota(rpm=60))
     (100, 1000)
@@ -47,7 +48,8 @@ def default_concurrency(quota: Quota) -> int:
         return DEFAULT_CONCURRENCY
     from llmflow.transport import connection_limit
 
-    return min(connection_limit(), max(_AT_LEAST_WITH_A_LIMIT, math.ceil(float(quota.rpm))))
+    most = connection_limit() * 5 // 4
+    return min(most, max(_AT_LEAST_WITH_A_LIMIT, math.ceil(float(quota.rpm))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from llmflow.transport.failures import mapped
 from llmflow.transport.limit import (
     check_connections,
     connection_limit,
+    how_to_have_more,
     raise_connection_limit,
 )
 from llmflow.transport.timeout import Timeout
@@ -33,6 +34,7 @@ __all__ = [
     "check_connections",
     "connection_limit",
     "fetch",
+    "how_to_have_more",
     "raise_connection_limit",
     "send",
 ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from llmflow.transport.idle import Host
 from llmflow.transport.openings import Openings
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE: Final = 2**16
 _TLS_BUFFER: Final = 2**14
+_MOST_HOSTS: Final = 64
 # Gateways add headers by the hundred, and long ones; aiohttp's own limits are 128 and 8 KiB.
 _LIMITS: Final[dict[str, Any]] = {
     name: value
@@ -45,12 +47,26 @@ class Line(ResponseHandler):
     """The number of the request that is out on it and whose reply is not whole; 0 if none is."""
     used = 0
     spoke = False
+    host: Host | None = None
     _look: Callable[[], Any] | None = None
+    _heard = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the connection stands, its TLS handshake is over."""
         super().connection_made(transport)
+        self._heard = self._loop.time()
         _lighten(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End; learn how long the server keeps connections, if it was the server."""
+        ours = self.transport is None or self.should_close
+        if self.used and not self.asks and not ours and self.host is not None:
+            self.host.saw_end(self.idle_seconds())
+        super().connection_lost(exc)
+
+    def idle_seconds(self) -> float:
+        """Return for how long nothing has come, while nothing is asked."""
+        return self._loop.time() - self._heard
 
     def expect_reply(self, method: str, *, decompressed: bool = True) -> int:
         """Begin to read a reply: a request is about to go out. Return its number."""
@@ -72,6 +88,7 @@ class Line(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server."""
+        self._heard = self._loop.time()
         if not self.asks:
             self.spoke = True
         super().data_received(data)
@@ -142,6 +159,7 @@ class Connector(aiohttp.TCPConnector):
         super().__init__(**options)
         self._factory = functools.partial(_line, loop)
         self._openings = Openings(loop)
+        self._hosts: dict[Any, Host] = {}
 
     async def connect(
         self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
@@ -154,21 +172,62 @@ class Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             line = connection.protocol
-            if not isinstance(line, Line) or line.is_fit():
+            if not isinstance(line, Line):
                 return connection
+            if line.is_fit():
+                host = line.host
+                if not line.used or host is None or host.may_use(line):
+                    return connection
+                if not (self._may_watch() and host.watch(connection)):
+                    connection.close()
+                continue
             connection.close()
             if not line.used:
                 raise aiohttp.ClientConnectionError("the server spoke before it was asked")
 
+    def close(self, **options: Any) -> Any:
+        """Close all connections."""
+        for host in self._hosts.values():
+            host.close()
+        return super().close(**options)
+
+    def _may_watch(self) -> bool:
+        """Whether there are connections to spare, of those that may be open."""
+        return sum(len(host.watched) for host in self._hosts.values()) < self.limit // 64
+
+    def _host(self, name: Any) -> Host:
+        host = self._hosts.get(name)
+        if host is None:
+            if len(self._hosts) >= _MOST_HOSTS:
+                for each in self._hosts.values():
+                    each.close()
+                self._hosts.clear()
+            host = self._hosts[name] = Host()
+        return host
+
+    def _make_room(self) -> None:
+        """Close the connection that was idle longest, if with a new one there are too many."""
+        kept = {name: lines for name, lines in self._conns.items() if lines}
+        if sum(map(len, kept.values())) + len(self._acquired) <= self.limit or not kept:
+            return
+        name = min(kept, key=lambda each: kept[each][0][1])
+        line, _ = kept[name].popleft()
+        line.close()
+
     async def _create_connection(
         self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        async with self._openings.turn(req.connection_key):
+        name = req.connection_key
+        async with self._openings.turn(name):
+            self._make_room()
             try:
                 async with asyncio.timeout(timeout.sock_connect):
-                    return await super()._create_connection(req, traces, timeout)
+                    line = await super()._create_connection(req, traces, timeout)
             except TimeoutError:
                 raise aiohttp.ConnectionTimeoutError from None
+        if isinstance(line, Line):
+            line.host = self._host(name)
+        return line
 
 
 def _line(loop: asyncio.AbstractEventLoop) -> ResponseHandler:

@@ -68,11 +68,11 @@ def check_connections(name: str, number: int | None) -> None:
     if number is not None and number > most:
         raise ConfigurationError(
             f"{name} {number:,} is more than the {most:,} connections that this process may "
-            f"open: {remedy(number)}"
+            f"open: {how_to_have_more(number)}"
         )
 
 
-def remedy(wanted: int = MOST_CONNECTIONS) -> str:
+def how_to_have_more(wanted: int = MOST_CONNECTIONS) -> str:
     """Return in words how more connections could be open than `connection_limit` says.
 
     Args:

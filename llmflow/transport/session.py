@@ -11,8 +11,8 @@ moment at which a request goes out on it. Whether it has read the request cannot
 and a POST that ran is billed; aiohttp repeats only idempotent methods for that reason (RFC
 9110, 9.2.2). So a connection that breaks before the reply is a `ConnectionFailedError`, a
 passing one: the retry policy sends again, and the limiter counts it. Idle connections are
-given up before servers do so, which makes it rare, and at once when anything comes on one
-(`llmflow.transport.connections`).
+given up before servers do so (`llmflow.transport.idle`), which makes it rare, and at once
+when anything comes on one (`llmflow.transport.connections`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import aiohttp
 
 from llmflow.transport.connections import Connector, Line
 from llmflow.transport.failures import TooLargeError, too_late
+from llmflow.transport.idle import LONGEST
 from llmflow.transport.requests import Reply, Requests
 from llmflow.transport.timeout import Timeout, Wait, Watch
 from llmflow.types import WireReply, WireRequest
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 # The longest answers of today's models are a mebibyte; a reply without end must not fill
 # the memory.
 _LARGEST_REPLY = 64 * 2**20
-# Shorter than the servers' own limits, the shortest common one being 5 s (uvicorn, and so
-# vLLM; Node).
-_KEEP_ALIVE = 4.0
 _NAMES_KEPT = 300
 # Whoever refuses a request may do so before its body is read, and hang up without saying so
 # (hyper does, and with it many gateways written in Rust); the next request on the connection
@@ -74,7 +72,7 @@ class Session:
     def __init__(self, loop: asyncio.AbstractEventLoop, *, connections: int) -> None:
         self._loop = loop
         self._connector = Connector(
-            loop=loop, limit=connections, keepalive_timeout=_KEEP_ALIVE, ttl_dns_cache=_NAMES_KEPT
+            loop=loop, limit=connections, keepalive_timeout=LONGEST, ttl_dns_cache=_NAMES_KEPT
         )
         self.client = aiohttp.ClientSession(
             connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
@@ -110,6 +108,8 @@ class Session:
             reply = await request.ask(connection, line, wire.body)
             _part_if_refused(line, reply.status, len(wire.body))
             phase = "reading"
+            if number == 1 and line.host is not None:
+                line.host.told(reply.headers)
             if start is not None:
                 _end(first, start)
                 start = None
