@@ -59,6 +59,7 @@ class Journal:
         self._whole = whole
         self._wall = wall
         self._pid = os.getpid()
+        self._is_inherited = False
         self._meta = read_meta(connection)
         self._over = f"the run {folder.name} is over: its journal is closed"
         self._writer = Writer(
@@ -72,6 +73,8 @@ class Journal:
         self._altered = 0
         self._asked = Asked()
         self._has_failures = bool(self.totals.failures)
+        self.began_empty = self._reader.is_empty()
+        """Whether it knows nothing but what this session has written down."""
         _open.add(self)
 
     @classmethod
@@ -357,7 +360,7 @@ class Journal:
                 _open.discard(self)
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
+        if self._is_inherited:
             raise JournalError(
                 f"the run {self.folder.name} belongs to the process that this one was forked from: "
                 "enter a Run in the process that asks"
@@ -386,7 +389,9 @@ _inherited: list[Journal] = []
 
 
 def _after_fork() -> None:
-    _inherited.extend(_open)
+    for journal in _open:
+        journal._is_inherited = True
+        _inherited.append(journal)
 
 
 @atexit.register

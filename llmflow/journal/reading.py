@@ -60,6 +60,12 @@ class Reader:
         """The journal, for reading."""
         return self._connection
 
+    def is_empty(self) -> bool:
+        """Return whether there is no row, and no batch job that could bring one."""
+        tables = ("answers", "failures", "jobs")
+        found = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in tables)  # noqa: S608
+        return not any(each.fetchall() for each in found)
+
     def find(self, fingerprint: bytes, nth: int, *, failures: bool) -> Recorded | None:
         """Return what is known of a question that was asked `nth` times before.
 

@@ -11,16 +11,15 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from llmflow.errors import (
-    JournalError,
-    ProviderError,
-)
+from llmflow.errors import JournalError, ProviderError
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.modes.choice import Choice, Way, chosen
 from llmflow.modes.mode import Call
+from llmflow.runs.returned import Returned
 from llmflow.runs.route import Route, server_of
 from llmflow.runs.sharing import Group, Sharing
 from llmflow.runs.spending import Spending
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from llmflow.runs.batching import Batching
     from llmflow.runs.payment import CallPayment
     from llmflow.runs.submitting import Submitting
-
-# Of a program that asks again for ever, what the journal remembers is enough.
-_MOST_GIVEN_BACK: Final = 100_000
 
 
 class Recorder:
@@ -72,7 +68,7 @@ class Recorder:
         self._sharing = Sharing()
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
-        self._given_back: dict[bytes, list[int]] = {}
+        self._returned = Returned()
         self._batchings: dict[asyncio.AbstractEventLoop | None, Batching] = {}
         self._unwritten: dict[bytes, int] = {}
         self._submitting: Submitting | None = None
@@ -125,38 +121,29 @@ class Recorder:
             if self._journal is None:
                 return await self._ask(call, route, b"", 0, None)
             key = self.fingerprint(call, route)
-            nth = self._nth(key)
-            return self._known(key, nth) or await self._ask(call, route, key, nth, None)
+            nth, known = self._number(key)
+            return known or await self._ask(call, route, key, nth, None)
         finally:
             tally.add("in_flight", -1)
 
-    def _nth(self, key: bytes) -> int:
-        """Return which of the session's equal calls the next one is."""
+    def _number(self, key: bytes) -> tuple[int, Response | None]:
+        """Return which of the session's equal calls the next one is, and what is known of it."""
         assert self._journal is not None
-        if self._given_back:
-            with self._giving:
-                if free := self._given_back.get(key):
-                    first = min(free)
-                    free.remove(first)
-                    if not free:
-                        del self._given_back[key]
-                    return first
-        return self._journal.ask(key)
+        free = self._returned.take(key)
+        nth = self._journal.ask(key) if free is None else free
+        # What this session asks for the first time, nothing can have been written down of.
+        if nth or free is not None or self._submitting or not self._journal.began_empty:
+            return nth, self._known(key, nth)
+        return nth, None
 
     def _give_back(self, key: bytes, nth: int, route: Route) -> None:
-        """Let the next equal call take the place of one of which nothing was written down.
-
-        Else a node that asks again after a time-out would leave a place without an answer,
-        to be asked for in every session.
-        """
+        """Let the next equal call take the place of one of which nothing was written down."""
         self._give_back_all((key, route.cache), (nth,))
 
     def _give_back_all(self, each: Any, ordinals: Iterable[int]) -> None:
         key, cache = each
         if self._journal is not None and cache is None:
-            with self._giving:
-                if len(self._given_back) < _MOST_GIVEN_BACK:
-                    self._given_back.setdefault(key, []).extend(ordinals)
+            self._returned.add(key, ordinals)
 
     def numbered(self, call: Call, route: Route) -> tuple[bytes, int]:
         """Return what names a call that no journal has numbered."""
@@ -167,15 +154,19 @@ class Recorder:
 
     def fingerprint(self, call: Call, route: Route) -> bytes:
         """Return what stands for a call in the journal."""
-        from llmflow.journal import fingerprint
-
         provider = route.provider
-        return fingerprint(
+        return self._fingerprint(
             provider=provider.name,
             endpoint=server_of(provider),
             model=provider.model,
             body=route.body(call),
         )
+
+    @cached_property
+    def _fingerprint(self) -> Callable[..., bytes]:
+        from llmflow.journal import fingerprint  # SQLite comes with it: not for who needs none
+
+        return fingerprint
 
     def _known(self, key: bytes, nth: int) -> Response | None:
         """Return what the journal knows of a call.
@@ -202,8 +193,8 @@ class Recorder:
         for each, ordinals in self._sharing.abandoned():
             self._give_back_all(each, ordinals)
         # With a cache an equal question has one answer, whenever it is asked.
-        nth = 0 if self._journal is None or route.cache is not None else self._nth(key)
-        known = self._known(key, nth)
+        is_one = self._journal is None or route.cache is not None
+        nth, known = (0, self._known(key, 0)) if is_one else self._number(key)
         if known is not None:
             return known
         group = self._sharing.join((key, route.cache), nth)

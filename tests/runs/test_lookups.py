@@ -1,0 +1,137 @@
+"""A journal that began empty is not asked for what this session asks for the first time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmflow.errors import InvalidRequestError
+from llmflow.journal import Journal
+from llmflow.llm import LLM
+from llmflow.runs.returned import Returned
+from llmflow.runs.run import Run
+from llmflow.testing import ScriptedProvider
+from llmflow.types import Request
+from tests.journal.helpers import answer, key, opened
+from tests.runs.asking import in_run, numbered, play
+
+TEXTS = [f"item {number}" for number in range(50)]
+
+
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, int]]:
+    """Note what is looked up in journals."""
+    found: list[tuple[bytes, int]] = []
+    find = Journal.find
+
+    def noted(self: Journal, fingerprint: bytes, nth: int) -> Any:
+        found.append((fingerprint, nth))
+        return find(self, fingerprint, nth)
+
+    monkeypatch.setattr(Journal, "find", noted)
+    return found
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_first_session_looks_nothing_up_and_the_second_everything(
+    looked_up: list[tuple[bytes, int]], temperature: float
+) -> None:
+    def program(llm: LLM) -> list[str]:
+        return list(llm.map_sync(TEXTS, temperature=temperature).texts())
+
+    first = play(program, LLM(numbered()))
+    assert looked_up == []
+    second = numbered()
+    assert play(program, LLM(second)) == first
+    assert len(looked_up) == len(TEXTS)
+    assert second.requests == []
+
+
+def test_a_question_that_was_asked_before_in_the_session_is_looked_up(
+    looked_up: list[tuple[bytes, int]],
+) -> None:
+    provider = numbered()
+
+    async def main(run: Run) -> list[str]:
+        llm = LLM(provider)
+        return [await llm("Hi", temperature=0) for _ in range(3)]
+
+    assert len(set(in_run(main))) == 3  # one after the other, they are asked anew
+    assert [nth for _, nth in looked_up] == [1, 2]
+
+
+def test_a_place_that_was_given_back_is_looked_up(looked_up: list[tuple[bytes, int]]) -> None:
+    provider = numbered(latency=0.2)
+
+    async def main(run: Run) -> str:
+        llm = LLM(provider)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(llm("Hi"), 0.05)
+        return await llm("Hi")
+
+    in_run(main)
+    assert [nth for _, nth in looked_up] == [0]
+
+
+def test_what_was_recorded_for_nobody_who_asked_is_found(tmp_path: Path) -> None:
+    """Whatever the journal is told, not the journal but who asks it leaves out a look-up."""
+    with opened(tmp_path) as journal:
+        assert journal.began_empty
+
+        async def main() -> None:
+            await journal.record(key(), 0, answer())
+
+        asyncio.run(main())
+        assert journal.find(key(), 0) is not None
+
+
+def test_a_journal_with_a_row_or_a_batch_job_did_not_begin_empty(tmp_path: Path) -> None:
+    async def failed(journal: Journal) -> None:
+        await journal.record_failure(key(), 0, InvalidRequestError("no"))
+
+    async def answered(journal: Journal) -> None:
+        await journal.record(key(), 0, answer())
+
+    for number, write in enumerate((failed, answered)):
+        with opened(tmp_path / str(number)) as journal:
+            asyncio.run(write(journal))
+            assert journal.began_empty
+        with opened(tmp_path / str(number)) as journal:
+            assert not journal.began_empty
+    with opened(tmp_path / "jobs") as journal:
+        journal.put_jobs({"tag": {"state": "created"}})
+    with opened(tmp_path / "jobs") as journal:
+        assert not journal.began_empty
+
+
+def test_a_failure_of_the_first_session_is_known_in_the_second() -> None:
+    def refuse(request: Request) -> str:
+        raise InvalidRequestError("no")
+
+    async def main(run: Run) -> None:
+        with pytest.raises(InvalidRequestError):
+            await LLM(ScriptedProvider(default=refuse))("Hi")
+
+    in_run(main)
+    second = numbered()
+
+    async def again(run: Run) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            await LLM(second)("Hi")
+        assert caught.value.source == "journal"
+
+    in_run(again)
+    assert second.requests == []
+
+
+def test_places_are_taken_again_from_the_first_one_and_once() -> None:
+    returned = Returned()
+    assert returned.take(b"a") is None
+    returned.add(b"a", (3, 1))
+    returned.add(b"b", (0,))
+    assert [returned.take(b"a") for _ in range(3)] == [1, 3, None]
+    assert returned.take(b"b") == 0
+    assert returned.take(b"b") is None
