@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import gc
-import multiprocessing
-import multiprocessing.pool
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-from .kinds import KINDS, draw
+from .kinds import KINDS
 from .report import HEADING, Summary, details, write
-from .world import Outcome, run
+from .running import Task, one, runner
 
 TUNING, HELD_OUT = 1, 2
-_CHUNK = 4
+ALL_SETTINGS = 200
 
 
-def parsed() -> argparse.Namespace:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.harness",
@@ -33,7 +30,9 @@ def parsed() -> argparse.Namespace:
         help=f"what settings are drawn from: {TUNING} to tune a rule on (the default), "
         f"{HELD_OUT} to report it",
     )
-    parser.add_argument("--settings", type=int, default=200, help="settings per kind (200)")
+    parser.add_argument(
+        "--settings", type=int, default=ALL_SETTINGS, help="settings per kind (200)"
+    )
     parser.add_argument(
         "--wide", action="store_true", help="300 to 60,000 RPM instead of 600 to 6,000"
     )
@@ -44,48 +43,35 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", type=int, metavar="INDEX", help="one setting, in detail")
     parser.add_argument("--worst", type=int, default=3, help="worst settings to name (3)")
     parser.add_argument("--processes", type=int, default=2, help="how many run at a time (2)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     unknown = set(options.kinds) - set(KINDS)
     if unknown:
         parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    if options.write and (options.kinds or options.settings != ALL_SETTINGS):
+        parser.error("--write is for all kinds with all their settings")
     return options
 
 
-def one(task: tuple[str, int, int, bool, int]) -> tuple[str, int, Outcome]:
-    """Run one setting, in whatever process."""
-    kind, index, seed, wide, in_flight = task
-    outcome = run(draw(kind, index, seed=seed, wide=wide, in_flight=in_flight))
-    gc.collect()
-    return kind, index, outcome
-
-
-def prepare() -> None:
-    """Have a process collect garbage between runs only: a tenth of the time."""
-    gc.freeze()
-    gc.disable()
-
-
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for, and print a table; return 1 if a target was missed."""
-    options = parsed()
+    options = parsed(arguments)
     names = options.kinds or list(KINDS)
     if options.only is not None:
         for name in names:
-            setting = (name, options.only, options.seed, options.wide, options.in_flight)
-            print(details(*one(setting)))
+            print(details(name, *one(task(name, options.only, options))))
         return 0
     began = time.monotonic()
     print(f"seed {options.seed}{', wide' if options.wide else ''}")
     print(HEADING, flush=True)
     summaries = []
-    with multiprocessing.Pool(options.processes, prepare) as pool:
+    with runner(options.processes) as outcomes:
         for name in names:
             if options.wide and not KINDS[name].ranged:
                 continue
             summary = Summary(name)
-            for _, index, outcome in _run(pool, name, options):
+            for index, outcome in outcomes(tasks(name, options)):
                 summary.add(index, outcome)
-            print(summary.row(), flush=True)
+            print(summary.row(judged=not options.wide), flush=True)
             summaries.append(summary)
     print(f"\n{time.monotonic() - began:.0f} s. The worst, to run again with --only INDEX:")
     for summary in summaries:
@@ -96,12 +82,15 @@ def main() -> int:
     return 0 if options.wide or all(each.met is not False for each in summaries) else 1
 
 
-def _run(
-    pool: multiprocessing.pool.Pool, name: str, options: argparse.Namespace
-) -> Iterator[tuple[str, int, Outcome]]:
+def tasks(name: str, options: argparse.Namespace) -> list[Task]:
+    """Return all settings of a kind."""
     count = min(options.settings, KINDS[name].settings or options.settings)
-    tasks = [(name, i, options.seed, options.wide, options.in_flight) for i in range(count)]
-    return pool.imap(one, tasks, chunksize=1 if count < 50 else _CHUNK)
+    return [task(name, index, options) for index in range(count)]
+
+
+def task(name: str, index: int, options: argparse.Namespace) -> Task:
+    """Return one setting of a kind."""
+    return Task(name, index, options.seed, options.wide, options.in_flight)
 
 
 if __name__ == "__main__":

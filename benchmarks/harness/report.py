@@ -96,17 +96,19 @@ class Summary:
         met = all(most is None or value <= most + _ROUNDING for value, most in checks)
         return met and not self.missing
 
-    def row(self) -> str:
+    def row(self, *, judged: bool = True) -> str:
         """Return one line of the table for a terminal."""
         ratios, rejected = self.ratios, self.rejected
         back, share = (f"{x:.0%}" if x is not None else "" for x in (self.back, self.least_share))
-        verdict = {True: "met: ", False: "MISSED: ", None: ""}[self.met]
+        verdict = "-"
+        if judged and self.met is not None:
+            verdict = f"{'met' if self.met else 'MISSED'}: {TARGETS[self.name]}"
         return (
             f"{self.name:26} {len(ratios):3}  {quantile(ratios, 0.5):5.3f} "
             f"{quantile(ratios, 0.95):6.3f} {max(ratios):6.3f}   {quantile(rejected, 0.5):14.2f} "
             f"{quantile(rejected, 0.95):5.2f} {max(rejected):5.2f} "
             f"{statistics.fmean(rejected):5.2f}   {back:>8} {share:>15} {self.missing or '':>7}  "
-            f"{verdict}{TARGETS.get(self.name, '-')}"
+            f"{verdict}"
         )
 
     def cells(self, *, wide: bool = False) -> str:

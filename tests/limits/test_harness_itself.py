@@ -7,17 +7,20 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.harness.__main__ import main
 from benchmarks.harness.client import Client, Item
 from benchmarks.harness.ideal import Passage, ideal, schedule
 from benchmarks.harness.kinds import KINDS, draw
 from benchmarks.harness.laws import LAWS
 from benchmarks.harness.provider import Provider
+from benchmarks.harness.report import Summary, write
 from benchmarks.harness.setting import Setting
 from benchmarks.harness.world import Outcome, World
 
@@ -234,3 +237,68 @@ def test_laws_of_latency_have_the_mean_that_they_are_given(law: str) -> None:
     seconds = [LAWS[law](rng, 2.0, size) for size in sizes]
     assert math.fsum(seconds) / len(seconds) == pytest.approx(2.0, rel=0.03)
     assert min(seconds) > 0.0
+
+
+def test_the_command_prints_a_row_per_kind_and_the_worst_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["rpm", "limit-falls", "--settings=2", "--seed=4", "--worst=1", "--processes=1"])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "seed 4"
+    assert [row.split()[0] for row in rows[2:4]] == ["rpm", "limit-falls"]
+    assert "p95 <= 1.03x, rejected p95 <= 0%" in rows[2]
+    worst = next(row for row in rows[5:] if row.startswith("rpm "))
+    index = worst.split()[1].rstrip(":")
+    main(["rpm", "--only", index, "--seed", "4"])
+    assert capsys.readouterr().out.strip() == worst
+
+
+def outcome_with(**changes: Any) -> Outcome:
+    """Return the outcome of ten seconds that could not have been fewer, but for `changes`."""
+    usual = {
+        "setting": Setting(seed=0, n=1_000, rate=100.0),
+        "seconds": 10.0,
+        "ideal": 10.0,
+        "rejections": 0,
+        "missing": 0,
+        "shares": (1.0,),
+        "back": None,
+    }
+    return Outcome(**{**usual, **changes})
+
+
+def test_the_table_of_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
+    summary = Summary("rpm")
+    for seconds in (10.0, 10.2, 10.4):
+        summary.add(0, outcome_with(seconds=seconds))
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- random settings -->\nold\n<!-- end -->\nafter\n", "utf-8")
+    write([summary], wide=False, page=page)
+    lines = page.read_text("utf-8").splitlines()
+    assert lines[:2] == ["before", "<!-- random settings -->"]
+    assert lines[-2:] == ["<!-- end -->", "after"]
+    assert lines[4].startswith("| `rpm` | RPM in slices of 1 s, told; 3 settings | 1.020 | 1.040 |")
+    assert lines[4].endswith("| **no** |")
+    assert "old" not in lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "met"),
+    [
+        ("deep", {"seconds": 10.4}, True),
+        ("deep", {"seconds": 10.5}, False),
+        ("deep", {"rejections": 4}, False),
+        ("deep", {"missing": 1}, False),
+        ("shared-deep", {"rejections": 19}, True),
+        ("shared-deep", {"rejections": 20}, False),
+        ("limit-falls", {"seconds": 20.0, "back": 0.95}, True),
+        ("limit-falls", {"back": 0.9}, False),
+        ("minute-headers", {"seconds": 20.0}, None),
+    ],
+)
+def test_a_kind_is_judged_by_its_target(
+    kind: str, changes: dict[str, Any], met: bool | None
+) -> None:
+    summary = Summary(kind)
+    summary.add(0, outcome_with(**changes))
+    assert summary.met is met
