@@ -54,6 +54,8 @@ def command(**options: Any) -> int:
 
     What was learned is kept in llmflow/limits.json in the folder for caches (~/.cache on
     Linux), which is safe to delete. LLMFLOW_STATE_DIR names another folder; "off" keeps nothing.
+    LLMFLOW_SHARE=1/4 says that this is one of four programs with the same key: a quarter of every
+    limit is its own.
 
     \b
     Examples:

@@ -78,4 +78,7 @@ def remedy_for(
         return None  # the provider struggles
     if quota.max_concurrent is not None:
         return "a higher max_concurrent allows more"
+    if quota.part < 1.0:
+        whole = round(statistics.max_in_flight / quota.part)
+        return f"max_concurrent, above {whole:,} for all who share the quota, allows more"
     return "a higher max_in_flight allows more" if connections is None else connections()

@@ -14,6 +14,7 @@ from llmflow.limits import Limiter
 from llmflow.limits.admission import Admission
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.registry import forget_limiters, limiter_for
+from llmflow.limits.statistics import remedy_for
 from llmflow.limits.ticket import Ticket
 from llmflow.shares import part_of, share_text
 from llmflow.types import Charge, QuotaSignal
@@ -113,6 +114,14 @@ def test_a_share_applies_to_every_limit_and_to_calls_in_flight() -> None:
     assert seen.levels["rpm"] == pytest.approx(25 * 0.75)  # its part of the burst
     assert seen.learned == {"itpm": 400_000.0}
     assert Limiter(Quota(share=0.25), max_in_flight=1000).statistics().max_in_flight == 250
+
+
+def test_where_a_share_of_the_connections_binds_the_remedy_is_named() -> None:
+    limiter = Limiter(Quota(share="1/4"), max_in_flight=1000)
+    bound = replace(limiter.statistics(), bound_by={"in_flight": 0.9})
+    remedy = remedy_for(bound, limiter.quota, lambda: "more files")
+    assert remedy == "max_concurrent, above 1,000 for all who share the quota, allows more"
+    assert Limiter(Quota(max_concurrent=4000, share="1/4")).statistics().max_in_flight == 1000
 
 
 def test_a_request_that_fits_the_whole_limit_fits() -> None:
