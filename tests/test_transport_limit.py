@@ -130,3 +130,38 @@ def test_a_system_that_takes_less_than_its_hard_limit_gets_less(
     monkeypatch.setattr(resource, "setrlimit", take)
     expected = MOST_CONNECTIONS if taken == 10_240 else 256 - 64
     assert transport.raise_connection_limit() == expected
+
+
+def test_where_no_file_may_be_opened_any_more_the_error_says_what_to_do() -> None:
+    (line,) = with_limits(
+        80,
+        4096,
+        """
+        import asyncio
+        from llmflow import transport
+        from llmflow.types import WireRequest
+
+        async def main():
+            server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            taken = []
+            try:
+                while True:
+                    taken.append(open("/dev/null"))
+            except OSError:
+                pass
+            wire = WireRequest("POST", f"http://127.0.0.1:{port}/x", {}, b"{}")
+            try:
+                await transport.send(wire, timeout=transport.Timeout())
+            except llmflow.errors.ConnectionFailedError as error:
+                print(error)
+            for each in taken:
+                each.close()
+            server.close()
+
+        import llmflow.transport.session
+        asyncio.run(main())
+        """,
+    )
+    assert "Too many open files" in line
+    assert "`ulimit -n 10064`" in line

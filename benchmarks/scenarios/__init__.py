@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from scenarios.at_once import at_once
 from scenarios.batches import batch
 from scenarios.journal import journal
 from scenarios.kill import kill
@@ -41,5 +42,6 @@ RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "kill": kill,
     "watching": watching,
     "batch": batch,
+    "at-once": at_once,
 }
 ALL = {**SCENARIOS, **RUNS}

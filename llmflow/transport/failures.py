@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from llmflow.errors import (
     RequestTimeoutError,
     redact,
 )
+from llmflow.transport.limit import how_to_have_more
 from llmflow.transport.timeout import Timeout
 
 _NOT_SENT: Final = ("connecting", "sending", "sending stalled")
@@ -65,6 +67,8 @@ def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
         if isinstance(error, kind):
             # The reason without control characters, the place without a password.
             what = redact(str(error) or type(error).__name__)
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                what = f"{what}: {how_to_have_more()}"
             failure = ours(
                 text.format(
                     place=place(url), what=what, connect=timeout.connect, total=timeout.total

@@ -799,3 +799,38 @@ def test_loops_that_were_closed_with_nothing_in_flight_are_forgotten() -> None:
     del loop
     gc.collect()
     assert sum(each() is not None for each in loops) <= 2
+
+
+class TestWhatACapCosts:
+    @pytest.mark.virtual_time
+    async def test_statistics_say_how_more_could_be_in_flight(self) -> None:
+        limiter = Limiter(max_in_flight=2, more_connections=lambda: "allow more files")
+        assert limiter.statistics().remedy is None
+        first, second = await limiter.acquire(), await limiter.acquire()
+        waiting = asyncio.ensure_future(limiter.acquire())
+        await asyncio.sleep(1.0)
+        first.settle()
+        third = await waiting
+        assert limiter.statistics().bound_by["in_flight"] > 0.5
+        assert limiter.statistics().remedy == "allow more files"
+        second.settle()
+        third.settle()
+
+    @pytest.mark.virtual_time
+    async def test_a_configured_cap_is_raised_where_it_was_set(self) -> None:
+        limiter = Limiter(Quota(max_concurrent=1), more_connections=lambda: "allow more files")
+        first = await limiter.acquire()
+        waiting = asyncio.ensure_future(limiter.acquire())
+        await asyncio.sleep(1.0)
+        first.settle()
+        (await waiting).settle()
+        assert limiter.statistics().remedy == "a higher max_concurrent allows more"
+
+    @pytest.mark.virtual_time
+    async def test_where_nobody_waited_for_a_place_there_is_nothing_to_say(self) -> None:
+        limiter = Limiter(max_in_flight=2, more_connections=lambda: "allow more files")
+        first, second = await limiter.acquire(), await limiter.acquire()
+        await asyncio.sleep(1.0)
+        first.settle()
+        second.settle()
+        assert limiter.statistics().remedy is None
