@@ -45,6 +45,7 @@ class Item(Ticket):
         self.there = there
         self.back = back
         self.attempts = 0
+        self.says_when_it_leaves = True
         self.passed = False
         self.reply: Reply | None = None
 
@@ -138,6 +139,10 @@ class Client:
                 self._send(item, self._work(self.start))
             else:
                 self._wait(item, self.start)
+
+    def leave(self, item: Item, now: float) -> None:
+        """Tell that a request has its connection."""
+        self.admission.leave(item, now)
 
     def answered(self, item: Item, now: float) -> None:
         """Handle a reply: settle, or be rejected and wait in the old place."""

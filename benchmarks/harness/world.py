@@ -158,9 +158,15 @@ class World:
             item.there = self._way(self._network)
         if item.client.idle_connections:
             item.client.idle_connections -= 1
-        elif self.setting.opening:
-            item.there += self.setting.opening * self._network.uniform(0.5, 1.5)
+            item.client.leave(item, now)
+        else:
+            opening = self.setting.opening * self._network.uniform(0.5, 1.5)
+            item.there += opening
+            self._at(now + opening, self._opened, item, now + opening)
         self._at(now + item.there, self._arrive, item, now + item.there)
+
+    def _opened(self, item: Item, now: float) -> None:
+        self._when_free(item.client, now, item.client.leave, item)
 
     def _arrive(self, item: Item, now: float) -> None:
         setting = self.setting

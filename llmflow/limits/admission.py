@@ -216,7 +216,7 @@ class Admission:
             return
         self._advance(now)
         if signals:
-            self.dimensions.observe(signals, ticket, now)
+            self.dimensions.observe(signals, ticket, now, answered=True)
         self._leave(ticket, answered=True)
         self.overload.succeed(sent=ticket.admitted_at, in_flight=self.in_flight + 1, now=now)
         if ticket.admitted_at > self._rejected_at:
@@ -316,6 +316,7 @@ class Admission:
                 until=hint,
                 ramp=issubclass(kind, RampLimitError),
                 explained=changed or probe,
+                sent_at=ticket.admitted_at,
                 now=now,
             )
             if self._first is not None and not self.dimensions.buckets:
@@ -461,7 +462,14 @@ class Admission:
             if self._recovery.over(now, paced=any(b.unit == 0 for b in self.dimensions.buckets)):
                 self._recovery = None
 
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """Take note that a request is sent: it has a connection now."""
+        if ticket.state == ADMITTED:
+            self.dimensions.leave(ticket, now)
+
     def _leave(self, ticket: Ticket, *, answered: bool = False) -> None:
+        if ticket.is_opening:
+            self.dimensions.leave(ticket, self._now)
         ticket.state = OVER
         self.in_flight -= 1
         if self._recovery is not None:

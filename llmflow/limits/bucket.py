@@ -10,8 +10,20 @@ BURST_SLACK = 0.25
 # What has been saved up is spent at twice the rate at first, and faster the longer that
 # goes well. A burst that turns out not to be there then costs few rejections.
 FIRST_GAIN = 2.0
-_PACE_SECONDS = 0.1
 _GAIN_SECONDS = 0.5
+# It is there once so many seconds' worth more than came in were spent, and refused by nobody
+# within the patience: providers refuse at once. From then on the pace grows faster.
+_PROOF_SECONDS = 1.5
+_PROOF_PATIENCE = 0.2
+_PROVED_GAIN_SECONDS = 0.08
+# The pace bucket holds so many seconds' worth of the limit, or of the present pace if that
+# is more: timers are late.
+_PACE_SECONDS = 0.1
+_LATE_SECONDS = 0.02
+# Nobody was kept waiting by the pace for so long: the next burst begins slowly again.
+_PACE_PATIENCE = 0.5
+# The last of what is saved up is spent slowly: in no less than so many seconds.
+_LAST_SECONDS = 0.4
 _EPSILON = 1e-9
 
 
@@ -35,7 +47,10 @@ class TokenBucket:
 
     A second, small bucket holds the pace: refilled at `gain` times the rate, it
     spreads what is in the first one. The gain grows with what is spent, so that a
-    minute's worth of requests is gone within seconds, yet never all at once.
+    minute's worth of requests is gone within seconds, yet never all at once, and it is
+    bounded by what is left, so that the last is spent slowly. It falls back to where it
+    began only when the pace has kept nobody waiting for a while: a late timer finds the
+    pace bucket full, too.
 
     Args:
         name: the dimension, such as ``"rpm"``.
@@ -50,8 +65,10 @@ class TokenBucket:
     __slots__ = (
         "capacity",
         "charged",
+        "excess",
         "gain",
         "granted",
+        "held_at",
         "level",
         "limit",
         "minimum",
@@ -61,9 +78,11 @@ class TokenBucket:
         "pace_capacity",
         "paced",
         "period",
+        "proved_at",
         "rate",
         "share",
         "stamp",
+        "top",
         "unit",
     )
 
@@ -89,7 +108,10 @@ class TokenBucket:
         self.level = self.pace = self.charged = 0.0
         self.granted = 0.0
         """What a deeper bucket than was assumed turned out to hold, in all."""
-        self.stamp = self.opened = now
+        self.stamp = self.opened = self.held_at = now
+        self.excess = 0.0
+        """What was spent beyond what came in."""
+        self.proved_at: float | None = None
         self.retune(limit, burst_seconds=burst_seconds)
         self.level, self.pace = self.capacity, self.pace_capacity
 
@@ -98,11 +120,19 @@ class TokenBucket:
         self.limit = limit
         self.rate = self.share * limit / self.period
         self.capacity = max(self.minimum, burst_capacity(limit / self.period, burst_seconds))
-        self.pace_capacity = (
-            max(self.minimum, limit / self.period * _PACE_SECONDS) if self.paced else math.inf
-        )
+        self.top = self.capacity
+        """How far the level may rise by itself."""
+        self.pace_capacity = 0.0 if self.paced else math.inf
+        self._set_pace(self.gain)
         self.level = min(self.level, self.capacity)
         self.pace = min(self.pace, self.pace_capacity)
+
+    def _set_pace(self, gain: float) -> None:
+        """Spend at so many times the rate from now on."""
+        self.gain = gain
+        if self.paced:
+            seconds = max(_PACE_SECONDS, gain * _LATE_SECONDS)
+            self.pace_capacity = max(self.minimum, self.limit / self.period * seconds)
 
     def use(self, share: float) -> None:
         """Use this share of the limit from now on."""
@@ -115,13 +145,17 @@ class TokenBucket:
         if passed > 0:
             self.stamp = now
             come = passed * self.rate
+            excess = self.excess - come
+            self.excess = excess if excess > 0.0 else 0.0
             level = self.level
-            if level < self.capacity:
+            if level < self.top:
                 level += come
-                self.level = level if level < self.capacity else self.capacity
+                self.level = level if level < self.top else self.top
             pace = self.pace + come * self.gain
-            if pace >= self.pace_capacity:  # nobody is kept waiting by it
-                pace, self.gain = self.pace_capacity, FIRST_GAIN
+            if pace >= self.pace_capacity:
+                pace = self.pace_capacity
+                if self.gain > FIRST_GAIN and now - self.held_at > _PACE_PATIENCE:
+                    self._set_pace(FIRST_GAIN)
             self.pace = pace
 
     def delay(self, amount: float) -> float:
@@ -139,6 +173,7 @@ class TokenBucket:
         if missing > _EPSILON * self.capacity:
             slow = missing / (self.rate * self.gain)
             if slow > delay:
+                self.held_at = self.stamp
                 return slow
         return delay
 
@@ -147,8 +182,22 @@ class TokenBucket:
         self.level -= amount
         self.charged += amount
         self.pace -= amount
+        self.excess += amount
+        gain = self.gain
         if self.pace < self.pace_capacity * 0.5:
-            self.gain += amount / (self.rate * _GAIN_SECONDS)
+            seconds = _PROVED_GAIN_SECONDS if self._is_proved() else _GAIN_SECONDS
+            gain += amount / (self.rate * seconds)
+        if gain > FIRST_GAIN:
+            most = FIRST_GAIN + max(0.0, self.level) / (self.rate * _LAST_SECONDS)
+            self._set_pace(gain if gain < most else most)
+
+    def _is_proved(self) -> bool:
+        """Whether more was spent than any slice holds, and nothing of it refused at once."""
+        if self.excess < self.limit / self.period * _PROOF_SECONDS:
+            return False
+        if self.proved_at is None:
+            self.proved_at = self.stamp + _PROOF_PATIENCE
+        return self.stamp >= self.proved_at
 
     def give(self, amount: float) -> None:
         """Give back `amount`, or charge more where it is negative."""
@@ -156,9 +205,9 @@ class TokenBucket:
         if amount < 0.0:
             self.level += amount
             return
-        if self.level < self.capacity:
+        if self.level < self.top:
             level = self.level + amount
-            self.level = level if level < self.capacity else self.capacity
+            self.level = level if level < self.top else self.top
         pace = self.pace + amount
         self.pace = pace if pace < self.pace_capacity else self.pace_capacity
 
@@ -167,13 +216,15 @@ class TokenBucket:
         paid = max(0.0, moment - self.stamp) * self.rate
         self.level = min(0.0, self.level + paid)
         self.stamp = max(self.stamp, moment)
-        self.gain = FIRST_GAIN
+        self.top = self.capacity
+        self.excess, self.proved_at = 0.0, None
+        self._set_pace(FIRST_GAIN)
 
     def level_at(self, now: float) -> float:
         """Return what the level is at `now`, without changing anything."""
-        if self.level >= self.capacity:
+        if self.level >= self.top:
             return self.level
-        return min(self.capacity, self.level + max(0.0, now - self.stamp) * self.rate)
+        return min(self.top, self.level + max(0.0, now - self.stamp) * self.rate)
 
     def utilisation(self, until: float) -> float:
         """Return the share of what the limit allowed up to `until` that was used."""

@@ -75,6 +75,7 @@ class Dimensions:
         self._guess: _Guess | None = None
         self._round_trip = 0.0
         self._spent = [0.0, 0.0, 0.0, 0.0]
+        self._opening = [0.0, 0.0, 0.0, 0.0]
         self._history: deque[tuple[float, tuple[float, ...]]] = deque(maxlen=256)
         self.retune(quota, now)
 
@@ -103,10 +104,36 @@ class Dimensions:
         spent[1] += charge[1]
         spent[2] += charge[2]
         spent[3] += charge[3]
+        ticket.left_at = now
         ticket.mark = mark = tuple(spent)
+        if ticket.says_when_it_leaves:
+            ticket.is_opening = True
+            opening = self._opening
+            opening[0] += charge[0]
+            opening[1] += charge[1]
+            opening[2] += charge[2]
+            opening[3] += charge[3]
         history = self._history
         if not history or now - history[-1][0] >= _LOOK_STEP:
             history.append((now, mark))
+
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """Take note that a request leaves: what waits for a connection has not arrived."""
+        if not ticket.is_opening:
+            return
+        ticket.is_opening = False
+        charge, spent, opening = ticket.charge, self._spent, self._opening
+        opening[0] -= charge[0]
+        opening[1] -= charge[1]
+        opening[2] -= charge[2]
+        opening[3] -= charge[3]
+        ticket.left_at = now
+        ticket.mark = (
+            spent[0] - opening[0],
+            spent[1] - opening[1],
+            spent[2] - opening[2],
+            spent[3] - opening[3],
+        )
 
     def settle(self, ticket: Ticket, actual: Charge) -> None:
         """Correct a request's charge to what it was in the end."""
@@ -147,13 +174,21 @@ class Dimensions:
         for name in DIMENSIONS:
             self._set_limit(name, now)
 
-    def observe(self, signals: Iterable[QuotaSignal], ticket: Ticket | None, now: float) -> bool:
+    def observe(
+        self,
+        signals: Iterable[QuotaSignal],
+        ticket: Ticket | None,
+        now: float,
+        *,
+        answered: bool = False,
+    ) -> bool:
         """Learn from what a reply's headers say. Configured limits are a ceiling.
 
         Args:
             signals: what they say.
             ticket: the request that was answered, or None where that is not known.
             now: the time.
+            answered: whether the request was answered, and not refused.
 
         Returns:
             Whether a limit is another than before.
@@ -176,9 +211,12 @@ class Dimensions:
             unit = bucket.unit
             bucket.sample(
                 signal,
-                elapsed=now - ticket.admitted_at,
-                spent=self._spent[unit] - ticket.mark[unit],
+                sent_at=ticket.left_at,
+                sent=ticket.mark[unit],
+                spent=self._spent[unit],
+                opening=self._opening[unit],
                 settled=unit != OUTPUT,
+                answered=answered,
                 now=now,
             )
         return changed
@@ -192,6 +230,7 @@ class Dimensions:
         until: float | None,
         ramp: bool,
         explained: bool,
+        sent_at: float,
         now: float,
     ) -> None:
         """Learn from a rejection.
@@ -204,6 +243,7 @@ class Dimensions:
             ramp: whether traffic grew too fast.
             explained: whether nothing is to be learned of the rate: the headers name another
                 limit than was known, or it was a probe.
+            sent_at: when the request was sent.
             now: the time.
         """
         told = {signal.dimension: signal for signal in signals}
@@ -213,7 +253,8 @@ class Dimensions:
         elif not self.buckets:
             fresh = self._estimate("rpm", now)
         for bucket in self._implicated(dimension, told, charge):
-            if not explained and bucket is not fresh:
+            # What was sent before the limit was known says nothing of how it was kept.
+            if not explained and bucket is not fresh and sent_at >= bucket.opened:
                 bucket.refuse(told.get(bucket.name), ramp=ramp, now=now)
             bucket.empty_until(now if until is None else until)
 
@@ -331,6 +372,7 @@ class Dimensions:
                 estimated=estimated,
                 # An estimate is of what there was here, beside the others: our part already.
                 portion=1.0 if estimated else self.portion,
+                configured=getattr(self.quota, name) is not None,
             )
         )
 

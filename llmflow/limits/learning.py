@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmflow.limits.bucket import BURST_SLACK, FIRST_GAIN, TokenBucket
+from llmflow.limits.bucket import BURST_SLACK, TokenBucket
+from llmflow.limits.reported import Reported
 from llmflow.types import QuotaSignal
 
 DAY: Final = 86_400.0
@@ -24,6 +25,8 @@ OUTPUT: Final = 3
 # that uses a limit up to its end lies there.
 _LOW, _HIGH = 0.1, 0.3
 _SMOOTHING_SECONDS: Final = 0.5
+# Where answers take longer, what was given up comes back no slower than with these seconds.
+_LONGEST_ROUND_TRIP: Final = 3.0
 # By how much a share falls, once in a round trip, where nothing is left; and how much it
 # rises per second where all is there, or some.
 _FALL: Final = 0.2
@@ -36,11 +39,14 @@ _CALM_BEFORE: Final = 10.0
 _AFTER_RAMP: Final = 0.5
 _LEAST_SHARE: Final = 0.01
 _CALM_SECONDS: Final = 1.0
-# A minute's worth is spent by halves: whoever else shares it may do the same.
+# The part of what is left that is spent at a time where a limit is shared by agreement.
 _SPEND: Final = 0.5
-_KEEP_SECONDS: Final = 0.5
+_KEEP_SECONDS: Final = 0.25
 _TOLERANCE_SECONDS: Final = 0.1
-_ROUNDING: Final = 500.0
+# Replies that all name multiples of a number round to it, unless it is a large part of all.
+_ENOUGH_SAMPLES: Final = 10
+_COARSEST: Final = 0.1
+_THOUSANDS: Final = 1000.0
 _MOST_FALLS: Final = 2
 _SHORTEST_WINDOW: Final = 0.05
 _WINDOW_PATIENCE: Final = 30.0
@@ -60,6 +66,7 @@ class LearningBucket(TokenBucket):
         burst_seconds: how many seconds' worth may be used at once, as far as is known.
         minimum: the least capacity that is useful.
         estimated: whether nobody has named the limit: it then has no upper bound.
+        configured: whether it was known from the start, and not learned from a reply.
     """
 
     __slots__ = (
@@ -72,8 +79,14 @@ class LearningBucket(TokenBucket):
         "_growth",
         "_refused_at",
         "_remaining",
+        "_reported",
+        "_samples",
         "_seen_at",
+        "_step",
+        "_told_at",
         "bound_at",
+        "configured",
+        "depth",
         "estimated",
         "portion",
         "trusted",
@@ -94,6 +107,7 @@ class LearningBucket(TokenBucket):
         now: float,
         estimated: bool = False,
         portion: float = 1.0,
+        configured: bool = True,
     ) -> None:
         self.whole, self.portion = limit, portion
         self._due: float | None = None
@@ -110,12 +124,18 @@ class LearningBucket(TokenBucket):
             paced=period < DAY and unit != OUTPUT,
         )
         self.estimated = estimated
+        self.configured = configured
         self.window = self.window_ceiling = burst_seconds
         self.trusted = True
         """Whether what replies say is left is what requests are admitted by."""
         self.bound_at = -math.inf
         """When it last was what kept a request waiting."""
+        self.depth = 0.0
+        """The most that was seen in it, or can be by what replies say."""
         self._remaining: float | None = None
+        self._reported: Reported | None = None
+        self._told_at = -math.inf
+        self._step = self._samples = 0
         self._seen_at = self._changed_at = now
         self._calm_since = self._fell_at = now
         self._growth = 1.0
@@ -148,62 +168,117 @@ class LearningBucket(TokenBucket):
     # --- what replies say ------------------------------------------------------------
 
     def sample(
-        self, signal: QuotaSignal, *, elapsed: float, spent: float, settled: bool, now: float
+        self,
+        signal: QuotaSignal,
+        *,
+        sent_at: float,
+        sent: float,
+        spent: float,
+        opening: float,
+        settled: bool,
+        answered: bool,
+        now: float,
     ) -> None:
         """Compare the level with what a reply says is left.
 
-        What it says is as old as the request: since then the bucket was refilled, and
-        requests were sent that the server had not seen. The level of now follows from both.
+        What it says is as old as the request, or as the answer: since then the bucket was
+        refilled, and requests were sent that the server had not seen. `Reported` tells which.
 
         Args:
             signal: what the reply says.
-            elapsed: seconds since the request was sent.
-            spent: what was charged here since then.
+            sent_at: when its request was sent.
+            sent: what had been sent from here by then, in all, the request included.
+            spent: what has been charged here by now, in all.
+            opening: the part of that which has not been sent yet.
             settled: whether the server had charged, by then, all that was charged here.
+            answered: whether the request was answered; a rejection is learned from by `refuse`.
             now: the time.
         """
         remaining = signal.remaining
         if remaining is None or not self.trusted or not 0.0 <= remaining < math.inf:
             return
         base = self.limit / self.period
+        rate = base / self.portion
         # Where we are to use less than the account has, it does not say how much at once.
         whole = self.limit if self.estimated else self.whole
         larger = signal.limit is not None and signal.limit > whole
         remaining = min(remaining, whole)
         reset = signal.reset
         if reset is None or not 0.0 < reset < math.inf:
-            top = max(remaining, self.capacity / self.portion)
+            depth = remaining
         else:
-            top = remaining + reset * base / self.portion
-        ours = self._part_of(remaining, top=top, elapsed=elapsed, spent=spent, now=now)
-        there = min(top, remaining + self.rate * elapsed - spent)
-        # Anthropic rounds tokens to the nearest thousand: none left may be half of that.
-        rounding = _ROUNDING if self.unit and remaining % (2.0 * _ROUNDING) == 0.0 else 0.0
+            depth = min(whole, remaining + reset * rate)
+        reported = self._reported
+        if reported is None or reported.rate != rate:
+            at_reply = reported is not None and reported.at_reply
+            self.depth = 0.0
+            reported = self._reported = Reported(rate, now, at_reply=at_reply)
+        self.depth = max(self.depth, depth, self.capacity / self.portion)
+        # What is rounded may be half a step more or less: Anthropic's tokens, by thousands.
+        rounding = self._rounding(remaining) / 2.0
+        slack = base * _TOLERANCE_SECONDS + self.minimum + rounding
+        is_full = remaining >= self.depth - slack
+        reported.note(
+            remaining, sent_at=sent_at, sent=sent, spent=spent - opening, now=now, is_full=is_full
+        )
+        level, left = reported.level(self.rate, spent=spent, now=now)
+        ours = self._part_of(remaining, elapsed=now - sent_at, spent=spent - sent, now=now)
         # Requests overtake each other on the way.
-        there += base * _TOLERANCE_SECONDS + self.minimum + rounding
+        there = min(self.depth, level + slack)
         if there < self.level:
             self.level = there
-        elif settled and not larger:
-            keep = base / self.portion * _KEEP_SECONDS
-            deep = _SPEND * (remaining - keep) + self.rate * elapsed - spent
-            deep = min(deep, ours - base * BURST_SLACK)
-            if remaining > keep and deep > self.level:
-                self.granted += deep - self.level
-                self.level = deep
-        if self.period < DAY:
-            # Of a part of a limit it is enough that a second's worth of ours is left of all.
-            self._follow(remaining + rounding, top=min(top, base), elapsed=elapsed, now=now)
+        elif settled and answered and not larger:
+            self._deepen(left, level, ours, part=reported.portion)
+        if answered:
+            self._told_at = now
+            if self.period < DAY:
+                # Of a part of a limit it is enough that a second's worth of ours is left of all.
+                top = min(self.depth, base)
+                self._follow(remaining + rounding, top=top, elapsed=now - sent_at, now=now)
 
-    def _part_of(
-        self, remaining: float, *, top: float, elapsed: float, spent: float, now: float
-    ) -> float:
+    def _deepen(self, left: float, level: float, ours: float, *, part: float) -> None:
+        """Have more to spend than a slice of the limit, where replies say that it is there.
+
+        Args:
+            left: what they say was left.
+            level: what is left of that by now.
+            ours: the most of it that is ours by agreement.
+            part: the part of it that may be spent from here.
+        """
+        base = self.limit / self.period
+        keep = base / self.portion * _KEEP_SECONDS
+        if self.portion < 1.0:
+            part = _SPEND
+        most = ours - base * BURST_SLACK
+        deep = min(part * (left - keep) + level - left, most)
+        if left > keep and (deep > self.level or self.level > self.capacity):
+            self.granted += max(0.0, deep - self.level)
+            self.level = deep
+            self.top = max(self.top, most)
+
+    def _rounding(self, remaining: float) -> float:
+        """Return the step in which replies say what is left: the largest that fits all of them."""
+        if self._step != 1:
+            self._step = math.gcd(self._step, int(remaining))
+        self._samples += 1
+        step = float(self._step)
+        if self._samples >= _ENOUGH_SAMPLES and 1.0 < step <= self.limit * _COARSEST:
+            return step
+        return _THOUSANDS if self.unit and step % _THOUSANDS == 0.0 else 0.0
+
+    def _part_of(self, remaining: float, *, elapsed: float, spent: float, now: float) -> float:
         """Return how much of what is left is ours: as much as in a bucket of our own.
 
         What the others leave of their parts is not ours: it would not be there when they come.
-        Arguments as in `sample`, and `top`: how much all of it is.
+
+        Args:
+            remaining: what a reply says is left.
+            elapsed: seconds since its request was sent.
+            spent: what was charged here since then.
+            now: the time.
         """
         if self.portion == 1.0:
-            return top
+            return self.depth
         due, (at, charged) = self._due, self._due_at
         self._due_at = now, self.charged
         # What was sent before the limit was known is not charged in this bucket.
@@ -212,7 +287,7 @@ class LearningBucket(TokenBucket):
             due = self.portion * remaining
         else:
             elapsed, spent = now - at, self.charged - charged
-        most = self.portion * top
+        most = self.portion * self.depth
         self._due = due = min(most, due + elapsed * self.limit / self.period) - spent
         if is_news:
             self.level = min(self.level, due)
@@ -237,7 +312,7 @@ class LearningBucket(TokenBucket):
             self._falls = 0
         if self.share < 1.0 and now - self._calm_since > _CALM_SECONDS:
             rise = _RISE * (left - _HIGH) / (1.0 - _HIGH) if left > _HIGH else _RISE_BETWEEN
-            rise *= passed / max(1.0, elapsed)
+            rise *= passed / min(max(1.0, elapsed), _LONGEST_ROUND_TRIP)
             self.use(min(1.0, self.share + rise * self._growth))
 
     def _fall(self, part: float, now: float) -> None:
@@ -258,13 +333,16 @@ class LearningBucket(TokenBucket):
             now: the time.
         """
         # After a long calm somebody else has come, and is about as fast. The others with whom
-        # a limit is shared by agreement are not news.
-        alone = self.portion == 1.0
-        first = alone and self._is_told and now - self._refused_at > _CALM_BEFORE
+        # a limit is shared by agreement are not news, and what was sent before anybody knew the
+        # limit has its own cost.
+        calm = now - max(self._refused_at, -math.inf if self.configured else self.opened)
+        first = self.portion == 1.0 and self._is_told(now) and calm > _CALM_BEFORE
         self._calm_since = self._changed_at = self._fell_at = self._refused_at = now
         self._falls = 0
         self._due = None
-        self.gain = FIRST_GAIN
+        self.depth = 0.0
+        if self._reported is not None:
+            self._reported = Reported(self._reported.rate, now, at_reply=self._reported.at_reply)
         if ramp:
             self._growth = max(1.0 / _MOST_GROWTH, self._growth / 4.0)
             self.use(max(_LEAST_SHARE, self.share * _AFTER_RAMP))
@@ -293,16 +371,16 @@ class LearningBucket(TokenBucket):
         if self.estimated:
             if now - self.bound_at < _CALM_SECONDS:
                 self.use(self.share * (1.0 + _RISE_ESTIMATED * self._growth * passed))
-        elif self.share < 1.0 and not self._is_told:
+        elif self.share < 1.0 and not self._is_told(now):
             self.use(min(1.0, self.share + _RISE_UNSEEN * self._growth * passed))
         if now - self._calm_since > _WINDOW_PATIENCE and self.window < self.window_ceiling:
             self._calm_since = now
             self.shorten(self.window * 1.5)
 
-    @property
-    def _is_told(self) -> bool:
-        """Whether what replies say is left decides on the share."""
-        return self._remaining is not None and self.trusted and self._falls <= _MOST_FALLS
+    def _is_told(self, now: float) -> bool:
+        """Whether what replies say is left decides on the share: answered ones, and lately."""
+        lately = now - self._told_at < _CALM_SECONDS
+        return lately and self.trusted and self._falls <= _MOST_FALLS
 
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""
@@ -315,3 +393,5 @@ class LearningBucket(TokenBucket):
         self._calm_since += shift
         self._fell_at += shift
         self._refused_at += shift
+        self._told_at += shift
+        self._reported = None

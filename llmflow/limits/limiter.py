@@ -96,6 +96,7 @@ class Limiter:
         expect: Callable[[], Charge] | None = None,
         place: int = 0,
         patience: float = math.inf,
+        leaves: bool = False,
     ) -> Permit:
         """Wait until one request may be sent, and return the right to send it.
 
@@ -105,6 +106,7 @@ class Limiter:
             place: the `number` of an earlier permit, for a request that is sent again: it
                 goes before all that came after it the first time.
             patience: seconds that the request waits for a daily quota.
+            leaves: whether `Permit.leave` is called when the request goes out.
 
         Raises:
             TooLargeForLimitError: the request is larger than a whole limit.
@@ -115,6 +117,7 @@ class Limiter:
         permit = Permit(self, charge or Charge(), loop, expect)
         permit.number = place
         permit.patience = patience
+        permit.says_when_it_leaves = leaves
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
             if at_once:
@@ -124,7 +127,11 @@ class Limiter:
         return permit
 
     def acquire_nowait(
-        self, charge: Charge | None = None, *, expect: Callable[[], Charge] | None = None
+        self,
+        charge: Charge | None = None,
+        *,
+        expect: Callable[[], Charge] | None = None,
+        leaves: bool = False,
     ) -> Permit | None:
         """Return the right to send one request, or None if anybody would have to wait for it.
 
@@ -132,6 +139,7 @@ class Limiter:
         """
         loop = asyncio.get_running_loop()
         permit = Permit(self, charge or Charge(), loop, expect)
+        permit.says_when_it_leaves = leaves
         with self._lock:
             if self._admission.admit_at_once(permit, loop.time()):
                 self._placed.add(loop, permit)
@@ -266,6 +274,10 @@ class Limiter:
         except BaseException:
             self._end(permit, sent=False)
             raise
+
+    def _leave(self, permit: Permit) -> None:
+        with self._lock:
+            self._admission.leave(permit, permit._loop.time())
 
     def _settle(
         self, permit: Permit, actual: Charge | None, signals: Sequence[QuotaSignal]

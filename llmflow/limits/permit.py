@@ -35,6 +35,14 @@ class Permit(Ticket):
         self._expect = expect
         self._future: asyncio.Future[None] | None = None
 
+    def leave(self) -> None:
+        """Tell that the request goes out: it has its connection.
+
+        Until then it has not arrived either, and what replies say is left does not count it.
+        Only for permits that were acquired with `leaves`; the others leave at once.
+        """
+        self._limiter._leave(self)
+
     def settle(self, actual: Charge | None = None, *, signals: Sequence[QuotaSignal] = ()) -> None:
         """End with an answer.
 

@@ -13,7 +13,17 @@ WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
 class Ticket:
     """One request's place in the queue, later its right to be sent."""
 
-    __slots__ = ("admitted_at", "charge", "mark", "number", "patience", "state")
+    __slots__ = (
+        "admitted_at",
+        "charge",
+        "is_opening",
+        "left_at",
+        "mark",
+        "number",
+        "patience",
+        "says_when_it_leaves",
+        "state",
+    )
 
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
@@ -22,8 +32,13 @@ class Ticket:
         self.admitted_at = 0.0
         self.patience = math.inf
         """Seconds that this request waits for a daily quota."""
+        self.says_when_it_leaves = False
+        """Whether `leave` is called; else it is taken to be sent when it is admitted."""
+        self.is_opening = False
+        """Whether it was admitted, and waits for a connection."""
+        self.left_at = 0.0
         self.mark: tuple[float, ...] = ()
-        """What had been charged in each unit when it was admitted, itself included."""
+        """What had been sent in each unit when it was, itself included."""
 
     def revise(self) -> None:
         """Bring the charge up to date, before this ticket is looked at."""

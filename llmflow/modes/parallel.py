@@ -59,6 +59,7 @@ class _Call:
         "in_flight",
         "kind",
         "payment",
+        "permit",
         "place",
         "probed",
         "rejected_since",
@@ -87,6 +88,14 @@ class _Call:
         self.payment: Payment | None = None
         self.second: Second | None = None
         self.sending: Sending | None = None
+        self.permit: Permit | None = None
+
+    def leave(self) -> None:
+        """Take note that the request goes out."""
+        if self.sending is not None:
+            self.sending.in_flight = True
+        if self.permit is not None:
+            self.permit.leave()
 
 
 class ParallelMode:
@@ -188,6 +197,7 @@ class ParallelMode:
                 expect=call.expect,
                 place=call.place,
                 patience=self.retry.daily_limit_patience,
+                leaves=self._wire is not None,
             )
             call.place = permit.number
             call.attempts += 1  # only now is it sent: who was refused admission was not
@@ -239,7 +249,8 @@ class ParallelMode:
         try:
             if self._wire is not None:
                 assert call.wire is not None
-                reply = await transport.send(call.wire, timeout=self.timeout, sending=call.sending)
+                call.permit = permit
+                reply = await transport.send(call.wire, timeout=self.timeout, sending=call)
                 signals = self._wire.signals(reply)
                 try:
                     response = self._wire.decode(reply)
@@ -249,8 +260,7 @@ class ParallelMode:
                     error.may_be_billed = may_be_billed(error, reply.status)
                     raise
             else:
-                if call.sending is not None:
-                    call.sending.in_flight = True
+                call.leave()
                 response = await self._ask_client(call.request)
                 signals = response.signals
         finally:
@@ -300,7 +310,9 @@ class ParallelMode:
             return None
         permit = None
         with contextlib.suppress(ProviderError):  # all are refused at the moment
-            permit = self.limiter.acquire_nowait(twin.charge, expect=twin.expect)
+            permit = self.limiter.acquire_nowait(
+                twin.charge, expect=twin.expect, leaves=self._wire is not None
+            )
         if permit is None:
             if second is not None:
                 second.close(charged=False)

@@ -44,9 +44,11 @@ _changing = threading.Lock()  # loops in several threads begin and end at the sa
 
 
 class Sending(Protocol):
-    """Where it is noted that a request may be running at the other end."""
+    """Who is told that a request goes out, and may be running at the other end from then on."""
 
-    in_flight: bool
+    def leave(self) -> None:
+        """Take note that it goes out on a connection of its own."""
+        ...
 
 
 async def send(

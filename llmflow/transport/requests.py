@@ -61,11 +61,11 @@ class Reply:
     def release(self) -> None:
         """Give the connection back: the reply is whole."""
         connection = self._connection
-        line: Any = connection.protocol
+        line = connection.protocol
         # A server that answers before it has read everything would take the rest of this
         # request for the beginning of the next one.
         transport = None if line is None else line.transport
-        if transport is None or line.upgraded or transport.get_write_buffer_size():
+        if line is None or transport is None or line.upgraded or transport.get_write_buffer_size():
             connection.close()
         else:
             connection.release()

@@ -103,7 +103,7 @@ class Session:
             connection = await self._connector.connect(request, [], limits.connecting)
             phase = "waiting"
             if sending is not None:
-                sending.in_flight = True
+                sending.leave()
             line, number = _expect_reply(connection, wire.method)
             reply = await request.ask(connection, line, wire.body)
             _part_if_refused(line, reply.status, len(wire.body))

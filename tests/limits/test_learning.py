@@ -46,7 +46,7 @@ def test_half_of_a_deep_account_is_spent_at_a_time() -> None:
     state = admission(Quota(rpm=6000))
     (ticket,) = admit(state, 0.0)
     state.finish(ticket, None, 0.0, signals=[QuotaSignal("rpm", 6000, 5999, 0.01)])
-    assert bucket(state, "rpm").level == pytest.approx((5999 - 50) / 2)
+    assert bucket(state, "rpm").level == pytest.approx((5999 - 25) / 2)
 
 
 def test_a_deep_account_is_no_leave_to_exceed_a_lower_configured_limit() -> None:

@@ -60,7 +60,9 @@ def test_a_wait_for_the_quota_counts_neither_as_attempt_nor_as_time_of_the_call(
     answered = [each for each in outcome.results[0] if isinstance(each, Response)]
     assert len(answered) == 20
     assert {each.attempts for each in answered} == {1}
-    assert max(each.waited for each in answered) == pytest.approx(outcome.seconds - 1.0, abs=0.1)
+    # One exchange, or two with that of a rejection, took a second each.
+    longest = max(each.waited for each in answered)
+    assert outcome.seconds - 2.1 < longest < outcome.seconds - 0.9
 
 
 def test_requests_that_hang_are_given_up_and_sent_again() -> None:

@@ -1,0 +1,157 @@
+"""What replies say is left of a limit: as of which moment, and who else takes of it.
+
+While a bucket is not full and nobody else spends, ``left + sent - rate * time`` is always
+the same, whatever happens in between: call it the balance. It tells two things that no
+header does. One is of which moment a reply speaks. Some servers write down what is left when
+they admit a request, others when its answer leaves, seconds later: taken for the wrong
+moment, the balance goes up and down with every change of pace, and for the right one it does
+not. The other is what somebody else takes: by that much it falls.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+# Replies come in clumps, out of order, and each has had another way: their mean counts.
+_GROUP_SECONDS: Final = 0.05
+# How much steadier the balance has to be for the other moment. To believe in the later one
+# where the earlier one is true costs rejections; the other way round it costs time.
+_TO_REPLY: Final = 8.0
+_TO_SENDING: Final = 2.0
+# The weight of a new step of the balance among those before, and how many there have to be.
+_SPREAD_WEIGHT: Final = 0.1
+_ENOUGH_GROUPS: Final = 8
+_FORGET_SECONDS: Final = 5.0
+# Somebody else is taken to spend as much as we do until replies to so many seconds' worth of
+# requests say otherwise, and again as soon as the balance falls by such a part of our own.
+_PRIOR_SECONDS: Final = 0.1
+_PRIOR: Final = 1.0
+_SEEN: Final = 0.2
+
+
+class Reported:
+    """The balance of one limit, from what replies say.
+
+    Args:
+        rate: what comes in per second.
+        now: the time.
+        at_reply: which of the two moments is believed in at first.
+    """
+
+    __slots__ = (
+        "_at",
+        "_count",
+        "_early_before",
+        "_early_fall",
+        "_early_own",
+        "_early_spread",
+        "_groups",
+        "_late_before",
+        "_late_fall",
+        "_late_own",
+        "_late_spread",
+        "_left",
+        "_origin",
+        "_sent",
+        "_sent_at",
+        "_sent_before",
+        "_since",
+        "_spent",
+        "_spent_before",
+        "at_reply",
+        "rate",
+    )
+
+    def __init__(self, rate: float, now: float, *, at_reply: bool = False) -> None:
+        self.rate = rate
+        self.at_reply = at_reply
+        """Whether replies speak of the moment at which they left."""
+        self._origin = self._since = now
+        self._count = self._groups = 0
+        # Sums over a group of replies.
+        self._left = self._sent = self._sent_at = self._spent = self._at = 0.0
+        self._early_before = self._late_before = self._sent_before = self._spent_before = 0.0
+        self._early_spread = self._late_spread = 0.0
+        self._early_fall = self._late_fall = self._early_own = self._late_own = 0.0
+
+    def note(
+        self, left: float, *, sent_at: float, sent: float, spent: float, now: float, is_full: bool
+    ) -> None:
+        """Take note of a reply.
+
+        Args:
+            left: what it says is left.
+            sent_at: when its request was sent.
+            sent: what had been sent from here by then, in all, the request among it.
+            spent: what has been sent from here by now, in all.
+            now: the time.
+            is_full: whether the bucket may be full: then the balance falls by itself.
+        """
+        if self._count and now - self._since > _GROUP_SECONDS:
+            self._close(now - self._since, is_full=is_full)
+        if not self._count:
+            self._since = now
+        self._count += 1
+        self._left += left
+        self._sent += sent
+        self._sent_at += sent_at - self._origin
+        self._spent += spent
+        self._at += now - self._origin
+
+    def level(self, rate: float, *, spent: float, now: float) -> tuple[float, float]:
+        """Return what is left by now, and what the last replies said was.
+
+        Args:
+            rate: what has come in per second meanwhile, for us.
+            spent: what has been sent from here by now, in all.
+            now: the time.
+        """
+        count = self._count
+        left = self._left / count
+        before, at = (self._spent, self._at) if self.at_reply else (self._sent, self._sent_at)
+        passed = now - self._origin - at / count
+        return left + before / count - spent + rate * passed, left
+
+    @property
+    def portion(self) -> float:
+        """The part of what is left that may be spent from here: somebody else may spend, too."""
+        prior = self.rate * _PRIOR_SECONDS
+        fallen = max(0.0, self._late_fall if self.at_reply else self._early_fall)
+        own = max(0.0, self._late_own if self.at_reply else self._early_own)
+        others = (fallen + _PRIOR * prior) / (own + prior)
+        if own > prior and fallen > _SEEN * own:
+            others = max(_PRIOR, others)
+        return 1.0 / (1.0 + others)
+
+    def _close(self, passed: float, *, is_full: bool) -> None:
+        """Compare a group of replies with the one before it, and begin another."""
+        count, sent, spent = self._count, self._sent / self._count, self._spent / self._count
+        early = (self._left + self._sent - self.rate * self._sent_at) / count
+        late = (self._left + self._spent - self.rate * self._at) / count
+        if self._groups and not is_full:
+            early_step, late_step = early - self._early_before, late - self._late_before
+            self._early_spread += (early_step**2 - self._early_spread) * _SPREAD_WEIGHT
+            self._late_spread += (late_step**2 - self._late_spread) * _SPREAD_WEIGHT
+            self._choose()
+            keep = math.exp(-passed / _FORGET_SECONDS)
+            # Only what was sent until then has taken part.
+            self._early_own = self._early_own * keep + sent - self._sent_before
+            self._late_own = self._late_own * keep + spent - self._spent_before
+            self._early_fall = self._early_fall * keep - early_step
+            self._late_fall = self._late_fall * keep - late_step
+        self._groups += 1
+        self._early_before, self._late_before = early, late
+        self._sent_before, self._spent_before = sent, spent
+        self._count = 0
+        self._left = self._sent = self._sent_at = self._spent = self._at = 0.0
+
+    def _choose(self) -> None:
+        """Believe in the moment for which the balance is the steadier."""
+        if self._groups < _ENOUGH_GROUPS:
+            return
+        early, late = self._early_spread, self._late_spread
+        if self.at_reply:
+            self.at_reply = late < early * _TO_SENDING
+        else:
+            self.at_reply = late * _TO_REPLY < early
