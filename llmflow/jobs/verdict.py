@@ -9,6 +9,7 @@ from typing import Final
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.learned import LearnedLimit
 from llmflow.shares import share_text
+from llmflow.transport import connection_limit, how_to_have_more
 from llmflow.types import Quota
 
 # Less than this says nothing: what a start costs is not what a run costs.
@@ -138,5 +139,7 @@ def _unlimited(evidence: Evidence) -> str | None:
     if evidence.rows <= concurrency:
         return "bounded by the answers' own latency: all rows were under way at once"
     if evidence.row_seconds / evidence.seconds >= _FULL * concurrency:
+        if concurrency >= connection_limit():
+            return f"bounded by the connections ({concurrency:,} rows): {how_to_have_more()}"
         return f"bounded by --concurrency {concurrency:,}: a higher one would make it faster"
     return "bounded by how fast rows came in" if evidence.once else None

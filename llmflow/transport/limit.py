@@ -80,7 +80,7 @@ def how_to_have_more(wanted: int = MOST_CONNECTIONS) -> str:
     """
     limits = _open_files()
     if limits is None or connection_limit() >= MOST_CONNECTIONS:
-        return "several processes, each with its share of the quota, could open more"
+        return "several processes, each with its LLMFLOW_SHARE of the quota, open more"
     soft, hard = limits
     files = min(wanted, MOST_CONNECTIONS) + _RESERVED_FILES
     allow = f"only {soft:,} files may be open at once; allow more with `ulimit -n {files}`"

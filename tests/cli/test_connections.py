@@ -59,3 +59,13 @@ def test_a_cap_of_the_configuration_above_the_limit_is_one_line(simulator: Start
     assert result.code == 2
     assert result.error.startswith("max_concurrent 5,000 is more than the 936 connections")
     assert sim.stats().received == 0
+
+
+def test_as_many_rows_as_connections_are_told_how_there_could_be_more(simulator: Start) -> None:
+    write_rows("in.jsonl", 200)
+    sim = simulator(latency=1.2)
+    more = ("--concurrency", "64", "--json", *QUICK)
+    result = in_shell('ulimit -n 128 && exec "$@"', sim, *more)
+    assert result.code == 0, result.err
+    verdict = json.loads(result.out)["verdict"]
+    assert verdict.startswith("bounded by the connections (64 rows): only 128 files may be open")
