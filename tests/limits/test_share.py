@@ -48,8 +48,8 @@ def test_they_use_a_limit_that_only_headers_name_without_a_rejection(members: in
 @pytest.mark.parametrize("known", [True, False])
 def test_what_was_saved_up_is_shared_too(members: int, known: bool) -> None:
     quota = Quota(rpm=6000 if known else None, share=1 / members)
-    outcome = play(settings(burst_seconds=60), prompts(8000), quota=quota, clients=members)
-    expect(outcome, 21.0, ratio=1.15, rejected=0.001)
+    outcome = play(settings(burst_seconds=30), prompts(4000), quota=quota, clients=members)
+    expect(outcome, 11.0, ratio=1.25, rejected=0.001)
 
 
 @pytest.mark.parametrize("members", [2, 4])
