@@ -86,6 +86,10 @@ class Line(ResponseHandler):
         if self.asks == number:
             self.asks = 0
 
+    def part(self) -> None:
+        """See to it that the connection ends with this reply."""
+        self._should_close = True
+
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server."""
         self._heard = self._loop.time()

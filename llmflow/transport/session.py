@@ -241,7 +241,7 @@ def _expect_reply(
 def _part_if_refused(line: Line, status: int, sent: int) -> None:
     """See to it that no other request follows one that was refused, maybe before it was read."""
     if status >= 400 and sent > _SURELY_READ:
-        line.force_close()
+        line.part()
 
 
 async def _content(reply: Reply | ClientResponse) -> bytes:
