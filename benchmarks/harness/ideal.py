@@ -1,4 +1,4 @@
-"""What a client reaches that knows everything: the least time in which all could be answered."""
+"""The ideal: the least time in which a client could be answered that knows everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a provider takes to answer: eight laws, each with a mean of its own."""
+"""Laws of latency: eight of them, each with a mean of its own."""
 
 from __future__ import annotations
 

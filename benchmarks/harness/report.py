@@ -1,4 +1,4 @@
-"""What came of many settings: a row per kind, and the worst of them."""
+"""Tables of outcomes: a row per kind, and the worst settings."""
 
 from __future__ import annotations
 

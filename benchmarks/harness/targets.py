@@ -1,4 +1,4 @@
-"""What admission is to reach on the held-out seed, kind by kind."""
+"""Targets of admission on the held-out seed, kind by kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many jobs run at once: prompt tokens that wait at the provider are counted."""
+"""Limits of jobs at the provider: how many run, and prompt tokens that wait there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What replies say is left of a limit: as of which moment, and who else takes of it.
+"""Balance of a limit from replies: the moment they speak of, and what others take.
 
 While a bucket is not full and nobody else spends, ``left + sent - rate * time`` is always
 the same, whatever happens in between: call it the balance. It tells two things that no
