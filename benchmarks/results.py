@@ -1,4 +1,4 @@
-"""What was measured, as lines on a terminal and as rows of a page.
+"""Results of measurements, as lines on a terminal and as rows of a page.
 
 ``python benchmarks/results.py`` prints the tables of ``benchmarks/README.md`` from the saved
 figures; with ``--write`` it puts them there, between the comments that mark them. What was not

@@ -1,4 +1,4 @@
-"""What is measured: each scenario runs once in a process of its own and returns its figures."""
+"""Scenarios to be measured: each runs once in a process of its own and returns its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scenarios share: a server on another core, prompts, clocks, the server's course."""
+"""Parts of all scenarios: a server on another core, prompts, clocks, the server's course."""
 
 from __future__ import annotations
 

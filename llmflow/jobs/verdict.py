@@ -1,4 +1,4 @@
-"""What kept a run from being faster, in one sentence."""
+"""Verdict of a run: one sentence on the limit that kept it from being faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a run, as plain values."""
+"""Plain values that are kept of a run."""
 
 from __future__ import annotations
 
