@@ -70,7 +70,10 @@ class Collector:
         self._stop_listening = self._live.listen(self._maybe_all_wait)
 
     def __contains__(self, name: str) -> bool:
-        return any(name in each.names for each in (*self._open.values(), *self._sealing))
+        for spool in self._open.values():
+            if name in spool.names:
+                return True
+        return any(name in spool.names for spool in self._sealing) if self._sealing else False
 
     def __len__(self) -> int:
         return sum(each.requests for each in (*self._open.values(), *self._sealing))

@@ -6,6 +6,7 @@ that take seconds to be parsed. None of that stops the event loop or fills the m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, Generic, NamedTuple, TypeVar
@@ -16,7 +17,9 @@ from llmflow.batch_api import FileBounds
 _R = TypeVar("_R")
 
 LONGEST_LINE: Final = 64 * 2**20
-_ROWS_AT_ONCE: Final = 100
+# Rows that are held longer than a moment are what the garbage collector looks through.
+_ROWS_AT_ONCE: Final = 25
+_LINES_AT_ONCE: Final = 1000
 _READ_AT_ONCE: Final = 2**20
 _LARGE: Final = 2**18
 _START: Final = 4096
@@ -73,21 +76,31 @@ class Results(Generic[_R]):
 
     async def __aiter__(self) -> AsyncIterator[list[_R | Unread]]:
         while self._paths:
-            found: list[_R | Unread] = []
-            for line in await in_thread(self._lines):
-                if isinstance(line, Unread):
-                    found += (*self._given_up(), line)
-                    continue
-                row = await row_in(line, self._read) if len(line) > _LARGE else self._row(line)
-                if row is None:
-                    found += await self._take_part(line)
-                else:
-                    if self._parts:
-                        found += self._given_up()
-                    found.append(row)
-            if not self._at:  # a row does not go on in the next file
-                found += self._given_up()
-            yield found
+            lines = await in_thread(self._lines)
+            # A thread costs more than a turn of the event loop, and a turn is not to take long.
+            for start in range(0, len(lines) or 1, _ROWS_AT_ONCE):
+                if start:
+                    await asyncio.sleep(0)
+                end = start + _ROWS_AT_ONCE
+                found = await self._rows(lines[start:end])
+                if not self._at and end >= len(lines):  # a row does not go on in the next file
+                    found += self._given_up()
+                yield found
+
+    async def _rows(self, lines: Sequence[bytes | Unread]) -> list[_R | Unread]:
+        found: list[_R | Unread] = []
+        for line in lines:
+            if isinstance(line, Unread):
+                found += (*self._given_up(), line)
+                continue
+            row = await row_in(line, self._read) if len(line) > _LARGE else self._row(line)
+            if row is None:
+                found += await self._take_part(line)
+            else:
+                if self._parts:
+                    found += self._given_up()
+                found.append(row)
+        return found
 
     def _lines(self) -> list[bytes | Unread]:
         """Return the next lines: a few, or none where there is much to be left out."""
@@ -96,7 +109,7 @@ class Results(Generic[_R]):
         with self._paths[0].open("rb") as file:
             file.seek(self._at)
             size = 0
-            while len(lines) < _ROWS_AT_ONCE and size < _READ_AT_ONCE:
+            while len(lines) < _LINES_AT_ONCE and size < _READ_AT_ONCE:
                 line = file.readline(LONGEST_LINE + 1)
                 size += len(line)
                 if line.endswith(b"}\n") and len(line) <= LONGEST_LINE:

@@ -6,7 +6,7 @@ served for the first time. Both would have rows asked, and paid, again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmflow.batch_api import BatchRow, BatchStatus
 
 _EARLIER: Final = "earlier-"
+_READ_AT_ONCE: Final = 2**20
 _LONGEST_PLAIN: Final = 2**18
 
 
@@ -105,19 +106,33 @@ def _last_of_distinct_rows(pending: set[str], files: Sequence[Path]) -> dict[byt
     """
     found: dict[bytes, int] = {}
     for path in files:
-        count, line = 0, b""
-        with path.open("rb") as file:
-            while following := file.readline(_LONGEST_PLAIN):
-                line = following
-                is_one = line.startswith(b"{") and line.endswith((b"}\n", b"}"))
-                name = name_in(line) if is_one else None
-                if name not in pending:
-                    return None
-                pending.remove(name)
-                count += 1
+        count, last = 0, b""
+        for lines in _pages(path):
+            objects = (each for each in lines if each.startswith(b"{") and each.endswith(b"}"))
+            names = set(map(name_in, objects))
+            # One less where a line is no object, or has the name of another one.
+            if len(names) < len(lines) or not names <= pending:
+                return None
+            pending -= names
+            count, last = count + len(lines), lines[-1]
         if count:
-            found[line] = count
+            found[last] = count
     return found
+
+
+def _pages(path: Path) -> Iterator[list[bytes]]:
+    """Yield the lines of a file, without their ends; a long line may come in several parts."""
+    rest = b""
+    with path.open("rb") as file:
+        while piece := file.read(_READ_AT_ONCE):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > _LONGEST_PLAIN:
+                lines.append(rest)
+                rest = b""
+            if lines:
+                yield lines
+    if rest:
+        yield [rest]
 
 
 class _Glance:

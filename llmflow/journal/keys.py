@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 SIZE = 16
@@ -20,8 +21,14 @@ def fingerprint(*, provider: str, endpoint: str, model: str, body: bytes) -> byt
         model: the model's name there.
         body: the whole request: every message and every parameter.
     """
-    # The lengths keep the parts apart, whatever they hold.
-    head = f"{len(provider)} {len(endpoint)} {len(model)} {provider}{endpoint}{model}"
-    digest = blake2b(head.encode("utf-8", "surrogatepass"), digest_size=SIZE)
+    digest = _begun(provider, endpoint, model).copy()
     digest.update(body)
     return digest.digest()
+
+
+@lru_cache(maxsize=64)
+def _begun(provider: str, endpoint: str, model: str) -> blake2b:
+    """Return the digest of what the questions to a model have in common; it is not changed."""
+    # The lengths keep the parts apart, whatever they hold.
+    head = f"{len(provider)} {len(endpoint)} {len(model)} {provider}{endpoint}{model}"
+    return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=SIZE)

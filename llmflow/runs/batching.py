@@ -225,8 +225,12 @@ class Batching:
         queue = self._queues.get(_domain(route))
         return queue is not None and queue.is_waited_for(name_of(key, nth))
 
-    def enqueue(self, call: Call, route: Route, key: bytes, nth: int, choice: Choice) -> bool:
+    def enqueue(
+        self, call: Call, route: Route, key: bytes, nth: int, choice: Choice, *, is_unknown: bool
+    ) -> bool:
         """Have a call answered by a job, with nobody waiting for it; False if it just was.
+
+        With `is_unknown`, the journal had no answer in this turn of the event loop.
 
         Raises:
             UsageError: the run's jobs are looked after in another event loop.
@@ -235,9 +239,8 @@ class Batching:
         if self._loop is not asyncio.get_running_loop():
             raise UsageError("the run's batch jobs belong to another event loop: submit there")
         queue, name = self.queue(route, choice), name_of(key, nth)
-        if queue.keeping(name) is not None or (
-            queue.has_kept and self.is_known(name, answered=True)
-        ):
+        may_be_kept = queue.has_kept and not is_unknown
+        if queue.keeping(name) or (may_be_kept and self.is_known(name, answered=True)):
             return False
         queue.check(name)
         self._put(queue, call, route, name)

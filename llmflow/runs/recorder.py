@@ -97,6 +97,11 @@ class Recorder:
             run_id=self._run_id,
         )
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether any call of the run was more than submitted."""
+        return bool(self._routes)
+
     def limiters(self) -> dict[Limiter, LimiterStatistics]:
         """Return the limiters of its calls, each with its statistics before the first of them."""
         found: dict[Limiter, LimiterStatistics] = {}

@@ -32,6 +32,7 @@ class Submitting:
         self._recorder = recorder
         self._journal = recorder.journal
         self._asked = Asked()  # the calls that come later are counted from 0 again
+        self._has_begun_again = False
         self._shared: dict[bytes, int] = {}
 
     async def submit(self, request: Request, route: Route, choice: Choice) -> bool:
@@ -45,9 +46,10 @@ class Submitting:
         call = route.call(request)
         key = recorder.fingerprint(call, route)
         nth = self._asked.count(key)
-        known = self._journal.find(key, nth)
-        if known is not None and (isinstance(known, Response) or not recorder.retry_failed):
-            return False
+        if nth or self._may_know_more:
+            known = self._journal.find(key, nth)
+            if known is not None and (isinstance(known, Response) or not recorder.retry_failed):
+                return False
         if nth and route.shares(request):
             self._shared[key] = max(nth, self._shared.get(key, 0))
             return False
@@ -56,16 +58,24 @@ class Submitting:
         batching, spending = recorder.batching, recorder.spending
         if not batching.is_for_batch(call, route, choice):
             return False
+        # A cache may have taken its time, and a job have brought the answer meanwhile.
+        is_unknown = route.cache is None
         if spending is None:
-            return batching.enqueue(call, route, key, nth, choice)
+            return batching.enqueue(call, route, key, nth, choice, is_unknown=is_unknown)
         if batching.is_waited_for(route, key, nth):
             return True
         reservation = spending.reserve_now(call, route, batch=True)
-        if not batching.enqueue(call, route, key, nth, choice):
+        if not batching.enqueue(call, route, key, nth, choice, is_unknown=is_unknown):
             reservation.release()
             return False
         spending.keep_for((key, nth), reservation)
         return True
+
+    @property
+    def _may_know_more(self) -> bool:
+        """Whether anything may be written down of what is submitted for the first time."""
+        is_first = self._journal.began_empty and not self._recorder.has_asked
+        return self._has_begun_again or not is_first
 
     async def _from_cache(self, route: Route, key: bytes, nth: int) -> bool:
         found = None if route.cache is None else await route.cache.find(key)
@@ -77,6 +87,7 @@ class Submitting:
     def begin_again(self) -> None:
         """Take the next calls for the first ones, which are submitted once more."""
         self._asked.close()
+        self._has_begun_again = True
 
     async def settle(self) -> None:
         """Write the answers of calls down for the equal ones that were to share them."""

@@ -124,6 +124,7 @@ class AnthropicProvider:
             "Accept": "application/json",
             "anthropic-version": VERSION,
         }
+        self._key_digest = key_digest(self._key)
         if self._key:
             self._headers["x-api-key"] = self._key
 
@@ -133,7 +134,7 @@ class AnthropicProvider:
     @property
     def domain(self) -> Hashable:
         """One quota per server, key and class of models; the key is there as a digest only."""
-        return (self.name, self.base_url, key_digest(self._key), model_class(self.model))
+        return (self.name, self.base_url, self._key_digest, model_class(self.model))
 
     @property
     def endpoint(self) -> str:

@@ -95,6 +95,7 @@ class OpenAIProvider:
         self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
         self._official = self.base_url == BASE_URL
         self._url = f"{self.base_url}/chat/completions"
+        self._key_digest = key_digest(self._key)
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
@@ -109,7 +110,7 @@ class OpenAIProvider:
     @property
     def domain(self) -> Hashable:
         """One quota per server, key and model; the key is there as a digest only."""
-        return (self.name, self.base_url, key_digest(self._key), self.model)
+        return (self.name, self.base_url, self._key_digest, self.model)
 
     @property
     def endpoint(self) -> str:

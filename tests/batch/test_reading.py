@@ -142,3 +142,23 @@ def test_the_bounds_leave_room_for_what_is_honest() -> None:
     bounds = bounds_for(50_000)
     assert bounds.size > 50_000 * 2**20
     assert bounds_for(1).size > reading.LONGEST_LINE
+
+
+async def test_rows_come_in_small_pieces_and_by_few_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = 0
+    run = reading.in_thread
+
+    async def counted(*work: object) -> object:
+        nonlocal threads
+        threads += 1
+        return await run(*work)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reading, "in_thread", counted)
+    path = tmp_path / "0.jsonl"
+    path.write_bytes(b"".join(b'{"name":"%d"}\n' % n for n in range(5000)))
+    pieces = [batch async for batch in Results([path], read)]
+    assert [each for batch in pieces for each in batch] == [str(n) for n in range(5000)]
+    assert max(map(len, pieces)) <= 100
+    assert threads <= 10

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmflow.batch import Batch
 from llmflow.errors import InvalidRequestError
 from llmflow.journal import Journal
 from llmflow.llm import LLM
@@ -15,6 +16,7 @@ from llmflow.runs.returned import Returned
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
+from tests.batch.fakes import FakeProvider, FakeServer
 from tests.journal.helpers import answer, key, opened
 from tests.runs.asking import in_run, numbered, play
 
@@ -74,6 +76,71 @@ def test_a_place_that_was_given_back_is_looked_up(looked_up: list[tuple[bytes, i
 
     in_run(main)
     assert [nth for _, nth in looked_up] == [0]
+
+
+def submitted(run: str, *, first: bool = True) -> dict[str, bool]:
+    """Submit rows, before or after other calls of the session; return what was asked."""
+
+    async def main() -> dict[str, bool]:
+        provider = FakeProvider(FakeServer())
+        llm = LLM(provider, batch=Batch(quiet=0.02, poll=0.002))
+        async with Run(run, mode="batch") as open_run:
+            if not first:
+                await llm("Another")
+            asked = {text: await llm.submit(text) for text in TEXTS}
+            await open_run.settled()
+        return asked
+
+    return asyncio.run(main())
+
+
+def test_what_is_submitted_first_is_not_looked_up_and_in_a_later_session_once(
+    looked_up: list[tuple[bytes, int]],
+) -> None:
+    assert all(submitted("a").values())
+    assert looked_up == []
+    assert not any(submitted("a").values())
+    assert len(looked_up) == len(TEXTS)
+
+
+def test_what_is_submitted_after_a_call_of_the_session_is_looked_up(
+    looked_up: list[tuple[bytes, int]],
+) -> None:
+    assert all(submitted("b", first=False).values())
+    assert len(looked_up) == len(TEXTS)
+
+
+def test_what_is_submitted_again_in_a_session_is_not_asked_again(
+    looked_up: list[tuple[bytes, int]],
+) -> None:
+    async def main() -> list[bool]:
+        server = FakeServer()
+        llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.002))
+        async with Run("c", mode="batch") as run:
+            first = [await llm.submit("Hi"), await llm.submit("Hi")]
+            await run.settled()
+            run.recorder.submit_anew()
+            return [*first, await llm.submit("Hi"), await llm.submit("Hi"), await llm.submit("Hi")]
+
+    assert asyncio.run(main()) == [True, True, False, False, True]
+    assert [nth for _, nth in looked_up][-3:] == [0, 1, 2]
+
+
+def test_what_a_job_brings_while_others_are_submitted_is_not_asked_again() -> None:
+    async def main() -> list[bool]:
+        llm = LLM(FakeProvider(FakeServer()), batch=Batch(quiet=0.02, poll=0.002, requests=2))
+        async with Run("d", mode="batch") as run:
+            first = [await llm.submit(text) for text in TEXTS[:5]]
+            await asyncio.sleep(0.3)  # some are answered by then
+            run.recorder.submit_anew()
+            again = [await llm.submit(text) for text in TEXTS[:6]]
+            await run.settled()
+            assert run.statistics().answered == 6
+        return [*first, *again]
+
+    found = asyncio.run(main())
+    assert found[:5] == [True] * 5
+    assert not any(found[5:9])
 
 
 def test_what_was_recorded_for_nobody_who_asked_is_found(tmp_path: Path) -> None:
