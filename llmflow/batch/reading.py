@@ -20,7 +20,8 @@ LONGEST_LINE: Final = 64 * 2**20
 # Rows that are held longer than a moment are what the garbage collector looks through.
 _ROWS_AT_ONCE: Final = 25
 _LINES_AT_ONCE: Final = 1000
-_READ_AT_ONCE: Final = 2**20
+# Several jobs, and threads, do so at once.
+_READ_AT_ONCE: Final = 2**18
 _LARGE: Final = 2**18
 _START: Final = 4096
 _BLANK: Final = b" \t\r\n\xef\xbb\xbf"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmflow.batch_api import BatchRow, BatchStatus
 
 _EARLIER: Final = "earlier-"
-_READ_AT_ONCE: Final = 2**20
+_READ_AT_ONCE: Final = 2**16
 _LONGEST_PLAIN: Final = 2**18
 
 
@@ -125,7 +125,9 @@ def _pages(path: Path) -> Iterator[list[bytes]]:
     rest = b""
     with path.open("rb") as file:
         while piece := file.read(_READ_AT_ONCE):
-            *lines, rest = (rest + piece).split(b"\n")
+            lines = piece.split(b"\n")
+            lines[0] = rest + lines[0]
+            rest = lines.pop()
             if len(rest) > _LONGEST_PLAIN:
                 lines.append(rest)
                 rest = b""
