@@ -219,9 +219,10 @@ class Admission:
             self.dimensions.observe(signals, ticket, now, answered=True)
         self._leave(ticket, answered=True)
         self.overload.succeed(sent=ticket.admitted_at, in_flight=self.in_flight + 1, now=now)
-        if ticket.admitted_at > self._rejected_at:
-            if self._start is not None:
-                self._start.answer()
+        if self._start is not None and ticket.admitted_at > self._rejected_at:
+            self._start.answer()
+        # A rejection comes at once: what was let in since need not be answered to tell.
+        if self._recovery is None or self._recovery.cleared(now):
             self.dimensions.succeed(now - ticket.admitted_at, now)
         if actual is not None and actual != ticket.charge:
             self.dimensions.settle(ticket, actual)
@@ -249,11 +250,10 @@ class Admission:
         self._advance(now)
         self.dimensions.observe(signals, ticket, now)
         self._leave(ticket)
-        if overloaded is None:
-            return
         sent, in_flight = ticket.admitted_at, self.in_flight + 1
         if not overloaded:
-            self.overload.succeed(sent=sent, in_flight=in_flight, now=now)
+            if overloaded is not None:
+                self.overload.succeed(sent=sent, in_flight=in_flight, now=now)
             return
         self.trouble = reason
         pause = self.overload.fail(sent=sent, in_flight=in_flight, now=now)
@@ -295,6 +295,7 @@ class Admission:
         if ticket.state != ADMITTED:
             return self.paused_until
         self._advance(now)
+        self.dimensions.refund(ticket)
         changed = self.dimensions.observe(signals, ticket, now)
         self._leave(ticket)
         self.rejected += 1

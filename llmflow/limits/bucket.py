@@ -20,6 +20,8 @@ _PROVED_GAIN_SECONDS = 0.08
 # is more: timers are late.
 _PACE_SECONDS = 0.1
 _LATE_SECONDS = 0.02
+# Timers are late by so much, on a busy machine.
+_LATE_TIMER = 0.1
 # Nobody was kept waiting by the pace for so long: the next burst begins slowly again.
 _PACE_PATIENCE = 0.5
 # The last of what is saved up is spent slowly: in no less than so many seconds.
@@ -115,11 +117,21 @@ class TokenBucket:
         self.retune(limit, burst_seconds=burst_seconds)
         self.level, self.pace = self.capacity, self.pace_capacity
 
-    def retune(self, limit: float, *, burst_seconds: float) -> None:
-        """Change the limit; what is in the bucket stays, up to the new capacity."""
+    def retune(self, limit: float, *, burst_seconds: float, widest: float = 0.0) -> None:
+        """Change the limit; what is in the bucket stays, up to the new capacity.
+
+        Args:
+            limit: how many per period.
+            burst_seconds: how many seconds' worth of it are used at once.
+            widest: how many the provider lets through at once, where that is more.
+        """
         self.limit = limit
         self.rate = self.share * limit / self.period
-        self.capacity = max(self.minimum, burst_capacity(limit / self.period, burst_seconds))
+        come = limit / self.period
+        # What comes in while a timer is late must find room, if the provider has it.
+        widest = burst_capacity(come, max(widest, burst_seconds))
+        late = min(self.minimum + come * _LATE_TIMER, widest)
+        self.capacity = max(self.minimum, burst_capacity(come, burst_seconds), late)
         self.top = self.capacity
         """How far the level may rise by itself."""
         self.pace_capacity = 0.0 if self.paced else math.inf

@@ -66,6 +66,8 @@ class Dimensions:
         self.buckets: list[LearningBucket] = []
         self.named: dict[str, float] = {}
         """Limits that replies have named: those of the whole account."""
+        self._named_at: dict[str, float] = {}
+        """When the requests were sent whose replies have named them."""
         self.portion = 1.0
         """The part of all limits that is this program's own."""
         self._hearsay: set[str] = set()
@@ -145,6 +147,12 @@ class Dimensions:
             if bucket.opened <= ticket.admitted_at:
                 bucket.give(charge[bucket.unit] - actual[bucket.unit])
 
+    def refund(self, ticket: Ticket) -> None:
+        """Take note that a request was refused: the provider has charged nothing for it."""
+        spent, charge = self._spent, ticket.charge
+        for unit in range(len(spent)):
+            spent[unit] -= charge[unit]
+
     def check_fits(self, charge: Charge) -> None:
         """Refuse what can never be admitted.
 
@@ -202,7 +210,10 @@ class Dimensions:
                 if self._hearsay:
                     self._hearsay.discard(name)
                 if self.named.get(name) != limit:
-                    self.named[name] = limit
+                    sent_at = now if ticket is None else ticket.left_at
+                    if sent_at < self._named_at.get(name, -math.inf):
+                        continue  # overtaken by the reply that named the limit of today
+                    self.named[name], self._named_at[name] = limit, sent_at
                     self._set_limit(name, now)
                     changed = True
             bucket = self.bucket(name)
@@ -299,6 +310,7 @@ class Dimensions:
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""
         self._history.clear()
+        self._named_at = {name: at + shift for name, at in self._named_at.items()}
         for bucket in self.buckets:
             bucket.move(shift)
 

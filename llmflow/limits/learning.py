@@ -14,7 +14,9 @@ import math
 from typing import Final
 
 from llmflow.limits.bucket import BURST_SLACK, TokenBucket
+from llmflow.limits.depth import Depth
 from llmflow.limits.reported import Reported
+from llmflow.limits.trust import Trust
 from llmflow.types import QuotaSignal
 
 DAY: Final = 86_400.0
@@ -26,12 +28,12 @@ OUTPUT: Final = 3
 _LOW, _HIGH = 0.1, 0.3
 _SMOOTHING_SECONDS: Final = 0.5
 # Where answers take longer, what was given up comes back no slower than with these seconds.
-_LONGEST_ROUND_TRIP: Final = 3.0
+_LONGEST_ROUND_TRIP: Final = 2.0
 # By how much a share falls, once in a round trip, where nothing is left; and how much it
 # rises per second where all is there, or some.
 _FALL: Final = 0.2
 _RISE, _RISE_BETWEEN = 0.15, 0.05
-_RISE_UNSEEN: Final = 0.1
+_RISE_UNSEEN: Final = 0.12
 _RISE_ESTIMATED: Final = 0.05
 _AFTER_REJECTION: Final = 0.8
 _AFTER_FIRST_REJECTION: Final = 0.5
@@ -39,6 +41,8 @@ _CALM_BEFORE: Final = 10.0
 _AFTER_RAMP: Final = 0.5
 _LEAST_SHARE: Final = 0.01
 _CALM_SECONDS: Final = 1.0
+# Replies that were overtaken by so many seconds speak of a time that is over.
+_OVERTAKEN_SECONDS: Final = 3.0
 # The part of what is left that is spent at a time where a limit is shared by agreement.
 _SPEND: Final = 0.5
 _KEEP_SECONDS: Final = 0.25
@@ -48,7 +52,7 @@ _ENOUGH_SAMPLES: Final = 10
 _COARSEST: Final = 0.1
 _THOUSANDS: Final = 1000.0
 _MOST_FALLS: Final = 2
-_SHORTEST_WINDOW: Final = 0.05
+_SHORTEST_WINDOW: Final = 0.1
 _WINDOW_PATIENCE: Final = 30.0
 _MOST_GROWTH: Final = 16.0
 
@@ -72,11 +76,13 @@ class LearningBucket(TokenBucket):
     __slots__ = (
         "_calm_since",
         "_changed_at",
+        "_depth",
         "_due",
         "_due_at",
         "_falls",
         "_fell_at",
         "_growth",
+        "_newest",
         "_refused_at",
         "_remaining",
         "_reported",
@@ -84,12 +90,11 @@ class LearningBucket(TokenBucket):
         "_seen_at",
         "_step",
         "_told_at",
+        "_trust",
         "bound_at",
         "configured",
-        "depth",
         "estimated",
         "portion",
-        "trusted",
         "whole",
         "window",
         "window_ceiling",
@@ -126,21 +131,24 @@ class LearningBucket(TokenBucket):
         self.estimated = estimated
         self.configured = configured
         self.window = self.window_ceiling = burst_seconds
-        self.trusted = True
-        """Whether what replies say is left is what requests are admitted by."""
         self.bound_at = -math.inf
         """When it last was what kept a request waiting."""
-        self.depth = 0.0
-        """The most that was seen in it, or can be by what replies say."""
+        self._depth = Depth()
+        self._trust = Trust()
         self._remaining: float | None = None
         self._reported: Reported | None = None
-        self._told_at = -math.inf
+        self._told_at = self._newest = -math.inf
         self._step = self._samples = 0
         self._seen_at = self._changed_at = now
         self._calm_since = self._fell_at = now
         self._growth = 1.0
         self._refused_at = -math.inf
         self._falls = 0
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether what replies say is left is what requests are admitted by."""
+        return self._trust.given
 
     @property
     def effective_limit(self) -> float:
@@ -157,13 +165,13 @@ class LearningBucket(TokenBucket):
         if portion != self.portion:
             self.portion, self._due = portion, None
         self.whole = limit
-        self.retune(limit * portion, burst_seconds=self.window)
+        self.retune(limit * portion, burst_seconds=self.window, widest=burst_seconds)
         self.use(self.share)
 
     def shorten(self, burst_seconds: float) -> None:
         """Use no more at once than so many seconds' worth."""
         self.window = max(_SHORTEST_WINDOW, min(self.window_ceiling, burst_seconds))
-        self.retune(self.limit, burst_seconds=self.window)
+        self.retune(self.limit, burst_seconds=self.window, widest=self.window_ceiling)
 
     # --- what replies say ------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class LearningBucket(TokenBucket):
             now: the time.
         """
         remaining = signal.remaining
-        if remaining is None or not self.trusted or not 0.0 <= remaining < math.inf:
+        if remaining is None or not self.is_believed or not 0.0 <= remaining < math.inf:
             return
         base = self.limit / self.period
         rate = base / self.portion
@@ -203,37 +211,39 @@ class LearningBucket(TokenBucket):
         whole = self.limit if self.estimated else self.whole
         larger = signal.limit is not None and signal.limit > whole
         remaining = min(remaining, whole)
-        reset = signal.reset
-        if reset is None or not 0.0 < reset < math.inf:
-            depth = remaining
-        else:
-            depth = min(whole, remaining + reset * rate)
         reported = self._reported
         if reported is None or reported.rate != rate:
             at_reply = reported is not None and reported.at_reply
-            self.depth = 0.0
+            self._depth.forget()
             reported = self._reported = Reported(rate, now, at_reply=at_reply)
-        self.depth = max(self.depth, depth, self.capacity / self.portion)
+        least = self.capacity / self.portion
+        self._depth.note(remaining, signal.reset, rate=rate, most=whole, least=least)
+        if sent_at < self._refused_at and not reported.at_reply:
+            self._told_at = max(self._told_at, min(now, self._refused_at + 3.0))
+            return  # that something was refused since is newer
+        depth = self._depth.value
         # What is rounded may be half a step more or less: Anthropic's tokens, by thousands.
         rounding = self._rounding(remaining) / 2.0
         slack = base * _TOLERANCE_SECONDS + self.minimum + rounding
-        is_full = remaining >= self.depth - slack
+        is_full = remaining >= depth - slack
         reported.note(
             remaining, sent_at=sent_at, sent=sent, spent=spent - opening, now=now, is_full=is_full
         )
         level, left = reported.level(self.rate, spent=spent, now=now)
         ours = self._part_of(remaining, elapsed=now - sent_at, spent=spent - sent, now=now)
         # Requests overtake each other on the way.
-        there = min(self.depth, level + slack)
+        there = min(depth, level + slack)
         if there < self.level:
             self.level = there
         elif settled and answered and not larger:
             self._deepen(left, level, ours, part=reported.portion)
-        if answered:
+        overtaken = not reported.at_reply and sent_at < self._newest - _OVERTAKEN_SECONDS
+        self._newest = max(self._newest, sent_at)
+        if answered and not overtaken:
             self._told_at = now
             if self.period < DAY:
                 # Of a part of a limit it is enough that a second's worth of ours is left of all.
-                top = min(self.depth, base)
+                top = min(depth, base)
                 self._follow(remaining + rounding, top=top, elapsed=now - sent_at, now=now)
 
     def _deepen(self, left: float, level: float, ours: float, *, part: float) -> None:
@@ -278,7 +288,7 @@ class LearningBucket(TokenBucket):
             now: the time.
         """
         if self.portion == 1.0:
-            return self.depth
+            return self._depth.value
         due, (at, charged) = self._due, self._due_at
         self._due_at = now, self.charged
         # What was sent before the limit was known is not charged in this bucket.
@@ -287,7 +297,7 @@ class LearningBucket(TokenBucket):
             due = self.portion * remaining
         else:
             elapsed, spent = now - at, self.charged - charged
-        most = self.portion * self.depth
+        most = self.portion * self._depth.value
         self._due = due = min(most, due + elapsed * self.limit / self.period) - spent
         if is_news:
             self.level = min(self.level, due)
@@ -303,6 +313,9 @@ class LearningBucket(TokenBucket):
             weight = 1.0 - math.exp(-passed / _SMOOTHING_SECONDS)
             self._remaining += weight * (remaining - self._remaining)
         left = self._remaining / top if top > 0.0 else 0.0
+        self._trust.note(left, held_back=self.share < 1.0, now=now)
+        if not self.is_believed:
+            return
         if left < _LOW:
             # Once per round trip: what was changed before does not show yet in what is said.
             if now - self._fell_at > elapsed + _SMOOTHING_SECONDS:
@@ -340,7 +353,7 @@ class LearningBucket(TokenBucket):
         self._calm_since = self._changed_at = self._fell_at = self._refused_at = now
         self._falls = 0
         self._due = None
-        self.depth = 0.0
+        self._depth.forget()
         if self._reported is not None:
             self._reported = Reported(self._reported.rate, now, at_reply=self._reported.at_reply)
         if ramp:
@@ -351,10 +364,10 @@ class LearningBucket(TokenBucket):
             return
         remaining = signal.remaining if signal is not None else None
         much = self.limit / self.portion / self.period * _KEEP_SECONDS
-        if self.trusted and remaining is not None and remaining > much:
-            # It says that much is left, and refuses all the same: what it says is another
-            # account than the one that requests are admitted by.
-            self.trusted = False
+        much_left = remaining > much if remaining is not None else None
+        believed = self.is_believed
+        self._trust.refuse(much_left=much_left)
+        if believed and much_left:
             return
         part = _AFTER_FIRST_REJECTION if first else _AFTER_REJECTION
         self.use(max(_LEAST_SHARE, self.share * part))
@@ -380,7 +393,7 @@ class LearningBucket(TokenBucket):
     def _is_told(self, now: float) -> bool:
         """Whether what replies say is left decides on the share: answered ones, and lately."""
         lately = now - self._told_at < _CALM_SECONDS
-        return lately and self.trusted and self._falls <= _MOST_FALLS
+        return lately and self.is_believed and self._falls <= _MOST_FALLS
 
     def move(self, shift: float) -> None:
         """Follow a clock that has been set anew."""
@@ -394,4 +407,6 @@ class LearningBucket(TokenBucket):
         self._fell_at += shift
         self._refused_at += shift
         self._told_at += shift
+        self._newest += shift
+        self._trust.move(shift)
         self._reported = None

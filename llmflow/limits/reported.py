@@ -17,7 +17,7 @@ from typing import Final
 _GROUP_SECONDS: Final = 0.05
 # How much steadier the balance has to be for the other moment. To believe in the later one
 # where the earlier one is true costs rejections; the other way round it costs time.
-_TO_REPLY: Final = 8.0
+_TO_REPLY: Final = 16.0
 _TO_SENDING: Final = 2.0
 # The weight of a new step of the balance among those before, and how many there have to be.
 _SPREAD_WEIGHT: Final = 0.1
@@ -47,6 +47,7 @@ class Reported:
         "_early_own",
         "_early_spread",
         "_groups",
+        "_is_full",
         "_late_before",
         "_late_fall",
         "_late_own",
@@ -69,6 +70,7 @@ class Reported:
         """Whether replies speak of the moment at which they left."""
         self._origin = self._since = now
         self._count = self._groups = 0
+        self._is_full = False
         # Sums over a group of replies.
         self._left = self._sent = self._sent_at = self._spent = self._at = 0.0
         self._early_before = self._late_before = self._sent_before = self._spent_before = 0.0
@@ -86,12 +88,15 @@ class Reported:
             sent: what had been sent from here by then, in all, the request among it.
             spent: what has been sent from here by now, in all.
             now: the time.
-            is_full: whether the bucket may be full: then the balance falls by itself.
+            is_full: whether the bucket may be full: then the balance falls by itself, and a
+                group of replies with this one among them tells nothing of it.
         """
         if self._count and now - self._since > _GROUP_SECONDS:
-            self._close(now - self._since, is_full=is_full)
+            self._close(now - self._since)
         if not self._count:
             self._since = now
+            self._is_full = False
+        self._is_full |= is_full
         self._count += 1
         self._left += left
         self._sent += sent
@@ -124,12 +129,12 @@ class Reported:
             others = max(_PRIOR, others)
         return 1.0 / (1.0 + others)
 
-    def _close(self, passed: float, *, is_full: bool) -> None:
+    def _close(self, passed: float) -> None:
         """Compare a group of replies with the one before it, and begin another."""
         count, sent, spent = self._count, self._sent / self._count, self._spent / self._count
         early = (self._left + self._sent - self.rate * self._sent_at) / count
         late = (self._left + self._spent - self.rate * self._at) / count
-        if self._groups and not is_full:
+        if self._groups and not self._is_full:
             early_step, late_step = early - self._early_before, late - self._late_before
             self._early_spread += (early_step**2 - self._early_spread) * _SPREAD_WEIGHT
             self._late_spread += (late_step**2 - self._late_spread) * _SPREAD_WEIGHT

@@ -140,8 +140,8 @@ def test_slices_shorter_than_a_second_are_found() -> None:
 @pytest.mark.parametrize(
     ("changes", "quota", "rejected"),
     [
-        ({}, Quota(tpm=600_000), 0.03),
-        ({}, None, 0.03),
+        ({}, Quota(tpm=600_000), 0.05),
+        ({}, None, 0.05),
         ({"quota_headers": "off"}, Quota(tpm=600_000), 0.06),
     ],
 )

@@ -158,7 +158,7 @@ def test_a_rejection_beside_others_remainder_does_not_discredit_the_headers() ->
     assert admission.admit_at_once(ticket, 0.0)
     # 30 are left of the account's 100 a second, which is more than a second's worth of ours.
     admission.reject(ticket, 0.1, 0.2, signals=[QuotaSignal("rpm", limit=6000.0, remaining=30.0)])
-    assert admission.dimensions.buckets[0].trusted
+    assert admission.dimensions.buckets[0].is_believed
 
 
 def test_another_share_at_run_time_is_followed() -> None:
