@@ -62,6 +62,7 @@ class SlowServer:
         self._socket.setblocking(False)
         self.url = f"https://127.0.0.1:{self._socket.getsockname()[1]}/x"
         self._tasks = {asyncio.ensure_future(self._accept())}
+        self._accepted: list[socket.socket] = []
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -70,6 +71,8 @@ class SlowServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._socket.close()
+        for sock in self._accepted:  # a task that had not begun has closed none
+            sock.close()
 
     async def ask(self, body: bytes = b"{}", **timeout: Any) -> bytes:
         wire = WireRequest("POST", self.url, {"Authorization": "Bearer k"}, body)
@@ -79,6 +82,7 @@ class SlowServer:
         loop = asyncio.get_running_loop()
         while True:
             sock, _ = await loop.sock_accept(self._socket)
+            self._accepted.append(sock)
             self._tasks.add(asyncio.ensure_future(self._serve(sock)))
 
     async def _serve(self, sock: socket.socket) -> None:
