@@ -93,9 +93,11 @@ class ThreadFeed(Feed[_T]):
                     return None
                 await self._wait()
             self._index += 1
-            row = self._ready.popleft()
+            index, row = self._index, self._ready.popleft()
             self._room.release()
-            return self._index, row
+            if not index % _ROWS_PER_TURN:
+                await asyncio.sleep(0)
+            return index, row
 
     def close(self) -> None:
         """Hand out no more. A thread that waits for the source is left to itself."""

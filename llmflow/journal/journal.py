@@ -67,14 +67,17 @@ class Journal:
         )
         self._reading = threading.Lock()
         self._closing = threading.Lock()
-        self._reader: Reader | None = Reader(
-            schema.open_reader(self._path), replace=self._writer.replace
-        )
         self._altered = 0
         self._asked = Asked()
         self._has_failures = bool(self.totals.failures)
-        self.began_empty = self._reader.is_empty()
-        """Whether it knows nothing but what this session has written down."""
+        reader = Reader(schema.open_reader(self._path), replace=self._writer.replace)
+        try:
+            self.began_empty = reader.is_empty()
+            """Whether it knows nothing but what this session has written down."""
+        except BaseException:  # such as a page that is damaged
+            reader.connection.close()
+            raise
+        self._reader: Reader | None = reader
         _open.add(self)
 
     @classmethod

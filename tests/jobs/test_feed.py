@@ -77,6 +77,30 @@ class TestBothKinds:
         assert turns >= 3
 
 
+async def test_others_have_their_turn_though_all_rows_have_been_read() -> None:
+    read = threading.Event()
+
+    def rows() -> Iterator[int]:
+        yield from range(1000)
+        read.set()
+
+    feed = ThreadFeed(rows(), read_ahead=1000)
+    await feed.next()
+    await asyncio.to_thread(read.wait, 30.0)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    await drain(feed)
+    task.cancel()
+    assert turns >= 3
+
+
 async def test_a_feed_reads_no_further_than_it_is_pulled() -> None:
     read: list[int] = []
 

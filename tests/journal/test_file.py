@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import sqlite3
 import stat
@@ -123,6 +125,31 @@ def test_pages_of_garbage_are_found_or_cost_only_what_was_on_them(folder: Path) 
         journal.close()
     assert problems
     assert all("is damaged" in each for each in problems)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_journal_that_is_refused_leaves_no_file_open(folder: Path) -> None:
+    path = folder / schema.NAME
+    whole = path.read_bytes()
+    refusals = 0
+    gc.disable()  # what is left to it is left open
+    try:
+        for page in range(1, len(whole) // 4096):
+            path.write_bytes(whole[: page * 4096] + b"\xa5" * 4096 + whole[(page + 1) * 4096 :])
+            try:
+                Journal.open(folder).close()
+            except JournalError:
+                refusals += 1
+        assert not [each for each in Path("/proc/self/fd").iterdir() if _is(each, path)]
+    finally:
+        gc.enable()
+    assert refusals
+
+
+def _is(descriptor: Path, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return descriptor.samefile(path)
+    return False
 
 
 def test_a_journal_without_its_tables_is_damaged(folder: Path) -> None:

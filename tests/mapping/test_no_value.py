@@ -30,7 +30,12 @@ def asked() -> tuple[LLM, list[str]]:
 
 def missing_values() -> list[Any]:
     np, pd = pytest.importorskip("numpy"), pytest.importorskip("pandas")
-    kinds = [np.float64("nan"), np.float32("nan"), np.datetime64("NaT"), np.timedelta64("NaT")]
+    kinds = [
+        np.float64("nan"),
+        np.float32("nan"),
+        np.datetime64("NaT", "s"),
+        np.timedelta64("NaT", "s"),
+    ]
     return [None, NAN, decimal.Decimal("nan"), pd.NaT, pd.NA, *kinds]
 
 
