@@ -19,15 +19,51 @@ _GROUP_SECONDS: Final = 0.05
 # where the earlier one is true costs rejections; the other way round it costs time.
 _TO_REPLY: Final = 16.0
 _TO_SENDING: Final = 2.0
-# The weight of a new step of the balance among those before, and how many there have to be.
+# The weight of a new step of the balance among those before.
 _SPREAD_WEIGHT: Final = 0.1
-_ENOUGH_GROUPS: Final = 8
+# Quick changes of pace show from one group to the next, slow ones between rounded numbers only
+# in longer steps: (seconds, how many steps tell something).
+_SHORT_STEPS: Final = (0.0, 8)
+_LONG_STEPS: Final = (0.3, 4)
 _FORGET_SECONDS: Final = 5.0
 # Somebody else is taken to spend as much as we do until replies to so many seconds' worth of
 # requests say otherwise, and again as soon as the balance falls by such a part of our own.
 _PRIOR_SECONDS: Final = 0.1
 _PRIOR: Final = 1.0
 _SEEN: Final = 0.2
+
+
+class Spread:
+    """How steady the balance is for either moment, over steps of so many seconds.
+
+    Args:
+        seconds: of a step, at least.
+        enough: how many steps tell something.
+    """
+
+    __slots__ = ("_before", "_early", "_enough", "_late", "_seconds", "_since", "_steps")
+
+    def __init__(self, seconds: float, enough: int) -> None:
+        self._seconds, self._enough = seconds, enough
+        self._before: tuple[float, float] | None = None
+        self._since = -math.inf
+        self._steps = 0
+        self._early = self._late = 0.0
+
+    def note(self, early: float, late: float, *, is_full: bool, now: float) -> None:
+        """Take note of the balance; while the bucket is full it falls by itself."""
+        before = self._before
+        if now - self._since < self._seconds and not is_full:
+            return
+        if before is not None and not is_full:
+            self._early += ((early - before[0]) ** 2 - self._early) * _SPREAD_WEIGHT
+            self._late += ((late - before[1]) ** 2 - self._late) * _SPREAD_WEIGHT
+        self._steps += 1
+        self._before, self._since = (early, late), now
+
+    def is_steadier_at_reply(self, by: float) -> bool:
+        """Whether the balance is so many times as steady for the later moment."""
+        return self._steps > self._enough and self._late * by < self._early
 
 
 class Reported:
@@ -45,18 +81,18 @@ class Reported:
         "_early_before",
         "_early_fall",
         "_early_own",
-        "_early_spread",
         "_groups",
         "_is_full",
         "_late_before",
         "_late_fall",
         "_late_own",
-        "_late_spread",
         "_left",
+        "_long",
         "_origin",
         "_sent",
         "_sent_at",
         "_sent_before",
+        "_short",
         "_since",
         "_spent",
         "_spent_before",
@@ -74,7 +110,7 @@ class Reported:
         # Sums over a group of replies.
         self._left = self._sent = self._sent_at = self._spent = self._at = 0.0
         self._early_before = self._late_before = self._sent_before = self._spent_before = 0.0
-        self._early_spread = self._late_spread = 0.0
+        self._short, self._long = Spread(*_SHORT_STEPS), Spread(*_LONG_STEPS)
         self._early_fall = self._late_fall = self._early_own = self._late_own = 0.0
 
     def note(
@@ -134,10 +170,10 @@ class Reported:
         count, sent, spent = self._count, self._sent / self._count, self._spent / self._count
         early = (self._left + self._sent - self.rate * self._sent_at) / count
         late = (self._left + self._spent - self.rate * self._at) / count
+        for spread in self._short, self._long:
+            spread.note(early, late, is_full=self._is_full, now=self._since + passed)
         if self._groups and not self._is_full:
             early_step, late_step = early - self._early_before, late - self._late_before
-            self._early_spread += (early_step**2 - self._early_spread) * _SPREAD_WEIGHT
-            self._late_spread += (late_step**2 - self._late_spread) * _SPREAD_WEIGHT
             self._choose()
             keep = math.exp(-passed / _FORGET_SECONDS)
             # Only what was sent until then has taken part.
@@ -153,10 +189,8 @@ class Reported:
 
     def _choose(self) -> None:
         """Believe in the moment for which the balance is the steadier."""
-        if self._groups < _ENOUGH_GROUPS:
-            return
-        early, late = self._early_spread, self._late_spread
-        if self.at_reply:
-            self.at_reply = late < early * _TO_SENDING
-        else:
-            self.at_reply = late * _TO_REPLY < early
+        spreads = self._short, self._long
+        if not self.at_reply:
+            self.at_reply = any(each.is_steadier_at_reply(_TO_REPLY) for each in spreads)
+        elif self._groups > _SHORT_STEPS[1]:
+            self.at_reply = any(each.is_steadier_at_reply(1.0 / _TO_SENDING) for each in spreads)

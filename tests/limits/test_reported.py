@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -64,6 +65,29 @@ def test_the_moment_of_which_replies_speak_is_found(at_reply: bool, seed: int) -
     assert reported.at_reply == at_reply
     level, _ = reported.level(RATE, spent=spent_in(6.0), now=5.99)
     assert level == pytest.approx(left, abs=RATE / 5)
+
+
+def test_slow_changes_of_pace_tell_the_moment_between_rounded_numbers() -> None:
+    """From one group of replies to the next, the pace changes by less than the rounding hides."""
+    reported = Reported(20.0, 0.0)
+    spent, sent, sent_by = 0.0, 0.0, {}
+    for tick in range(1500):
+        now = tick / 100
+        pace = 30.0 + 20.0 * math.sin(now)  # requests per second, each answered after 4 s
+        spent += pace / 100
+        sent_by[tick] = spent
+        if tick >= 400 and tick % 3 == 0:
+            left = 800.0 + 20.0 * now - spent
+            sent = sent_by[tick - 400]
+            reported.note(
+                round(left / 10.0) * 10.0,
+                sent_at=now - 4.0,
+                sent=sent,
+                spent=spent,
+                now=now,
+                is_full=False,
+            )
+    assert reported.at_reply
 
 
 def spent_in(seconds: float) -> float:
