@@ -111,7 +111,7 @@ def main() -> None:
         serve_in_process(SimulatorSettings(latency=0.0)) as simulator,
         tempfile.TemporaryDirectory() as place,
     ):
-        for mode, name in (("parallel", "a call in a Run"), ("batch", "the first batch row")):
+        for mode, name in CALLS.items():
             found = asyncio.run(traced(simulator.url, Path(place) / mode, mode=mode))
             print(f"{name}: {len(found.files)} files, {found.crossings} crossings")
             if arguments.list:
