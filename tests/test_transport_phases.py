@@ -119,10 +119,10 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     [
         (silent, Timeout(total=0.05), r"no answer within 0\.05 s: it had not begun"),
         (silent, Timeout(first_byte=0.05), r"no answer began within 0\.05 s"),
-        (half, Timeout(total=0.05), r"no answer within 0\.05 s: it had begun, but did not end"),
-        (half, Timeout(first_byte=0.04, total=0.08), r"within 0\.08 s: it had begun"),
-        (drip, Timeout(total=0.05), r"no answer within 0\.05 s: it had begun"),
-        (drip, Timeout(first_byte=1, total=0.05), r"no answer within 0\.05 s: it had begun"),
+        (half, Timeout(total=0.4), r"no answer within 0\.4 s: it had begun, but did not end"),
+        (half, Timeout(first_byte=0.3, total=0.5), r"within 0\.5 s: it had begun"),
+        (drip, Timeout(total=0.4), r"no answer within 0\.4 s: it had begun"),
+        (drip, Timeout(first_byte=1, total=0.4), r"no answer within 0\.4 s: it had begun"),
     ],
 )
 async def test_each_phase_has_its_limit_and_its_message(
@@ -368,14 +368,14 @@ async def test_no_more_connections_are_opened_than_the_process_may_hold(
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await peer.request(reader)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
             writer.write(HEAD % 2 + b"hi")
 
     monkeypatch.setattr(transport, "connection_limit", lambda: 3)
     peer = Peer(handler)
     async with serving(peer) as url:
         # Waiting for a free connection is not connecting: five rounds outlast that limit.
-        timeout = Timeout(connect=0.05)
+        timeout = Timeout(connect=1.0)
         replies = await asyncio.gather(
             *(transport.send(post(url), timeout=timeout) for _ in range(15))
         )
