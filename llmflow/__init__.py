@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow import errors, events, telemetry
 from llmflow.batch import Batch
+from llmflow.calls.hedge import Hedge
+from llmflow.calls.statistics import RunStatistics
 from llmflow.engine.graph import BaseNode
 from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
@@ -26,7 +28,6 @@ from llmflow.flows import (
 from llmflow.inference import BatchInferenceNode
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.llm import LLM
-from llmflow.modes.hedging import Hedge
 from llmflow.nodes import (
     AsyncBatchNode,
     AsyncNode,
@@ -38,7 +39,6 @@ from llmflow.pricing import Price
 from llmflow.retry import Retry
 from llmflow.runs.context import current_run
 from llmflow.runs.run import Run
-from llmflow.runs.statistics import RunStatistics
 from llmflow.transport import Timeout, raise_connection_limit
 from llmflow.types import Quota, Response, Usage
 

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from llmflow.arguments import checked_arguments
+from llmflow.calls.choice import Fallback, ModeName, as_choice, choosing
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
 from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
@@ -24,7 +25,6 @@ from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error, concerns_all
 from llmflow.errors import ActionError, StepLimitError, UsageError
 from llmflow.failure_notes import note_node
-from llmflow.modes.choice import Fallback, ModeName, as_choice, choosing
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000

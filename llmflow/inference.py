@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.arguments import checked_arguments
 from llmflow.batch.live import MOST_WAITING, stepping_aside
+from llmflow.calls.choice import Fallback, ModeName
+from llmflow.calls.validate import Validate
 from llmflow.engine.items import async_items, each
 from llmflow.engine.results import OnError
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
 from llmflow.limits.gates import Gate
 from llmflow.llm import LLM
-from llmflow.modes.choice import Fallback, ModeName
-from llmflow.modes.validation import Validate
 from llmflow.nodes import AsyncParallelBatchNode
 from llmflow.runs.context import current_run
 from llmflow.types import Response

@@ -19,6 +19,12 @@ from llmflow.call_options import (
     known_fields,
     merged_options,
 )
+from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
+from llmflow.calls.hedge import Hedge
+from llmflow.calls.live import ParallelMode
+from llmflow.calls.route import Route
+from llmflow.calls.session import Recorder
+from llmflow.calls.validate import Validate, again, checked_validate, problem_of, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
 from llmflow.limits import Limiter
@@ -26,18 +32,12 @@ from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
 from llmflow.llm_copying import Copying, checked_batch
 from llmflow.mapping import Mappable
-from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, chosen
-from llmflow.modes.hedging import Hedge
-from llmflow.modes.parallel import ParallelMode
-from llmflow.modes.validation import Validate, again, checked_validate, problem_of, validating
 from llmflow.pricing import Price, price_of
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
 from llmflow.runs.caching import machine_cache
 from llmflow.runs.context import current_run
 from llmflow.runs.implicit import named_run
-from llmflow.runs.recorder import Recorder
-from llmflow.runs.route import Route
 from llmflow.runs.run import Run
 from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
@@ -399,7 +399,7 @@ class LLM(Mappable, Copying):
     @property
     def batch_queue(self) -> str:
         """What tells its batch jobs from those of other models and servers; in their records."""
-        from llmflow.runs.batch_rows import identity_of
+        from llmflow.batch.rows import identity_of
 
         return identity_of(self._route).key
 

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice
+from llmflow.calls.validate import Validate, checked_validate
 from llmflow.errors import ConfigurationError, MissingKeyError
-from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice
-from llmflow.modes.validation import Validate, checked_validate
 from llmflow.runs.run import Run
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.calls.route import Route
     from llmflow.llm import LLM
-    from llmflow.runs.route import Route
 
 _LLMT = TypeVar("_LLMT", bound="LLM")
 

@@ -20,6 +20,8 @@ from typing import Any
 
 from llmflow.arguments import checked_arguments
 from llmflow.batch.live import limited
+from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, choosing
+from llmflow.calls.validate import Validate, checked_validate, demanding
 from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.engine.graph import BaseNode, warn_of_turns, warn_user
@@ -29,8 +31,6 @@ from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
 from llmflow.limits.gates import Gate, as_gates
-from llmflow.modes.choice import Choice, Fallback, ModeName, as_choice, choosing
-from llmflow.modes.validation import Validate, checked_validate, demanding
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmflow import Limiter, Quota, Retry, Timeout
+from llmflow.calls.call import Call, next_call_id
+from llmflow.calls.hedge import Hedge
+from llmflow.calls.live import ParallelMode
 from llmflow.events import Event, observed
-from llmflow.modes.hedging import Hedge
-from llmflow.modes.mode import Call, next_call_id
-from llmflow.modes.parallel import ParallelMode
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 

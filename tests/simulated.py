@@ -16,11 +16,11 @@ from typing import Any
 from unittest import mock
 
 from llmflow import transport
+from llmflow.calls.call import Call, next_call_id
+from llmflow.calls.live import ParallelMode
 from llmflow.errors import ConnectionFailedError, ProviderError, RequestTimeoutError
 from llmflow.limits import Limiter
 from llmflow.limits.registry import START_IN_FLIGHT
-from llmflow.modes.mode import Call, next_call_id
-from llmflow.modes.parallel import ParallelMode
 from llmflow.provider import provider_for
 from llmflow.retry import Retry
 from llmflow.simulator import SimulatorSettings, SimulatorStats

@@ -18,9 +18,9 @@ from llmflow.batch_api import (
     FileBounds,
     Upload,
 )
+from llmflow.calls.refusals import is_of_all
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError, QueueLimitError
-from llmflow.modes.refusals import is_of_all
 from llmflow.retry import backoff
 from llmflow.types import WireReply, WireRequest
 

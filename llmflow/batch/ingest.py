@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from llmflow.batch.reading import LONGEST_LINE, Results, Unread, files_in
 from llmflow.batch.spool import name_in
+from llmflow.calls.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 from llmflow.errors import (
     BadReplyError,
     BatchRowLostError,
     ProviderError,
     ResultsTooLargeError,
 )
-from llmflow.modes.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 
 if TYPE_CHECKING:
     from llmflow.batch.job import Job

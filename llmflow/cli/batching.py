@@ -30,7 +30,7 @@ def check_options(task: Task) -> None:
     Raises:
         ConfigurationError: they do not, or the deadline is no time.
     """
-    from llmflow.modes.choice import as_choice
+    from llmflow.calls.choice import as_choice
 
     if task.detach and not task.in_batches:
         raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")

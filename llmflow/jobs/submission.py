@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from llmflow.batch.live import live_here
+from llmflow.calls.choice import Choice, choosing
 from llmflow.errors import (
     BatchCancelledError,
     BatchUnsupportedError,
@@ -18,7 +19,6 @@ from llmflow.errors import (
     TooLargeForBudgetError,
 )
 from llmflow.llm import LLM
-from llmflow.modes.choice import Choice, choosing
 from llmflow.rows import LeftOut, PromptTemplate, RowSource, Selection
 from llmflow.runs.run import Run
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.calls.choice import Choice, Fallback, ModeName
+    from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
     from llmflow.mapping.prompts import Prompt
     from llmflow.mapping.pump import OnError
     from llmflow.mapping.surroundings import Surroundings
     from llmflow.mapping.work import Work
-    from llmflow.modes.choice import Choice, Fallback, ModeName
-    from llmflow.modes.validation import Validate
     from llmflow.runs.run import Run
     from llmflow.types import Response
 

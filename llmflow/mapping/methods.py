@@ -14,6 +14,8 @@ from typing import (
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.calls.choice import Fallback, ModeName
+    from llmflow.calls.validate import Validate
     from llmflow.mapping.answers import Answers
     from llmflow.mapping.calls import Asked
     from llmflow.mapping.frames import FrameT, Series
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from llmflow.mapping.pump import OnError
     from llmflow.mapping.result import ResultList
     from llmflow.mapping.stream import AnswerStream
-    from llmflow.modes.choice import Fallback, ModeName
-    from llmflow.modes.validation import Validate
 
 ItemT = TypeVar("ItemT")
 Row: TypeAlias = dict[str, Any]

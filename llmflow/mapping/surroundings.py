@@ -8,6 +8,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
+from llmflow.calls.statistics import RunStatistics
 from llmflow.events import current_run_id
 from llmflow.mapping.pump import Pump
 from llmflow.printable import counted
@@ -16,7 +17,6 @@ from llmflow.progress.words import duration
 from llmflow.runs.context import entered
 from llmflow.runs.progress import RunProgress
 from llmflow.runs.run import Run
-from llmflow.runs.statistics import RunStatistics
 
 
 class Surroundings:

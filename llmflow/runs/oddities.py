@@ -5,36 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from llmflow import errors
-from llmflow.errors import ProviderError
 from llmflow.printable import counted
 
 # The share of cut answers above which the bound is wrong, rather than an answer odd.
 _TOO_MANY: Final = 0.01
-_WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
-    (errors.RequestTimeoutError, "time-out"),
-    (errors.ConnectionFailedError, "connection"),
-    (errors.BatchRowLostError, "lost in a batch job"),
-    (errors.BadReplyError, "unreadable reply"),
-    (errors.OverloadedError, "overloaded"),
-    (errors.ServerError, "server error"),
-)
-
-
-def kind_of(error: ProviderError) -> str:
-    """Return a failure in a word: its status, or what happened where there was none.
-
-    >>> kind_of(errors.ServerError("oops", status=500))
-    '500'
-    >>> kind_of(errors.RequestTimeoutError("no answer"))
-    'time-out'
-    """
-    if error.status is not None and error.status >= 400:
-        return str(error.status)
-    for kind, word in _WORDS:
-        if isinstance(error, kind):
-            return word
-    return type(error).__name__
 
 
 def retry_words(retries: Mapping[str, int]) -> str:

@@ -18,9 +18,9 @@ from llmflow.progress.view import Traffic, View
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
-    from llmflow.runs.recorder import Recorder
+    from llmflow.calls.session import Recorder
+    from llmflow.calls.statistics import RunStatistics
     from llmflow.runs.run import Run
-    from llmflow.runs.statistics import RunStatistics
 
 _STOP_SECONDS: Final = 2.0
 _LEAST_SHARE: Final = 0.05

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmflow.budget.words import dollars
+from llmflow.calls.statistics import RunStatistics
 from llmflow.printable import counted
 from llmflow.progress.view import Traffic
 from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
-from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
-    from llmflow.runs.recorder import Recorder
+    from llmflow.calls.session import Recorder
     from llmflow.runs.run import Run
 
 

@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import orjson
 
 from llmflow.arguments import checked_arguments, checked_flag, checked_total
+from llmflow.calls.choice import Fallback, ModeName, as_choice
+from llmflow.calls.session import Recorder
+from llmflow.calls.statistics import RunStatistics
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
 from llmflow.errors import (
@@ -29,12 +32,9 @@ from llmflow.errors import (
     redact,
 )
 from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
-from llmflow.modes.choice import Fallback, ModeName, as_choice
 from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.context import current_run, entered, in_a_script, whole_program
 from llmflow.runs.oddities import altered_words
-from llmflow.runs.recorder import Recorder
-from llmflow.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
@@ -289,7 +289,7 @@ class Run:
     def _end_jobs(self, journal: Journal) -> None:
         """End the batch jobs that have brought all: their event loop may be over before them."""
         if (journal.folder / "batches").is_dir():
-            from llmflow.runs.job_store import end_what_is_answered
+            from llmflow.batch.journal_store import end_what_is_answered
 
             with contextlib.suppress(JournalError):  # it is said when the journal is closed
                 end_what_is_answered(journal)
@@ -306,7 +306,7 @@ class Run:
                 folder, store="full" if store == "full" else "answers", durability=durability
             )
             if (folder / "batches").is_dir():
-                from llmflow.runs.job_store import tidy_up
+                from llmflow.batch.journal_store import tidy_up
 
                 tidy_up(self._journal)
 

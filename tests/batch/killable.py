@@ -25,13 +25,12 @@ import llmflow_providers.anthropic_batch
 import llmflow_providers.openai
 import llmflow_providers.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
-from llmflow.batch import primer, queue, spool
+from llmflow.batch import deadline, primer, queue, spool
+from llmflow.batch.deadline import Lateness
+from llmflow.calls.live import ParallelMode
 from llmflow.errors import ProviderError
 from llmflow.journal import Journal
-from llmflow.modes.parallel import ParallelMode
 from llmflow.pricing import Price
-from llmflow.runs import lateness
-from llmflow.runs.lateness import Lateness
 from llmflow.transport import streams
 from llmflow.transport.channel import StreamChannel
 
@@ -283,7 +282,7 @@ def _wrap_deadline() -> None:
         return math.inf if answered >= ITEMS // 2 else 0.0
 
     Lateness.lead = lead  # type: ignore[method-assign]
-    lateness._LOOKS = 10_000  # type: ignore[misc]
+    deadline._LOOKS = 10_000  # type: ignore[misc]
 
 
 def _damage(program: Program) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llmflow import Quota
+from llmflow.batch.deadline import Lateness
 from llmflow.batch.record import JobRecord
 from llmflow.limits import Limiter
-from llmflow.runs.lateness import Lateness
 from llmflow.types import Charge
 
 pytestmark = pytest.mark.virtual_time

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from llmflow import Quota, Retry, Usage
+from llmflow.calls.hedge import Hedge
 from llmflow.errors import (
     AuthenticationError,
     ProviderError,
@@ -34,7 +35,6 @@ from llmflow.events import (
     observed,
     subscribe,
 )
-from llmflow.modes.hedging import Hedge
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 from tests.observing import SECRET_ANSWER, SECRET_PROMPT, Asker, kinds_of

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from llmflow import LLM, Budget, Price, Retry, Run
+from llmflow.calls import refusals
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -20,7 +21,6 @@ from llmflow.errors import (
     QuotaExhaustedError,
 )
 from llmflow.limits.registry import forget_limiters
-from llmflow.modes import refusals
 from tests.odd_server import EVERY_CLIENT, Asked, Odd, OddServer, answer, odd_server, whole
 
 PROMPTS = [f"row {number}" for number in range(12)]

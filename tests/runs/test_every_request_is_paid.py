@@ -11,6 +11,7 @@ import pytest
 
 from llmflow import LLM, Budget, Hedge, Price, Quota, Retry, Run, Timeout
 from llmflow.budget import estimate
+from llmflow.calls.billing import may_be_billed
 from llmflow.errors import (
     AuthenticationError,
     BadReplyError,
@@ -24,7 +25,6 @@ from llmflow.errors import (
     ServerError,
     TooLargeForBudgetError,
 )
-from llmflow.modes.billing import may_be_billed
 from llmflow.runs.catalog import find_run
 from llmflow.simulator import Faults, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, run_virtual

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from llmflow.batch import Batch
+from llmflow.calls.ordinals import Returned
 from llmflow.errors import InvalidRequestError
 from llmflow.journal import Journal
 from llmflow.llm import LLM
-from llmflow.runs.returned import Returned
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request

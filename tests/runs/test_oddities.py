@@ -10,6 +10,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
+from llmflow.calls.statistics import kind_of
 from llmflow.errors import (
     BatchRowLostError,
     ConnectionFailedError,
@@ -18,7 +19,7 @@ from llmflow.errors import (
     ServerError,
 )
 from llmflow.retry import Retry
-from llmflow.runs.oddities import answer_words, kind_of, retry_words
+from llmflow.runs.oddities import answer_words, retry_words
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Response, Usage
 from tests.batch.fakes import FakeProvider, FakeServer, echo

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Price, Retry, Run
+from llmflow.calls.statistics import Tally
 from llmflow.errors import BudgetExceededError, InvalidRequestError, RequestTimeoutError
 from llmflow.journal import Journal
 from llmflow.runs.catalog import find_run
-from llmflow.runs.statistics import Tally
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Charge, Request, Response, Usage
 

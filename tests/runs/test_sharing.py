@@ -8,8 +8,8 @@ import random
 import pytest
 
 from llmflow import LLM
+from llmflow.calls.coalesce import Group, Sharing
 from llmflow.errors import ContentFilterError
-from llmflow.runs.sharing import Group, Sharing
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
 

@@ -66,7 +66,7 @@ class Lateness:
 
     def lead(self) -> float:
         """Return how many seconds before the deadline the rest has to be asked in parallel."""
-        from llmflow.runs.deciding import seconds_in_parallel
+        from llmflow.batch.auto import seconds_in_parallel
 
         rows = self._unanswered()
         charge = self.charge or self._average()

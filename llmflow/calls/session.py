@@ -14,24 +14,24 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llmflow.calls.call import Call
+from llmflow.calls.choice import Choice, Way, chosen
+from llmflow.calls.coalesce import Group, Sharing
+from llmflow.calls.ordinals import Returned
+from llmflow.calls.route import Route, server_of
+from llmflow.calls.spending import Spending
+from llmflow.calls.statistics import Tally
 from llmflow.errors import JournalError, ProviderError
 from llmflow.events import listening, observed
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.modes.choice import Choice, Way, chosen
-from llmflow.modes.mode import Call
-from llmflow.runs.returned import Returned
-from llmflow.runs.route import Route, server_of
-from llmflow.runs.sharing import Group, Sharing
-from llmflow.runs.spending import Spending
-from llmflow.runs.statistics import Tally
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
+    from llmflow.batch.mode import Batching
     from llmflow.budget import Ledger
+    from llmflow.calls.payment import CallPayment
     from llmflow.journal import Journal
-    from llmflow.runs.batching import Batching
-    from llmflow.runs.payment import CallPayment
-    from llmflow.runs.submitting import Submitting
+    from llmflow.calls.submitting import Submitting
 
 
 class Recorder:
@@ -260,7 +260,7 @@ class Recorder:
         choice = route.choice or chosen.get() or self._choice
         if choice is None:
             return await self._pay(call, route, key, nth, group)
-        from llmflow.runs.outcomes import Waiting
+        from llmflow.batch.sink import Waiting
 
         way = Way(choice, Waiting())
         try:
@@ -330,7 +330,7 @@ class Recorder:
         with self._giving:
             found = self._batchings.get(loop)
             if found is None:
-                from llmflow.runs.batching import Batching
+                from llmflow.batch.mode import Batching
 
                 for other in [each for each in self._batchings if each and each.is_closed()]:
                     del self._batchings[other]
@@ -355,7 +355,7 @@ class Recorder:
         Returns:
             Whether it is asked; not if its outcome is known already.
         """
-        from llmflow.runs.submitting import Submitting
+        from llmflow.calls.submitting import Submitting
 
         if self._submitting is None:
             self._submitting = Submitting(self)

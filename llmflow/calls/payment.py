@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmflow.calls.call import Payment, Second
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -12,7 +13,6 @@ from llmflow.errors import (
     QuotaExhaustedError,
     RateLimitError,
 )
-from llmflow.modes.mode import Payment, Second
 from llmflow.types import Response
 
 if TYPE_CHECKING:

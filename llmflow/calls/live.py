@@ -17,6 +17,12 @@ from functools import partial
 from typing import Final, TypeVar, cast
 
 from llmflow import transport
+from llmflow.calls.billing import may_be_billed
+from llmflow.calls.call import Call, Payment, Second, Sending
+from llmflow.calls.hedge import Hedge, Hedging
+from llmflow.calls.plausible import plausible
+from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page
+from llmflow.calls.reporter import Teller
 from llmflow.clock import Clock, SystemClock
 from llmflow.errors import (
     ProviderError,
@@ -28,12 +34,6 @@ from llmflow.events import RequestAdmitted
 from llmflow.headers import clock_time
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
-from llmflow.modes.billing import may_be_billed
-from llmflow.modes.hedging import Hedge, Hedging
-from llmflow.modes.mode import Call, Payment, Second, Sending
-from llmflow.modes.plausible import plausible
-from llmflow.modes.refusals import FILTERED, Refusals, filtered, is_page
-from llmflow.modes.telling import Teller
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Price, Run
+from llmflow.calls.plausible import plausible
 from llmflow.errors import BudgetExceededError, ContentFilterError
-from llmflow.modes.plausible import plausible
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers.openai import OpenAIProvider

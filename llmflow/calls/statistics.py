@@ -6,10 +6,20 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
+from llmflow import errors
 from llmflow.errors import ContentFilterError, ProviderError
-from llmflow.runs.oddities import kind_of
 from llmflow.types import Response
+
+_WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
+    (errors.RequestTimeoutError, "time-out"),
+    (errors.ConnectionFailedError, "connection"),
+    (errors.BatchRowLostError, "lost in a batch job"),
+    (errors.BadReplyError, "unreadable reply"),
+    (errors.OverloadedError, "overloaded"),
+    (errors.ServerError, "server error"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,3 +179,19 @@ class Tally:
         """Return the counts of this moment."""
         with self._lock:
             return RunStatistics(**self._counts, cost=self._cost, retries=dict(self._retries))
+
+
+def kind_of(error: ProviderError) -> str:
+    """Return a failure in a word: its status, or what happened where there was none.
+
+    >>> kind_of(errors.ServerError("oops", status=500))
+    '500'
+    >>> kind_of(errors.RequestTimeoutError("no answer"))
+    'time-out'
+    """
+    if error.status is not None and error.status >= 400:
+        return str(error.status)
+    for kind, word in _WORDS:
+        if isinstance(error, kind):
+            return word
+    return type(error).__name__

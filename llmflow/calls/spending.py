@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from llmflow.calls.call import Call, Payment
+from llmflow.calls.payment import CallPayment, spent_on
+from llmflow.calls.route import Route
 from llmflow.errors import BudgetExceededError, ProviderError
-from llmflow.modes.mode import Call, Payment
 from llmflow.printable import counted
-from llmflow.runs.payment import CallPayment, spent_on
-from llmflow.runs.route import Route
 from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:

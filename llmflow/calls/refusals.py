@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Final, Protocol
 
+from llmflow.calls.reporter import Retried, Teller
 from llmflow.clock import Clock
 from llmflow.errors import (
     AuthenticationError,
@@ -16,7 +17,6 @@ from llmflow.errors import (
 )
 from llmflow.limits import Limiter
 from llmflow.limits.standing import Verdict
-from llmflow.modes.telling import Retried, Teller
 from llmflow.types import Response, WireReply
 
 PAUSE_SECONDS: Final = 5.0

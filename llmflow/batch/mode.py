@@ -17,12 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.batch import Batch
 from llmflow.batch.control import Control
+from llmflow.batch.deadline import Lateness
+from llmflow.batch.journal_store import FOLDER, JournalStore
 from llmflow.batch.live import stepping_aside, time_limits, unhurried
 from llmflow.batch.names import call_of, name_of
 from llmflow.batch.queue import Identity, Queue
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch.rows import ask_live, identity_of, put_row, supports, unsupported
+from llmflow.batch.sink import RouteKeeper
 from llmflow.batch.waiter import Outcome, TakenOver, Waiter
 from llmflow.batch_api import BatchAPI
+from llmflow.calls.call import Call
+from llmflow.calls.choice import Choice, Way
+from llmflow.calls.route import Route
 from llmflow.clock import SystemClock
 from llmflow.errors import (
     BatchUnsupportedError,
@@ -32,20 +39,13 @@ from llmflow.errors import (
     UsageError,
 )
 from llmflow.events import BatchDecided, BatchJobChanged, emit
-from llmflow.modes.choice import Choice, Way
-from llmflow.modes.mode import Call
-from llmflow.runs.batch_rows import ask_live, identity_of, put_row, supports, unsupported
-from llmflow.runs.job_store import FOLDER, JournalStore
-from llmflow.runs.lateness import Lateness
-from llmflow.runs.outcomes import RouteKeeper
-from llmflow.runs.route import Route
 from llmflow.types import Response
 
 if TYPE_CHECKING:
+    from llmflow.batch.auto import Decision
+    from llmflow.calls.spending import Spending
     from llmflow.journal import Journal
     from llmflow.journal.values import Recorded
-    from llmflow.runs.deciding import Decision
-    from llmflow.runs.spending import Spending
 
 Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
 Numbered = Callable[[Call, Route], tuple[bytes, int]]
@@ -311,7 +311,7 @@ class Batching:
         domain = (route.provider.domain, route.provider.model)
         decision = self._modes.get(domain)
         if decision is None:
-            from llmflow.runs.deciding import Decision, decide
+            from llmflow.batch.auto import Decision, decide
 
             if supports(route):
                 decision = decide(call, route, choice, self._spending)

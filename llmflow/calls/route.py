@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from llmflow.calls.call import Call, Mode, next_call_id
+from llmflow.calls.plausible import plausible
 from llmflow.errors import ConfigurationError, ContentFilterError, ProviderError
 from llmflow.limits import Limiter
-from llmflow.modes.mode import Call, Mode, next_call_id
-from llmflow.modes.plausible import plausible
 from llmflow.provider import Provider
 from llmflow.surrogates import well_formed_value
 from llmflow.types import Charge, MarkedPrefix, Request, Response, WireRequest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.budget import Reservation
     from llmflow.cache import Cache
-    from llmflow.modes.choice import Choice
+    from llmflow.calls.choice import Choice
     from llmflow.pricing import Price
 
 

@@ -7,9 +7,9 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from llmflow.batch.queue import Identity, Queue
+from llmflow.calls.call import Call
+from llmflow.calls.route import Route, server_of
 from llmflow.errors import BatchUnsupportedError, ProviderError
-from llmflow.modes.mode import Call
-from llmflow.runs.route import Route, server_of
 from llmflow.types import Charge, Response
 
 _DIGEST: Final = 8

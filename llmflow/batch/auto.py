@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from llmflow.batch.live import live_here
+from llmflow.calls.call import Call
+from llmflow.calls.choice import Choice
+from llmflow.calls.route import Route
 from llmflow.limits import Limiter
-from llmflow.modes.choice import Choice
-from llmflow.modes.mode import Call
 from llmflow.printable import counted
-from llmflow.runs.route import Route
 from llmflow.types import Charge
 
 if TYPE_CHECKING:
-    from llmflow.runs.spending import Spending
+    from llmflow.calls.spending import Spending
 
 # Of the deadline: quotas are shared, and what fails is sent again.
 _SHARE_OF_DEADLINE: Final = 0.8

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from llmflow import LLM, Budget, Run
+from llmflow.calls.refusals import PAUSE_SECONDS
 from llmflow.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -15,7 +16,6 @@ from llmflow.errors import (
     ProviderError,
     ServerError,
 )
-from llmflow.modes.refusals import PAUSE_SECONDS
 from llmflow.simulator import SimulatorSettings
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request, Response, WireReply
@@ -256,7 +256,7 @@ def _refusing_once(prompts: set[str]) -> LLM:
 def test_a_probe_whose_loop_was_closed_is_made_by_the_next_refused_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmflow.modes.refusals.PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("llmflow.calls.refusals.PAUSE_SECONDS", 0.5)
     llm = _refusing_once({"a", "b"})
     loop = asyncio.new_event_loop()
     loop.run_until_complete(llm.complete("first"))
@@ -275,7 +275,7 @@ def test_a_probe_whose_loop_was_closed_is_made_by_the_next_refused_call(
 def test_a_probe_whose_loop_is_closed_meanwhile_is_made_by_who_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmflow.modes.refusals.PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr("llmflow.calls.refusals.PAUSE_SECONDS", 0.5)
     llm = _refusing_once({"a", "b"})
     loop = asyncio.new_event_loop()
     loop.run_until_complete(llm.complete("first"))

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, Hedge, Limiter, Quota, Retry, Timeout, Usage
+from llmflow.calls.hedge import Hedging
 from llmflow.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -24,7 +25,6 @@ from llmflow.errors import (
     ServerError,
 )
 from llmflow.limits.registry import forget_limiters
-from llmflow.modes.hedging import Hedging
 from llmflow.simulator import Faults, Simulator, SimulatorSettings
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Request, Response

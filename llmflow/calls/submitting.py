@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmflow.calls.choice import Choice
+from llmflow.calls.route import Route
 from llmflow.errors import ProviderError, UsageError
 from llmflow.journal.asked import Asked
-from llmflow.modes.choice import Choice
-from llmflow.runs.route import Route
 from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
-    from llmflow.runs.recorder import Recorder
+    from llmflow.calls.session import Recorder
 
 
 class Submitting:

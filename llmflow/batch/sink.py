@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from llmflow.batch.names import call_of
 from llmflow.batch.record import JobRecord
 from llmflow.batch.waiter import Outcome, Waiter
+from llmflow.calls.route import Route
 from llmflow.errors import JournalError, ProviderError
-from llmflow.runs.route import Route
 
 if TYPE_CHECKING:
-    from llmflow.runs.batching import Batching
-    from llmflow.runs.spending import Spending
+    from llmflow.batch.mode import Batching
+    from llmflow.calls.spending import Spending
 
 
 class Waiting:

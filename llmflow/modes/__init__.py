@@ -1,1 +1,0 @@
-"""Ways to get a `Response` for a `Request`."""
