@@ -148,14 +148,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         async with aclosing(each(items)) as source:
             items = [item async for item in source]
         await self._submit(items)
-        run = current_run()
-        assert run is not None
-        # What has failed a moment ago is not asked once more.
-        run.recorder.retry_failed = False
-        try:
-            return await super()._exec(items)
-        finally:
-            run.recorder.retry_failed = run.retry_failed
+        return await super()._exec(items)
 
     async def _is_better_submitted(self, items: Any) -> bool:
         """Whether the requests go into files first, without a call that waits for each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -19,12 +19,12 @@ from llmflow.call_options import (
     known_fields,
     merged_options,
 )
+from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import ParallelMode
-from llmflow.calls.route import Route
-from llmflow.calls.session import Recorder
-from llmflow.calls.validate import Validate, again, checked_validate, problem_of, validating
+from llmflow.calls.pipeline import open_session
+from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
 from llmflow.limits import Limiter
@@ -45,7 +45,7 @@ from llmflow.types import Quota, Request, Response
 if TYPE_CHECKING:
     from llmflow.batch import Batch
 
-_outside: Final = Recorder()
+_outside: Final = open_session()
 """For calls that belong to no run."""
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
@@ -377,7 +377,7 @@ class LLM(Mappable, Copying):
         request = self._request(
             prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)"
         )
-        return await run.recorder.submit(request, self._route, choice)
+        return await run.session.submit(Call(request, self._route, choice=choice, wanted=False))
 
     async def collect(self) -> None:
         """Go on with the model's batch jobs that earlier sessions of the run around it have left.
@@ -394,7 +394,7 @@ class LLM(Mappable, Copying):
             raise UsageError('collect needs a run around it: async with Run("name"): ...')
         if not self._prepared:
             self.prepare()
-        run.recorder.adopt(self._route, self.choice or Choice(mode="batch"))
+        run.session.batches.adopt(self._route, self.choice or Choice(mode="batch"))
 
     @property
     def batch_queue(self) -> str:
@@ -414,20 +414,12 @@ class LLM(Mappable, Copying):
         run = self.run_around
         return self._route.choice or chosen.get() or (None if run is None else run.choice)
 
-    async def _answer(self, request: Request) -> Response:
-        run = current_run() or self._run
-        recorder = _outside if run is None else run.recorder
-        response = await recorder.answer(request, self._route)
+    def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
+        run, route = current_run() or self._run, self._route
+        session = _outside if run is None else run.session
+        choice = route.choice or chosen.get() or session.choice
         validate = self.validate or validating.get()
-        if validate is None or (problem := problem_of(response, validate)) is None:
-            return response
-        second = again(request, problem)
-        if second is None:
-            raise problem
-        response = await recorder.answer(second, self._route)
-        if (problem := problem_of(response, validate)) is not None:
-            raise problem
-        return response
+        return session.ask(Call(request, route, choice=choice, validate=validate))
 
     def _request(
         self,

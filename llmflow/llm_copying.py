@@ -20,7 +20,7 @@ from llmflow.runs.run import Run
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
-    from llmflow.calls.route import Route
+    from llmflow.calls.call import Route
     from llmflow.llm import LLM
 
 _LLMT = TypeVar("_LLMT", bound="LLM")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llmflow import Limiter, Quota, Retry, Timeout
-from llmflow.calls.call import Call, next_call_id
+from llmflow.calls.call import Call, Route
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import ParallelMode
 from llmflow.events import Event, observed
@@ -49,11 +49,10 @@ class Asker:
         self, text: str = SECRET_PROMPT, *, run_id: str | None = None, **request: Any
     ) -> Response:
         call = Call(
-            next_call_id(),
             Request(
                 model=self.provider.model, messages=({"role": "user", "content": text},), **request
             ),
-            None,
+            Route(provider=self.provider, mode=self.mode, limiter=self.limiter),
         )
         return await observed(
             lambda: self.mode.complete(call),

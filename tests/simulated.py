@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from llmflow import transport
-from llmflow.calls.call import Call, next_call_id
+from llmflow.calls.call import Call, Route
 from llmflow.calls.live import ParallelMode
 from llmflow.errors import ConnectionFailedError, ProviderError, RequestTimeoutError
 from llmflow.limits import Limiter
@@ -235,10 +235,12 @@ def play(
             rng=random.Random(seed + 100 * number + 1),
         )
 
+        route = Route(provider=provider, mode=mode, limiter=limiter)
+
         async def ask(text: str) -> Response:
             message = {"role": "user", "content": text}
             request = Request(model=provider.model, messages=(message,), max_tokens=max_tokens)
-            call = Call(next_call_id(), request, provider.encode(request))
+            call = Call(request, route)
             response = await mode.complete(call)
             log.append(loop.time())
             return response

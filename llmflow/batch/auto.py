@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from llmflow.batch.live import live_here
 from llmflow.calls.call import Call
 from llmflow.calls.choice import Choice
-from llmflow.calls.route import Route
 from llmflow.limits import Limiter
 from llmflow.printable import counted
 from llmflow.types import Charge
@@ -44,13 +43,14 @@ class Decision:
     why: str
 
 
-def decide(call: Call, route: Route, choice: Choice, spending: Spending | None) -> Decision:
+def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
     """Decide for a whole crowd of calls, at its first.
 
     How many there are is known where a node, a flow or a map has counted its items; else it is
     this one alone. All are taken to be like the first.
     """
     count = max(1, live_here().expected)
+    route = call.route
     charge = route.provider.reserve(call.request)
     seconds = seconds_in_parallel(count, charge, route.limiter)
     time = f"{counted(count, 'call takes', 'calls take')} about {_duration(seconds)} in parallel"
@@ -60,7 +60,7 @@ def decide(call: Call, route: Route, choice: Choice, spending: Spending | None) 
         return Decision(
             False, f"{counted(count, 'call is', 'calls are')} more than the daily quota"
         )
-    if spending is not None and (dear := spending.is_too_dear(call, route, count)):
+    if spending is not None and (dear := spending.is_too_dear(call, count)):
         return Decision(False, dear)
     return Decision(True, time)
 

@@ -27,9 +27,8 @@ from llmflow.batch.rows import ask_live, identity_of, put_row, supports, unsuppo
 from llmflow.batch.sink import RouteKeeper
 from llmflow.batch.waiter import Outcome, TakenOver, Waiter
 from llmflow.batch_api import BatchAPI
-from llmflow.calls.call import Call
-from llmflow.calls.choice import Choice, Way
-from llmflow.calls.route import Route
+from llmflow.calls.call import Call, Route
+from llmflow.calls.choice import Choice
 from llmflow.clock import SystemClock
 from llmflow.errors import (
     BatchUnsupportedError,
@@ -47,11 +46,10 @@ if TYPE_CHECKING:
     from llmflow.journal import Journal
     from llmflow.journal.values import Recorded
 
-Keep = Callable[[bytes, int, Outcome, Route], "asyncio.Future[None] | None"]
-Numbered = Callable[[Call, Route], tuple[bytes, int]]
+Keep = Callable[[tuple[bytes, int], Outcome, Route], "asyncio.Future[None] | None"]
 
 
-class Batching:
+class BatchMode:
     """The batch jobs of one run, or of what is outside of runs.
 
     It belongs to the event loop of the first call; calls of others are sent there.
@@ -59,7 +57,9 @@ class Batching:
     Args:
         journal: where jobs are written down; None: they end with the process.
         keep: writes down an outcome that nobody waits for.
-        numbered: names a call that no journal has numbered.
+        number: names a call that no journal has numbered.
+        on_quota_used_up: called by each call that goes into a job because the daily quota is
+            used up.
         retried: is told of each failure after which a row is asked again.
         spending: what the run may still spend, or None.
         run_id: what events call the run.
@@ -70,14 +70,16 @@ class Batching:
         *,
         journal: Journal | None,
         keep: Keep,
-        numbered: Numbered,
+        number: Callable[[Call], None],
+        on_quota_used_up: Sequence[Callable[[], None]],
         retried: Callable[[ProviderError], None],
         spending: Spending | None,
         run_id: str | None,
     ) -> None:
         self._journal = journal
-        self._numbered = numbered
+        self._number = number
         self._keep = keep
+        self._on_quota_used_up = on_quota_used_up
         self.retried = retried
         self._spending = spending
         self._run_id = run_id
@@ -91,55 +93,54 @@ class Batching:
         self._folder: Path | None = None
         self._deadlines: dict[Hashable, Lateness] = {}
         self._modes: dict[Hashable, Decision] = {}
-        self.on_used_up: Callable[[], None] = lambda: None
-        """Called by each call that goes into a job because the daily quota is used up."""
         self.decisions: dict[str, int] = {}
         """What was decided, and for how many rows; 0 where it was not for rows."""
 
-    async def answer(self, call: Call, route: Route, key: bytes, nth: int, way: Way) -> Response:
+    async def complete(self, call: Call) -> Response:
         """Answer a call in the mode that is chosen for it, or in what takes its place.
 
         Raises:
             ProviderError: it failed for good.
         """
-        choice = way.choice
-        if not self.is_for_batch(call, route, choice):
+        choice, route = call.choice, call.route
+        assert choice is not None
+        if not self.is_for_batch(call):
             try:
                 return await route.mode.complete(call)
             except QuotaExhaustedError:
                 if (choice.mode != "auto" and choice.fallback != "batch") or not supports(route):
                     raise
                 self._say_once("the daily quota is used up: on in batch jobs", route)
-                self.on_used_up()
-        if not key:
-            key, nth = self._numbered(call, route)
+                for each in self._on_quota_used_up:
+                    each()
+        self._number(call)
         if self._spending is not None:
-            self._spending.wait_for((key, nth), call.payment)
+            self._spending.wait_for(call.row, call.payment)
         try:
-            response = await self._complete(call, route, name_of(key, nth), way)
+            response = await self._complete(call, choice)
         except TakenOver:
-            way.waiting.waiter = None
+            call.pending = None
         except BatchUnsupportedError:
             if choice.mode != "auto" and choice.fallback != "parallel":
                 raise
             self._say_once("no batch API: on in parallel", route)
         else:
-            way.in_batch = True
+            call.in_batch = True
             return response
         finally:
             if self._spending is not None:
-                self._spending.wait_for((key, nth), None)
-        return await ask_live(call, route)
+                self._spending.wait_for(call.row, None)
+        return await ask_live(call)
 
-    async def _complete(self, call: Call, route: Route, name: str, way: Way) -> Response:
+    async def _complete(self, call: Call, choice: Choice) -> Response:
         """Have a call answered by a batch job."""
         loop = self._enter_loop()
         if loop is not asyncio.get_running_loop():
-            there = self._there(call, route, name, way)
+            there = self._there(call, choice)
             waiting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there, loop))
         else:
             waiting = None
-        aside, waits = stepping_aside.get(), waiting or self._wait(call, route, name, way)
+        aside, waits = stepping_aside.get(), waiting or self._wait(call, choice)
         try:
             with unhurried() if time_limits.get() else contextlib.nullcontext():
                 if aside is None:
@@ -148,14 +149,14 @@ class Batching:
                     return await waits
         except asyncio.CancelledError:
             # It may have its answer by now, and have waited for its slot, or for its own loop.
-            waiter, queue = way.waiting.waiter, self._queues.get(_domain(route))
-            way.waiting.waiter = None
-            if waiter is not None and queue is not None:
-                waiter.on_its_loop(queue.keep_after_all, name, waiter)
+            waiter, queue = call.pending, self._queues.get(_domain(call.route))
+            call.pending = None
+            if isinstance(waiter, Waiter) and queue is not None:
+                waiter.on_its_loop(queue.keep_after_all, name_of(*call.row), waiter)
             raise
 
-    async def _there(self, call: Call, route: Route, name: str, way: Way) -> Response:
-        return await self._wait(call, route, name, way)
+    async def _there(self, call: Call, choice: Choice) -> Response:
+        return await self._wait(call, choice)
 
     def _enter_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop of the jobs; this one, if there is none any more."""
@@ -170,18 +171,18 @@ class Batching:
             assert self._loop is not None
             return self._loop
 
-    def _wait(self, call: Call, route: Route, name: str, way: Way) -> Coroutine[Any, Any, Response]:
+    def _wait(self, call: Call, choice: Choice) -> Coroutine[Any, Any, Response]:
         """Put a call into a file, and return what waits for its answer."""
-        queue = self.queue(route, way.choice)
+        queue, name = self.queue(call.route, choice), name_of(*call.row)
         keeping = queue.keeping(name)
         if keeping is not None or (queue.has_kept and self.is_known(name, answered=True)):
-            return self._read(name, keeping, way)
+            return self._read(call, name, keeping)
         queue.check(name)
-        way.waiting.waiter = waiter = Waiter(asyncio.get_running_loop().create_future())
-        self._put(queue, call, route, name)
+        call.pending = waiter = Waiter(asyncio.get_running_loop().create_future())
+        self._put(queue, call, name)
         return queue.wait(name, waiter)
 
-    async def _read(self, name: str, keeping: asyncio.Future[None] | None, way: Way) -> Response:
+    async def _read(self, call: Call, name: str, keeping: asyncio.Future[None] | None) -> Response:
         """Return an answer that came into the journal after the call had looked there.
 
         Raises:
@@ -191,17 +192,17 @@ class Batching:
             await asyncio.shield(keeping)
         found = self._find(name)
         if isinstance(found, Response):
-            way.replayed = True
+            call.source = "journal"
             return found
         assert found is not None
         raise found.error()
 
-    def _put(self, queue: Queue, call: Call, route: Route, name: str) -> None:
+    def _put(self, queue: Queue, call: Call, name: str) -> None:
         if queue.holds(name):
             return
-        charge = put_row(queue, call, route, name, say=self._say_once)
+        charge = put_row(queue, call, name, say=self._say_once)
         if self._deadlines:
-            deadline = self._deadlines.get(_domain(route))
+            deadline = self._deadlines.get(_domain(call.route))
             if deadline is not None:
                 deadline.charge = charge
 
@@ -215,36 +216,34 @@ class Batching:
         self._enter_loop()
         self.queue(route, choice)
 
-    def holds(self, route: Route, key: bytes, nth: int) -> bool:
+    def holds(self, call: Call) -> bool:
         """Whether a job has a call's row, which may be answered and billed."""
-        queue = self._queues.get(_domain(route))
-        return queue is not None and queue.holds(name_of(key, nth))
+        queue = self._queues.get(_domain(call.route))
+        return queue is not None and queue.holds(name_of(*call.row))
 
-    def is_waited_for(self, route: Route, key: bytes, nth: int) -> bool:
+    def is_waited_for(self, call: Call) -> bool:
         """Whether somebody waits for a call's row, and has reserved what it may cost."""
-        queue = self._queues.get(_domain(route))
-        return queue is not None and queue.is_waited_for(name_of(key, nth))
+        queue = self._queues.get(_domain(call.route))
+        return queue is not None and queue.is_waited_for(name_of(*call.row))
 
-    def enqueue(
-        self, call: Call, route: Route, key: bytes, nth: int, choice: Choice, *, is_unknown: bool
-    ) -> bool:
-        """Have a call answered by a job, with nobody waiting for it; False if it just was.
-
-        With `is_unknown`, the journal had no answer in this turn of the event loop.
+    def enqueue(self, call: Call) -> None:
+        """Have a call answered by a job, with nobody waiting for it, unless it just was.
 
         Raises:
             UsageError: the run's jobs are looked after in another event loop.
         """
+        assert call.choice is not None
         self._enter_loop()
         if self._loop is not asyncio.get_running_loop():
             raise UsageError("the run's batch jobs belong to another event loop: submit there")
-        queue, name = self.queue(route, choice), name_of(key, nth)
-        may_be_kept = queue.has_kept and not is_unknown
+        queue, name = self.queue(call.route, call.choice), name_of(*call.row)
+        # A cache may have taken its time, and a job have brought the answer meanwhile.
+        may_be_kept = queue.has_kept and call.route.cache is not None
         if queue.keeping(name) or (may_be_kept and self.is_known(name, answered=True)):
-            return False
+            return
         queue.check(name)
-        self._put(queue, call, route, name)
-        return True
+        self._put(queue, call, name)
+        call.placed = True
 
     def queue(self, route: Route, choice: Choice) -> Queue:
         """Return the queue of a model, with the jobs of earlier processes.
@@ -304,8 +303,10 @@ class Batching:
                 weakref.finalize(self, _remove, self._folder, os.getpid())
         return self._folder
 
-    def is_for_batch(self, call: Call, route: Route, choice: Choice) -> bool:
+    def is_for_batch(self, call: Call) -> bool:
         """Whether a call goes into a job; with ``"auto"``, decided once for a model."""
+        choice, route = call.choice, call.route
+        assert choice is not None
         if choice.mode != "auto":
             return choice.mode == "batch"
         domain = (route.provider.domain, route.provider.model)
@@ -314,7 +315,7 @@ class Batching:
             from llmflow.batch.auto import Decision, decide
 
             if supports(route):
-                decision = decide(call, route, choice, self._spending)
+                decision = decide(call, choice, self._spending)
             else:
                 decision = Decision(True, "no batch API is known")
             self._modes[domain] = decision
@@ -438,7 +439,7 @@ class Batching:
     def keep(self, name: str, outcome: Outcome, route: Route) -> asyncio.Future[None] | None:
         """Write down what nobody waits for."""
         found = call_of(name)
-        return None if found is None else self._keep(*found, outcome, route)
+        return None if found is None else self._keep(found, outcome, route)
 
     def changed(self, record: JobRecord) -> None:
         """Tell of a job's state."""

@@ -7,23 +7,20 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from llmflow.batch.queue import Identity, Queue
-from llmflow.calls.call import Call
-from llmflow.calls.route import Route, server_of
+from llmflow.calls.call import Call, Route
+from llmflow.calls.key import server_of
 from llmflow.errors import BatchUnsupportedError, ProviderError
 from llmflow.types import Charge, Response
 
 _DIGEST: Final = 8
 
 
-def put_row(
-    queue: Queue, call: Call, route: Route, name: str, *, say: Callable[[str, Route], None]
-) -> Charge:
+def put_row(queue: Queue, call: Call, name: str, *, say: Callable[[str, Route], None]) -> Charge:
     """Put a call into a file that will be a job, and return what it would be charged live.
 
     Args:
         queue: what makes jobs of files.
         call: the call; its body is on the disk then, and no longer in memory.
-        route: how it would reach its answer live.
         name: what the row is called.
         say: hears of decisions.
 
@@ -32,7 +29,7 @@ def put_row(
         InvalidRequestError: the row is larger than a job may be.
         JournalError: it cannot be written.
     """
-    wire = call.wire
+    wire, route = call.wire, call.route
     if wire is None:
         raise unsupported(route)
     charge = route.provider.reserve(call.request)
@@ -41,7 +38,7 @@ def put_row(
         queue.control.api.line(name, wire),
         tokens=charge.input_tokens or charge.tokens,
         schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
-        prefix=_prefix(call, route, say) if queue.settings.primer else None,
+        prefix=_prefix(call, say) if queue.settings.primer else None,
     )
     # What tens of thousands of calls would hold while they wait.
     call.wire = None
@@ -71,8 +68,9 @@ def identity_of(route: Route) -> Identity:
     return Identity(key=digest, provider=provider.name, model=provider.model)
 
 
-def _prefix(call: Call, route: Route, say: Callable[[str, Route], None]) -> bytes | None:
+def _prefix(call: Call, say: Callable[[str, Route], None]) -> bytes | None:
     """Return what tells a marked beginning from others, if a primer pays for it."""
+    route = call.route
     marked = route.marked_prefix(call.request)
     if marked is None:
         return None
@@ -99,13 +97,14 @@ def _schema(options: Mapping[str, Any]) -> str:
     return blake2b(text, digest_size=_DIGEST).hexdigest()
 
 
-async def ask_live(call: Call, route: Route) -> Response:
+async def ask_live(call: Call) -> Response:
     """Ask a call that was to be a row of a job in parallel, at the price of that.
 
     Raises:
         ProviderError: it failed for good.
         BudgetExceededError: a live call does not fit into the budget.
     """
+    route = call.route
     call.wire = call.wire or route.encoded(call.request)
     if call.payment is not None:
         await call.payment.go_live()

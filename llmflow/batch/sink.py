@@ -8,49 +8,30 @@ from typing import TYPE_CHECKING
 
 from llmflow.batch.names import call_of
 from llmflow.batch.record import JobRecord
-from llmflow.batch.waiter import Outcome, Waiter
-from llmflow.calls.route import Route
-from llmflow.errors import JournalError, ProviderError
+from llmflow.batch.waiter import Outcome
+from llmflow.calls.call import Route
+from llmflow.errors import ProviderError
 
 if TYPE_CHECKING:
-    from llmflow.batch.mode import Batching
+    from llmflow.batch.mode import BatchMode
     from llmflow.calls.spending import Spending
-
-
-class Waiting:
-    """What of a call is in a job's hands, for whoever writes its outcome down."""
-
-    __slots__ = ("waiter",)
-
-    def __init__(self) -> None:
-        self.waiter: Waiter | None = None
-
-    def kept(self) -> None:
-        """Note that its outcome is written down, or need not be."""
-        if self.waiter is not None:
-            self.waiter.kept()
-
-    def lost(self, error: JournalError) -> None:
-        """Note that it cannot be written down."""
-        if self.waiter is not None:
-            self.waiter.lost(error)
 
 
 class RouteKeeper:
     """A queue's view of the run."""
 
-    def __init__(self, batching: Batching, route: Route, spending: Spending | None) -> None:
-        self._batching = batching
+    def __init__(self, batches: BatchMode, route: Route, spending: Spending | None) -> None:
+        self._batches = batches
         self._route = route
         self._spending = spending
-        self.is_known = batching.is_known
-        self.changed = batching.changed
-        self.drain = batching.drain
-        self.retried = batching.retried
+        self.is_known = batches.is_known
+        self.changed = batches.changed
+        self.drain = batches.drain
+        self.retried = batches.retried
 
     def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
         """Write a row's outcome down."""
-        return self._batching.keep(name, outcome, self._route)
+        return self._batches.keep(name, outcome, self._route)
 
     def lost(self, name: str, error: ProviderError) -> None:
         """Charge a row that may have been billed without an answer."""
@@ -69,7 +50,7 @@ class RouteKeeper:
 
     def decided(self, decision: str, *, record: JobRecord | None, rows: int) -> None:
         """Hear of a decision."""
-        self._batching.decided(decision, record, rows, self._route)
+        self._batches.decided(decision, record, rows, self._route)
 
     def worked(self) -> None:
         """Hear that key and model work."""

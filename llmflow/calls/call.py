@@ -1,112 +1,136 @@
-"""What a mode is: a way to get a `Response` for a `Request`."""
+"""A call on its way to an answer, its route, and the shape of the steps that it passes."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from llmflow.errors import ProviderError
-from llmflow.types import Charge, Request, Response, WireRequest
+from llmflow.calls.plausible import plausible
+from llmflow.errors import ContentFilterError, JournalError, ProviderError
+from llmflow.limits import Limiter
+from llmflow.provider import Provider
+from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRequest
 
-next_call_id = count(1).__next__
-"""Numbers the calls of this process, so that what is told of one call can be put together."""
+if TYPE_CHECKING:
+    from llmflow.batch import Batch
+    from llmflow.budget import Reservation
+    from llmflow.cache import Cache
+    from llmflow.calls.choice import Choice
+    from llmflow.calls.in_flight import InFlight
+    from llmflow.calls.payment import Payment
+    from llmflow.calls.validate import Validate
+    from llmflow.pricing import Price
 
+_next_id = count(1).__next__
 
-class Sending:
-    """Whether a request may have run at the provider.
-
-    Attributes:
-        in_flight: whether it was sent, and has not failed.
-        billed: whether it has failed in a way that tells nothing of that.
-    """
-
-    __slots__ = ("billed", "in_flight")
-
-    def __init__(self) -> None:
-        self.in_flight = self.billed = False
-
-    @property
-    def may_have_run(self) -> bool:
-        """Whether somebody may have to pay for it."""
-        return self.in_flight or self.billed
-
-    def note(self, error: ProviderError) -> None:
-        """Note that it has failed."""
-        self.in_flight = False
-        self.billed = self.billed or error.may_be_billed
+NOTHING: Final = Response(
+    text="", usage=Usage(), finish_reason=None, model="", provider="", source="nothing"
+)
+"""What a call comes to that wants no result."""
 
 
-class Second(Sending, ABC):
-    """What is kept back for a request that is sent beside another one."""
+class Pending(Protocol):
+    """A call that a batch job has answered, until the answer is written down."""
 
-    __slots__ = ()
+    def kept(self) -> None:
+        """Note that the outcome is written down, or need not be."""
+        ...
 
-    @abstractmethod
-    def close(self, *, charged: bool) -> None:
-        """Take what was kept back as spent, or give it back."""
-
-
-class Payment(Sending, ABC):
-    """What is kept back for one call, whose requests may each have to be paid for."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def begin(self, requests: int) -> None:
-        """Note that a request is about to be sent, and how many there are with it."""
-
-    @abstractmethod
-    def ended(self, error: ProviderError) -> None:
-        """Note that it has failed; if it may have run, what was kept back is spent."""
-
-    @abstractmethod
-    async def renew(self) -> None:
-        """Keep back what the next request may cost.
-
-        Raises:
-            BudgetExceededError: it does not fit any more.
-        """
-
-    @abstractmethod
-    async def go_live(self) -> None:
-        """Keep back what a live call may cost, in place of a row of a batch job.
-
-        Raises:
-            BudgetExceededError: it does not fit.
-        """
-
-    @abstractmethod
-    def second(self) -> Second | None:
-        """Keep something back for a request beside this one; None where it does not fit."""
+    def lost(self, error: JournalError, /) -> None:
+        """Note that it cannot be written down."""
+        ...
 
 
 class Call:
-    """One call on its way to an answer.
+    """One call on its way to an answer; each step adds what the next ones need.
 
     Args:
-        id: the call's number in this process.
         request: what is asked.
-        wire: the request as it goes over the wire; None for a provider that has a client of
-            its own, and where it is in a file already.
+        route: how it reaches its answer.
+        choice: the mode that is chosen for it; None: live.
+        validate: looks at its answer; None where any is accepted.
+        wanted: whether the answer is waited for; else it comes into the journal.
 
     Attributes:
+        id: the call's number in this process.
+        wire: the request as it goes over the wire; None for a provider that has a client of
+            its own, and where it is in a file already.
+        shares: whether equal calls in flight have one answer.
+        key: what stands for it in the journal; empty where nothing asks for it.
+        ordinal: how often the same was asked before in this session.
+        in_flight: the equal calls that it belongs to, if it shares their answer.
+        source: where its answer is from, as `Response.source` says.
+        in_batch: whether a batch job has answered it.
+        pending: what waits in a batch job until its answer is written down, or None.
+        placed: whether a batch job has it, if nobody wants a result.
         charge: what its provider reserves for it, where that was asked already.
         payment: what is kept back for it; None where nobody limits that.
         retried: is told of each failure after which the request is sent again; None where
             nobody asks.
     """
 
-    __slots__ = ("charge", "id", "payment", "request", "retried", "wire")
+    __slots__ = (
+        "charge",
+        "choice",
+        "id",
+        "in_batch",
+        "in_flight",
+        "key",
+        "ordinal",
+        "payment",
+        "pending",
+        "placed",
+        "request",
+        "retried",
+        "route",
+        "shares",
+        "source",
+        "validate",
+        "wanted",
+        "wire",
+    )
 
-    def __init__(self, id: int, request: Request, wire: WireRequest | None) -> None:  # noqa: A002
-        self.id = id
+    def __init__(
+        self,
+        request: Request,
+        route: Route,
+        *,
+        choice: Choice | None = None,
+        validate: Validate | None = None,
+        wanted: bool = True,
+    ) -> None:
+        self.id = _next_id()
         self.request = request
-        self.wire = wire
+        self.route = route
+        self.choice = choice
+        self.validate = validate
+        self.wanted = wanted
+        self.wire = route.encoded(request)
+        self.shares = False
+        self.key = b""
+        self.ordinal = 0
+        self.in_flight: InFlight | None = None
+        self.source = "provider"
+        self.in_batch = self.placed = False
+        self.pending: Pending | None = None
         self.charge: Charge | None = None
         self.payment: Payment | None = None
         self.retried: Callable[[ProviderError], None] | None = None
+
+    @property
+    def row(self) -> tuple[bytes, int]:
+        """What names it in the journal."""
+        return self.key, self.ordinal
+
+    def again(self, request: Request) -> Call:
+        """Return a call for another request, on the same route in the same mode."""
+        return Call(request, self.route, choice=self.choice, wanted=self.wanted)
+
+
+Step: TypeAlias = Callable[[Call], Coroutine[Any, Any, Response]]
+"""One step of a call: it answers the call itself, or passes it on."""
 
 
 class Mode(Protocol):
@@ -119,3 +143,99 @@ class Mode(Protocol):
             ProviderError: it failed for good, with the number of its attempts.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Route:
+    """What a run needs to know of an LLM.
+
+    Args:
+        provider: who answers.
+        mode: how answers are got.
+        limiter: whose admission its calls pass.
+        price: returns what answers cost, or None if nobody knows.
+        overrides_cost: whether that price goes before a cost that the provider reports.
+        dedupe: whether equal calls in flight share one; None: where the temperature is 0.
+        cache: where answers of earlier runs are taken from, and kept for later ones; or None.
+        choice: the mode of its calls, whatever is chosen around them; None: what is.
+        batch: what is set about its batch jobs; None for the defaults.
+    """
+
+    provider: Provider
+    mode: Mode
+    limiter: Limiter
+    price: Callable[[], Price | None] = lambda: None
+    overrides_cost: bool = False
+    dedupe: bool | None = None
+    cache: Cache | None = None
+    choice: Choice | None = None
+    batch: Batch | None = None
+
+    def encoded(self, request: Request) -> WireRequest | None:
+        """Return the request for the wire; None where the provider has a client of its own."""
+        encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
+        return None if encode is None else encode(request)
+
+    def shares(self, request: Request) -> bool:
+        """Return whether equal calls may have one answer."""
+        if self.cache is not None:
+            return True
+        return request.temperature == 0 if self.dedupe is None else self.dedupe
+
+    @property
+    def endpoint(self) -> str:
+        """Where the provider is: another server's answers are other answers."""
+        return getattr(self.provider, "endpoint", None) or ""
+
+    def marked_prefix(self, request: Request) -> MarkedPrefix | None:
+        """Return the beginning that a request wants the provider to keep; None if there is none."""
+        find: Callable[[Request], MarkedPrefix | None] | None
+        find = getattr(self.provider, "marked_prefix", None)
+        return None if find is None else find(request)
+
+    @property
+    def has_public_price(self) -> bool:
+        """Whether its answers cost what the price list that comes along says."""
+        price = self.price()
+        if price is None or price.is_free:
+            return False
+        from llmflow.pricing import price_of
+
+        model = f"{self.provider.name}/{self.provider.model}"
+        return price == price_of(model, base_url=self.endpoint or None)
+
+    def priced(
+        self,
+        response: Response,
+        request: Request | None,
+        *,
+        in_batch: bool,
+        reserved: Reservation | None = None,
+    ) -> Response:
+        """Return an answer with what it cost, if anybody knows.
+
+        Args:
+            response: the answer.
+            request: what was asked, where that is known.
+            in_batch: whether a batch job brought it.
+            reserved: what was reserved for it, where the request is not known.
+        """
+        if in_batch:  # of live calls, the mode has looked at the usage before the limiter
+            charge = None if reserved is None else Charge(tokens=reserved.estimate.tokens)
+            if request is not None:
+                charge = self.provider.reserve(request)
+            response = plausible(response, self.provider, charge)
+        if response.cost is not None and not self.overrides_cost:
+            return response
+        price = self.price()
+        if price is None:
+            return response
+        return replace(response, cost=price.cost(response.usage, batch=in_batch))
+
+    def price_failure(self, error: ProviderError, *, in_batch: bool) -> None:
+        """Note on an error what it cost: an answer that was stopped is paid for, too."""
+        if not isinstance(error, ContentFilterError) or error.usage is None:
+            return
+        price = self.price()
+        if price is not None and (error.cost is None or self.overrides_cost):
+            error.cost = price.cost(error.usage, batch=in_batch)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from llmflow.errors import ConfigurationError
 from llmflow.headers import parse_duration
@@ -37,25 +37,6 @@ class Choice:
     mode: ModeName = "parallel"
     deadline: float | None = None
     fallback: Fallback | None = None
-
-
-class Way:
-    """The way that one call goes.
-
-    Attributes:
-        choice: what was chosen for it.
-        waiting: the job that it waits for.
-        in_batch: whether a job has answered it.
-        replayed: whether the answer was in the journal when its turn came.
-    """
-
-    __slots__ = ("choice", "in_batch", "replayed", "waiting")
-
-    def __init__(self, choice: Choice, waiting: Any) -> None:
-        self.choice = choice
-        self.waiting = waiting
-        self.in_batch = False
-        self.replayed = False
 
 
 chosen: ContextVar[Choice | None] = ContextVar("llmflow_mode", default=None)

@@ -18,8 +18,9 @@ from typing import Final, TypeVar, cast
 
 from llmflow import transport
 from llmflow.calls.billing import may_be_billed
-from llmflow.calls.call import Call, Payment, Second, Sending
+from llmflow.calls.call import Call
 from llmflow.calls.hedge import Hedge, Hedging
+from llmflow.calls.payment import Payment, Second, Sending
 from llmflow.calls.plausible import plausible
 from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page
 from llmflow.calls.reporter import Teller

@@ -1,10 +1,16 @@
-"""Places of calls among equal ones that were given back: nothing was written down of them."""
+"""Counts equal calls: which of them a call is, and which places are free again."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from llmflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmflow.journal import Journal
+    from llmflow.journal.asked import Asked
 
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
@@ -41,3 +47,80 @@ class Returned:
             if not free:
                 del self._free[key]
             return first
+
+
+class Ordinals:
+    """Numbers the calls of a session; those that want no result are counted apart.
+
+    A program that submits all of its calls, and asks them again later, finds the answers in
+    the journal.
+
+    Args:
+        journal: where outcomes are looked up; None where nothing is written down.
+    """
+
+    def __init__(self, journal: Journal | None) -> None:
+        self._journal = journal
+        self._returned = Returned()
+        self._unwritten: dict[bytes, int] = {}
+        self._lock = threading.RLock()  # several event loops, and calls that are collected
+        self._submitted: Asked | None = None
+        self._has_asked = self._has_begun_again = False
+
+    def next(self, key: bytes) -> tuple[int, bool]:
+        """Return which of the equal calls comes next, and whether its outcome may be known."""
+        assert self._journal is not None
+        self._has_asked = True
+        free = self._returned.take(key)
+        nth = self._journal.ask(key) if free is None else free
+        # What this session asks for the first time, nothing can have been written down of.
+        is_new = not nth and free is None and self._submitted is None
+        return nth, not (is_new and self._journal.began_empty)
+
+    def next_submitted(self, key: bytes) -> tuple[int, bool]:
+        """Do what `next` does, for a call that wants no result.
+
+        Raises:
+            UsageError: there is no journal for its answer.
+        """
+        if self._journal is None:
+            raise UsageError(
+                "calls can be submitted in a run with a name only: its journal keeps their answers"
+            )
+        if self._submitted is None:
+            from llmflow.journal.asked import Asked
+
+            self._submitted = Asked()
+        nth = self._submitted.count(key)
+        may_be_known = self._has_asked or self._has_begun_again or not self._journal.began_empty
+        return nth, bool(nth) or may_be_known
+
+    def next_unwritten(self, key: bytes) -> int:
+        """Return which of the equal calls comes next, where no journal numbers them."""
+        with self._lock:
+            nth = self._unwritten[key] = self._unwritten.get(key, -1) + 1
+        return nth
+
+    def note_asked(self) -> None:
+        """Note that a call was asked without a number of its own."""
+        self._has_asked = True
+
+    def give_back(self, key: bytes, ordinals: Iterable[int]) -> None:
+        """Let the next equal calls take the places of some of which nothing was written down."""
+        self._returned.add(key, ordinals)
+
+    @property
+    def has_submitted(self) -> bool:
+        """Whether any call wanted no result."""
+        return self._submitted is not None
+
+    def begin_again(self) -> None:
+        """Take the next calls that are submitted for the first ones, submitted once more."""
+        if self._submitted is not None:
+            self._submitted.close()
+            self._has_begun_again = True
+
+    def close(self) -> None:
+        """Forget how often each call was submitted."""
+        if self._submitted is not None:
+            self._submitted.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llmflow.calls.call import Payment, Second
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -22,7 +21,31 @@ Charge = Callable[[float, float, int], None]
 """Has later sessions know of dollars, tokens and requests that no row tells of."""
 
 
-class CallPayment(Payment):
+class Sending:
+    """Whether a request may have run at the provider.
+
+    Attributes:
+        in_flight: whether it was sent, and has not failed.
+        billed: whether it has failed in a way that tells nothing of that.
+    """
+
+    __slots__ = ("billed", "in_flight")
+
+    def __init__(self) -> None:
+        self.in_flight = self.billed = False
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether somebody may have to pay for it."""
+        return self.in_flight or self.billed
+
+    def note(self, error: ProviderError) -> None:
+        """Note that it has failed."""
+        self.in_flight = False
+        self.billed = self.billed or error.may_be_billed
+
+
+class Payment(Sending):
     """What is kept back for a call in the budget, and what became of it.
 
     A provider bills a request that was given up, and one that is sent again as well. So each
@@ -127,7 +150,7 @@ class CallPayment(Payment):
         """Keep something back for a request beside this one; None where it does not fit."""
         # A second request is not counted as one.
         reservation = self._ledger.reserve_if_free(self._estimate()._replace(requests=0.0))
-        return None if reservation is None else _Beside(reservation, self._charge)
+        return None if reservation is None else Second(reservation, self._charge)
 
     def answered(self, response: Response) -> None:
         """Settle with an answer."""
@@ -202,12 +225,12 @@ class CallPayment(Payment):
         reservation.abandoned = self.cancelled
 
 
-class _Beside(Second):
+class Second(Sending):
     """What is kept back for a second request.
 
     Args:
         reservation: as much as for the first one.
-        charge: as in `CallPayment`.
+        charge: as in `Payment`.
     """
 
     __slots__ = ("_charge", "_reservation")

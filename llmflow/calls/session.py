@@ -1,49 +1,47 @@
-"""The way of a call through a run: known already, shared, paid for, asked, written down.
-
-The order is fixed: the journal, then an equal call in flight, then the cache, then the
-budget, then the provider; and an answer is given out only once it is durable. The journal
-comes first, so that what a call was answered once is its answer in every session.
-"""
+"""What the calls of a run share: its journal, its budget, its counts, its batch jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llmflow.calls.call import Call
-from llmflow.calls.choice import Choice, Way, chosen
-from llmflow.calls.coalesce import Group, Sharing
-from llmflow.calls.ordinals import Returned
-from llmflow.calls.route import Route, server_of
+from llmflow.calls.in_flight import Coalescer
+from llmflow.calls.key import canonical, server_of
+from llmflow.calls.ordinals import Ordinals
 from llmflow.calls.spending import Spending
 from llmflow.calls.statistics import Tally
-from llmflow.errors import JournalError, ProviderError
-from llmflow.events import listening, observed
+from llmflow.errors import ProviderError
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.types import Request, Response
+from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.batch.mode import Batching
+    from llmflow.batch.mode import BatchMode
+    from llmflow.batch.record import JobRecord
     from llmflow.budget import Ledger
-    from llmflow.calls.payment import CallPayment
-    from llmflow.journal import Journal
-    from llmflow.calls.submitting import Submitting
+    from llmflow.calls.call import Call, Route, Step
+    from llmflow.calls.choice import Choice
+    from llmflow.journal import Journal, Recorded
 
 
-class Recorder:
-    """Answers calls, each from where it costs least.
+class Session:
+    """Holds what the steps of calls need; what they do is in the steps.
 
     Args:
         journal: what was answered before; None where nothing is written down.
         ledger: what may still be spent; None where nothing limits it.
-        retry_failed: ask again what the journal knows as failed.
+        retry_failed: ask again what the journal knows as failed in an earlier session.
         run_id: what events call the run; None outside of runs.
         choice: the mode of calls for which nothing nearer chooses one.
+        is_conclusive: whether a failure says something of its request, and is not asked
+            again; by default, what is not fatal does.
     """
+
+    ask: Step
+    """The first step of its calls; see `llmflow.calls.pipeline`."""
+    open_batches: Callable[[], BatchMode]
 
     def __init__(
         self,
@@ -53,54 +51,34 @@ class Recorder:
         retry_failed: bool = False,
         run_id: str | None = None,
         choice: Choice | None = None,
+        is_conclusive: Callable[[ProviderError], bool] | None = None,
     ) -> None:
         self.tally = Tally()
-        self.is_conclusive: Callable[[ProviderError], bool] = lambda error: not error.fatal
-        """Whether a failure says something of its request, and is not asked again."""
         self.recording = 0
         """How many calls have ended and are being written down."""
-        self._journal = journal
-        self.spending = None if ledger is None else Spending(ledger, journal)
         self.journal = journal
-        self.retry_failed = retry_failed
-        self._run_id = run_id
-        self._choice = choice
-        self._sharing = Sharing()
+        self.spending = None if ledger is None else Spending(ledger, journal)
+        self.run_id = run_id
+        self.choice = choice
+        self.coalescer = Coalescer()
+        self.ordinals = Ordinals(journal)
+        self.is_conclusive = is_conclusive or _is_not_fatal
+        self._retry_failed = retry_failed
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
-        self._returned = Returned()
-        self._batchings: dict[asyncio.AbstractEventLoop | None, Batching] = {}
-        self._unwritten: dict[bytes, int] = {}
-        self._submitting: Submitting | None = None
+        self._batches: dict[asyncio.AbstractEventLoop | None, BatchMode] = {}
+        self.on_quota_used_up: list[Callable[[], None]] = []
+        """Called by each call that goes into a job because the daily quota is used up."""
+        self._twins: dict[bytes, int] = {}
         self._fatal: ProviderError | None = None
-        self._giving = threading.RLock()  # several event loops, and calls that are collected
+        self._opening = threading.RLock()  # several event loops
 
-    async def answer(self, request: Request, route: Route) -> Response:
-        """Answer one request.
+    # --- which call it is, and what is known of it --------------------------------------------
 
-        Raises:
-            ProviderError: it failed for good, now or in an earlier session of the run.
-            BudgetExceededError: it does not fit into the budget any more.
-            JournalError: the answer could not be written down.
-        """
-        if self._run_id is not None and route not in self._routes:
+    def note_route(self, route: Route) -> None:
+        """Note how a call of the run reaches its answer, before the first of them."""
+        if self.run_id is not None and route not in self._routes:
             self._routes[route] = route.limiter.statistics()
-        call = route.call(request)
-        if not listening():
-            return await self._answer(call, route)
-        return await observed(
-            lambda: self._answer(call, route),
-            call_id=call.id,
-            provider=route.provider.name,
-            model=route.provider.model,
-            request=request,
-            run_id=self._run_id,
-        )
-
-    @property
-    def has_asked(self) -> bool:
-        """Whether any call of the run was more than submitted."""
-        return bool(self._routes)
 
     def limiters(self) -> dict[Limiter, LimiterStatistics]:
         """Return the limiters of its calls, each with its statistics before the first of them."""
@@ -117,54 +95,42 @@ class Recorder:
 
         return PRICES_AS_OF
 
-    async def _answer(self, call: Call, route: Route) -> Response:
-        tally = self.tally
-        tally.add("in_flight")
-        try:
-            if route.shares(call.request):
-                return await self._share(call, route)
-            if self._journal is None:
-                return await self._ask(call, route, b"", 0, None)
-            key = self.fingerprint(call, route)
-            nth, known = self._number(key)
-            return known or await self._ask(call, route, key, nth, None)
-        finally:
-            tally.add("in_flight", -1)
+    def identify(self, call: Call) -> Recorded | None:
+        """Give a call its key and its ordinal, and return what the journal knows of it."""
+        key = call.key = self.fingerprint(call)
+        ordinals, cache = self.ordinals, call.route.cache
+        if call.shares:
+            for (other, its_cache), places in self.coalescer.abandoned():
+                if its_cache is None:
+                    self._give_back(other, places)
+        if not call.wanted:
+            call.ordinal, may_be_known = ordinals.next_submitted(key)
+        elif self.journal is None or (call.shares and cache is not None):
+            # With a cache an equal question has one answer, whenever it is asked.
+            ordinals.note_asked()
+            may_be_known = self.journal is not None
+        else:
+            call.ordinal, may_be_known = ordinals.next(key)
+        if not may_be_known or self.journal is None:
+            return None
+        found = self.journal.find(key, call.ordinal)
+        if found is None or isinstance(found, Response) or not self._retry_failed:
+            return found
+        # What has failed in this session is not asked once more in it.
+        return found if found.at >= self.journal.opened_at else None
 
-    def _number(self, key: bytes) -> tuple[int, Response | None]:
-        """Return which of the session's equal calls the next one is, and what is known of it."""
-        assert self._journal is not None
-        free = self._returned.take(key)
-        nth = self._journal.ask(key) if free is None else free
-        # What this session asks for the first time, nothing can have been written down of.
-        if nth or free is not None or self._submitting or not self._journal.began_empty:
-            return nth, self._known(key, nth)
-        return nth, None
+    def fingerprint(self, call: Call) -> bytes:
+        """Return what stands for a call in the journal.
 
-    def _give_back(self, key: bytes, nth: int, route: Route) -> None:
-        """Let the next equal call take the place of one of which nothing was written down."""
-        self._give_back_all((key, route.cache), (nth,))
-
-    def _give_back_all(self, each: Any, ordinals: Iterable[int]) -> None:
-        key, cache = each
-        if self._journal is not None and cache is None:
-            self._returned.add(key, ordinals)
-
-    def numbered(self, call: Call, route: Route) -> tuple[bytes, int]:
-        """Return what names a call that no journal has numbered."""
-        key = self.fingerprint(call, route)
-        with self._giving:
-            nth = self._unwritten[key] = self._unwritten.get(key, -1) + 1
-        return key, nth
-
-    def fingerprint(self, call: Call, route: Route) -> bytes:
-        """Return what stands for a call in the journal."""
-        provider = route.provider
+        Raises:
+            ConfigurationError: an option of the call cannot be written down.
+        """
+        provider, wire = call.route.provider, call.wire
         return self._fingerprint(
             provider=provider.name,
             endpoint=server_of(provider),
             model=provider.model,
-            body=route.body(call),
+            body=canonical(call.request) if wire is None else wire.body,
         )
 
     @cached_property
@@ -173,207 +139,116 @@ class Recorder:
 
         return fingerprint
 
-    def _known(self, key: bytes, nth: int) -> Response | None:
-        """Return what the journal knows of a call.
+    def number(self, call: Call) -> None:
+        """Give a call its key and its ordinal where no step has needed them."""
+        if not call.key:
+            call.key = self.fingerprint(call)
+            call.ordinal = self.ordinals.next_unwritten(call.key)
 
-        Raises:
-            ProviderError: it failed in an earlier session.
-        """
-        found = None if self._journal is None else self._journal.find(key, nth)
-        if found is None:
-            return None
-        if isinstance(found, Response):
-            self.tally.known("replayed", found)
-            return found
-        if self.retry_failed:
-            return None
-        self.tally.known("failed_before")
-        error = found.error()
-        error.source = "journal"
-        raise error
+    def give_back(self, call: Call, places: Iterable[int]) -> None:
+        """Let equal calls take the places of some of which nothing was written down."""
+        if call.wanted and call.route.cache is None:
+            self._give_back(call.key, places)
 
-    async def _share(self, call: Call, route: Route) -> Response:
-        """Let an equal call in flight ask, or be the one that asks for the others."""
-        key = self.fingerprint(call, route)
-        for each, ordinals in self._sharing.abandoned():
-            self._give_back_all(each, ordinals)
-        # With a cache an equal question has one answer, whenever it is asked.
-        is_one = self._journal is None or route.cache is not None
-        nth, known = (0, self._known(key, 0)) if is_one else self._number(key)
-        if known is not None:
-            return known
-        group = self._sharing.join((key, route.cache), nth)
+    def _give_back(self, key: bytes, places: Iterable[int]) -> None:
+        if self.journal is not None:
+            self.ordinals.give_back(key, places)
+
+    async def write(
+        self, key: bytes, covered: range, response: Response, *, paid: bool = True
+    ) -> None:
+        """Write an answer down for one or more equal calls; returns when it is durable."""
+        assert self.journal is not None
+        self.recording += 1
         try:
-            if not await group.lead(nth):
-                return await self._follow(group, key, nth)
-            return await self._lead(call, route, key, nth, group)
+            await self.journal.record(key, covered.start, response, uses=len(covered), paid=paid)
         finally:
-            for each in group.unused():
-                self._give_back(key, each, route)
+            self.recording -= 1
 
-    async def _lead(self, call: Call, route: Route, key: bytes, nth: int, group: Group) -> Response:
-        try:
-            response = await self._from_cache(route, key, nth, group)
-            if response is None:
-                response = await self._ask(call, route, key, nth, group)
-        except Exception as error:  # of anybody's code: to ask again would be paid again
-            group.fail(error)
-            raise
-        except BaseException:
-            group.give_up(nth)
-            raise
-        group.succeed(response)
-        return response
-
-    async def _follow(self, group: Group, key: bytes, nth: int) -> Response:
-        """Take the answer of the call that asked."""
-        journal, covered = self._journal, nth in group.covered
-        try:
-            response = group.result()
-        except ProviderError as error:
-            self.tally.failure(0)
-            error.source = "shared"
-            if journal is not None and group.covered and not covered:
-                await journal.record_failure(key, nth, error, paid=False)
-            raise
-        if journal is not None and not covered:
-            await journal.record(key, nth, response, paid=False)
-        self.tally.taken("shared", response)
-        return replace(response, source="shared")
-
-    async def _from_cache(
-        self, route: Route, key: bytes, nth: int, group: Group
-    ) -> Response | None:
-        """Return what an earlier run was answered; from now on it is in this run's journal."""
-        found = None if route.cache is None else await route.cache.find(key)
-        if found is None:
-            return None
-        if self._journal is not None:
-            await self._write_shared(None, key, nth, found, group, paid=False)
-        self.tally.taken("cached", found)
-        return replace(found, source="cache")
-
-    async def _ask(
-        self, call: Call, route: Route, key: bytes, nth: int, group: Group | None
-    ) -> Response:
-        """Ask in the mode that is chosen, and write down what comes of it."""
-        choice = route.choice or chosen.get() or self._choice
-        if choice is None:
-            return await self._pay(call, route, key, nth, group)
-        from llmflow.batch.sink import Waiting
-
-        way = Way(choice, Waiting())
-        try:
-            response = await self._pay(call, route, key, nth, group, way)
-        except JournalError as error:
-            way.waiting.lost(error)
-            raise
-        except BaseException:
-            way.waiting.kept()
-            raise
-        way.waiting.kept()
-        return response
-
-    async def _pay(
-        self,
-        call: Call,
-        route: Route,
-        key: bytes,
-        nth: int,
-        group: Group | None,
-        way: Way | None = None,
-    ) -> Response:
-        """Ask the provider within the budget, and write down what comes of it."""
-        payment: CallPayment | None = None
-        spending, call.retried = self.spending, self.tally.retried
-        try:
-            if spending is not None:
-                batch = way is not None and self.batching.is_for_batch(call, route, way.choice)
-                payment = await spending.pay(call, route, (key, nth), batch=batch)
-            if way is None:
-                response = await route.mode.complete(call)
-            else:
-                response = await self.batching.answer(call, route, key, nth, way)
-                if way.replayed:
-                    if payment is not None:
-                        payment.cancelled()
-                    self.tally.known("replayed", response)
-                    return response
-        except ProviderError as error:
-            route.price_failure(error, in_batch=way is not None and way.in_batch)
-            self.tally.failure(error.attempts, error)
-            if payment is not None:
-                payment.failed(error, is_kept=self.is_conclusive(error))
-            await self._write_failure(key, nth, error, route, group)
-            raise
-        except BaseException:
-            if spending is not None and payment is not None:
-                if way is not None and any(each.holds(route, key, nth) for each in self.batchings):
-                    spending.keep_for((key, nth), payment.kept())
-                else:
-                    payment.cancelled()
-            if group is None:
-                self._give_back(key, nth, route)
-            raise
-        in_batch = way is not None and way.in_batch
-        response = route.priced(response, call.request, in_batch=in_batch)
-        if spending is not None and payment is not None:
-            spending.answered(payment, response, route)
-        self.tally.answer(response)
-        await self._write_answer(key, nth, response, route, group)
-        return response
+    # --- its batch jobs -------------------------------------------------------------------------
 
     @property
-    def batching(self) -> Batching:
+    def batches(self) -> BatchMode:
         """The batch jobs of its calls: of a run with a journal all of them, else the loop's."""
-        loop = None if self._journal is not None else asyncio.get_running_loop()
-        with self._giving:
-            found = self._batchings.get(loop)
+        loop = None if self.journal is not None else asyncio.get_running_loop()
+        with self._opening:
+            found = self._batches.get(loop)
             if found is None:
-                from llmflow.batch.mode import Batching
-
-                for other in [each for each in self._batchings if each and each.is_closed()]:
-                    del self._batchings[other]
-                found = self._batchings[loop] = Batching(
-                    journal=self._journal,
-                    keep=self.keep,
-                    numbered=self.numbered,
-                    retried=self.tally.retried,
-                    spending=self.spending,
-                    run_id=self._run_id,
-                )
+                for other in [each for each in self._batches if each and each.is_closed()]:
+                    del self._batches[other]
+                found = self._batches[loop] = self.open_batches()
         return found
 
     @property
-    def batchings(self) -> list[Batching]:
-        """All that there were so far."""
-        return list(self._batchings.values())
+    def all_batches(self) -> list[BatchMode]:
+        """Those of all its event loops so far."""
+        return list(self._batches.values())
 
-    async def submit(self, request: Request, route: Route, choice: Choice) -> bool:
-        """Have a call answered by a batch job, with nobody waiting for it.
+    @property
+    def batch_jobs(self) -> list[JobRecord]:
+        """What is known of its batch jobs; those of earlier sessions are among them."""
+        return list({each.tag: each for b in self.all_batches for each in b.jobs}.values())
 
-        Returns:
-            Whether it is asked; not if its outcome is known already.
+    @property
+    def batch_trouble(self) -> ProviderError | None:
+        """Why a request about its batch jobs is repeated at the moment; None if none is."""
+        return next(filter(None, (each.trouble for each in self.all_batches)), None)
+
+    @property
+    def batch_decisions(self) -> dict[str, int]:
+        """What was decided about batch jobs, and for how many rows."""
+        found: dict[str, int] = {}
+        for batches in self.all_batches:
+            for decision, rows in batches.decisions.items():
+                found[decision] = found.get(decision, 0) + rows
+        return found
+
+    async def placed(self) -> None:
+        """Return when all batch jobs are at the provider, or wait for room there."""
+        for batches in self.all_batches:
+            await batches.placed()
+
+    def cancel_batches(self) -> None:
+        """Have all batch jobs cancelled that have not ended; what they have answered is kept."""
+        for batches in self.all_batches:
+            batches.cancel_all()
+
+    async def stop_batches(self) -> None:
+        """Stop looking after batch jobs; what is at the provider goes on there."""
+        for batches in self.all_batches:
+            await batches.stop()
+
+    def is_for_batch(self, call: Call) -> bool:
+        """Whether a call is to be a row of a batch job."""
+        return call.choice is not None and self.batches.is_for_batch(call)
+
+    def is_in_a_job(self, call: Call) -> bool:
+        """Whether a job has a call's row, which may be answered and billed."""
+        return call.choice is not None and any(each.holds(call) for each in self.all_batches)
+
+    async def submit(self, call: Call) -> bool:
+        """Have a batch job answer a call; return whether one does.
+
+        Not if its outcome is known already, or comes another way.
+
+        Raises:
+            BudgetExceededError: it does not fit into what is left of the budget.
+            BatchUnsupportedError: the provider has no batch API.
         """
-        from llmflow.calls.submitting import Submitting
-
-        if self._submitting is None:
-            self._submitting = Submitting(self)
-        return await self._submitting.submit(request, route, choice)
+        await self.ask(call)
+        return call.placed
 
     def submit_anew(self) -> None:
         """Count the calls that are submitted from the first one again."""
-        if self._submitting is not None:
-            self._submitting.begin_again()
+        self.ordinals.begin_again()
 
-    def adopt(self, route: Route, choice: Choice) -> None:
-        """Go on with the batch jobs of a model that earlier sessions have left.
+    def note_twin(self, call: Call) -> None:
+        """Note that a submitted call is to get the answer of the first one that is equal."""
+        self._twins[call.key] = max(call.ordinal, self._twins.get(call.key, 0))
 
-        Raises:
-            BatchUnsupportedError: the provider has no batch API.
-            JournalError: a job cannot be gone on with.
-        """
-        self.batching.adopt(route, choice)
+    def note_fatal(self, error: ProviderError) -> None:
+        """Note what came of a call that nobody waits for, and is every call's matter."""
+        self._fatal = self._fatal or error
 
     async def settle(self) -> None:
         """Return when all batch jobs have ended and all of their rows are written down.
@@ -381,112 +256,30 @@ class Recorder:
         Raises:
             ProviderError: what came of a call that nobody waits for, and is every call's matter.
         """
-        for batching in self.batchings:
-            await batching.settle()
-        if self._submitting is not None:
-            await self._submitting.settle()
+        for batches in self.all_batches:
+            await batches.settle()
+        await self._write_twins()
+        if self.spending is not None and self.ordinals.has_submitted:
+            self.spending.release_rows()
         fatal, self._fatal = self._fatal, None
         if fatal is not None:
             raise fatal
 
+    async def _write_twins(self) -> None:
+        """Write the answers of submitted calls down for the equal ones that share them."""
+        twins, self._twins = self._twins, {}
+        for key, last in twins.items():
+            assert self.journal is not None
+            found = self.journal.find(key, 0)
+            if isinstance(found, Response):
+                await self.journal.record(key, 1, found, uses=last, paid=False)
+            elif found is not None:
+                await self.journal.record_failure(key, 1, found.error(), uses=last, paid=False)
+
     def close(self) -> None:
         """Let go of what the run held for its calls; the journal is its own."""
-        if self._submitting is not None:
-            self._submitting.close()
-
-    def keep(
-        self, key: bytes, nth: int, outcome: Response | ProviderError, route: Route
-    ) -> asyncio.Future[None] | None:
-        """Write down what a batch job has brought for a call that nobody waits for any more."""
-        reservation = None if self.spending is None else self.spending.kept_for((key, nth))
-        if isinstance(outcome, Response):
-            response = route.priced(outcome, None, in_batch=True, reserved=reservation)
-            self.tally.answer(response)
-            self.tally.brought("replayed")
-            if self.spending is not None:
-                self.spending.arrived(reservation, response, route)
-            written = None if self._journal is None else self._journal.put(key, nth, response)
-            if route.cache is None:
-                return written
-            kept = route.cache.store(key, response)
-            return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
-        outcome.redact()
-        if outcome.fatal:  # it says nothing of the call, which is asked again
-            self._fatal = self._fatal or outcome
-        else:
-            route.price_failure(outcome, in_batch=True)
-            self.tally.failure(outcome.attempts, outcome)
-            self.tally.brought("failed_before")
-        if self.spending is not None and reservation is not None:
-            self.spending.failed(reservation, outcome)
-        if self._journal is None or not self.is_conclusive(outcome):
-            return None
-        return self._journal.put_failure(key, nth, outcome)
-
-    async def _write_answer(
-        self, key: bytes, nth: int, response: Response, route: Route, group: Group | None
-    ) -> None:
-        try:
-            if group is not None:
-                if self._journal is not None or route.cache is not None:
-                    await self._write_shared(route, key, nth, response, group)
-            elif self._journal is not None:
-                await self._write(key, range(nth, nth + 1), response)
-        except JournalError as error:
-            error.response = response  # it was paid for
-            raise
-
-    async def _write(
-        self, key: bytes, covered: range, response: Response, *, paid: bool = True
-    ) -> None:
-        assert self._journal is not None
-        self.recording += 1
-        try:
-            await self._journal.record(key, covered.start, response, uses=len(covered), paid=paid)
-        finally:
-            self.recording -= 1
-
-    async def _write_failure(
-        self, key: bytes, nth: int, error: ProviderError, route: Route, group: Group | None
-    ) -> None:
-        error.redact()
-        if self._journal is None or not self.is_conclusive(error):
-            if group is None:
-                self._give_back(key, nth, route)
-            return
-        covered = range(nth, nth + 1) if group is None else group.cover(nth)
-        self.recording += 1
-        try:
-            await self._journal.record_failure(key, covered.start, error, uses=len(covered))
-        finally:
-            self.recording -= 1
-
-    async def _write_shared(
-        self,
-        route: Route | None,
-        key: bytes,
-        nth: int,
-        response: Response,
-        group: Group,
-        *,
-        paid: bool = True,
-    ) -> None:
-        """Write an answer down, for the others too if the call that asked is cancelled now."""
-        writes = []
-        if self._journal is not None:
-            writes.append(self._write(key, group.cover(nth), response, paid=paid))
-        if route is not None and route.cache is not None:
-            writes.append(route.cache.store(key, response))
-        writing = asyncio.ensure_future(_all(writes))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            group.succeed_after(writing, response, nth)
-            raise
+        self.ordinals.close()
 
 
-async def _all(writes: Sequence[Awaitable[None]]) -> None:
-    if len(writes) == 1:
-        await writes[0]
-    else:
-        await asyncio.gather(*writes)
+def _is_not_fatal(error: ProviderError) -> bool:
+    return not error.fatal

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
-from llmflow.calls.call import Call, Payment
-from llmflow.calls.payment import CallPayment, spent_on
-from llmflow.calls.route import Route
+from llmflow.calls.call import Call, Route
+from llmflow.calls.payment import Payment, spent_on
 from llmflow.errors import BudgetExceededError, ProviderError
 from llmflow.printable import counted
 from llmflow.types import Response, Usage
@@ -29,7 +28,7 @@ class _Learned:
         self.prompts = prompts
         self.outputs = outputs
 
-    def observe(self, payment: CallPayment, usage: Usage) -> None:
+    def observe(self, payment: Payment, usage: Usage) -> None:
         """Learn from the answer to a call."""
         self.prompts.observe(payment.prompt, usage.input_tokens)
         self.outputs.observe(usage.output_tokens)
@@ -48,7 +47,7 @@ class Spending:
         self._journal = journal
         self._learned: dict[Hashable, _Learned] = {}
         self._of_rows: dict[Row, Reservation] = {}
-        self._waiting: dict[Row, CallPayment] = {}
+        self._waiting: dict[Row, Payment] = {}
         # Budgets are imported where there is one, and not again with each call.
         from llmflow.budget import estimate, prompt_tokens
 
@@ -66,10 +65,10 @@ class Spending:
 
     def wait_for(self, row: Row, payment: Payment | None) -> None:
         """Note that a call waits for a row of a job; None: that it does not any more."""
-        if isinstance(payment, CallPayment):
-            self._waiting[row] = payment
-        else:
+        if payment is None:
             self._waiting.pop(row, None)
+        else:
+            self._waiting[row] = payment
 
     def row_lost(self, row: Row, error: ProviderError) -> None:
         """Charge what was kept back for a row that may have been billed without an answer."""
@@ -113,22 +112,20 @@ class Spending:
             reservation.release()
         self._of_rows.clear()
 
-    async def pay(self, call: Call, route: Route, row: Row, *, batch: bool) -> CallPayment:
+    async def pay(self, call: Call, *, batch: bool) -> Payment:
         """Keep back what a call may cost; waits while calls under way may still need less.
 
         Args:
-            call: the call.
-            route: its way to the provider.
-            row: its place in a job, for which something may be kept back already.
+            call: the call, for whose row in a job something may be kept back already.
             batch: whether it is asked in a batch job.
 
         Raises:
             BudgetExceededError: it does not fit.
         """
         prompt = self._count(call.request)
-        live = self._estimator(call, route, batch=False, prompt=prompt)
-        anew = self._estimator(call, route, batch=True, prompt=prompt) if batch else live
-        reservation, ledger = self.kept_for(row), self._ledger
+        live = self._estimator(call, batch=False, prompt=prompt)
+        anew = self._estimator(call, batch=True, prompt=prompt) if batch else live
+        reservation, ledger = self.kept_for(call.row), self._ledger
         if reservation is not None and not batch:  # it was for a row of a job
             reservation.release()
             reservation = None
@@ -137,18 +134,18 @@ class Spending:
             reservation = ledger.reserve_nowait(expected) or await ledger.reserve(
                 expected, anew=anew
             )
-        payment = CallPayment(ledger, reservation, live, self._charge, batch=batch)
+        payment = Payment(ledger, reservation, live, self._charge, batch=batch)
         payment.prompt = prompt
         call.payment = payment
         return payment
 
-    def reserve_now(self, call: Call, route: Route, *, batch: bool) -> Reservation:
+    def reserve_now(self, call: Call, *, batch: bool) -> Reservation:
         """Reserve what a call may cost, without waiting.
 
         Raises:
             BudgetExceededError: it does not fit into what is left.
         """
-        expected = self._estimator(call, route, batch=batch)()
+        expected = self._estimator(call, batch=batch)()
         reservation = self._ledger.reserve_nowait(expected)
         if reservation is None:
             raise BudgetExceededError(
@@ -157,12 +154,12 @@ class Spending:
             )
         return reservation
 
-    def is_too_dear(self, call: Call, route: Route, count: int) -> str | None:
+    def is_too_dear(self, call: Call, count: int) -> str | None:
         """Return why so many live calls do not fit into the budget; None if they do."""
-        price = route.price()
+        price = call.route.price()
         if price is not None and not price.has_batch:
             return None  # jobs would cost the same, as far as is known
-        each = self._estimator(call, route, batch=False)()
+        each = self._estimator(call, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:
             from llmflow.budget.words import dollars
@@ -173,7 +170,7 @@ class Spending:
             )
         return None
 
-    def answered(self, payment: CallPayment, response: Response, route: Route) -> None:
+    def answered(self, payment: Payment, response: Response, route: Route) -> None:
         """Settle with an answer."""
         payment.answered(response)
         self._of_model(route).observe(payment, response.usage)
@@ -209,10 +206,11 @@ class Spending:
             self._journal.charge(cost=max(0.0, usd), tokens=max(0.0, tokens), requests=requests)
 
     def _estimator(
-        self, call: Call, route: Route, *, batch: bool, prompt: float | None = None
+        self, call: Call, *, batch: bool, prompt: float | None = None
     ) -> Callable[[], Estimate]:
         """Return what estimates a call, again with what was learned meanwhile."""
         counted = float(self._count(call.request) if prompt is None else prompt)
+        route = call.route
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
         # Not of the call, which refers to this: a cycle for each call would have to be collected.

@@ -1,13 +1,14 @@
-"""Answers that are not accepted: asked for once more, with what was wrong with them."""
+"""Step 1 of a call: an answer that is not accepted is asked for once more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from llmflow.calls.call import Call, Step
 from llmflow.errors import ConfigurationError, InvalidAnswerError
 from llmflow.types import Request, Response
 
@@ -23,39 +24,61 @@ _AGAIN: Final = (
 )
 
 
-def checked_validate(validate: Any) -> Validate | None:
+def validate(ask: Step) -> Step:
+    """Return the step that has answers looked at, and asks once more if one is not accepted."""
+
+    async def validated(call: Call, judge: Validate) -> Response:
+        response = await ask(call)
+        problem = problem_of(response, judge)
+        if problem is None:
+            return response
+        second = again(call.request, problem)
+        if second is None:
+            raise problem
+        response = await ask(call.again(second))
+        if (problem := problem_of(response, judge)) is not None:
+            raise problem
+        return response
+
+    def step(call: Call) -> Coroutine[Any, Any, Response]:
+        return ask(call) if call.validate is None else validated(call, call.validate)
+
+    return step
+
+
+def checked_validate(function: Any) -> Validate | None:
     """Return what looks at answers.
 
     Raises:
         ConfigurationError: it cannot be called.
     """
-    if validate is not None and not callable(validate):
+    if function is not None and not callable(function):
         raise ConfigurationError(
             "validate must be a function of a Response that raises, or returns False, for what is "
-            f"not accepted; got {validate!r}"
+            f"not accepted; got {function!r}"
         )
-    return None if validate is None else validate
+    return None if function is None else function
 
 
 @contextmanager
-def demanding(validate: Validate | None) -> Iterator[None]:
+def demanding(judge: Validate | None) -> Iterator[None]:
     """Have all answers of the block looked at; None changes nothing."""
-    if validate is None:
+    if judge is None:
         yield
         return
-    token = validating.set(validate)
+    token = validating.set(judge)
     try:
         yield
     finally:
         validating.reset(token)
 
 
-def problem_of(response: Response, validate: Validate) -> InvalidAnswerError | None:
+def problem_of(response: Response, judge: Validate) -> InvalidAnswerError | None:
     """Return what is wrong with an answer, or None."""
     if response.finish_reason == "length":
         return InvalidAnswerError("it was cut off at max_tokens", response=response)
     try:
-        accepted = validate(response)
+        accepted = judge(response)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         text = str(error)[:_MOST_CHARACTERS] or type(error).__name__
         return InvalidAnswerError(text, response=response, cause=error)

@@ -86,16 +86,14 @@ async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
         before = 0 if run.totals is None else run.totals.answers
         for llm in llms:
             await llm.collect()
-        for batching in run.recorder.batchings:
-            batching.cancel_all()
+        run.session.cancel_batches()
         count = sum(each.is_active for each in run.batch_jobs)
         # The jobs do so, too; but not before the wait is over, if it is short.
         untold = await _tell(run.batch_jobs, llms)
         say(f"cancelling {counted(count, 'batch job')} of {name}; this may take minutes")
         ended = await _settled(run, wait)
         kept = 0 if run.totals is None else run.totals.answers - before
-        for batching in run.recorder.batchings:
-            await batching.stop()
+        await run.session.stop_batches()
         left = going_on(run.batch_jobs)
         if left is None:
             run.close(BatchCancelledError("its batch jobs were cancelled"))

@@ -20,6 +20,7 @@ from llmflow.errors import ConfigurationError
 from llmflow.printable import counted
 
 if TYPE_CHECKING:
+    from llmflow.cli.asking import Asking
     from llmflow.cli.ending import Ending
     from llmflow.jobs.contact import Contact
     from llmflow.jobs.job import Job
@@ -87,7 +88,7 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
         llm, contact = asked.llm, asked.contact
         llm.prepare()
         postponed.check()
-        run, known = _run(task, llm, runs)
+        run, known = _run(task, asked, runs)
         if known:
             # First: what is in the partial file is lost if the journal cannot be read.
             stack.enter_context(run)
@@ -104,7 +105,6 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
                 )
             if task.mode != "batch" and task.may_use_batches:
                 job.overflow = Submission(llm, run, rows, selection)
-            run.recorder.is_conclusive = lambda error: not (error.fatal or contact.lost)
             return _run_job(job, llm, run, writer, total, task, postponed)
         except BaseException as error:
             writer.abort(keep=writer.written > 0)
@@ -113,7 +113,7 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
             raise
 
 
-def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
+def _run(task: Task, asked: Asking, runs: Path | None) -> tuple[Run, bool]:
     """Return the run that the task belongs to, and whether it has been there before."""
     from llmflow.budget import Budget
     from llmflow.cli.batching import check_batching
@@ -122,6 +122,7 @@ def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
     from llmflow.runs.catalog import runs_folder
     from llmflow.runs.run import Run
 
+    llm, contact = asked.llm, asked.contact
     budget = None if task.budget is None else Budget(usd=task.budget)
     if budget is not None:
         budget.check_price(llm.model, llm.price)
@@ -141,6 +142,7 @@ def _run(task: Task, llm: LLM, runs: Path | None) -> tuple[Run, bool]:
         mode=mode,
         deadline=task.deadline,
         fallback=task.fallback,  # type: ignore[arg-type]
+        is_conclusive=lambda error: not (error.fatal or contact.lost),
     )
     return run, name is not None and read_summary((runs or runs_folder()) / name) is not None
 

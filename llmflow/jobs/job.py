@@ -206,7 +206,7 @@ class Job:
             return
         # What can be read only once may block as well: a thread waits for it.
         if self.overflow is not None and (run := current_run()) is not None:
-            run.recorder.batching.on_used_up = self._begin_overflow
+            run.session.on_quota_used_up.append(self._begin_overflow)
         feed: Feed[Row] = ThreadFeed(self.source) if self.source.once else Feed(self.source)
         try:
             self._add_worker(feed)
@@ -299,7 +299,7 @@ class Job:
     def _is_busy(self) -> bool:
         """Return whether an answer is on its way, or on its way into the journal."""
         run = current_run()
-        recording = 0 if run is None else run.recorder.recording
+        recording = 0 if run is None else run.session.recording
         return bool(recording or self._llm.limiter.statistics().in_flight)
 
     def _drop(self) -> None:

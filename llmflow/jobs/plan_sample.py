@@ -54,8 +54,6 @@ async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
     try:
         async with run:
             kept = run.totals is not None
-            # A failure here may be a moment's; the run is to find out for itself.
-            run.recorder.is_conclusive = lambda error: False  # noqa: ARG005
             async with asyncio.TaskGroup() as group:
                 tasks += [group.create_task(one(each)) for each in questions]
             raise _OnlyASampleError(f"{len(questions):,} items were asked, as the sample of a plan")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.calls.route import canonical, server_of
+from llmflow.calls.key import canonical, server_of
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_question import PER_CHAT, PER_MESSAGE, Question
 from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
@@ -148,7 +148,7 @@ class Survey:
         """Those that are left to ask, by the tier of their price."""
         self._llm, self._provider = llm, llm.provider
         self._make_prompt, self._is_empty = make_prompt, is_empty
-        # As `llmflow.calls.route.Route` has it, without the call that it would be.
+        # As `llmflow.calls.session.Session` has it, without the call that it would be.
         provider = llm.provider
         self._encode: Any = getattr(provider, "encode", None)
         self._asks = {

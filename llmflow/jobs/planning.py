@@ -138,7 +138,13 @@ def _ask(llm: LLM, survey: Survey, run: str | None, about: Mapping[str, Any] | N
     if run is not None and (known := _summary(runs_folder() / run)) is not None:
         about = known.about  # what the run was started with is not a plan's to change
     # As a run of the command keeps them: the answers' texts are all that a row needs.
-    entered = Run(run, store=load_config().journal.store or "answers", about=about)
+    # A failure here may be a moment's; the run is to find out for itself.
+    entered = Run(
+        run,
+        store=load_config().journal.store or "answers",
+        about=about,
+        is_conclusive=lambda _: False,
+    )
     return background.run(
         lambda: ask(llm, survey, entered), instead="await asyncio.to_thread(make_plan, ...)"
     )

@@ -87,12 +87,9 @@ class Submission:
             # wants the rest.
             if not was_cancelled:
                 raise
-            run.recorder.retry_failed = False
-            run.recorder.submit_anew()
+            run.session.submit_anew()
             await self._read()
             await self._wait()
-        # What has failed in this session is not asked once more in it.
-        run.recorder.retry_failed = False
         self.is_over = True
 
     async def _read(self) -> None:
@@ -136,7 +133,7 @@ class Submission:
         Raises:
             LLMFlowError: a row cannot be submitted.
         """
-        self._run.recorder.submit_anew()
+        self._run.session.submit_anew()
         choice = self._llm.choice or Choice()
         with choosing(replace(choice, mode="batch", fallback=None)):
             await self._submit()
@@ -144,8 +141,7 @@ class Submission:
 
     async def stop(self) -> None:
         """Look after the jobs no more; what is at the provider goes on there."""
-        for batching in self._run.recorder.batchings:
-            await batching.stop()
+        await self._run.session.stop_batches()
 
     async def _submit(self) -> None:
         for index, row in enumerate(self._source):

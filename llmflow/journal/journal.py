@@ -58,6 +58,8 @@ class Journal:
         self._connection = connection
         self._whole = whole
         self._wall = wall
+        self.opened_at = wall()
+        """When the session began: what is written down later, it has written."""
         self._pid = os.getpid()
         self._is_inherited = False
         self._meta = read_meta(connection)

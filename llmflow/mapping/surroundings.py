@@ -68,7 +68,7 @@ class MapProgress(RunProgress):
     """
 
     def __init__(self, run: Run, pump: Pump[Any]) -> None:
-        super().__init__(run, run.recorder)
+        super().__init__(run, run.session)
         self._pump = pump
         self._begun = time.monotonic()
 

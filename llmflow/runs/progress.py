@@ -18,7 +18,7 @@ from llmflow.progress.view import Traffic, View
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
-    from llmflow.calls.session import Recorder
+    from llmflow.calls.session import Session
     from llmflow.calls.statistics import RunStatistics
     from llmflow.runs.run import Run
 
@@ -104,7 +104,7 @@ class RunProgress:
 
     Args:
         run: the run, which is open.
-        recorder: what its calls go through.
+        session: what its calls go through.
         total: calls in all, or None where that is not known.
         stream: where to show it; by default standard error.
         now: a clock in seconds that never goes back.
@@ -113,14 +113,14 @@ class RunProgress:
     def __init__(
         self,
         run: Run,
-        recorder: Recorder,
+        session: Session,
         *,
         total: int | None = None,
         stream: IO[str] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._recorder = recorder
+        self._session = session
         self._total = total
         self._now = now
         self._jobs = JobsLook(run, now=now)
@@ -148,7 +148,7 @@ class RunProgress:
     def view(self) -> View:
         """Return what is shown."""
         run = self._run
-        done, traffic = run.statistics(), Traffic.of(self._recorder.limiters())
+        done, traffic = run.statistics(), Traffic.of(self._session.limiters())
         known = done.replayed + done.cached + done.failed_before
         self._pace.note(self._now(), new=done.done - known, known=known, requests=traffic.requests)
         ended, total = self._progressed(done)

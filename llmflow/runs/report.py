@@ -14,7 +14,7 @@ from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
 
 if TYPE_CHECKING:
-    from llmflow.calls.session import Recorder
+    from llmflow.calls.session import Session
     from llmflow.runs.run import Run
 
 
@@ -170,12 +170,12 @@ class RunReport(RunStatistics):
         return lines
 
 
-def report_of(run: Run, recorder: Recorder | None) -> RunReport:
+def report_of(run: Run, session: Session | None) -> RunReport:
     """Return the report of a run.
 
     Args:
         run: the run, open or closed.
-        recorder: what its calls went through; None if it was never opened.
+        session: what its calls went through; None if it was never opened.
     """
     done, totals = run.statistics(), run.totals
     state = None if run.ledger is None else run.ledger.state()
@@ -186,7 +186,7 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         budget = {unit: float(limit) for unit, limit in limits.items() if limit is not None}
         spent = {unit: amounts[unit] for unit in budget}
     jobs = [each for each in run.batch_jobs if not each.replaced]
-    limiters = {} if recorder is None else recorder.limiters()
+    limiters = {} if session is None else session.limiters()
     return RunReport(
         **asdict(done),
         name=run.name,
@@ -197,7 +197,7 @@ def report_of(run: Run, recorder: Recorder | None) -> RunReport:
         budget=budget,
         spent=spent,
         reached=None if state is None else state.reached,
-        prices_as_of=recorder.prices_as_of() if recorder is not None and done.cost else None,
+        prices_as_of=session.prices_as_of() if session is not None and done.cost else None,
         batch_jobs=len(jobs),
         batch_rounds=max((each.round for each in jobs), default=0),
         batch_rows=sum(each.requests for each in jobs),

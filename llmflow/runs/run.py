@@ -10,7 +10,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ import orjson
 
 from llmflow.arguments import checked_arguments, checked_flag, checked_total
 from llmflow.calls.choice import Fallback, ModeName, as_choice
-from llmflow.calls.session import Recorder
+from llmflow.calls.pipeline import open_session
 from llmflow.calls.statistics import RunStatistics
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
@@ -39,6 +39,7 @@ from llmflow.runs.oddities import altered_words
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Budget, Ledger
+    from llmflow.calls.session import Session
     from llmflow.errors import ProviderError
     from llmflow.events import Subscription
     from llmflow.journal import Journal, Totals
@@ -85,6 +86,8 @@ class Run:
         deadline: when all is to be answered, such as ``"6h"``; the rest is asked in parallel.
         fallback: ``"parallel"`` for what batch jobs leave over, ``"batch"`` where a daily quota
             is used up.
+        is_conclusive: a function of a `ProviderError` that says whether it is kept as the call's
+            outcome, and not asked again; by default, what is not fatal is.
 
     Raises:
         ConfigurationError: the name or another argument is wrong.
@@ -108,6 +111,7 @@ class Run:
         mode: ModeName | None = None,
         deadline: float | str | None = None,
         fallback: Fallback | None = None,
+        is_conclusive: Callable[[ProviderError], bool] | None = None,
     ) -> None:
         if store is not None and store not in STORES:
             raise ConfigurationError(f"store must be one of {', '.join(STORES)}; got {store!r}")
@@ -120,6 +124,7 @@ class Run:
         self.choice = as_choice(mode, deadline=deadline, fallback=fallback)
         """How its calls are answered, where nothing nearer says so."""
         self.retry_failed = retry_failed
+        self._is_conclusive = is_conclusive
         self._store = store
         self._folder = None if folder is None else Path(folder)
         self.id = self.name or f"run-{secrets.token_hex(4)}"
@@ -127,7 +132,7 @@ class Run:
         self._about = _checked_about(about)
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
-        self._recorder: Recorder | None = None
+        self._session: Session | None = None
         self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
         self.outer: Run | None = None
         """The run whose block this one's is in."""
@@ -182,8 +187,8 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
-        for batching in () if self._recorder is None else self._recorder.batchings:
-            await batching.stop()
+        if self._session is not None:
+            await self._session.stop_batches()
         try:
             # Writing down what is waiting takes a moment, in which others may go on.
             await asyncio.to_thread(self.close, error)
@@ -198,7 +203,7 @@ class Run:
             JournalBusyError: another process is in the same run, or another part of this one.
             JournalError: the journal cannot be read or written.
         """
-        if self._recorder is not None:
+        if self._session is not None:
             raise UsageError(f"{self!r} was entered before: make another Run, of the same name")
         if self.name is not None:
             self._open_journal(self.name)
@@ -214,12 +219,13 @@ class Run:
                 self._journal.close(state="stopped")
                 self._journal = None
             raise
-        self._recorder = Recorder(
+        self._session = open_session(
             journal=self._journal,
             ledger=self._ledger,
             retry_failed=self.retry_failed,
             run_id=self.id,
             choice=self.choice,
+            is_conclusive=self._is_conclusive,
         )
         self._entered_at = time.monotonic()
         if (totals := self.totals) is not None:
@@ -227,7 +233,7 @@ class Run:
         if self._shows_progress:
             from llmflow.runs.progress import RunProgress
 
-            self._progress = RunProgress(self, self._recorder, total=self._total)
+            self._progress = RunProgress(self, self._session, total=self._total)
             self._progress.start()
         if RunStarted.wanted:
             emit(RunStarted(at=time.time(), run_id=self.id))
@@ -239,10 +245,10 @@ class Run:
             error: what ended the run before its end, or None.
             waits_for: what goes on without it, to be collected in another session; or None.
         """
-        if self._recorder is None or self._pid != os.getpid():
+        if self._session is None or self._pid != os.getpid():
             return
-        for batching in self._recorder.batchings:
-            batching.stop_soon()
+        for batches in self._session.all_batches:
+            batches.stop_soon()
         with self._closing:  # whoever comes second returns when it is closed
             self._closed = True
             if not self._ended:
@@ -263,8 +269,8 @@ class Run:
                 self._jobs_at_end = self.batch_jobs
                 self._journal.close(state=state, reason=reason)
         finally:
-            if self._recorder is not None:
-                self._recorder.close()
+            if self._session is not None:
+                self._session.close()
             self._left_at = time.monotonic()
             if self._progress is not None:
                 self._progress.stop(self.report().summary())
@@ -343,8 +349,7 @@ class Run:
         Raises:
             ProviderError: a job is refused.
         """
-        for batching in self.recorder.batchings:
-            await batching.placed()
+        await self.session.placed()
 
     async def settled(self) -> None:
         """Return when all batch jobs have ended, and all of their rows are in the journal.
@@ -352,52 +357,47 @@ class Run:
         Raises:
             ProviderError: a job is refused, or the provider does not answer any more.
         """
-        await self.recorder.settle()
+        await self.session.settle()
 
     @property
     def has_batches(self) -> bool:
         """Whether a call of this session was meant for a batch job, or an earlier job goes on."""
-        return self._recorder is not None and bool(self._recorder.batchings)
+        return self._session is not None and bool(self._session.all_batches)
 
     @property
     def batch_trouble(self) -> ProviderError | None:
         """Why a request about its batch jobs is repeated at the moment; None if none is."""
-        batchings = [] if self._recorder is None else self._recorder.batchings
-        return next(filter(None, (each.trouble for each in batchings)), None)
+        return None if self._session is None else self._session.batch_trouble
 
     @property
     def batch_decisions(self) -> dict[str, int]:
         """What was decided about batch jobs in this session, and for how many rows."""
-        found: dict[str, int] = {}
-        for batching in () if self._recorder is None else self._recorder.batchings:
-            for decision, rows in batching.decisions.items():
-                found[decision] = found.get(decision, 0) + rows
-        return found
+        return {} if self._session is None else self._session.batch_decisions
 
     @property
     def batch_jobs(self) -> list[JobRecord]:
         """What is known of its batch jobs, those of earlier sessions among them."""
         if self._jobs_at_end is not None:
             return self._jobs_at_end
-        if self._recorder is None:
+        if self._session is None:
             return []
-        known = {each.tag: each for b in self._recorder.batchings for each in b.jobs}
+        known = self._session.batch_jobs
         if not known and self._journal is not None:
             from llmflow.batch.record import JobRecord
 
             return [JobRecord.of(each) for each in self._journal.jobs()]
-        return list(known.values())
+        return known
 
     # --- what it did --------------------------------------------------------------------
 
     @property
-    def recorder(self) -> Recorder:
+    def session(self) -> Session:
         """What calls go through.
 
         Raises:
             UsageError: the run is not open, or not in this process.
         """
-        if self._recorder is None:
+        if self._session is None:
             raise UsageError(f"{self!r} is not open: use it in a `with` or `async with` block")
         if self._closed:
             raise UsageError(
@@ -409,7 +409,7 @@ class Run:
                 f"{self!r} belongs to the process that this one was forked from: enter a Run of "
                 "another name here, or let the other process ask"
             )
-        return self._recorder
+        return self._session
 
     @property
     def totals(self) -> Totals | None:
@@ -441,13 +441,13 @@ class Run:
 
     def statistics(self) -> RunStatistics:
         """Return what was done since the run was entered."""
-        recorder = self._recorder
-        return RunStatistics() if recorder is None else recorder.tally.statistics()
+        session = self._session
+        return RunStatistics() if session is None else session.tally.statistics()
 
     @property
     def seconds(self) -> float:
         """For how many seconds it has been entered, or was until it was left."""
-        if self._recorder is None:
+        if self._session is None:
             return 0.0
         return (self._left_at or time.monotonic()) - self._entered_at
 
@@ -455,7 +455,7 @@ class Run:
         """Return what it did and what it came to, to be printed: ``print(run.report())``."""
         from llmflow.runs.report import report_of
 
-        return report_of(self, self._recorder)
+        return report_of(self, self._session)
 
     def _new_ledger(self, budget: Budget) -> Ledger:
         from llmflow.budget import Ledger, Spent

@@ -130,7 +130,7 @@ def test_cancelling_gives_up_the_results_that_never_come(tmp_path: Path) -> None
             calls = asyncio.gather(*(llm(f"{n}") for n in range(5)), return_exceptions=True)
             while "status" not in server.calls:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            for each in run.recorder.batchings:
+            for each in run.session.all_batches:
                 each.cancel_all()
             return await asyncio.wait_for(calls, 10)
 
@@ -251,7 +251,7 @@ def test_a_user_s_cancellation_ends_the_rows_that_no_job_has_sent(tmp_path: Path
             calls = [asyncio.ensure_future(llm(f"{n}")) for n in range(10)]
             while len(run.batch_jobs) < 2:  # noqa: ASYNC110 - a journal has no event
                 await asyncio.sleep(0.01)
-            for each in run.recorder.batchings:
+            for each in run.session.all_batches:
                 each.cancel_all()
             return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
 

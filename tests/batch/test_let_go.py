@@ -65,7 +65,7 @@ async def test_a_row_that_is_cancelled_between_two_rounds_leaves_room_for_others
             calls = [asyncio.create_task(llm(f"row {n}")) for n in range(3)]
             while not any(each.job for each in run.batch_jobs):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            (queue,) = run.recorder.batching._queues.values()
+            (queue,) = run.session.batches._queues.values()
             while not queue.collecting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             calls[0].cancel()

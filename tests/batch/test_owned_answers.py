@@ -238,7 +238,7 @@ async def test_a_job_that_nobody_could_cancel_is_not_given_up(tmp_path: Path) ->
         for n in range(5):
             await llm.submit(f"{n}")
         await run.submitted()
-        assert sum(each.cancel_all() for each in run.recorder.batchings) == 1
+        assert sum(each.cancel_all() for each in run.session.all_batches) == 1
         with pytest.raises(TimeoutError):  # of a thousand polls
             await asyncio.wait_for(run.settled(), 0.3)
         assert states(tmp_path) == {"created"}

@@ -28,8 +28,8 @@ ROUNDS = Batch(quiet=0.02, poll=0.005, few=0, rounds=3)
 
 
 def ledger_of(run: Run) -> Any:
-    assert run.recorder.spending is not None
-    return run.recorder.spending._ledger
+    assert run.session.spending is not None
+    return run.session.spending._ledger
 
 
 def reserve(prompt: str, *, batch: bool = True) -> float:

@@ -122,7 +122,7 @@ class TestText:
         shown = progress(job, total=1000, run=run, now=lambda: time[0])
         run.open()
         for second in range(1, 11):
-            run.recorder.tally.add("replayed", 40)
+            run.session.tally.add("replayed", 40)
             time[0], job.counters.answered = float(second), second * 50
             view = shown.view()
         assert view.replayed == 400
@@ -132,10 +132,10 @@ class TestText:
     async def test_a_run_tells_its_budget_and_its_tokens(self, job: Job) -> None:
         with Run(budget=Budget(usd=5, requests=10)) as run:
             usage = Usage(input_tokens=1200, output_tokens=90)
-            run.recorder.tally.answer(
+            run.session.tally.answer(
                 Response(text="x", usage=usage, finish_reason="stop", model="m", provider="p")
             )
-            run.recorder.tally.add("shared", 2)
+            run.session.tally.add("shared", 2)
             reservation = run.ledger and run.ledger.reserve_nowait(Estimate(usd=1))
             assert reservation is not None
             reservation.settle(usd=0.41)

@@ -37,8 +37,8 @@ _LEFT: list[asyncio.Task[Any]] = []
 
 
 def ledger_of(run: Run) -> Any:
-    assert run.recorder.spending is not None
-    return run.recorder.spending._ledger
+    assert run.session.spending is not None
+    return run.session.spending._ledger
 
 
 def used(number: int = 10) -> Response:

@@ -42,8 +42,8 @@ def model(**options: Any) -> LLM:
 
 
 def progress(run: Run, **options: Any) -> RunProgress:
-    assert run._recorder is not None
-    return RunProgress(run, run._recorder, **options)
+    assert run._session is not None
+    return RunProgress(run, run._session, **options)
 
 
 class Stderr:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from llmflow import LLM
-from llmflow.calls.coalesce import Group, Sharing
+from llmflow.calls.in_flight import Coalescer, InFlight
 from llmflow.errors import ContentFilterError
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
@@ -108,15 +108,15 @@ async def test_whoever_is_cancelled_the_others_are_answered() -> None:
             assert call in doomed or isinstance(answer, str)
 
 
-async def lead() -> tuple[Sharing, Group]:
-    sharing = Sharing()
+async def lead() -> tuple[Coalescer, InFlight]:
+    sharing = Coalescer()
     group = sharing.join("key", 0)
     assert await group.lead(0)
     return sharing, group
 
 
 def test_a_call_that_is_collected_outside_of_its_loop_keeps_nobody_waiting() -> None:
-    async def again(sharing: Sharing) -> bool:
+    async def again(sharing: Coalescer) -> bool:
         async with asyncio.timeout(5):
             return await sharing.join("key", 1).lead(1)
 
@@ -127,7 +127,7 @@ def test_a_call_that_is_collected_outside_of_its_loop_keeps_nobody_waiting() -> 
 
 
 def test_those_who_wait_are_told_when_the_call_that_asks_is_collected() -> None:
-    async def wait(group: Group) -> asyncio.Task[bool]:
+    async def wait(group: InFlight) -> asyncio.Task[bool]:
         group.enter(1)
         waiting = asyncio.create_task(group.lead(1))
         await asyncio.sleep(0)

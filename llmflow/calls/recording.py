@@ -1,0 +1,143 @@
+"""Step 5 of a call: its outcome is counted, and durable before anybody hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any
+
+from llmflow.calls.call import NOTHING, Call, Route, Step
+from llmflow.calls.session import Session
+from llmflow.errors import JournalError, ProviderError
+from llmflow.types import Response
+
+
+def record(session: Session, ask: Step) -> Step:
+    """Return the step that writes outcomes down."""
+
+    async def confirmed(call: Call) -> Response:
+        """Tell the job that has brought an outcome when that is durable."""
+        try:
+            response = await _recorded(session, ask, call)
+        except JournalError as error:
+            if call.pending is not None:
+                call.pending.lost(error)
+            raise
+        except BaseException:
+            if call.pending is not None:
+                call.pending.kept()
+            raise
+        if call.pending is not None:
+            call.pending.kept()
+        return response
+
+    def step(call: Call) -> Coroutine[Any, Any, Response]:
+        return _recorded(session, ask, call) if call.choice is None else confirmed(call)
+
+    return step
+
+
+async def _recorded(session: Session, ask: Step, call: Call) -> Response:
+    try:
+        response = await ask(call)
+    except ProviderError as error:
+        if call.wanted:
+            session.tally.failure(error.attempts, error)
+            await _write_failure(session, call, error)
+        raise
+    except BaseException:
+        if call.in_flight is None:
+            session.give_back(call, (call.ordinal,))
+        raise
+    if call.source == "provider":
+        if response is NOTHING:
+            return response
+        session.tally.answer(response)
+    elif call.source == "journal":
+        session.tally.known("replayed", response)
+        return response
+    if session.journal is not None or call.route.cache is not None:
+        try:
+            await _write_answer(session, call, response)
+        except JournalError as error:
+            error.response = response  # it was paid for
+            raise
+    if call.source == "cache" and call.wanted:
+        session.tally.taken("cached", response)
+    return response
+
+
+async def _write_answer(session: Session, call: Call, response: Response) -> None:
+    """Write an answer down, for equal calls too if the one that asked is cancelled now."""
+    others, key, nth = call.in_flight, call.key, call.ordinal
+    cache = None if call.source == "cache" else call.route.cache
+    writes: list[Awaitable[None]] = []
+    if session.journal is not None:
+        covered = range(nth, nth + 1) if others is None else others.cover(nth)
+        paid = call.source != "cache"
+        writes.append(session.write(key, covered, response, paid=paid))
+    if cache is not None:
+        writes.append(cache.store(key, response))
+    if others is None or not writes:
+        for each in writes:
+            await each
+        return
+    writing = asyncio.ensure_future(_all(writes))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        others.succeed_after(writing, response, nth)
+        raise
+
+
+async def _write_failure(session: Session, call: Call, error: ProviderError) -> None:
+    error.redact()
+    others, nth = call.in_flight, call.ordinal
+    if session.journal is None or not session.is_conclusive(error):
+        if others is None:
+            session.give_back(call, (nth,))
+        return
+    covered = range(nth, nth + 1) if others is None else others.cover(nth)
+    session.recording += 1
+    try:
+        await session.journal.record_failure(call.key, covered.start, error, uses=len(covered))
+    finally:
+        session.recording -= 1
+
+
+def keep(
+    session: Session, row: tuple[bytes, int], outcome: Response | ProviderError, route: Route
+) -> asyncio.Future[None] | None:
+    """Write down what a batch job has brought for a call that nobody waits for any more."""
+    spending, journal = session.spending, session.journal
+    reservation = None if spending is None else spending.kept_for(row)
+    if isinstance(outcome, Response):
+        response = route.priced(outcome, None, in_batch=True, reserved=reservation)
+        session.tally.answer(response)
+        session.tally.brought("replayed")
+        if spending is not None:
+            spending.arrived(reservation, response, route)
+        written = None if journal is None else journal.put(*row, response)
+        if route.cache is None:
+            return written
+        kept = route.cache.store(row[0], response)
+        return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
+    outcome.redact()
+    if outcome.fatal:  # it says nothing of the call, which is asked again
+        session.note_fatal(outcome)
+    else:
+        route.price_failure(outcome, in_batch=True)
+        session.tally.failure(outcome.attempts, outcome)
+        session.tally.brought("failed_before")
+    if spending is not None and reservation is not None:
+        spending.failed(reservation, outcome)
+    if journal is None or not session.is_conclusive(outcome):
+        return None
+    return journal.put_failure(*row, outcome)
+
+
+async def _all(writes: Sequence[Awaitable[None]]) -> None:
+    if len(writes) == 1:
+        await writes[0]
+    else:
+        await asyncio.gather(*writes)

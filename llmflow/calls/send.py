@@ -1,0 +1,33 @@
+"""Step 8 of a call: its mode sends it, live or as a row of a batch job."""
+
+from __future__ import annotations
+
+from llmflow.calls.call import NOTHING, Call, Step
+from llmflow.calls.session import Session
+from llmflow.errors import ProviderError
+from llmflow.types import Response
+
+
+def send(session: Session) -> Step:
+    """Return the step that asks the provider, and says what that has cost."""
+    retried = session.tally.retried
+
+    async def step(call: Call) -> Response:
+        if not call.wanted:
+            if session.is_for_batch(call):
+                session.batches.enqueue(call)
+            return NOTHING
+        route, call.retried = call.route, retried
+        try:
+            if call.choice is None:
+                response = await route.mode.complete(call)
+            else:
+                response = await session.batches.complete(call)
+        except ProviderError as error:
+            route.price_failure(error, in_batch=call.in_batch)
+            raise
+        if call.source == "journal":
+            return response
+        return route.priced(response, call.request, in_batch=call.in_batch)
+
+    return step
