@@ -20,7 +20,7 @@ def put_row(queue: Queue, call: Call, name: str, *, say: Callable[[str, Route], 
 
     Args:
         queue: what makes jobs of files.
-        call: the call; its body is on the disk then, and no longer in memory.
+        call: the call; what it sends is on the disk then.
         name: what the row is called.
         say: hears of decisions.
 
@@ -29,7 +29,8 @@ def put_row(queue: Queue, call: Call, name: str, *, say: Callable[[str, Route], 
         InvalidRequestError: the row is larger than a job may be.
         JournalError: it cannot be written.
     """
-    wire, route = call.wire, call.route
+    route = call.route
+    wire = route.encoded(call.request)
     if wire is None:
         raise unsupported(route)
     charge = route.provider.reserve(call.request)
@@ -40,8 +41,6 @@ def put_row(queue: Queue, call: Call, name: str, *, say: Callable[[str, Route], 
         schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
         prefix=_prefix(call, say) if queue.settings.primer else None,
     )
-    # What tens of thousands of calls would hold while they wait.
-    call.wire = None
     return charge
 
 
@@ -104,8 +103,6 @@ async def ask_live(call: Call) -> Response:
         ProviderError: it failed for good.
         BudgetExceededError: a live call does not fit into the budget.
     """
-    route = call.route
-    call.wire = call.wire or route.encoded(call.request)
     if call.payment is not None:
         await call.payment.go_live()
-    return await route.mode.complete(call)
+    return await call.route.mode.complete(call)

@@ -55,8 +55,6 @@ class Call:
 
     Attributes:
         id: the call's number in this process.
-        wire: the request as it goes over the wire; None for a provider that has a client of
-            its own, and where it is in a file already.
         shares: whether equal calls in flight have one answer.
         key: what stands for it in the journal; empty where nothing asks for it.
         ordinal: how often the same was asked before in this session.
@@ -89,7 +87,6 @@ class Call:
         "source",
         "validate",
         "wanted",
-        "wire",
     )
 
     def __init__(
@@ -107,7 +104,6 @@ class Call:
         self.choice = choice
         self.validate = validate
         self.wanted = wanted
-        self.wire = route.encoded(request)
         self.shares = False
         self.key = b""
         self.ordinal = 0

@@ -149,7 +149,8 @@ class ParallelMode:
         """
         request = asked.request
         charge = asked.charge or self.provider.reserve(request)
-        call = _Call(asked.id, request, charge, asked.wire)
+        wire = None if self._wire is None else self._wire.encode(request)
+        call = _Call(asked.id, request, charge, wire)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)

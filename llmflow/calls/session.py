@@ -125,12 +125,12 @@ class Session:
         Raises:
             ConfigurationError: an option of the call cannot be written down.
         """
-        provider, wire = call.route.provider, call.wire
+        provider = call.route.provider
         return self._fingerprint(
             provider=provider.name,
             endpoint=server_of(provider),
             model=provider.model,
-            body=canonical(call.request) if wire is None else wire.body,
+            body=canonical(call.request),
         )
 
     @cached_property

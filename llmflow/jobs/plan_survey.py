@@ -150,7 +150,6 @@ class Survey:
         self._make_prompt, self._is_empty = make_prompt, is_empty
         # As `llmflow.calls.session.Session` has it, without the call that it would be.
         provider = llm.provider
-        self._encode: Any = getattr(provider, "encode", None)
         self._asks = {
             "provider": provider.name,
             "endpoint": server_of(provider),
@@ -352,9 +351,7 @@ class Survey:
         return len(groups) > 1 and groups[1] is not self.known
 
     def _fingerprint(self, request: Request) -> bytes:
-        encode = self._encode
-        body = canonical(request) if encode is None else encode(request).body
-        return fingerprint(body=body, **self._asks)
+        return fingerprint(body=canonical(request), **self._asks)
 
     def _offer(self, index: int, question: Question) -> None:
         """Keep a question if its place is among the lowest ones so far."""
