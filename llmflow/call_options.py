@@ -1,4 +1,4 @@
-"""Options of a call: llmflow's own arguments, and fields of the provider's request."""
+"""Options of a call: llmflow's arguments, and fields of the provider's request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one object that a program awaits: a model with its quota, retries and connections."""
+"""LLM: a model that is awaited, with its quota, retries and connections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmflow.call_options import (
 from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.calls.hedge import Hedge
-from llmflow.calls.live import ParallelMode
+from llmflow.calls.live import LiveMode
 from llmflow.calls.pipeline import open_session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
@@ -183,7 +183,7 @@ class LLM(Mappable, Copying):
         self.limiter: Limiter = limiter_for(
             provider.domain, quota, default=default_quota, max_in_flight=connection_limit()
         )
-        self._mode = ParallelMode(
+        self._mode = LiveMode(
             provider,
             limiter=self.limiter,
             retry=retry or default_retry,

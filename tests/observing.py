@@ -8,7 +8,7 @@ from typing import Any
 from llmflow import Limiter, Quota, Retry, Timeout
 from llmflow.calls.call import Call, Route
 from llmflow.calls.hedge import Hedge
-from llmflow.calls.live import ParallelMode
+from llmflow.calls.live import LiveMode
 from llmflow.events import Event, observed
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
@@ -37,7 +37,7 @@ class Asker:
     ) -> None:
         self.provider = provider
         self.limiter = Limiter(quota, seed=1)
-        self.mode = ParallelMode(
+        self.mode = LiveMode(
             provider,
             limiter=self.limiter,
             retry=retry or Retry(),

@@ -1,6 +1,6 @@
 """A simulated provider at the other end of a network, all of it on the virtual clock.
 
-What is real: the provider that speaks the dialect, `ParallelMode`, the limiter, and the
+What is real: the provider that speaks the dialect, `LiveMode`, the limiter, and the
 simulator that decides. What is not: sockets. A minute of traffic takes a second or less.
 """
 
@@ -17,7 +17,7 @@ from unittest import mock
 
 from llmflow import transport
 from llmflow.calls.call import Call, Route
-from llmflow.calls.live import ParallelMode
+from llmflow.calls.live import LiveMode
 from llmflow.errors import ConnectionFailedError, ProviderError, RequestTimeoutError
 from llmflow.limits import Limiter
 from llmflow.limits.registry import START_IN_FLIGHT
@@ -227,7 +227,7 @@ def play(
         limiters.append(limiter)
         log: list[float] = []
         answered_at.append(log)
-        mode = ParallelMode(
+        mode = LiveMode(
             provider,
             limiter=limiter,
             retry=retry or Retry(),

@@ -1,4 +1,4 @@
-"""Which way ``mode="auto"`` goes: parallel calls where they are in time and within the budget."""
+"""Decision of ``mode="auto"``: live if in time and within the budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DAILY: Final = {"rpd": "requests", "tpd": "tokens"}
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided.
+    """Decision between live calls and batch jobs.
 
     Args:
         parallel: whether calls are asked in parallel.

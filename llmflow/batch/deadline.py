@@ -1,4 +1,4 @@
-"""When batch jobs are too late for their deadline, and the rest is asked in parallel."""
+"""Deadline of batch jobs: the rest is asked live in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHORTEST_WAIT: Final = 0.01
 
 
 class Lateness:
-    """Ends one queue's jobs, early enough that what they leave over is answered in time.
+    """Ends the jobs of one queue in time for live calls.
 
     How long that takes is told from the quota and from the rows that have no answer yet: what
     jobs answer meanwhile makes it shorter. Where all of it would take longer than half of

@@ -1,4 +1,4 @@
-"""Where a run's batch jobs are written down: in its journal, with their files beside it."""
+"""Store of batch jobs in a run's journal, their files beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The batch work of one run: its queues, and what they need of the run."""
+"""Batch mode of one run: its queues and what they need."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Keep = Callable[[tuple[bytes, int], Outcome, Route], "asyncio.Future[None] | Non
 
 
 class BatchMode:
-    """The batch jobs of one run, or of what is outside of runs.
+    """Batch jobs of one run, or of calls outside of runs.
 
     It belongs to the event loop of the first call; calls of others are sent there.
 

@@ -1,4 +1,4 @@
-"""What a call is as a row of a batch job."""
+"""A call as a row of a batch job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How what jobs bring reaches a run: by the calls that wait for it, or past them."""
+"""Sink of batch results that no call waits for."""
 
 from __future__ import annotations
 

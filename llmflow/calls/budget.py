@@ -1,4 +1,4 @@
-"""Step 7 of a call: the budget keeps back what it may cost, and takes what it came to."""
+"""Step 7: reserve what a call may cost, and charge its cost."""
 
 from __future__ import annotations
 

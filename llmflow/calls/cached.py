@@ -1,4 +1,4 @@
-"""Step 6 of a call: an answer of an earlier run on this machine, at no cost."""
+"""Step 6: take the answer of an earlier run on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call on its way to an answer, its route, and the shape of the steps that it passes."""
+"""A call on its way to an answer, and its route."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOTHING: Final = Response(
 
 
 class Pending(Protocol):
-    """A call that a batch job has answered, until the answer is written down."""
+    """A call answered by a batch job, until the answer is durable."""
 
     def kept(self) -> None:
         """Note that the outcome is written down, or need not be."""
@@ -44,7 +44,7 @@ class Pending(Protocol):
 
 
 class Call:
-    """One call on its way to an answer; each step adds what the next ones need.
+    """One call, as its steps hand it on.
 
     Args:
         request: what is asked.
@@ -143,7 +143,7 @@ class Mode(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
-    """What a run needs to know of an LLM.
+    """The way of an LLM's calls to their answers.
 
     Args:
         provider: who answers.

@@ -1,4 +1,4 @@
-"""Which mode a call is in: a word that flows down from run, flow and node to each call."""
+"""The mode of calls, as run, flow, node or LLM choose it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DAY: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """How calls are to be answered.
+    """Mode of calls, with its deadline and fallback.
 
     Args:
         mode: live calls in parallel, the provider's batch jobs, or whichever of the two is

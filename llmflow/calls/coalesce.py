@@ -1,4 +1,4 @@
-"""Step 4 of a call: of equal ones in flight one asks, and the others share its answer."""
+"""Step 4: one of equal calls asks, the others share its answer."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Hedging: an attempt that takes unusually long is sent a second time, and the first answer wins.
+"""Hedging: a slow attempt is sent twice; the first answer wins.
 
 After J. Dean and L. A. Barroso, "The Tail at Scale", Communications of the ACM 56 (2), 2013:
 wait until a request has taken longer than nearly all others do, then ask once more. That
 cuts off the longest waits for a few per cent more requests, as long as those are bounded:
 a provider that is slow as a whole would otherwise be asked everything twice.
 
-This module knows when, and who wins. How a request is sent is `ParallelMode`'s matter.
+This module knows when, and who wins. How a request is sent is `LiveMode`'s matter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 @values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedge:
-    """When a slow attempt is sent a second time, and how many may be.
+    """Limits of hedging: which attempts are sent twice, and how many.
 
     The first answer wins and the other request is cancelled. **It costs money**: providers
     finish, and may bill, a request whose client has hung up. So `budget` bounds how many are
@@ -80,7 +80,7 @@ class Hedge:
 
 
 class Hedging:
-    """How long answers take, and what of the budget is spent; of one LLM.
+    """Latencies and hedging budget of one LLM.
 
     >>> hedging = Hedging(Hedge(percentile=0.5, minimum=0.0))
     >>> for seconds in range(1, 31):

@@ -1,4 +1,4 @@
-"""Equal calls in flight at the same time, answered by one of them."""
+"""Equal calls in flight, answered by one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmflow.types import Response
 
 
 class InFlight:
-    """Equal calls in flight: one of them asks, the others wait for its answer.
+    """Equal calls in flight: one asks, the others wait for its answer.
 
     Each has its ordinal, the number of equal calls before it. Those without a gap around
     the one that asks are covered by what is written down of it; whoever is not, or comes
@@ -168,7 +168,7 @@ def _copied(error: BaseException) -> BaseException:
 
 
 class Coalescer:
-    """Finds equal calls in flight. Calls on other event loops are not waited for."""
+    """Finds equal calls in flight on the same event loop."""
 
     def __init__(self) -> None:
         self._loops: dict[asyncio.AbstractEventLoop, dict[Hashable, InFlight]] = {}

@@ -1,4 +1,4 @@
-"""The key of a call: the same question, asked of the same model at the same server."""
+"""The key of a call, from its request and its route."""
 
 from __future__ import annotations
 

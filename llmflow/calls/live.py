@@ -23,7 +23,7 @@ from llmflow.calls.hedge import Hedge, Hedging
 from llmflow.calls.payment import Payment, Second, Sending
 from llmflow.calls.plausible import plausible
 from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page
-from llmflow.calls.reporter import Teller
+from llmflow.calls.reporter import CallReporter
 from llmflow.clock import Clock, SystemClock
 from llmflow.errors import (
     ProviderError,
@@ -49,7 +49,7 @@ _Error = TypeVar("_Error", bound=ProviderError)
 
 
 class _Call:
-    """What one request has gone through so far."""
+    """State of one request between its attempts."""
 
     __slots__ = (
         "attempts",
@@ -99,7 +99,7 @@ class _Call:
             self.permit.leave()
 
 
-class ParallelMode:
+class LiveMode:
     """Answers requests by live calls to one provider.
 
     Args:
@@ -138,8 +138,8 @@ class ParallelMode:
         self._reserves_output = provider.reserves_output
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._teller = Teller(provider, self._clock)
-        self._refusals = Refusals(limiter, self._teller, self._clock)
+        self._reporter = CallReporter(provider, self._clock)
+        self._refusals = Refusals(limiter, self._reporter, self._clock)
 
     async def complete(self, asked: Call) -> Response:
         """Answer one call.
@@ -180,7 +180,7 @@ class ParallelMode:
                 rng=self._rng,
                 failing=lambda: self.limiter.failing,
                 down=lambda: self.limiter.is_down,
-                again=partial(self._teller.retried, call),
+                again=partial(self._reporter.retried, call),
             )
         except ProviderError as final:
             final.attempts = call.attempts
@@ -208,7 +208,7 @@ class ParallelMode:
                     counted = 0  # a rate limit is no attempt
                     if asked is not None:
                         waited = self._clock.monotonic() - asked
-                        self._teller.admitted(call.id, call.attempts, waited)
+                        self._reporter.admitted(call.id, call.attempts, waited)
                     if call.payment is not None:
                         call.payment.begin(call.attempts)
                     try:
@@ -321,7 +321,7 @@ class ParallelMode:
             return None
         call.second = twin.sending = second
         try:
-            self._teller.hedged(call.id, self._clock.monotonic() - sent)
+            self._reporter.hedged(call.id, self._clock.monotonic() - sent)
             return await self._exchange(twin, permit)
         except ProviderError as error:
             self._tell(twin, permit, error)
@@ -360,10 +360,10 @@ class ParallelMode:
         seconds = rejection.retry_after
         if daily and (seconds is None or seconds > self.retry.daily_limit_patience):
             permit.fail(overloaded=False, signals=rejection.signals, rejected=True)
-            self._teller.rejected(call.id, call.attempts, rejection, None)
+            self._reporter.rejected(call.id, call.attempts, rejection, None)
             self.limiter.refuse(rejection, seconds=seconds)
             raise rejection
-        told = self._teller.of_pauses
+        told = self._reporter.of_pauses
         before = self.limiter.statistics().paused_for if told else 0.0
         seconds = permit.reject(
             rejection.retry_after,
@@ -374,9 +374,9 @@ class ParallelMode:
         now = self._clock.monotonic()
         if call.rejected_since is None:
             call.rejected_since = now
-        self._teller.rejected(call.id, call.attempts, rejection, seconds)
+        self._reporter.rejected(call.id, call.attempts, rejection, seconds)
         if told:
-            self._teller.paused(call.id, rejection, before=before, seconds=seconds)
+            self._reporter.paused(call.id, rejection, before=before, seconds=seconds)
         patience = math.inf if daily else self.retry.rate_limit_patience
         if patience is None or now + seconds - call.rejected_since <= patience:
             return

@@ -1,4 +1,4 @@
-"""Step 2 of a call: it counts as in flight, and events tell of its start and its end."""
+"""Step 2: count a call, and emit its first and last event."""
 
 from __future__ import annotations
 

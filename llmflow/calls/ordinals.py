@@ -1,4 +1,4 @@
-"""Counts equal calls: which of them a call is, and which places are free again."""
+"""Numbers of equal calls: which one a call is among them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST: Final = 100_000
 
 
 class Returned:
-    """Places to be taken again, the first one first, from any number of threads.
+    """Free ordinals, the lowest first, for any number of threads.
 
     Else a node that asks again after a time-out would leave a place without an answer, to be
     asked for in every session.
@@ -50,7 +50,7 @@ class Returned:
 
 
 class Ordinals:
-    """Numbers the calls of a session; those that want no result are counted apart.
+    """Numbers the calls of a session, submitted ones apart from others.
 
     A program that submits all of its calls, and asks them again later, finds the answers in
     the journal.

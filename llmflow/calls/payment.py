@@ -1,4 +1,4 @@
-"""Payment of one call: the reserve of each request that may have run, then the answer."""
+"""Payment of one call: reserved for each request, then charged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Charge = Callable[[float, float, int], None]
 
 
 class Sending:
-    """Whether a request may have run at the provider.
+    """Knows if a request may have run at the provider.
 
     Attributes:
         in_flight: whether it was sent, and has not failed.
@@ -46,7 +46,7 @@ class Sending:
 
 
 class Payment(Sending):
-    """What is kept back for a call in the budget, and what became of it.
+    """Budget that is reserved for a call, until it is settled.
 
     A provider bills a request that was given up, and one that is sent again as well. So each
     that may have run is charged what was kept back for it at once, and the next one needs
@@ -226,7 +226,7 @@ class Payment(Sending):
 
 
 class Second(Sending):
-    """What is kept back for a second request.
+    """Budget that is reserved for a second request.
 
     Args:
         reservation: as much as for the first one.

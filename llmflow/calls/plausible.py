@@ -1,4 +1,4 @@
-"""Usage that nobody can have used: it counts as not said, and the reserve is charged."""
+"""Checks of usage: impossible numbers count as not reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 5 of a call: its outcome is counted, and durable before anybody hears of it."""
+"""Step 5: count an outcome and make it durable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meaning of a refused call: its own input, a passing trouble, or the end for all."""
+"""Meaning of a refused call: its input, passing, or for all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Final, Protocol
 
-from llmflow.calls.reporter import Retried, Teller
+from llmflow.calls.reporter import CallReporter, Retried
 from llmflow.clock import Clock
 from llmflow.errors import (
     AuthenticationError,
@@ -34,7 +34,7 @@ _OF_ALL: Final = (AuthenticationError, ModelNotFoundError)
 
 
 class Refused(Retried, Protocol):
-    """What is to be known of a call that was refused."""
+    """Facts of a call that was refused."""
 
     attempts: int
     doubted: bool
@@ -42,17 +42,17 @@ class Refused(Retried, Protocol):
 
 
 class Refusals:
-    """Decides what follows when a provider refuses calls of one key and model.
+    """Decides what follows when one key and model are refused.
 
     Args:
         limiter: the domain's admission.
-        teller: who tells of a pause.
+        reporter: who tells of a pause.
         clock: where time comes from.
     """
 
-    def __init__(self, limiter: Limiter, teller: Teller, clock: Clock) -> None:
+    def __init__(self, limiter: Limiter, reporter: CallReporter, clock: Clock) -> None:
         self._limiter = limiter
-        self._teller = teller
+        self._reporter = reporter
         self._clock = clock
 
     async def let_pass(self, call: Refused, error: ProviderError, *, sent: float) -> None:
@@ -90,13 +90,13 @@ class Refusals:
             call.probed = True
             seconds = min(max(PAUSE_SECONDS, error.retry_after or 0.0), _LONGEST_PAUSE)
             self._limiter.pause(seconds, round_trip=now - sent)
-            self._teller.doubted(call.id, error, seconds)
+            self._reporter.doubted(call.id, error, seconds)
         elif verdict is Verdict.WAIT:
             verdict = await self._outcome(call)
             call.probed = call.probed or verdict is Verdict.PROBE
             if verdict is Verdict.FINAL:
                 raise error
-        self._teller.retried(call, call.attempts, error, seconds)
+        self._reporter.retried(call, call.attempts, error, seconds)
 
     async def _outcome(self, call: Refused) -> Verdict:
         """Wait until another call has found out, or has left it to this one."""

@@ -1,4 +1,4 @@
-"""Step 3 of a call: what the run's journal knows of it is its outcome, at no cost."""
+"""Step 3: answer a call from the journal of its run."""
 
 from __future__ import annotations
 

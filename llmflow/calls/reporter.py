@@ -1,4 +1,4 @@
-"""What live calls tell: one event for whoever listens, and one line of the log."""
+"""Events and log lines of live calls."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MUCH_LONGER = 2.0
 
 
 class Retried(Protocol):
-    """What is to be known of a call that is sent again."""
+    """Facts of a call that is sent again."""
 
     id: int
     retried: Callable[[ProviderError], None] | None
 
 
-class Teller:
+class CallReporter:
     """Tells of the calls of one provider.
 
     Args:

@@ -1,4 +1,4 @@
-"""Step 8 of a call: its mode sends it, live or as a row of a batch job."""
+"""Step 8: send a call live, or in a batch job."""
 
 from __future__ import annotations
 

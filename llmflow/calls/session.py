@@ -1,4 +1,4 @@
-"""What the calls of a run share: its journal, its budget, its counts, its batch jobs."""
+"""State that a run's calls share: journal, budget, counts, batch jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Holds what the steps of calls need; what they do is in the steps.
+    """Holds what the steps of calls need, and nothing they do.
 
     Args:
         journal: what was answered before; None where nothing is written down.

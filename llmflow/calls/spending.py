@@ -1,4 +1,4 @@
-"""What calls may cost, and what they came to: a run's budget, kept over all its sessions."""
+"""Reserves and charges of calls in a run's budget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row: TypeAlias = tuple[bytes, int]
 
 
 class _Learned:
-    """What the answers of a run have told of a model."""
+    """Forecasts for one model, learned from the answers of a run."""
 
     __slots__ = ("outputs", "prompts")
 

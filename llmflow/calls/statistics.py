@@ -1,4 +1,4 @@
-"""What a run has done so far."""
+"""Counts of what a run has done so far."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """What a run has done since it was entered.
+    """Counts of a run since it was entered.
 
     Args:
         answered: calls that the provider answered.

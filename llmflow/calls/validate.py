@@ -1,4 +1,4 @@
-"""Step 1 of a call: an answer that is not accepted is asked for once more."""
+"""Step 1: ask once more for an answer that is not accepted."""
 
 from __future__ import annotations
 

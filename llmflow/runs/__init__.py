@@ -1,1 +1,1 @@
-"""What outlives a process: a run's answers, its budget and its counts, and the list of runs."""
+"""Runs: answers, budget and counts that survive a process, and their catalog."""

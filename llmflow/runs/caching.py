@@ -1,4 +1,4 @@
-"""Where the cache of answers is that all runs on this machine share."""
+"""Place of the answer cache that all runs on this machine share."""
 
 from __future__ import annotations
 

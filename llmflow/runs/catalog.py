@@ -1,4 +1,4 @@
-"""Where runs are kept on this machine, and which there are."""
+"""Catalog of the runs on this machine, and their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which run the running code belongs to."""
+"""The run that the running code belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that an LLM opens by itself, because it was made with ``journal=``."""
+"""Runs that an LLM opens itself, as it was made with ``journal=``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After a Ctrl-C: one line on what is kept and how to go on."""
+"""Messages after a Ctrl-C: the results kept, and how to resume."""
 
 from __future__ import annotations
 

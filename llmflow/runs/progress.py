@@ -1,4 +1,4 @@
-"""What a run in Python is doing, told on standard error or in the notebook while it does it."""
+"""Progress of a Python run, on standard error or in a notebook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WORDS: Final = {"sealed": "to be sent", "creating": "on the way", "fetched": "b
 
 
 class JobsLook:
-    """Tells how the batch jobs of a run are doing; what is written down is read once a second.
+    """Progress of the batch jobs of a run, read once a second.
 
     Args:
         run: the run, which is open.

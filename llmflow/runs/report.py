@@ -1,4 +1,4 @@
-"""What a run came to, in numbers and in words."""
+"""Report of a run, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport(RunStatistics):
-    """What a run has done since it was entered, and what it came to in all.
+    """Counts of a run since it was entered, and its totals.
 
     >>> done = RunStatistics(answered=600, replayed=400, requests=612)
     >>> print(RunReport(name="summaries", seconds=20, resumable=True, **asdict(done)))

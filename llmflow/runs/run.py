@@ -1,4 +1,4 @@
-"""A run: what is asked within it is written down, counted, and paid from one budget."""
+"""A run: its calls are recorded, counted, and paid from one budget."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Store = Literal["full", "answers", "off"]
 
 
 class Run:
-    """Everything that a block of code asks, as one piece of work that survives its process.
+    """A block of code whose calls survive its process.
 
     Inside the block every answer of every LLM is written to the run's journal before it
     is given out. Running the same program again answers from there what was asked

@@ -27,7 +27,7 @@ import llmflow_providers.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
 from llmflow.batch import deadline, primer, queue, spool
 from llmflow.batch.deadline import Lateness
-from llmflow.calls.live import ParallelMode
+from llmflow.calls.live import LiveMode
 from llmflow.errors import ProviderError
 from llmflow.journal import Journal
 from llmflow.pricing import Price
@@ -219,7 +219,7 @@ def _wrap_requests(at: Callable[[str], None]) -> None:
 
     StreamChannel.send = wrap(StreamChannel.send, _request)  # type: ignore[method-assign]
     StreamChannel.fetch = wrap(StreamChannel.fetch, _request)  # type: ignore[method-assign]
-    ParallelMode.complete = wrap(ParallelMode.complete, lambda _: "ask")  # type: ignore[method-assign]
+    LiveMode.complete = wrap(LiveMode.complete, lambda _: "ask")  # type: ignore[method-assign]
 
 
 def _wrap_files(program: Program, at: Callable[[str], None]) -> None:
