@@ -29,12 +29,12 @@ TOLD = [
 ]
 # The simulator refuses what old models refuse; Anthropic counts the old ones' requests together;
 # and litellm is warmed up with an answer that nobody is asked for.
-KNOWING = {"openai_models.py", "anthropic.py", "litellm_client.py"}
+KNOWING = {"openai_models.py", "anthropic/__init__.py", "litellm/client.py"}
 SOURCES = [
     path
     for folder in ("llmflow", "providers")
     for path in sorted((ROOT / folder).rglob("*.py"))
-    if path.name not in KNOWING
+    if not {path.name, f"{path.parent.name}/{path.name}"} & KNOWING
 ]
 
 

@@ -18,7 +18,7 @@ from llmflow import lenient_json
 from llmflow.errors import redact
 from llmflow.headers import parse_duration
 from llmflow.types import WireReply
-from llmflow_providers.wire import dollars
+from llmflow_providers.base import dollars
 
 _SEARCH_LIMIT: Final = 20_000
 _START: Final = 200

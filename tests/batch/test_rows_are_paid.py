@@ -19,7 +19,7 @@ from llmflow.errors import (
 from llmflow.runs.catalog import find_run
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 from llmflow.types import Request
-from llmflow_providers.batch_parts import refused_row, unanswered_row
+from llmflow_providers.batch_base import refused_row, unanswered_row
 from tests.batch.fakes import FakeProvider, FakeServer
 from tests.batch.test_over_http import DIALECTS, FAST, QUICK
 

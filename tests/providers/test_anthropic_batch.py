@@ -12,9 +12,9 @@ import pytest
 from llmflow import errors
 from llmflow.batch_api import BatchAPI, BatchStatus
 from llmflow.types import Request
-from llmflow_providers import batch_parts
+from llmflow_providers import batch_base
 from llmflow_providers.anthropic import AnthropicProvider
-from llmflow_providers.anthropic_batch import AnthropicBatch
+from llmflow_providers.anthropic.batch import AnthropicBatch
 from tests.providers.batching import NOW, Script, reply, rows_in
 
 BASE = "https://api.anthropic.com/v1/messages/batches"
@@ -64,7 +64,7 @@ def test_a_row_is_the_live_call_with_a_name() -> None:
 async def test_the_rows_of_a_file_become_one_request(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_parts, "AT_ONCE", at_once)
+    monkeypatch.setattr(batch_base, "AT_ONCE", at_once)
     given = [{"custom_id": f"r{n}", "params": {"text": "one\nline, two"}} for n in range(3)]
     rows = rows_in(tmp_path, *map(orjson.dumps, given))
     channel = Script(reply(job(processing=3)))

@@ -10,7 +10,7 @@ import pytest
 from llmflow import errors
 from llmflow.types import Charge, QuotaSignal, Request, Usage, WireReply
 from llmflow_providers.openai import OpenAIProvider
-from llmflow_providers.openai_dialects import dialect_at
+from llmflow_providers.openai.dialects import dialect_at
 
 NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z
 

@@ -9,7 +9,7 @@ requests, and aiohttp's ``ClientSession``. It holds in the context of a call of 
 what else the program does with these libraries goes its own way.
 
 A redirect is an error there, too, whatever the provider's code would make of it. Long and
-many headers are read there as they are by llmflow's own providers, and `litellm_replies` looks
+many headers are read there as they are by llmflow's own providers, and `replies` looks
 there at what a reply holds.
 """
 

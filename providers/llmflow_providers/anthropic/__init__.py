@@ -28,11 +28,9 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers import endings
-from llmflow_providers.anthropic_errors import classify_anthropic
-from llmflow_providers.error_body import ErrorDetails, error_details, read_error
-from llmflow_providers.fields import ANTHROPIC
-from llmflow_providers.wire import (
+from llmflow_providers import error_patterns as endings
+from llmflow_providers.anthropic.errors import classify_anthropic
+from llmflow_providers.base import (
     check_key,
     checked_base_url,
     count,
@@ -42,9 +40,11 @@ from llmflow_providers.wire import (
     texts,
     tokens,
 )
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.fields import ANTHROPIC
 
 if TYPE_CHECKING:
-    from llmflow_providers.anthropic_batch import AnthropicBatch
+    from llmflow_providers.anthropic.batch import AnthropicBatch
 
 BASE_URL: Final = "https://api.anthropic.com"
 KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
@@ -165,7 +165,7 @@ class AnthropicProvider:
 
     def marked_prefix(self, request: Request) -> MarkedPrefix | None:
         """Return the marked beginning of a prompt; None if there is none that the cache keeps."""
-        from llmflow_providers.anthropic_prefix import marked_prefix
+        from llmflow_providers.anthropic.prompt_cache import marked_prefix
 
         return marked_prefix(self._body(request))
 
@@ -188,7 +188,7 @@ class AnthropicProvider:
         if request.options:
             body.update(request.options)
             if "cache_system" in body:
-                from llmflow_providers.anthropic_prefix import mark_system
+                from llmflow_providers.anthropic.prompt_cache import mark_system
 
                 mark_system(body)
         return body
@@ -257,7 +257,7 @@ class AnthropicProvider:
     @property
     def batch(self) -> AnthropicBatch:
         """Its batch API."""
-        from llmflow_providers.anthropic_batch import AnthropicBatch
+        from llmflow_providers.anthropic.batch import AnthropicBatch
 
         return AnthropicBatch(self)
 

@@ -2,8 +2,8 @@
 
 litellm (read: 1.106) brings more than a hundred providers, and habits that do not
 fit under a scheduler: it retries by itself, prints, downloads, and keeps clients of
-event loops that have ended. `llmflow_providers.litellm_client` undoes them, and
-`llmflow_providers.litellm_errors` translates what it raises.
+event loops that have ended. `llmflow_providers.litellm.client` undoes them, and
+`llmflow_providers.litellm.exceptions` translates what it raises.
 
 It costs 2 to 3 ms of CPU time a call, which is 300 to 500 calls a second on one core.
 """
@@ -37,9 +37,10 @@ from llmflow.retry import Retry
 from llmflow.surrogates import well_formed, well_formed_value
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
-from llmflow_providers import endings
-from llmflow_providers.litellm_client import INSTALL, LiteLLMClient, is_installed, loader
-from llmflow_providers.litellm_errors import (
+from llmflow_providers import error_patterns as endings
+from llmflow_providers.base import checked_base_url, count, dollars, said, text_of, texts, tokens
+from llmflow_providers.litellm.client import INSTALL, LiteLLMClient, is_installed, loader
+from llmflow_providers.litellm.exceptions import (
     error_beside,
     is_unknown_provider,
     lower_headers,
@@ -47,8 +48,7 @@ from llmflow_providers.litellm_errors import (
     translate,
     vendor_dialect,
 )
-from llmflow_providers.litellm_replies import looking
-from llmflow_providers.wire import checked_base_url, count, dollars, said, text_of, texts, tokens
+from llmflow_providers.litellm.replies import looking
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.

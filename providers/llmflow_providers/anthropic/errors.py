@@ -13,7 +13,7 @@ from typing import Final
 
 from llmflow import errors
 from llmflow_providers.error_body import ErrorDetails
-from llmflow_providers.openai_errors import as_error, is_daily
+from llmflow_providers.openai.errors import as_error, is_daily
 from llmflow_providers.refused import PASSING_STATUS, is_passing, names_content, names_model
 
 # `error.details.error_code`.

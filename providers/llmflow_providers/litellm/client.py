@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from llmflow.errors import MissingExtraError
-from llmflow_providers.litellm_redirects import Look, guard, no_redirects
+from llmflow_providers.litellm.redirects import Look, guard, no_redirects
 
 INSTALL: Final = "pip install 'llmflow[litellm]'"
 _CALLBACKS: Final = (

@@ -17,12 +17,12 @@ import orjson
 from llmflow import lenient_json
 from llmflow.errors import ProviderError
 from llmflow.types import WireReply
-from llmflow_providers import endings
+from llmflow_providers import error_patterns as endings
 from llmflow_providers.anthropic import AnthropicProvider
-from llmflow_providers.litellm_errors import lower_headers, quota_signals, vendor_dialect
-from llmflow_providers.litellm_redirects import Look
+from llmflow_providers.base import EMPTY, mapping, said
+from llmflow_providers.litellm.exceptions import lower_headers, quota_signals, vendor_dialect
+from llmflow_providers.litellm.redirects import Look
 from llmflow_providers.openai import OpenAIProvider
-from llmflow_providers.wire import EMPTY, mapping, said
 
 _OPENAI_COUNTS: Final[tuple[str, ...]] = ("prompt_tokens", "completion_tokens", "total_tokens")
 _ANTHROPIC_COUNTS: Final[tuple[str, ...]] = (

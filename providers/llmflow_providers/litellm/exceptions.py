@@ -20,16 +20,16 @@ from typing import Any, Final, NamedTuple
 from llmflow import errors
 from llmflow.types import QuotaSignal, WireReply
 from llmflow_providers.anthropic import anthropic_signals
-from llmflow_providers.anthropic_errors import classify_anthropic
+from llmflow_providers.anthropic.errors import classify_anthropic
 from llmflow_providers.error_body import ErrorDetails, error_details, read_error
-from llmflow_providers.openai_dialects import (
+from llmflow_providers.openai.dialects import (
     COMPATIBLE,
     DIALECT_NAMES,
     Dialect,
     Rule,
     dialect_named,
 )
-from llmflow_providers.openai_errors import as_error, classify
+from llmflow_providers.openai.errors import as_error, classify
 
 # litellm's classes whose meaning no status tells. Looked up by name along the class's
 # bases, so that neither litellm nor openai is imported here.

@@ -14,7 +14,7 @@ from llmflow import errors
 from llmflow.headers import DAY, LONGEST_QUOTA, clock_time, server_delay, server_time
 from llmflow_providers.dimensions import dimension_of
 from llmflow_providers.error_body import ErrorDetails
-from llmflow_providers.openai_dialects import COMPATIBLE, Dialect
+from llmflow_providers.openai.dialects import COMPATIBLE, Dialect
 from llmflow_providers.refused import PASSING_STATUS, is_passing, names_content, names_model
 
 _BILLING: Final = frozenset(

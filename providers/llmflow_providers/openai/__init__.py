@@ -1,6 +1,6 @@
 """OpenAI's chat completions, and every server that speaks the same dialect.
 
-What other servers do differently is in `llmflow_providers.openai_dialects`.
+What other servers do differently is in `llmflow_providers.openai.dialects`.
 
 Sources: OpenAI's API reference, its guides on rate limits and on error codes
 (autumn 2026), and error bodies seen of compatible servers (vLLM, Groq, Azure,
@@ -28,12 +28,8 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers import endings
-from llmflow_providers.error_body import ErrorDetails, error_details, read_error
-from llmflow_providers.fields import COMPATIBLE, OPENAI
-from llmflow_providers.openai_dialects import dialect_at, dialect_named
-from llmflow_providers.openai_errors import classify
-from llmflow_providers.wire import (
+from llmflow_providers import error_patterns as endings
+from llmflow_providers.base import (
     EMPTY,
     check_key,
     checked_base_url,
@@ -45,9 +41,13 @@ from llmflow_providers.wire import (
     text_of,
     tokens,
 )
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.fields import COMPATIBLE, OPENAI
+from llmflow_providers.openai.dialects import dialect_at, dialect_named
+from llmflow_providers.openai.errors import classify
 
 if TYPE_CHECKING:
-    from llmflow_providers.openai_batch import OpenAIBatch
+    from llmflow_providers.openai.batch import OpenAIBatch
 
 BASE_URL: Final = "https://api.openai.com/v1"
 KEY_VARIABLE: Final = "OPENAI_API_KEY"
@@ -194,7 +194,7 @@ class OpenAIProvider:
     @property
     def batch(self) -> OpenAIBatch | None:
         """Its batch API; None where the server is known to have none of this kind."""
-        from llmflow_providers.openai_batch import BATCH_LIMITS, OpenAIBatch
+        from llmflow_providers.openai.batch import BATCH_LIMITS, OpenAIBatch
 
         limits = BATCH_LIMITS.get(self.dialect.name)
         return None if limits is None else OpenAIBatch(self, limits)

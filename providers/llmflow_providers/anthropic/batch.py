@@ -27,7 +27,8 @@ from llmflow.batch_api import (
 )
 from llmflow.headers import server_time
 from llmflow.types import WireReply, WireRequest
-from llmflow_providers.batch_parts import (
+from llmflow_providers.base import mapping
+from llmflow_providers.batch_base import (
     in_path,
     is_success,
     lost_row,
@@ -43,7 +44,6 @@ from llmflow_providers.batch_parts import (
     word,
 )
 from llmflow_providers.error_body import ErrorDetails, error_details
-from llmflow_providers.wire import mapping
 
 if TYPE_CHECKING:
     from llmflow_providers.anthropic import AnthropicProvider
