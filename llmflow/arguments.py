@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Final, ParamSpec, TypeVar
 
 from llmflow.errors import UnknownArgumentError, UsageError, redact
+from llmflow.rate_limits import RATE_LIMITS
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -47,7 +48,7 @@ BELONGS: Final[dict[str, tuple[str, ...]]] = {
 _MEANT: Final = {
     **{
         name: f"write quota=Quota({name}=...), an argument of {_LLM}"
-        for name in ("rpm", "tpm", "itpm", "otpm", "rpd", "tpd", "max_concurrent")
+        for name in (*RATE_LIMITS, "max_concurrent")
     },
     "usd": f"write budget=Budget(usd=...), an argument of {_RUN}",
     "attempts": f"write retry=Retry(attempts=...), an argument of {_LLM}",

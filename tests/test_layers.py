@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"errors"},
-    {"arguments", "failure_notes", "loops", "private_files", "shares"},
+    {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
     {"types", "clock", "headers", "lenient_json", "printable", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
@@ -103,6 +103,7 @@ def test_providers_know_the_protocol_and_nothing_above() -> None:
         "headers",
         "lenient_json",
         "provider",
+        "rate_limits",
         "retry",
         "surrogates",
         "tokens",

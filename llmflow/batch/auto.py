@@ -11,6 +11,7 @@ from llmflow.calls.call import Call
 from llmflow.calls.choice import Choice
 from llmflow.limits import Limiter
 from llmflow.printable import counted
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge
 
 if TYPE_CHECKING:
@@ -21,13 +22,6 @@ _SHARE_OF_DEADLINE: Final = 0.8
 # Where no quota is known: so many calls at once, each of so many seconds.
 _AT_ONCE: Final = 100
 _SECONDS_PER_CALL: Final = 5.0
-_UNITS: Final = {
-    "rpm": "requests",
-    "tpm": "tokens",
-    "itpm": "input_tokens",
-    "otpm": "output_tokens",
-}
-_DAILY: Final = {"rpd": "requests", "tpd": "tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +68,13 @@ def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
         limiter: whose quota counts.
     """
     limits = dict(limiter.statistics().limits)
-    for name, unit in _DAILY.items():
-        if (limit := limits.get(name)) and count * getattr(charge, unit) > limit:
+    paces = []
+    for name, (unit, period, _) in RATE_LIMITS.items():
+        amount, limit = count * charge[unit], limits.get(name)
+        if limit and period < DAY:
+            paces.append(period * amount / limit)
+        elif limit and amount > limit:
             return math.inf
-    paces = [
-        60.0 * count * getattr(charge, unit) / limits[name]
-        for name, unit in _UNITS.items()
-        if limits.get(name)
-    ]
     if paces:
         return float(max(paces))
     return math.ceil(count / _AT_ONCE) * _SECONDS_PER_CALL

@@ -218,11 +218,10 @@ def _view(
 
 def _lines(model: _Model, entry: Remembered | None, limiter: Limiter) -> Iterator[Line]:
     from llmflow.cli.quota_view import Line
-    from llmflow.limits.dimensions import DIMENSIONS
-    from llmflow.limits.learning import DAY
+    from llmflow.rate_limits import DAY, RATE_LIMITS
 
     statistics = limiter.statistics()
-    for name, (_, period, _) in DIMENSIONS.items():
+    for name, (_, period, _) in RATE_LIMITS.items():
         if name in statistics.limits:
             configured: float | None = getattr(model.quota, name)
             yield Line(

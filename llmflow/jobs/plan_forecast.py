@@ -20,8 +20,7 @@ from llmflow.jobs.plan_values import (
     Primer,
     Span,
 )
-from llmflow.limits.dimensions import DIMENSIONS
-from llmflow.limits.learning import DAY
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.shares import share_text
 from llmflow.types import Charge, Usage
 
@@ -170,7 +169,7 @@ def paces(
     statistics, quota = llm.limiter.statistics(), llm.limiter.quota
     charges = _charges(llm, left, inputs, each)
     for name, limit in statistics.limits.items():
-        unit, period, _ = DIMENSIONS[name]
+        unit, period, _ = RATE_LIMITS[name]
         charge = Span(*(total[unit] for total in charges))
         configured = getattr(quota, name)
         origin = origins.get(name, "given")

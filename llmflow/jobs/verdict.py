@@ -8,6 +8,7 @@ from typing import Final
 
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.learned import LearnedLimit
+from llmflow.rate_limits import RATE_LIMITS
 from llmflow.shares import share_text
 from llmflow.transport import connection_limit, how_to_have_more
 from llmflow.types import Quota
@@ -22,14 +23,6 @@ _BUSY: Final = 0.9
 # Alone on a quota that binds all the time, a run gets more of it than this.
 _ALONE: Final = 0.75
 _MOSTLY: Final = 0.7
-_REMEDIES: Final = {
-    "rpm": "a higher request limit",
-    "rpd": "a higher daily request limit",
-    "tpm": "a higher token limit, or a smaller --max-tokens,",
-    "tpd": "a higher daily token limit",
-    "itpm": "a higher limit of input tokens",
-    "otpm": "a higher limit of output tokens",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +107,9 @@ def _dimension(name: str, share: float, evidence: Evidence) -> str:
     alone = statistics.shares.get(name, 1.0) >= 1.0 or got >= _ALONE or share < _MOSTLY
     if not alone and name.endswith("m"):
         return f"{head}: others seem to use this quota too; this run got about {got:.0%} of {name}"
-    return f"{head}: {_REMEDIES.get(name, 'a higher limit')} would make it faster"
+    title = RATE_LIMITS[name].title if name in RATE_LIMITS else "limit"
+    or_less = ", or a smaller --max-tokens," if name == "tpm" else ""
+    return f"{head}: a higher {title}{or_less} would make it faster"
 
 
 def _in_flight(evidence: Evidence) -> str:

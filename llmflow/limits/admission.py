@@ -24,11 +24,12 @@ from llmflow.errors import (
     RateLimitError,
 )
 from llmflow.limits.dimensions import Dimensions
-from llmflow.limits.learning import DAY, LearningBucket
+from llmflow.limits.learning import LearningBucket
 from llmflow.limits.overload import Overload
 from llmflow.limits.recovery import Recovery
 from llmflow.limits.start import SlowStart
 from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
+from llmflow.rate_limits import DAY
 from llmflow.shares import part_of
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -52,8 +53,7 @@ class Admission:
     Args:
         quota: the configured limits; those left out may be learned from headers.
         max_in_flight: requests in flight at once where the quota does not say.
-        start_in_flight: requests in flight at first while no rate is known; one more with
-            every answer. None begins with all.
+        start_in_flight: of those, how many at first while no rate is known; None: all.
         now: the time, in seconds on the caller's clock.
         jitter: returns a factor around 1 for delays that no server gave.
     """

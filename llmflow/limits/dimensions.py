@@ -9,23 +9,15 @@ from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
 from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.learning import DAY, OUTPUT, LearningBucket
+from llmflow.limits.learning import OUTPUT, LearningBucket
 from llmflow.limits.ticket import Ticket
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
 _ESTIMATE_BURST_SECONDS: Final = 0.5
-_MINUTE: Final = 60.0
-
-# dimension: (index in Charge, period in seconds, least useful capacity)
-DIMENSIONS: Final[dict[str, tuple[int, float, float]]] = {
-    "rpm": (0, _MINUTE, 1.0),
-    "tpm": (1, _MINUTE, 1.0),
-    "itpm": (2, _MINUTE, 1.0),
-    "otpm": (OUTPUT, _MINUTE, 1.0),
-    "rpd": (0, DAY, 1.0),
-    "tpd": (1, DAY, 1.0),
-}
+# The least useful capacity of a bucket.
+_LEAST_CAPACITY: Final = 1.0
 # What was sent in this many seconds tells how much a provider takes that says nothing.
 _LOOK_BACK: Final = 1.0
 _LOOK_STEP: Final = 0.1
@@ -179,7 +171,7 @@ class Dimensions:
     def retune(self, quota: Quota, now: float) -> None:
         """Change the configured limits; levels stay."""
         self.quota, self.portion = quota, quota.part
-        for name in DIMENSIONS:
+        for name in RATE_LIMITS:
             self._set_limit(name, now)
 
     def observe(
@@ -204,7 +196,7 @@ class Dimensions:
         changed = False
         for signal in signals:
             name, limit = signal.dimension, signal.limit
-            if name not in DIMENSIONS:
+            if name not in RATE_LIMITS:
                 continue
             if limit is not None and _LEAST_LIMIT <= limit < math.inf:
                 if self._hearsay:
@@ -259,7 +251,7 @@ class Dimensions:
         """
         told = {signal.dimension: signal for signal in signals}
         fresh = None
-        if dimension in DIMENSIONS and self.bucket(dimension) is None:
+        if dimension in RATE_LIMITS and self.bucket(dimension) is None:
             fresh = self._estimate(dimension, now)
         elif not self.buckets:
             fresh = self._estimate("rpm", now)
@@ -273,7 +265,7 @@ class Dimensions:
         self, dimension: str | None, told: Mapping[str, QuotaSignal], charge: Charge
     ) -> list[LearningBucket]:
         """Return what can have been used up: what was named, else what was short, else all."""
-        if dimension in DIMENSIONS:
+        if dimension in RATE_LIMITS:
             named = self.bucket(dimension)
             return [] if named is None else [named]
         short = [
@@ -341,7 +333,7 @@ class Dimensions:
     def recall(self, learned: Iterable[LearnedLimit], now: float) -> None:
         """Begin with what an earlier run has learned."""
         for each in learned:
-            if each.dimension not in DIMENSIONS or not _LEAST_LIMIT <= each.limit < math.inf:
+            if each.dimension not in RATE_LIMITS or not _LEAST_LIMIT <= each.limit < math.inf:
                 continue
             if not each.estimated:
                 self.named[each.dimension] = each.limit
@@ -356,7 +348,7 @@ class Dimensions:
 
     def _estimate(self, name: str, now: float) -> LearningBucket | None:
         """Guess a limit from what was sent lately, just before it was refused."""
-        unit, period, minimum = DIMENSIONS[name]
+        unit, period, _ = RATE_LIMITS[name]
         if period >= DAY:
             return None
         # Requests leave in bursts, one with every round trip, until a rate is known.
@@ -365,13 +357,13 @@ class Dimensions:
         if since is None or self._spent[0] - since[1][0] < _ENOUGH_TO_TELL:
             return None
         sent = self._spent[unit] - since[1][unit]
-        self._add(name, minimum, estimated=True, now=now)
+        self._add(name, _LEAST_CAPACITY, estimated=True, now=now)
         self._guess = _Guess(self.buckets[-1], sent=sent, seconds=horizon, made_at=now)
         self.buckets[-1].retune(self._guess.limit(), burst_seconds=_ESTIMATE_BURST_SECONDS)
         return self.buckets[-1]
 
     def _add(self, name: str, limit: float, *, estimated: bool, now: float) -> None:
-        unit, period, minimum = DIMENSIONS[name]
+        unit, period, _ = RATE_LIMITS[name]
         self.buckets.append(
             LearningBucket(
                 name,
@@ -379,7 +371,7 @@ class Dimensions:
                 limit=limit,
                 period=period,
                 burst_seconds=_ESTIMATE_BURST_SECONDS if estimated else self._burst(period),
-                minimum=minimum,
+                minimum=_LEAST_CAPACITY,
                 now=now,
                 estimated=estimated,
                 # An estimate is of what there was here, beside the others: our part already.

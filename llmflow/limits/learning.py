@@ -17,9 +17,9 @@ from llmflow.limits.bucket import BURST_SLACK, TokenBucket
 from llmflow.limits.depth import Depth
 from llmflow.limits.reported import Reported
 from llmflow.limits.trust import Trust
+from llmflow.rate_limits import DAY
 from llmflow.types import QuotaSignal
 
-DAY: Final = 86_400.0
 OUTPUT: Final = 3
 """The index of output tokens in a `Charge`."""
 # Shares of what a bucket holds, a second's worth at most. Below the first, less is

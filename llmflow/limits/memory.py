@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from llmflow.limits.dimensions import DIMENSIONS
 from llmflow.limits.learned import LearnedLimit
 from llmflow.private_files import make_private_folder
+from llmflow.rate_limits import RATE_LIMITS
 
 logger = logging.getLogger("llmflow")
 
@@ -258,7 +258,7 @@ def _entry(value: Any, now: float) -> Remembered | None:
     for name, each in value["limits"].items():
         numbers = [each["limit"], each["burst_seconds"], each["learned_at"]]
         usable = all(type(n) in (int, float) and 0 < n < math.inf for n in numbers)
-        if name not in DIMENSIONS or not usable or type(each["estimated"]) is not bool:
+        if name not in RATE_LIMITS or not usable or type(each["estimated"]) is not bool:
             continue
         limit, burst, moment = map(float, numbers)
         if not -_CLOCK_NOISE <= now - moment <= LIFETIME:
