@@ -1,24 +1,25 @@
-"""What a provider is, and how one is found.
+"""Protocols of a provider and of its batch API, and the registry of providers.
 
-A provider is small and does no I/O: it turns a `Request` into bytes, a reply
-into a `Response` or an error of `llmflow.errors`, and knows what a request is
-charged. Sending, waiting, retrying and bookkeeping are done once, above it,
-for all providers alike.
+A provider is small and does no I/O: it turns a `Request` into bytes, a reply into a `Response`
+or an error of `llmflow.errors`, and knows what a request is charged. Sending, waiting, retrying
+and bookkeeping are done once, above it, for all providers alike, and for their batch APIs.
 
-Providers are found by entry points of the group ``llmflow.providers``: the
-part of a model string before the first slash is the entry point's name.
+Providers are found by entry points of the group ``llmflow.providers``: the part of a model
+string before the first slash is the entry point's name.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
-from llmflow.errors import ConfigurationError, UnknownModelError
+from llmflow.errors import ConfigurationError, ProviderError, UnknownModelError
 from llmflow.retry import Retry
 from llmflow.types import (
     Charge,
@@ -33,13 +34,11 @@ from llmflow.types import (
 
 ENTRY_POINT_GROUP = "llmflow.providers"
 FALLBACK_PROVIDER = "litellm"
-_FACTS = ("name", "model", "default_quota", "default_retry", "reserves_output")
-_METHODS = ("domain", "prepare", "reserve", "settle")
 
 
 @runtime_checkable
 class Provider(Protocol):
-    """What every provider answers, bound to one model, base URL and key.
+    """A provider, bound to one model, base URL and key.
 
     Attributes:
         name: the provider's name, as in ``name/model``.
@@ -54,7 +53,7 @@ class Provider(Protocol):
             where the provider keeps such a beginning for later requests.
         known_options: optional: the names of the fields that calls may give as keywords, for its
             body; without it, or where it is None, any name that is not llmflow's own.
-        batch: optional: its `llmflow.batch_api.BatchAPI`, or None where it has none.
+        batch: optional: its `BatchAPI`, or None where it has none.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.
     """
@@ -67,8 +66,7 @@ class Provider(Protocol):
 
     @property
     def domain(self) -> Hashable:
-        """What shares one quota: equal domains share one limiter. Holds no secret."""
-        ...
+        """Its quota: equal domains share one limiter. Holds no secret."""
 
     def prepare(self) -> None:
         """Check what can be checked without a request: key, model, installed extras.
@@ -76,15 +74,12 @@ class Provider(Protocol):
         Raises:
             ConfigurationError: something is missing; the message says what to do.
         """
-        ...
 
     def reserve(self, request: Request) -> Charge:
         """Return what the provider charges a request when it arrives."""
-        ...
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
-        """Return what a request was charged in the end, now that its usage is known."""
-        ...
+        """Return what a request was charged, now that its usage is known."""
 
 
 @runtime_checkable
@@ -93,7 +88,6 @@ class WireProvider(Provider, Protocol):
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into what goes over the wire."""
-        ...
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a reply into a response.
@@ -102,11 +96,9 @@ class WireProvider(Provider, Protocol):
             ProviderError: the reply is an error, of the class that says what to do;
                 `retry_after` holds the delay that the server asked for.
         """
-        ...
 
     def signals(self, reply: WireReply) -> Sequence[QuotaSignal]:
         """Read what a reply's headers say of the quota."""
-        ...
 
 
 @runtime_checkable
@@ -126,15 +118,267 @@ class ClientProvider(Provider, Protocol):
         Raises:
             ProviderError: as `WireProvider.decode`.
         """
-        ...
+
+
+BatchState = Literal[
+    "queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"
+]
+"""The state of a job, in one provider's words or another's. ``succeeded`` says that it came to
+its end, whatever became of its rows; only ``failed`` has no row to show."""
+
+ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """The bounds of one job, and of all that wait at once.
+
+    Args:
+        requests: the most rows of one job.
+        size: the most bytes of one job's file.
+        least_requests: the fewest rows of one job.
+        mixed_models: whether a job may ask several models.
+        uniform_schema: whether all rows of a job must want the same JSON schema.
+        enqueued_tokens: prompt tokens of one model that may wait or run at once; None where
+            there is no such limit, or it is not known.
+        jobs: how many jobs may wait or run at once; None where that is not limited.
+        seconds: after how many seconds a job is given up by the provider.
+        discount: what a row costs of a live call's price: 0.5 is half.
+        calls_per_minute: how many requests about jobs and files may be sent in a minute.
+        poll: how many seconds a new job is left alone before the first look at it.
+    """
+
+    requests: int = 50_000
+    size: int = 200 * 2**20
+    least_requests: int = 1
+    mixed_models: bool = False
+    uniform_schema: bool = False
+    enqueued_tokens: float | None = None
+    jobs: int | None = None
+    seconds: float = 86_400.0
+    discount: float = 0.5
+    calls_per_minute: float = 300.0
+    poll: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchInput:
+    """The rows of one job, in a file: a row a line, none after the last.
+
+    Args:
+        path: the file.
+        size: its bytes.
+        requests: its rows.
+        tag: what the job is found by, where the provider lets a job be named: at most 64
+            characters of ``A-Z a-z 0-9 - _``, and never used before.
+        model: the model's name at the provider.
+        created_at: when its creation was begun, or before that, when it was finished; in
+            seconds since 1970.
+    """
+
+    path: Path
+    size: int
+    requests: int
+    tag: str
+    model: str
+    created_at: float
+
+
+class BatchProblem(NamedTuple):
+    """The reason why a job failed.
+
+    Args:
+        error: what is wrong, as a call would be told; a `QueueLimitError` where too much is
+            waiting already: the same job is accepted later.
+        line: which line of the input is meant, from 1; None where that is not said.
+    """
+
+    error: ProviderError
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStatus:
+    """The state of one job, as the provider tells it.
+
+    Args:
+        id: the provider's name of it.
+        state: what it is doing.
+        native: that in the provider's own word.
+        total: its rows; None where that is not said (yet).
+        succeeded: rows that are answered so far; None where that is not said.
+        failed: rows that have failed so far, likewise.
+        created_at: when it was made, in seconds since 1970.
+        expires_at: when the provider gives it up.
+        tag: the tag that it was created with, where it has one.
+        uploaded: the provider's name of its input file.
+        results: what to fetch, in the provider's words; empty while there is nothing.
+        problems: why it failed.
+        retry_after: seconds that the server asked to wait before the next look.
+    """
+
+    id: str
+    state: BatchState
+    native: str = ""
+    total: int | None = None
+    succeeded: int | None = None
+    failed: int | None = None
+    created_at: float | None = None
+    expires_at: float | None = None
+    tag: str | None = None
+    uploaded: str | None = None
+    results: tuple[str, ...] = ()
+    problems: tuple[BatchProblem, ...] = ()
+    retry_after: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """True once nothing will change any more."""
+        return self.state in ENDED
+
+
+class BatchRow(NamedTuple):
+    """One line of the results: an answer, or why there is none.
+
+    Args:
+        custom_id: which row it is.
+        response: the answer, without its cost.
+        error: what became of it instead. A `BatchRowLostError` was never run.
+    """
+
+    custom_id: str
+    response: Response | None
+    error: ProviderError | None
+
+
+class Upload(NamedTuple):
+    """A body that is sent piece by piece.
+
+    Args:
+        pieces: begins at the first piece whenever it is called.
+        size: all of their bytes.
+    """
+
+    pieces: Callable[[], Iterator[bytes]]
+    size: int
+
+
+class FileBounds(NamedTuple):
+    """The most that a file may have, as it is sent and on the disk.
+
+    Args:
+        size: its bytes.
+        lines: its line breaks; blank lines count.
+    """
+
+    size: int
+    lines: int
+
+
+class Channel(Protocol):
+    """The way to the provider: one request a call, never repeated."""
+
+    async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
+        """Send a request, perhaps with a streamed body, and return the reply.
+
+        Raises:
+            ProviderError: there was no reply; a reply of any status is returned.
+        """
+
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
+        """Send a request and write a whole reply of status 200 into a file.
+
+        The returned reply has an empty body then; of another status it has its own. An adapter
+        leaves the bounds to the channel that it is handed.
+
+        Raises:
+            ProviderError: there was no whole reply.
+            ResultsTooLargeError: it is larger than the results of the job's rows can be.
+        """
+
+
+@runtime_checkable
+class BatchAPI(Protocol):
+    """The batch API of a provider.
+
+    The adapter knows the provider's calls, their order and their words; when to make them, what
+    to do after a failure and what to write down before and after is llmflow's, once for all
+    providers (`llmflow.batch`). An adapter keeps nothing between calls and reaches the network
+    through the `Channel` that it is handed. A job's life, as llmflow goes through it::
+
+        line, line, ...   each request becomes a line of a file on this machine
+        upload            the file, where the provider wants one first
+        create            the job; not to be repeated without `find`
+        status            until it has ended
+        fetch             its results, onto this machine's disk
+        read              each line of them
+        clean_up          what nobody needs any more
+
+    Whatever is called on the network raises `ProviderError` in the classes of
+    `llmflow.errors`, with the reply's `status`: 404 where the job is not known (yet).
+
+    Attributes:
+        limits: what the provider allows, where nothing else is configured.
+    """
+
+    limits: BatchLimits
+
+    def line(self, custom_id: str, wire: WireRequest) -> bytes:
+        """Return the input's line for a call, without a line break."""
+
+    async def upload(self, rows: BatchInput, channel: Channel) -> str | None:
+        """Upload the file and return its name there; None if `create` does so."""
+
+    async def create(self, rows: BatchInput, uploaded: str | None, channel: Channel) -> BatchStatus:
+        """Create the job.
+
+        Raises:
+            QueueLimitError: too much is waiting already; nothing was created.
+            ProviderError: it was refused, or (with a status outside of the 400s, or none)
+                nobody knows.
+        """
+
+    async def find(
+        self, rows: BatchInput, known: Collection[str], channel: Channel
+    ) -> BatchStatus | None:
+        """Look for a job that `create` may have made unnoticed.
+
+        Args:
+            rows: what it was created for. By its tag, or else by its time and size.
+            known: ids of jobs that were created for something else.
+            channel: the way to the provider.
+        """
+
+    async def status(self, job: str, channel: Channel) -> BatchStatus:
+        """Ask how a job is doing."""
+
+    async def cancel(self, job: str, channel: Channel) -> None:
+        """Ask for the end of a job. One that has ended already is no error."""
+
+    async def fetch(self, status: BatchStatus, folder: Path, channel: Channel) -> Sequence[Path]:
+        """Bring all results of an ended job into files of this folder.
+
+        None is no error. Fetched again, they take the same places.
+        """
+
+    def read(self, line: bytes) -> BatchRow:
+        """Read one line of the results; a large one is read in a thread.
+
+        Raises:
+            ValueError: it is cut off, or no result.
+        """
+
+    async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
+        """Delete the files of an ended job whose results are on this machine."""
 
 
 class ProviderFactory(Protocol):
-    """What an entry point names: a class or function that makes a provider."""
+    """A class or function that makes a provider; an entry point names it."""
 
     def __call__(self, model: str, *, base_url: str | None, api_key: str | None) -> Provider:
-        """Make a provider for one model. Must not fail for want of a key: `prepare` does."""
-        ...
+        """Make a provider for one model; only `prepare` fails for want of a key."""
 
 
 @functools.cache
@@ -166,12 +410,12 @@ def provider_for(
             raise UnknownModelError(
                 f"{model!r} names a provider but no model; write {prefix}/MODEL"
             )
-        return checked(_load(providers[prefix])(name, base_url=base_url, api_key=api_key))
+        return _made(providers[prefix], name, base_url=base_url, api_key=api_key)
     if model in providers:
         raise UnknownModelError(f"{model!r} names a provider but no model; write {model}/MODEL")
     if FALLBACK_PROVIDER not in providers:
         raise UnknownModelError(unknown_model_message(model))
-    return checked(_load(providers[FALLBACK_PROVIDER])(model, base_url=base_url, api_key=api_key))
+    return _made(providers[FALLBACK_PROVIDER], model, base_url=base_url, api_key=api_key)
 
 
 def checked(provider: object) -> WireProvider | ClientProvider:
@@ -180,25 +424,39 @@ def checked(provider: object) -> WireProvider | ClientProvider:
     Raises:
         ConfigurationError: something is missing; the message names it.
     """
-    wire = ("encode", "decode", "signals")
-    own = () if hasattr(type(provider), "complete") else wire
+    has_client = hasattr(type(provider), "complete")
+    _check_parts(provider, "provider", Provider, *(() if has_client else (WireProvider,)))
+    return cast("WireProvider | ClientProvider", provider)
+
+
+def batch_api_of(provider: Provider) -> BatchAPI | None:
+    """Return a provider's batch API, or None where it has none.
+
+    Raises:
+        ConfigurationError: something is missing in it; the message names it.
+    """
+    api: BatchAPI | None = getattr(provider, "batch", None)
+    if api is not None:
+        _check_parts(api, "batch API", BatchAPI)
+    return api
+
+
+def _check_parts(given: object, what: str, *protocols: type) -> None:
+    names = [name for each in protocols for name in (*each.__annotations__, *vars(each))]
+    parts = [name for name in names if not name.startswith("_")]
     # Looked up on the class where it is one's: a property must not run to be found.
-    missing = [
-        name
-        for name in (*_FACTS, *_METHODS, *own)
-        if not hasattr(type(provider), name) and name not in getattr(provider, "__dict__", {})
-    ]
+    own = getattr(given, "__dict__", {})
+    missing = [name for name in parts if not hasattr(type(given), name) and name not in own]
     if missing:
         raise ConfigurationError(
-            f"{type(provider).__name__} is no provider: it lacks {', '.join(missing)}; "
+            f"{type(given).__name__} is no {what}: it lacks {', '.join(missing)}; "
             "see llmflow.provider"
         )
-    return cast("WireProvider | ClientProvider", provider)
 
 
 @functools.lru_cache(maxsize=128)
 def key_digest(key: str | None) -> str:
-    """Return what tells keys apart in a quota domain, and from which no key can be read."""
+    """Return a digest that tells keys apart in a quota domain."""
     return hashlib.sha256((key or "").encode()).hexdigest()[:16]
 
 
@@ -219,9 +477,17 @@ def unknown_model_message(model: str) -> str:
     return f"no native provider has the model {model!r}: {hint}{end}"
 
 
-def _load(point: EntryPoint) -> ProviderFactory:
+def _made(
+    point: EntryPoint, model: str, *, base_url: str | None, api_key: str | None
+) -> WireProvider | ClientProvider:
+    """Return the provider that an entry point makes."""
+    told = f"the provider {point.name!r} ({point.value})"
     try:
-        return cast("ProviderFactory", point.load())
+        factory = cast("ProviderFactory", point.load())
     except (ImportError, AttributeError) as error:
-        message = f"the provider {point.name!r} ({point.value}) cannot be imported: {error}"
+        raise ConfigurationError(f"{told} cannot be imported: {error}") from error
+    try:
+        return checked(factory(model, base_url=base_url, api_key=api_key))
+    except TypeError as error:
+        message = f"{told} cannot be made from a model, base_url and api_key: {error}"
         raise ConfigurationError(message) from error

@@ -26,7 +26,6 @@ from llmflow.batch.record import JobRecord, JobStore, MemoryStore
 from llmflow.batch.rows import ask_live, identity_of, put_row, supports, unsupported
 from llmflow.batch.sink import RouteKeeper
 from llmflow.batch.waiter import Outcome, TakenOver, Waiter
-from llmflow.batch_api import BatchAPI
 from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice
 from llmflow.clock import SystemClock
@@ -38,6 +37,7 @@ from llmflow.errors import (
     UsageError,
 )
 from llmflow.events import BatchDecided, BatchJobChanged, emit
+from llmflow.provider import batch_api_of
 from llmflow.types import Response
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class BatchMode:
         return queue
 
     def _open(self, identity: Identity, route: Route) -> Queue:
-        api: BatchAPI | None = getattr(route.provider, "batch", None)
+        api = batch_api_of(route.provider)
         if api is None:
             raise unsupported(route)
         from llmflow.transport.channel import StreamChannel
