@@ -1,19 +1,209 @@
-"""What the providers that speak HTTP share: addresses, keys, JSON out, odd JSON in."""
+"""Base of the providers that speak JSON over HTTP, and the readers of what they send."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+import os
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
 
-from llmflow.errors import ConfigurationError, redact
+from llmflow import lenient_json
+from llmflow.errors import BadReplyError, ConfigurationError, MissingKeyError, ProviderError, redact
+from llmflow.headers import parse_number, parse_reset
+from llmflow.provider import key_digest
+from llmflow.retry import Retry
 from llmflow.surrogates import well_formed_value
-from llmflow.types import Usage
+from llmflow.types import Quota, QuotaSignal, Response, Usage, WireReply, WireRequest
+from llmflow_providers.error_body import ErrorDetails, error_details, read_error
+from llmflow_providers.error_rules import ErrorTable
 
 EMPTY: Final[Mapping[str, Any]] = {}
 _MOST: Final = 10**15
+
+
+class HTTPProvider:
+    """A chat API over HTTP: its address and key, its replies and errors.
+
+    A subclass adds `encode`, `understand`, `signals`, `reserve` and `settle`, and sets what
+    stands below without a value.
+
+    Args:
+        model: the model's name there.
+        base_url: where the API is; else that of `url_variable`, else `official_url`.
+        api_key: the key, or "" for none; else that of `key_variable`.
+
+    Raises:
+        ConfigurationError: the base URL is no HTTP URL, or holds a password.
+    """
+
+    name: str
+    key_variable: str
+    url_variable: str
+    official_url: str
+    """The provider's own server, which needs a key."""
+    path: str
+    """What is called, below the base URL."""
+    answer: str
+    """What a reply holds, as messages name it."""
+    error_table: ErrorTable
+    default_quota: Quota | None = None
+    default_retry: Retry | None = None
+    known_options: frozenset[str] | None = None
+    """The fields of its body that a call may give as keywords."""
+    reserves_output = True
+
+    def __init__(
+        self, model: str, *, base_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        self.model = model
+        url = base_url or os.environ.get(self.url_variable) or self.official_url
+        self.base_url = self.address(url)
+        # "" says "no key": the provider's own must not reach a server that asks for none.
+        self.key = (os.environ.get(self.key_variable) if api_key is None else api_key) or None
+        self._key_digest = key_digest(self.key)
+        self._url = f"{self.base_url}{self.path}"
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            **self.own_headers(),
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r})"
+
+    @staticmethod
+    def address(url: str) -> str:
+        """Return a base URL as it is used."""
+        return checked_base_url(url)
+
+    def own_headers(self) -> Mapping[str, str]:
+        """Return the headers of each request besides those of JSON."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    @property
+    def domain(self) -> Hashable:
+        """One quota per server, key and model; the key is there as a digest only."""
+        return (self.name, self.base_url, self._key_digest, self.model)
+
+    @property
+    def endpoint(self) -> str:
+        """Its address: what another server answers is another answer."""
+        return self.base_url
+
+    def prepare(self) -> None:
+        """Check that there is a key if one is needed, and that it can be sent."""
+        if self.key is None and self.base_url == self.official_url:
+            raise MissingKeyError(
+                f"{self.name}/{self.model} needs an API key: set the environment variable "
+                f"{self.key_variable} (or, in Python, pass api_key=...)"
+            )
+        check_key(self.key, name=self.name, variable=self.key_variable)
+
+    def decode(self, reply: WireReply) -> Response:
+        """Turn a reply into a response, or raise the error that it is."""
+        if not 200 <= reply.status < 300:
+            raise self.classified(self.details(reply), reply)
+        try:
+            return self.understand(lenient_json.loads(reply.body), reply)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise self.unusable(self.details(reply), reply, f"HTTP {reply.status}") from None
+
+    def understand(self, data: Any, reply: WireReply) -> Response:
+        """Turn an answer that was parsed already into a response.
+
+        Args:
+            data: the answer.
+            reply: what it came with: its headers count, its body does not.
+
+        Raises:
+            ProviderError: it is the answer of a failure.
+            LookupError, TypeError, AttributeError: it is no answer.
+        """
+        raise NotImplementedError
+
+    def classify(self, details: ErrorDetails, reply: WireReply) -> ProviderError:
+        """Return the error that a reply means, with the delay that the server asked for.
+
+        Args:
+            details: what its body says.
+            reply: what it came with; its status may be the one that the body names.
+        """
+        return self.error_table.classify(details, reply)
+
+    def classified(
+        self, details: ErrorDetails, reply: WireReply, status: int | None = None
+    ) -> ProviderError:
+        """Return the error that a reply means as if it had this status."""
+        return self.classify(details, reply if status is None else reply._replace(status=status))
+
+    def details(self, reply: WireReply) -> ErrorDetails:
+        """Read what a reply says of an error, without the key."""
+        return read_error(reply, secret=self.key)
+
+    def unusable(self, details: ErrorDetails, reply: WireReply, holder: str) -> ProviderError:
+        """Return the error for a success that holds no answer.
+
+        Args:
+            details: what is said instead.
+            reply: what it came with.
+            holder: what should have held the answer, as the message names it.
+        """
+        if details.is_error:
+            return self.classified(details, reply, details.status)
+        message = f"{holder} without {self.answer}; it begins: {details.message}"
+        return BadReplyError(message, status=reply.status)
+
+    def error_beside(self, error: Any, reply: WireReply) -> ProviderError:
+        """Return the error that stands beside an answer, or in its place."""
+        details = error_details({"error": error}, secret=self.key)
+        return self.classified(details, reply, details.status)
+
+    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> WireRequest:
+        """Return a request to another part of the same API.
+
+        Args:
+            method: of HTTP.
+            path: below the base URL.
+            body: what to send.
+            **headers: in place of those that go with JSON, with ``_`` for ``-``.
+        """
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return WireRequest(method, f"{self.base_url}{path}", {**self._headers, **given}, body)
+
+
+class LimitHeaders(NamedTuple):
+    """The headers that tell of one limit.
+
+    >>> LimitHeaders.named("rpm", "x-ratelimit-{}-requests").reset
+    'x-ratelimit-reset-requests'
+    """
+
+    dimension: str
+    limit: str
+    remaining: str
+    reset: str
+
+    @classmethod
+    def named(cls, dimension: str, pattern: str) -> LimitHeaders:
+        """Return the headers of a dimension whose names differ in one word."""
+        return cls(dimension, *map(pattern.format, ("limit", "remaining", "reset")))
+
+    def signal(self, headers: Mapping[str, str], now: float) -> QuotaSignal:
+        """Read them.
+
+        Args:
+            headers: a reply's headers, with lower-case names.
+            now: the server's time, in seconds since 1970.
+        """
+        reset = headers.get(self.reset)
+        return QuotaSignal(
+            self.dimension,
+            parse_number(headers.get(self.limit)),
+            parse_number(headers.get(self.remaining)),
+            parse_reset(reset, now=now) if reset is not None else None,
+        )
 
 
 def checked_base_url(url: str) -> str:
@@ -75,6 +265,11 @@ def dump_body(body: dict[str, Any]) -> bytes:
                 return json.dumps(body, ensure_ascii=True, allow_nan=False, default=_plain).encode()
         except (TypeError, ValueError, RecursionError):
             raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
+
+
+def field_names(text: str) -> frozenset[str]:
+    """Return the names that stand in a text."""
+    return frozenset(text.split())
 
 
 def texts(content: Any) -> Iterator[str]:

@@ -1,17 +1,18 @@
-"""What the adapters of batch APIs share: reading jobs, refusals, and files."""
+"""Base of the adapters of batch APIs over HTTP, and the readers of what they send."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from llmflow import lenient_json
-from llmflow.batch_api import BatchRow
 from llmflow.errors import (
+    BadReplyError,
     BatchRowLostError,
+    BatchUnsupportedError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -19,7 +20,10 @@ from llmflow.errors import (
     RateLimitError,
 )
 from llmflow.headers import parse_reset, server_delay
-from llmflow.types import WireReply
+from llmflow.provider import BatchInput, BatchLimits, BatchRow, BatchStatus, Channel
+from llmflow.types import WireReply, WireRequest
+from llmflow_providers.base import HTTPProvider, mapping
+from llmflow_providers.error_body import ErrorDetails, error_details
 
 AT_ONCE: Final = 2**19
 """How much of a file is read at once, in bytes."""
@@ -30,6 +34,194 @@ _LOST: Final = {
     "expired": "the batch job expired before this row was run",
     "cancelled": "the batch job was cancelled before this row was run",
 }
+_PAGE: Final = 100
+_MOST_PAGES: Final = 1000
+
+
+class HTTPBatch:
+    """A batch API over HTTP whose jobs are at one path.
+
+    A subclass adds `line`, `upload`, `create`, `clean_up`, and how to read a job
+    (`_read_status`), a row (`_read_row`) and a list of jobs (`_is_for`, `_earliest`, `_next_page`).
+
+    Args:
+        provider: whose rows these are: it knows the address, the key and the answers.
+        limits: what the server allows.
+    """
+
+    path: str
+    """Of the jobs, below the base URL."""
+
+    def __init__(self, provider: HTTPProvider, limits: BatchLimits) -> None:
+        self.provider = provider
+        self.limits = limits
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.provider!r})"
+
+    # --- jobs -----------------------------------------------------------------------------------
+
+    async def find(
+        self, rows: BatchInput, known: Collection[str], channel: Channel
+    ) -> BatchStatus | None:
+        """Look for the job of these rows, from the newest back to before the file was made."""
+        place = ""
+        for _ in range(_MOST_PAGES):
+            call = self.provider.call("GET", f"{self.path}?limit={_PAGE}{place}")
+            reply = await channel.send(call)
+            page = self._object(reply, "data")
+            earliest = self._earliest(rows, reply)
+            last: str | None = None
+            for job in map(mapping, page["data"] if isinstance(page["data"], list) else []):
+                last = word(job.get("id")) or last
+                created = moment(job.get("created_at"))
+                if last not in known and self._is_for(rows, job, earliest):
+                    return self._read_status(job, reply)
+                if created is not None and created < earliest:
+                    return None
+            following = self._next_page(page, last)
+            if following in (None, place):
+                return None
+            place = f"{following}"
+        return None
+
+    def _earliest(self, rows: BatchInput, reply: WireReply) -> float:
+        """Return when a job of these rows was created at the earliest, by the server's clock."""
+        raise NotImplementedError
+
+    def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
+        """Whether a job in a list is the one of these rows."""
+        raise NotImplementedError
+
+    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
+        """Return the query of the next page of jobs; None if this is the last one."""
+        raise NotImplementedError
+
+    async def status(self, job: str, channel: Channel) -> BatchStatus:
+        """Ask how a job is doing."""
+        call = self.provider.call("GET", f"{self.path}/{in_path(job)}")
+        return self._status_in(await channel.send(call))
+
+    async def cancel(self, job: str, channel: Channel) -> None:
+        """Ask for the end of a job. One that has ended already is no error."""
+        call = self.provider.call("POST", f"{self.path}/{in_path(job)}/cancel")
+        reply = await channel.send(call)
+        if is_success(reply):
+            return
+        if reply.status in (400, 409):
+            status = await self.status(job, channel)
+            ends = status.has_ended or status.state == "cancelling"
+            if ends or status.native.lower() == "finalizing":
+                return
+        raise self._failure(reply)
+
+    async def fetch(self, status: BatchStatus, folder: Path, channel: Channel) -> Sequence[Path]:
+        """Bring the results here."""
+        paths = places(folder, len(status.results))
+        for result, path in zip(status.results, paths, strict=True):
+            reply = await channel.fetch(self._result_call(status, result), path)
+            if reply.status != 200:
+                raise self._failure(reply)
+        return paths
+
+    def _result_call(self, status: BatchStatus, result: str) -> WireRequest:
+        """Return the request for one file of results."""
+        raise NotImplementedError
+
+    def _status_in(self, reply: WireReply) -> BatchStatus:
+        """Read the job that a reply has to be.
+
+        Raises:
+            ProviderError: it is an error, or something else.
+        """
+        return self._read_status(self._object(reply, "id"), reply)
+
+    def _read_status(self, job: Mapping[str, Any], reply: WireReply) -> BatchStatus:
+        """Read a job.
+
+        Raises:
+            BadReplyError: it is none.
+        """
+        raise NotImplementedError
+
+    # --- rows -----------------------------------------------------------------------------------
+
+    def read(self, line: bytes) -> BatchRow:
+        """Read one line of the results.
+
+        Raises:
+            ValueError: it is cut off, or no result.
+        """
+        row = lenient_json.loads(line)
+        found = None
+        if isinstance(row, dict) and isinstance(row.get("custom_id"), str):
+            found = self._read_row(row["custom_id"], row)
+        if found is None:
+            raise ValueError("no result of a batch job")
+        return found
+
+    def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
+        """Read the result of the row of a name; None if it is no result."""
+        raise NotImplementedError
+
+    def _answered(self, name: str, answer: Any, reply: WireReply) -> BatchRow | None:
+        """Read the answer of a row that ran; None if it is no answer."""
+        try:
+            return BatchRow(name, self.provider.understand(answer, reply), None)
+        except ProviderError as failed:
+            return unanswered_row(name, failed)
+        except (LookupError, TypeError, AttributeError):
+            return None
+
+    def _unreadable(self, name: str, answer: Any, reply: WireReply) -> BatchRow:
+        """Return the row for what is no answer, of one that ran."""
+        return unanswered_row(name, self.provider.unusable(self._details(answer), reply, "a row"))
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def _details(self, data: Any) -> ErrorDetails:
+        """Read what an error says, without the key."""
+        return error_details(data, secret=self.provider.key)
+
+    def _object(self, reply: WireReply, name: str) -> dict[str, Any]:
+        """Return the object with a field of this name that a reply has to be.
+
+        Raises:
+            ProviderError: it is an error, or something else.
+        """
+        if not is_success(reply):
+            raise self._failure(reply)
+        try:
+            data = lenient_json.loads(reply.body)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict) or name not in data:
+            raise self._odd(reply)
+        return data
+
+    def _failure(self, reply: WireReply) -> ProviderError:
+        """Return the error that a reply is."""
+        error = self.provider.classified(self.provider.details(reply), reply)
+        is_of_model = isinstance(error, ModelNotFoundError) and error.code != "model_not_found"
+        if error.status == 404 and is_of_model:  # it is about a job or a file
+            return InvalidRequestError(
+                error.message, status=404, code=error.code, request_id=error.request_id
+            )
+        return error
+
+    def _odd(self, reply: WireReply) -> BadReplyError:
+        """Return the error of a reply that is no object of a batch API."""
+        said = self.provider.details(reply).message
+        message = f"what came is no object of a batch API; it begins: {said}"
+        return BadReplyError(message, status=reply.status)
+
+    def _unsupported(self, reply: WireReply) -> BatchUnsupportedError:
+        """Return the error of a server without batch jobs."""
+        return BatchUnsupportedError(
+            f"{self.provider.base_url} has no batch API, or not for this key. "
+            f"It said: {self.provider.details(reply).message}",
+            status=reply.status,
+        )
 
 
 def is_success(reply: WireReply) -> bool:
@@ -46,26 +238,6 @@ def row_status(value: Any) -> int | None:
     if isinstance(value, str) and len(value) == _STATUS_DIGITS and value.isdecimal():
         return int(value)
     return whole(value)
-
-
-def read_object(reply: WireReply, *names: str) -> dict[str, Any] | None:
-    """Return the JSON object of a reply, if it has all these names."""
-    try:
-        data = lenient_json.loads(reply.body)
-    except ValueError:
-        return None
-    return data if isinstance(data, dict) and all(name in data for name in names) else None
-
-
-def not_a_model(error: ProviderError) -> ProviderError:
-    """Return the error for a 404 that is about a job or a file, and so about no model."""
-    if error.status != 404 or not isinstance(error, ModelNotFoundError):
-        return error
-    if error.code == "model_not_found":
-        return error
-    return InvalidRequestError(
-        error.message, status=404, code=error.code, request_id=error.request_id
-    )
 
 
 def next_look(reply: WireReply) -> float | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from llmflow import errors
-from llmflow.types import Usage
+from llmflow.types import Response
 
 WHOLE: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
 """The usual endings, which need no closer look."""
@@ -25,22 +26,16 @@ _CUT: Final = frozenset(
 )
 
 _FAILED: Final[dict[str, type[errors.ProviderError]]] = {
-    "insufficient_system_resource": errors.OverloadedError,  # DeepSeek
-    "overloaded": errors.OverloadedError,
-    "network_error": errors.ServerError,  # Z.ai
-    "abort": errors.ServerError,  # SGLang, vLLM
-    "aborted": errors.ServerError,
-    "cancelled": errors.ServerError,
-    "canceled": errors.ServerError,
-    "engine_error": errors.ServerError,
-    "error": errors.ServerError,  # OpenRouter, Mistral, Cohere
-    "failed": errors.ServerError,
-    "failure": errors.ServerError,
-    "internal_error": errors.ServerError,
-    "internal_server_error": errors.ServerError,
-    "model_error": errors.ServerError,
-    "server_error": errors.ServerError,
-    "upstream_error": errors.ServerError,
+    **dict.fromkeys(
+        (
+            *("error", "failed", "failure", "cancelled", "canceled"),  # OpenRouter, Mistral, Cohere
+            *("abort", "aborted", "engine_error", "model_error"),  # SGLang, vLLM
+            *("network_error", "upstream_error"),  # Z.ai
+            *("server_error", "internal_error", "internal_server_error"),
+        ),
+        errors.ServerError,
+    ),
+    **dict.fromkeys(("insufficient_system_resource", "overloaded"), errors.OverloadedError),
     "timeout": errors.RequestTimeoutError,
 }
 _FILTERED: Final = frozenset(
@@ -94,39 +89,40 @@ def is_filtered(ending: object) -> bool:
     return isinstance(ending, str) and _word(ending) in _FILTERED
 
 
-def failed(ending: str) -> errors.ProviderError:
-    """Return the failure that an ending stands for, one that `is_failure`."""
-    kind = _FAILED[_word(ending)]
-    return kind(f"the answer ended with finish_reason {errors.redact(ending)!r}", status=200)
-
-
-def filtered(
-    ending: str,
+def check(
+    response: Response,
+    ending: str | None,
     *,
-    text: str,
-    usage: Usage,
-    cost: float | None = None,
-    request_id: str | None = None,
-    said: str = "",
-) -> errors.ContentFilterError:
-    """Return the refusal that an ending stands for, with what there is of the answer.
+    beside: Iterable[Any] = (),
+    error_of: Callable[[Any], errors.ProviderError],
+    said: object = None,
+) -> None:
+    """Raise the failure that an answer is: by its ending, or an error beside it.
 
     Args:
+        response: the answer.
         ending: the word.
-        text: what was written until then.
-        usage: what it took.
-        cost: what the server says that it charges.
-        request_id: the provider's id of this request.
+        beside: errors that stand beside the answer, or nothing in their place.
+        error_of: reads one of them.
         said: more of the reason, where the provider gives it.
     """
-    shown = errors.redact(ending)
-    detail = f": {errors.redact(said)}" if said else ""
-    return errors.ContentFilterError(
-        f"the answer was stopped because of its content (finish_reason {shown!r}){detail}",
-        status=200,
-        code="content_filter",
-        request_id=request_id,
-        partial_text=text,
-        usage=usage if usage.total_tokens else None,
-        cost=cost,
-    )
+    if is_filtered(ending):
+        shown = errors.redact(str(ending))
+        detail = f": {errors.redact(said)}" if isinstance(said, str) and said else ""
+        raise errors.ContentFilterError(
+            f"the answer was stopped because of its content (finish_reason {shown!r}){detail}",
+            status=200,
+            code="content_filter",
+            request_id=response.request_id,
+            partial_text=response.text,
+            usage=response.usage if response.usage.total_tokens else None,
+            cost=response.cost,
+        )
+    has_failed = is_failure(ending)
+    for found in map(error_of, filter(None, beside)):
+        if not has_failed or found.status != 200:  # else the ending says more
+            raise found
+    if has_failed:
+        word = str(ending)
+        message = f"the answer ended with finish_reason {errors.redact(word)!r}"
+        raise _FAILED[_word(word)](message, status=200)

@@ -1,4 +1,4 @@
-"""What an error's body says, in whichever form a server says it.
+"""Reads the body of an error, in whichever form a server sends it.
 
 Nested, flat, in a list, a bare string, HTML, or nothing at all: providers, gateways and
 proxies all answer in their own way, and a parser must survive each.
@@ -18,11 +18,11 @@ from llmflow import lenient_json
 from llmflow.errors import redact
 from llmflow.headers import parse_duration
 from llmflow.types import WireReply
-from llmflow_providers.base import dollars
 
 _SEARCH_LIMIT: Final = 20_000
 _START: Final = 200
 _DETAILS_LIMIT: Final = 16
+_LONGEST: Final = 10**15
 # The status that a word means where the status itself says nothing, as with a 200.
 _STATUS_OF: Final = {
     "authentication_error": 401,
@@ -47,7 +47,7 @@ _STATUS_OF: Final = {
     "too_many_requests": 429,
     "unavailable": 503,
 }
-_LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
+LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
 _REPEATED: Final = ("x-ratelimit-", "ratelimit-", "retry-after", "anthropic-rate")
 _DELAY_FIELDS: Final = {
     "retry_after": "retry-after",
@@ -64,7 +64,7 @@ _DELAY_FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
-    """What a body says, in whichever form it says it.
+    """An error's body, read.
 
     Args:
         message: the text, masked and cut.
@@ -147,7 +147,7 @@ def _status(error: Mapping[str, Any], code: Any, kind: Any, text: str) -> int:
     for value in (code, kind, error.get("status")):
         if isinstance(value, str) and value.lower() in _STATUS_OF:
             return _STATUS_OF[value.lower()]
-    return 429 if _LIMITED.search(text[:_SEARCH_LIMIT]) else 200
+    return 429 if LIMITED.search(text[:_SEARCH_LIMIT]) else 200
 
 
 def _number_of(value: Any) -> int:
@@ -206,7 +206,8 @@ def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | Non
     keep(error.get("metadata"), "error_type", "reason", "limit_source")
     availability = error.get("availability")
     if isinstance(availability, dict):
-        delay = dollars(availability.get("retry_after"))
+        wait: Any = availability.get("retry_after")
+        delay = float(wait) if type(wait) in (int, float) and 0 <= wait < _LONGEST else None
     for each in details[:_DETAILS_LIMIT] if isinstance(details, list) else ():
         keep(each, "reason", "quotaId")
         if isinstance(each, dict):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from llmflow.batch_api import BatchLimits
 from llmflow.types import Quota
-from llmflow_providers.fields import OPENAI
 from llmflow_providers.openai import OpenAIProvider
+from llmflow_providers.openai.dialects import OPENAI_FIELDS
 
 if TYPE_CHECKING:
     from llmflow.simulator import SimulatorThread
@@ -45,6 +45,7 @@ class SimProvider(OpenAIProvider):
         super().__init__(model, base_url=base_url or "http://127.0.0.1/v1", api_key=api_key or "-")
         self._embedded = base_url is None
         self.default_quota = QUOTA if self._embedded else None
+        self.known_options = OPENAI_FIELDS  # the simulator refuses all others
 
     @property
     def domain(self) -> Hashable:
@@ -57,11 +58,6 @@ class SimProvider(OpenAIProvider):
         return "" if self._embedded else self.base_url
 
     @property
-    def known_options(self) -> frozenset[str]:
-        """OpenAI's, as the simulator refuses all others."""
-        return OPENAI
-
-    @property
     def batch(self) -> OpenAIBatch:
         """Its batch API, whose jobs take seconds."""
         from llmflow_providers.openai.batch import OpenAIBatch
@@ -72,7 +68,7 @@ class SimProvider(OpenAIProvider):
         """Start the built-in server, once per process."""
         if self._embedded:
             self.base_url = _embedded_url()
-            self._url = f"{self.base_url}/chat/completions"
+            self._url = f"{self.base_url}{self.path}"
 
 
 def _embedded_url() -> str:

@@ -38,9 +38,11 @@ from llmflow.call_options import CALL
 from llmflow.errors import ConfigurationError, UnknownArgumentError
 from llmflow.inference import BatchInferenceNode
 from llmflow.testing import ScriptedProvider
+from llmflow_providers.anthropic import FIELDS as ANTHROPIC
 from llmflow_providers.anthropic import AnthropicProvider
-from llmflow_providers.fields import ANTHROPIC, COMPATIBLE, OPENAI
 from llmflow_providers.openai import OpenAIProvider
+from llmflow_providers.openai.dialects import COMPATIBLE_FIELDS as COMPATIBLE
+from llmflow_providers.openai.dialects import OPENAI_FIELDS as OPENAI
 from llmflow_providers.sim import SimProvider
 
 Call = Callable[..., Any]

@@ -29,7 +29,7 @@ from llmflow.types import Charge, Request, Usage
 from llmflow_providers import litellm as module
 from llmflow_providers.litellm import LiteLLMProvider
 from llmflow_providers.litellm import client as litellm_client
-from llmflow_providers.litellm.exceptions import translate
+from llmflow_providers.litellm.replies import translate
 from llmflow_providers.openai import OpenAIProvider
 
 httpx: Any = pytest.importorskip("httpx", reason="litellm's client")

@@ -16,8 +16,7 @@ from llmflow import LLM, Retry, errors
 from llmflow.limits.registry import forget_limiters
 from llmflow.types import Request
 from llmflow_providers.litellm import LiteLLMProvider
-from llmflow_providers.litellm.client import loader
-from llmflow_providers.litellm.redirects import guard, no_redirects
+from llmflow_providers.litellm.client import guard, loader, no_redirects
 from tests.providers.test_litellm import ANSWER, KEY
 
 httpx: Any = pytest.importorskip("httpx")

@@ -13,7 +13,7 @@ from llmflow import errors
 from llmflow.provider import WireProvider
 from llmflow.types import Response, WireReply
 from llmflow_providers.anthropic import AnthropicProvider
-from llmflow_providers.dimensions import dimension_of
+from llmflow_providers.error_rules import dimension_of
 from llmflow_providers.openai import OpenAIProvider
 
 NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z

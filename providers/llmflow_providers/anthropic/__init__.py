@@ -6,21 +6,16 @@ Sources: Anthropic's API reference and its pages on rate limits and on errors
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow import lenient_json
-from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
-from llmflow.headers import parse_number, parse_reset, server_time
-from llmflow.provider import key_digest
-from llmflow.retry import Retry
+from llmflow import errors
+from llmflow.headers import server_time
 from llmflow.tokens import estimate_tokens
 from llmflow.types import (
     Charge,
     MarkedPrefix,
-    Quota,
     QuotaSignal,
     Request,
     Response,
@@ -28,27 +23,23 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers import error_patterns as endings
-from llmflow_providers.anthropic.errors import classify_anthropic
+from llmflow_providers import endings
 from llmflow_providers.base import (
-    check_key,
-    checked_base_url,
+    HTTPProvider,
+    LimitHeaders,
     count,
     dump_body,
+    field_names,
     mapping,
     said,
     texts,
     tokens,
 )
-from llmflow_providers.error_body import ErrorDetails, error_details, read_error
-from llmflow_providers.fields import ANTHROPIC
+from llmflow_providers.error_rules import ErrorTable
 
 if TYPE_CHECKING:
     from llmflow_providers.anthropic.batch import AnthropicBatch
 
-BASE_URL: Final = "https://api.anthropic.com"
-KEY_VARIABLE: Final = "ANTHROPIC_API_KEY"
-URL_VARIABLE: Final = "ANTHROPIC_BASE_URL"
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
 """The bound of an answer where the request has none: the API refuses requests without one."""
@@ -67,27 +58,66 @@ _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 # Model classes with one bucket for all their versions; elsewhere each version has its own.
 _CLASS: Final = re.compile(r"(claude-(?:opus|sonnet)-4)(?:-.*)?")
 _VERSION_ENDING: Final = re.compile(r"-(?:\d{8}|latest)$")
-
-
-def _header_names(unit: str) -> tuple[str, str, str]:
-    limit, remaining, reset = (
-        f"anthropic-ratelimit-{unit}-{each}" for each in ("limit", "remaining", "reset")
-    )
-    return limit, remaining, reset
-
-
 _APART: Final = tuple(
-    (dimension, *_header_names(unit))
+    LimitHeaders.named(dimension, f"anthropic-ratelimit-{unit}-{{}}")
     for dimension, unit in (
         ("rpm", "requests"),
         ("itpm", "input-tokens"),
         ("otpm", "output-tokens"),
     )
 )
-_TOGETHER: Final = ("tpm", *_header_names("tokens"))
+_TOGETHER: Final = LimitHeaders.named("tpm", "anthropic-ratelimit-tokens-{}")
+FIELDS: Final = field_names("""
+    cache_control container diagnostics inference_geo metadata output_config service_tier
+    speed stop_sequences stream thinking tool_choice tools top_k top_p user_profile_id
+    workspace_id
+""")
+"""The fields of a message that a call may give as keywords (its SDK, 2.14)."""
+
+# A 429 can mean "wait", "grow more slowly" and "pay first", and a 400 "pay first" too.
+ERRORS: Final = ErrorTable(
+    # `error.details.error_code`.
+    by_code={
+        "enforced_spend_limit_reached": errors.BillingError,
+        "contract_spend_limit_reached": errors.BillingError,
+        "ramp_limit_exceeded": errors.RampLimitError,
+        "organization_on_hold": errors.AuthenticationError,
+        "cmek_key_disabled": errors.AuthenticationError,
+        "cmek_key_unreachable": errors.OverloadedError,
+        "request_body_timeout": errors.RequestTimeoutError,
+    },
+    # What throttles comes before what does not fit: both speak of tokens.
+    by_text=(
+        ("api usage limits", frozenset({400, 403, 429}), errors.BillingError),
+        ("credit balance is too low", frozenset({400, 402, 403}), errors.BillingError),
+        ("acceleration limit", frozenset({429}), errors.RampLimitError),
+        ("usage increase rate", frozenset({429}), errors.RampLimitError),
+        ("concurrent connections", frozenset({429}), errors.ConcurrencyLimitError),
+        ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
+        ("daily rate limit", frozenset({429}), errors.QuotaExhaustedError),
+        ("per day", frozenset({429}), errors.QuotaExhaustedError),
+        ("prompt is too long", frozenset({400, 413}), errors.ContextLengthError),
+        ("exceed context limit", frozenset({400}), errors.ContextLengthError),
+    ),
+    by_type={
+        "authentication_error": errors.AuthenticationError,
+        "billing_error": errors.BillingError,
+        "budget_exceeded": errors.BillingError,  # LiteLLM's proxy
+        "no_db_connection": errors.AuthenticationError,  # LiteLLM's proxy: a key it does not know
+        "permission_error": errors.AuthenticationError,
+        "not_found_error": errors.ModelNotFoundError,
+        "conflict_error": errors.ConflictError,
+        "request_too_large": errors.InvalidRequestError,
+        "rate_limit_error": errors.RateLimitError,
+        "api_error": errors.ServerError,
+        "timeout_error": errors.RequestTimeoutError,
+        "overloaded_error": errors.OverloadedError,
+    },
+    by_status={402: errors.BillingError},  # of proxies and Cloudflare, without a type
+)
 
 
-class AnthropicProvider:
+class AnthropicProvider(HTTPProvider):
     """Messages at Anthropic, or at a server that speaks its dialect.
 
     >>> AnthropicProvider("claude-sonnet-5-5", base_url="http://localhost:8000/v1").base_url
@@ -105,55 +135,28 @@ class AnthropicProvider:
     """
 
     name = "anthropic"
-    key_variable = KEY_VARIABLE
-    default_quota: Quota | None = None
-    default_retry: Retry | None = None
+    key_variable = "ANTHROPIC_API_KEY"
+    url_variable = "ANTHROPIC_BASE_URL"
+    official_url = "https://api.anthropic.com"
+    path = "/v1/messages"
+    answer = "a message"
+    error_table = ERRORS
+    known_options = FIELDS
     reserves_output = False
 
-    def __init__(
-        self, model: str, *, base_url: str | None = None, api_key: str | None = None
-    ) -> None:
-        self.model = model
-        url = checked_base_url(base_url or os.environ.get(URL_VARIABLE) or BASE_URL)
-        self.base_url = url.removesuffix("/v1").rstrip("/")
-        # "" says "no key": Anthropic's own must not reach a server that asks for none.
-        self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
-        self._url = f"{self.base_url}/v1/messages"
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "anthropic-version": VERSION,
-        }
-        self._key_digest = key_digest(self._key)
-        if self._key:
-            self._headers["x-api-key"] = self._key
+    @staticmethod
+    def address(url: str) -> str:
+        """Return a base URL without ``/v1``."""
+        return HTTPProvider.address(url).removesuffix("/v1").rstrip("/")
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r})"
+    def own_headers(self) -> Mapping[str, str]:
+        """Return the API's version, and the key if there is one."""
+        return {"anthropic-version": VERSION, **({"x-api-key": self.key} if self.key else {})}
 
     @property
     def domain(self) -> Hashable:
         """One quota per server, key and class of models; the key is there as a digest only."""
         return (self.name, self.base_url, self._key_digest, model_class(self.model))
-
-    @property
-    def endpoint(self) -> str:
-        """Where it is: what another server answers is another answer."""
-        return self.base_url
-
-    @property
-    def known_options(self) -> frozenset[str]:
-        """The fields of its body that a call may give as keywords."""
-        return ANTHROPIC
-
-    def prepare(self) -> None:
-        """Check that there is a key where one is needed, and that it can be sent."""
-        if self._key is None and self.base_url == BASE_URL:
-            raise MissingKeyError(
-                f"{self.name}/{self.model} needs an API key: set the environment variable "
-                f"{KEY_VARIABLE} (or, in Python, pass api_key=...)"
-            )
-        check_key(self._key, name=self.name, variable=KEY_VARIABLE)
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into a call of the Messages API.
@@ -193,25 +196,8 @@ class AnthropicProvider:
                 mark_system(body)
         return body
 
-    def decode(self, reply: WireReply) -> Response:
-        """Turn a message into a response, or raise the error that it is."""
-        if not 200 <= reply.status < 300:
-            raise self._error(reply)
-        try:
-            return self.understand(lenient_json.loads(reply.body), reply)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise self._unusable(reply) from None
-
     def understand(self, data: Any, reply: WireReply) -> Response:
-        """Turn a message that was parsed already into a response.
-
-        Args:
-            data: the message.
-            reply: what it came with: its headers count, its body does not.
-
-        Raises:
-            LookupError, TypeError, AttributeError: it is no message.
-        """
+        """Turn a message into a response. Arguments as `HTTPProvider.understand`."""
         blocks = data["content"]
         text = "".join([each["text"] for each in blocks if each["type"] == "text"])
         stop_reason = data.get("stop_reason")
@@ -234,25 +220,15 @@ class AnthropicProvider:
     def _check_ending(self, response: Response, stop_reason: str | None, reply: WireReply) -> None:
         """Raise the failure that an answer is: by its ending, or an error beside it."""
         data = response.raw
-        if endings.is_filtered(stop_reason):
-            assert stop_reason is not None
-            why = mapping(data.get("stop_details")).get("explanation")
-            raise endings.filtered(
-                stop_reason,
-                text=response.text,
-                usage=response.usage,
-                request_id=response.request_id,
-                said=why if isinstance(why, str) else "",
-            )
-        failed = endings.is_failure(stop_reason)
-        error = data.get("error")
-        if error and (failed or not data["content"] or (stop_reason is None and not response.text)):
-            details = error_details({"type": "error", "error": error}, secret=self._key)
-            if not failed or details.status != 200:
-                raise self.classified(details, reply, details.status)
-        if failed:
-            assert stop_reason is not None
-            raise endings.failed(stop_reason)
+        is_empty = not data["content"] or (stop_reason is None and not response.text)
+        counts = is_empty or endings.is_failure(stop_reason)
+        endings.check(
+            response,
+            stop_reason,
+            beside=[data.get("error")] if counts else (),
+            error_of=lambda each: self.error_beside(each, reply),
+            said=mapping(data.get("stop_details")).get("explanation"),
+        )
 
     @property
     def batch(self) -> AnthropicBatch:
@@ -260,42 +236,6 @@ class AnthropicProvider:
         from llmflow_providers.anthropic.batch import AnthropicBatch
 
         return AnthropicBatch(self)
-
-    @property
-    def key(self) -> str | None:
-        """The key, to be masked in what others write."""
-        return self._key
-
-    def call(self, method: str, path: str, body: bytes = b"") -> WireRequest:
-        """Return a request to another part of the same API.
-
-        Args:
-            method: of HTTP.
-            path: below the base URL.
-            body: what to send.
-        """
-        return WireRequest(method, f"{self.base_url}{path}", self._headers, body)
-
-    def details(self, reply: WireReply) -> ErrorDetails:
-        """Read what a reply says of an error, without the key."""
-        return read_error(reply, secret=self._key)
-
-    def classified(
-        self, details: ErrorDetails, reply: WireReply, status: int | None = None
-    ) -> ProviderError:
-        """Return the error that a reply means.
-
-        Args:
-            details: what is said of it.
-            reply: what it came with.
-            status: in place of the reply's.
-        """
-        return classify_anthropic(
-            details,
-            status=reply.status if status is None else status,
-            headers=reply.headers,
-            now=reply.received_at,
-        )
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
         """Read the ``anthropic-ratelimit-*`` headers."""
@@ -327,19 +267,6 @@ class AnthropicProvider:
         output = usage.output_tokens
         return Charge(charge.requests, float(used + output), float(used), float(output))
 
-    def _error(self, reply: WireReply) -> ProviderError:
-        return self.classified(self.details(reply), reply)
-
-    def _unusable(self, reply: WireReply) -> ProviderError:
-        """Return the error for a 200 that holds no message."""
-        details = self.details(reply)
-        if details.is_error:
-            return self.classified(details, reply, details.status)
-        return BadReplyError(
-            f"HTTP {reply.status} without a message; it begins: {details.message}",
-            status=reply.status,
-        )
-
 
 def anthropic_signals(headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
     """Read what Anthropic's headers say of the quota.
@@ -351,17 +278,13 @@ def anthropic_signals(headers: Mapping[str, str], *, received_at: float) -> list
         headers: a reply's headers, with lower-case names.
         received_at: when it came, in seconds since 1970.
     """
-    found: list[QuotaSignal] = []
-    now: float | None = None
-    for dimension, limit, remaining, reset in _APART:
-        if limit in headers:
-            if now is None:
-                now = server_time(headers, received_at)
-            found.append(_signal(headers, dimension, limit, remaining, reset, now))
-    has_tokens = any(each.dimension != "rpm" for each in found)
-    if not has_tokens and _TOGETHER[1] in headers:
-        found.append(_signal(headers, *_TOGETHER, now or server_time(headers, received_at)))
-    return found
+    told = [names for names in _APART if names.limit in headers]
+    if _TOGETHER.limit in headers and all(names.dimension == "rpm" for names in told):
+        told.append(_TOGETHER)
+    if not told:
+        return []
+    now = server_time(headers, received_at)
+    return [names.signal(headers, now) for names in told]
 
 
 def model_class(model: str) -> str:
@@ -372,18 +295,6 @@ def model_class(model: str) -> str:
     """
     shared = _CLASS.fullmatch(model)
     return shared[1] if shared else _VERSION_ENDING.sub("", model)
-
-
-def _signal(
-    headers: Mapping[str, str], dimension: str, limit: str, remaining: str, reset: str, now: float
-) -> QuotaSignal:
-    moment = headers.get(reset)
-    return QuotaSignal(
-        dimension,
-        parse_number(headers.get(limit)),
-        parse_number(headers.get(remaining)),
-        parse_reset(moment, now=now) if moment is not None else None,
-    )
 
 
 def _finish_reason(stop_reason: str) -> str:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from llmflow import errors, lenient_json
-from llmflow.batch_api import (
+from llmflow import errors
+from llmflow.headers import server_time
+from llmflow.provider import (
     BatchInput,
     BatchLimits,
     BatchRow,
@@ -25,36 +25,24 @@ from llmflow.batch_api import (
     Channel,
     Upload,
 )
-from llmflow.headers import server_time
 from llmflow.types import WireReply, WireRequest
-from llmflow_providers.base import mapping
+from llmflow_providers.base import HTTPProvider, mapping
 from llmflow_providers.batch_base import (
+    HTTPBatch,
     in_path,
-    is_success,
     lost_row,
     moment,
     next_look,
-    not_a_model,
     pieces_of,
-    places,
-    read_object,
     refused_row,
-    unanswered_row,
     whole,
     word,
 )
-from llmflow_providers.error_body import ErrorDetails, error_details
 
-if TYPE_CHECKING:
-    from llmflow_providers.anthropic import AnthropicProvider
-
-_BATCHES: Final = "/v1/messages/batches"
 _START: Final = b'{"requests":['
 _END: Final = b"]}"
 _MOST_BYTES: Final = 256_000_000
 _CLOCKS_DIFFER: Final = 60.0
-_PAGE: Final = 100
-_MOST_PAGES: Final = 1000
 _UNDONE: Final = ("errored", "canceled", "expired")
 _QUEUE: Final = re.compile(r"batch.*(?:queue|processing)|(?:queue|processing).*batch")
 # Rows have no HTTP status; these are their types' own.
@@ -72,22 +60,14 @@ _STATUS: Final = {
 }
 
 
-class AnthropicBatch:
-    """The batch API at Anthropic, or at a server that speaks its dialect.
+class AnthropicBatch(HTTPBatch):
+    """The batch API at Anthropic, or at a server that speaks its dialect."""
 
-    Args:
-        provider: whose rows these are: it knows the address, the key and the answers.
-    """
+    path = "/v1/messages/batches"
 
-    limits = BatchLimits(
-        requests=100_000, size=_MOST_BYTES - len(_START) - len(_END), mixed_models=True
-    )
-
-    def __init__(self, provider: AnthropicProvider) -> None:
-        self._provider = provider
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._provider!r})"
+    def __init__(self, provider: HTTPProvider) -> None:
+        size = _MOST_BYTES - len(_START) - len(_END)
+        super().__init__(provider, BatchLimits(requests=100_000, size=size, mixed_models=True))
 
     def line(self, custom_id: str, wire: WireRequest) -> bytes:
         """Return the input's line for a call, without a line break."""
@@ -111,122 +91,60 @@ class AnthropicBatch:
             yield _END
 
         body = Upload(pieces, len(_START) + rows.size + len(_END))
-        reply = await channel.send(self._provider.call("POST", _BATCHES), body)
+        reply = await channel.send(self.provider.call("POST", self.path), body)
         if reply.status in (404, 405, 501):
-            raise errors.BatchUnsupportedError(
-                f"{self._provider.base_url} has no batch API. "
-                f"It said: {self._provider.details(reply).message}",
-                status=reply.status,
-            )
-        return self._status(reply)
+            raise self._unsupported(reply)
+        return self._status_in(reply)
 
-    async def find(
-        self, rows: BatchInput, known: Collection[str], channel: Channel
-    ) -> BatchStatus | None:
-        """Look for the newest job of so many rows that was made at the time, and is unknown.
+    def _earliest(self, rows: BatchInput, reply: WireReply) -> float:
+        # The server's clock is compared with this one as it is now. It may have been another one
+        # when the job was made, and so the time begins with the earlier of both readings: a job
+        # too many is told by its rows, and one that is not found is made and paid for again.
+        clock = server_time(reply.headers, reply.received_at) - reply.received_at
+        return rows.created_at + min(clock, 0.0) - _CLOCKS_DIFFER
 
-        The server's clock is compared with this one as it is now. It may have been another one
-        when the job was made, and so the time begins with the earlier of both readings: a job
-        too many is told by its rows, and one that is not found is made and paid for again.
-        """
-        place = ""
-        for _ in range(_MOST_PAGES):
-            call = self._provider.call("GET", f"{_BATCHES}?limit={_PAGE}{place}")
-            reply = await channel.send(call)
-            page = self._object(reply, "data")
-            clock = server_time(reply.headers, reply.received_at) - reply.received_at
-            earliest = rows.created_at + min(clock, 0.0) - _CLOCKS_DIFFER
-            last: str | None = None
-            for job in map(mapping, page["data"] if isinstance(page["data"], list) else []):
-                last = word(job.get("id")) or last
-                created = moment(job.get("created_at"))
-                if created is not None and created < earliest:
-                    return None
-                if last is None or last in known or created is None:
-                    continue
-                status = self._read_status(job, reply)
-                if status.total == rows.requests:
-                    return status
-            following = f"&after_id={in_path(last or '')}"
-            if not page.get("has_more") or last is None or following == place:
-                return None
-            place = following
-        return None
+    def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
+        created = moment(job.get("created_at"))
+        if created is None or created < earliest or not word(job.get("id")):
+            return False
+        counts = _counts(job)
+        return bool(counts) and sum(counts.values()) == rows.requests
 
-    async def status(self, job: str, channel: Channel) -> BatchStatus:
-        """Ask how a job is doing."""
-        call = self._provider.call("GET", f"{_BATCHES}/{in_path(job)}")
-        return self._status(await channel.send(call))
+    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
+        return f"&after_id={in_path(last)}" if page.get("has_more") and last else None
 
-    async def cancel(self, job: str, channel: Channel) -> None:
-        """Ask for the end of a job. One that has ended already is no error."""
-        call = self._provider.call("POST", f"{_BATCHES}/{in_path(job)}/cancel")
-        reply = await channel.send(call)
-        if is_success(reply):
-            return
-        if reply.status in (400, 409):
-            status = await self.status(job, channel)
-            if status.has_ended or status.state == "cancelling":
-                return
-        raise self._failure(reply)
+    def _result_call(self, status: BatchStatus, result: str) -> WireRequest:
+        call = self.provider.call("GET", f"{self.path}/{in_path(status.id)}/results")
+        # The key goes to no other place than the provider's own, whatever a reply says.
+        is_own = result.startswith(f"{self.provider.base_url}/")
+        return call._replace(url=result) if is_own else call
 
-    async def fetch(self, status: BatchStatus, folder: Path, channel: Channel) -> Sequence[Path]:
-        """Bring the results here."""
-        paths = places(folder, len(status.results))
-        for url, path in zip(status.results, paths, strict=True):
-            call = self._provider.call("GET", f"{_BATCHES}/{in_path(status.id)}/results")
-            # The key goes to no other place than the provider's own, whatever a reply says.
-            if url.startswith(f"{self._provider.base_url}/"):
-                call = call._replace(url=url)
-            reply = await channel.fetch(call, path)
-            if reply.status != 200:
-                raise self._failure(reply)
-        return paths
-
-    def read(self, line: bytes) -> BatchRow:
-        """Read one line of the results.
-
-        Raises:
-            ValueError: it is cut off, or no result.
-        """
-        row = lenient_json.loads(line)
-        try:
-            name, result = row["custom_id"], row["result"]
-            kind = result["type"]
-        except (TypeError, LookupError):
-            raise ValueError("no result of a batch job") from None
-        if not isinstance(name, str):
-            raise ValueError("no result of a batch job")
+    def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
+        result = mapping(row.get("result"))
+        kind = result.get("type")
         reply = WireReply(200, {}, b"", time.time())
         if kind == "succeeded":
             message = result.get("message")
-            try:
-                return BatchRow(name, self._provider.understand(message, reply), None)
-            except errors.ProviderError as failed:
-                return unanswered_row(name, failed)
-            except (LookupError, TypeError, AttributeError):
-                return unanswered_row(name, self._no_answer(message, reply))
+            found = self._answered(name, message, reply)
+            return found or self._unreadable(name, message, reply)
         if kind == "errored":
-            return refused_row(name, self._row_error(result.get("error"), reply))
+            details = self._details(result.get("error"))
+            status = _STATUS.get(details.type or "", 500)
+            return refused_row(name, self.provider.classified(details, reply, status))
         if kind in ("canceled", "expired"):
             return BatchRow(name, None, lost_row("expired" if kind == "expired" else "cancelled"))
-        raise ValueError("no result of a batch job")
+        return None
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
         """Do nothing: there are no files, and the provider forgets results after 29 days."""
-
-    def _status(self, reply: WireReply) -> BatchStatus:
-        return self._read_status(self._object(reply, "id"), reply)
 
     def _read_status(self, job: Mapping[str, Any], reply: WireReply) -> BatchStatus:
         name = word(job.get("id"))
         if name is None:
             raise self._odd(reply)
         native = str(job.get("processing_status") or "")
-        given = mapping(job.get("request_counts"))
-        counts = {
-            each: whole(given.get(each)) or 0 for each in ("processing", "succeeded", *_UNDONE)
-        }
+        counts = _counts(job)
+        given = bool(counts)
         results = word(job.get("results_url"))
         return BatchStatus(
             id=name,
@@ -241,38 +159,11 @@ class AnthropicBatch:
             retry_after=next_look(reply),
         )
 
-    def _no_answer(self, message: Any, reply: WireReply) -> errors.ProviderError:
-        details = self._details(message)
-        if details.is_error:
-            return self._provider.classified(details, reply, details.status)
-        text = f"a row without a message; it begins: {details.message}"
-        return errors.BadReplyError(text, status=200)
-
-    def _row_error(self, error: Any, reply: WireReply) -> errors.ProviderError:
-        details = self._details(error)
-        status = _STATUS.get(details.type or "", 500)
-        return self._provider.classified(details, reply, status)
-
-    def _details(self, data: Any) -> ErrorDetails:
-        return error_details(data, secret=self._provider.key)
-
-    def _object(self, reply: WireReply, *names: str) -> dict[str, Any]:
-        """Return the object that a reply has to be.
-
-        Raises:
-            ProviderError: it is an error, or something else.
-        """
-        if not is_success(reply):
-            raise self._failure(reply)
-        data = read_object(reply, *names)
-        if data is None:
-            raise self._odd(reply)
-        return data
-
     def _failure(self, reply: WireReply) -> errors.ProviderError:
-        details = self._provider.details(reply)
-        error = not_a_model(self._provider.classified(details, reply))
-        if type(error) is errors.RateLimitError and _QUEUE.search(details.text):
+        """Return the error that a reply is; a `QueueLimitError` where a job finds no room."""
+        error = super()._failure(reply)
+        is_limit = type(error) is errors.RateLimitError
+        if is_limit and _QUEUE.search(self.provider.details(reply).text):
             return errors.QueueLimitError(
                 error.message,
                 status=error.status,
@@ -282,10 +173,13 @@ class AnthropicBatch:
             )
         return error
 
-    def _odd(self, reply: WireReply) -> errors.ProviderError:
-        said = self._provider.details(reply).message
-        message = f"what came is no object of a batch API; it begins: {said}"
-        return errors.BadReplyError(message, status=reply.status)
+
+def _counts(job: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many rows are in which state; nothing where a job does not say."""
+    given = mapping(job.get("request_counts"))
+    if not given:
+        return {}
+    return {each: whole(given.get(each)) or 0 for each in ("processing", "succeeded", *_UNDONE)}
 
 
 def _state(native: str, counts: Mapping[str, int]) -> BatchState:
@@ -296,4 +190,4 @@ def _state(native: str, counts: Mapping[str, int]) -> BatchState:
     total = sum(counts.values())
     if total and counts["canceled"] == total:
         return "cancelled"
-    return "expired" if counts["expired"] else "succeeded"
+    return "expired" if counts.get("expired") else "succeeded"

@@ -3,7 +3,7 @@
 litellm (read: 1.106) brings more than a hundred providers, and habits that do not
 fit under a scheduler: it retries by itself, prints, downloads, and keeps clients of
 event loops that have ended. `llmflow_providers.litellm.client` undoes them, and
-`llmflow_providers.litellm.exceptions` translates what it raises.
+`llmflow_providers.litellm.replies` translates what it raises.
 
 It costs 2 to 3 ms of CPU time a call, which is 300 to 500 calls a second on one core.
 """
@@ -37,18 +37,27 @@ from llmflow.retry import Retry
 from llmflow.surrogates import well_formed, well_formed_value
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
-from llmflow_providers import error_patterns as endings
-from llmflow_providers.base import checked_base_url, count, dollars, said, text_of, texts, tokens
+from llmflow_providers import endings
+from llmflow_providers.base import (
+    EMPTY,
+    checked_base_url,
+    count,
+    dollars,
+    said,
+    text_of,
+    texts,
+    tokens,
+)
 from llmflow_providers.litellm.client import INSTALL, LiteLLMClient, is_installed, loader
-from llmflow_providers.litellm.exceptions import (
+from llmflow_providers.litellm.replies import (
     error_beside,
     is_unknown_provider,
+    looking,
     lower_headers,
     quota_signals,
     translate,
     vendor_dialect,
 )
-from llmflow_providers.litellm.replies import looking
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
@@ -57,7 +66,6 @@ _ONE_KEY: Final = frozenset(
 )
 # How variables end that name a server.
 _ADDRESS: Final = ("_API_BASE", "_BASE_URL", "_API_URL", "_ENDPOINT", "_HOST")
-_EMPTY: Final[Mapping[str, Any]] = {}
 # How litellm marks headers that are the provider's.
 _THEIRS: Final = "llm_provider-"
 
@@ -237,7 +245,7 @@ class LiteLLMProvider:
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
-        hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or _EMPTY
+        hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or EMPTY
         headers = _headers(answer, hidden)
         cost = dollars(hidden.get("response_cost"))
         response = Response(
@@ -258,26 +266,15 @@ class LiteLLMProvider:
     def _check_ending(self, response: Response, choice: Any, headers: Mapping[str, str]) -> None:
         """Raise the failure that an answer is: by its ending, or an error beside it."""
         ending = response.finish_reason
-        if endings.is_filtered(ending):
-            assert ending is not None
-            raise endings.filtered(
-                ending,
-                text=response.text,
-                usage=response.usage,
-                cost=response.cost,
-                request_id=response.request_id,
-            )
-        failed = endings.is_failure(ending)
         # litellm calls an ending that is not there "stop".
-        error = (getattr(choice, "provider_specific_fields", None) or _EMPTY).get("error")
+        error = (getattr(choice, "provider_specific_fields", None) or EMPTY).get("error")
         is_empty = not response.text and not getattr(choice.message, "tool_calls", None)
-        if error and (failed or is_empty):
-            found = error_beside(error, headers, secret=self._key, model=self.model)
-            if not failed or found.status != 200:
-                raise found
-        if failed:
-            assert ending is not None
-            raise endings.failed(ending)
+        endings.check(
+            response,
+            ending,
+            beside=[error] if is_empty or endings.is_failure(ending) else (),
+            error_of=lambda each: error_beside(each, headers, secret=self._key, model=self.model),
+        )
 
 
 def _headers(answer: Any, hidden: Mapping[str, Any]) -> Mapping[str, str]:
@@ -306,14 +303,14 @@ def _unknown(model: str) -> str:
 
 
 def _refusal(message: Any) -> str:
-    fields = getattr(message, "provider_specific_fields", None) or _EMPTY
+    fields = getattr(message, "provider_specific_fields", None) or EMPTY
     refusal = getattr(message, "refusal", None) or fields.get("refusal")
     return refusal if isinstance(refusal, str) else ""
 
 
 def _finish_reason(choice: Any) -> str | None:
     """Return the provider's word where litellm has put its own in place of it."""
-    fields = getattr(choice, "provider_specific_fields", None) or _EMPTY
+    fields = getattr(choice, "provider_specific_fields", None) or EMPTY
     native = fields.get("native_finish_reason")
     if isinstance(native, str) and (endings.is_failure(native) or endings.is_filtered(native)):
         return native

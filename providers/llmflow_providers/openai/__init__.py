@@ -10,29 +10,15 @@ OpenRouter, DeepSeek, xAI).
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow import lenient_json
-from llmflow.errors import BadReplyError, MissingKeyError, ProviderError
-from llmflow.provider import key_digest
-from llmflow.retry import Retry
-from llmflow.types import (
-    Charge,
-    Quota,
-    QuotaSignal,
-    Request,
-    Response,
-    Usage,
-    WireReply,
-    WireRequest,
-)
-from llmflow_providers import error_patterns as endings
+from llmflow.errors import ProviderError
+from llmflow.types import Charge, QuotaSignal, Request, Response, Usage, WireReply, WireRequest
+from llmflow_providers import endings
 from llmflow_providers.base import (
     EMPTY,
-    check_key,
-    checked_base_url,
+    HTTPProvider,
     count,
     dollars,
     dump_body,
@@ -41,22 +27,17 @@ from llmflow_providers.base import (
     text_of,
     tokens,
 )
-from llmflow_providers.error_body import ErrorDetails, error_details, read_error
-from llmflow_providers.fields import COMPATIBLE, OPENAI
-from llmflow_providers.openai.dialects import dialect_at, dialect_named
-from llmflow_providers.openai.errors import classify
+from llmflow_providers.error_body import ErrorDetails
+from llmflow_providers.openai.dialects import ERRORS, classify, dialect_at, dialect_named
 
 if TYPE_CHECKING:
     from llmflow_providers.openai.batch import OpenAIBatch
 
-BASE_URL: Final = "https://api.openai.com/v1"
-KEY_VARIABLE: Final = "OPENAI_API_KEY"
-_URL_VARIABLE: Final = "OPENAI_BASE_URL"
 _TICKS_PER_DOLLAR: Final = 1e10
 _CHARACTERS_PER_TOKEN: Final = 4
 
 
-class OpenAIProvider:
+class OpenAIProvider(HTTPProvider):
     """Chat completions at OpenAI or a compatible server.
 
     Args:
@@ -74,10 +55,12 @@ class OpenAIProvider:
     """
 
     name = "openai"
-    key_variable = KEY_VARIABLE
-    default_quota: Quota | None = None
-    default_retry: Retry | None = None
-    reserves_output = True
+    key_variable = "OPENAI_API_KEY"
+    url_variable = "OPENAI_BASE_URL"
+    official_url = "https://api.openai.com/v1"
+    path = "/chat/completions"
+    answer = "a chat completion"
+    error_table = ERRORS
 
     def __init__(
         self,
@@ -87,49 +70,10 @@ class OpenAIProvider:
         api_key: str | None = None,
         dialect: str | None = None,
     ) -> None:
-        self.model = model
-        self.base_url = checked_base_url(base_url or self._default_base_url())
+        super().__init__(model, base_url=base_url, api_key=api_key)
         self.dialect = dialect_named(dialect) if dialect else dialect_at(self.base_url)
         self.reserves_output = self.dialect.reserves_output
-        # "" says "no key": OpenAI's own must not reach a server that asks for none.
-        self._key = (os.environ.get(KEY_VARIABLE) if api_key is None else api_key) or None
-        self._official = self.base_url == BASE_URL
-        self._url = f"{self.base_url}/chat/completions"
-        self._key_digest = key_digest(self._key)
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            self._headers["Authorization"] = f"Bearer {self._key}"
-
-    @staticmethod
-    def _default_base_url() -> str:
-        return os.environ.get(_URL_VARIABLE) or BASE_URL
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model!r}, base_url={self.base_url!r})"
-
-    @property
-    def domain(self) -> Hashable:
-        """One quota per server, key and model; the key is there as a digest only."""
-        return (self.name, self.base_url, self._key_digest, self.model)
-
-    @property
-    def endpoint(self) -> str:
-        """Where it is: what another server answers is another answer."""
-        return self.base_url
-
-    @property
-    def known_options(self) -> frozenset[str]:
-        """The fields of its body that a call may give as keywords."""
-        return OPENAI if self.dialect.name == "openai" else COMPATIBLE
-
-    def prepare(self) -> None:
-        """Check that there is a key where one is needed, and that it can be sent."""
-        if self._key is None and self._official:
-            raise MissingKeyError(
-                f"{self.name}/{self.model} needs an API key: set the environment variable "
-                f"{KEY_VARIABLE} (or, in Python, pass api_key=...)"
-            )
-        check_key(self._key, name=self.name, variable=KEY_VARIABLE)
+        self.known_options = self.dialect.fields
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into a chat completion call."""
@@ -145,26 +89,8 @@ class OpenAIProvider:
             body.update(request.options)
         return WireRequest("POST", self._url, self._headers, dump_body(body))
 
-    def decode(self, reply: WireReply) -> Response:
-        """Turn a chat completion into a response, or raise the error that it is."""
-        if not 200 <= reply.status < 300:
-            raise self._error(reply)
-        try:
-            return self.understand(lenient_json.loads(reply.body), reply)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise self._unusable(reply) from None
-
     def understand(self, data: Any, reply: WireReply) -> Response:
-        """Turn a chat completion that was parsed already into a response.
-
-        Args:
-            data: the completion.
-            reply: what it came with: its headers count, its body does not.
-
-        Raises:
-            ProviderError: it is the answer of a failure.
-            LookupError, TypeError, AttributeError: it is no chat completion.
-        """
+        """Turn a chat completion into a response. Arguments as `HTTPProvider.understand`."""
         choice = data["choices"][0]
         message: Any = choice.get("message")
         if message is None:
@@ -199,44 +125,9 @@ class OpenAIProvider:
         limits = BATCH_LIMITS.get(self.dialect.name)
         return None if limits is None else OpenAIBatch(self, limits)
 
-    @property
-    def key(self) -> str | None:
-        """The key, to be masked in what others write."""
-        return self._key
-
-    def call(self, method: str, path: str, body: bytes = b"", **headers: str) -> WireRequest:
-        """Return a request to another part of the same API.
-
-        Args:
-            method: of HTTP.
-            path: below the base URL.
-            body: what to send.
-            **headers: in place of those that go with JSON, with ``_`` for ``-``.
-        """
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return WireRequest(method, f"{self.base_url}{path}", {**self._headers, **given}, body)
-
-    def details(self, reply: WireReply) -> ErrorDetails:
-        """Read what a reply says of an error, without the key."""
-        return read_error(reply, secret=self._key)
-
-    def classified(
-        self, details: ErrorDetails, reply: WireReply, status: int | None = None
-    ) -> ProviderError:
-        """Return the error that a reply means.
-
-        Args:
-            details: what is said of it.
-            reply: what it came with.
-            status: in place of the reply's.
-        """
-        return classify(
-            details,
-            status=reply.status if status is None else status,
-            headers=reply.headers,
-            now=reply.received_at,
-            dialect=self.dialect,
-        )
+    def classify(self, details: ErrorDetails, reply: WireReply) -> ProviderError:
+        """Return the error that a reply means, by the server's own rules."""
+        return classify(details, reply, self.dialect)
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
         """Read the ``x-ratelimit-*`` headers."""
@@ -260,45 +151,17 @@ class OpenAIProvider:
         """Return what was charged in the end: at OpenAI the reserve, elsewhere what was used."""
         return self.dialect.settle(charge, usage)
 
-    def _error(self, reply: WireReply) -> ProviderError:
-        return self.classified(self.details(reply), reply)
-
-    def _unusable(self, reply: WireReply) -> ProviderError:
-        """Return the error for a 200 that holds no answer."""
-        details = self.details(reply)
-        if details.is_error:
-            return self.classified(details, reply, details.status)
-        message = f"HTTP {reply.status} without a chat completion; it begins: {details.message}"
-        return BadReplyError(message, status=reply.status)
-
     def _check_ending(
         self, response: Response, choice: Mapping[str, Any], reply: WireReply
     ) -> None:
         """Raise the failure that an answer is: by its ending, or an error beside it."""
         ending = response.finish_reason
-        if endings.is_filtered(ending):
-            assert ending is not None
-            raise endings.filtered(
-                ending,
-                text=response.text,
-                usage=response.usage,
-                cost=response.cost,
-                request_id=response.request_id,
-            )
-        failed = endings.is_failure(ending)
         has_content = response.text or mapping(choice.get("message")).get("tool_calls")
-        if has_content and ending is not None and not failed:
-            return
-        for error in (choice.get("error"), response.raw.get("error")):
-            if not error:
-                continue
-            details = error_details({"error": error}, secret=self._key)
-            if details.status == 200 and failed:
-                continue  # the ending says more
-            raise self.classified(details, reply, details.status)
-        if failed:
-            assert ending is not None
-            raise endings.failed(ending)
+        is_answer = has_content and ending is not None and not endings.is_failure(ending)
+        beside = () if is_answer else (choice.get("error"), response.raw.get("error"))
+        endings.check(
+            response, ending, beside=beside, error_of=lambda each: self.error_beside(each, reply)
+        )
 
 
 def _no_message(choice: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import orjson
 
 from llmflow import errors, lenient_json
-from llmflow.batch_api import (
+from llmflow.headers import server_delay
+from llmflow.provider import (
     BatchInput,
     BatchLimits,
     BatchProblem,
@@ -29,29 +29,22 @@ from llmflow.batch_api import (
     Channel,
     Upload,
 )
-from llmflow.headers import server_delay
 from llmflow.types import WireReply, WireRequest, parse_amount
 from llmflow_providers.base import mapping
 from llmflow_providers.batch_base import (
+    HTTPBatch,
     in_path,
     is_success,
     lost_row,
     moment,
     next_look,
-    not_a_model,
     pieces_of,
-    places,
-    read_object,
     refused_row,
     row_status,
-    unanswered_row,
     whole,
     word,
 )
-from llmflow_providers.error_body import ErrorDetails, error_details
-
-if TYPE_CHECKING:
-    from llmflow_providers.openai import OpenAIProvider
+from llmflow_providers.error_body import ErrorDetails
 
 BATCH_LIMITS: Final[Mapping[str, BatchLimits]] = {
     "openai": BatchLimits(),
@@ -65,8 +58,6 @@ BATCH_LIMITS: Final[Mapping[str, BatchLimits]] = {
 _ENDPOINT: Final = "/v1/chat/completions"  # in a row, wherever the API is
 _TAG: Final = "llmflow"
 _CLOCKS_DIFFER: Final = 600.0
-_PAGE: Final = 100
-_MOST_PAGES: Final = 1000
 _STATES: Final[Mapping[str, BatchState]] = {
     "validating": "queued",
     "queued": "queued",
@@ -95,20 +86,10 @@ _LIMIT: Final = re.compile(r"limit(?: of|:) (\d[\d,_]{0,20}(?:\.\d{1,6})?[kmb]?)
 _SERVER_FAILED: Final = frozenset({"server_error", "internal_error", "internal_server_error"})
 
 
-class OpenAIBatch:
-    """The batch API at OpenAI, or at a server that has one of the same shape.
+class OpenAIBatch(HTTPBatch):
+    """The batch API at OpenAI, or at a server that has one of the same shape."""
 
-    Args:
-        provider: whose rows these are: it knows the address, the key and the answers.
-        limits: what the server allows.
-    """
-
-    def __init__(self, provider: OpenAIProvider, limits: BatchLimits) -> None:
-        self._provider = provider
-        self.limits = limits
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._provider!r})"
+    path = "/batches"
 
     def line(self, custom_id: str, wire: WireRequest) -> bytes:
         """Return the input's line for a call, without a line break."""
@@ -133,7 +114,7 @@ class OpenAIBatch:
 
         body = Upload(pieces, len(start) + rows.size + len(_FORM_END))
         kind = f"multipart/form-data; boundary={_BOUNDARY}"
-        reply = await channel.send(self._provider.call("POST", "/files", Content_Type=kind), body)
+        reply = await channel.send(self.provider.call("POST", "/files", Content_Type=kind), body)
         if reply.status in (404, 405, 501):
             raise self._unsupported(reply)
         name = word(self._object(reply, "id")["id"])
@@ -149,82 +130,33 @@ class OpenAIBatch:
             "completion_window": "24h",
             "metadata": {_TAG: rows.tag},
         }
-        reply = await channel.send(self._provider.call("POST", "/batches", orjson.dumps(body)))
+        reply = await channel.send(self.provider.call("POST", self.path, orjson.dumps(body)))
         # A server without jobs does not speak of the file.
         if reply.status in (405, 501) or (
             reply.status == 404 and b"file" not in reply.body.lower()
         ):
             raise self._unsupported(reply)
-        return self._status(reply)
+        return self._status_in(reply)
 
-    async def find(
-        self, rows: BatchInput, known: Collection[str], channel: Channel
-    ) -> BatchStatus | None:
-        """Look for the job with this tag, from the newest back to before the file was made."""
-        place = ""
-        for _ in range(_MOST_PAGES):
-            call = self._provider.call("GET", f"/batches?limit={_PAGE}{place}")
-            reply = await channel.send(call)
-            page = self._object(reply, "data")
-            jobs = page["data"] if isinstance(page["data"], list) else []
-            last: str | None = None
-            for job in map(mapping, jobs):
-                last = word(job.get("id")) or last
-                if last not in known and mapping(job.get("metadata")).get(_TAG) == rows.tag:
-                    return self._read_status(job, reply)
-                created = moment(job.get("created_at"))
-                if created is not None and created < rows.created_at - _CLOCKS_DIFFER:
-                    return None
-            cursor = word(mapping(page.get("paging")).get("next_cursor"))  # Groq
-            following = f"&cursor={in_path(cursor)}" if cursor else f"&after={in_path(last or '')}"
-            more = cursor or (page.get("has_more") and last)
-            if not more or following == place:
-                return None
-            place = following
-        return None
+    def _earliest(self, rows: BatchInput, reply: WireReply) -> float:  # noqa: ARG002
+        return rows.created_at - _CLOCKS_DIFFER
 
-    async def status(self, job: str, channel: Channel) -> BatchStatus:
-        """Ask how a job is doing."""
-        return self._status(
-            await channel.send(self._provider.call("GET", f"/batches/{in_path(job)}"))
-        )
+    def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:  # noqa: ARG002
+        return mapping(job.get("metadata")).get(_TAG) == rows.tag
 
-    async def cancel(self, job: str, channel: Channel) -> None:
-        """Ask for the end of a job. One that has ended already is no error."""
-        call = self._provider.call("POST", f"/batches/{in_path(job)}/cancel")
-        reply = await channel.send(call)
-        if is_success(reply):
-            return
-        if reply.status in (400, 409):
-            status = await self.status(job, channel)
-            ends = status.has_ended or status.state == "cancelling"
-            if ends or status.native.lower() == "finalizing":
-                return
-        raise self._failure(reply)
+    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
+        cursor = word(mapping(page.get("paging")).get("next_cursor"))  # Groq
+        if cursor:
+            return f"&cursor={in_path(cursor)}"
+        return f"&after={in_path(last)}" if page.get("has_more") and last else None
 
-    async def fetch(self, status: BatchStatus, folder: Path, channel: Channel) -> Sequence[Path]:
-        """Bring the file of answers and the file of errors here."""
-        paths = places(folder, len(status.results))
-        for name, path in zip(status.results, paths, strict=True):
-            call = self._provider.call("GET", f"/files/{in_path(name)}/content")
-            reply = await channel.fetch(call, path)
-            if reply.status != 200:
-                raise self._failure(reply)
-        return paths
+    def _result_call(self, status: BatchStatus, result: str) -> WireRequest:  # noqa: ARG002
+        return self.provider.call("GET", f"/files/{in_path(result)}/content")
 
-    def read(self, line: bytes) -> BatchRow:
-        """Read one line of the results.
-
-        Raises:
-            ValueError: it is cut off, or no result.
-        """
-        row = lenient_json.loads(line)
-        try:
-            name, response, error = row["custom_id"], row.get("response"), row.get("error")
-        except (TypeError, LookupError, AttributeError):
-            raise ValueError("no result of a batch job") from None
-        if not isinstance(name, str) or (response is None and error is None):
-            raise ValueError("no result of a batch job")
+    def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
+        response, error = row.get("response"), row.get("error")
+        if response is None and error is None:
+            return None
         response = mapping(response)
         body = response.get("body")
         if isinstance(body, str):  # Mistral writes what failed as JSON within JSON
@@ -236,29 +168,20 @@ class OpenAIBatch:
         # Where no status is said, the body says whether it is an answer.
         if error or not (status is None or 200 <= status < 300):
             return refused_row(name, self._row_error(error, status, body, reply))
-        try:
-            return BatchRow(name, self._provider.understand(body, reply), None)
-        except errors.ProviderError as failed:
-            return unanswered_row(name, failed)
-        except (LookupError, TypeError, AttributeError):
-            if status is None:
-                return refused_row(name, self._row_error(None, None, body, reply))
-            return unanswered_row(name, self._no_answer(body, reply))
+        found = self._answered(name, body, reply)
+        if found is None and status is None:
+            return refused_row(name, self._row_error(None, None, body, reply))
+        return found or self._unreadable(name, body, reply)
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
         """Delete the input and the results; what has gone already is no error."""
         failed: errors.ProviderError | None = None
         for name in filter(None, (status.uploaded, *status.results)):
-            reply = await channel.send(self._provider.call("DELETE", f"/files/{in_path(name)}"))
+            reply = await channel.send(self.provider.call("DELETE", f"/files/{in_path(name)}"))
             if not is_success(reply) and reply.status != 404:
                 failed = self._failure(reply)
         if failed is not None:
             raise failed
-
-    # --- jobs -----------------------------------------------------------------------------------
-
-    def _status(self, reply: WireReply) -> BatchStatus:
-        return self._read_status(self._object(reply, "id"), reply)
 
     def _read_status(self, job: Mapping[str, Any], reply: WireReply) -> BatchStatus:
         name = word(job.get("id"))
@@ -291,15 +214,13 @@ class OpenAIBatch:
         for entry in entries if isinstance(entries, list) else ():
             details = self._details({"error": entry})
             status = 500 if details.code in _SERVER_FAILED else 400
-            error = _queue_limit(details, reply, status) or self._provider.classified(
+            error = _queue_limit(details, reply, status) or self.provider.classified(
                 details, reply, status
             )
             error.status = None  # there was none: the job failed long after its creation
             line = whole(mapping(entry).get("line")) or whole(mapping(entry).get("line_number"))
             found.append(BatchProblem(error, line))
         return tuple(found)
-
-    # --- rows -----------------------------------------------------------------------------------
 
     def _row_error(
         self, error: Any, status: int | None, body: Any, reply: WireReply
@@ -316,49 +237,12 @@ class OpenAIBatch:
         if status is None or status < 300:
             given = f"{details.code} {details.type}"
             status = 400 if "invalid" in given else 500
-        return self._provider.classified(details, reply, status)
-
-    def _no_answer(self, body: Any, reply: WireReply) -> errors.ProviderError:
-        details = self._details(body)
-        if details.is_error:
-            return self._provider.classified(details, reply, details.status)
-        message = f"a row without a chat completion; it begins: {details.message}"
-        return errors.BadReplyError(message, status=200)
-
-    # --- refusals -------------------------------------------------------------------------------
-
-    def _details(self, data: Any) -> ErrorDetails:
-        return error_details(data, secret=self._provider.key)
-
-    def _object(self, reply: WireReply, *names: str) -> dict[str, Any]:
-        """Return the object that a reply has to be.
-
-        Raises:
-            ProviderError: it is an error, or something else.
-        """
-        if not is_success(reply):
-            raise self._failure(reply)
-        data = read_object(reply, *names)
-        if data is None:
-            raise self._odd(reply)
-        return data
+        return self.provider.classified(details, reply, status)
 
     def _failure(self, reply: WireReply) -> errors.ProviderError:
-        details = self._provider.details(reply)
-        limit = _queue_limit(details, reply, reply.status)
-        return limit or not_a_model(self._provider.classified(details, reply))
-
-    def _odd(self, reply: WireReply) -> errors.ProviderError:
-        details = self._provider.details(reply)
-        message = f"what came is no object of a batch API; it begins: {details.message}"
-        return errors.BadReplyError(message, status=reply.status)
-
-    def _unsupported(self, reply: WireReply) -> errors.ProviderError:
-        said = self._provider.details(reply).message
-        return errors.BatchUnsupportedError(
-            f"{self._provider.base_url} has no batch API, or not for this key. It said: {said}",
-            status=reply.status,
-        )
+        """Return the error that a reply is; a `QueueLimitError` where a job finds no room."""
+        limit = _queue_limit(self.provider.details(reply), reply, reply.status)
+        return limit or super()._failure(reply)
 
 
 def _queue_limit(

@@ -1,9 +1,9 @@
-"""The servers that speak OpenAI's dialect, and what each does differently: one table.
+"""Tables of the servers that speak OpenAI's dialect: rules, fields, headers, errors.
 
 They agree on the body of a chat completion and on little else: when tokens are charged
 and which, what the headers of the same name mean, and what a 429 says. What stands here
-is from each provider's own pages (summer and autumn 2026); where a provider documents
-nothing, it has no row, and OpenAI's rules are assumed.
+is from each provider's own pages and the official SDKs (summer and autumn 2026; openai 3.57);
+where a provider documents nothing, it has no row, and OpenAI's rules are assumed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 from llmflow import errors
 from llmflow.errors import ConfigurationError
-from llmflow.headers import parse_number, parse_reset, server_time
-from llmflow.types import Charge, QuotaSignal, Usage
+from llmflow.headers import server_delay, server_time
+from llmflow.types import Charge, QuotaSignal, Usage, WireReply
+from llmflow_providers.base import LimitHeaders, field_names
+from llmflow_providers.error_body import ErrorDetails
+from llmflow_providers.error_rules import ErrorTable, Kind, as_error
 
 _MINUTE: Final = 60.0
 # OpenAI's models that refuse "max_tokens", also behind a gateway that passes it on.
@@ -27,9 +30,49 @@ _REASONING_MODEL: Final = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
 # Mistral's models on Azure, which refuse "max_completion_tokens".
 _MISTRAL_MODEL: Final = re.compile(r"[sx]tral", re.IGNORECASE)  # Codestral, Pixtral ...
 
-
 # Servers of models of several makers: what bounds an answer is a matter of the model.
 _OF_MANY: Final = frozenset(("azure", "compatible"))
+
+
+OPENAI_FIELDS: Final = field_names("""
+    audio frequency_penalty function_call functions logit_bias logprobs
+    max_completion_tokens metadata modalities moderation n parallel_tool_calls prediction
+    presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention
+    reasoning_effort response_format safety_identifier seed service_tier stop store stream
+    stream_options tool_choice tools top_logprobs top_p user verbosity web_search_options
+""")
+"""The fields of OpenAI's chat completions that a call may give as keywords.
+
+Left out is what llmflow sends itself: the model, the messages, the bound of the answer ...
+"""
+COMPATIBLE_FIELDS: Final = OPENAI_FIELDS.union(
+    # OpenRouter
+    field_names("""
+        models plugins provider reasoning session_id transforms usage
+    """),
+    # Mistral
+    field_names("""
+        guardrails prompt_mode random_seed safe_prompt
+    """),
+    # Together and Fireworks
+    field_names("""
+        compliance context_length_exceeded_behavior perf_metrics_in_response
+        prompt_cache_isolation_key prompt_truncate_len safety_model
+    """),
+    # Groq, xAI, DeepSeek, Gemini
+    field_names("""
+        include_reasoning reasoning_format search_parameters thinking
+    """),
+    # vLLM, SGLang, llama.cpp and other servers of open models
+    field_names("""
+        add_generation_prompt bad_words best_of cache_prompt chat_template chat_template_kwargs
+        echo ebnf grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
+        include_stop_str_in_output json_schema keep_alive length_penalty min_p min_tokens
+        priority prompt_logprobs regex repeat_penalty repetition_penalty skip_special_tokens
+        stop_token_ids structured_outputs top_k typical_p use_beam_search
+    """),
+)
+"""Servers that speak OpenAI's dialect with fields of their own, all of them together."""
 
 
 class Rule(Enum):
@@ -47,15 +90,6 @@ class Rule(Enum):
     """The prompt, and the answer as it is produced."""
 
 
-class LimitHeaders(NamedTuple):
-    """The headers of one limit."""
-
-    dimension: str
-    limit: str
-    remaining: str
-    reset: str
-
-
 @lru_cache(maxsize=1024)
 def _bound_of(server: str, model: str) -> str:
     name = model.rpartition("/")[2]
@@ -67,9 +101,7 @@ def _bound_of(server: str, model: str) -> str:
 
 
 def _headers(dimension: str, ending: str) -> LimitHeaders:
-    return LimitHeaders(
-        dimension, *(f"x-ratelimit-{each}-{ending}" for each in ("limit", "remaining", "reset"))
-    )
+    return LimitHeaders.named(dimension, f"x-ratelimit-{{}}-{ending}")
 
 
 _OPENAI_HEADERS: Final = (
@@ -86,9 +118,13 @@ _CEREBRAS_HEADERS: Final = (
 )
 
 
+def _is_smaller(limit: float | None, other: float | None) -> bool:
+    return limit is not None and (other is None or limit < other)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What one server does in its own way.
+    """The ways of one server, where they are its own.
 
     Args:
         name: the provider's name, as litellm calls it too.
@@ -100,6 +136,7 @@ class Dialect:
         other_headers: those to look for where a reply has none of `headers`.
         by_status: what a status means that means something else elsewhere.
         fixed_minute: whether the whole quota comes back when the clock's minute is over.
+        fields: of a request's body, those that a call may give as keywords.
     """
 
     name: str
@@ -109,8 +146,9 @@ class Dialect:
     max_tokens_field: str = "max_tokens"
     headers: tuple[LimitHeaders, ...] = _OPENAI_HEADERS
     other_headers: tuple[LimitHeaders, ...] = ()
-    by_status: Mapping[int, type[errors.ProviderError]] = field(default_factory=dict)
+    by_status: Mapping[int, Kind] = field(default_factory=dict)
     fixed_minute: bool = False
+    fields: frozenset[str] = COMPATIBLE_FIELDS
 
     @property
     def reserves_output(self) -> bool:
@@ -155,37 +193,20 @@ class Dialect:
             headers: a reply's headers, with lower-case names.
             received_at: when it came, in seconds since 1970.
         """
-        found: list[QuotaSignal] = []
-        for names in self.headers:
-            if names.limit in headers:
-                self._add(found, headers, names, received_at)
-        if not found:
-            for names in self.other_headers:
-                if names.limit in headers:
-                    self._add(found, headers, names, received_at)
-        return found
-
-    def _add(
-        self,
-        found: list[QuotaSignal],
-        headers: Mapping[str, str],
-        names: LimitHeaders,
-        received_at: float,
-    ) -> None:
-        limit = parse_number(headers.get(names.limit))
-        reset = headers.get(names.reset)
-        if reset is not None:
-            seconds = parse_reset(reset, now=server_time(headers, received_at))
-        else:
-            seconds = self.minute_left(headers, received_at=received_at)
-        remaining = parse_number(headers.get(names.remaining))
-        signal = QuotaSignal(names.dimension, limit, remaining, seconds)
-        for place, other in enumerate(found):
-            if other.dimension == names.dimension:  # of an organisation's and a project's limit
-                if limit is not None and (other.limit is None or limit < other.limit):
-                    found[place] = signal
-                return
-        found.append(signal)
+        told = [names for names in self.headers if names.limit in headers]
+        told = told or [names for names in self.other_headers if names.limit in headers]
+        found: dict[str, QuotaSignal] = {}
+        if told:
+            now = server_time(headers, received_at)
+            for names in told:
+                signal = names.signal(headers, now)
+                if self.fixed_minute and names.reset not in headers:
+                    signal = signal._replace(reset=_MINUTE - now % _MINUTE)
+                first = found.get(names.dimension)
+                # Of an organisation's limit and a project's, the smaller one counts.
+                if first is None or _is_smaller(signal.limit, first.limit):
+                    found[names.dimension] = signal
+        return list(found.values())
 
     def minute_left(self, headers: Mapping[str, str], *, received_at: float) -> float | None:
         """Return the seconds until the server's minute is over; None where that changes nothing."""
@@ -195,7 +216,10 @@ class Dialect:
 
 
 OPENAI: Final = Dialect(
-    name="openai", hosts=("api.openai.com",), max_tokens_field="max_completion_tokens"
+    name="openai",
+    hosts=("api.openai.com",),
+    max_tokens_field="max_completion_tokens",
+    fields=OPENAI_FIELDS,
 )
 DIALECTS: Final = (
     OPENAI,
@@ -280,3 +304,97 @@ def dialect_named(name: str) -> Dialect:
             f"there is no dialect {name!r}; those known are {', '.join(sorted(_BY_NAME))}"
         )
     return _BY_NAME[name]
+
+
+ERRORS: Final = ErrorTable(
+    unpaid=frozenset(
+        {
+            "insufficient_quota",
+            "credit_balance_exhausted",
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+            "billing_hard_limit_reached",
+            "billing_not_active",
+            "budget_exceeded",  # LiteLLM's proxy
+            "1113",  # Z.ai: no balance
+        }
+    ),
+    by_code={
+        "slow_down": errors.RampLimitError,
+        "queue_exceeded": errors.ConcurrencyLimitError,  # Cerebras
+        "1302": errors.ConcurrencyLimitError,  # Z.ai
+        "1308": errors.QuotaExhaustedError,  # Z.ai
+        "3505": errors.OverloadedError,  # Mistral
+        "context_length_exceeded": errors.ContextLengthError,
+        "content_filter": errors.ContentFilterError,
+        "content_policy_violation": errors.ContentFilterError,
+        "misalignment_policy_violation": errors.ContentFilterError,
+        "invalid_api_key": errors.AuthenticationError,
+        "no_db_connection": errors.AuthenticationError,  # LiteLLM's proxy: a key it does not know
+        "model_not_found": errors.ModelNotFoundError,
+        "deploymentnotfound": errors.ModelNotFoundError,  # Azure
+        "server_is_overloaded": errors.OverloadedError,
+    },
+    # What throttles comes before what does not fit: both speak of tokens.
+    by_text=(
+        ("request too large for", frozenset({413, 429}), errors.TooLargeForLimitError),
+        ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
+        ("weight_exceeds_budget", frozenset({402}), errors.TooLargeForLimitError),  # OpenRouter
+        ("in_flight_budget", frozenset({402}), errors.RateLimitError),  # OpenRouter
+        ("used all available credits", frozenset({403, 429}), errors.BillingError),  # xAI
+        ("purchase credits", frozenset({403, 429}), errors.BillingError),  # xAI
+        ("prepayment credits are depleted", frozenset({402, 429}), errors.BillingError),  # Gemini
+        ("credit balance is too low", frozenset({400}), errors.BillingError),  # Anthropic
+        ("api usage limits", frozenset({400, 429}), errors.BillingError),  # Anthropic
+        ("perday", frozenset({429}), errors.QuotaExhaustedError),  # Gemini's quotaId
+        ("/ month", frozenset({429}), errors.QuotaExhaustedError),  # Cohere
+        ("per month", frozenset({429}), errors.QuotaExhaustedError),
+        ("acceleration limit", frozenset({429}), errors.RampLimitError),  # Anthropic
+        ("usage increase rate", frozenset({429}), errors.RampLimitError),
+        ("experiencing high demand", frozenset({429}), errors.OverloadedError),  # Azure
+        ("resource unavailable", frozenset({429}), errors.OverloadedError),  # OpenAI, flex tier
+        ("maximum context length is", frozenset({400, 413, 422}), errors.ContextLengthError),
+        ("input tokens exceed the configured", frozenset({400}), errors.ContextLengthError),
+        ("prompt is too long", frozenset({400}), errors.ContextLengthError),  # Anthropic
+        ("exceed context limit", frozenset({400}), errors.ContextLengthError),
+        ("input is too long", frozenset({400}), errors.ContextLengthError),  # Bedrock
+        (
+            "exceeds the maximum number of tokens",
+            frozenset({400}),
+            errors.ContextLengthError,
+        ),  # Gemini
+        ("too many tokens: total number", frozenset({400}), errors.ContextLengthError),  # Cohere
+        ("incorrect api key", frozenset({400}), errors.AuthenticationError),  # xAI
+        ("api_key_invalid", frozenset({400}), errors.AuthenticationError),  # Gemini
+    ),
+    by_status={498: errors.RateLimitError},  # Groq, flex tier
+)
+# A limit of zero: the plan does not include the model (Gemini, xAI).
+_ZERO_LIMIT: Final = re.compile(r"\blimit: 0(?![\d.,]*\d)|\(actual/limit\): \d+/0\b")
+
+
+def classify(
+    details: ErrorDetails, reply: WireReply, dialect: Dialect = COMPATIBLE
+) -> errors.ProviderError:
+    """Return the error that a reply means at a server. Arguments as `ErrorTable.classify`."""
+    status, headers, now = reply.status, reply.headers, reply.received_at
+    is_zero = status == 429 and _has_limit_of_zero(details, headers, dialect)
+    kind = ERRORS.kind_by_body(details, status, is_late=is_zero)
+    if status == 413 and details.code == "rate_limit_exceeded" and kind is not errors.BillingError:
+        kind = errors.TooLargeForLimitError  # Groq: one request above the tokens per minute
+    if kind is None and status == 402:
+        # OpenRouter: with a delay, it is the budget of what is in flight.
+        delay = server_delay(headers, details.text, now=now, hint=details.delay)
+        kind = errors.BillingError if delay is None else errors.RateLimitError
+    kind = kind or dialect.by_status.get(status) or ERRORS.kind_by_status(status)
+    error = as_error(kind, details, reply)
+    if error.retry_after is None and isinstance(error, errors.RateLimitError):
+        error.retry_after = dialect.minute_left(headers, received_at=now)
+    return error
+
+
+def _has_limit_of_zero(details: ErrorDetails, headers: Mapping[str, str], dialect: Dialect) -> bool:
+    if _ZERO_LIMIT.search(details.text):
+        return True
+    return any(headers.get(names.limit) == "0" for names in dialect.headers)
