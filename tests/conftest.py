@@ -1,4 +1,4 @@
-"""Settings for every test: warnings are errors, and `virtual_time` marks run on a virtual clock."""
+"""Settings for every test: warnings are errors, groups are assigned, state is the test's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
+from tests.groups import group_of, is_of_one_python
 
 try:
     import uvloop
@@ -25,12 +26,17 @@ settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "virtual_time: run this async test on a virtual clock")
-    config.addinivalue_line("markers", "every_loop: run this async test on uvloop's loops, too")
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
     if threading.current_thread() is threading.main_thread():
         # A shell's `&` has it ignored, here and in all processes that tests start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest applies -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(group_of(item))
+        if is_of_one_python(item):
+            item.add_marker("one_python")
 
 
 def pytest_asyncio_loop_factories(

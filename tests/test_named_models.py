@@ -9,6 +9,8 @@ import pytest
 
 from llmflow.pricing import price_of
 
+pytestmark = pytest.mark.source_tree
+
 ROOT = Path(__file__).parent.parent
 # With an announced end, as of 2026-11: by the docstrings of OpenAI's and Anthropic's packages.
 ENDING = re.compile(

@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmflow.llm import LLM
 from llmflow.runs.run import Run
 from tests.runs.asking import numbered
+
+pytestmark = pytest.mark.slow
 
 _LONG = "Once upon a time. " * 200
 

@@ -19,6 +19,8 @@ import llmflow.telemetry
 import llmflow.testing
 import llmflow.types
 
+pytestmark = pytest.mark.source_tree
+
 ROOT = Path(__file__).parent.parent
 PUBLIC = [llmflow, llmflow.events, llmflow.telemetry, llmflow.testing, llmflow.simulator]
 NAMES = [(module, name) for module in PUBLIC for name in module.__all__]

@@ -53,7 +53,10 @@ from llmflow.journal import read_jobs
 from llmflow.simulator import BatchSettings, SimulatorProcess, SimulatorSettings
 from tests.batch.killable import ITEMS, Program, play
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL, no server of forks")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL, no server of forks"),
+    pytest.mark.slow,
+]
 
 FAST: dict[str, Any] = {
     "seconds": 0.05,

@@ -17,6 +17,8 @@ from llmflow.batch.reading import Results, Unread, bounds_for
 from llmflow.batch_api import BatchRow
 from tests.batch.fakes import FakeBatchAPI, FakeProvider, FakeServer
 
+pytestmark = pytest.mark.every_python
+
 
 def read(line: bytes) -> str:
     row = lenient_json.loads(line)

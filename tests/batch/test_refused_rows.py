@@ -12,6 +12,8 @@ from llmflow.batch import Batch
 from llmflow.errors import AuthenticationError, ContentFilterError, ProviderError
 from tests.batch.fakes import FakeProvider, FakeServer, echo
 
+pytestmark = pytest.mark.every_python
+
 QUICK = Batch(quiet=0.05, poll=0.01)
 
 

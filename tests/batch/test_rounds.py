@@ -22,6 +22,8 @@ from llmflow.batch import Batch
 from llmflow.batch_api import BatchLimits
 from tests.batch.fakes import FakeProvider, FakeServer
 
+pytestmark = pytest.mark.every_python
+
 QUICK = Batch(quiet=0.05, poll=0.01)
 
 

@@ -23,6 +23,8 @@ from llmflow_providers.batch_base import refused_row, unanswered_row
 from tests.batch.fakes import FakeProvider, FakeServer
 from tests.batch.test_over_http import DIALECTS, FAST, QUICK
 
+pytestmark = pytest.mark.every_python
+
 PRICE = Price(input=100.0, output=100.0, batch_input=50.0, batch_output=50.0)
 ROUNDS = Batch(quiet=0.02, poll=0.005, few=0, rounds=3)
 

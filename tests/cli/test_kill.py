@@ -33,6 +33,8 @@ from tests.cli.sessions import (
     write_texts,
 )
 
+pytestmark = pytest.mark.slow
+
 ROWS = 400
 CONCURRENCY = 20
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

@@ -16,6 +16,8 @@ from llmflow.cli.options import provider_options
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, rows_of, write_rows
 
+pytestmark = pytest.mark.every_python
+
 Start = Callable[..., SimulatorThread]
 
 

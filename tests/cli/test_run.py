@@ -12,6 +12,8 @@ import pytest
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
 
+pytestmark = pytest.mark.every_python
+
 Start = Callable[..., SimulatorThread]
 
 

@@ -20,6 +20,8 @@ from llmflow.limits.admission import Admission
 from llmflow.limits.ticket import ADMITTED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
+pytestmark = pytest.mark.slow
+
 EVENTS = st.lists(
     st.tuples(
         st.sampled_from(["enqueue", "finish", "fail", "reject", "cancel", "wait", "pause"]),

@@ -14,6 +14,8 @@ from benchmarks.harness.kinds import KINDS, draw
 from benchmarks.harness.report import Summary, quantile
 from benchmarks.harness.world import run
 
+pytestmark = pytest.mark.slow
+
 SEED = 3  # neither the one that rules are tuned on nor the one they are reported on
 SETTINGS = 12
 

@@ -14,6 +14,8 @@ from llmflow.limits.registry import START_IN_FLIGHT
 from llmflow.testing import run_virtual
 from llmflow.types import Quota, QuotaSignal
 
+pytestmark = pytest.mark.slow
+
 
 async def through_the_limiter(setting: Setting) -> tuple[float, int]:
     """Return the seconds and the rejections of the same work with tasks, permits and timers."""

@@ -24,6 +24,8 @@ from benchmarks.harness.report import Summary, write
 from benchmarks.harness.setting import Setting
 from benchmarks.harness.world import Outcome, World
 
+pytestmark = pytest.mark.slow
+
 RESIDUE = 1e-6
 
 

@@ -17,6 +17,8 @@ from llmflow.simulator import Faults, SimulatorSettings
 from llmflow.types import Quota, WireReply
 from tests.simulated import Outcome, Trouble, play, prompts, varied_prompts
 
+pytestmark = pytest.mark.slow
+
 RPM = Quota(rpm=6000, burst_seconds=1)
 BLIND = {"quota_headers": "off", "retry_after": False, "retry_text": False}
 SEEDS = pytest.mark.parametrize("seed", [1, 2, 3])

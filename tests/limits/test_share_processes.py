@@ -11,6 +11,8 @@ import pytest
 
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import asyncio, json, sys, time
 from llmflow import LLM

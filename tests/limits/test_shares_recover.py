@@ -19,6 +19,8 @@ from llmflow.limits.ticket import Ticket
 from llmflow.limits.trust import Trust
 from llmflow.types import Charge, Quota, QuotaSignal
 
+pytestmark = pytest.mark.slow
+
 
 def admission(quota: Quota | None = None) -> Admission:
     return Admission(quota or Quota(), max_in_flight=1000, now=0.0, jitter=lambda: 1.0)

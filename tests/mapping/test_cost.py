@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import asyncio, resource, sys, time
 from llmflow.mapping.answers import Answers

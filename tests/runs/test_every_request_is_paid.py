@@ -30,6 +30,8 @@ from llmflow.simulator import Faults, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Request, Response, Usage
 
+pytestmark = pytest.mark.slow
+
 DOLLAR_A_TOKEN = Price(input=1e6, output=1e6)
 MOST = 100
 # Tasks of closed loops: what collects them would find their loops gone.

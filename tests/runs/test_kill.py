@@ -15,6 +15,8 @@ import pytest
 from llmflow.runs.catalog import find_run
 from llmflow.simulator import Latency, SimulatorProcess, SimulatorSettings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ITEMS = 300
 AT_ONCE = 20

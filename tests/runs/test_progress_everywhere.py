@@ -19,6 +19,8 @@ from llmflow.runs.catalog import find_run
 from llmflow.runs.report import RunReport
 from tests.batch.fakes import FakeProvider, FakeServer
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a", "b", "c"]
 
 

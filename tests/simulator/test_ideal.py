@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from benchmarks.ideal import ideal_of, ideal_of_run
 from llmflow.simulator import Admission, Admissions, Engine, Latency, SimulatorSettings
 
+pytestmark = pytest.mark.slow
+
 WALL = 1_795_000_000
 RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 

@@ -1,0 +1,107 @@
+"""The group of a test: `unit`, `http`, `process` or `slow`.
+
+`slow` is a marker in the test's file. Every other test belongs to the most expensive thing that
+its code names, or that of its fixtures, its parameters and the helpers in `tests/` that it calls:
+`process` if it starts a process, `http` if it opens a socket or uses the simulator's models, which
+are served over HTTP, and `unit` otherwise.
+
+Beside its group, a test of whole programs is marked `one_python`, by its folder or file name,
+unless its file is marked `every_python`: what such tests are made of is tested on every Python.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+_PROCESS = {"subprocess", "multiprocessing", "serve_in_process", "fork"}
+_HTTP = {"Simulator", "SimulatorThread", "serve_in_thread", "start_server", "create_server"} | {
+    "aiohttp",
+    "httpx",
+    "socket",
+}
+
+
+_WHOLE_PROGRAMS = ("/tests/batch/", "/tests/cli/", "_over_http.py", "_in_runs.py")
+
+
+def is_of_one_python(item: pytest.Item) -> bool:
+    """Return whether one version of Python is enough for a test."""
+    whole = any(part in item.path.as_posix() for part in _WHOLE_PROGRAMS)
+    return whole and item.get_closest_marker("every_python") is None
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the group that a collected test belongs to."""
+    if item.get_closest_marker("slow") is not None:
+        return "slow"
+    if not isinstance(item, pytest.Function):
+        return "unit"
+    # pytest has no public way to an item's fixtures before it runs.
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    used = [item.function, *(each.func for found in definitions for each in found), *parameters]
+    names = set().union(*(_names(each) for each in used if isinstance(each, FunctionType)))
+    if names & _PROCESS:
+        return "process"
+    return "http" if names & _HTTP else "unit"
+
+
+@cache
+def _names(function: FunctionType) -> frozenset[str]:
+    """Return the names in a function's code, and in that of the helpers it calls."""
+    names: set[str] = set()
+    seen = {function}
+    waiting = [function]
+    while waiting:
+        now = waiting.pop()
+        here = set(_names_of_code(now.__code__))
+        values = {name: now.__globals__[name] for name in here & now.__globals__.keys()}
+        packages = {_package(value) for value in values.values()}
+        names |= here | packages
+        new = {each for value in values.values() for each in _helpers(value, here)} - seen
+        seen |= new
+        waiting += new
+    return frozenset(names)
+
+
+def _names_of_code(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_of_code(constant)
+        elif isinstance(constant, str) and constant.startswith("sim/"):
+            yield "serve_in_thread"
+
+
+def _package(value: Any) -> str:
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+    return str(name).partition(".")[0]
+
+
+def _helpers(value: Any, names: set[str]) -> Iterator[FunctionType]:
+    """Yield the functions of `tests/` that code may call by a value and these names."""
+    if isinstance(value, ModuleType):
+        for name in names:
+            yield from _functions(getattr(value, name, None))
+    else:
+        yield from _functions(value)
+
+
+def _functions(value: Any) -> Iterator[FunctionType]:
+    if not str(getattr(value, "__module__", "")).startswith("tests."):
+        return
+    if isinstance(value, type):
+        for method in list(vars(value).values()):
+            inner = getattr(method, "__func__", None) or getattr(method, "fget", None) or method
+            if isinstance(inner, FunctionType):
+                yield inner
+    else:
+        inner = inspect.unwrap(value)
+        if isinstance(inner, FunctionType):
+            yield inner
