@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow import errors, events, telemetry
+from llmflow._version import __version__
 from llmflow.batch import Batch
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.statistics import RunStatistics
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from llmflow.budget import Budget
     from llmflow.jobs.plan import Plan, make_plan
     from llmflow.mapping.result import Result, ResultList
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LLM",

@@ -1,15 +1,21 @@
-"""Imports point down only: the table of docs/design.md, as a test."""
+"""The order of imports: downwards only, per file without circles; and the size of files."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.source_tree
+
 ROOT = Path(__file__).parent.parent
+ROOTS = {"llmflow": ROOT / "llmflow", "llmflow_providers": ROOT / "providers/llmflow_providers"}
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
-    {"errors"},
+    {"_version", "errors"},
     {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
     {"types", "clock", "headers", "lenient_json", "printable", "surrogates", "tokens"},
     {"events", "pricing"},
@@ -121,3 +127,107 @@ def test_modules_stay_small() -> None:
         if (lines := len(path.read_text("utf-8").splitlines())) > 500
     }
     assert large == {}
+
+
+# Files that import each other, each in a circle; more may not come. A file and its owner, as
+# the first two are, may stay.
+CIRCLES = [
+    {"llmflow.budget.ledger", "llmflow.budget.reservation"},
+    {"llmflow.limits.limiter", "llmflow.limits.permit"},
+    {
+        "llmflow.batch.ingest",
+        "llmflow.batch.job",
+        "llmflow.batch.keeper",
+        "llmflow.batch.queue",
+        "llmflow.batch.refusals",
+        "llmflow.batch.results",
+        "llmflow.batch.waiter",
+        "llmflow.batch.whole",
+    },
+    {"llmflow.batch.mode", "llmflow.batch.sink"},
+    {"llmflow.calls.call", "llmflow.calls.validate"},
+    {
+        "llmflow.runs.context",
+        "llmflow.runs.interruptions",
+        "llmflow.runs.progress",
+        "llmflow.runs.report",
+        "llmflow.runs.run",
+    },
+    {"llmflow.llm", "llmflow.llm_copying"},
+    {
+        "llmflow.jobs.plan",
+        "llmflow.jobs.plan_table",
+        "llmflow.jobs.plan_words",
+        "llmflow.jobs.planning",
+    },
+    {"llmflow.simulator.answer", "llmflow.simulator.dialect"},
+    {"llmflow.simulator.http_connection", "llmflow.simulator.http_server"},
+    {"llmflow_providers.anthropic", "llmflow_providers.anthropic_batch"},
+    {"llmflow_providers.openai", "llmflow_providers.openai_batch"},
+]
+# File names that occur more than once; lower it when there are fewer.
+NAMES_USED_TWICE = 33
+
+
+def files() -> dict[str, Path]:
+    """Return every source file by the name under which it is imported."""
+    found = {}
+    for top, folder in ROOTS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = (top, *path.relative_to(folder).with_suffix("").parts)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imported_files(path: Path, known: Mapping[str, Path]) -> set[str]:
+    """Return the source files that one imports: at its top, in functions, or for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                found.add(name if name in known else node.module)
+    return found & known.keys()
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[set[str]]:
+    """Return the groups of files each of which imports all others of its group, by detours."""
+    reached = dict(imports)
+    for by_way_of in imports:
+        for name in imports:
+            if by_way_of in reached[name]:
+                reached[name] = reached[name] | reached[by_way_of]
+    groups = {
+        frozenset({other for other in reached[name] if name in reached[other]} | {name})
+        for name in imports
+    }
+    return [set(group) for group in groups if len(group) > 1]
+
+
+def test_files_import_each_other_in_no_new_circles() -> None:
+    known = files()
+    found = circles({name: imported_files(path, known) - {name} for name, path in known.items()})
+    assert [each for each in found if not any(each <= allowed for allowed in CIRCLES)] == []
+    gone = [sorted(each) for each in CIRCLES if not any(circle <= each for circle in found)]
+    assert gone == [], "no circle any more: take it out of the list"
+
+
+def test_circles_are_found_by_detours() -> None:
+    graph = {
+        "a": {"b"},
+        "b": {"c"},
+        "c": {"a"},
+        "d": {"a", "e"},
+        "e": {"f"},
+        "f": {"e"},
+        "g": {"f"},
+    }
+    assert sorted(circles(graph), key=len) == [{"e", "f"}, {"a", "b", "c"}]
+
+
+def test_file_names_tell_files_apart() -> None:
+    names = Counter(path.name for path in files().values())
+    twice = sorted(name for name, count in names.items() if count > 1 and name != "__init__.py")
+    assert len(twice) <= NAMES_USED_TWICE, twice

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from llmflow._version import __version__
 from llmflow.errors import JournalError, ProviderError
 from llmflow.journal import schema
 from llmflow.journal.asked import Asked
@@ -164,8 +165,6 @@ class Journal:
         Raises:
             JournalError: it cannot be written.
         """
-        from llmflow import __version__
-
         self._check()
         now = self._wall()
         self._note(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from llmflow.transport.failures import mapped
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmflow.batch_api import FileBounds, Upload
-    from llmflow.transport.session import Session
+    from llmflow.transport.session import Sending, Session
 
 __all__ = [
     "Timeout",
@@ -41,14 +41,6 @@ __all__ = [
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictionary()
 _changing = threading.Lock()  # loops in several threads begin and end at the same time
-
-
-class Sending(Protocol):
-    """Who is told that a request goes out, and may be running at the other end from then on."""
-
-    def leave(self) -> None:
-        """Take note that it goes out on a connection of its own."""
-        ...
 
 
 async def send(

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
-
-    from llmflow.transport.connections import Line
 
 UNKNOWN: Final = 4.0
 # Gateways of networks forget a silent connection after some minutes, and tell nobody (Azure's
@@ -33,6 +31,12 @@ _MARGIN: Final = 0.5
 _MARGIN_SHARE: Final = 0.1
 _MOST_WATCHED: Final = 2
 _TIMEOUT: Final = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d+)", re.IGNORECASE)
+
+
+class _Line(Protocol):
+    def idle_seconds(self) -> float: ...
+
+    def is_fit(self) -> bool: ...
 
 
 class Host:
@@ -64,7 +68,7 @@ class Host:
         most = LONGEST if self._named is None else self._named
         self.usable = max(self.usable, min(most, seconds - _MARGIN))
 
-    def may_use(self, line: Line) -> bool:
+    def may_use(self, line: _Line) -> bool:
         """Return whether a connection that is still open may be used."""
         seconds = line.idle_seconds()
         if seconds <= self.usable:
@@ -92,7 +96,7 @@ class Host:
         """Learn from what is watched."""
         watched, self.watched = self.watched, []
         for connection in watched:
-            line = cast("Line", connection.protocol)
+            line = cast("_Line", connection.protocol)
             seconds = line.idle_seconds()
             if seconds <= LONGEST and line.is_fit():
                 self.saw_open(seconds)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 from aiohttp import ClientRequest, ClientResponse, hdrs, http
 
-from llmflow import __version__
+from llmflow._version import __version__
 from llmflow.transport.target import target
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import aiohttp
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from llmflow.batch_api import FileBounds, Upload
     from llmflow.errors import LLMFlowError
-    from llmflow.transport import Sending
 
 # The longest answers of today's models are a mebibyte; a reply without end must not fill
 # the memory.
@@ -51,6 +50,14 @@ _NAMES_KEPT = 300
 # would fail. A smaller body comes with its head: ten segments (RFC 6928).
 _SURELY_READ = 2**14
 _MOST_TIMEOUTS = 64
+
+
+class Sending(Protocol):
+    """Who is told that a request goes out, and may be running at the other end from then on."""
+
+    def leave(self) -> None:
+        """Take note that it goes out on a connection of its own."""
+        ...
 
 
 class _Limits(NamedTuple):

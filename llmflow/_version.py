@@ -1,0 +1,5 @@
+"""The version, in a file that every module may import."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
