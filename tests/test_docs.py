@@ -1,4 +1,4 @@
-"""What the documents show is run: every Python block, every link, both examples."""
+"""Documents are checked: Python blocks run, links and paths exist, examples work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from llmflow import LLM, Run
 from llmflow.runs.catalog import list_runs
 from llmflow.testing import ScriptedProvider
 
+pytestmark = pytest.mark.source_tree
+
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BLOCKS = [
     pytest.param(block, id=f"{path.stem}-{number}")
     for path in DOCUMENTS
@@ -66,6 +73,22 @@ def test_what_is_shown_of_runs_holds_for_people_who_have_some(tmp_path: Path) ->
 def test_links_to_files_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "path", [ARCHITECTURE, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.stem
+)
+def test_paths_in_the_maps_exist(path: Path) -> None:
+    named = re.findall(
+        r"`((?:llmflow|providers|tests|scripts|benchmarks)/[\w/.]*)`", path.read_text("utf-8")
+    )
+    assert len(named) > 10
+    assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+def test_the_glossary_is_short() -> None:
+    glossary = ARCHITECTURE.read_text("utf-8").split("## Glossary")[1]
+    assert 10 < len(re.findall(r"^\| (?!word )\w", glossary, re.MULTILINE)) <= 30
 
 
 def load(name: str) -> ModuleType:
