@@ -1,4 +1,4 @@
-"""Arguments that a call does not take: the name that was meant, or the place where it belongs."""
+"""Unknown arguments of calls: suggests the name that was meant."""
 
 from __future__ import annotations
 
@@ -113,14 +113,14 @@ def refuse(
 
 
 def belongs_elsewhere(name: str) -> bool:
-    """Return whether a name is llmflow's own and certainly no field of a provider's body."""
+    """Return whether a name is llmflow's own, never a provider's field."""
     return name in BELONGS and name not in _ALSO_A_PROVIDERS
 
 
 def checked_arguments(
     place: str = "", *, first: str | None = None, text: str | None = None
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Have a function name what is wrong with arguments that it does not take.
+    """Make a function explain what is wrong with unknown arguments.
 
     Args:
         place: what it is called in messages; by default the class that it is in.
@@ -154,7 +154,7 @@ def checked_arguments(
 
 
 def values_by_name(first: str | None = None) -> Callable[[type[_T]], type[_T]]:
-    """Have a dataclass say how its values are written where one is given without a name.
+    """Make a dataclass explain its syntax when a value has no name.
 
     Args:
         first: the name that a first value is probably meant for; by default the first one.
@@ -201,7 +201,7 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def checked_total(value: Any) -> int | None:
-    """Return how many calls or items there will be; None where nobody knows.
+    """Return the number of calls or items; None if unknown.
 
     Raises:
         UsageError: it is no whole number of at least 0.

@@ -1,4 +1,4 @@
-"""One event loop in a thread, for calls from code that is not asynchronous.
+"""An event loop in a thread, for calls from synchronous code.
 
 Every synchronous call of the process runs on this one loop, so that they share
 connections and limiters, and so that it works in a script, in threads and in a
@@ -61,7 +61,7 @@ class BackgroundLoop:
             thread.join(timeout=5.0)
 
     def forget(self) -> None:
-        """Forget a loop whose thread did not come along into a forked process."""
+        """Forget a loop whose thread was lost in a fork."""
         self._lock = threading.Lock()
         self._loop = self._thread = None
 

@@ -83,7 +83,7 @@ def check_fields(
 
 
 def known_fields(provider: object) -> frozenset[str] | None:
-    """Return the fields that a provider is known to have in its body; None where it takes any.
+    """Return a provider's known body fields; None if it takes any.
 
     Raises:
         ConfigurationError: its ``known_options`` are no names.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from. All values are float seconds."""
+    """The source of time. All values are float seconds."""
 
     def monotonic(self) -> float:
         """Return the running loop's time: it never goes back."""

@@ -67,7 +67,7 @@ _SEARCH_LIMIT = 20_000
 
 
 def redact(text: str, *secrets: str | None) -> str:
-    r"""Return foreign text made fit for a log, an error or a terminal.
+    r"""Make foreign text safe for a log, an error or a terminal.
 
     Given secrets and anything that looks like a key are masked, control
     characters (terminal escapes among them) are dropped, and the text is cut
@@ -112,7 +112,7 @@ class UnknownModelError(ConfigurationError):
 
 
 class UnknownArgumentError(ConfigurationError, TypeError):
-    """A call got an argument that it does not take; the message says where it belongs.
+    """A call got an unknown argument; the message suggests the right place.
 
     Args:
         message: what is wrong, and what to write.
@@ -133,7 +133,7 @@ class InputError(UsageError):
 
 
 class InvalidAnswerError(LLMFlowError):
-    """An answer was not accepted, and the one to the second request was not either.
+    """The answer was not accepted, nor the one to a second request.
 
     Args:
         message: what is wrong with it.
@@ -161,7 +161,7 @@ def _rebuild_answer(message: str, response: Any) -> InvalidAnswerError:
 
 
 class JournalError(LLMFlowError):
-    """A run's journal cannot be read or written; the message says why and what to do.
+    """A run's journal is unusable; the message says what to do.
 
     Attributes:
         response: the answer that could not be written down, which was paid for; else None.
@@ -176,13 +176,13 @@ class JournalBusyError(JournalError):
 
 
 class BudgetExceededError(LLMFlowError):
-    """The next call does not fit into what is left of the run's budget."""
+    """The next call does not fit into the rest of the budget."""
 
     fatal = True
 
 
 class TooLargeForBudgetError(BudgetExceededError):
-    """One call alone may come to more than the whole budget; the others go on.
+    """One call alone may exceed the whole budget; others go on.
 
     Args:
         message: what it may come to, and what to do.
@@ -280,7 +280,7 @@ class ProviderError(LLMFlowError):
         self.attempts = attempts
 
     def redact(self) -> None:
-        """Take keys out of it: a provider of somebody else's may have forgotten to."""
+        """Remove keys from it: foreign providers may have left them in."""
         self.message = redact(self.message)
         self.code = redact(self.code) if isinstance(self.code, str) else self.code
         if isinstance(self.request_id, str):
@@ -333,7 +333,7 @@ class ConcurrencyLimitError(RateLimitError):
 
 
 class QueueLimitError(RateLimitError):
-    """Too much is waiting in batch jobs already: the same job is accepted when others end.
+    """Too many rows are enqueued already; the job fits later.
 
     Args:
         message: what the provider said, already passed through `redact`.
@@ -351,7 +351,7 @@ class QueueLimitError(RateLimitError):
 
 
 class QuotaExhaustedError(ProviderError):
-    """A daily or monthly quota is used up; it comes back at its reset."""
+    """A daily or monthly quota is used up until its reset."""
 
     fatal = True
     remedy = "Run again after the quota's reset, or raise the quota at the provider."
@@ -365,7 +365,7 @@ class BillingError(ProviderError):
 
 
 class TooLargeForLimitError(ProviderError):
-    """One request needs more than the whole limit: it can never be admitted."""
+    """One request needs more than the whole limit and never fits."""
 
     remedy = "Shorten the prompt, lower max_tokens, or get a higher limit."
 
@@ -416,7 +416,7 @@ class AuthenticationError(ProviderError):
 
 
 class ModelNotFoundError(ProviderError):
-    """The provider has no such model, or this key may not use it."""
+    """The provider has no such model, or not for this key."""
 
     fatal = True
     remedy = "Check the model's name, and that the base URL ends where the API begins (/v1)."
@@ -439,7 +439,7 @@ class OverloadedError(ProviderError):
 
 
 class OutageError(ProviderError):
-    """Nothing but failures for minutes: the provider, or the way to it, is down."""
+    """Nothing but failures for minutes: the provider or network is down."""
 
     fatal = True
     remedy = "See the provider's status page, and run again when it is up."
@@ -452,25 +452,25 @@ class ServerError(ProviderError):
 
 
 class BadReplyError(ProviderError):
-    """The reply is not what the provider documents: cut off, HTML, or no answer in it."""
+    """The reply is malformed: cut off, HTML, or without an answer."""
 
     may_be_billed = transient = True
 
 
 class RequestTimeoutError(ProviderError):
-    """No answer came within the time-out; the request may have run and been billed."""
+    """No answer within the time-out; the request may be billed."""
 
     may_be_billed = transient = True
 
 
 class ConnectionFailedError(ProviderError):
-    """No connection could be made, or it broke before the answer was complete."""
+    """The connection failed, or broke before the answer was complete."""
 
     may_be_billed = transient = True
 
 
 class BatchRowLostError(ProviderError):
-    """A batch job ended without this row: expired, cut off, or missing from the results.
+    """The batch job ended without this row: expired, cut or missing.
 
     `code` says which: ``expired``, ``cancelled`` or ``missing``. It was not billed, unless the
     provider counts more rows as answered than came.
@@ -480,11 +480,11 @@ class BatchRowLostError(ProviderError):
 
 
 class ResultsTooLargeError(ProviderError):
-    """The results of a batch job, or of a row in it, are larger than answers can be."""
+    """The results of a batch job or row are too large."""
 
 
 class BatchCancelledError(ProviderError):
-    """Somebody cancelled the batch job; its rows that were not done can be asked again."""
+    """The batch job was cancelled; its open rows can be asked again."""
 
     fatal = True
     remedy = "Run again to ask what is missing."

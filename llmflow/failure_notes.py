@@ -1,4 +1,4 @@
-"""Notes on exceptions that say which item failed, in which node, and with which parameters."""
+"""Notes on exceptions: item, node and parameters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def note_item(
 
 
 def note_run(error: BaseException, index: int, params: Any, *, owner: str) -> None:
-    """Write on an exception which run of a batch flow has raised it.
+    """Note on an exception which run of a batch flow raised it.
 
     Args:
         error: the exception.
@@ -58,7 +58,7 @@ def note_run(error: BaseException, index: int, params: Any, *, owner: str) -> No
 
 
 def note_node(error: BaseException, *, owner: str, params: Mapping[str, Any]) -> None:
-    """Write on an exception in which node of a flow it was raised.
+    """Note on an exception which node of a flow raised it.
 
     Args:
         error: the exception.
@@ -69,7 +69,7 @@ def note_node(error: BaseException, *, owner: str, params: Mapping[str, Any]) ->
 
 
 def in_short(value: Any) -> str:
-    """Return a value in a few words, without what looks like a key.
+    """Return a value in a few words, without anything like a key.
 
     >>> in_short({"text": "word " * 100, "n": 1})
     "{'text': 'word word word word word word word word word word word word …', 'n': 1}"

@@ -1,4 +1,4 @@
-"""Flows: graphs of nodes, run once, for many parameters in turn, or for many at once.
+"""Flows: graphs of nodes, run once, in sequence or in parallel.
 
 A flow is a node too, so flows nest. Every node of a run sees the same ``shared``
 object, and branches that run at once see it at the same time: give each branch a
@@ -38,7 +38,7 @@ def _note(error: Exception, node: BaseNode) -> None:
 
 
 class Flow(BaseNode):
-    """Run nodes one after another, each chosen by the action of the one before.
+    """Runs nodes one after another, each chosen by the last action.
 
     The flow ends at a node without successors, at ``None``, or, with a warning,
     at an action that has no successor. The last action is what ``post`` gets as
@@ -91,7 +91,7 @@ class Flow(BaseNode):
         return start
 
     def get_next_node(self, curr: BaseNode, action: Any) -> BaseNode | None:
-        """Return the node that follows on this action, or None at the end."""
+        """Return the node after this action, or None at the end."""
         if not curr.successors:
             return None
         if not isinstance(action, Hashable):
@@ -161,7 +161,7 @@ class Flow(BaseNode):
 
 
 class BatchFlow(Flow):
-    """Run the flow once for each dict of parameters that ``prep`` returns, in turn.
+    """Runs the flow once for each parameter dict of ``prep``, in turn.
 
     Nodes read them as ``self.params``, together with the flow's own. ``post`` gets
     None as ``exec_res``; ``self.last_results`` has the last action of each run in
@@ -398,7 +398,7 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         self._on_error: OnError = check_on_error(on_error)
 
     def get_concurrent_task_count(self) -> int:
-        """Return how many runs of this flow and its copies are at work now."""
+        """Return the number of running runs of this flow and copies."""
         return self._slots.in_use()
 
     async def _run_async(self, shared: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The times and numbers in providers' headers and messages, in all the formats they use."""
+"""Parses times and numbers of providers' headers and messages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _JUST_PAST = 60.0
 
 
 def parse_duration(text: str) -> float | None:
-    """Read a Go duration, such as OpenAI's and Groq's ``6m0s`` or ``120ms``, into seconds.
+    """Parse a Go duration, such as ``6m0s`` or ``120ms``, into seconds.
 
     Takes Gemini's protobuf durations, such as ``1.68122827s``, as well.
 
@@ -147,7 +147,7 @@ def parse_retry_after(text: str, *, now: float, longest: float = DAY) -> float |
 
 
 def server_time(headers: Mapping[str, str], received_at: float) -> float:
-    """Return the time of day by the server's clock when it sent a reply.
+    """Return the server's time of day when it sent a reply.
 
     Instants in a reply mean the server's clock, and local clocks are wrong more often
     than servers'. The ``date`` header has a resolution of a second: where it agrees with
@@ -172,7 +172,7 @@ def server_delay(
     hint: float | None = None,
     longest: float = DAY,
 ) -> float | None:
-    """Return the seconds that a server asks to wait, by header or else by its message.
+    """Return the delay that a server asks for, in seconds.
 
     The most exact source wins: ``retry-after-ms``, ``retry-after``,
     ``x-ratelimit-reset``, the body's own field, then the text "try again in 1.4s". Whole

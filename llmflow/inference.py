@@ -1,4 +1,4 @@
-"""A single node that sends one request for each item, and does nothing else."""
+"""A ready-made node that sends one request for each item."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BatchInferenceNode(AsyncParallelBatchNode):
-    """A node that turns each item into a request, and each answer into a result.
+    """A node that turns each item into a request and its answer.
 
     What is done with the requests is the mode's matter: by default they go to the provider's
     batch API; with ``mode="parallel"`` the same node asks them at once. ``prep_async`` and
@@ -114,7 +114,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         self.llm = asked
 
     def request(self, item: Any, /) -> Prompt | Mapping[str, Any]:
-        """Return what is asked for an item: a prompt, or the arguments of `LLM.complete`.
+        """Return an item's prompt, or its arguments for `LLM.complete`.
 
         By default the item itself.
         """
@@ -122,7 +122,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         return prompt
 
     def result(self, item: Any, response: Response, /) -> Any:  # noqa: ARG002
-        """Return the result of an item, given the answer; by default its text."""
+        """Return an item's result, by default the answer's text."""
         return response.text
 
     async def exec_async(self, item: Any, /) -> Any:

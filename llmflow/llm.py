@@ -221,7 +221,7 @@ class LLM(Mappable, Copying):
 
     @functools.cached_property
     def price(self) -> Price | None:
-        """What answers cost, in US dollars per million tokens; None where nobody knows."""
+        """The price per million tokens, in US dollars; None if unknown."""
         if self._price is not None:
             return self._price
         known = price_of(self.model, base_url=self._route.endpoint or None)
@@ -229,17 +229,17 @@ class LLM(Mappable, Copying):
 
     @property
     def configured(self) -> Settings | None:
-        """What ``llmflow.toml`` says of its model; None for a provider that is an object."""
+        """The settings from ``llmflow.toml``; None for a provider object."""
         return self._configured
 
     @property
     def batch(self) -> Batch | None:
-        """What is set about its batch jobs; None where all is as usual."""
+        """The settings of its batch jobs; None for the defaults."""
         return self._route.batch
 
     @property
     def hedged(self) -> int:
-        """How many calls were sent a second time because they were slow; see `Hedge`."""
+        """The number of hedged calls; see `Hedge`."""
         hedging = self._mode.hedging
         return 0 if hedging is None else hedging.hedged
 
@@ -380,7 +380,7 @@ class LLM(Mappable, Copying):
         return await run.session.submit(Call(request, self._route, choice=choice, wanted=False))
 
     async def collect(self) -> None:
-        """Go on with the model's batch jobs that earlier sessions of the run around it have left.
+        """Resume earlier sessions' batch jobs of this model and run.
 
         The first call of a session does so, too; `Run.settled` waits for them.
 
@@ -398,14 +398,14 @@ class LLM(Mappable, Copying):
 
     @property
     def batch_queue(self) -> str:
-        """What tells its batch jobs from those of other models and servers; in their records."""
+        """The identity of its batch queue, as job records hold it."""
         from llmflow.batch.rows import identity_of
 
         return identity_of(self._route).key
 
     @property
     def run_around(self) -> Run | None:
-        """The run that a call would belong to here; None if there is none."""
+        """The run that a call here belongs to, or None."""
         return current_run() or self._run
 
     @property

@@ -1,4 +1,4 @@
-"""Copies of an LLM: in another process, in this one, and for a map with other settings.
+"""Copies of an LLM: pickled, in this process, or with changed settings.
 
 What is carried are the settings that were given in code. Connections and limits are those of
 the process where the copy is; what the configuration and the environment say is looked up
@@ -62,7 +62,7 @@ class Copying:
         batch: Batch | None = None,
         validate: Validate | None = None,
     ) -> Self:
-        """Return another LLM that differs in these settings and shares quota and connections.
+        """Return an LLM with other settings, sharing quota and connections.
 
         Args:
             mode: in place of what is chosen here and around it, as for the rest.

@@ -1,4 +1,4 @@
-"""Nodes: one call with retries, many calls in turn, many calls at once.
+"""Nodes: one call with retries, or many in sequence or parallel.
 
 =======================  =========================  ==========================
                          one item                   many items
@@ -90,7 +90,7 @@ class Node(BaseNode):
 
     @property
     def cur_retry(self) -> int:
-        """The attempt that the calling code is in, from 0; outside, the last attempt made."""
+        """The current attempt, from 0; outside, the last one made."""
         attempt = current_attempt(self)
         return self._last_retry if attempt is None else attempt.index
 
@@ -99,7 +99,7 @@ class Node(BaseNode):
         self._last_retry = index  # for display only: no loop counts with it
 
     def exec_fallback(self, prep_res: Any, exc: Exception, /) -> Any:  # noqa: ARG002
-        """Return the result of what failed for good, or raise (by default the error)."""
+        """Return the result of a final failure; by default raise it."""
         raise exc
 
     def _get_wait_time(self, retry_count: int) -> float:
@@ -135,7 +135,7 @@ class Node(BaseNode):
 
 
 class BatchNode(Node):
-    """A node that calls ``exec`` for each item that ``prep`` returns, one after another.
+    """A node that calls ``exec`` for each item of ``prep``, in turn.
 
     ``post`` gets the results as a list in input order. Each item has its own
     attempts and its own ``exec_fallback``, which gets the item.
@@ -265,7 +265,7 @@ class AsyncNode(Node):
         """Compute, without access to the shared store."""
 
     async def exec_fallback_async(self, prep_res: Any, exc: Exception, /) -> Any:  # noqa: ARG002
-        """Return the result of what failed for good, or raise (by default the error)."""
+        """Return the result of a final failure; by default raise it."""
         raise exc
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
@@ -481,7 +481,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         self._on_error: OnError = check_on_error(on_error)
 
     def get_concurrent_task_count(self) -> int:
-        """Return how many items this node and its copies are working on now."""
+        """Return the number of items this node and copies work on."""
         return self._slots.in_use()
 
     async def _exec(self, prep_res: Any) -> Any:

@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 def counted(number: int, one: str, more: str | None = None) -> str:
-    """Return how many of something there are, in words that fit the number.
+    """Return a count with its noun, in singular or plural.
 
     >>> counted(1, "row"), counted(2_000, "row"), counted(0, "job is", "jobs are")
     ('1 row', '2,000 rows', '0 jobs are')

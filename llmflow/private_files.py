@@ -11,7 +11,7 @@ _FILE = 0o600
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for the owner alone.
+    """Create a folder and its parents, for the owner alone.
 
     What is there already keeps its mode. `Path.mkdir` would give the folders above those of
     the umask: others could list, and in a lax one replace, what is kept in them.
@@ -36,7 +36,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file, made for the owner alone; for `open` as its `opener`.
+    """Open a file for the owner alone; an `opener` for `open`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

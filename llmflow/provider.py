@@ -355,7 +355,7 @@ class BatchAPI(Protocol):
         """Ask how a job is doing."""
 
     async def cancel(self, job: str, channel: Channel) -> None:
-        """Ask for the end of a job. One that has ended already is no error."""
+        """Request a job's cancellation. An ended job is no error."""
 
     async def fetch(self, status: BatchStatus, folder: Path, channel: Channel) -> Sequence[Path]:
         """Bring all results of an ended job into files of this folder.
@@ -364,14 +364,14 @@ class BatchAPI(Protocol):
         """
 
     def read(self, line: bytes) -> BatchRow:
-        """Read one line of the results; a large one is read in a thread.
+        """Read one result line; a large one in a thread.
 
         Raises:
             ValueError: it is cut off, or no result.
         """
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
-        """Delete the files of an ended job whose results are on this machine."""
+        """Delete the remote files of an ended, downloaded job."""
 
 
 class ProviderFactory(Protocol):

@@ -1,4 +1,4 @@
-"""When a failed request is sent again, and how long to wait before.
+"""The retry policy: which failures, how often, after which delay.
 
 The vocabulary is tenacity's: a policy is a `stop`, a `wait` and a `retry`
 object. tenacity is entered only once something has failed, so that the
@@ -136,7 +136,7 @@ class Retry:
         down: Callable[[], bool] = lambda: False,
         again: Callable[[int, ProviderError, float], None] | None = None,
     ) -> _T:
-        """Send again after a first failure, until it succeeds or the policy says stop.
+        """Retry after a first failure, until success or the policy's end.
 
         Args:
             failure: the error of the first attempt.

@@ -1,4 +1,4 @@
-"""The part of a quota that is one program's own, where several have one key."""
+"""The share of a quota for one of several programs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _quotient(text: str) -> float:
 
 
 def share_text(share: float) -> str:
-    """Return a share as it is written: as a fraction, where it is a simple one.
+    """Format a share, as a fraction where that is simple.
 
     >>> share_text(0.25), share_text(0.123456)
     ('1/4', '0.123456')
@@ -62,7 +62,7 @@ def share_text(share: float) -> str:
 
 
 def part_of(count: int, share: float) -> int:
-    """Return a share of what comes whole, such as places in flight: rounded down, at least 1.
+    """Return a share of a whole number, rounded down, at least 1.
 
     >>> part_of(10, 0.25), part_of(1, 0.25)
     (2, 1)
@@ -71,7 +71,7 @@ def part_of(count: int, share: float) -> int:
 
 
 def share_of_environment() -> float | None:
-    """Return the share that ``LLMFLOW_SHARE`` names; None where it is not set, or is empty.
+    """Return the share in ``LLMFLOW_SHARE``; None if unset or empty.
 
     Raises:
         ConfigurationError: it is no share; the message names the variable.

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def well_formed(text: str) -> str:
-    """Return the text with surrogates put right, so that UTF-8 can hold it.
+    """Return the text with lone surrogates replaced, fit for UTF-8.
 
     Two halves that belong together are joined; a single one becomes U+FFFD.
 
@@ -28,7 +28,7 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_value(value: Any) -> Any:
-    """Return a copy of plain data in which every text is well formed; other objects stay.
+    """Return a copy of plain data with well-formed texts.
 
     >>> well_formed_value([{"a": chr(0xDCFF)}]) == [{"a": chr(0xFFFD)}]
     True

@@ -1,4 +1,4 @@
-"""How many tokens a text has: counted where the vocabulary is at hand, else estimated.
+"""Counts a text's tokens, or estimates them without its vocabulary.
 
 Nothing is ever downloaded. tiktoken would fetch a vocabulary at its first use, so
 it is asked only when the file is there already: in its own cache, or in a package
@@ -98,7 +98,7 @@ def _by_script(raw: bytes, per_token: float) -> float:
 
 
 def count_tokens(text: str, model: str = "gpt-6-luna") -> int:
-    """Count a text's tokens for a model, or estimate them where its vocabulary is not at hand.
+    """Count a text's tokens, or estimate them without the vocabulary.
 
     The first count loads the vocabulary, which takes up to half a second: on an
     event loop use `TokenEstimator`.
@@ -113,7 +113,7 @@ def count_tokens(text: str, model: str = "gpt-6-luna") -> int:
 
 
 def encoding_name(model: str) -> str | None:
-    """Return the name of a model's vocabulary, or None where it is not public.
+    """Return a model's vocabulary, or None if it is not public.
 
     >>> encoding_name("openai/gpt-6-luna"), encoding_name("anthropic/claude-sonnet-5-5")
     ('o200k_base', None)
@@ -235,7 +235,7 @@ class Estimate(int):
 
 
 class TokenEstimator:
-    """Estimate a model's tokens on the hot path, and learn from what it really charged.
+    """Estimates a model's tokens, and learns from real charges.
 
     The estimate from bytes is multiplied by a ratio that follows the provider's own
     counts: the last few dozen answers weigh most, long texts more than short ones.
@@ -268,7 +268,7 @@ class TokenEstimator:
         return self._ratio
 
     def estimate(self, *texts: str) -> Estimate:
-        """Return about how many tokens the texts have together; 0 only for no text."""
+        """Estimate the tokens of all texts; 0 only for none."""
         base = 0
         for text in texts:
             base += estimate_tokens(text)
@@ -293,7 +293,7 @@ class TokenEstimator:
         self._learn(base, actual, keep=self._KEEP)
 
     def calibrate(self, texts: Iterable[str]) -> bool:
-        """Start from a count of a few sample texts, if the vocabulary is loaded.
+        """Begin with sample texts' counts, if the vocabulary is loaded.
 
         Takes a millisecond or two: at most 16 texts are counted, and 4,000
         characters of each. Never loads a vocabulary; `warm` does.
@@ -318,7 +318,7 @@ class TokenEstimator:
         return True
 
     def warm(self) -> threading.Thread:
-        """Load the vocabulary in a thread of its own, once; an event loop goes on meanwhile.
+        """Load the vocabulary once, in a thread of its own.
 
         Returns:
             The thread, to be joined where somebody wants to wait.

@@ -1,4 +1,4 @@
-"""The values that pass between the layers: plain, frozen, without behaviour of their own."""
+"""Values that pass between the layers: plain and frozen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
 
 
 def parse_amount(text: str | float, *, name: str = "amount") -> float:
-    """Read a quota value: a positive number, or text such as ``"10k"``, ``"2M"``, ``"500_000"``.
+    """Parse a quota: a positive number, or text such as ``"10k"``.
 
     >>> parse_amount("2.5M")
     2500000.0
@@ -45,7 +45,7 @@ def parse_amount(text: str | float, *, name: str = "amount") -> float:
 @values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What a provider allows for one key and model. None means "no such limit, or unknown".
+    """The provider's limits for one key and model; None if none.
 
     >>> Quota(rpm=500, tpm="200k")
     Quota(rpm=500.0, tpm=200000.0)
@@ -112,7 +112,7 @@ class Quota:
 
 
 class Charge(NamedTuple):
-    """What one request costs in each unit that a provider limits."""
+    """The cost of one request in each limited unit."""
 
     requests: float = 1.0
     tokens: float = 0.0
@@ -121,7 +121,7 @@ class Charge(NamedTuple):
 
 
 class MarkedPrefix(NamedTuple):
-    """The beginning of a prompt that its request wants the provider to keep for later ones.
+    """A prompt's beginning that the provider should keep in its cache.
 
     Args:
         digest: equal for equal beginnings.
@@ -135,7 +135,7 @@ class MarkedPrefix(NamedTuple):
 
 
 class QuotaSignal(NamedTuple):
-    """What a reply's headers say of one dimension of the quota; None where they are silent.
+    """One dimension of the quota as headers report it; None if silent.
 
     Args:
         dimension: the name of the field of `Quota`, such as ``"rpm"``.
@@ -235,18 +235,18 @@ class Response:
 
     @property
     def is_cut(self) -> bool:
-        """Whether it ends where `max_tokens`, or the model's own bound, cut it off."""
+        """True if it was cut off at a token limit."""
         return self.finish_reason == "length"
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it: no text, nor a call of a tool."""
+        """True if it holds no text and no tool call."""
         text = self.text
         return (not text or text.isspace()) and self.finish_reason not in _WITHOUT_TEXT
 
 
 class WireRequest(NamedTuple):
-    """An encoded request, ready to be sent. Its headers hold the key: never log them."""
+    """An encoded request. Its headers hold the key: never log them."""
 
     method: str
     url: str

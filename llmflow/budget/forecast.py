@@ -1,4 +1,4 @@
-"""Estimate of a call's cost before it is made: rather too much than too little."""
+"""Upper estimate of a call's cost, for reserving budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PER_PICTURE: Final = 1600  # the most that Anthropic and OpenAI count for one o
 
 
 class OutputForecast:
-    """How long the answers of a run are: a high quantile of the last few hundred.
+    """Forecast of answer lengths: a high quantile of the last few hundred.
 
     49 of 50 answers are at most that long, so that the reserves of many calls together
     are almost never below what they settle.
@@ -90,7 +90,7 @@ class OutputForecast:
 
 
 class PromptForecast:
-    """How much too low prompts are estimated: by the most that answers have told, by length.
+    """Correction of prompt estimates, learned from answers, by length.
 
     Before an answer has told anything, somewhat more is expected: of many first calls at once,
     none knows better.
@@ -185,7 +185,7 @@ def _bound(request: Request) -> float | None:
 
 
 def prompt_tokens(request: Request) -> int:
-    """Return about how many tokens a prompt is, rather too many than too few."""
+    """Return about how many tokens a prompt has, rather too many."""
     tokens = estimate_tokens(request.system) if request.system else 0
     for message in request.messages:
         content = message.get("content")

@@ -1,4 +1,4 @@
-"""The accounting of a budget: what is spent, what is reserved, and who waits for the rest."""
+"""Accounts of a budget: spent, reserved, and calls waiting for the rest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DETACHED: Final = Spent()
 
 
 class Ledger:
-    """Keeps a run within its budget: reserve before a call, settle after it.
+    """Keeps a run within its budget: reserves before calls, settles after.
 
     What a call may come to is reserved in all units or in none, so that what is spent
     and reserved together never exceeds the budget, but for what an answer costs more than
@@ -118,7 +118,7 @@ class Ledger:
     async def reserve(
         self, estimate: Estimate, *, anew: Callable[[], Estimate] | None = None
     ) -> Reservation:
-        """Reserve what a call may come to, and wait for that where it may help.
+        """Reserve a call's cost, and wait for room where that helps.
 
         Args:
             estimate: what it may come to.
@@ -133,7 +133,7 @@ class Ledger:
         return await self._wait(estimate, anew) if reservation is None else reservation
 
     def reserve_if_free(self, estimate: Estimate) -> Reservation | None:
-        """Reserve for what need not be done, if that takes nothing from others; else None."""
+        """Reserve for optional work if nobody else needs it; else None."""
         reservation = Reservation(self, estimate)
         self._lock.acquire()
         try:
@@ -147,7 +147,7 @@ class Ledger:
         return reservation
 
     def detach(self, reservation: Reservation) -> None:
-        """Keep a reservation beyond its call's loop: it is for a row of a batch job.
+        """Keep a reservation beyond its loop, for a batch row.
 
         Never waits for the lock, as `end`.
         """
@@ -156,7 +156,7 @@ class Ledger:
 
     @property
     def spent(self) -> Spent:
-        """What was spent, earlier sessions included."""
+        """Amounts spent, earlier sessions included."""
         return self.state().spent
 
     @property
@@ -165,7 +165,7 @@ class Ledger:
         return self._reached
 
     def remaining(self) -> Remaining:
-        """Return what is neither spent nor reserved; None where there is no limit."""
+        """Return the free amount in each unit; None where unlimited."""
         state, budget = self.state(), self.budget
         left = (
             None if limit is None else max(0.0, float(limit) - spent - reserved)

@@ -1,4 +1,4 @@
-"""Reservation for one call, while it waits and while it is under way."""
+"""The reservation of one call, while it waits and while it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVER: Final = 2
 
 
 class Reservation:
-    """The right to make one call, and what is kept back for it until it is settled."""
+    """The right to make one call, and its reserve until settled."""
 
     __slots__ = ("_ledger", "abandoned", "anew", "estimate", "future", "loop", "refused", "state")
 
@@ -44,7 +44,7 @@ class Reservation:
     def settle(
         self, *, usd: float | None = 0.0, tokens: float | None = 0.0, requests: float = 1.0
     ) -> Spent:
-        """Replace what was reserved by what was spent, and return it. Only the first time counts.
+        """Replace the reserve by the real cost, once; return that.
 
         Args:
             usd: US dollars; None: nobody knows, so what was reserved.
@@ -64,7 +64,7 @@ class Reservation:
         return spent
 
     def settle_with(self, response: Response, *, counted: float = 0.0) -> Spent:
-        """Settle with an answer: its cost, its tokens, its attempts but for those counted already.
+        """Settle with an answer: its cost, tokens and uncounted attempts.
 
         An answer that does not say what it used is taken to have used what was reserved.
         """
@@ -81,15 +81,15 @@ class Reservation:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was settled or given back."""
+        """True if it was settled or given back."""
         return self.state == OVER
 
     def can_go_on(self) -> bool:
-        """Return whether anybody is there to make the waiting call: not in a closed loop."""
+        """Return whether the waiting call's loop is still open."""
         return self.loop is not None and not self.loop.is_closed()
 
     def wake(self) -> bool:
-        """Have the waiting call go on, in its own loop; return False if that is closed."""
+        """Resume the waiting call in its loop; False if that closed."""
         loop, future = self.loop, self.future
         assert loop is not None
         assert future is not None

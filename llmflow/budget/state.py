@@ -1,4 +1,4 @@
-"""What a ledger holds at one moment, as values."""
+"""Snapshot of a ledger, as values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmflow.budget.value import DIMENSIONS, Budget, Spent
 
 
 class Remaining(NamedTuple):
-    """What is neither spent nor reserved, in each unit; None where there is no limit."""
+    """The rest of the budget per unit; None where unlimited."""
 
     usd: float | None
     tokens: float | None
@@ -19,7 +19,7 @@ class Remaining(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerState:
-    """What a ledger holds at one moment.
+    """The state of a ledger at one moment.
 
     Args:
         budget: what may be spent.
@@ -41,7 +41,7 @@ class LedgerState:
 
     @property
     def share(self) -> float:
-        """How much of the budget is spent, from 0 to 1, in the unit that is nearest its end."""
+        """The spent share of the scarcest unit, from 0 to 1."""
         limits = (getattr(self.budget, name) for name in DIMENSIONS)
         used = (*self.spent, self.seconds)
         return min(

@@ -1,4 +1,4 @@
-"""What a run may spend, as a value."""
+"""The budget of a run, as a value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIMENSIONS: Final = ("usd", "tokens", "requests", "seconds")
 
 
 class Spent(NamedTuple):
-    """What was spent: US dollars, tokens (input and output), and requests that were sent."""
+    """Amounts spent: US dollars, input and output tokens, and requests."""
 
     usd: float = 0.0
     tokens: float = 0.0
@@ -22,7 +22,7 @@ class Spent(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a call is expected to come to, rather too much than too little."""
+    """The upper estimate of a call's cost."""
 
     usd: float = 0.0
     tokens: float = 0.0
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
 @values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a run may spend. None means "no limit".
+    """The most a run may spend. None means "no limit".
 
     >>> Budget(usd=5, tokens="2M")
     Budget(usd=5.0, tokens=2000000.0)

@@ -1,4 +1,4 @@
-"""What is said when a budget is reached."""
+"""Messages about budgets that are used up."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refusal(
 
 
 def too_large(dimension: str, budget: Budget, estimate: Estimate) -> TooLargeForBudgetError:
-    """Return the refusal of a call that is above the whole budget by itself.
+    """Return the refusal of a call above the whole budget.
 
     Args:
         dimension: what is too small, as the field of `Budget` is called.
@@ -66,7 +66,7 @@ def _amount(unit: str, value: float) -> str:
 
 
 def dollars(value: float) -> str:
-    """Return an amount of money, with as many digits as small prices need.
+    """Return an amount of money with enough digits for small prices.
 
     >>> dollars(5), dollars(0.0123456), dollars(1234.5), dollars(0.0000042)
     ('$5.00', '$0.0123', '$1,234.50', '$0.0000042')

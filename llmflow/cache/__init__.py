@@ -1,4 +1,4 @@
-"""Answers of all runs on this machine, in one SQLite file that many processes share.
+"""The answer cache of this machine: one SQLite file for all processes.
 
 A cache only ever saves something: whatever is wrong with it, calls go on without.
 """

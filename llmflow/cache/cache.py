@@ -1,4 +1,4 @@
-"""The cache as calls see it: awaited, and never a reason to fail."""
+"""Awaitable access to the cache; its failures never fail a call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _lock = threading.Lock()
 
 
 class Cache:
-    """Answers by fingerprint. Any number of event loops, threads and processes may share one.
+    """Answers by fingerprint, shared by event loops, threads and processes.
 
     Nothing is opened before the first lookup. What cannot be read is not there, and what
     cannot be written is not kept: it is logged once, and tried again after a pause.
@@ -86,7 +86,7 @@ class Cache:
         return found
 
     async def store(self, fingerprint: bytes, response: Response) -> None:
-        """Keep an answer; returns when it survives the process, or cannot be kept.
+        """Store an answer; returns once it is durable, or not storable.
 
         The first answer to a question stays. Cancelled, it is kept all the same.
         """
@@ -99,7 +99,7 @@ class Cache:
         await worker.store(row)
 
     def close(self) -> None:
-        """Write what is waiting and let go of the file; the next call opens it again."""
+        """Write pending answers and close the file until the next call."""
         with self._starting:
             worker, self._worker = self._worker, None
         if worker is not None:

@@ -1,4 +1,4 @@
-"""The cache's file: one table, written by many processes, with a rollback journal.
+"""The cache's SQLite file, written by many processes.
 
 Not in WAL mode: versions of SQLite before 3.51.3 can damage a file in that mode when
 several connections write and checkpoint at once. In a rollback journal a reader waits
@@ -47,7 +47,7 @@ _ROOM: Final = 2
 
 
 class Unusable(Exception):  # noqa: N818 - it is caught where it matters, and never seen
-    """The file is not a cache that this version can use, and will not become one by waiting."""
+    """The file is not a usable cache, and waiting will not help."""
 
 
 class Store:
@@ -88,7 +88,7 @@ class Store:
 
     @property
     def is_current(self) -> bool:
-        """Whether the file is still the one under this name: somebody may have deleted it."""
+        """Return whether the open file is still the one on disk."""
         return self._identity is not None and self._identity == self._identify()
 
     def find(self, fingerprints: Sequence[bytes]) -> dict[bytes, Response]:
@@ -116,7 +116,7 @@ class Store:
         return found
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Write answers in one transaction, and forget the oldest where there are too many.
+        """Write answers in one transaction, and drop the oldest beyond capacity.
 
         Raises:
             sqlite3.Error: they cannot be written; none of them is.
@@ -213,7 +213,7 @@ class Store:
 
 
 def damaged(path: Path, reason: str) -> Unusable:
-    """Return what is said of a file that cannot be read as what it is."""
+    """Return the message for a file that is not a cache."""
     return Unusable(f"{redact(str(path))} is damaged ({redact(reason)}): delete it to begin anew")
 
 

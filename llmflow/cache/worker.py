@@ -71,20 +71,20 @@ class Worker:
 
     @property
     def reads(self) -> bool:
-        """Whether there is a point in looking something up."""
+        """True if there is a point in looking something up."""
         return not self._reads_from or time.monotonic() >= self._reads_from
 
     @property
     def writes(self) -> bool:
-        """Whether there is a point in writing something."""
+        """True if there is a point in writing something."""
         return not self._writes_from or time.monotonic() >= self._writes_from
 
     def find(self, fingerprint: bytes) -> asyncio.Future[Any]:
-        """Have an answer looked up; the future's result is the `Response`, or None."""
+        """Look up an answer; the future's result is it, or None."""
         return self._hand(self._lookups, fingerprint)
 
     def store(self, row: Row) -> asyncio.Future[Any]:
-        """Have an answer written; the future ends when it is, or cannot be."""
+        """Store an answer; the future ends when it is, or cannot be."""
         return self._hand(self._answers, row)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the configuration file is, and what stands in it."""
+"""Finds and reads the configuration file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def named_config() -> Path | None:
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """Return the absolute path of a file's name; ``~`` is the home folder."""
+    """Return the absolute path of a file's name; expands ``~``."""
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # no such user, or no home
@@ -63,14 +63,14 @@ def as_path(name: str | os.PathLike[str]) -> Path:
 
 
 def display_name(path: Path) -> str:
-    """Return a file's name as a message shows it: short where it is below the working directory."""
+    """Return a file's name for messages: relative below the working directory."""
     with contextlib.suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
     return redact(str(path))
 
 
 def read_config(path: Path, *, named_by: str | None = None) -> tuple[dict[str, Any], str]:
-    """Read a file, and return its content as a dict and as a text.
+    """Read a file, and return its content as dict and text.
 
     Args:
         path: the file.

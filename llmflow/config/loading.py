@@ -1,4 +1,4 @@
-"""Which configuration is in force: loaded once per process and file, when first asked for."""
+"""Loads the configuration once per process and file, on first use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load_config(source: Config | str | os.PathLike[str] | None = None) -> Config
 
 
 class use_config:  # noqa: N801 - it is called like a function
-    """Choose the configuration of this process: for good, or for a ``with`` block.
+    """Set this process's configuration, for good or for a ``with`` block.
 
     >>> with use_config(Config()):  # no file, whatever lies about: for tests
     ...     llm = LLM("sim/demo")  # doctest: +SKIP

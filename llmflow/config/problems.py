@@ -1,4 +1,4 @@
-"""How a wrong setting is named: its line, its dotted place, and the nearest right name."""
+"""Error messages for settings: line, dotted path, nearest valid name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Problem(NamedTuple):
 
 
 def dotted(place: Place) -> str:
-    """Return a place as it would be written in the file, without anything secret in it.
+    """Return a setting's path as written in the file, without secrets.
 
     >>> dotted(("providers", "openai", "models", "gpt-6*"))
     'providers.openai.models."gpt-6*"'
@@ -47,7 +47,7 @@ def nearest(name: str, names: Collection[str]) -> str | None:
 
 
 def is_variable(name: str) -> bool:
-    """Return whether a text is an environment variable's name, and not a key in its place."""
+    """Return whether a text names an environment variable, unlike a key."""
     return _VARIABLE.fullmatch(name) is not None and not looks_like_key(name)
 
 
@@ -65,7 +65,7 @@ def looks_like_key(text: str) -> bool:
 
 
 def lines_of(text: str) -> dict[Place, int]:
-    """Return the lines on which tables and keys of a valid TOML text stand.
+    """Return the lines of tables and keys in a TOML text.
 
     tomllib tells no lines. Each line that is TOML by itself, and in this kind of
     file all are but the inner lines of arrays, is read alone.
@@ -91,7 +91,7 @@ def lines_of(text: str) -> dict[Place, int]:
 
 
 def line_of(place: Place, lines: Mapping[Place, int]) -> int | None:
-    """Return the line of a setting, or else of the nearest table around it."""
+    """Return the line of a setting, or of its nearest table."""
     for length in range(len(place), 0, -1):
         if place[:length] in lines:
             return lines[place[:length]]
@@ -99,7 +99,7 @@ def line_of(place: Place, lines: Mapping[Place, int]) -> int | None:
 
 
 def report(name: str, problems: Collection[Problem], lines: Mapping[Place, int]) -> str:
-    """Return all problems of a file: one in a line, several in a list."""
+    """Return all problems of a file: one as line, several as list."""
     numbered = sorted(
         ((line_of(problem.place, lines) or 0, problem) for problem in problems),
         key=lambda each: each[0],

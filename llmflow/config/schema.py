@@ -1,4 +1,4 @@
-"""What may stand in the file, as pydantic models; and every deviation in words.
+"""The schema of the configuration file, as pydantic models.
 
 pydantic is imported with this module, and this module when a file has content.
 The fields of quotas, policies, timeouts and prices are those of `Quota`, `Retry`,
@@ -243,7 +243,7 @@ _EXAMPLES: Final = {
 
 
 def validate(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the content with its values read, and everything that is wrong with it."""
+    """Return the parsed content, and everything that is wrong with it."""
     problems = list(_wrong_names(data))
     try:
         return File.model_validate(data).model_dump(exclude_unset=True), problems

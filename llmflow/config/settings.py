@@ -1,4 +1,4 @@
-"""What a configuration says of one model: the tables that apply, the narrower over the wider."""
+"""The settings of one model, merged from all tables that apply."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _REPLACED_BY: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a configuration says of one model with one key.
+    """The configured settings of one model with one key.
 
     Args:
         model: the model string that was asked for.
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def keyless(self) -> bool:
-        """Whether no key is sent: another server is not sent the key of its kind's own."""
+        """True if no key is sent, as to another server."""
         return self.key_env is None and self.name is not None and self.base_url is not None
 
     def provider(
@@ -135,7 +135,7 @@ class Settings:
         return replace(default, **changes)
 
     def check_price(self, default: Price | None) -> None:
-        """Check that what is configured makes a price, together with the public one.
+        """Check that configured and public prices together make a price.
 
         Raises:
             ConfigurationError: it does not.
@@ -158,7 +158,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalSettings:
-    """What a configuration says of the journals of runs.
+    """The configured settings of runs' journals.
 
     Args:
         dir: the folder that holds a folder for each run; None: where it is by default.
@@ -287,7 +287,7 @@ def _shared(quota: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
 
 
 def origin(place: Place, source: Path | None, lines: Mapping[Place, int]) -> str:
-    """Return where a setting stands: the file's name and line, or the place in the file."""
+    """Return a setting's place: file and line, or dotted path."""
     file = redact(source.name) if source is not None else FILE_NAME
     line = line_of(place, lines)
     return f"{file}, line {line}" if line else f"{file}: {dotted(place)}"

@@ -1,4 +1,4 @@
-"""What happens to calls, domains and runs, told to whoever wants to know.
+"""Events of calls, domains and runs, and subscribing to them.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The beginning and the one end of a call, told from around it."""
+"""Emits the start and the end of each call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who listens to which events, and how they are told."""
+"""The registry of event hooks, and their invocation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Hook: TypeAlias = Callable[[Any], object]
 
 
 class Subscription:
-    """A hook that listens until this is closed: call it, or use it as a context manager."""
+    """An active hook, until it is called or its context ends."""
 
     __slots__ = ("_failed", "hook", "kinds", "run_id")
 
@@ -53,7 +53,7 @@ class Subscription:
         self.close()
 
     def tell(self, event: Event) -> None:
-        """Call the hook. Its errors are its own: the first is logged, and no call breaks."""
+        """Call the hook. Its first error is logged; no call fails."""
         if self.run_id is not None and self.run_id != event.run_id:
             return
         try:
@@ -74,7 +74,7 @@ def subscribe(
     kinds: type[Event] | Iterable[type[Event]] | None = None,
     run_id: str | None = None,
 ) -> Subscription:
-    """Have a function called with every event of this process, from now on.
+    """Subscribe a function to every event of this process.
 
     The hook runs where the event happens, in the task and thread of the call: let it be
     quick, and hand over what takes time. Of a call that is under way already, it is told

@@ -1,4 +1,4 @@
-"""The events: what can happen to a call, a quota domain and a run."""
+"""The event classes: of calls, quota domains and runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Event:
     run_id: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the event as flat names and plain values, for a log: no text, no key.
+        """Return the event as flat, plain values for a log, without texts.
 
         What is None is left out.
 
@@ -251,7 +251,7 @@ class DomainPaused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReached(Event):
-    """The next call does not fit into a run's budget; told once for each of its limits.
+    """The next call exceeds the budget; emitted once per limit.
 
     Args:
         dimension: the field of `Budget` that is reached, such as ``"usd"``.
@@ -268,7 +268,7 @@ class BudgetReached(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchJobChanged(Event):
-    """A batch job came to another state, or the provider counts more of its rows.
+    """A batch job changed its state, or more rows are done.
 
     Args:
         provider: the provider's name.
@@ -297,7 +297,7 @@ class BatchJobChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchDecided(Event):
-    """Rows go another way than into the job that they were meant for.
+    """Rows take another way than the planned batch job.
 
     Args:
         provider: the provider's name.

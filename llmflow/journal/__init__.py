@@ -1,4 +1,4 @@
-"""What a run has been answered, in one SQLite file that survives the process.
+"""The journal of a run: its answers, in one SQLite file.
 
 Nothing here knows of LLMs or providers: fingerprints in, answers out.
 """

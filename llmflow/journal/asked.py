@@ -1,4 +1,4 @@
-"""How often each question was asked, of any number of questions."""
+"""Counts how often each question was asked, in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAGES: Final = -8000
 
 
 class Asked:
-    """Counts, exactly, in 20 MB of memory and beyond that in a file that nobody sees.
+    """Exact counts, in 20 MB of memory, then in a file.
 
     A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
     it is twenty times as fast, and most runs need no more.

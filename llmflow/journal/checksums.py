@@ -1,4 +1,4 @@
-"""Checksums of rows, by which what was altered on disk is not taken for an answer.
+"""Checksums of rows, so that altered ones are not replayed.
 
 A disk, a copy or a person can change what SQLite cannot know to be wrong. CRC-32 finds that;
 it is no protection against somebody who writes a new checksum, too.
@@ -37,7 +37,7 @@ def sealed_failure(row: Row) -> Row:
 
 
 def sealed_plain(row: Row, *, failed: bool) -> Row:
-    """Return a row that SQLite has refused, as values that it takes, with their checksum."""
+    """Return a row that SQLite refused with storable values and checksum."""
     columns = FAILURE_COLUMNS if failed else ANSWER_COLUMNS
     row = plain_row(row[:-1], columns)
     return (*row, checksum(row) if failed else answer_checksum(row[0], row[1:]))

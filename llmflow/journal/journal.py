@@ -1,4 +1,4 @@
-"""A run's journal: what was asked before is answered from it, what is new is added."""
+"""A run's journal: replays earlier answers and records new ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 class Journal:
-    """The answers and failures of one run, in a folder of its own. Use `open`.
+    """The answers and failures of one run. Use `open`.
 
     Any number of event loops in threads may use it. One process at a time has it open.
     """
@@ -137,18 +137,18 @@ class Journal:
 
     @property
     def totals(self) -> Totals:
-        """What it holds, over all sessions."""
+        """Totals over all sessions."""
         return self._writer.totals
 
     @property
     def altered(self) -> int:
-        """How many rows were found that had been altered since they were written."""
+        """The number of rows altered since they were written."""
         reader = self._reader
         return self._altered if reader is None else reader.altered
 
     @property
     def sessions(self) -> int:
-        """How many sessions there were, this one among them."""
+        """The number of sessions, this one included."""
         return int(self._meta.get("sessions", 0))
 
     def describe(self) -> RunSummary:
@@ -179,12 +179,12 @@ class Journal:
         )
 
     def ask(self, fingerprint: bytes) -> int:
-        """Return how often this was asked before in this session, and count it."""
+        """Return and increase how often this was asked in this session."""
         self._check()
         return self._asked.count(fingerprint)
 
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
-        """Return what is known of a question that was asked `nth` times before.
+        """Return the record of a question's `nth` answer.
 
         A row that was altered since it was written is not known: what is recorded next for
         its question takes its place.
@@ -236,7 +236,7 @@ class Journal:
         uses: int = 1,
         paid: bool = True,
     ) -> asyncio.Future[None]:
-        """Do what `record` does without waiting; the future ends when the answer is durable."""
+        """Do `record` without waiting; the future ends when it is durable."""
         self._check()
         row = answer_row(fingerprint, nth, uses, self._wall(), response, whole=self._whole)
         return self._writer.put(sealed_answer(row), paid=paid)
@@ -272,7 +272,7 @@ class Journal:
         return self._writer.put(sealed_failure(row), failed=True, paid=paid)
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
-        """Count what was spent and no row tells of, for the budgets of later sessions.
+        """Count spending without a row, for the budgets of later sessions.
 
         Args:
             cost: US dollars.
@@ -283,7 +283,7 @@ class Journal:
             self._writer.charge(Charged(cost, tokens, requests))
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a plain value with the run, under a name of the caller's.
+        """Store a plain value with the run, under the caller's name.
 
         Raises:
             JournalError: it cannot be written.
@@ -292,11 +292,11 @@ class Journal:
         self._note(**{f"note.{name}": value})
 
     def noted(self, name: str) -> Any:
-        """Return what `note` has kept, in this session or an earlier one; else None."""
+        """Return the value that `note` stored in any session, or None."""
         return self._meta.get(f"note.{name}")
 
     def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write down batch jobs, by their tags; it survives even a power cut, all or nothing.
+        """Record batch jobs by tag: atomic, and durable in power cuts.
 
         A job that is forgotten would be paid for twice: these few rows are worth their disk's
         delay.
@@ -311,7 +311,7 @@ class Journal:
             connection.executemany(_PUT_JOB, rows)
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Return the records of all batch jobs, in the order in which they were made."""
+        """Return the records of all batch jobs, in order of creation."""
         self._check()
         try:
             with self._reading:
@@ -331,7 +331,7 @@ class Journal:
         await asyncio.to_thread(self.close, state=state, reason=reason)
 
     def close(self, *, state: str | None = "complete", reason: str | None = None) -> None:
-        """Write what is waiting, note how the session ended, and let go of the file.
+        """Write pending rows, record the session's end, and close the file.
 
         Doing so twice is fine.
 

@@ -1,4 +1,4 @@
-"""What makes two questions the same."""
+"""The fingerprint of a question: equal questions have equal ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIZE = 16
 
 
 def fingerprint(*, provider: str, endpoint: str, model: str, body: bytes) -> bytes:
-    """Return what stands for a question: the same for the same, in every process.
+    """Return a question's fingerprint: equal for equal ones, in every process.
 
     >>> fingerprint(provider="sim", endpoint="", model="demo", body=b"{}").hex()
     'b0cd8ad8f0de0d527f29fb6aeee1b7ad'

@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the system takes back when its holder dies."""
+"""A lock for one process; the system frees it when that dies."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Lock:
 
 
 def holder(folder: Path) -> tuple[bool, int | None]:
-    """Return whether a process has a run's lock, and its number if it is known."""
+    """Return whether a process locks a run, and its id."""
     try:
         file = os.open(folder / NAME, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run knows of a question, read without its lock and without writing."""
+"""Looks questions up in a journal, without lock or writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FAILURE: Final = f"SELECT ordinal + uses FROM failures {_BY_KEY}"  # noqa: S608
 
 
 class Known(NamedTuple):
-    """What became of a question: the tokens of its answer, or that it failed for good."""
+    """The outcome of a question: its answer's tokens, or its final failure."""
 
     answered: bool
     input_tokens: int = 0
@@ -25,7 +25,7 @@ class Known(NamedTuple):
 
 
 class Lookup:
-    """Tells which questions a run has been asked before, while another process may work on it.
+    """Finds questions that a run asked before, while another process works.
 
     It counts equal questions as a `Journal` does: the second of two is known if two were
     asked. What is written while it looks is seen, or not.
@@ -42,7 +42,7 @@ class Lookup:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self | None:
-        """Open the journal of the run in a folder; None if there is none.
+        """Open the journal of a run's folder; None if there is none.
 
         Raises:
             JournalError: it cannot be read; the message says what to do.
@@ -63,7 +63,7 @@ class Lookup:
         return self._asked.count(fingerprint)
 
     def find(self, fingerprint: bytes, nth: int) -> Known | None:
-        """Return what is known of a question that was asked `nth` times before.
+        """Return the record of a question's `nth` answer.
 
         Raises:
             JournalError: the journal is damaged.

@@ -1,4 +1,4 @@
-"""What can be wrong with a journal, said so that somebody knows what to do."""
+"""Error messages about journals, with what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ELSEWHERE: Final = "name a folder that can be written in LLMFLOW_JOURNAL_DIR, o
 
 
 def damaged(path: Path, reason: str) -> JournalError:
-    """Return the error for a file that cannot be read as what it is."""
+    """Return the error for a file that is not a journal."""
     return JournalError(
         f"the journal {path} is damaged ({redact(reason)}). It is left as it is: move the folder "
         f"{path.parent} away to begin anew; `sqlite3 {path.name} .recover` may save its answers"
@@ -41,7 +41,7 @@ def newer(path: Path, version: int, newest: int) -> JournalError:
 
 
 def explain(path: Path, error: BaseException, *, doing: str = "written") -> JournalError:
-    """Return what is wrong with a journal that SQLite or the system refuses, and what to do.
+    """Return the problem and remedy for a journal that cannot be used.
 
     Args:
         path: the journal's file.

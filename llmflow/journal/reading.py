@@ -1,4 +1,4 @@
-"""Rows that are found again, each checked before it is taken for what was answered."""
+"""Reads rows back and verifies each one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FAILURE: Final = _statement("failures", FAILURE_COLUMNS)
 
 
 class Reader:
-    """Finds what is known of questions. One thread at a time may use it.
+    """Finds recorded outcomes. One thread at a time may use it.
 
     Args:
         connection: the journal, for reading.
@@ -52,7 +52,7 @@ class Reader:
 
     @property
     def altered(self) -> int:
-        """How many rows were not what was written."""
+        """The number of rows that fail their checksum."""
         return len(self._altered)
 
     @property
@@ -61,13 +61,13 @@ class Reader:
         return self._connection
 
     def is_empty(self) -> bool:
-        """Return whether there is no row, and no batch job that could bring one."""
+        """Return whether it has no row and no pending batch job."""
         tables = ("answers", "failures", "jobs")
         found = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in tables)  # noqa: S608
         return not any(each.fetchall() for each in found)
 
     def find(self, fingerprint: bytes, nth: int, *, failures: bool) -> Recorded | None:
-        """Return what is known of a question that was asked `nth` times before.
+        """Return the record of a question's `nth` answer.
 
         Args:
             fingerprint: what was asked.

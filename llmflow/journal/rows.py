@@ -175,12 +175,12 @@ def failure_of(row: Sequence[Any]) -> RecordedFailure:
 
 
 def plain_row(row: Row, columns: Sequence[str]) -> Row:
-    """Return a row with values that SQLite takes, whatever a provider has sent."""
+    """Return a row with values that SQLite can store."""
     return tuple(map(_plain, row, columns))
 
 
 def to_json(value: Any) -> str | bytes:
-    """Return a value as JSON: text, or bytes where it is none that orjson writes."""
+    """Return a value as JSON text, or as bytes if unencodable."""
     try:
         return orjson.dumps(value, default=_described).decode()
     except TypeError:

@@ -140,7 +140,7 @@ def open_writer(
     durability: Durability = "process",
     migrations: Sequence[Migration] = MIGRATIONS,
 ) -> sqlite3.Connection:
-    """Open a journal for writing, made or brought up to date. The run's lock must be held.
+    """Open a journal for writing, created or migrated; needs the lock.
 
     Raises:
         JournalError: it is damaged, of a newer llmflow, or no journal; it is not touched.
@@ -179,7 +179,7 @@ def close_writer(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open a journal that a writer of this process has open, for reading."""
+    """Open a journal for reading beside a writer of this process."""
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     connection.execute("PRAGMA query_only = ON")
     # Two connections that write to the file at once have damaged it in SQLite before 3.51.3.
@@ -188,7 +188,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def open_to_look(path: Path) -> sqlite3.Connection:
-    """Open a journal that may be another process's, without writing to it in any way."""
+    """Open another process's journal read-only, without any writes."""
     address = f"{path.absolute().as_uri()}?mode=ro"
     if path.with_name(f"{path.name}-wal").exists():
         connection = _connect(address)
@@ -206,7 +206,7 @@ def open_to_look(path: Path) -> sqlite3.Connection:
 
 
 def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
-    """Look at a file before SQLite opens it for writing, which could change it.
+    """Check a file before SQLite opens it, which could change it.
 
     A file that this process writes is left alone: it has been looked at, and closing it would
     take SQLite's locks from all of the process, as POSIX has it. Another program could then
@@ -269,7 +269,7 @@ def _make(path: Path) -> None:
 
 
 def restrict(file: int) -> None:
-    """Let only the owner read and write an open file, whatever the umask says.
+    """Restrict an open file to its owner, whatever the umask.
 
     SQLite gives its other files the mode of the first.
     """
@@ -317,7 +317,7 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
 def whole_group(
     connection: sqlite3.Connection, explain: Callable[[Exception], JournalError]
 ) -> Iterator[sqlite3.Connection]:
-    """Run statements that come to the disk together, and are there when the block ends."""
+    """Run statements in one transaction, durable when the block ends."""
     (level,) = connection.execute("PRAGMA synchronous").fetchone()
     try:
         connection.execute("PRAGMA synchronous = FULL")
@@ -332,7 +332,7 @@ def whole_group(
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
-    """End a transaction that failed, if SQLite has not done so by itself."""
+    """Roll back a failed transaction that SQLite has not ended."""
     with contextlib.suppress(sqlite3.Error):
         if connection.in_transaction:
             connection.execute("ROLLBACK")

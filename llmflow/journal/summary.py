@@ -1,4 +1,4 @@
-"""What is known of a run, read without disturbing whoever works on it."""
+"""Reads a run's summary without disturbing its process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HAS_JOBS: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'jobs'"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """What is known of a run.
+    """Facts about a run.
 
     Args:
         name: the run's name.
@@ -62,7 +62,7 @@ class RunSummary:
 
 
 def read_summary(folder: str | os.PathLike[str]) -> RunSummary | None:
-    """Return what is known of the run in a folder; None if there is none.
+    """Return the summary of a folder's run, or None.
 
     Nothing is written and no lock is kept. A journal that cannot be read is a summary that
     says so.
@@ -120,12 +120,12 @@ def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def jobs_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Return the records of all batch jobs, in the order in which they were made."""
+    """Return the records of all batch jobs, in order of creation."""
     return [from_json(record) for (record,) in connection.execute(_JOBS)]
 
 
 def read_jobs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the batch jobs of the run in a folder, without disturbing whoever works on it.
+    """Return the batch jobs of a folder's run, without disturbing it.
 
     Raises:
         JournalError: the journal cannot be read.

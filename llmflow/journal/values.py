@@ -49,7 +49,7 @@ class RecordedFailure:
     partial_text: str | None = None
 
     def error(self) -> ProviderError:
-        """Return the error anew; of the root class if its own is not known here.
+        """Recreate the error; as root class if its own is unknown.
 
         >>> RecordedFailure(kind="ServerError", message="oops", status=500).error()
         ServerError('oops')
@@ -80,7 +80,7 @@ Recorded = Response | RecordedFailure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What is written down in a journal, summed up over all sessions.
+    """Totals of a journal over all sessions.
 
     Args:
         answers: answers of the provider.

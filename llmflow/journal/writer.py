@@ -1,4 +1,4 @@
-"""The one thread that writes, with as few commits as there are moments to make them.
+"""The writer thread, which groups records into few commits.
 
 SQLite gives the interpreter's lock away at every step and has to get it back afterwards. So
 many rows are one statement. An event loop that is never idle gives the lock away, too, for
@@ -88,7 +88,7 @@ _NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at
 
 
 class Entry(NamedTuple):
-    """A row on its way, empty where somebody only waits for those before, and who waits."""
+    """A row to write, or a marker, and its waiters."""
 
     row: Row
     failed: bool
@@ -98,7 +98,7 @@ class Entry(NamedTuple):
 
 
 class Charged(NamedTuple):
-    """What a budget was charged that no row tells of."""
+    """A budget charge that belongs to no row."""
 
     cost: float
     tokens: float
@@ -106,7 +106,7 @@ class Charged(NamedTuple):
 
 
 class Writer:
-    """Writes rows in groups, and tells those who wait when theirs is durable.
+    """Writes rows in groups and notifies waiters when they are durable.
 
     Args:
         connection: the journal's only writing connection; to use it, hold `using`.
@@ -149,7 +149,7 @@ class Writer:
         self._lenders: set[asyncio.AbstractEventLoop] = set()
 
     def put(self, row: Row, *, failed: bool = False, paid: bool = True) -> asyncio.Future[None]:
-        """Have a row written; the future ends when it and all before it are durable.
+        """Write a row; the future ends when earlier ones are durable, too.
 
         Args:
             row: the row; an empty one only waits for those before it.
@@ -179,11 +179,11 @@ class Writer:
         return done
 
     def charge(self, charged: Charged) -> None:
-        """Add to the totals, with the next group of rows. It takes no lock and never fails."""
+        """Add to the totals with the next group; lock-free, never fails."""
         self._charges.append(charged)
 
     def replace(self, fingerprint: bytes, table: str, number: int) -> None:
-        """Let the next row of a question take the place of one that was altered.
+        """Let the question's next row replace an altered one.
 
         Until then that one stays: somebody may want to look at it.
 

@@ -1,4 +1,4 @@
-"""Admission: when a request may be sent, decided once for all callers of one quota."""
+"""Admission: decides when a request may be sent."""
 
 from llmflow.limits.limiter import Limiter
 from llmflow.limits.permit import Permit

@@ -1,4 +1,4 @@
-"""Who may go, and when: the state of one quota domain, changed by synchronous code only.
+"""The admission state of one quota domain, as synchronous code.
 
 One FIFO, a few token buckets that are taken all or nothing, a count of what is
 in flight, and the way back after a rejection. Nothing here waits, looks at a
@@ -96,19 +96,19 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many tickets wait."""
+        """The number of waiting tickets."""
         return len(self.queue) - self._cancelled
 
     @property
     def window(self) -> float:
-        """How many requests may be in flight now."""
+        """The number of requests that may be in flight now."""
         top = min(self.max_in_flight, self.overload.cap)
         if self._start is None or self.dimensions.buckets:
             return top
         return min(top, self._start.window)
 
     def admit_at_once(self, ticket: Ticket, now: float) -> bool:
-        """Admit a new ticket if nobody waits and everything is free; else change nothing.
+        """Admit a new ticket if nothing is in the way; else nothing.
 
         Raises:
             TooLargeForLimitError: it can never be admitted.
@@ -126,7 +126,7 @@ class Admission:
         return True
 
     def enqueue(self, ticket: Ticket) -> None:
-        """Put a ticket at the end of the queue; one that has been there, back in its old place."""
+        """Queue a ticket: at the end, or back in its old place."""
         if ticket.state == CANCELLED:
             self._clear_cancelled()  # else it would stand in the queue twice
         ticket.state = WAITING
@@ -178,7 +178,7 @@ class Admission:
         return None
 
     def cancel(self, ticket: Ticket) -> None:
-        """Take a ticket out: it waits no longer, or was admitted and will not be sent."""
+        """Remove a ticket that no longer waits, or will not be sent."""
         if ticket.state == WAITING:
             ticket.state = CANCELLED
             self._cancelled += 1
@@ -190,7 +190,7 @@ class Admission:
             self.dimensions.settle(ticket, Charge(0.0))
 
     def forget_requests(self) -> None:
-        """Forget who waits and what is in flight, but not what was spent."""
+        """Forget waiting and in-flight requests, but not what was spent."""
         self.queue.clear()
         self._cancelled = self.in_flight = 0
 
@@ -211,7 +211,7 @@ class Admission:
         *,
         signals: Iterable[QuotaSignal] = (),
     ) -> None:
-        """Take note of an answer, and of what the request was charged in the end."""
+        """Register an answer and the final charge of its request."""
         if ticket.state != ADMITTED:
             return
         self._advance(now)
@@ -236,7 +236,7 @@ class Admission:
         signals: Iterable[QuotaSignal] = (),
         reason: str = "",
     ) -> None:
-        """Take note of an attempt that ended without an answer. Its charge stays: it was sent.
+        """Register an attempt without an answer; its charge stays.
 
         Args:
             ticket: the request.
@@ -364,7 +364,7 @@ class Admission:
     # --- refusing everything -------------------------------------------------------------
 
     def refuse_all(self, error: ProviderError, until: float | None, now: float) -> None:
-        """Have every call fail with this error, those that wait and those to come.
+        """Fail every call with this error, waiting and future ones.
 
         Args:
             error: what they fail with.
@@ -391,7 +391,7 @@ class Admission:
         self.refuse_all(error, now + delay, now)
 
     def check_refusal(self, now: float) -> None:
-        """Raise the error with which every call fails for now, if there is one."""
+        """Raise the error that every call gets now, if any."""
         if self._refusal is None:
             return
         until, error = self._refusal
@@ -411,7 +411,7 @@ class Admission:
     def observe(
         self, signals: Iterable[QuotaSignal], now: float, ticket: Ticket | None = None
     ) -> bool:
-        """Learn from what a reply's headers say, and return whether a limit is another now."""
+        """Learn from a reply's headers; return whether a limit changed."""
         self._advance(now)
         return self.dimensions.observe(signals, ticket, now)
 

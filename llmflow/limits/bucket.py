@@ -1,4 +1,4 @@
-"""One token bucket: the arithmetic of "so many per minute", without waiting or time-keeping."""
+"""A token bucket: pure arithmetic, without waiting or clocks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EPSILON = 1e-9
 
 
 def burst_capacity(rate: float, burst_seconds: float) -> float:
-    """Return how much a bucket holds, given what the provider lets through at once.
+    """Return a bucket's capacity, given the provider's burst.
 
     All of the window but `BURST_SLACK`, and at least half of it.
 
@@ -41,7 +41,7 @@ def burst_capacity(rate: float, burst_seconds: float) -> float:
 
 
 class TokenBucket:
-    """A level that rises at `rate` per second up to `capacity`, and is spent at a pace.
+    """A level that rises at `rate` up to `capacity`.
 
     Nothing runs in the background: the level is computed when somebody asks. It
     can go below zero, when a request turns out to cost more than was reserved or
@@ -118,7 +118,7 @@ class TokenBucket:
         self.level, self.pace = self.capacity, self.pace_capacity
 
     def retune(self, limit: float, *, burst_seconds: float, widest: float = 0.0) -> None:
-        """Change the limit; what is in the bucket stays, up to the new capacity.
+        """Change the limit; the level stays, up to the new capacity.
 
         Args:
             limit: how many per period.
@@ -224,7 +224,7 @@ class TokenBucket:
         self.pace = pace if pace < self.pace_capacity else self.pace_capacity
 
     def empty_until(self, moment: float) -> None:
-        """Count as empty at `moment`: the provider said that it is. A debt keeps being paid."""
+        """Set the level to zero at `moment`; a debt remains."""
         paid = max(0.0, moment - self.stamp) * self.rate
         self.level = min(0.0, self.level + paid)
         self.stamp = max(self.stamp, moment)
@@ -239,7 +239,7 @@ class TokenBucket:
         return min(self.top, self.level + max(0.0, now - self.stamp) * self.rate)
 
     def utilisation(self, until: float) -> float:
-        """Return the share of what the limit allowed up to `until` that was used."""
+        """Return the used share of the limit up to `until`."""
         allowed = (
             self.capacity + self.granted + max(0.0, until - self.opened) * self.limit / self.period
         )

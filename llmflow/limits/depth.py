@@ -1,4 +1,4 @@
-"""Depth of a bucket: the most it holds, as far as replies tell."""
+"""Estimates how much a bucket holds at most, from replies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 class Depth:
-    """The most that a bucket holds, from what replies say is left and when all is back.
+    """The depth of a bucket, learned from balances and resets.
 
     A ``reset`` in whole seconds was rounded up, perhaps, and so tells two bounds a second
     apart. Replies at other moments of the second narrow them.

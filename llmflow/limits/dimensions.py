@@ -1,4 +1,4 @@
-"""All limits of one quota domain together: configured, named by replies, or estimated."""
+"""All limits of a quota domain: configured, reported or estimated."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Dimensions:
             bucket.refill(now)
 
     def delay(self, charge: Charge) -> float:
-        """Return the seconds until a charge may be taken, and note what it waits for."""
+        """Return the seconds until a charge fits, and note what blocks."""
         delay, self.binding = 0.0, None
         for bucket in self.buckets:
             wait = bucket.delay(charge[bucket.unit])
@@ -90,7 +90,7 @@ class Dimensions:
         return delay
 
     def take(self, ticket: Ticket, now: float) -> None:
-        """Charge a request, and note on its ticket how much was charged so far."""
+        """Take a charge, and note the totals on its ticket."""
         charge, spent = ticket.charge, self._spent
         for bucket in self.buckets:
             bucket.take(charge[bucket.unit])
@@ -112,7 +112,7 @@ class Dimensions:
             history.append((now, mark))
 
     def leave(self, ticket: Ticket, now: float) -> None:
-        """Take note that a request leaves: what waits for a connection has not arrived."""
+        """Register that a request leaves, now that it has a connection."""
         if not ticket.is_opening:
             return
         ticket.is_opening = False
@@ -140,7 +140,7 @@ class Dimensions:
                 bucket.give(charge[bucket.unit] - actual[bucket.unit])
 
     def refund(self, ticket: Ticket) -> None:
-        """Take note that a request was refused: the provider has charged nothing for it."""
+        """Register a refused request: the provider has charged nothing."""
         spent, charge = self._spent, ticket.charge
         for unit in range(len(spent)):
             spent[unit] -= charge[unit]
@@ -278,7 +278,7 @@ class Dimensions:
         return short or self.buckets
 
     def recount(self, charge: Charge, now: float) -> None:
-        """Correct a fresh estimate: this request, sent before the first rejection, was refused."""
+        """Correct a fresh estimate by a request that was refused late."""
         guess = self._guess
         if guess is None or not guess.bucket.estimated or now - guess.made_at > _LOOK_BACK:
             self._guess = None
@@ -311,7 +311,7 @@ class Dimensions:
         return {b.name: b.effective_limit if b.estimated else b.limit for b in self.buckets}
 
     def learned(self) -> tuple[LearnedLimit, ...]:
-        """Return what was learned, for another run to begin with: limits of the whole account.
+        """Return learned limits of the whole account, for a later run.
 
         What refusals tell is what was there beside the others: a part of what all got.
         """

@@ -1,4 +1,4 @@
-"""What requests will cost, where the provider charges what is produced: learned from answers.
+"""Predicts the output tokens of requests from earlier answers.
 
 Reserving ``max_tokens`` for each request would leave most of an output limit unused;
 reserving nothing would overrun it. What similar requests produced is in between.

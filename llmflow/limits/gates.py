@@ -1,4 +1,4 @@
-"""Gates of the user's own, to pass before a call or an item: any object that can be acquired."""
+"""The user's own gates: any object that can be acquired."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holdings of each event loop's calls; those of a closed loop are taken back."""
+"""Tracks permits per event loop, and frees those of closed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class Holders(Generic[_T]):
-    """What the calls of each event loop hold. Not locked: whoever owns it has a lock.
+    """Permits by event loop. Not locked: its owner has a lock.
 
     A loop that is closed with calls in flight never ends them: their coroutines are not run
     any more, and as long as somebody refers to them not collected either.

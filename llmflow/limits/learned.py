@@ -1,4 +1,4 @@
-"""What a limiter has learned of a limit, in a form that outlives it."""
+"""A learned limit, in a form that can be stored."""
 
 from __future__ import annotations
 

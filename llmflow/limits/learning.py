@@ -1,4 +1,4 @@
-"""A token bucket that learns: from what replies say is left, and from what is refused.
+"""A token bucket that learns from replies and rejections.
 
 Three things about a limit are never written down. How much of it is there for us:
 another program may spend the same key. How much of it may be used at once: a limit
@@ -147,16 +147,16 @@ class LearningBucket(TokenBucket):
 
     @property
     def is_believed(self) -> bool:
-        """Whether what replies say is left is what requests are admitted by."""
+        """True if reported balances control admission."""
         return self._trust.given
 
     @property
     def effective_limit(self) -> float:
-        """What is used of the limit, per period."""
+        """The used part of the limit, per period."""
         return self.limit * self.share
 
     def set_limit(self, limit: float, *, burst_seconds: float, portion: float = 1.0) -> None:
-        """Take note of what the limit is, by configuration or by a header, and of our part."""
+        """Register the limit, by configuration or header, and our share."""
         if self.estimated:
             self.estimated = False
             self.use(1.0)
@@ -375,7 +375,7 @@ class LearningBucket(TokenBucket):
             self.shorten(self.window / 2.0)
 
     def succeed(self, now: float) -> None:
-        """Take note that requests are answered: what was given up comes back step by step."""
+        """Register answered requests: the share recovers step by step."""
         passed = now - self._changed_at
         if passed <= 0.0 or now - self._calm_since < _CALM_SECONDS:
             return

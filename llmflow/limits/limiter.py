@@ -1,4 +1,4 @@
-"""The limiter that calls wait for: one per quota domain, shared by all who spend its quota."""
+"""The limiter of one quota domain, shared by all its callers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Limiter:
         patience: float = math.inf,
         leaves: bool = False,
     ) -> Permit:
-        """Wait until one request may be sent, and return the right to send it.
+        """Wait for the right to send one request, and return it.
 
         Args:
             charge: what the request is expected to be charged.
@@ -133,7 +133,7 @@ class Limiter:
         expect: Callable[[], Charge] | None = None,
         leaves: bool = False,
     ) -> Permit | None:
-        """Return the right to send one request, or None if anybody would have to wait for it.
+        """Return the right to send at once, or None.
 
         Arguments and errors as in `acquire`.
         """
@@ -161,7 +161,7 @@ class Limiter:
                 self._pump()
 
     def refuse(self, error: ProviderError, *, seconds: float | None = None) -> None:
-        """Have all calls fail with this error, those that wait and those to come.
+        """Fail all calls with this error, waiting and future ones.
 
         Args:
             error: what they fail with; each with a copy of its own.
@@ -173,7 +173,7 @@ class Limiter:
             self._admission.refuse_all(error, until, now)
 
     def pause(self, seconds: float, *, round_trip: float = 0.0) -> None:
-        """Admit nothing for so many seconds. A pause that is on is never shortened.
+        """Pause admission for so many seconds; never shortens a pause.
 
         Args:
             seconds: how long.
@@ -186,22 +186,22 @@ class Limiter:
 
     @property
     def failing(self) -> float:
-        """The share of calls that failed lately, from 0 to 1; 1 until some were answered."""
+        """The recent failure rate, from 0 to 1; 1 before any answer."""
         return self._admission.overload.failing
 
     @property
     def is_down(self) -> bool:
-        """Whether the provider answers nobody: one call at a time finds out when it does again."""
+        """True if the provider answers nobody; one call at a time probes."""
         return self._admission.overload.is_open
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for admission."""
+        """The number of calls that wait for admission."""
         return self._admission.waiting
 
     @property
     def trouble(self) -> str | None:
-        """What the last call met, while nobody is answered; else None."""
+        """The last call's error while nobody is answered; else None."""
         return self._admission.trouble if self.is_down else None
 
     @property
@@ -210,7 +210,7 @@ class Limiter:
         return self._admission.quota
 
     def oldest_in_flight(self) -> float:
-        """Return for how many seconds the oldest request in flight has been there; else 0.0."""
+        """Return the age of the oldest request in flight, or 0.0."""
         with self._lock:
             now = _now()
             begun = (each.admitted_at for each in self._placed if each.state == ADMITTED)
@@ -248,12 +248,12 @@ class Limiter:
         return statistics if remedy is None else replace(statistics, remedy=remedy)
 
     def learned(self) -> tuple[LearnedLimit, ...]:
-        """Return what was learned of the limits, for another run to begin with."""
+        """Return the learned limits, for another run to begin with."""
         with self._lock:
             return self._admission.dimensions.learned()
 
     def recall(self, learned: Iterable[LearnedLimit]) -> None:
-        """Begin with what an earlier run has learned; replies and rejections correct it."""
+        """Begin with an earlier run's limits; replies correct them."""
         with self._lock:
             self._admission.dimensions.recall(learned, _now())
             self._pump()

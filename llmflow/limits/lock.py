@@ -1,4 +1,4 @@
-"""The limiter's lock: what could not wait for it is done when it is free again."""
+"""The limiter's lock, which runs deferred work when it is released."""
 
 from __future__ import annotations
 

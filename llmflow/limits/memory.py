@@ -1,4 +1,4 @@
-"""What limiters have learned, in a file, for the next run to begin with.
+"""Stores learned limits in a file for the next run.
 
 One small JSON file that is safe to delete. It holds no key and no secret: a quota
 domain is there as a digest, beside the names of provider and model. Nothing here
@@ -48,7 +48,7 @@ _FEWEST_PARTS: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """What was learned of one quota domain.
+    """Learned limits of one quota domain.
 
     Args:
         provider: the provider's name.
@@ -69,7 +69,7 @@ class Remembered:
 
     @property
     def newest(self) -> float:
-        """When something was learned last."""
+        """The time at which something was learned last."""
         return max(self.times.values(), default=0.0)
 
     def updated(self, learned: Iterable[LearnedLimit], *, rejected: bool, now: float) -> Remembered:
@@ -96,7 +96,7 @@ class Remembered:
         return Remembered(provider=self.provider, model=self.model, limits=limits, times=times)
 
     def merged(self, other: Remembered) -> Remembered:
-        """Return both together; of what both know, the newer, and this where they are as new."""
+        """Merge both; on conflict the newer wins, and ties go here."""
         limits, times = dict(self.limits), dict(self.times)
         for name, moment in other.times.items():
             if moment > times.get(name, -math.inf):
@@ -105,7 +105,7 @@ class Remembered:
 
 
 def digest(domain: Hashable) -> str | None:
-    """Return what stands for a quota domain in the file; None where it is not remembered.
+    """Return a domain's key in the file; None if not stored.
 
     Remembered is what has a name, an address, a key and a model, as strings: not an object of
     a test, and not the built-in simulator. Nor what listens on this machine: the next server
@@ -141,7 +141,7 @@ def state_file() -> Path | None:
 
 
 def load(path: Path | None, *, now: float | None = None) -> dict[str, Remembered]:
-    """Return what the file holds and is not too old, by the digests of the domains.
+    """Return recent entries of the file, by domain digest.
 
     Args:
         path: the file; None holds nothing.
@@ -165,7 +165,7 @@ def load(path: Path | None, *, now: float | None = None) -> dict[str, Remembered
 
 
 def save(path: Path | None, entries: Mapping[str, Remembered], *, now: float | None = None) -> None:
-    """Write what is known into the file, beside what other processes have written meanwhile.
+    """Write the entries into the file, merged with other processes'.
 
     Args:
         path: the file; None writes nothing.

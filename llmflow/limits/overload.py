@@ -1,4 +1,4 @@
-"""Overload: fewer requests in flight for a provider that struggles, none for one that is down.
+"""Reduces requests in flight while a provider struggles; circuit breaker.
 
 Single failures are not overload: one request in ten may break for a reason of its own, and
 is sent again. Only when most requests fail does the cap on requests in flight come down, and
@@ -26,7 +26,7 @@ OUTAGE_PATIENCE: Final = 300.0
 
 
 class Overload:
-    """Counts what becomes of requests, and says how many may be in flight.
+    """Counts the outcomes of requests, and limits those in flight.
 
     Args:
         now: the time, in seconds on the caller's clock.
@@ -66,11 +66,11 @@ class Overload:
 
     @property
     def is_open(self) -> bool:
-        """Whether the circuit breaker is open: nothing has been answered since it did."""
+        """True while the circuit breaker is open."""
         return self._openings > 0
 
     def succeed(self, *, sent: float, in_flight: int, now: float) -> None:
-        """Take note of a request, sent at `sent`, that the provider could deal with."""
+        """Register a request, sent at `sent`, that the provider handled."""
         self._last_good = now
         self._in_a_row = self._openings = 0
         self.failing -= self.failing / _MEMORY
@@ -84,7 +84,7 @@ class Overload:
                 self._review(now)
 
     def fail(self, *, sent: float, in_flight: int, now: float) -> float | None:
-        """Take note of a request that failed for want of a healthy provider.
+        """Register a request that failed because the provider is unhealthy.
 
         Returns:
             Seconds for which nothing may be sent, or None.
@@ -107,7 +107,7 @@ class Overload:
         self._begin(now)
 
     def outage(self, now: float) -> float | None:
-        """Return for how many seconds everything has failed, once that is too long."""
+        """Return for how many seconds everything failed, once too long."""
         silent = now - self._failing_since
         return silent if self.is_open and silent >= OUTAGE_PATIENCE else None
 

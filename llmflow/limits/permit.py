@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Permit(Ticket):
-    """The right to send one request, until one of `settle`, `reject` or `release` is called.
+    """The right to send one request, until settled, rejected or released.
 
     As an async context manager it is released at the end, whatever happened.
     """
@@ -98,13 +98,13 @@ class Permit(Ticket):
             self._limiter._end(self, sent=True)
 
     async def renew(self) -> None:
-        """Wait for admission again after a rejection, in the old place of the queue."""
+        """Wait again after a rejection, in the queue's old place."""
         if self.state == ADMITTED:
             return
         await self._limiter._wait(self)
 
     def revise(self) -> None:
-        """Charge what such a request is expected to cost by now; called by the limiter."""
+        """Charge the present expectation of output; called by the limiter."""
         if self._expect is not None:
             self.charge = self._expect()
 

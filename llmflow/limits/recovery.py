@@ -1,4 +1,4 @@
-"""The way back after a rejection: one probe, then a growing number, never a herd."""
+"""Resumes after a rejection: one probe, then a growing number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DOUBLINGS: Final = 12
 
 
 class Recovery:
-    """What may go between the end of a pause and normal service.
+    """Admission between the end of a pause and normal service.
 
     First one request, the probe. When it is answered, or not rejected within a
     grace time, the rest follows: at the buckets' own pace where a request limit
@@ -42,7 +42,7 @@ class Recovery:
 
     @property
     def wants_probe(self) -> bool:
-        """Whether the next request is the probe."""
+        """True if the next request is the probe."""
         return self._probe is None and self._cleared_at is None
 
     def cleared(self, now: float) -> bool:
@@ -52,7 +52,7 @@ class Recovery:
         return self._probe is not None and now >= self._probe_at + self.grace
 
     def delay(self, now: float) -> float:
-        """Return the seconds until the next request may go, as far as this recovery goes."""
+        """Return the seconds until recovery admits the next request."""
         if self.wants_probe:
             return 0.0
         if self._cleared_at is None:
@@ -72,7 +72,7 @@ class Recovery:
             self._released += 1
 
     def left(self, ticket: object, *, answered: bool, now: float) -> None:
-        """Take note that a request came back; the probe's answer clears the way."""
+        """Register a returned request; the probe's answer ends recovery."""
         if ticket is not self._probe:
             return
         self._probe = None

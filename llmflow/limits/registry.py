@@ -91,7 +91,7 @@ def _check_connections(quota: Quota | None) -> None:
 
 
 def remember_limits() -> None:
-    """Keep what the limiters have learned, for later runs. Never raises for want of a file.
+    """Store what limiters learned, for later runs. Never raises for files.
 
     Called at the end of the process; earlier, it saves what is known by then. It reads and
     writes a file: not for an event loop.
@@ -114,7 +114,7 @@ def remember_limits() -> None:
 
 
 def forget_limiters() -> None:
-    """Forget every limiter, and what was read of earlier runs; the file of those stays.
+    """Forget all limiters and stored limits; the file stays.
 
     For tests: a running program would spend its quota twice.
     """

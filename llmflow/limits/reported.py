@@ -1,4 +1,4 @@
-"""Balance of a limit from replies: the moment they speak of, and what others take.
+"""Reconciles reported balances with requests in flight and other clients.
 
 While a bucket is not full and nobody else spends, ``left + sent - rate * time`` is always
 the same, whatever happens in between: call it the balance. It tells two things that no
@@ -34,7 +34,7 @@ _SEEN: Final = 0.2
 
 
 class Spread:
-    """How steady the balance is for either moment, over steps of so many seconds.
+    """The steadiness of the balance for each moment, over some seconds.
 
     Args:
         seconds: of a step, at least.
@@ -51,7 +51,7 @@ class Spread:
         self._early = self._late = 0.0
 
     def note(self, early: float, late: float, *, is_full: bool, now: float) -> None:
-        """Take note of the balance; while the bucket is full it falls by itself."""
+        """Register the balance; while the bucket is full it falls."""
         before = self._before
         if now - self._since < self._seconds and not is_full:
             return
@@ -62,7 +62,7 @@ class Spread:
         self._before, self._since = (early, late), now
 
     def is_steadier_at_reply(self, by: float) -> bool:
-        """Whether the balance is so many times as steady for the later moment."""
+        """Return whether the balance is much steadier for the later moment."""
         return self._steps > self._enough and self._late * by < self._early
 
 
@@ -141,7 +141,7 @@ class Reported:
         self._at += now - self._origin
 
     def level(self, rate: float, *, spent: float, now: float) -> tuple[float, float]:
-        """Return what is left by now, and what the last replies said was.
+        """Return the present balance, and the last reported one.
 
         Args:
             rate: what has come in per second meanwhile, for us.
@@ -156,7 +156,7 @@ class Reported:
 
     @property
     def portion(self) -> float:
-        """The part of what is left that may be spent from here: somebody else may spend, too."""
+        """The part of the balance that may be spent from here."""
         prior = self.rate * _PRIOR_SECONDS
         fallen = max(0.0, self._late_fall if self.at_reply else self._early_fall)
         own = max(0.0, self._late_own if self.at_reply else self._early_own)

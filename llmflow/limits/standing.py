@@ -1,4 +1,4 @@
-"""Standing of a key and a model that have worked, as far as refusals tell.
+"""Tells passing refusals of a key or model from final ones.
 
 Before the first answer a refusal (401, 403, 404) is conclusive: the key or the model's name
 is wrong. After it, refusals pass more often than not: a gateway restarts, a key is being
@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class Verdict(Enum):
-    """What follows from a refusal."""
+    """The consequence of a refusal."""
 
     FINAL = "final"
     """It is meant for every call: the key or the model does not work."""
@@ -87,7 +87,7 @@ class Standing:
                 self.is_sound = True
 
     def confirm(self) -> None:
-        """Take note that it has worked elsewhere, such as in a batch job."""
+        """Register success elsewhere, such as in a batch job."""
         with self._lock:
             self.has_worked = True
             self.is_sound = self._prober is None
@@ -131,7 +131,7 @@ class Standing:
             return Verdict.PROBE
 
     def wait(self, call: object, tell: Tell, is_gone: IsGone = _never) -> bool:
-        """Have a call told what comes of the doubt; False if there is none any more.
+        """Notify a call of the doubt's outcome; False if none exists.
 
         Args:
             call: a call that was refused with `Verdict.WAIT`.
@@ -145,7 +145,7 @@ class Standing:
             return True
 
     def look(self) -> None:
-        """Have another call find out where the one that was to is gone; for whoever waits."""
+        """Let another call find out when the first is gone."""
         with self._lock:
             if self._prober is not None and self._is_gone():
                 self._pass_on()

@@ -1,4 +1,4 @@
-"""Slow start: how many requests may be in flight while nobody has named a rate."""
+"""Slow start: bounds requests in flight while no limit is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LATE_SECONDS = 0.005
 
 
 class SlowStart:
-    """A number of requests in flight that doubles with every round trip, and every second.
+    """A limit on requests in flight that doubles with every round trip.
 
     Args:
         first: how many at first.
@@ -42,7 +42,7 @@ class SlowStart:
         return max(0.0, self._left_at + _SPREAD_SECONDS / self.window - now)
 
     def leave(self, now: float) -> None:
-        """Take note that one has left; a timer that came a little late is made up for."""
+        """Register a departure; compensates for slightly late timers."""
         if self._free:
             self._free -= 1
         due = self._left_at + _SPREAD_SECONDS / self.window

@@ -1,4 +1,4 @@
-"""What a limiter says of itself at one moment."""
+"""Statistics of a limiter at one moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WORTH_TELLING: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimiterStatistics:
-    """What a limiter is doing at one moment.
+    """The state of a limiter at one moment.
 
     Args:
         waiting: calls that wait for admission.
@@ -65,7 +65,7 @@ class LimiterStatistics:
 def remedy_for(
     statistics: LimiterStatistics, quota: Quota, connections: Callable[[], str] | None
 ) -> str | None:
-    """Return how more calls could be in flight; None where that is not what calls wait for.
+    """Return the remedy for too few calls in flight, or None.
 
     Args:
         statistics: the limiter's, without it.

@@ -44,7 +44,7 @@ class Ticket:
         """Bring the charge up to date, before this ticket is looked at."""
 
     def grant(self) -> None:
-        """Be told of the admission. It is called while the state is being changed: only note it."""
+        """Called on admission, while the state changes: must only take note."""
 
     def refuse(self, error: Exception) -> None:
         """Be told that there will be no admission; likewise."""

@@ -1,4 +1,4 @@
-"""Trust in what replies say is left: rejections, and their absence, tell whether it is so."""
+"""Checks reported balances against rejections and their absence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENOUGH: Final = 0.5
 
 
 class Trust:
-    """Whether what replies say is left is what requests are admitted by."""
+    """Decides whether reported balances control admission."""
 
     __slots__ = ("_little_since", "_patience", "given")
 

@@ -1,4 +1,4 @@
-"""What models cost: a dated table made from public prices, and the arithmetic on it.
+"""Prices of models: a dated table, and arithmetic on it.
 
 >>> from llmflow.pricing import price_of
 >>> from llmflow.types import Usage

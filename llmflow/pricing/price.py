@@ -1,4 +1,4 @@
-"""What a model's tokens cost."""
+"""The price of a model's tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PER = 1_000_000
 @values_by_name()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars per million tokens. None means "no price of its own, or none known".
+    """US dollars per million tokens. None means "not priced, or unknown".
 
     >>> Price(input=0.4, output=1.6, cached_input=0.1).cost(
     ...     Usage(input_tokens=1_000_000, output_tokens=100_000, cached_tokens=500_000)
@@ -74,13 +74,13 @@ class Price:
 
     @property
     def is_free(self) -> bool:
-        """Whether nothing costs anything, as with the simulator."""
+        """True if nothing costs anything, as with the simulator."""
         own = (getattr(self, item.name) for item in fields(self) if item.name != "longer")
         return not any(own) and (self.longer is None or self.longer[1].is_free)
 
     @property
     def has_batch(self) -> bool:
-        """Whether it is known what a batch job costs; `cost` counts the full price if not."""
+        """True if batch prices are known; else `cost` uses full prices."""
         return self.batch_input is not None and self.batch_output is not None
 
     def at(self, input_tokens: float) -> Price:
@@ -115,7 +115,7 @@ class Price:
         return total / _PER if total > 0.0 else 0.0
 
     def saved_by_cache(self, prefix: MarkedPrefix, *, batch: bool = False) -> float:
-        """Return what it saves to find a marked beginning in the cache, and not to write it.
+        """Return the saving by reading a prefix from the cache.
 
         >>> price = Price(input=3, output=15, cached_input=0.3, cache_write=3.75)
         >>> price.saved_by_cache(MarkedPrefix(b"", 10_000))
@@ -134,7 +134,7 @@ class Price:
         return prefix.tokens * max(0.0, written - read) / _PER
 
     def in_batch(self) -> Price:
-        """Return the prices of a batch job as prices; the same where none are known.
+        """Return the prices of a batch job; the usual if unknown.
 
         Cached tokens without a batch price of their own cost what others do there. Writing
         to the cache costs the same multiple of the input as outside (Anthropic's

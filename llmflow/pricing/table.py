@@ -1,4 +1,4 @@
-"""The table of public prices, and how a model is found in it."""
+"""The table of public prices, and looking up models in it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _FINE_TUNED: Final = re.compile(r"(ft:[^:]+):")
 
 
 class Context(NamedTuple):
-    """How many tokens a model takes and gives; None where that is not known."""
+    """The token limits of a model; None where unknown."""
 
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -83,7 +83,7 @@ def price_of(model: str, *, base_url: str | None = None) -> Price | None:
 
 
 def context_of(model: str, *, base_url: str | None = None) -> Context | None:
-    """Return how many tokens a model takes and gives, or None where nobody has told.
+    """Return a model's token limits, or None if unknown.
 
     Only models with a public price are known. Arguments as in `price_of`.
     """

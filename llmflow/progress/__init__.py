@@ -1,1 +1,1 @@
-"""What is shown of work while it goes on: one picture for commands and for Python."""
+"""Progress displays, shared by commands and Python runs."""

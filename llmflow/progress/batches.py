@@ -1,4 +1,4 @@
-"""How batch jobs are told: how many do what, how many rows are done, and since when."""
+"""Progress of batch jobs: their states, rows and times."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchView:
 
     @property
     def news(self) -> tuple[object, ...]:
-        """What of it is worth a new line in a log: not that time has passed."""
+        """The parts whose change deserves a new log line."""
         return (
             tuple(sorted(self.states.items())),
             self.rows,
@@ -73,7 +73,7 @@ class BatchView:
         return parts
 
     def times(self) -> list[str]:
-        """Return since when the jobs are there, and for how long they will be."""
+        """Return when the jobs began, and for how long they may run."""
         parts = []
         if self.states and self.age >= 1.0:
             parts.append(f"for {duration(self.age)}")

@@ -1,4 +1,4 @@
-"""How progress looks: a bar on a terminal or in a notebook, else a plain line now and then."""
+"""Displays progress as a bar, or as plain lines."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with words beside it, and more of them below it where there is room.
+    """A bar with words beside and below it.
 
     It takes itself away at the end.
     """
@@ -150,7 +150,7 @@ class Bar:
 
 
 class Notebook:
-    """A bar in a notebook's output, which stays there with its last state.
+    """A bar in a notebook's output, which keeps its last state.
 
     It is made where the cell runs; any thread may update it afterwards.
     """

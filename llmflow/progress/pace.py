@@ -1,4 +1,4 @@
-"""How fast work goes, and when it will be done."""
+"""Measures the pace of work and estimates its end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STEP_SECONDS: Final = 1.0
 
 
 class Pace:
-    """The rates of what is new, with what was known before told apart.
+    """The rates of new items, apart from those known before.
 
     What the journal or the cache answers comes thousands of times as fast as what is
     asked, and mostly at the start. Time in which nothing but that came is left out: it
@@ -52,7 +52,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """What is new, per second, in the last while."""
+        """New items per second, over the recent past."""
         since, before, _ = self._seen[0]
         return (self._new - before) / max(1e-9, self._active - since)
 
@@ -64,14 +64,14 @@ class Pace:
 
     @property
     def reading(self) -> float | None:
-        """What comes per second while nothing but what was known comes; else None."""
+        """Known items per second while only those come; else None."""
         if self._reading is None:
             return None
         seconds, number = self._reading
         return number / max(1e-9, seconds)
 
     def left(self, remaining: int, *, expected: int = 0) -> float | None:
-        """Return for how many seconds the rest will go on; None where nobody knows.
+        """Return the remaining seconds, or None if unknown.
 
         Args:
             remaining: what is still to come.

@@ -1,4 +1,4 @@
-"""When progress is drawn: often enough to follow it, never so often that it costs anything."""
+"""Schedules redrawing, so that progress costs next to nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _drawing: list[Painter] = []
 
 
 class Painter:
-    """Draws what it is told to look at, when it is time to.
+    """Draws the progress of its source, when due.
 
     There is one at work in a process at a time, as two bars on one terminal draw over each
     other: another one shows nothing. What cannot be drawn, since the terminal is gone,
@@ -65,7 +65,7 @@ class Painter:
 
     @property
     def active(self) -> bool:
-        """Whether anything is shown."""
+        """True if anything is shown."""
         return self._display is not None
 
     def tick(self, *, news: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What is shown: the state of some work at one moment, as values and in words."""
+"""A snapshot of work in progress, as values and in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BINDING: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What the limiters that some work goes through are doing.
+    """The state of the limiters that some work uses.
 
     Args:
         in_flight: calls that were admitted and have not ended.
@@ -130,11 +130,11 @@ class View:
 
     @property
     def count(self) -> str:
-        """How much is done, such as ``40/100``."""
+        """The progress as text, such as ``40/100``."""
         return f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,} done"
 
     def line(self) -> str:
-        """Return all of it in one line, of which a narrow terminal shows the beginning."""
+        """Return all in one line, most important first."""
         if self.stopping:
             return self._stopping()
         if self.batch is not None:

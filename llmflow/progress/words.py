@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def per_second(rate: float) -> str:
-    """Return how many in a second, in three digits or all those before the point.
+    """Format a rate with three digits, or all before the point.
 
     >>> per_second(0.7871), per_second(49.86), per_second(18_461.5)
     ('0.787/s', '49.9/s', '18,462/s')
@@ -47,7 +47,7 @@ def compact(number: float) -> str:
 
 
 def budget_words(state: LedgerState) -> list[str]:
-    """Return how much of each limit of a budget is spent, such as ``$0.41 of $5.00``."""
+    """Return the used part of each limit, such as ``$0.41 of $5.00``."""
     budget, spent, words = state.budget, state.spent, []
     if budget.usd is not None:
         words.append(f"{dollars(spent.usd)} of {dollars(float(budget.usd))}")

@@ -1,4 +1,4 @@
-"""Rows in and out: files, folders and streams of records, and the prompt made from each."""
+"""Rows in and out: files, folders, streams, and prompts from rows."""
 
 from llmflow.rows.reading import BadRow, Row
 from llmflow.rows.records import answer_row, failed_path, failed_row

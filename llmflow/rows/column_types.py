@@ -1,4 +1,4 @@
-"""The types of Parquet columns, kept from the input to the output through JSON lines."""
+"""Keeps the types of Parquet columns from input to output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TICK = timedelta(microseconds=1)
 
 
 def spelled(value: Any) -> Any:
-    """Return a value of a typed column so that JSON holds all of it.
+    """Return a typed column's value in a lossless JSON form.
 
     Bytes become base64, and durations microseconds: their usual forms could not be read back.
 
@@ -41,7 +41,7 @@ def needs_spelling(pa: Any, kind: Any) -> bool:
 
 
 def column(pa: Any, values: Sequence[Any], kind: Any) -> Any:
-    """Return values that were read from JSON as an Arrow array of a type.
+    """Return JSON values as an Arrow array of a type.
 
     Raises:
         Exception: one of them is no such value.

@@ -34,7 +34,7 @@ _NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def csv_header(open_bytes: Open, how: Reading, default: str) -> tuple[str, ...]:
-    """Return the columns that the first line names; find out what separates them.
+    """Return the first line's columns, detecting their delimiter.
 
     Args:
         open_bytes: how the file is opened.
@@ -50,7 +50,7 @@ def csv_header(open_bytes: Open, how: Reading, default: str) -> tuple[str, ...]:
 
 
 def csv_rows(open_bytes: Open, how: Reading) -> Rows:
-    """Yield one row per record of a file; a short record has None in its last columns."""
+    """Yield one row per record; short records are padded with None."""
     marks = marks_so_far()
     with _text(open_bytes, how) as text:
         reader = _reader(text, how)
@@ -119,7 +119,7 @@ class _KeptLines:
 
 
 def csv_stream_rows(stream: IO[bytes], how: Reading, default: str) -> Rows:
-    """Yield the rows of a stream that can be read once, and is not closed."""
+    """Yield the rows of a stream, once, without closing it."""
     marks = marks_so_far()
     with reading(how.name), decoded(stream, how.encoding, newline="") as text:
         first = list(islice(text, 1))

@@ -1,4 +1,4 @@
-"""Names of outputs, and what they mean: standard output, a stream, a file, or nothing usable."""
+"""Parses output names: standard output, streams and files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_stdout(name: str) -> bool:
 
 
 def is_stream(name: str) -> bool:
-    """Return whether a name is that of a pipe, a socket or a device."""
+    """Return whether a name is a pipe, a socket or a device."""
     try:
         mode = Path(name).stat().st_mode
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def is_stream(name: str) -> bool:
 
 
 def followed(path: Path) -> Path:
-    """Return the file to write: a link is followed, for renaming would replace it by a file.
+    """Return the file to write, behind any link.
 
     Raises:
         ConfigurationError: it is a folder, leads nowhere, or has a name that cannot be.

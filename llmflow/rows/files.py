@@ -1,4 +1,4 @@
-"""A file that is whole or is not there: written under another name, renamed at the end."""
+"""Files that appear under their final name only when complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BUFFER: Final = 1 << 16
 
 
 def partial_path(target: Path, suffix: str | None = None) -> Path:
-    """Return the name under which a file is written until it is whole.
+    """Return the name of an output file while it is incomplete.
 
     >>> partial_path(Path("out/summaries.jsonl")).as_posix()
     'out/summaries.partial.jsonl'
@@ -24,7 +24,7 @@ def partial_path(target: Path, suffix: str | None = None) -> Path:
 
 
 def cannot_write(path: Path | str, error: OSError, remedy: str = "") -> ConfigurationError:
-    """Return the error for a file that the system does not let us write."""
+    """Return the error for a file that cannot be written."""
     if error.errno == errno.EPIPE:
         reason = "its reader has closed it"
     else:
@@ -57,7 +57,7 @@ class Appender:
         self._waiting = bytearray()
 
     def append(self, data: bytes) -> None:
-        """Add bytes; they reach the file with the next block, or after the flush interval."""
+        """Add bytes; they are written by block or flush interval."""
         self._waiting += data
         if len(self._waiting) >= _BUFFER or self._now() >= self._due:
             self.flush()
@@ -97,7 +97,7 @@ class Appender:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk confirm the names in a folder, where it can be asked."""
+    """Sync a folder's names to disk, where that is possible."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

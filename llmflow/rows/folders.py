@@ -1,4 +1,4 @@
-"""Rows from a folder: one for each text file in it and below."""
+"""Reads rows from a folder: one for each text file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXT_SUFFIXES: Final = (".txt", ".md")
 
 
 def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the texts in a folder and below, in the order of their names.
+    """Yield the texts of a folder and its subfolders, by name.
 
     Hidden files and folders are passed over, and links to folders are not followed.
     """
@@ -31,7 +31,7 @@ def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def folder_rows(folder: Path, how: Reading) -> Rows:
-    """Yield one row per text file, with its name relative to the folder."""
+    """Yield one row per text file, with its relative name."""
     with reading(how.name):
         for name, path in folder_files(folder):
             yield _row(well_formed(name), path, how)

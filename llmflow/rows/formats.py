@@ -1,4 +1,4 @@
-"""How a row becomes bytes, and what a finished file still needs: JSON lines, CSV, Parquet."""
+"""Output formats: JSON lines, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Format(Protocol):
         ...
 
     def finish(self, partial: Path, mode: int | None, /) -> Path:
-        """Return the file to put in the target's place, made from the partial one.
+        """Return the final file, made from the partial one.
 
         Args:
             partial: the rows.
@@ -66,7 +66,7 @@ class _Line:
 
 
 class Csv:
-    """One record per line, as RFC 4180 has it: UTF-8, CRLF, quotes where needed.
+    """One record per line, as RFC 4180 has it: UTF-8, CRLF.
 
     The columns are the fields known beforehand, then those of the first row, then
     any that later rows bring. Where later rows brought some, the file is written
@@ -91,7 +91,7 @@ class Csv:
         self._writer: Any = csv.writer(_Line(), delimiter=self._delimiter)
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
-        """Return a row as one record, after the header if it is the first."""
+        """Return a row as a record, with a header before the first."""
         columns = self._columns
         if not row.keys() <= columns.keys():
             columns.update(dict.fromkeys(row))
@@ -112,7 +112,7 @@ class Csv:
         return self._header()
 
     def finish(self, partial: Path, mode: int | None) -> Path:
-        """Return the partial file, or a copy with the columns that came later."""
+        """Return the partial file, or a copy with late columns."""
         if len(self._columns) == self._in_header or not self._in_header:
             return partial
         whole = partial.with_suffix(f".whole{self.suffix}")

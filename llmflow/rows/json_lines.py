@@ -1,4 +1,4 @@
-"""Rows from lines of JSON or of text, and from streams that may hold either."""
+"""Reads rows from JSON lines, text lines, or either."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN: Final = 60
 
 
 def json_rows(lines: Iterable[Line], how: Reading) -> Rows:
-    """Yield one row per line of JSON: an object, or a text for the text field.
+    """Yield one row per JSON line: objects, or texts.
 
     NaN and Infinity are read as null, and half of a surrogate pair as U+FFFD.
     """
@@ -75,7 +75,7 @@ FORMATS: Final[dict[str, Callable[[Iterable[Line], Reading], Rows]]] = {
 def line_rows(
     open_bytes: Open, how: Reading, rows: Callable[[Iterable[Line], Reading], Rows]
 ) -> Rows:
-    """Yield the rows of a file of lines, which is closed at the end."""
+    """Yield the rows of a line file, closed at its end."""
     with reading(how.name), open_bytes() as raw:
         if how.encoding is None:  # one generator less to go through
             yield from rows(raw, how)
@@ -84,7 +84,7 @@ def line_rows(
 
 
 def stream_rows(stream: IO[bytes], how: Reading, kind: str | None = None) -> Rows:
-    """Yield rows of a stream whose format its first line with content tells.
+    """Yield rows of a stream whose first line tells the format.
 
     A line that begins with ``{`` promises JSON. A prompt is never made from what
     only might be JSON: a broken line is an error, not a text to pay for.

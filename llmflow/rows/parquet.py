@@ -1,4 +1,4 @@
-"""Parquet in and out, through pyarrow, which is imported only here and only when used."""
+"""Reads and writes Parquet; imports pyarrow only when used."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def need_pyarrow() -> Any:
 
 
 def describe(path: Path) -> tuple[Types, int]:
-    """Return a file's columns with their types, and its number of rows, from its footer alone."""
+    """Return columns, types and row count from a file's footer."""
     pa = need_pyarrow()
     with reading(str(path)):
         try:
@@ -78,7 +78,7 @@ def parquet_rows(path: Path) -> Rows:
 
 
 def note_kinds(kinds: Kinds, row: Mapping[str, Any]) -> None:
-    """Remember the types in a row: a Parquet column has one, fixed before the first row."""
+    """Note the types in a row, before Parquet columns are fixed."""
     for name, value in row.items():
         kind = type(value)
         if kind is int and value not in _INT64:

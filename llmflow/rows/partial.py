@@ -1,4 +1,4 @@
-"""The file that rows are written to until it is whole, beside the one that they are for.
+"""The partial output file, used until the output is complete.
 
 The folder may be one in which others write, such as /tmp. So a file under the partial name is
 always a new one (``O_EXCL``), never what a link points to (``O_NOFOLLOW``), and nobody may
@@ -47,7 +47,7 @@ class _NoLocksError(Exception):
 
 
 class Partial:
-    """A new, open file for what will be `target`, which no other run writes.
+    """A new, open file for `target` that no other run writes.
 
     Where the file system has no locks it has a name of its own, and `put_in_place` refuses to
     replace a target that somebody else has written meanwhile.
@@ -81,7 +81,7 @@ class Partial:
         self._file = os.fstat(self.raw.fileno())
 
     def check(self, size: int) -> None:
-        """Make sure that the file under the name is the one that was written, and all of it.
+        """Check that the named file is the one written, and complete.
 
         Raises:
             ConfigurationError: another program has removed, replaced or changed it.
@@ -102,7 +102,7 @@ class Partial:
         )
 
     def put_in_place(self, whole: Path) -> None:
-        """Give a finished file the target's name, at once and so that it survives a power cut.
+        """Rename a finished file to the target, atomically and durably.
 
         Args:
             whole: this file, or one made from it.
@@ -222,7 +222,7 @@ def create(path: Path, mode: int | None = None, *, append: bool = False) -> Bina
 
 
 def create_anew(path: Path, mode: int | None = None) -> BinaryIO:
-    """Make a file as `create` does, in place of one that an unfinished run made from its rows.
+    """Create a file like `create`, replacing an unfinished run's.
 
     Raises:
         ConfigurationError: it cannot be made, or what is there is no regular file.
@@ -234,7 +234,7 @@ def create_anew(path: Path, mode: int | None = None) -> BinaryIO:
 
 
 def mode_of(target: Path, like: Path | None = None) -> int | None:
-    """Return the mode that a file for a target is to have; None if the umask says it."""
+    """Return the mode of a target's file; None for the umask's."""
     for path in (target, like):
         if path is not None:
             with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ _FOR_NAMES: Final = ("idna", "punycode", "undefined")
 
 
 class BadRow(dict[str, Any]):
-    """A row that cannot be read: what is known of it, and the error that says why.
+    """A row that cannot be read, and the error.
 
     It stands in the place of the row, so that the rows after it keep their numbers.
 
@@ -49,7 +49,7 @@ class BadRow(dict[str, Any]):
 
 @dataclass(slots=True, kw_only=True)
 class Repaired:
-    """Counts of values in JSON lines that were not read as they stand.
+    """Counts of JSON values that were repaired while reading.
 
     Args:
         texts: halves of surrogate pairs, read as U+FFFD.
@@ -69,7 +69,7 @@ class Repaired:
             self.first_line = self.first_line or line
 
     def words(self) -> str | None:
-        """Return all of it in one line, or None where nothing was replaced."""
+        """Return all in one line; None if nothing was replaced."""
         parts = []
         if self.numbers:
             values = "value" if self.numbers == 1 else "values"
@@ -84,7 +84,7 @@ class Repaired:
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """How one source is read.
+    """Settings for reading one source.
 
     Args:
         name: what to call it in messages.
@@ -128,7 +128,7 @@ class Reading:
 
     @property
     def not_text(self) -> str:
-        """What to say of bytes that are no text in the source's encoding."""
+        """The message about bytes that are invalid in the source's encoding."""
         if self.encoding is not None:
             return f"the text is not {self.encoding}: is that its encoding?"
         return (
@@ -138,7 +138,7 @@ class Reading:
 
 
 def opener(path: Path) -> Open:
-    """Return how to open a file's bytes; ``.gz`` is unpacked on the way."""
+    """Return an opener of a file's bytes, which unpacks ``.gz``."""
     if path.suffix.lower() == ".gz":
         return lambda: cast("IO[bytes]", gzip.open(path, "rb"))
     return lambda: path.open("rb", buffering=_BUFFER)
@@ -146,7 +146,7 @@ def opener(path: Path) -> Open:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn failures of the file system and of gzip into one line for the user."""
+    """Turn file and gzip failures into one line for users."""
     try:
         yield
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def marks_so_far() -> int:
 
 @contextmanager
 def decoded(raw: IO[bytes], encoding: str | None, *, newline: str) -> Iterator[io.TextIOWrapper]:
-    """Decode bytes as they are read; what is no text becomes `MARK`. They stay open.
+    """Decode bytes while reading; invalid ones become `MARK`. Stays open.
 
     Args:
         raw: the bytes.

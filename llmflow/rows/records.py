@@ -1,4 +1,4 @@
-"""What a row becomes: an answer, or a failure with its reason."""
+"""Output records of a row: an answer, or a failure's reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FAILED_AND_DETAILS = _FAILED | frozenset(DETAILS)
 
 
 def answer_details(response: Response) -> dict[str, Any]:
-    """Return what the columns of `DETAILS` hold for an answer; its ``error`` is null."""
+    """Return an answer's values for `DETAILS`; its ``error`` is null."""
     usage = response.usage
     return {
         "finish_reason": response.finish_reason,
@@ -40,7 +40,7 @@ def answer_details(response: Response) -> dict[str, Any]:
 
 
 def failure_details(error: BaseException) -> dict[str, Any]:
-    """Return what the columns of `DETAILS` hold for a failure, but for its ``error``."""
+    """Return a failure's values for `DETAILS`, without its ``error``."""
     usage = getattr(error, "usage", None)  # of an answer that was stopped on its way
     return {
         "finish_reason": "content_filter" if isinstance(error, ContentFilterError) else None,
@@ -53,7 +53,7 @@ def failure_details(error: BaseException) -> dict[str, Any]:
 
 
 def output_fields(fields: Sequence[str], *, details: bool = False) -> list[str]:
-    """Return the fields of output rows, in their order, for input rows with these fields.
+    """Return the fields of output rows, in order, for input fields.
 
     >>> output_fields(["id", "index"])
     ['index', 'id', 'input_index', 'response']
@@ -105,7 +105,7 @@ def answer_row(
 def failed_row(
     row: Mapping[str, Any], error: BaseException, index: int, *, details: bool = False
 ) -> dict[str, Any]:
-    """Return the row for the file of failures: the input with the reason beside it.
+    """Return the failure file's row: the input and the reason.
 
     ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
     ``request_id``; what is not known is null. Of an answer that was stopped because of its
@@ -134,7 +134,7 @@ def failed_row(
 
 
 def failed_path(output: Path) -> Path:
-    """Return where the failures of an output file go: always JSON lines, beside it.
+    """Return the path of an output's failure file, as JSON lines.
 
     >>> failed_path(Path("out/summaries.csv")).as_posix()
     'out/summaries.failed.jsonl'

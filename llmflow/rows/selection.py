@@ -1,4 +1,4 @@
-"""The prompts of rows, and which rows are left out: the same for a run, its jobs and its plan."""
+"""Builds the prompts of rows, and selects which rows to skip."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Selection:
 def check_fits(
     rows: RowSource, template: PromptTemplate, *, each: Callable[[], None] = lambda: None
 ) -> None:
-    """Check that some row has all that a prompt needs: else the prompt is wrong, not the rows.
+    """Check that some row has all fields of the prompt.
 
     Usually that is the first one, and no other is read. A source that can be read again is
     read as far as the first such row, of a pipe the first hundred rows.

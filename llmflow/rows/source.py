@@ -1,4 +1,4 @@
-"""Where the rows come from: one name for a file, a folder or standard input."""
+"""Opens the source of rows: a file, folder or standard input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _TABLES: Final = {"csv": ",", "tsv": "\t"}
 
 
 class RowSource:
-    """Rows, read as they are asked for; memory does not grow with the source.
+    """Rows, read on demand in constant memory.
 
     Iterating starts at the first row each time, except for standard input and
     pipes, which can be read once. Rows are plain dicts; a row's position is its
@@ -87,12 +87,12 @@ class RowSource:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was found out about it and may surprise, such as another delimiter."""
+        """Surprising findings about it, such as another delimiter."""
         return tuple(self._how.remarks)
 
     @property
     def repaired(self) -> str | None:
-        """What was not read as it stands, as far as it was read last; None if nothing was."""
+        """Counts of values repaired in the last reading, or None."""
         words = self._how.repaired.words()
         return None if words is None else f"{self.name}: {words}"
 
@@ -114,7 +114,7 @@ class RowSource:
             self._end(rows)
 
     def head(self, count: int = 1) -> list[Row]:
-        """Return the first rows, so that what is wrong with them shows before any work.
+        """Return the first rows, so that errors show before any work.
 
         Nothing is used up: iterating afterwards starts at the first row, also on
         standard input.
@@ -142,7 +142,7 @@ class RowSource:
         return self._ahead[:wanted]
 
     def count(self) -> int | None:
-        """Return how many rows there are, or None where only reading them all could tell.
+        """Return the number of rows, or None without reading all.
 
         A file of lines is counted at about ten million lines a second, a CSV at a
         million.

@@ -1,4 +1,4 @@
-"""The prompt with its blanks: ``Summarize: {text}``, filled from one row at a time.
+"""Prompt templates such as ``Summarize: {text}``, filled from rows.
 
 Only names, keys and positions inside the row's own data can be reached. Python's
 `str.format` would also follow attributes (``{text.__class__}``), which a template
@@ -109,7 +109,7 @@ class PromptTemplate:
         self.render(row, index=index)
 
     def check_names(self, names: Collection[str]) -> None:
-        """Check that each field is one of these, or leads into one of them.
+        """Check that each field begins with one of these.
 
         Raises:
             InputError: it is not; with the nearest name.
@@ -138,7 +138,7 @@ class PromptTemplate:
         ]
 
     def is_blank(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row has all fields, and nothing in them but blanks.
+        """Return whether a row has all fields, and all are blank.
 
         >>> PromptTemplate("{a} {b}").is_blank({"a": " ", "b": None})
         True

@@ -1,4 +1,4 @@
-"""Values on their way out: JSON that never fails, and one flat cell per value for tables."""
+"""Converts output values to JSON, and to flat table cells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAY_BE_NONE: Final = frozenset(
 
 
 def is_missing(value: object) -> bool:
-    """Return whether a value stands for none: None, NaN, NaT or pandas' NA.
+    """Return whether a value is missing: None, NaN, NaT, pandas' NA.
 
     >>> is_missing(float("nan")), is_missing("nan"), is_missing(0)
     (True, False, False)
@@ -47,7 +47,7 @@ def is_missing(value: object) -> bool:
 
 
 def plain(value: object) -> Any:
-    """Return a value that JSON does not have as the nearest one that it has.
+    """Return the nearest JSON value of a value that has none.
 
     Bytes become their text, or base64 where they are none; sets become lists;
     NaT and its like become None, and anything else (dates, decimals, ...) its text.
@@ -104,7 +104,7 @@ def json_text(value: object) -> str:
 
 
 def cell(value: object) -> str:
-    """Return a value as the text of one table cell or one place in a prompt.
+    """Return a value as text of a table cell or prompt.
 
     Text stays as it is, numbers are written as Python writes them, None, NaN and
     NaT are empty, and truth values, lists and objects are JSON.
@@ -124,7 +124,7 @@ def cell(value: object) -> str:
 
 
 def without_formula(value: Any) -> Any:
-    """Return a cell's value as text that no spreadsheet runs as a formula.
+    """Return a cell's text that no spreadsheet runs as formula.
 
     Plain numbers are left as they are, with a sign, too.
 

@@ -1,4 +1,4 @@
-"""Where the answers go: rows written as they come, whole or not there, failures beside them."""
+"""Writes answers as they come, and failures to a second file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RowWriter:
         self._out = Appender(stream, name=name, **self._options)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one row; it reaches the disk with its block, or after the flush interval.
+        """Add a row; it is written by block or flush interval.
 
         Raises:
             ConfigurationError: the disk is full, or standard output's reader is gone.
@@ -103,13 +103,13 @@ class RowWriter:
         self.failed += 1
 
     def flush(self) -> None:
-        """Write what is waiting, so that readers of the files see every row so far."""
+        """Write pending rows, so that readers see all so far."""
         self._out.flush()
         if self._failures:
             self._failures.flush()
 
     def commit(self) -> None:
-        """Finish: give the files their names, and remove failures of an earlier run.
+        """Finish: rename the files, and remove an earlier run's failures.
 
         Raises:
             ConfigurationError: a file cannot be written; what was written stays in
@@ -216,7 +216,7 @@ def open_output(
     flush_interval: float = 1.0,
     now: Callable[[], float] = time.monotonic,
 ) -> RowWriter:
-    """Open the output; what cannot work is said now, before anything is paid for.
+    """Open the output, and report what cannot work before any cost.
 
     The format follows the name: ``.jsonl``, ``.ndjson`` or no suffix (JSON lines),
     ``.csv``, ``.tsv``, ``.parquet``; ``-`` is standard output, as JSON lines.
@@ -278,7 +278,7 @@ def open_output(
 
 
 def partial_file(output: str) -> Path:
-    """Return where the rows of an output file are until it is whole.
+    """Return the path of an output's rows while it is incomplete.
 
     Raises:
         ConfigurationError: there can be no such file.

@@ -75,7 +75,7 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Make no more spans and metrics. Calls that are in flight still end theirs."""
+    """Stop making spans and metrics; those in progress still end."""
     _put(None)
 
 

@@ -1,4 +1,4 @@
-"""Prompts and answers in the form of the conventions, for those who ask to have them in spans."""
+"""Prompts and answers as span attributes, where that is enabled."""
 
 from __future__ import annotations
 

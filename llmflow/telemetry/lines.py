@@ -18,7 +18,7 @@ def log_events(
     kinds: type[Event] | Iterable[type[Event]] | None = None,
     run_id: str | None = None,
 ) -> Subscription:
-    """Write a line to the logger ``llmflow`` for every event, until the result is closed.
+    """Log every event to ``llmflow``, until the result is closed.
 
     The line's facts are fields of the record, too (``extra``), where formatters for JSON and
     structlog's ``ExtraAdder`` find them. It holds no text of prompts or answers, and no key.

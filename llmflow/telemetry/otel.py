@@ -79,7 +79,7 @@ class Bridge:
         self._subscription: Subscription = subscribe(self._on_event, kinds=self._handlers)
 
     def close(self) -> None:
-        """Begin no more spans; those of calls in flight end with their calls."""
+        """Begin no more spans; those in progress end normally."""
         self._closing = True
         if not self._open:
             self._subscription.close()

@@ -1,4 +1,4 @@
-"""What tests of programs that use llmflow need: virtual time and a scripted provider.
+"""Test helpers for programs with llmflow: virtual time, scripted provider.
 
 Public: import from here, not from the modules below.
 """

@@ -1,4 +1,4 @@
-"""A provider that answers from a script: no network, no key, and on a virtual clock no time."""
+"""A provider that answers from a script, without network or key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps: an hour of waiting runs in milliseconds.
+"""An event loop whose clock jumps over all waiting.
 
 The loop polls its selector without blocking; when nothing is ready, it adds
 the time-out that it would have waited to its own clock. All of asyncio's
@@ -72,7 +72,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002
-        """Wait for the threads to end: in virtual time, a time limit would be over at once."""
+        """Wait for the threads, without virtual time limits."""
         await super().shutdown_default_executor()
 
     def _jump(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Bytes out, bytes in: one HTTP session per event loop, shared by all providers.
+"""HTTP transport: one session per event loop, for all providers.
 
 aiohttp, because a request costs a tenth of the CPU it costs through httpx (figures
 in ``benchmarks/README.md``). Every way in which it can fail is mapped onto
@@ -85,7 +85,7 @@ async def send(
 async def fetch(
     wire: WireRequest, path: Path, *, timeout: Timeout, bounds: FileBounds | None = None
 ) -> WireReply:
-    """Send one request, once, and write a reply of status 200 into a file, of whatever size.
+    """Send one request, once, and save a 200's body as file.
 
     The file is there when the whole reply is, on the disk and private to the user; what is
     cut off leaves nothing. The returned reply has an empty body then. One of another status
@@ -116,7 +116,7 @@ async def fetch(
 
 
 async def aclose() -> None:
-    """Close the running loop's session. Not needed where the loop is shut down properly."""
+    """Close the running loop's session; rarely needed."""
     with _changing:
         session = _sessions.pop(asyncio.get_running_loop(), None)
     if session is not None:

@@ -1,4 +1,4 @@
-"""The way of batch jobs to a provider: small requests, and files of hundreds of megabytes."""
+"""The HTTP channel of batch jobs: small requests and large files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class StreamChannel:
             self._pace = AsyncLimiter(calls_per_minute, 60.0)
 
     async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
-        """Send a request, with a streamed body in place of its own, and return the reply.
+        """Send a request with a streamed body, and return the reply.
 
         Raises:
             ProviderError: there was no reply; a reply of any status is returned.
@@ -61,7 +61,7 @@ class StreamChannel:
     async def fetch(
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
     ) -> WireReply:
-        """Send a request and write a reply of status 200 into a file, whole or not at all.
+        """Send a request and save a reply of status 200, atomically.
 
         Raises:
             ProviderError: there was no whole reply.

@@ -1,4 +1,4 @@
-"""Connections: how they are made, and when one that was kept is given up.
+"""Opens connections, and closes those kept too long.
 
 HTTP/1.1 matches replies to requests by their order alone. What a server sends on a
 connection on which nothing is asked would be taken for the answer to the next request, and
@@ -58,7 +58,7 @@ class Line(ResponseHandler):
         _lighten(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End; learn how long the server keeps connections, if it was the server."""
+        """End; learn the server's idle time if it closed."""
         ours = self.transport is None or self.should_close
         if self.used and not self.asks and not ours and self.host is not None:
             self.host.saw_end(self.idle_seconds())
@@ -69,7 +69,7 @@ class Line(ResponseHandler):
         return self._loop.time() - self._heard
 
     def expect_reply(self, method: str, *, decompressed: bool = True) -> int:
-        """Begin to read a reply: a request is about to go out. Return its number."""
+        """Begin reading a reply before its request; return its number."""
         self.used += 1
         self.asks = self.used
         self.set_response_params(
@@ -82,7 +82,7 @@ class Line(ResponseHandler):
         return self.asks
 
     def replied(self, number: int) -> None:
-        """Note that a reply is whole; the next request may be out on it already."""
+        """Note that a reply is complete; another may follow already."""
         if self.asks == number:
             self.asks = 0
 
@@ -168,7 +168,7 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection on which nothing has come that was not asked for.
+        """Return a connection without unexpected data.
 
         Raises:
             aiohttp.ClientConnectionError: the server speaks before it is asked.

@@ -1,4 +1,4 @@
-"""What each failure of the way to a provider means, in one table."""
+"""Maps every network failure to an error, in one table."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _never_connected() -> tuple[type[Exception], ...]:
 
 
 def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
-    """Translate what aiohttp raised; None if it is not a failure of the connection."""
+    """Translate aiohttp's error; None if no connection failed."""
     if isinstance(error, TooLargeError):
         return BadReplyError(f"{place(url)}: the reply is larger than {error.limit / 2**20:g} MiB")
     for kind, ours, text in table():
@@ -81,7 +81,7 @@ def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
 
 
 def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
-    """Return the error for an attempt whose time was over in one of its phases."""
+    """Return the error for an attempt that exceeded a phase's time."""
     said = {
         "connecting": "no answer within {:g} s: there was no connection yet",
         "sending": "not sent within {:g} s",
@@ -97,7 +97,7 @@ def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
 
 
 def place(url: str) -> str:
-    """Return the host and port of a URL, without a user or password."""
+    """Return a URL's host and port, without credentials."""
     return redact(urlsplit(url).netloc.rpartition("@")[2])
 
 

@@ -1,4 +1,4 @@
-"""How long a server keeps a connection on which nothing is asked.
+"""Learns how long servers keep idle connections open.
 
 A request that goes out while the server closes the connection may have been read or not, and
 is not sent again from here. So a connection that was idle for as long as the server may keep
@@ -40,7 +40,7 @@ class _Line(Protocol):
 
 
 class Host:
-    """What is known of one host, and the connections to it that are watched.
+    """One host: its idle times, and connections that are watched.
 
     Attributes:
         usable: seconds for which a connection may have been idle and be used again.
@@ -60,11 +60,11 @@ class Host:
             self._named = self.usable = named
 
     def saw_end(self, seconds: float) -> None:
-        """Learn from a connection that the server has closed after so many idle seconds."""
+        """Learn from a connection that the server closed when idle."""
         self.usable = min(self.usable, safe(seconds))
 
     def saw_open(self, seconds: float) -> None:
-        """Learn from a connection that was idle for so long and is still open."""
+        """Learn from an idle connection that is still open."""
         most = LONGEST if self._named is None else self._named
         self.usable = max(self.usable, min(most, seconds - _MARGIN))
 
@@ -80,7 +80,7 @@ class Host:
         return False
 
     def watch(self, connection: Connection) -> bool:
-        """Leave a connection open to see how long it lasts; return False if enough are."""
+        """Keep a connection open as a test; False if enough are."""
         if len(self.watched) >= _MOST_WATCHED:
             return False
         self.watched.append(connection)
@@ -106,7 +106,7 @@ class Host:
 
 
 def safe(seconds: float) -> float:
-    """Return how long before the end of its idle time a connection is still used.
+    """Return the safety margin before a connection's idle time ends.
 
     >>> safe(5.0), safe(75.0), safe(0.6)
     (4.5, 67.5, 0.3)

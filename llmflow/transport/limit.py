@@ -1,4 +1,4 @@
-"""How many connections this process may hold open, what limits them, and how to have more."""
+"""The limit on open connections, and raising it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def connection_limit() -> int:
 
 
 def raise_connection_limit(connections: int | None = None) -> int:
-    """Allow as many connections as the system lets this process open, and return how many.
+    """Raise the limit on connections to the system's; return it.
 
     It raises the process's soft limit on open files (``ulimit -Sn``, often 1,024) to the
     hard one. The command line does so by itself; in a program it is the program's to decide,
@@ -55,7 +55,7 @@ def raise_connection_limit(connections: int | None = None) -> int:
 
 
 def check_connections(name: str, number: int | None) -> None:
-    """Refuse a number of calls in flight for which there cannot be connections.
+    """Refuse more calls in flight than connections are possible.
 
     Args:
         name: what the number was given as.

@@ -1,4 +1,4 @@
-"""How many connections to one host are opened at the same time.
+"""Bounds how many connections to a host open at once.
 
 To open a connection over TLS takes a millisecond of computing, and thousands at once are a
 queue of seconds. Whoever stands in that queue would be timed out for the time that others
@@ -77,7 +77,7 @@ class Host:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a connection is being opened."""
+        """True if a connection is being opened."""
         return self.open > 0
 
     def may_begin(self) -> bool:

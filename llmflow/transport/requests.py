@@ -1,4 +1,4 @@
-"""Requests: what many have in common is worked out once, and each goes out in one piece.
+"""Builds requests: shared parts once, each sent in one piece.
 
 aiohttp makes every request anew: its headers, its payload, a writer, a task that writes, a
 response. Ours go to few URLs with the same headers, and most bodies are small and at hand.
@@ -130,7 +130,7 @@ class Requests:
         self._kept: dict[tuple[str, str], Request] = {}
 
     def get(self, wire: WireRequest) -> Request:
-        """Return the request that stands for this one; its body is given when it is sent."""
+        """Return the prepared request; its body comes when it is sent."""
         if not 0 < len(wire.body) < _LARGE_BODY:
             return self.make(wire)
         key = wire.method, wire.url
@@ -147,7 +147,7 @@ class Requests:
         return request
 
     def make(self, wire: WireRequest, body: Any = None) -> Request:
-        """Return a request with a body of its own, which may be streamed."""
+        """Return a request with its own, possibly streamed body."""
         url, proxy = target(wire.url)
         if body is None:
             body = wire.body or None

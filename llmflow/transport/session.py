@@ -1,4 +1,4 @@
-"""One HTTP session per event loop: how connections are made, kept, used and given up.
+"""The HTTP session of an event loop, and its connections.
 
 The parts are aiohttp's: its connector (pool, names, TLS, proxies), its parser and its
 streams. They are put together here, because ``ClientSession.request`` does for every
@@ -53,7 +53,7 @@ _MOST_TIMEOUTS = 64
 
 
 class Sending(Protocol):
-    """Who is told that a request goes out, and may be running at the other end from then on."""
+    """Notified when a request goes out and may be running."""
 
     def leave(self) -> None:
         """Take note that it goes out on a connection of its own."""
@@ -91,7 +91,7 @@ class Session:
     async def exchange(
         self, wire: WireRequest, timeout: Timeout, sending: Sending | None = None
     ) -> WireReply:
-        """Send a request and read the reply, within the limits of each phase.
+        """Send a request and read the reply, with time-outs by phase.
 
         Raises:
             RequestTimeoutError: the time was over; the error says in which phase.
@@ -148,7 +148,7 @@ class Session:
         path: Path | None = None,
         bounds: FileBounds | None = None,
     ) -> WireReply:
-        """Send a request with a body that is streamed, or have a reply of 200 written to disk.
+        """Send a streamed body, or stream a 200's reply to disk.
 
         Raises:
             JournalError: the file on this machine cannot be read or written.

@@ -1,4 +1,4 @@
-"""Bodies that are too large for memory: sent piece by piece, and written to disk as they come.
+"""Streams large bodies: uploads in pieces, downloads to disk.
 
 A file of hundreds of megabytes may take an hour on a narrow line. So what is limited here,
 besides the whole, is standing still: every piece that moves begins the time anew.
@@ -36,7 +36,7 @@ _WRITE_AT_ONCE: Final = 2**20
 
 
 class Pace:
-    """What an exchange is doing, and until when something has to happen.
+    """The state of an exchange, and its next deadline.
 
     Must be made while its loop runs. The first byte is waited for from the end of the upload.
     """
@@ -49,7 +49,7 @@ class Pace:
         self.step = asyncio.timeout(None)
 
     def send(self) -> None:
-        """Begin to send, or note that something was sent; the reply may have come meanwhile."""
+        """Begin sending, or note progress; the reply may be there already."""
         if self._phase in ("connecting", "sending"):
             self._enter("sending", STALL)
 
@@ -67,7 +67,7 @@ class Pace:
         self._over = True
 
     def late(self, url: str) -> RequestTimeoutError | None:
-        """Return the error for the time that was over; None if it was not that."""
+        """Return the error for an exceeded time, or None."""
         if self.whole.expired():
             return too_late(url, seconds=self._timeout.total, phase=self._phase)
         if self.step.expired():

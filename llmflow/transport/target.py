@@ -1,4 +1,4 @@
-"""Where a request goes: its URL, parsed once, and the proxy on the way."""
+"""The target of a request: its parsed URL and proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the phases of an attempt may take, and one timer that watches all attempts.
+"""Time-outs by phase, and one timer for all attempts.
 
 A timer of its own for every request (``asyncio.timeout``, aiohttp's ``total``) costs a
 seventh of what the whole request costs. Requests that may all take equally long end
@@ -17,7 +17,7 @@ from llmflow.errors import ConfigurationError
 @values_by_name("total")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeout:
-    """How long one attempt may take, by phase. An attempt that takes longer is retried.
+    """Time limits of one attempt, by phase. A late attempt is retried.
 
     `first_byte` and `total` are counted from the beginning of the attempt, after admission:
     waiting for the quota is never counted. ``math.inf`` means no limit.
@@ -67,7 +67,7 @@ class Wait:
 
 
 class Watch:
-    """Cancels tasks that take longer than a number of seconds, the same for all.
+    """Cancels tasks that take longer than a fixed time.
 
     Args:
         loop: the tasks' event loop.
@@ -94,7 +94,7 @@ class Watch:
         return wait
 
     def end(self, wait: Wait) -> bool:
-        """Watch a task no longer; return whether its time was over, and that is all there was.
+        """Stop watching a task; return whether its time was over.
 
         If it was, the task has been cancelled, and the cancellation ends here, unless
         somebody else has cancelled it as well: as ``asyncio.timeout`` does it.
