@@ -1,4 +1,4 @@
-"""Protocols of a provider and of its batch API, and the registry of providers.
+"""Protocols of providers and batch APIs, and the registry of providers.
 
 A provider is small and does no I/O: it turns a `Request` into bytes, a reply into a `Response`
 or an error of `llmflow.errors`, and knows what a request is charged. Sending, waiting, retrying
@@ -163,7 +163,7 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchInput:
-    """The rows of one job, in a file: a row a line, none after the last.
+    """The rows of one job, in a file: one per line.
 
     Args:
         path: the file.
@@ -264,7 +264,7 @@ class Upload(NamedTuple):
 
 
 class FileBounds(NamedTuple):
-    """The most that a file may have, as it is sent and on the disk.
+    """Size limits of a file: as sent, and on disk.
 
     Args:
         size: its bytes.
@@ -288,7 +288,7 @@ class Channel(Protocol):
     async def fetch(
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
     ) -> WireReply:
-        """Send a request and write a whole reply of status 200 into a file.
+        """Send a request and save a reply of status 200, atomically.
 
         The returned reply has an empty body then; of another status it has its own. An adapter
         leaves the bounds to the channel that it is handed.
@@ -329,7 +329,7 @@ class BatchAPI(Protocol):
         """Return the input's line for a call, without a line break."""
 
     async def upload(self, rows: BatchInput, channel: Channel) -> str | None:
-        """Upload the file and return its name there; None if `create` does so."""
+        """Upload the file and return its name; None if `create` uploads."""
 
     async def create(self, rows: BatchInput, uploaded: str | None, channel: Channel) -> BatchStatus:
         """Create the job.
@@ -375,7 +375,7 @@ class BatchAPI(Protocol):
 
 
 class ProviderFactory(Protocol):
-    """A class or function that makes a provider; an entry point names it."""
+    """Protocol of an entry point: makes a provider."""
 
     def __call__(self, model: str, *, base_url: str | None, api_key: str | None) -> Provider:
         """Make a provider for one model; only `prepare` fails for want of a key."""

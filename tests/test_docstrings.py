@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 MOST_WORDS = 12
 QUESTIONS = {"What", "How", "Where", "When", "Which", "Who", "Whose", "Whether", "Why"}
 # How many break the rule. There may not be more: lower a number when there are fewer.
-LEFT = {"module": 112, "class": 98, "function": 507}
+LEFT = {"module": 92, "class": 78, "function": 230}
 
 
 def keeps_the_rule(line: str) -> bool:

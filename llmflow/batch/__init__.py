@@ -1,4 +1,4 @@
-"""The batch mode: calls wait together, and go to the provider as files of many rows.
+"""Batch mode: waiting calls go to the provider as files of rows.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Limits of jobs at the provider: how many run, and prompt tokens that wait there."""
+"""Limits on batch jobs: how many run, how many tokens are enqueued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARGIN: Final = 0.95
 
 
 class Admission:
-    """Lets jobs go to the provider, first come, first served, within what may wait there.
+    """Admits jobs to the provider in order, within its limits.
 
     Args:
         tokens: prompt tokens that may wait there at once; None where that is not known.
@@ -27,7 +27,7 @@ class Admission:
 
     @property
     def most_tokens(self) -> float | None:
-        """How many tokens one job may have; None where that is not known."""
+        """The token limit of one job; None where unknown."""
         return None if self._tokens is None else self._tokens * _MARGIN
 
     @property
@@ -37,7 +37,7 @@ class Admission:
 
     @property
     def inside(self) -> int:
-        """How many jobs are at the provider."""
+        """The number of jobs at the provider."""
         return len(self._inside)
 
     def learn(self, tokens: float) -> None:
@@ -50,7 +50,7 @@ class Admission:
         self._inside[tag] = tokens
 
     async def enter(self, tag: str, tokens: float, *, when_full: Callable[[], None]) -> None:
-        """Wait until a job may go to the provider; `when_full` is called if it has to."""
+        """Wait until a job may be submitted; calls `when_full` if blocked."""
         if tag in self._inside:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -60,7 +60,7 @@ def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
 
 
 def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
-    """Return how long so many calls take at the quota's pace; infinite beyond a daily quota.
+    """Return the seconds of so many calls; infinite beyond daily quotas.
 
     Args:
         count: how many calls.

@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
-    """Do what blocks in a thread; when the program is ending, and there are no more, here."""
+    """Run blocking work in a thread, or inline at the program's end."""
     try:
         done = asyncio.get_running_loop().run_in_executor(None, lambda: work(*args))
     except RuntimeError:

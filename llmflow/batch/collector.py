@@ -1,4 +1,4 @@
-"""Collector of rows, until they are enough for a job or nobody is left to add one."""
+"""Collects rows until they are enough for a job."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Finish = Callable[[Spool, str, int], Awaitable[None]]
 
 
 class Most(Protocol):
-    """What may be set while rows come."""
+    """Settings that may change while rows come."""
 
     @property
     def most_tokens(self) -> float | None:
-        """How many tokens one job may have; None where that is not known."""
+        """The token limit of one job; None where unknown."""
         ...
 
 
 class Collector:
-    """The open files of one queue: one for each schema and round, where those must not mix.
+    """The open files of one queue: one per schema and round.
 
     A file is handed on when it is full; all of them, when every item that is known of waits,
     or nothing new has come for a while.
@@ -80,11 +80,11 @@ class Collector:
 
     @property
     def under_way(self) -> list[asyncio.Task[None]]:
-        """What makes jobs of files at the moment."""
+        """The tasks that turn files into jobs now."""
         return list(self._sealing.values())
 
     def add(self, name: str, line: bytes, *, tokens: float, schema: str, round_: int) -> Spool:
-        """Write a row into the file that is open for its kind, and return that.
+        """Write a row into its kind's open file, and return that file.
 
         Raises:
             InvalidRequestError: it is larger than a whole job may be.
@@ -112,7 +112,7 @@ class Collector:
         return spool
 
     def drop(self, name: str) -> bool:
-        """Leave out a row whose caller has gone, if it is not on its way already; whether it was.
+        """Remove a row whose caller is gone; False if already sent.
 
         The row is in no job then.
         """
@@ -176,7 +176,7 @@ class Collector:
             spool.handed_on.set()
 
     def discard(self) -> set[str]:
-        """Remove the files that are open, and return the rows that they had."""
+        """Remove the open files, and return their rows."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -203,7 +203,7 @@ def new_tag() -> str:
 
 
 def cannot_write(folder: Path, error: OSError) -> JournalError:
-    """Return the error of a disk that is full, or a folder that is not ours."""
+    """Return the error for a full disk or a foreign folder."""
     return JournalError(
         f"the rows of a batch job cannot be written to {folder}: {error}; "
         "make room there, or keep runs elsewhere (LLMFLOW_JOURNAL_DIR)"

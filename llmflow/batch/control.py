@@ -1,4 +1,4 @@
-"""Calls of a provider's batch API: paced, and repeated where that is safe."""
+"""Client of a provider's batch API: paced, repeated where that is safe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _REFUSED_PAUSE: Final = 0.5
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong
-    """A job is to be cancelled, and what was under way for it was ended."""
+    """The job is being cancelled; its current request was ended."""
 
 
 class Control:
@@ -73,7 +73,7 @@ class Control:
         self._wait = min(_FIRST_WAIT, poll)
 
     async def upload(self, rows: BatchInput) -> str | None:
-        """Bring a file to the provider. Uploaded twice it is there twice, and costs nothing."""
+        """Upload a file. A second upload costs nothing."""
         return await self._repeat(lambda: self.api.upload(rows, self.channel))
 
     async def create(
@@ -133,7 +133,7 @@ class Control:
                 await self._sleep(attempt, error, wake)
 
     async def find(self, rows: BatchInput, known: Collection[str]) -> BatchStatus | None:
-        """Look for a job that may have been made, a few times: lists lag behind."""
+        """Search for a job that may exist, repeatedly: lists lag behind."""
         for factor in _LOOKS:
             await self._clock.sleep(self.poll * factor)
             found = await self._repeat(lambda: self.api.find(rows, known, self.channel))
@@ -142,7 +142,7 @@ class Control:
         return None
 
     async def status(self, job: str) -> BatchStatus:
-        """Ask how a job is doing, once: the next look is not far."""
+        """Ask for a job's status once; the next poll is near."""
         status = await self._heard(self.api.status(job, self.channel))
         self._has_worked = True
         return status
@@ -244,7 +244,7 @@ class _Bounded:
 
 
 def is_ambiguous(error: ProviderError) -> bool:
-    """Whether a call that failed so may have been carried out all the same.
+    """Return whether a call that failed may have been executed.
 
     A reply in the 400s is a refusal. Without a reply, or with one that says only that
     something went wrong behind it, nobody knows.

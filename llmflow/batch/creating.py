@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 
 class Creating:
-    """What the queues of one account share.
+    """State shared by the queues of one account.
 
     Attributes:
         lock: held while a job is created.
@@ -33,7 +33,7 @@ _shared: Final[
 
 
 def creating_at(account: Hashable) -> Creating:
-    """Return what the queues of this account share on the running event loop."""
+    """Return the state of this account's queues on the running loop."""
     by_account = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
     found = by_account.get(account)
     if found is None:

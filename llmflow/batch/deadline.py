@@ -49,7 +49,7 @@ class Lateness:
 
     @property
     def is_over(self) -> bool:
-        """Whether the deadline has passed."""
+        """True if the deadline has passed."""
         return self._loop.time() >= self._end
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Lateness:
         self._timer = self._loop.call_later(wait, self._look)
 
     def lead(self) -> float:
-        """Return how many seconds before the deadline the rest has to be asked in parallel."""
+        """Return how long before the deadline the fallback must begin."""
         from llmflow.batch.auto import seconds_in_parallel
 
         rows = self._unanswered()

@@ -46,7 +46,7 @@ class Ingest:
         self._ran = 0
 
     async def run(self, folder: Path) -> dict[str, ProviderError]:
-        """Give out all outcomes; return the rows that may be asked again, and why."""
+        """Deliver all outcomes; return rows to ask again, with reasons."""
         job, queue = self._job, self._queue
         errors: dict[str, ProviderError] = {}
         async for batch in Results(files_in(folder), queue.control.api.read):
@@ -151,7 +151,7 @@ class Ingest:
 async def affordable(
     job: Job, queue: Queue, names: set[str], why: Mapping[str, ProviderError]
 ) -> set[str]:
-    """Return the rows that the budget pays for once more; the others end as they are."""
+    """Return the rows that the budget covers again; end the others."""
     refused = {name for name in names if why[name].may_be_billed and not queue.keeper.renew(name)}
     for name in refused:
         why[name].message += "; it may have been billed, and the budget has no more for it"

@@ -1,4 +1,4 @@
-"""One batch job: from its file on this machine, through the provider, to its results.
+"""One batch job, from its input file to its results.
 
 Each step is written down before the next is begun, so that a process which finds a record
 knows what may have happened after it (`llmflow.batch.record`). Only the creation must not
@@ -83,7 +83,7 @@ class Job:
         return f"<Job {self.record.job or self.record.tag}: {self.record.state}>"
 
     async def run(self) -> None:
-        """Go on until every row has its outcome, from wherever the record says that it is."""
+        """Continue until every row has its outcome, from the recorded state."""
         if self.record.state == "fetched":  # an earlier process may not have come to it
             await results.are_ours(self, self._queue)
             if results.are_here(self):
@@ -345,7 +345,7 @@ class Job:
 
     @property
     def has_given_all(self) -> bool:
-        """Whether every row has its outcome, and only that is still to be written down."""
+        """True if every row has its outcome, to be recorded only."""
         return (self.record.state == "fetched" or self.is_refused) and not self.names
 
     def request_cancel(self, reason: str) -> bool:
@@ -442,7 +442,7 @@ class Job:
             self.settled()
 
     def unsettled(self, error: JournalError) -> None:
-        """Note that an outcome cannot be written down: the job stays as it is."""
+        """Note that an outcome cannot be recorded: the job stays open."""
         self._journal_error = error
         self._settled.set()
 

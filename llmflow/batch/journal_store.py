@@ -33,7 +33,7 @@ class JournalStore:
 
 
 def tidy_up(journal: Journal) -> None:
-    """Remove what an earlier session's batch jobs have left behind, if it was killed.
+    """Remove batch files of an earlier session that was killed.
 
     Raises:
         JournalError: the journal cannot be read or written.
@@ -42,7 +42,7 @@ def tidy_up(journal: Journal) -> None:
 
 
 def end_what_is_answered(journal: Journal) -> None:
-    """End the jobs that have brought all, where no event loop is left in which they could.
+    """End completed jobs whose event loop is gone.
 
     Raises:
         JournalError: the journal cannot be read or written.

@@ -12,18 +12,18 @@ from llmflow.errors import ProviderError
 
 
 class Keeper(Protocol):
-    """Who writes down what nobody waits for."""
+    """Protocol: records outcomes that no call waits for."""
 
     def is_known(self, name: str, *, answered: bool = False) -> bool:
-        """Whether a row's outcome is written down; `answered`: and is an answer."""
+        """Return whether a row's outcome is recorded; `answered`: as an answer."""
         ...
 
     def keep(self, name: str, outcome: Outcome) -> asyncio.Future[None] | None:
-        """Write a row's outcome down; the future ends when it is durable. None: nothing to do."""
+        """Record a row's outcome; returns a future, or None if known."""
         ...
 
     def let_go(self, names: Collection[str]) -> None:
-        """Hear that no job has these rows any more, and that nobody waits for them."""
+        """Learn that no job and no caller has these rows any more."""
         ...
 
     async def drain(self) -> None:
@@ -43,11 +43,11 @@ class Keeper(Protocol):
         ...
 
     def lost(self, name: str, error: ProviderError) -> None:
-        """Hear that a row was not answered, and may be asked again; it may have been billed."""
+        """Learn that an unanswered row may be asked again; perhaps billed."""
         ...
 
     def renew(self, name: str) -> bool:
-        """Keep back what asking a row again may cost; whether the budget has that."""
+        """Reserve the cost of asking a row again; False if unaffordable."""
         ...
 
     def worked(self) -> None:

@@ -1,4 +1,4 @@
-"""What a process that was killed has left on this machine, and nobody will ask for."""
+"""Finds and removes files that a killed process left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmflow.batch.spool import names_of, remove_all
 
 
 def end_answered(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> set[str]:
-    """End the jobs of which every row is written down; return the tags of those that go on.
+    """End jobs whose rows are all recorded; return the other tags.
 
     Where all is answered no call comes that would wake such a job.
 
@@ -40,7 +40,7 @@ def end_answered(folder: Path, store: JobStore, is_known: Callable[[str], bool])
 
 
 def tidy(folder: Path, store: JobStore, is_known: Callable[[str], bool]) -> None:
-    """Do what `end_answered` does, and remove the files of no job, while nobody makes any.
+    """Do `end_answered`, and remove files of no job, undisturbed.
 
     Raises:
         JournalError: the journal cannot be read or written.

@@ -1,4 +1,4 @@
-"""How many items could still ask something, so that nobody waits for them in vain.
+"""Counts running items, so that a batch starts once all wait.
 
 A pool of workers counts each worker that is at work on an item. A call that waits for a batch
 job steps aside from its worker, by the way that the worker has left in a context variable.
@@ -25,7 +25,7 @@ stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | Non
 
 
 class TimeLimit:
-    """The time limit of an attempt, which stands still while any of its calls waits for a job."""
+    """The time limit of an attempt; it stops while a call waits."""
 
     __slots__ = ("_left", "_limit", "_loop", "_waits")
 
@@ -44,7 +44,7 @@ class TimeLimit:
             self._reschedule(None)
 
     def go_on(self) -> None:
-        """Go on, with the time that was left, once the last of them waits no more."""
+        """Resume the remaining time once no call of it waits."""
         self._waits -= 1
         if not self._waits and self._left is not None:
             self._reschedule(self._loop.time() + self._left)
@@ -55,7 +55,7 @@ class TimeLimit:
             self._limit.reschedule(when)
 
     def at_home(self, change: Callable[[], None]) -> None:
-        """Make a change on the event loop of the attempt, which may be another thread's."""
+        """Make a change on the attempt's event loop, from any thread."""
         if self._loop is asyncio.get_running_loop():
             change()
             return
@@ -69,7 +69,7 @@ time_limits: ContextVar[tuple[TimeLimit, ...]] = ContextVar("llmflow_time_limits
 
 @contextlib.contextmanager
 def limited(limit: asyncio.Timeout) -> Iterator[None]:
-    """Have a time limit stand still while the block waits for batch jobs."""
+    """Suspend a time limit while the block waits for batch jobs."""
     token = time_limits.set((*time_limits.get(), TimeLimit(limit)))
     try:
         yield
@@ -79,7 +79,7 @@ def limited(limit: asyncio.Timeout) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unhurried() -> Iterator[None]:
-    """Let no attempt run out of time in the block: a job takes hours, which is not its fault."""
+    """Suspend all time limits of attempts in the block."""
     limits = time_limits.get()
     for each in limits:
         each.at_home(each.stop)
@@ -109,7 +109,7 @@ class Live:
             self._tell()
 
     def enter(self, items: int) -> None:
-        """Count a pool that begins, of so many items; 0 where that is not known."""
+        """Register a pool of so many items; 0 if unknown."""
         self.pools += 1
         self.expected += items
 
@@ -121,11 +121,11 @@ class Live:
 
     @property
     def all_wait(self) -> bool:
-        """Whether every item that is known of waits for something else."""
+        """True if every item that is known of waits for something else."""
         return self.pools > 0 and self.at_work <= 0
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Have a function called whenever all may be waiting; return what ends that."""
+        """Call a function when all may be waiting; returns its removal."""
         self._listeners.append(listener)
 
         def stop() -> None:

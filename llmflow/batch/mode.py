@@ -97,7 +97,7 @@ class BatchMode:
         """What was decided, and for how many rows; 0 where it was not for rows."""
 
     async def complete(self, call: Call) -> Response:
-        """Answer a call in the mode that is chosen for it, or in what takes its place.
+        """Answer a call in its mode, or in that mode's fallback.
 
         Raises:
             ProviderError: it failed for good.
@@ -207,7 +207,7 @@ class BatchMode:
                 deadline.charge = charge
 
     def adopt(self, route: Route, choice: Choice) -> None:
-        """Go on with the jobs of a model that earlier processes have left, on this event loop.
+        """Resume earlier processes' jobs of a model on this event loop.
 
         Raises:
             BatchUnsupportedError: the provider has no batch API.
@@ -217,17 +217,17 @@ class BatchMode:
         self.queue(route, choice)
 
     def holds(self, call: Call) -> bool:
-        """Whether a job has a call's row, which may be answered and billed."""
+        """Return whether a job has a call's row, which may be billed."""
         queue = self._queues.get(_domain(call.route))
         return queue is not None and queue.holds(name_of(*call.row))
 
     def is_waited_for(self, call: Call) -> bool:
-        """Whether somebody waits for a call's row, and has reserved what it may cost."""
+        """Return whether a call waits for this row, with a reserve."""
         queue = self._queues.get(_domain(call.route))
         return queue is not None and queue.is_waited_for(name_of(*call.row))
 
     def enqueue(self, call: Call) -> None:
-        """Have a call answered by a job, with nobody waiting for it, unless it just was.
+        """Answer a call by a job, unless it was just answered.
 
         Raises:
             UsageError: the run's jobs are looked after in another event loop.
@@ -304,7 +304,7 @@ class BatchMode:
         return self._folder
 
     def is_for_batch(self, call: Call) -> bool:
-        """Whether a call goes into a job; with ``"auto"``, decided once for a model."""
+        """Return whether a call goes into a job; cached for ``"auto"``."""
         choice, route = call.choice, call.route
         assert choice is not None
         if choice.mode != "auto":
@@ -353,7 +353,7 @@ class BatchMode:
 
     @property
     def jobs(self) -> list[JobRecord]:
-        """Return what is known of all jobs of the run, those of earlier sessions among them."""
+        """Return all jobs of the run, earlier sessions' included."""
         # What is counted while a job goes on is not worth writing down.
         live = {
             job.record.tag: job.record for each in list(self._queues.values()) for job in each.jobs
@@ -362,7 +362,7 @@ class BatchMode:
 
     @property
     def trouble(self) -> ProviderError | None:
-        """Why a request about jobs is repeated at the moment; None if none is."""
+        """The error for which a request is being repeated, or None."""
         return next(filter(None, [each.control.trouble for each in self._queues.values()]), None)
 
     @property
@@ -371,7 +371,7 @@ class BatchMode:
         return [each for each in self._store.all() if each.is_active]
 
     def cancel_all(self) -> int:
-        """Have all jobs cancelled that have not ended; what they have answered is kept.
+        """Cancel all jobs that are running; their answers are kept.
 
         Returns:
             How many there are.
@@ -386,12 +386,12 @@ class BatchMode:
         return len(wanted)
 
     async def settle(self) -> None:
-        """Return when all jobs have ended and all of their rows are written down."""
+        """Return when all jobs have ended and their rows are recorded."""
         for queue in list(self._queues.values()):
             await queue.settle()
 
     async def placed(self) -> None:
-        """Return when all that was collected is at the provider, or waits for room there."""
+        """Return when all rows are submitted, or wait for room."""
         for queue in list(self._queues.values()):
             await queue.placed()
 
@@ -426,7 +426,7 @@ class BatchMode:
     # --- what queues need of the run -------------------------------------------------------------
 
     def is_known(self, name: str, *, answered: bool = False) -> bool:
-        """Whether a row's outcome is in the journal; `answered`: and is an answer."""
+        """Return whether a row's outcome is recorded; `answered`: as an answer."""
         found = self._find(name)
         return isinstance(found, Response) if answered else found is not None
 

@@ -23,7 +23,7 @@ def name_of(fingerprint: bytes, nth: int) -> str:
 
 
 def call_of(name: str) -> tuple[bytes, int] | None:
-    """Return the fingerprint and the ordinal that a ``custom_id`` stands for; None if not ours.
+    """Return the fingerprint and ordinal of a ``custom_id``, or None.
 
     >>> call_of("r00000000000000000000000000000000-2")[1], call_of("request-7")
     (2, None)

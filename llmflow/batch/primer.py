@@ -1,4 +1,4 @@
-"""A job of one row for each marked beginning, before the job of the others.
+"""Submits one row per cached prefix before the rest, to warm caches.
 
 Rows of one job are worked on at the same time, and so none finds in the provider's prompt
 cache what another one has put there: each pays for writing it. A row that was answered
@@ -17,7 +17,7 @@ _LEAST_ROWS = 2
 
 
 class Primers:
-    """The jobs that put marked beginnings into the provider's cache, in this process."""
+    """The jobs of this process that warm the provider's cache."""
 
     def __init__(self) -> None:
         self._tags: dict[bytes, str] = {}
@@ -47,7 +47,7 @@ class Primers:
 def divide(
     spool: Spool, record: JobRecord, first: set[str], path: Path
 ) -> tuple[JobRecord, JobRecord]:
-    """Divide a sealed file into a primer's and the rest, and return their records.
+    """Split a sealed file into primer and rest; return their records.
 
     Blocks for as long as the disk takes. Until the records are written down, the files
     belong to nobody.

@@ -1,4 +1,4 @@
-"""All batch work for one model at one provider: what collects, what waits, what runs.
+"""All batch work for one model at one provider.
 
 Calls come one by one and wait; their rows go into a file. When the file is full, or nobody is
 left who could add to it, it becomes a `Job`. How many of these run at once is limited by what
@@ -45,7 +45,7 @@ _GRACE_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What tells a queue from others.
+    """The values that distinguish one queue from another.
 
     Args:
         key: a digest of provider, server and model.
@@ -155,7 +155,7 @@ class Queue:
             spool.note_prefix(prefix, name)
 
     async def wait(self, name: str, waiter: Waiter) -> Response:
-        """Wait for a row of a file, or of an earlier process's job.
+        """Wait for a row of a file or an earlier job.
 
         Raises:
             TakenOver: it is to be asked in parallel.
@@ -174,7 +174,7 @@ class Queue:
             raise
 
     def holds(self, name: str) -> bool:
-        """Whether a job, or a file that will be one, has this row."""
+        """Return whether a job or a collected file has this row."""
         if name in self._collector:
             return True
         for job in self._jobs.values():  # noqa: SIM110 - a generator takes twice as long
@@ -183,14 +183,14 @@ class Queue:
         return False
 
     def keeping(self, name: str) -> asyncio.Future[None] | None:
-        """Return what ends when an outcome is written down that nobody waited for, or None.
+        """Return the future of an outcome that is being recorded, or None.
 
         A job of an earlier process may bring a row just before it is asked for.
         """
         return self._keeping.get(name)
 
     def keep_after_all(self, name: str, waiter: Waiter) -> None:
-        """Write down what was given to a call that was cancelled before it did so."""
+        """Record an answer given to a call that was cancelled meanwhile."""
         job = waiter.taken()
         if job is None:
             return
@@ -260,7 +260,7 @@ class Queue:
         return [(primer, names), (others, spool.names - names)]
 
     async def primed(self, record: JobRecord) -> None:
-        """Return when the job that a job waits for has ended, however it did."""
+        """Return once the job that this one waits for has ended."""
         job = self._jobs.get(record.after or "")
         if job is not None:
             await job.ended.wait()
@@ -268,7 +268,7 @@ class Queue:
     # --- jobs -----------------------------------------------------------------------------------
 
     def adopt(self, records: Iterable[JobRecord]) -> None:
-        """Go on with the jobs of an earlier process, and remove what it left unfinished.
+        """Resume an earlier process's jobs, and remove its unfinished files.
 
         Raises:
             JournalError: a job's file is gone or damaged.
@@ -331,18 +331,18 @@ class Queue:
         return {each.job for each in self.store.all() if each.job is not None}
 
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
-        """Give a row's outcome to whoever waits for it, or write it down."""
+        """Deliver a row's outcome to its waiter, or record it."""
         if self._waiters.give(name, outcome, job):
             job.outstanding += 1
         elif not (job.adopted and self.keeper.is_known(name, answered=_is_answer(outcome))):
             self._keep(job, name, outcome)
 
     def is_over(self, name: str) -> bool:
-        """Whether a row's outcome is written down, and nobody waits for another one."""
+        """Return whether a row's outcome is recorded and no call waits."""
         return name not in self._waiters and self.keeper.is_known(name)
 
     def is_waited_for(self, name: str) -> bool:
-        """Whether a call waits for this row."""
+        """Return whether a call waits for this row."""
         return name in self._waiters
 
     def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
@@ -353,11 +353,11 @@ class Queue:
         self.keeper.let_go(alone)
 
     def is_few(self, rows: int, of: int) -> bool:
-        """Whether so few leftovers are not worth another job."""
+        """Return whether so few leftovers are not worth another job."""
         return self.takes_over and rows <= max(self.settings.few, of // 100)
 
     async def next_round(self, job: Job, names: set[str]) -> None:
-        """Put rows into the next job, and return when that is written down."""
+        """Put rows into the next job, and return once that is recorded."""
         record, spools = job.record, set[Spool]()
         for name, line in rows_of(job.path):
             if name in names:
@@ -377,7 +377,7 @@ class Queue:
     async def replace(
         self, job: Job, groups: Collection[set[str]], outcome: str, **changes: Any
     ) -> None:
-        """Put the rows of a job that was refused into jobs of their own, and write both down."""
+        """Split a refused job into further ones, and record both."""
         old, new = job.record, []
         rows = {}
         for names in groups:
@@ -408,7 +408,7 @@ class Queue:
     # --- the end --------------------------------------------------------------------------------
 
     def late(self, why: str) -> None:
-        """Have everything that is left asked in parallel, beginning with what no job has yet."""
+        """Ask all remaining rows in parallel, first those without a job."""
         self.is_late = True
         names = self._collector.discard()
         if names:
@@ -418,7 +418,7 @@ class Queue:
             job.request_cancel("deadline")
 
     async def settle(self) -> None:
-        """Return when every job has ended and all of its rows are written down.
+        """Return when every job has ended and its rows are recorded.
 
         Raises:
             LLMFlowError: what ended a job before its time.
@@ -431,7 +431,7 @@ class Queue:
             raise self.failure
 
     async def placed(self) -> None:
-        """Return when every job is at the provider, or waits for room there.
+        """Return when every job is submitted, or waits for room.
 
         Raises:
             LLMFlowError: what ended a job before its time.
@@ -451,12 +451,12 @@ class Queue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is no row, in a file or in a job."""
+        """True if no file and no job has a row."""
         return not self._jobs and not self.collecting
 
     @property
     def collecting(self) -> int:
-        """How many rows are in no job yet."""
+        """The number of rows that are in no job yet."""
         return len(self._collector)
 
     def seal(self) -> None:
@@ -464,7 +464,7 @@ class Queue:
         self._collector.seal()
 
     async def stop(self) -> None:
-        """Stop looking after jobs; they go on at the provider, and are written down here."""
+        """Stop polling jobs; they continue at the provider and stay recorded."""
         tasks = list(self._tasks)
         # A program that ends with its last answer leaves no job behind that has none to give.
         ending = [task for task, job in self._tasks.items() if job.has_given_all]
@@ -480,12 +480,12 @@ class Queue:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def abandon(self) -> None:
-        """Leave all jobs to another event loop: this one has stopped, and may go on again."""
+        """Leave all jobs to another event loop; this one has stopped."""
         for task in [*self._tasks, *self._collector.under_way]:
             task.cancel()
 
     def end_calls(self, error: LLMFlowError) -> None:
-        """Have all calls fail that still wait, now that nobody looks after their jobs."""
+        """Fail all waiting calls, as nobody polls their jobs."""
         self._waiters.fail_all(error)
 
     def remove_files(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""The files of a job's results, read in a thread and in pieces of bounded size.
+"""Reads result files in a thread, in pieces of bounded size.
 
 What stands in them is somebody else's: a line without end, millions of blank lines, values
 that take seconds to be parsed. None of that stops the event loop or fills the memory.
@@ -36,7 +36,7 @@ _SPARE_LINES: Final = 100_000
 
 
 def bounds_for(rows: int) -> FileBounds:
-    """Return what a file with the results of so many rows may have at most."""
+    """Return the size limits of a result file of so many rows."""
     return FileBounds(
         size=LONGEST_LINE + rows * _BYTES_OF_A_ROW,
         lines=_SPARE_LINES + rows * _LINES_OF_A_ROW,
@@ -171,7 +171,7 @@ class Results(Generic[_R]):
 
 
 async def row_in(text: bytes, read: Callable[[bytes], _R]) -> _R | None:
-    """Return the row that a text is, read in a thread if it is large; None if it is none."""
+    """Parse a row, large ones in a thread; None if invalid."""
     try:
         return await in_thread(read, text) if len(text) > _LARGE else read(text)
     except ValueError:

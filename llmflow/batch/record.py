@@ -1,4 +1,4 @@
-"""What is written down of a job, before anything of it is sent."""
+"""The record of a job, written before anything of it is sent."""
 
 from __future__ import annotations
 
@@ -111,19 +111,19 @@ class JobRecord:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> JobRecord:
-        """Return what `plain` was made of; what another version knew besides is left out."""
+        """Return what `plain` was made of, without fields of other versions."""
         known = {each.name for each in fields(cls)}
         given = {name: value for name, value in plain.items() if name in known}
         return cls(**{**given, "others": tuple(given.get("others", ()))})
 
     @property
     def is_active(self) -> bool:
-        """Whether something of it is still to be done."""
+        """True if something of it is still to be done."""
         return self.state != "done"
 
 
 class JobStore(Protocol):
-    """Where records are kept. What is put is durable when `put` returns, all or nothing."""
+    """Protocol: storage of job records; `put` is durable and atomic."""
 
     def put(self, records: Sequence[JobRecord]) -> None:
         """Write records, each in place of the one with its tag.

@@ -1,4 +1,4 @@
-"""What becomes of the rows of a job that the provider refuses.
+"""Handles the rows of a job that the provider refuses.
 
 A refusal is meant for all jobs, for one row, or for nobody in particular. In the last case
 the job is halved until the rows are found that it is meant for; if it is meant for every row,
@@ -33,13 +33,13 @@ _PARTICULAR: Final = re.compile(r"[\w-]*\d[\w-]*")
 
 
 class Refusals:
-    """The refusals that one queue has met of which nobody knows for which row they are."""
+    """Refusals of one queue whose row is not known."""
 
     def __init__(self) -> None:
         self._refused: dict[tuple[str, int, str], float] = {}
 
     def note(self, family: str, depth: int, share: float, error: ProviderError) -> bool:
-        """Note the refusal of a part of a job; return whether it is meant for every row.
+        """Note a partial refusal; return whether it concerns every row.
 
         Args:
             family: the tag of the job that the part was once a part of.
@@ -55,7 +55,7 @@ class Refusals:
 
 
 async def refused_for(job: Job, queue: Queue, problems: tuple[BatchProblem, ...]) -> bool:
-    """Find the rows that a refusal is meant for, and go on with the others.
+    """Find the rows that a refusal concerns; continue with the others.
 
     Returns:
         Whether this job is over. If not, the provider has failed, and its rows go on.
@@ -94,7 +94,7 @@ async def refused_for(job: Job, queue: Queue, problems: tuple[BatchProblem, ...]
 
 
 async def wait_for_room(job: Job, queue: Queue, error: QueueLimitError) -> bool:
-    """Wait until less is enqueued; False if that is of no use, and the job is over."""
+    """Wait until less is enqueued; False if the job is over."""
     record = job.record
     if error.limit is not None:
         queue.admission.learn(error.limit)

@@ -121,7 +121,7 @@ async def _fetch(job: Job, queue: Queue, status: BatchStatus) -> str | None:
 
 
 async def are_ours(job: Job, queue: Queue) -> bool:
-    """Whether results that are here are the job's: one row of it among them is enough.
+    """Return whether downloaded results hold a row of the job.
 
     Raises:
         BadReplyError: they are somebody else's, or cannot be read, and the job is this one's.
@@ -157,7 +157,7 @@ async def are_ours(job: Job, queue: Queue) -> bool:
 
 
 async def refuse(job: Job, queue: Queue, error: ResultsTooLargeError) -> None:
-    """End a job whose results cannot be taken: each of its rows fails, and none is asked again."""
+    """End a job without usable results: every row fails for good."""
     queue.keeper.decided("results too large", record=job.record, rows=len(job.names))
     job.is_refused, names, job.names = True, job.names, set()
     for name in names:
@@ -167,7 +167,7 @@ async def refuse(job: Job, queue: Queue, error: ResultsTooLargeError) -> None:
 
 
 def are_here(job: Job) -> bool:
-    """Whether any results are on this machine."""
+    """Return whether any results are on this machine."""
     return job.results.is_dir() and any(job.results.iterdir())
 
 

@@ -16,7 +16,7 @@ _DIGEST: Final = 8
 
 
 def put_row(queue: Queue, call: Call, name: str, *, say: Callable[[str, Route], None]) -> Charge:
-    """Put a call into a file that will be a job, and return what it would be charged live.
+    """Collect a call for a job; return its charge if live.
 
     Args:
         queue: what makes jobs of files.
@@ -60,7 +60,7 @@ def supports(route: Route) -> bool:
 
 
 def identity_of(route: Route) -> Identity:
-    """Return what tells a model's batch work from others': not the key, which may be renewed."""
+    """Return the identity of a model's batch queue, without the key."""
     provider = route.provider
     text = "\n".join((provider.name, server_of(provider), provider.model))
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
@@ -97,7 +97,7 @@ def _schema(options: Mapping[str, Any]) -> str:
 
 
 async def ask_live(call: Call) -> Response:
-    """Ask a call that was to be a row of a job in parallel, at the price of that.
+    """Ask a batch row's call in parallel, at that price.
 
     Raises:
         ProviderError: it failed for good.

@@ -13,7 +13,7 @@ from llmflow.types import parse_amount
 @values_by_name("requests")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """How calls become batch jobs, and how those are looked after.
+    """Settings of batch jobs: their size, their timing and their polling.
 
     >>> Batch(enqueued_tokens="2M").enqueued_tokens
     2000000.0

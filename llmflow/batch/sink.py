@@ -39,12 +39,12 @@ class RouteKeeper:
             self._spending.row_lost(row, error)
 
     def renew(self, name: str) -> bool:
-        """Keep back what a row of a job's next round may cost; whether that fits."""
+        """Reserve for a row's next round; False if it does not fit."""
         row = None if self._spending is None else call_of(name)
         return row is None or self._spending is None or self._spending.renew_row(row)
 
     def let_go(self, names: Collection[str]) -> None:
-        """Give back what is kept for rows that no job has, and that nobody waits for."""
+        """Return reserves of rows without a job or a waiting call."""
         if self._spending is not None:
             self._spending.let_go(filter(None, map(call_of, names)))
 

@@ -46,7 +46,7 @@ class Spool:
 
     @property
     def requests(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.names)
 
     def add(self, name: str, line: bytes, tokens: float) -> None:
@@ -66,7 +66,7 @@ class Spool:
         self.names.add(name)
 
     def note_prefix(self, digest: bytes, name: str) -> None:
-        """Note that a row has a marked beginning; of thousands of these, the first ones."""
+        """Register a row's marked prefix; of many, the first ones."""
         names = self.prefixes.get(digest)
         if names is not None:
             names[name] = None  # it may be here already, left out and wanted again
@@ -90,7 +90,7 @@ class Spool:
         self._buffered = 0
 
     def seal(self) -> None:
-        """Make the file a job's; blocks for as long as the disk takes."""
+        """Make the file a job's; blocks while the disk works."""
         self._flush(durable=True)
         self._part.replace(self.path)
         if self._dropped:
@@ -108,7 +108,7 @@ class Spool:
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the line of each row of a file, without its line break."""
+    """Yield name and line of each row, without its line break."""
     with path.open("rb") as file:
         for line in file:
             yield row_name(line), line.rstrip(b"\n")
@@ -127,7 +127,7 @@ def row_name(line: bytes) -> str:
 
 
 def name_in(line: bytes) -> str | None:
-    """Return the first name of ours in a line; None if there is none near its beginning."""
+    """Return the first of our names near a line's start, or None."""
     found = _NAME.search(line, 0, _NAMED_BY)
     return None if found is None else found[1].decode()
 
@@ -139,7 +139,7 @@ def names_of(path: Path) -> Iterator[str]:
 
 
 def copy_rows(source: Path, target: Path, wanted: Callable[[str], bool]) -> int:
-    """Write the wanted rows of a file into another, whole or not at all; return its bytes."""
+    """Copy wanted rows into another file, atomically; return its bytes."""
     part = target.with_name(f"{target.name}.part")
     size = 0
     with _create(part) as file:
@@ -157,7 +157,7 @@ def copy_rows(source: Path, target: Path, wanted: Callable[[str], bool]) -> int:
 
 
 def remove_all(paths: Collection[Path]) -> None:
-    """Remove files and folders of files; what is not there is no error."""
+    """Remove files and folders of files; missing ones are no error."""
     for path in paths:
         with contextlib.suppress(OSError):
             if path.is_dir():

@@ -50,7 +50,7 @@ class Waiter:
         return job
 
     def on_its_loop(self, what: Callable[..., None], *about: Any) -> None:
-        """Call something of the job's, which belongs to the event loop that looks after it."""
+        """Call a job's method on the event loop that polls it."""
         loop = self.future.get_loop()
         if loop is asyncio._get_running_loop():
             what(*about)
@@ -91,7 +91,7 @@ class Waiters:
         return True
 
     def give(self, name: str, outcome: Outcome, job: Job) -> bool:
-        """Give a row's outcome to the call that waits for it; whether there is one."""
+        """Deliver a row's outcome to its waiting call; False without one."""
         waiter = self._all.pop(name, None)
         if waiter is None or waiter.future.done():
             return False
@@ -103,7 +103,7 @@ class Waiters:
         return True
 
     def take_over(self, names: Iterable[str]) -> set[str]:
-        """Have the calls for these rows ask in parallel; return the rows nobody waits for."""
+        """Ask these calls in parallel; return rows that nobody waits for."""
         return self._end(names, TakenOver())
 
     def fail(self, names: Iterable[str], error: LLMFlowError) -> None:

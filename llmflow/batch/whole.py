@@ -25,7 +25,7 @@ _LONGEST_PLAIN: Final = 2**18
 
 
 class Seen(NamedTuple):
-    """What is in the files of results.
+    """The contents of result files.
 
     Args:
         lines: how many lines there are.
@@ -41,12 +41,12 @@ class Seen(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if nothing is wrong."""
         return not self.missing and not self.is_cut_off
 
 
 async def look_through(job: Job, queue: Queue, status: BatchStatus) -> Seen:
-    """Return what has come of a job's results, compared with what the provider counts.
+    """Return what arrived of a job's results, beside the provider's counts.
 
     What was set aside counts, too: of several downloads that were cut off, each has its rows.
     """
@@ -167,7 +167,7 @@ class _Glance:
 
 
 def set_aside(folder: Path) -> None:
-    """Keep what has come while it is fetched again: the next time, less of it may come."""
+    """Keep what arrived while fetching again: that may bring less."""
     files = files_in(folder)
     number = sum(path.name.startswith(_EARLIER) for path in files)
     for path in files:

@@ -36,7 +36,7 @@ _REFUSED: Final = (
 
 
 def may_be_billed(error: ProviderError, status: int) -> bool:
-    """Return whether a request that was replied to with an error may have run.
+    """Return whether a request with an error reply may have run.
 
     >>> may_be_billed(RateLimitError("later"), 200), may_be_billed(OverloadedError("no"), 504)
     (False, True)

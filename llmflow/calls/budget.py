@@ -12,7 +12,7 @@ from llmflow.types import Response
 
 
 def budget(session: Session, ask: Step) -> Step:
-    """Return the step that pays for calls; without a budget, the next step."""
+    """Return the step that pays, or the next without a budget."""
     spending = session.spending
     if spending is None:
         return ask

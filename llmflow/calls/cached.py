@@ -11,7 +11,7 @@ from llmflow.types import Response
 
 
 def cached(ask: Step) -> Step:
-    """Return the step that looks a call up in the cache of its LLM."""
+    """Return the step that looks a call up in the cache."""
 
     async def looked_up(call: Call) -> Response:
         cache = call.route.cache

@@ -117,11 +117,11 @@ class Call:
 
     @property
     def row(self) -> tuple[bytes, int]:
-        """What names it in the journal."""
+        """Its fingerprint and ordinal in the journal."""
         return self.key, self.ordinal
 
     def again(self, request: Request) -> Call:
-        """Return a call for another request, on the same route in the same mode."""
+        """Return a call for another request, in this route and mode."""
         return Call(request, self.route, choice=self.choice, wanted=self.wanted)
 
 
@@ -168,7 +168,7 @@ class Route:
     batch: Batch | None = None
 
     def encoded(self, request: Request) -> WireRequest | None:
-        """Return the request for the wire; None where the provider has a client of its own."""
+        """Return the wire request; None for a provider with its client."""
         encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
         return None if encode is None else encode(request)
 
@@ -180,18 +180,18 @@ class Route:
 
     @property
     def endpoint(self) -> str:
-        """Where the provider is: another server's answers are other answers."""
+        """The provider's address: another server's answers are other answers."""
         return getattr(self.provider, "endpoint", None) or ""
 
     def marked_prefix(self, request: Request) -> MarkedPrefix | None:
-        """Return the beginning that a request wants the provider to keep; None if there is none."""
+        """Return the prefix that a request marks for caching, or None."""
         find: Callable[[Request], MarkedPrefix | None] | None
         find = getattr(self.provider, "marked_prefix", None)
         return None if find is None else find(request)
 
     @property
     def has_public_price(self) -> bool:
-        """Whether its answers cost what the price list that comes along says."""
+        """True if its prices are those of the public table."""
         price = self.price()
         if price is None or price.is_free:
             return False
@@ -229,7 +229,7 @@ class Route:
         return replace(response, cost=price.cost(response.usage, batch=in_batch))
 
     def price_failure(self, error: ProviderError, *, in_batch: bool) -> None:
-        """Note on an error what it cost: an answer that was stopped is paid for, too."""
+        """Note on an error the cost of its stopped answer."""
         if not isinstance(error, ContentFilterError) or error.usage is None:
             return
         price = self.price()

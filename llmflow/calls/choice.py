@@ -73,7 +73,7 @@ def as_choice(
 
 @contextmanager
 def choosing(choice: Choice | None) -> Iterator[None]:
-    """Have a choice flow into all calls of the block; None changes nothing."""
+    """Apply a mode to all calls of the block; None changes nothing."""
     if choice is None:
         yield
         return

@@ -117,7 +117,7 @@ class Hedging:
                 self.patience = max(self._hedge.minimum, _MARGIN * usual)
 
     def spend(self) -> bool:
-        """Take one second request from the budget; return False if there is none left."""
+        """Take one hedge from the budget; False if none is left."""
         with self._lock:
             if self.hedged + 1 > self._hedge.budget * self.requests:
                 return False
@@ -137,7 +137,7 @@ class Hedging:
         ready: Callable[[], bool],
         failed: Callable[[ProviderError], None],
     ) -> _T:
-        """Wait for an answer, from a second request if the first one is slow.
+        """Wait for an answer, hedging when the first is slow.
 
         Costs a timer for each request, and a task for each second one.
 

@@ -47,7 +47,7 @@ class InFlight:
         self._ordinals.add(nth)
 
     async def lead(self, nth: int) -> bool:
-        """Return True as soon as it is this call's turn to ask, False if there is an answer.
+        """Return True when this call should ask, False if answered.
 
         Where the one that asks is cancelled, the next one asks in its place.
         """
@@ -78,7 +78,7 @@ class InFlight:
         return self._answer.result()
 
     def cover(self, nth: int) -> range:
-        """Return the ordinals, without a gap around this one, that the answer is for.
+        """Return the ordinals of the answer, contiguous around this one.
 
         Those of calls that were cancelled are among them: they would have been answered.
         """
@@ -117,7 +117,7 @@ class InFlight:
         self._leave(nth)
 
     def succeed_after(self, writing: asyncio.Future[None], response: Response, nth: int) -> None:
-        """Give the others the answer once it is written: it is there, nobody has to ask again."""
+        """Share the answer with the others, once it is written."""
         self._being_written = True
 
         def written(_: asyncio.Future[None]) -> None:
@@ -132,7 +132,7 @@ class InFlight:
         writing.add_done_callback(written)
 
     def unused(self) -> set[int]:
-        """Return, once, the ordinals of which nothing was or will be written down."""
+        """Return, once, ordinals for which nothing will be recorded."""
         if self._groups.get(self._key) is self:
             return set()
         unused = self._gone.difference(self.covered) if self.covered else self._ordinals
@@ -141,7 +141,7 @@ class InFlight:
         return unused
 
     def abandon(self) -> set[int]:
-        """Return the ordinals of all its calls, which none of them gives back any more."""
+        """Return and keep the ordinals of all its calls."""
         ordinals, self._ordinals, self._gone = self._ordinals, set(), set()
         return ordinals
 
@@ -174,7 +174,7 @@ class Coalescer:
         self._loops: dict[asyncio.AbstractEventLoop, dict[Hashable, InFlight]] = {}
 
     def join(self, key: Hashable, nth: int) -> InFlight:
-        """Return the calls that are equal to this one, with it among them.
+        """Return the calls that equal this one, including it.
 
         Args:
             key: what makes calls equal.
@@ -188,7 +188,7 @@ class Coalescer:
         return group
 
     def abandoned(self) -> list[tuple[Any, set[int]]]:
-        """Return, once, the keys and ordinals of groups that no loop runs any more.
+        """Return, once, the keys and ordinals of closed loops' groups.
 
         They are looked for when the first call of another loop comes.
         """

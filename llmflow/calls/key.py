@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def server_of(provider: Provider) -> str:
-    """Return what tells a provider's server from others of its name; only ever hashed.
+    """Return a server's identity among its provider's, for hashing only.
 
     It is the endpoint, unless the provider has a `server`: the environment may decide who answers.
     """

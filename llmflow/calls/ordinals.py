@@ -35,7 +35,7 @@ class Returned:
                 self._free.setdefault(key, []).extend(ordinals)
 
     def take(self, key: bytes) -> int | None:
-        """Return a place that is free for a call equal to this; None if there is none."""
+        """Return a free ordinal for an equal call, or None."""
         if not self._free:
             return None
         with self._lock:
@@ -68,7 +68,7 @@ class Ordinals:
         self._has_asked = self._has_begun_again = False
 
     def next(self, key: bytes) -> tuple[int, bool]:
-        """Return which of the equal calls comes next, and whether its outcome may be known."""
+        """Return the next ordinal, and whether its outcome may be known."""
         assert self._journal is not None
         self._has_asked = True
         free = self._returned.take(key)
@@ -96,7 +96,7 @@ class Ordinals:
         return nth, bool(nth) or may_be_known
 
     def next_unwritten(self, key: bytes) -> int:
-        """Return which of the equal calls comes next, where no journal numbers them."""
+        """Return the next ordinal without a journal."""
         with self._lock:
             nth = self._unwritten[key] = self._unwritten.get(key, -1) + 1
         return nth
@@ -106,16 +106,16 @@ class Ordinals:
         self._has_asked = True
 
     def give_back(self, key: bytes, ordinals: Iterable[int]) -> None:
-        """Let the next equal calls take the places of some of which nothing was written down."""
+        """Give ordinals without a record back to the next equal calls."""
         self._returned.add(key, ordinals)
 
     @property
     def has_submitted(self) -> bool:
-        """Whether any call wanted no result."""
+        """True if any call wanted no result."""
         return self._submitted is not None
 
     def begin_again(self) -> None:
-        """Take the next calls that are submitted for the first ones, submitted once more."""
+        """Restart the ordinals for calls that are submitted once more."""
         if self._submitted is not None:
             self._submitted.close()
             self._has_begun_again = True

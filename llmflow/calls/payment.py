@@ -36,7 +36,7 @@ class Sending:
 
     @property
     def may_have_run(self) -> bool:
-        """Whether somebody may have to pay for it."""
+        """True if somebody may have to pay for it."""
         return self.in_flight or self.billed
 
     def note(self, error: ProviderError) -> None:
@@ -96,12 +96,12 @@ class Payment(Sending):
         reservation.abandoned = self.cancelled
 
     def begin(self, requests: int) -> None:
-        """Note that a request is about to be sent, and how many there are with it."""
+        """Register a request about to be sent, with its companions."""
         self._requests = requests
         self.in_flight = self.billed = False
 
     def ended(self, error: ProviderError) -> None:
-        """Note that it has failed; if it may have run, what was kept back is spent."""
+        """Register a failure; its reserve is spent if it may have run."""
         self.note(error)
         if self.billed:
             self._spend()
@@ -119,7 +119,7 @@ class Payment(Sending):
             await self._reserve()
 
     async def go_live(self) -> None:
-        """Keep back what a live call may cost, in place of a row of a batch job.
+        """Reserve the cost of a live call instead of a row.
 
         Raises:
             BudgetExceededError: it does not fit.
@@ -133,7 +133,7 @@ class Payment(Sending):
         await self._reserve()
 
     def renew_row(self) -> bool:
-        """Keep back for a row what its job's next round may cost; whether that fits."""
+        """Reserve for a row's next job round; False if unaffordable."""
         if self.reservation is not None:
             return True
         try:
@@ -147,7 +147,7 @@ class Payment(Sending):
         return True
 
     def second(self) -> Second | None:
-        """Keep something back for a request beside this one; None where it does not fit."""
+        """Reserve for a hedge of this one; None if unaffordable."""
         # A second request is not counted as one.
         reservation = self._ledger.reserve_if_free(self._estimate()._replace(requests=0.0))
         return None if reservation is None else Second(reservation, self._charge)
@@ -177,7 +177,7 @@ class Payment(Sending):
         self._charge(usd, tokens, 0 if is_kept else self._requests)
 
     def cancelled(self) -> None:
-        """Take what was on its way as run and billed; nobody will hear what it came to."""
+        """Count requests in flight as run and billed, their answers lost."""
         reservation = self.reservation
         if reservation is not None and self._requests == self._counted and not self.may_have_run:
             reservation.release()
@@ -190,7 +190,7 @@ class Payment(Sending):
             self._requests = self._counted = 0  # once: it may be collected after it was given up
 
     def kept(self) -> Reservation | None:
-        """Return what is kept back, for a row that a job goes on with, and let go of it."""
+        """Return and release the reserve, for a row that continues."""
         reservation, self.reservation = self.reservation, None
         return reservation
 
@@ -260,7 +260,7 @@ def _is_a_spent_request(error: ProviderError) -> bool:
 
 
 def spent_on(error: ProviderError) -> tuple[float | None, float | None]:
-    """Return the dollars and tokens of a call that failed; None where nobody knows.
+    """Return a failed call's dollars and tokens; None if unknown.
 
     An answer that was stopped for its content was written, and says what it used.
     """

@@ -108,7 +108,7 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
 def keep(
     session: Session, row: tuple[bytes, int], outcome: Response | ProviderError, route: Route
 ) -> asyncio.Future[None] | None:
-    """Write down what a batch job has brought for a call that nobody waits for any more."""
+    """Record a batch answer of a call that nobody awaits."""
     spending, journal = session.spending, session.journal
     reservation = None if spending is None else spending.kept_for(row)
     if isinstance(outcome, Response):

@@ -56,7 +56,7 @@ class Refusals:
         self._clock = clock
 
     async def let_pass(self, call: Refused, error: ProviderError, *, sent: float) -> None:
-        """Return if a call is to be sent again; wait, where another one finds that out.
+        """Return if a call should be sent again, waiting for a probe.
 
         Args:
             call: the call; `Standing.left` is to be told of its end where it is `doubted`.
@@ -116,7 +116,7 @@ class Refusals:
 
 
 def is_page(reply: WireReply) -> bool:
-    """Whether a reply is an HTML page: of a firewall or a proxy, and not of the provider."""
+    """Return whether a reply is an HTML page, not the provider's."""
     start = reply.body[:_PAGE_BYTES].decode("utf-8", "replace")
     if "text/html" in reply.headers.get("content-type", "").lower():
         # Gateways label an error in JSON so, too.
@@ -125,7 +125,7 @@ def is_page(reply: WireReply) -> bool:
 
 
 def is_of_input(error: ProviderError) -> bool:
-    """Whether a refusal is one page for one input, as a firewall answers what it dislikes.
+    """Return whether a refusal is a firewall's page about one input.
 
     It is told by where it comes from, and says nothing before anything has been answered:
     then it may be for all.
@@ -136,7 +136,7 @@ def is_of_input(error: ProviderError) -> bool:
 
 
 def is_of_all(error: ProviderError) -> bool:
-    """Whether a refusal is of the key or of the model, and so of every call."""
+    """Return whether a refusal concerns key or model, so every call."""
     return isinstance(error, _OF_ALL)
 
 
@@ -155,7 +155,7 @@ def of_content(error: ProviderError) -> ContentFilterError:
 
 
 def filtered(response: Response) -> ContentFilterError:
-    """Return the refusal that an answer is which was stopped because of its content.
+    """Return the refusal for an answer stopped by a content filter.
 
     Adapters raise it themselves; this is for those of others that do not.
     """

@@ -49,7 +49,7 @@ class CallReporter:
         emit(RequestAdmitted(**self._of(call_id), attempt=attempt, waited=waited))
 
     def hedged(self, call_id: int, seconds: float) -> None:
-        """Tell that a request was sent a second time, after so many seconds."""
+        """Report a hedge, sent after so many seconds."""
         if RequestHedged.wanted:
             emit(RequestHedged(**self._of(call_id), seconds=seconds))
         if logger.isEnabledFor(logging.DEBUG):
@@ -80,7 +80,7 @@ class CallReporter:
     def rejected(
         self, call_id: int, attempt: int, rejection: ProviderError, seconds: float | None
     ) -> None:
-        """Tell of a rate limit, for which the domain pauses for so many seconds."""
+        """Report a rate limit that pauses the domain for some seconds."""
         if RequestRejected.wanted:
             emit(
                 RequestRejected(
@@ -94,11 +94,11 @@ class CallReporter:
 
     @property
     def of_pauses(self) -> bool:
-        """Whether anybody wants to know of pauses."""
+        """True if anybody wants to know of pauses."""
         return DomainPaused.wanted or logger.isEnabledFor(logging.INFO)
 
     def doubted(self, call_id: int, refusal: ProviderError, seconds: float) -> None:
-        """Tell of a pause because a key and a model that have worked are refused."""
+        """Report a pause because a working key or model is refused."""
         if DomainPaused.wanted:
             self._domain_paused(refusal, seconds)
         logger.warning(
@@ -114,7 +114,7 @@ class CallReporter:
     def paused(
         self, call_id: int, rejection: ProviderError, *, before: float, seconds: float
     ) -> None:
-        """Tell of a pause, unless it was on already: many calls meet with the same one.
+        """Report a pause once, however many calls meet it.
 
         Args:
             call_id: whose rejection it was.

@@ -9,7 +9,7 @@ from llmflow.types import Response
 
 
 def send(session: Session) -> Step:
-    """Return the step that asks the provider, and says what that has cost."""
+    """Return the step that asks the provider and reports the cost."""
     retried = session.tally.retried
 
     async def step(call: Call) -> Response:

@@ -76,19 +76,19 @@ class Session:
     # --- which call it is, and what is known of it --------------------------------------------
 
     def note_route(self, route: Route) -> None:
-        """Note how a call of the run reaches its answer, before the first of them."""
+        """Record a call's route, before the first call on it."""
         if self.run_id is not None and route not in self._routes:
             self._routes[route] = route.limiter.statistics()
 
     def limiters(self) -> dict[Limiter, LimiterStatistics]:
-        """Return the limiters of its calls, each with its statistics before the first of them."""
+        """Return its calls' limiters, each with its first statistics."""
         found: dict[Limiter, LimiterStatistics] = {}
         for route, before in dict(self._routes).items():  # other threads may add to it
             found.setdefault(route.limiter, before)
         return found
 
     def prices_as_of(self) -> str | None:
-        """Return the day of the public prices that a route's answers cost; else None."""
+        """Return the date of a route's public prices, or None."""
         if not any(route.has_public_price for route in dict(self._routes)):
             return None
         from llmflow.pricing import PRICES_AS_OF
@@ -96,7 +96,7 @@ class Session:
         return PRICES_AS_OF
 
     def identify(self, call: Call) -> Recorded | None:
-        """Give a call its key and its ordinal, and return what the journal knows of it."""
+        """Set a call's key and ordinal; return its journal record."""
         key = call.key = self.fingerprint(call)
         ordinals, cache = self.ordinals, call.route.cache
         if call.shares:
@@ -140,13 +140,13 @@ class Session:
         return fingerprint
 
     def number(self, call: Call) -> None:
-        """Give a call its key and its ordinal where no step has needed them."""
+        """Set a call's key and ordinal, unless a step did."""
         if not call.key:
             call.key = self.fingerprint(call)
             call.ordinal = self.ordinals.next_unwritten(call.key)
 
     def give_back(self, call: Call, places: Iterable[int]) -> None:
-        """Let equal calls take the places of some of which nothing was written down."""
+        """Give ordinals without a record back to equal calls."""
         if call.wanted and call.route.cache is None:
             self._give_back(call.key, places)
 
@@ -157,7 +157,7 @@ class Session:
     async def write(
         self, key: bytes, covered: range, response: Response, *, paid: bool = True
     ) -> None:
-        """Write an answer down for one or more equal calls; returns when it is durable."""
+        """Record an answer for equal calls; returns once it is durable."""
         assert self.journal is not None
         self.recording += 1
         try:
@@ -169,7 +169,7 @@ class Session:
 
     @property
     def batches(self) -> BatchMode:
-        """The batch jobs of its calls: of a run with a journal all of them, else the loop's."""
+        """The batch jobs of the run, or else of the loop."""
         loop = None if self.journal is not None else asyncio.get_running_loop()
         with self._opening:
             found = self._batches.get(loop)
@@ -186,17 +186,17 @@ class Session:
 
     @property
     def batch_jobs(self) -> list[JobRecord]:
-        """What is known of its batch jobs; those of earlier sessions are among them."""
+        """Records of its batch jobs, those of earlier sessions included."""
         return list({each.tag: each for b in self.all_batches for each in b.jobs}.values())
 
     @property
     def batch_trouble(self) -> ProviderError | None:
-        """Why a request about its batch jobs is repeated at the moment; None if none is."""
+        """The error for which a batch request is being repeated, or None."""
         return next(filter(None, (each.trouble for each in self.all_batches)), None)
 
     @property
     def batch_decisions(self) -> dict[str, int]:
-        """What was decided about batch jobs, and for how many rows."""
+        """Decisions about batch jobs, with row counts."""
         found: dict[str, int] = {}
         for batches in self.all_batches:
             for decision, rows in batches.decisions.items():
@@ -204,26 +204,26 @@ class Session:
         return found
 
     async def placed(self) -> None:
-        """Return when all batch jobs are at the provider, or wait for room there."""
+        """Return when all batch jobs are submitted, or wait for room."""
         for batches in self.all_batches:
             await batches.placed()
 
     def cancel_batches(self) -> None:
-        """Have all batch jobs cancelled that have not ended; what they have answered is kept."""
+        """Cancel all running batch jobs; their answers are kept."""
         for batches in self.all_batches:
             batches.cancel_all()
 
     async def stop_batches(self) -> None:
-        """Stop looking after batch jobs; what is at the provider goes on there."""
+        """Stop polling batch jobs; they continue at the provider."""
         for batches in self.all_batches:
             await batches.stop()
 
     def is_for_batch(self, call: Call) -> bool:
-        """Whether a call is to be a row of a batch job."""
+        """Return whether a call should be a batch row."""
         return call.choice is not None and self.batches.is_for_batch(call)
 
     def is_in_a_job(self, call: Call) -> bool:
-        """Whether a job has a call's row, which may be answered and billed."""
+        """Return whether a job has a call's row, which may be billed."""
         return call.choice is not None and any(each.holds(call) for each in self.all_batches)
 
     async def submit(self, call: Call) -> bool:
@@ -243,15 +243,15 @@ class Session:
         self.ordinals.begin_again()
 
     def note_twin(self, call: Call) -> None:
-        """Note that a submitted call is to get the answer of the first one that is equal."""
+        """Note that a submitted call gets its first equal's answer."""
         self._twins[call.key] = max(call.ordinal, self._twins.get(call.key, 0))
 
     def note_fatal(self, error: ProviderError) -> None:
-        """Note what came of a call that nobody waits for, and is every call's matter."""
+        """Note an unawaited call's error that concerns all calls."""
         self._fatal = self._fatal or error
 
     async def settle(self) -> None:
-        """Return when all batch jobs have ended and all of their rows are written down.
+        """Return when all batch jobs have ended and are recorded.
 
         Raises:
             ProviderError: what came of a call that nobody waits for, and is every call's matter.
@@ -277,7 +277,7 @@ class Session:
                 await self.journal.record_failure(key, 1, found.error(), uses=last, paid=False)
 
     def close(self) -> None:
-        """Let go of what the run held for its calls; the journal is its own."""
+        """Release what the run held for its calls, except the journal."""
         self.ordinals.close()
 
 

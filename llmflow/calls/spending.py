@@ -54,7 +54,7 @@ class Spending:
         self._reckon, self._count = estimate, prompt_tokens
 
     def keep_for(self, row: Row, reservation: Reservation | None) -> None:
-        """Keep what is reserved for a row that is in a job, and that no call waits for."""
+        """Keep the reserve of a job's row without a waiting call."""
         if reservation is not None:
             self._ledger.detach(reservation)
             self._of_rows[row] = reservation
@@ -64,14 +64,14 @@ class Spending:
         return self._of_rows.pop(row, None)
 
     def wait_for(self, row: Row, payment: Payment | None) -> None:
-        """Note that a call waits for a row of a job; None: that it does not any more."""
+        """Register the call that waits for a row; None: no more."""
         if payment is None:
             self._waiting.pop(row, None)
         else:
             self._waiting[row] = payment
 
     def row_lost(self, row: Row, error: ProviderError) -> None:
-        """Charge what was kept back for a row that may have been billed without an answer."""
+        """Charge the reserve of a row that may be billed, unanswered."""
         if not error.may_be_billed:
             return
         payment = self._waiting.get(row)
@@ -83,7 +83,7 @@ class Spending:
             self._charge(reservation.estimate.usd, reservation.estimate.tokens)
 
     def renew_row(self, row: Row) -> bool:
-        """Keep back for a row what its job's next round may cost; whether that fits."""
+        """Reserve for a row's next job round; False if unaffordable."""
         payment, reservation = self._waiting.get(row), self._of_rows.get(row)
         if payment is not None:
             return payment.renew_row()
@@ -100,20 +100,20 @@ class Spending:
         return True
 
     def let_go(self, rows: Iterable[Row]) -> None:
-        """Give back what is kept for some rows: they have not run, and no job has them."""
+        """Return the reserves of rows that did not run."""
         for row in rows:
             reservation = self.kept_for(row)
             if reservation is not None:
                 reservation.release()
 
     def release_rows(self) -> None:
-        """Give back what was kept for rows: no job has them any more."""
+        """Return the reserves of rows that left all jobs."""
         for reservation in self._of_rows.values():
             reservation.release()
         self._of_rows.clear()
 
     async def pay(self, call: Call, *, batch: bool) -> Payment:
-        """Keep back what a call may cost; waits while calls under way may still need less.
+        """Reserve a call's cost; waits while other calls may free some.
 
         Args:
             call: the call, for whose row in a job something may be kept back already.
@@ -155,7 +155,7 @@ class Spending:
         return reservation
 
     def is_too_dear(self, call: Call, count: int) -> str | None:
-        """Return why so many live calls do not fit into the budget; None if they do."""
+        """Return why so many live calls exceed the budget, or None."""
         price = call.route.price()
         if price is not None and not price.has_batch:
             return None  # jobs would cost the same, as far as is known
@@ -176,7 +176,7 @@ class Spending:
         self._of_model(route).observe(payment, response.usage)
 
     def arrived(self, reservation: Reservation | None, response: Response, route: Route) -> None:
-        """Settle with an answer that a job brought, whether or not anything is reserved for it."""
+        """Settle with a job's answer, with or without a reserve."""
         from llmflow.budget import Spent
 
         usage = response.usage

@@ -61,7 +61,7 @@ class RunStatistics:
 
     @property
     def retried(self) -> int:
-        """How often requests were sent again, for whatever reason."""
+        """The number of requests sent again, for any reason."""
         return sum(self.retries.values())
 
     @property
@@ -143,12 +143,12 @@ class Tally:
             self._retries[kind_of(error)] += 1
 
     def brought(self, name: str) -> None:
-        """Note that a batch job has brought the outcome of a call before it was asked for."""
+        """Note that a job's outcome arrived before the call."""
         with self._lock:
             self._brought[name] += 1
 
     def known(self, name: str, response: Response | None = None) -> None:
-        """Count a call whose outcome is known, unless it was counted when a job brought it.
+        """Count a call with a known outcome, unless counted already.
 
         Args:
             name: ``replayed`` or ``failed_before``.
@@ -163,7 +163,7 @@ class Tally:
                 self._look_at(response)
 
     def failure(self, attempts: int, error: ProviderError | None = None) -> None:
-        """Count a call that failed for good, after so many attempts, and what it has cost."""
+        """Count a final failure, its attempts and its cost."""
         usage = error.usage if isinstance(error, ContentFilterError) else None
         cost = error.cost if isinstance(error, ContentFilterError) else None
         with self._lock:
@@ -182,7 +182,7 @@ class Tally:
 
 
 def kind_of(error: ProviderError) -> str:
-    """Return a failure in a word: its status, or what happened where there was none.
+    """Return a failure's status, or its kind without a reply.
 
     >>> kind_of(errors.ServerError("oops", status=500))
     '500'

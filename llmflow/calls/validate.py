@@ -25,7 +25,7 @@ _AGAIN: Final = (
 
 
 def validate(ask: Step) -> Step:
-    """Return the step that has answers looked at, and asks once more if one is not accepted."""
+    """Return the step that validates answers and asks once more."""
 
     async def validated(call: Call, judge: Validate) -> Response:
         response = await ask(call)
@@ -88,7 +88,7 @@ def problem_of(response: Response, judge: Validate) -> InvalidAnswerError | None
 
 
 def again(request: Request, problem: InvalidAnswerError) -> Request | None:
-    """Return what asks once more; None where that would come to the same.
+    """Return the second request; None if it would change nothing.
 
     What was cut off gets twice as many tokens. Of the rest, the model is shown its answer and
     what was wrong with it.

@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def machine_cache() -> Cache:
-    """Return the cache of this machine; if there is no place for one, one that keeps nothing."""
+    """Return this machine's cache, or one that stores nothing."""
     from llmflow.cache import Cache, cache_at
 
     whole = load_config().journal.store != "answers"

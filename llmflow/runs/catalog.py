@@ -70,7 +70,7 @@ def list_runs() -> list[RunSummary]:
 
 
 def find_run(name: str) -> RunSummary:
-    """Return what is known of one run, by its name or the only beginning that fits.
+    """Return one run by its name, or by a unique prefix.
 
     Raises:
         InputError: there is no such run, or there are several.

@@ -39,7 +39,7 @@ def current_run() -> Run | None:
 
 
 def in_a_script() -> bool:
-    """Whether this is the main thread, outside of event loops: nothing else goes on beside it."""
+    """Return whether this is the main thread without an event loop."""
     if threading.current_thread() is not threading.main_thread():
         return False
     return asyncio._get_running_loop() is None

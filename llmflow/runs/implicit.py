@@ -14,7 +14,7 @@ _lock = threading.Lock()
 
 
 def named_run(journal: str | Run) -> Run:
-    """Return the run that an LLM's calls belong to, open until the process ends.
+    """Return an LLM's own run, open until the process ends.
 
     LLMs with the same name share one.
 

@@ -23,7 +23,7 @@ _GO_ON: Final = (
 
 
 def tell_results(error: BaseException, done: int, total: int | None) -> None:
-    """Say that an interrupt leaves a batch or a map without some results.
+    """Report an interrupt that leaves a batch or map incomplete.
 
     Said by the outermost of them, and not in a run with a journal, which says it itself.
 
@@ -54,7 +54,7 @@ def tell_stream(error: BaseException, delivered: int) -> None:
 
 
 def tell_run(run: Run, error: BaseException | None) -> None:
-    """Say what a run that was interrupted keeps, and how it goes on.
+    """Report what an interrupted run keeps, and how to resume.
 
     Args:
         run: the run, whose numbers are final.

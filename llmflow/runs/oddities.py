@@ -12,7 +12,7 @@ _TOO_MANY: Final = 0.01
 
 
 def retry_words(retries: Mapping[str, int]) -> str:
-    r"""Return how often requests were sent again, and why, the most frequent reason first.
+    r"""Return the number of retries by reason, most frequent first.
 
     >>> retry_words({"500": 1}) == "1 retried: 1 \N{MULTIPLICATION SIGN} 500"
     True
@@ -23,7 +23,7 @@ def retry_words(retries: Mapping[str, int]) -> str:
 
 
 def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str]:
-    """Return what is to be said of answers that are not whole, in a line or two.
+    """Return a remark on incomplete answers, in a line or two.
 
     >>> answer_words(600, cut=12, empty=3, option="--max-tokens")
     ['12 answers cut at max_tokens, 3 empty', '2.0% of the answers were cut: raise --max-tokens']
@@ -45,14 +45,14 @@ def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str
 
 
 def too_many_cut(answers: int, *, cut: int, option: str) -> str | None:
-    """Return what to do where more than one answer in a hundred was cut off; else None."""
+    """Return a remedy where above 1% was cut off, or None."""
     if cut <= _TOO_MANY * answers:
         return None
     return f"{cut / answers:.1%} of the answers were cut: raise {option}"
 
 
 def altered_words(number: int) -> str:
-    """Return what is to be said of rows of a journal that are not what was written.
+    """Return a remark on rows that were altered in the journal.
 
     >>> altered_words(1)
     '1 row of its journal was altered on disk: it was not used, its question is asked again'

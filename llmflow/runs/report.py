@@ -73,7 +73,7 @@ class RunReport(RunStatistics):
 
     @property
     def ways(self) -> str:
-        """How the calls ended, such as ``600 answered, 400 from the journal``."""
+        """The calls by outcome, such as ``600 answered, 400 from the journal``."""
         counts = (
             (self.answered, "answered"),
             (self.replayed, "from the journal"),
@@ -86,7 +86,7 @@ class RunReport(RunStatistics):
 
     @property
     def money(self) -> str | None:
-        """What it cost, over which sessions, at whose prices; None where nobody knows."""
+        """The cost, its sessions and its price source; None if unknown."""
         if self.cost is None and not self.total_cost:
             return None
         text = f"cost {dollars(self.cost or 0.0)}"
@@ -99,7 +99,7 @@ class RunReport(RunStatistics):
 
     @property
     def budget_spent(self) -> str | None:
-        """How much of the budget is spent, such as ``$0.41 of $5.00``; None without one."""
+        """The spent budget, such as ``$0.41 of $5.00``; None without one."""
         parts = []
         for unit, limit in self.budget.items():
             used = self.spent.get(unit, 0.0)
@@ -113,7 +113,7 @@ class RunReport(RunStatistics):
 
     @property
     def batches(self) -> list[str]:
-        """What its batch jobs came to, in a line or two; empty without any."""
+        """A summary of its batch jobs; empty without any."""
         lines = []
         if self.batch_jobs:
             jobs, rounds = counted(self.batch_jobs, "job"), counted(self.batch_rounds, "round")
@@ -128,7 +128,7 @@ class RunReport(RunStatistics):
         return lines
 
     def odd_answers(self, option: str) -> list[str]:
-        """What is to be said of cut and empty answers; `option` is what sets the bound."""
+        """A remark on cut and empty answers; `option` names the bound."""
         return answer_words(self.answers, cut=self.cut, empty=self.empty, option=option)
 
     @property
@@ -140,7 +140,7 @@ class RunReport(RunStatistics):
         return f"{who}: {counted(self.done, 'call')} in {duration(self.seconds)}{rate}"
 
     def summary(self) -> str:
-        """Return the line that stays of the progress: what was done, what failed, what it cost."""
+        """Return the final progress line: done, failed and cost."""
         parts = [self.ways] if self.done else []
         if self.cost:
             parts.append(f"cost {dollars(self.cost)}")

@@ -239,7 +239,7 @@ class Run:
             emit(RunStarted(at=time.time(), run_id=self.id))
 
     def close(self, error: BaseException | None = None, *, waits_for: str | None = None) -> None:
-        """Write down what is waiting and close the journal. Doing so twice is fine.
+        """Write pending records and close the journal; safe to repeat.
 
         Args:
             error: what ended the run before its end, or None.
@@ -344,7 +344,7 @@ class Run:
     # --- its batch jobs -------------------------------------------------------------------
 
     async def submitted(self) -> None:
-        """Return when all batch jobs are at the provider, or wait for room there.
+        """Return when all batch jobs are submitted, or wait for room.
 
         Raises:
             ProviderError: a job is refused.
@@ -352,7 +352,7 @@ class Run:
         await self.session.placed()
 
     async def settled(self) -> None:
-        """Return when all batch jobs have ended, and all of their rows are in the journal.
+        """Return when all batch jobs have ended, with rows in the journal.
 
         Raises:
             ProviderError: a job is refused, or the provider does not answer any more.
@@ -361,22 +361,22 @@ class Run:
 
     @property
     def has_batches(self) -> bool:
-        """Whether a call of this session was meant for a batch job, or an earlier job goes on."""
+        """True if a call or an earlier job uses batch mode."""
         return self._session is not None and bool(self._session.all_batches)
 
     @property
     def batch_trouble(self) -> ProviderError | None:
-        """Why a request about its batch jobs is repeated at the moment; None if none is."""
+        """The error for which a batch request is being repeated, or None."""
         return None if self._session is None else self._session.batch_trouble
 
     @property
     def batch_decisions(self) -> dict[str, int]:
-        """What was decided about batch jobs in this session, and for how many rows."""
+        """Decisions about batch jobs in this session, with row counts."""
         return {} if self._session is None else self._session.batch_decisions
 
     @property
     def batch_jobs(self) -> list[JobRecord]:
-        """What is known of its batch jobs, those of earlier sessions among them."""
+        """Records of its batch jobs, those of earlier sessions included."""
         if self._jobs_at_end is not None:
             return self._jobs_at_end
         if self._session is None:
@@ -392,7 +392,7 @@ class Run:
 
     @property
     def session(self) -> Session:
-        """What calls go through.
+        """The recorder, which every call passes.
 
         Raises:
             UsageError: the run is not open, or not in this process.
@@ -413,16 +413,16 @@ class Run:
 
     @property
     def totals(self) -> Totals | None:
-        """What is known of the run over all its sessions; None without a journal."""
+        """Totals over all sessions; None without a journal."""
         return None if self._journal is None else self._journal.totals
 
     @property
     def altered(self) -> int:
-        """How many rows of its journal were altered since they were written, and not used."""
+        """The number of altered journal rows, which are not replayed."""
         return 0 if self._journal is None else self._journal.altered
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a plain value with the run, for its next session; without a journal, nothing.
+        """Store a value for the run's next session, given a journal.
 
         Raises:
             JournalError: it cannot be written.
@@ -431,7 +431,7 @@ class Run:
             self._journal.note(name, value)
 
     def noted(self, name: str) -> Any:
-        """Return what `note` has kept, in this session or an earlier one; else None."""
+        """Return the value that `note` stored in any session, or None."""
         return None if self._journal is None else self._journal.noted(name)
 
     @property
@@ -446,13 +446,13 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """For how many seconds it has been entered, or was until it was left."""
+        """The seconds since it was entered, or until it was left."""
         if self._session is None:
             return 0.0
         return (self._left_at or time.monotonic()) - self._entered_at
 
     def report(self) -> RunReport:
-        """Return what it did and what it came to, to be printed: ``print(run.report())``."""
+        """Return the report, to be printed: ``print(run.report())``."""
         from llmflow.runs.report import report_of
 
         return report_of(self, self._session)

@@ -1,4 +1,4 @@
-"""Base of the providers that speak JSON over HTTP, and the readers of what they send."""
+"""Base of providers with JSON over HTTP, and readers of replies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST: Final = 10**15
 
 
 class HTTPProvider:
-    """A chat API over HTTP: its address and key, its replies and errors.
+    """A chat API over HTTP: address, key, replies and errors.
 
     A subclass adds `encode`, `understand`, `signals`, `reserve` and `settle`, and sets what
     stands below without a value.
@@ -84,7 +84,7 @@ class HTTPProvider:
 
     @property
     def domain(self) -> Hashable:
-        """One quota per server, key and model; the key is there as a digest only."""
+        """One quota per server, key digest and model."""
         return (self.name, self.base_url, self._key_digest, self.model)
 
     @property
@@ -93,7 +93,7 @@ class HTTPProvider:
         return self.base_url
 
     def prepare(self) -> None:
-        """Check that there is a key if one is needed, and that it can be sent."""
+        """Check that a required key exists and can be sent."""
         if self.key is None and self.base_url == self.official_url:
             raise MissingKeyError(
                 f"{self.name}/{self.model} needs an API key: set the environment variable "
@@ -102,7 +102,7 @@ class HTTPProvider:
         check_key(self.key, name=self.name, variable=self.key_variable)
 
     def decode(self, reply: WireReply) -> Response:
-        """Turn a reply into a response, or raise the error that it is."""
+        """Turn a reply into a response, or raise its error."""
         if not 200 <= reply.status < 300:
             raise self.classified(self.details(reply), reply)
         try:
@@ -124,7 +124,7 @@ class HTTPProvider:
         raise NotImplementedError
 
     def classify(self, details: ErrorDetails, reply: WireReply) -> ProviderError:
-        """Return the error that a reply means, with the delay that the server asked for.
+        """Return a reply's error, with the server's delay.
 
         Args:
             details: what its body says.
@@ -135,7 +135,7 @@ class HTTPProvider:
     def classified(
         self, details: ErrorDetails, reply: WireReply, status: int | None = None
     ) -> ProviderError:
-        """Return the error that a reply means as if it had this status."""
+        """Return the error for a reply, as if of this status."""
         return self.classify(details, reply if status is None else reply._replace(status=status))
 
     def details(self, reply: WireReply) -> ErrorDetails:
@@ -273,7 +273,7 @@ def field_names(text: str) -> frozenset[str]:
 
 
 def texts(content: Any) -> Iterator[str]:
-    """Yield the texts of a message: a string, or a list of parts."""
+    """Yield the texts of a message: strings, or parts."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list | tuple):
@@ -291,19 +291,19 @@ def text_of(content: Any) -> str:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return a JSON object; an empty one where the value is something else."""
+    """Return a JSON object; empty for any other value."""
     return value if isinstance(value, dict) else EMPTY
 
 
 def count(value: Any) -> int:
-    """Return a number of tokens; 0 where the value is something else, or below zero."""
+    """Return a token count; 0 for any other value."""
     if type(value) is int:
         return value if 0 <= value < _MOST else 0
     return int(value) if isinstance(value, float) and 0 <= value < _MOST else 0
 
 
 def said(*values: Any) -> bool:
-    """Whether each value can be a number of tokens, or is not there at all."""
+    """Return whether each value is a token count or missing."""
     for value in values:
         if type(value) is int:
             if not 0 <= value < _MOST:
@@ -322,7 +322,7 @@ def tokens(
     written: int = 0,
     written_1h: int = 0,
 ) -> Usage:
-    """Return a usage whose parts are no larger than what they are parts of."""
+    """Return usage whose parts do not exceed their totals."""
     if not (cached or reasoning or written):
         return Usage(input_tokens=prompt, output_tokens=output)
     cached = min(cached, prompt)
@@ -338,7 +338,7 @@ def tokens(
 
 
 def dollars(value: Any) -> float | None:
-    """Return an amount of money; None where the value is something else, or below zero."""
+    """Return an amount of money, or None if invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < _MOST else None

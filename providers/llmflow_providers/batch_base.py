@@ -1,4 +1,4 @@
-"""Base of the adapters of batch APIs over HTTP, and the readers of what they send."""
+"""Base of HTTP batch adapters, and readers of their replies."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class HTTPBatch:
     async def find(
         self, rows: BatchInput, known: Collection[str], channel: Channel
     ) -> BatchStatus | None:
-        """Look for the job of these rows, from the newest back to before the file was made."""
+        """Find the job of these rows, from newest to oldest."""
         place = ""
         for _ in range(_MOST_PAGES):
             call = self.provider.call("GET", f"{self.path}?limit={_PAGE}{place}")
@@ -103,7 +103,7 @@ class HTTPBatch:
         return self._status_in(await channel.send(call))
 
     async def cancel(self, job: str, channel: Channel) -> None:
-        """Ask for the end of a job. One that has ended already is no error."""
+        """Request a job's cancellation. An ended job is no error."""
         call = self.provider.call("POST", f"{self.path}/{in_path(job)}/cancel")
         reply = await channel.send(call)
         if is_success(reply):
@@ -225,12 +225,12 @@ class HTTPBatch:
 
 
 def is_success(reply: WireReply) -> bool:
-    """Whether a reply's status says that what was asked for was done."""
+    """Return whether a reply's status means success."""
     return 200 <= reply.status < 300
 
 
 def row_status(value: Any) -> int | None:
-    """Return the HTTP status of a row, from a number or text; None where it is neither.
+    """Return a row's HTTP status from number or text, or None.
 
     >>> row_status(201), row_status("429"), row_status(None)
     (201, 429, None)
@@ -241,7 +241,7 @@ def row_status(value: Any) -> int | None:
 
 
 def next_look(reply: WireReply) -> float | None:
-    """Return the seconds until a job should be looked at again, if a reply says so.
+    """Return a reply's delay until the next poll, in seconds.
 
     Other headers tell when a quota is full again, which is no matter of the job's.
     """
@@ -251,7 +251,7 @@ def next_look(reply: WireReply) -> float | None:
 
 
 def moment(value: Any) -> float | None:
-    """Return a time in seconds since 1970, from that or from an ISO date; None from others.
+    """Return Unix time from a number or ISO date, or None.
 
     >>> moment("2026-09-02T20:08:22Z"), moment(1788379702), moment(None)
     (1788379702.0, 1788379702.0, None)
@@ -275,24 +275,24 @@ def word(value: Any) -> str | None:
 
 
 def in_path(name: str) -> str:
-    """Return a provider's name of something as a part of a path, whatever it holds."""
+    """Return a provider's name of something, escaped for a path."""
     return quote(name, safe="")
 
 
 def lost_row(code: str) -> BatchRowLostError:
-    """Return the error of a row that was never run: ``expired`` or ``cancelled``."""
+    """Return the error of a row that never ran."""
     return BatchRowLostError(_LOST[code], code=code)
 
 
 def unanswered_row(name: str, error: ProviderError) -> BatchRow:
-    """Return a row that ran, and that only its answer says to have failed: it may be billed."""
+    """Return a row whose answer means failure: it may be billed."""
     refused = (RateLimitError, OverloadedError)
     error.may_be_billed = error.transient and not isinstance(error, refused)
     return BatchRow(name, None, error)
 
 
 def refused_row(name: str, error: ProviderError) -> BatchRow:
-    """Return a row that the provider counts as failed: it is not billed."""
+    """Return a row that the provider counts as failed, unbilled."""
     error.may_be_billed = False
     return BatchRow(name, None, error)
 
@@ -305,6 +305,6 @@ def pieces_of(path: Path) -> Iterator[bytes]:
 
 
 def places(folder: Path, number: int) -> Sequence[Path]:
-    """Return where so many files of results go, in a folder that is there then."""
+    """Return paths for so many result files, in a created folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return [folder / f"{index}.jsonl" for index in range(number)]

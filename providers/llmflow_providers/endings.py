@@ -1,4 +1,4 @@
-"""Endings of answers that are failures: words of all dialects, in any case."""
+"""Finish reasons that mean failure, in all dialects."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _word(ending: str) -> str:
 
 
 def plain(ending: str) -> str:
-    """Return an ending, where it says that the answer was cut off as ``length``.
+    """Return a finish reason, with ``length`` for cut answers.
 
     >>> plain("MAX_TOKENS"), plain("model_length"), plain("eos")
     ('length', 'length', 'eos')
@@ -76,7 +76,7 @@ def plain(ending: str) -> str:
 
 
 def is_failure(ending: object) -> bool:
-    """Whether an ending says that the provider failed.
+    """Return whether an ending says that the provider failed.
 
     >>> is_failure("NETWORK_ERROR"), is_failure("stop"), is_failure(None)
     (True, False, False)
@@ -85,7 +85,7 @@ def is_failure(ending: object) -> bool:
 
 
 def is_filtered(ending: object) -> bool:
-    """Whether an ending says that the answer was stopped because of its content."""
+    """Return whether an ending means a content filter."""
     return isinstance(ending, str) and _word(ending) in _FILTERED
 
 
@@ -97,7 +97,7 @@ def check(
     error_of: Callable[[Any], errors.ProviderError],
     said: object = None,
 ) -> None:
-    """Raise the failure that an answer is: by its ending, or an error beside it.
+    """Raise the failure of an answer, by finish reason or error.
 
     Args:
         response: the answer.

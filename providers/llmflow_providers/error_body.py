@@ -1,4 +1,4 @@
-"""Reads the body of an error, in whichever form a server sends it.
+"""Reads error bodies in every form that servers send.
 
 Nested, flat, in a list, a bare string, HTML, or nothing at all: providers, gateways and
 proxies all answer in their own way, and a parser must survive each.
@@ -94,7 +94,7 @@ class ErrorDetails:
 
 
 def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
-    """Read an error body: nested, flat, a bare string, HTML, or nothing at all."""
+    """Read an error body: nested, flat, plain text, HTML or empty."""
     try:
         data: Any = lenient_json.loads(reply.body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rules by which a reply is an error of a class, for the tables of all providers.
+"""Rules that classify error replies, for the tables of all providers.
 
 Status and type say too little: a 429 can mean "wait a second", "never" and "pay first"; a 400
 or 403 about what one prompt says concerns this prompt, one about the model's name concerns all
@@ -148,7 +148,7 @@ class ErrorTable:
     by_status: Mapping[int, Kind] = field(default_factory=dict)
 
     def classify(self, details: ErrorDetails, reply: WireReply) -> errors.ProviderError:
-        """Return the error that a reply means, with the delay that the server asked for.
+        """Return a reply's error, with the server's delay.
 
         Args:
             details: what its body says.
@@ -160,7 +160,7 @@ class ErrorTable:
     def kind_by_body(
         self, details: ErrorDetails, status: int, *, is_late: bool = False
     ) -> Kind | None:
-        """Return what the body says that an error is; None where it says nothing.
+        """Return the error kind that the body names, or None.
 
         Args:
             details: what it says.
@@ -196,7 +196,7 @@ class ErrorTable:
 
 
 def as_error(kind: Kind, details: ErrorDetails, reply: WireReply) -> errors.ProviderError:
-    """Return an error of a class with all that a reply says of it."""
+    """Return a class's error with all details of a reply."""
     headers, now = reply.headers, reply.received_at
     if details.headers:
         # A plain dict, whose names are not found in whatever case the server has sent them.
@@ -228,7 +228,7 @@ def as_error(kind: Kind, details: ErrorDetails, reply: WireReply) -> errors.Prov
 
 
 def is_daily(details: ErrorDetails) -> bool:
-    """Whether a rejection says that what a day, or longer, allows is used up."""
+    """Return whether a rejection concerns a daily or longer limit."""
     text = details.text
     if dimension_of(text) in {"rpd", "tpd"} or _LONG_QUOTA.search(text):
         return True
@@ -236,7 +236,7 @@ def is_daily(details: ErrorDetails) -> bool:
 
 
 def names_content(details: ErrorDetails, status: int) -> bool:
-    """Whether an error is about what the prompt or the answer says.
+    """Return whether an error concerns the content of prompt or answer.
 
     Args:
         details: what the body says.
@@ -253,7 +253,7 @@ def names_content(details: ErrorDetails, status: int) -> bool:
 
 
 def names_model(details: ErrorDetails, status: int) -> bool:
-    """Whether an error says that there is no model of this name. Arguments as `names_content`."""
+    """Return whether an error says that the model is unknown."""
     if status not in _MAY_BE_MODEL:
         return False
     if details.code in _MODEL_CODES or details.type in _MODEL_CODES:
@@ -262,14 +262,14 @@ def names_model(details: ErrorDetails, status: int) -> bool:
 
 
 def is_passing(details: ErrorDetails, status: int) -> bool:
-    """Whether a 424 names a cause that passes. Arguments as `names_content`."""
+    """Return whether a 424 names a temporary cause."""
     if status != 424:
         return False
     return any(word and _PASSING_CAUSE.search(word) for word in (details.code, details.type))
 
 
 def dimension_of(text: str, *codes: str | None) -> str | None:
-    """Return the field of `Quota` that a rejection is about, or None if it does not say.
+    """Return the field of `Quota` that a rejection names, or None.
 
     >>> dimension_of("rate limit of 50,000 input tokens per minute")
     'itpm'

@@ -1,4 +1,4 @@
-"""``sim/NAME``: the built-in simulator as a provider, for trying things without a key.
+"""``sim/NAME``: the built-in simulator as a provider.
 
 A real HTTP server on loopback with a real quota, in a thread of this process,
 started at the first use and shared by all that name it. What answers are

@@ -155,7 +155,7 @@ class AnthropicProvider(HTTPProvider):
 
     @property
     def domain(self) -> Hashable:
-        """One quota per server, key and class of models; the key is there as a digest only."""
+        """One quota per server, key digest and class of models."""
         return (self.name, self.base_url, self._key_digest, model_class(self.model))
 
     def encode(self, request: Request) -> WireRequest:
@@ -167,7 +167,7 @@ class AnthropicProvider(HTTPProvider):
         return WireRequest("POST", self._url, self._headers, dump_body(self._body(request)))
 
     def marked_prefix(self, request: Request) -> MarkedPrefix | None:
-        """Return the marked beginning of a prompt; None if there is none that the cache keeps."""
+        """Return the marked prefix of a prompt, if cacheable, or None."""
         from llmflow_providers.anthropic.prompt_cache import marked_prefix
 
         return marked_prefix(self._body(request))
@@ -218,7 +218,7 @@ class AnthropicProvider(HTTPProvider):
         return response
 
     def _check_ending(self, response: Response, stop_reason: str | None, reply: WireReply) -> None:
-        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        """Raise the failure of an answer, by finish reason or error."""
         data = response.raw
         is_empty = not data["content"] or (stop_reason is None and not response.text)
         counts = is_empty or endings.is_failure(stop_reason)
@@ -260,7 +260,7 @@ class AnthropicProvider(HTTPProvider):
         return Charge(1.0, float(prompt + most), float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
-        """Return what was used; what was read from the prompt cache is free."""
+        """Return the real charge; tokens read from the cache are free."""
         if not usage.total_tokens:
             return charge
         used = usage.input_tokens - usage.cached_tokens

@@ -61,7 +61,7 @@ _STATUS: Final = {
 
 
 class AnthropicBatch(HTTPBatch):
-    """The batch API at Anthropic, or at a server that speaks its dialect."""
+    """The batch API of Anthropic and servers of its dialect."""
 
     path = "/v1/messages/batches"
 
@@ -136,7 +136,7 @@ class AnthropicBatch(HTTPBatch):
         return None
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
-        """Do nothing: there are no files, and the provider forgets results after 29 days."""
+        """Do nothing: there are no files, and results expire by themselves."""
 
     def _read_status(self, job: Mapping[str, Any], reply: WireReply) -> BatchStatus:
         name = word(job.get("id"))

@@ -28,7 +28,7 @@ _DIGEST: Final = 16
 
 
 def mark_system(body: dict[str, Any]) -> None:
-    """Mark the end of the system prompt, if the body's option says so.
+    """Mark the system prompt's end, if the body's option says so.
 
     Raises:
         ConfigurationError: it says anything else than ``"5m"``, ``"1h"`` or None.
@@ -47,7 +47,7 @@ def mark_system(body: dict[str, Any]) -> None:
 
 
 def marked_prefix(body: Mapping[str, Any]) -> MarkedPrefix | None:
-    """Return the longest marked beginning of a request's body, if it is not the whole of it.
+    """Return a body's longest marked prefix, unless it is everything.
 
     A mark on the last block is the request's own: nothing that differs could come after it.
     """

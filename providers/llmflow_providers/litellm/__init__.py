@@ -112,17 +112,17 @@ class LiteLLMProvider:
 
     @property
     def domain(self) -> Hashable:
-        """One quota per server, key and model; the key is there as a digest only."""
+        """One quota per server, key digest and model."""
         return (self.name, self.base_url, key_digest(self._key), self.model)
 
     @property
     def endpoint(self) -> str:
-        """Where it is, if not at the provider's own address."""
+        """The address, if it is not the provider's own."""
         return self.base_url or ""
 
     @property
     def server(self) -> str:
-        """Who answers: the endpoint, else what the environment has litellm call instead.
+        """The answering server: the endpoint, or litellm's from the environment.
 
         It may hold a password and is for hashing only: answers of one server are not those
         of another. The variables are named like ``OLLAMA_API_BASE`` or ``OPENAI_BASE_URL``.
@@ -139,7 +139,7 @@ class LiteLLMProvider:
         return " ".join(found)
 
     def prepare(self) -> None:
-        """Check that litellm is installed, knows the model's provider, and finds a key.
+        """Check that litellm knows the model's provider and a key.
 
         The last two need the import, which takes seconds: on an event loop they
         wait for the first call, which imports in a thread.
@@ -182,7 +182,7 @@ class LiteLLMProvider:
         return self._dialect.reserve(prompt, request.max_tokens or 0)
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
-        """Return what was really used, and learn from it for the next estimate."""
+        """Return the real charge, and learn from it for estimates."""
         if not usage.total_tokens:
             return charge
         estimate = charge.input_tokens
@@ -264,7 +264,7 @@ class LiteLLMProvider:
         return response
 
     def _check_ending(self, response: Response, choice: Any, headers: Mapping[str, str]) -> None:
-        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        """Raise the failure of an answer, by finish reason or error."""
         ending = response.finish_reason
         # litellm calls an ending that is not there "stop".
         error = (getattr(choice, "provider_specific_fields", None) or EMPTY).get("error")

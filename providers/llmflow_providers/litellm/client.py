@@ -103,7 +103,7 @@ class LiteLLMClient:
                 self._internal.reset(token)
 
     def vendor(self, model: str, base_url: str | None) -> tuple[str, bool]:
-        """Return the provider that litellm would ask, and whether it has found a key for it."""
+        """Return litellm's provider, and whether it has found a key."""
         _, vendor, key, _ = self._litellm.get_llm_provider(model, api_base=base_url)
         known = ("api_key", f"{vendor}_key", "secret_manager_client")
         return vendor, bool(key) or any(getattr(self._litellm, each, None) for each in known)
@@ -305,7 +305,7 @@ def _see_nothing(reply: Any) -> None:
 
 @contextlib.contextmanager
 def no_redirects(look: Look = _see_nothing) -> Iterator[None]:
-    """Have the HTTP clients follow no redirect in this context, and in its threads and tasks.
+    """Disable redirects in this context, its threads and tasks.
 
     Args:
         look: what is done with every other reply.
@@ -318,7 +318,7 @@ def no_redirects(look: Look = _see_nothing) -> Iterator[None]:
 
 
 def guard() -> None:
-    """Have the HTTP clients that litellm may use heed `no_redirects`. Once is enough."""
+    """Make litellm's HTTP clients heed `no_redirects`, once."""
     for module, name, method, options in _GATES:
         try:
             owner: Any = getattr(importlib.import_module(module), name)

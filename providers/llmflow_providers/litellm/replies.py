@@ -156,13 +156,13 @@ def translate(
 def error_beside(
     error: Any, headers: Mapping[str, str], *, secret: str | None, model: str
 ) -> errors.ProviderError:
-    """Return the error that stands beside an empty answer; `secret` is masked in it."""
+    """Return the error beside an empty answer, with `secret` masked."""
     details = error_details({"error": error}, secret=secret)
     return _classify(details, _said(details.status, headers), vendor_dialect(model))
 
 
 def vendor_dialect(model: str) -> Dialect:
-    """Return what is known of the provider that litellm will ask for a model."""
+    """Return the dialect of the provider that litellm will use."""
     vendor, slash, _ = model.partition("/")
     if vendor == "anthropic":
         return _ANTHROPIC
@@ -174,7 +174,7 @@ def vendor_dialect(model: str) -> Dialect:
 def quota_signals(
     headers: Mapping[str, str], *, dialect: Dialect, received_at: float
 ) -> Sequence[QuotaSignal]:
-    """Return what a reply's headers say of the quota, in the vendor's way or Anthropic's.
+    """Return a reply's quota signals, in either style of headers.
 
     Args:
         headers: the reply's headers, with lower-case names.

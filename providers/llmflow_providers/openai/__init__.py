@@ -119,7 +119,7 @@ class OpenAIProvider(HTTPProvider):
 
     @property
     def batch(self) -> OpenAIBatch | None:
-        """Its batch API; None where the server is known to have none of this kind."""
+        """Its batch API; None where the server has none."""
         from llmflow_providers.openai.batch import BATCH_LIMITS, OpenAIBatch
 
         limits = BATCH_LIMITS.get(self.dialect.name)
@@ -148,13 +148,13 @@ class OpenAIProvider(HTTPProvider):
         return self.dialect.reserve(float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
-        """Return what was charged in the end: at OpenAI the reserve, elsewhere what was used."""
+        """Return the final charge: OpenAI's reserve, else the usage."""
         return self.dialect.settle(charge, usage)
 
     def _check_ending(
         self, response: Response, choice: Mapping[str, Any], reply: WireReply
     ) -> None:
-        """Raise the failure that an answer is: by its ending, or an error beside it."""
+        """Raise the failure of an answer, by finish reason or error."""
         ending = response.finish_reason
         has_content = response.text or mapping(choice.get("message")).get("tool_calls")
         is_answer = has_content and ending is not None and not endings.is_failure(ending)

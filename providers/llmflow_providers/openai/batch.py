@@ -1,4 +1,4 @@
-"""OpenAI's batch API: files of rows, and jobs that read and write them.
+"""OpenAI's batch API: files of rows, and jobs on them.
 
 Azure, Groq and others have built it after OpenAI's, with words and types of their own: what
 is read here is read in each of the forms that were seen.
@@ -87,7 +87,7 @@ _SERVER_FAILED: Final = frozenset({"server_error", "internal_error", "internal_s
 
 
 class OpenAIBatch(HTTPBatch):
-    """The batch API at OpenAI, or at a server that has one of the same shape."""
+    """The batch API of OpenAI and servers of its shape."""
 
     path = "/batches"
 
@@ -100,7 +100,7 @@ class OpenAIBatch(HTTPBatch):
         )
 
     async def upload(self, rows: BatchInput, channel: Channel) -> str:
-        """Bring the file to the provider, in a form, and return its name there.
+        """Upload the file as a form, and return its name.
 
         Raises:
             BatchUnsupportedError: the server takes no files.
@@ -174,7 +174,7 @@ class OpenAIBatch(HTTPBatch):
         return found or self._unreadable(name, body, reply)
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
-        """Delete the input and the results; what has gone already is no error."""
+        """Delete input and results; missing files are no error."""
         failed: errors.ProviderError | None = None
         for name in filter(None, (status.uploaded, *status.results)):
             reply = await channel.send(self.provider.call("DELETE", f"/files/{in_path(name)}"))

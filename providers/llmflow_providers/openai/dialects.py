@@ -76,7 +76,7 @@ COMPATIBLE_FIELDS: Final = OPENAI_FIELDS.union(
 
 
 class Rule(Enum):
-    """What counts against tokens per minute, and when."""
+    """The rule for charging tokens per minute."""
 
     LARGER = "larger"
     """On arrival: the larger one of the prompt and ``max_tokens``; never given back."""
@@ -152,11 +152,11 @@ class Dialect:
 
     @property
     def reserves_output(self) -> bool:
-        """Whether ``max_tokens`` is charged when a request arrives."""
+        """True if ``max_tokens`` is charged when a request arrives."""
         return self.rule not in {Rule.PROMPT, Rule.PRODUCED}
 
     def bound_of(self, model: str) -> str:
-        """Return the name of the field that bounds an answer of a model.
+        """Return the field that bounds an answer of a model.
 
         Whoever sends the wrong one is refused, or not bounded.
         """
@@ -209,7 +209,7 @@ class Dialect:
         return list(found.values())
 
     def minute_left(self, headers: Mapping[str, str], *, received_at: float) -> float | None:
-        """Return the seconds until the server's minute is over; None where that changes nothing."""
+        """Return the seconds until the server's next minute, or None."""
         if not self.fixed_minute:
             return None
         return _MINUTE - server_time(headers, received_at) % _MINUTE
@@ -377,7 +377,7 @@ _ZERO_LIMIT: Final = re.compile(r"\blimit: 0(?![\d.,]*\d)|\(actual/limit\): \d+/
 def classify(
     details: ErrorDetails, reply: WireReply, dialect: Dialect = COMPATIBLE
 ) -> errors.ProviderError:
-    """Return the error that a reply means at a server. Arguments as `ErrorTable.classify`."""
+    """Return a server's error for a reply. Arguments as `ErrorTable.classify`."""
     status, headers, now = reply.status, reply.headers, reply.received_at
     is_zero = status == 429 and _has_limit_of_zero(details, headers, dialect)
     kind = ERRORS.kind_by_body(details, status, is_late=is_zero)
