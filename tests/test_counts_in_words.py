@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmflow.batch.record import JobRecord, State
-from llmflow.cli.batching import going_on
+from llmflow.cli.batch_jobs import going_on
 from llmflow.cli.cancel import _kept
 from llmflow.jobs.report import Report
 from llmflow.mapping.result import MapCounts

@@ -17,7 +17,7 @@ ROOTS = {"llmflow": ROOT / "llmflow", "llmflow_providers": ROOT / "providers/llm
 LAYERS = [
     {"_version", "errors"},
     {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
-    {"types", "clock", "headers", "lenient_json", "printable", "surrogates", "tokens"},
+    {"types", "clock", "format", "headers", "lenient_json", "surrogates", "tokens"},
     {"events", "pricing"},
     {"retry"},
     {"provider", "transport", "batch_api"},
@@ -157,7 +157,7 @@ CIRCLES = [
     {
         "llmflow.jobs.plan",
         "llmflow.jobs.plan_table",
-        "llmflow.jobs.plan_words",
+        "llmflow.jobs.plan_text",
         "llmflow.jobs.planning",
     },
     {"llmflow.simulator.answer", "llmflow.simulator.dialect"},

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from llmflow.batch.live import live_here
 from llmflow.calls.call import Call
 from llmflow.calls.choice import Choice
+from llmflow.format import counted
 from llmflow.limits import Limiter
-from llmflow.printable import counted
 from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge
 

@@ -15,7 +15,7 @@ from llmflow.batch.spool import names_of
 from llmflow.batch.whole import Seen, forget_earlier, look_through, set_aside
 from llmflow.batch_api import BatchStatus
 from llmflow.errors import BadReplyError, ProviderError, ResultsTooLargeError
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.private_files import make_private_folder
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from llmflow.budget.messages import refusal, too_large
 from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation
 from llmflow.budget.state import LedgerState, Remaining
 from llmflow.budget.value import Budget, Estimate, Spent
-from llmflow.budget.words import refusal, too_large
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
 from llmflow.limits.holders import Holders

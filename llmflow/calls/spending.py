@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llmflow.calls.call import Call, Route
 from llmflow.calls.payment import Payment, spent_on
 from llmflow.errors import BudgetExceededError, ProviderError
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Spending:
         each = self._estimator(call, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:
-            from llmflow.budget.words import dollars
+            from llmflow.budget.messages import dollars
 
             return (
                 f"{counted(count, 'call costs', 'calls cost')} about {dollars(each.usd * count)}, "

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from llmflow import loops
-from llmflow.cli.batching import going_on
+from llmflow.cli.batch_jobs import going_on
 from llmflow.cli.options import CONFIG, run_names
-from llmflow.cli.reaching import Work, look, reach, task_of, work_of
+from llmflow.cli.run_jobs import RunJobs, connect, jobs_of_run, refresh, task_of
 from llmflow.cli.terminal import say
 from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
-from llmflow.printable import counted
+from llmflow.format import counted
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
@@ -49,32 +49,34 @@ def command(name: str, wait: float, config: str | None) -> int:
     from llmflow.runs.catalog import find_run
 
     with use_config(config):
-        work = work_of(find_run(name))
-        if not work.unfinished:
-            say(f"no batch job of {work.run.name} is still running")
+        run_jobs = jobs_of_run(find_run(name))
+        if not run_jobs.unfinished:
+            say(f"no batch job of {run_jobs.run.name} is still running")
             return 0
-        llms = reach(work)
+        llms = connect(run_jobs)
         if not llms:
-            raise InputError(f"the jobs of {work.run.name} are out of reach: {work.notes[0]}")
-        end = _from_beside if work.run.busy else _from_within
+            raise InputError(
+                f"the jobs of {run_jobs.run.name} are out of reach: {run_jobs.notes[0]}"
+            )
+        end = _from_beside if run_jobs.run.busy else _from_within
         try:
-            loops.run(end(work, llms, wait))
+            loops.run(end(run_jobs, llms, wait))
         except KeyboardInterrupt:
             from llmflow.cli.signals import exit_code
 
             say(
                 "llmflow: interrupted; what the provider was told to cancel, it goes on to cancel: "
-                f"`llmflow status {work.run.name}` shows how far it is"
+                f"`llmflow status {run_jobs.run.name}` shows how far it is"
             )
             return exit_code()
     return 0
 
 
-async def _from_within(work: Work, llms: Sequence[LLM], wait: float) -> None:
+async def _from_within(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
     """Cancel the jobs of a run that nobody else is working on, and collect what there is."""
     from llmflow.runs.run import Run
 
-    found, name = work.run, work.run.name
+    found, name = run_jobs.run, run_jobs.run.name
     run = Run(
         name,
         folder=found.folder.parent,
@@ -154,30 +156,30 @@ async def _settled(run: Run, wait: float) -> bool:
     return True
 
 
-async def _from_beside(work: Work, llms: Sequence[LLM], wait: float) -> None:
+async def _from_beside(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
     """Cancel the jobs that another process looks after: it collects what there is."""
     from llmflow.transport.channel import StreamChannel
 
-    name, by_queue = work.run.name, {each.batch_queue: each for each in llms}
-    jobs = list(filter(_is_there, work.unfinished))
+    name, by_queue = run_jobs.run.name, {each.batch_queue: each for each in llms}
+    jobs = list(filter(_is_there, run_jobs.unfinished))
     for job in jobs:
         if (llm := by_queue.get(job.queue)) is not None:
             await llm.provider.batch.cancel(  # type: ignore[attr-defined]
                 job.job, StreamChannel()
             )
-    who = f"process {work.run.pid}" if work.run.pid else "another process"
+    who = f"process {run_jobs.run.pid}" if run_jobs.run.pid else "another process"
     say(
         f"cancelling {counted(len(jobs), 'batch job')} of {name}; this may take minutes. {who} is "
         "working on the run: it keeps what was answered, and then stops"
     )
-    if any(each.state == "sealed" for each in work.unfinished):
+    if any(each.state == "sealed" for each in run_jobs.unfinished):
         say("what it has not sent yet it may still send: stop it to prevent that")
     loop = asyncio.get_running_loop()
     until = loop.time() + wait
     tags = {each.tag for each in jobs}
     while loop.time() < until:
-        await look(work, llms)
-        if all(each.state in ("fetched", "done") for each in work.jobs if each.tag in tags):
+        await refresh(run_jobs, llms)
+        if all(each.state in ("fetched", "done") for each in run_jobs.jobs if each.tag in tags):
             say("cancelled")
             return
         await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, until - loop.time())))

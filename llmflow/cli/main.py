@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
-from llmflow.cli.descriptors import system_error
 from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
+from llmflow.cli.open_files import system_error
 from llmflow.cli.signals import Postponed, end_at_once, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError

@@ -20,19 +20,19 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from llmflow.cli.asking import asking
+from llmflow.cli.model import resolve_model
 from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, question_options
 from llmflow.cli.reading import check_prompt, reading_options, rows_of, tell_repaired
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write
-from llmflow.printable import counted
+from llmflow.format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmflow.config import Settings
     from llmflow.jobs.plan import Plan
-    from llmflow.jobs.plan_words import Line
+    from llmflow.jobs.plan_text import Line
 
 _NOWHERE: Final = "-"
 
@@ -119,7 +119,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
         UsageError: as `llmflow run` would.
     """
     from llmflow.config import use_config
-    from llmflow.jobs.plan_words import lines
+    from llmflow.jobs.plan_text import lines
 
     with use_config(task.config):
         plan = _plan(task, sample=sample, exact=exact)
@@ -140,7 +140,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
     rows, selection = rows_of(task)
     with rows:
         check_prompt(rows, selection, quiet=task.quiet)
-        asked = asking(task)
+        asked = resolve_model(task)
         prices = [
             place for name, place in asked.settings.origins.items() if name.startswith("price.")
         ]

@@ -49,7 +49,7 @@ def command(name: str, config: str | None, details: bool, **options: Any) -> int
       llmflow resume summaries-3cb11b
       llmflow resume summaries --budget 10
     """
-    from llmflow.cli.execution import execute
+    from llmflow.cli.run_task import execute
     from llmflow.config import use_config
     from llmflow.runs.catalog import find_run
 

@@ -131,6 +131,6 @@ def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
       llmflow run reviews.csv --prompt "Is this positive? {review}" \\
           --model openai/gpt-6-luna --rpm 500 --tpm 200k --budget 5 -o labelled.csv
     """
-    from llmflow.cli.execution import execute
+    from llmflow.cli.run_task import execute
 
     return execute(Task(prompt=given_prompt(prompt, prompt_file), **options))

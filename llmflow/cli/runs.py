@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.budget.words import dollars
-from llmflow.cli.batching import going_on, job_lines
+from llmflow.budget.messages import dollars
+from llmflow.cli.batch_jobs import going_on, job_lines
 from llmflow.cli.groups import CommandGroup
 from llmflow.cli.options import run_names
-from llmflow.cli.reaching import task_of, work_of
+from llmflow.cli.run_jobs import jobs_of_run, task_of
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import InputError
 
@@ -68,7 +68,7 @@ def show(name: str, as_json: bool) -> int:
     from llmflow.runs.catalog import find_run
 
     run = find_run(name)
-    jobs = [] if run.state == "unreadable" else work_of(run).jobs
+    jobs = [] if run.state == "unreadable" else jobs_of_run(run).jobs
     if as_json:
         _print_json({**_plain(run), "jobs": [each.plain() for each in jobs]})
         return 0
@@ -101,7 +101,7 @@ def remove(names: Sequence[str], force: bool) -> int:
         if found.busy:
             who = f"process {found.pid}" if found.pid else "a process"
             raise InputError(f"{who} is working on {name}: wait for it or stop it first")
-        jobs = None if force or found.state == "unreadable" else going_on(work_of(found).jobs)
+        jobs = None if force or found.state == "unreadable" else going_on(jobs_of_run(found).jobs)
         if jobs is not None:
             raise InputError(
                 f"{jobs}, to be paid, and nobody would collect the answers of {name}: "

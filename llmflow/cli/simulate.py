@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmflow.cli.options import AMOUNT
-from llmflow.printable import counted
+from llmflow.format import counted
 
 if TYPE_CHECKING:
     from llmflow.simulator import BatchSettings, Latency

@@ -9,11 +9,11 @@ from typing import Any, Final
 import click
 
 from llmflow import loops
-from llmflow.cli.batching import job_lines
+from llmflow.cli.batch_jobs import job_lines
 from llmflow.cli.options import CONFIG, run_names
-from llmflow.cli.reaching import Work, look, reach, work_of
+from llmflow.cli.run_jobs import RunJobs, connect, jobs_of_run, refresh
 from llmflow.cli.terminal import printable, say, write
-from llmflow.printable import counted
+from llmflow.format import counted
 
 _FIRST_LOOK: Final = 10.0
 _SLOWER: Final = 1.5
@@ -42,9 +42,9 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
         poll = load_config().batch.get("poll") or _FIRST_LOOK
         wait = poll
         while True:
-            works = _works(name)
-            loops.run(_look(works))
-            going_on = _show(works, name=name, as_json=as_json)
+            found = _found(name)
+            loops.run(_look(found))
+            going_on = _show(found, name=name, as_json=as_json)
             if not watch or not going_on:
                 return 0
             try:
@@ -57,57 +57,59 @@ def command(name: str | None, watch: bool, as_json: bool, config: str | None) ->
             wait = min(wait * _SLOWER, poll * _SLOWEST)
 
 
-def _works(name: str | None) -> list[Work]:
+def _found(name: str | None) -> list[RunJobs]:
     from llmflow.errors import JournalError
     from llmflow.runs.catalog import find_run, list_runs
 
     if name is not None:
-        return [work_of(find_run(name))]
-    works = []
+        return [jobs_of_run(find_run(name))]
+    found = []
     for run in list_runs():
         try:
-            work = work_of(run)
+            run_jobs = jobs_of_run(run)
         except JournalError:
             continue  # `llmflow runs` says so
-        if work.unfinished:
-            works.append(work)
-    return works
+        if run_jobs.unfinished:
+            found.append(run_jobs)
+    return found
 
 
-async def _look(works: list[Work]) -> None:
-    for work in works:
-        if work.run.busy:
-            who = f"process {work.run.pid}" if work.run.pid else "a process"
-            work.notes.append(f"{who} is working on it; this is what it has written down")
-        elif work.unfinished:
-            await look(work, reach(work))
+async def _look(found: list[RunJobs]) -> None:
+    for run_jobs in found:
+        if run_jobs.run.busy:
+            who = f"process {run_jobs.run.pid}" if run_jobs.run.pid else "a process"
+            run_jobs.notes.append(f"{who} is working on it; this is what it has written down")
+        elif run_jobs.unfinished:
+            await refresh(run_jobs, connect(run_jobs))
 
 
-def _show(works: list[Work], *, name: str | None, as_json: bool) -> bool:
+def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:
     """Print the jobs; return whether one of them goes on at the provider."""
     going_on = False
-    for work in works:
-        left = [each for each in work.unfinished if each.state != "fetched" or work.run.busy]
+    for run_jobs in found:
+        left = [
+            each for each in run_jobs.unfinished if each.state != "fetched" or run_jobs.run.busy
+        ]
         # What waits here, or may not be there at all, waits for a process.
-        going_on = going_on or any(work.run.busy or each.state == "created" for each in left)
+        going_on = going_on or any(run_jobs.run.busy or each.state == "created" for each in left)
         if as_json:
-            _print_json(work)
+            _print_json(run_jobs)
             continue
-        head = f"run {work.run.name}: {_count(len(work.jobs), len(left))}"
-        write(sys.stdout, "\n".join([head, *(job_lines(work.jobs) if work.jobs else ())]))
-        for note in work.notes:
+        head = f"run {run_jobs.run.name}: {_count(len(run_jobs.jobs), len(left))}"
+        write(sys.stdout, "\n".join([head, *(job_lines(run_jobs.jobs) if run_jobs.jobs else ())]))
+        for note in run_jobs.notes:
             say(f"note: {note}")
-        if work.unfinished and not left:
-            have = "the batch job has" if len(work.jobs) == 1 else "all batch jobs have"
-            say(f"{have} ended: `llmflow resume {work.run.name}` collects the answers")
-        elif not work.run.busy and any(each.state == "sealed" for each in left):
-            say(f"what waits to be sent is sent by `llmflow resume {work.run.name}`")
-        elif not work.run.busy and any(each.state == "creating" for each in left):
+        if run_jobs.unfinished and not left:
+            have = "the batch job has" if len(run_jobs.jobs) == 1 else "all batch jobs have"
+            say(f"{have} ended: `llmflow resume {run_jobs.run.name}` collects the answers")
+        elif not run_jobs.run.busy and any(each.state == "sealed" for each in left):
+            say(f"what waits to be sent is sent by `llmflow resume {run_jobs.run.name}`")
+        elif not run_jobs.run.busy and any(each.state == "creating" for each in left):
             say(
                 "a job that was on its way to the provider may or may not be there: "
-                f"`llmflow resume {work.run.name}` looks for it"
+                f"`llmflow resume {run_jobs.run.name}` looks for it"
             )
-    if not works and not as_json and name is None:
+    if not found and not as_json and name is None:
         say("no run has batch jobs that are still running")
     return going_on
 
@@ -126,13 +128,13 @@ def _count(jobs: int, running: int) -> str:
     return f"{words}, {'' if jobs == 1 else f'{running:,} '}still running"
 
 
-def _print_json(work: Work) -> None:
+def _print_json(run_jobs: RunJobs) -> None:
     import orjson
 
     plain: dict[str, Any] = {
-        "run": work.run.name,
-        "busy": work.run.busy,
-        "jobs": [each.plain() for each in work.jobs],
-        "notes": [printable(each) for each in work.notes],
+        "run": run_jobs.run.name,
+        "busy": run_jobs.run.busy,
+        "jobs": [each.plain() for each in run_jobs.jobs],
+        "notes": [printable(each) for each in run_jobs.notes],
     }
     write(sys.stdout, orjson.dumps(plain).decode())

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from llmflow.cli.identity import run_name
+from llmflow.cli.run_name import run_name
 from llmflow.cli.shell import quoted
 from llmflow.errors import InputError
 from llmflow.rows.destination import is_stdout

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
 
-from llmflow.printable import printable
+from llmflow.format import printable
 
 __all__ = ["Notice", "TerminalRows", "complain", "printable", "say", "silence", "write"]
 

@@ -99,18 +99,18 @@ class Plan:
 
     def __str__(self) -> str:
         from llmflow.jobs.plan_table import text_table
-        from llmflow.jobs.plan_words import PYTHON, lines
+        from llmflow.jobs.plan_text import PYTHON, lines
 
         return text_table(self._title, lines(self, PYTHON))
 
     def __repr__(self) -> str:
-        from llmflow.jobs.plan_words import short
+        from llmflow.jobs.plan_text import short
 
         return f"<Plan: {short(self)}>"
 
     def _repr_html_(self) -> str:
         from llmflow.jobs.plan_table import html_table
-        from llmflow.jobs.plan_words import PYTHON, lines
+        from llmflow.jobs.plan_text import PYTHON, lines
 
         return html_table(self._title, lines(self, PYTHON))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator, Sequence
 
-from llmflow.jobs.plan_words import Line
-from llmflow.printable import printable
+from llmflow.format import printable
+from llmflow.jobs.plan_text import Line
 
 WIDTH = 80
 HEIGHT = 23  # of a screen's 24 lines one is the prompt's

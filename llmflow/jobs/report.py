@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llmflow.budget.words import dollars
+from llmflow.budget.messages import dollars
 from llmflow.limits import LimiterStatistics
 from llmflow.progress.words import duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words

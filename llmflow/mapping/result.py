@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
 from llmflow.errors import LLMFlowError, redact
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.rows.records import answer_details, failure_details
 from llmflow.types import Response
 

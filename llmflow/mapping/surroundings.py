@@ -10,8 +10,8 @@ from typing import Any
 
 from llmflow.calls.statistics import RunStatistics
 from llmflow.events import current_run_id
+from llmflow.format import counted
 from llmflow.mapping.pump import Pump
-from llmflow.printable import counted
 from llmflow.progress.view import View
 from llmflow.progress.words import duration
 from llmflow.runs.context import entered

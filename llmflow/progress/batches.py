@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.progress.words import duration
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from llmflow.budget.messages import dollars
 from llmflow.budget.state import LedgerState
-from llmflow.budget.words import dollars
 from llmflow.errors import redact
+from llmflow.format import counted
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.printable import counted
 from llmflow.progress.batches import BatchView
 from llmflow.progress.words import budget_words, compact, duration, per_second
 

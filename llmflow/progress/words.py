@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from llmflow.budget.messages import dollars
 from llmflow.budget.state import LedgerState
-from llmflow.budget.words import dollars
 
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

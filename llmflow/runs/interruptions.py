@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from llmflow.batch.live import stepping_aside
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.progress.display import in_notebook
 from llmflow.runs.context import current_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from llmflow.printable import counted
+from llmflow.format import counted
 
 # The share of cut answers above which the bound is wrong, rather than an answer odd.
 _TOO_MANY: Final = 0.01

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmflow.budget.words import dollars
+from llmflow.budget.messages import dollars
 from llmflow.calls.statistics import RunStatistics
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.progress.view import Traffic
 from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words

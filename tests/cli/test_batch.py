@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from llmflow import LLM
-from llmflow.cli.batching import check_batching
+from llmflow.cli.batch_jobs import check_batching
 from llmflow.cli.task import Task
 from llmflow.config import forget_configs
 from llmflow.errors import ConfigurationError, JournalError

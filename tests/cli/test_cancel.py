@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from llmflow.batch.record import JobRecord
-from llmflow.cli.ending import way_on
+from llmflow.cli.outcome import resume_hint
 from llmflow.cli.task import Task
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
@@ -62,7 +62,7 @@ def test_a_job_is_told_to_end_even_if_nobody_waits_for_it(run: Run, simulator: S
 def test_what_a_cancelled_job_leaves_is_gone_on_with_as_one_job(
     run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmflow.cli.batching.IN_BATCHES", 4)  # rows that are asked one by one
+    monkeypatch.setattr("llmflow.cli.batch_jobs.IN_BATCHES", 4)  # rows that are asked one by one
     sim = simulator(batch=stuck(0.5))
     write_rows("in.jsonl", 10)
     assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
@@ -101,7 +101,7 @@ def test_jobs_that_go_on_are_told_whenever_a_session_is_interrupted(
     write_rows("in.jsonl", 10)
     assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
     name = the_run().name
-    monkeypatch.setattr("llmflow.cli.execution._checked_total", interrupted)
+    monkeypatch.setattr("llmflow.cli.run_task._checked_total", interrupted)
     result = run("resume", name)
     assert result.code == 130
     assert (
@@ -121,6 +121,6 @@ def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
     left: Any = SimpleNamespace(name="poor", totals=SimpleNamespace(answers=0), batch_jobs=[record])
     report: Any = SimpleNamespace(run=SimpleNamespace(reached="usd"), failed=0, items=0)
     task = Task(source="in.jsonl", prompt="{text}", model="openai/x", output="out.jsonl")
-    said = way_on(left, task, report)
+    said = resume_hint(left, task, report)
     assert said is not None
     assert said.startswith("1 batch job is still running at openai; to go on, run the same command")

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from llmflow import LLM, Batch, Plan, Price, Quota, make_plan
 from llmflow.jobs.plan_table import HEIGHT, html_table, text_table
-from llmflow.jobs.plan_words import Line
+from llmflow.jobs.plan_text import Line
 from llmflow.limits.registry import forget_limiters
 from llmflow.testing import ScriptedProvider
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmflow import LimiterStatistics, Quota
-from llmflow.jobs.verdict import Evidence, verdict
+from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.limits.learned import LearnedLimit
 
 
@@ -45,7 +45,9 @@ def of(bound_by: dict[str, float], *, limiter: Any = None, **changes: Any) -> st
         "once": False,
         "stopped": False,
     }
-    return verdict(Evidence(statistics=statistics(bound_by, **limiter or {}), **values | changes))
+    return explain_bottleneck(
+        RunFacts(statistics=statistics(bound_by, **limiter or {}), **values | changes)
+    )
 
 
 def learned(limit: float, *, estimated: bool = False) -> LearnedLimit:

@@ -26,7 +26,7 @@ _MOSTLY: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class RunFacts:
     """What is known of a run when it has ended.
 
     Args:
@@ -58,29 +58,29 @@ class Evidence:
     stopped: bool
 
 
-def verdict(evidence: Evidence) -> str | None:
+def explain_bottleneck(facts: RunFacts) -> str | None:
     """Return what bounded a run and what would make it faster; None where that is not clear."""
-    if evidence.seconds < _LEAST_SECONDS or evidence.requests < _LEAST_REQUESTS:
+    if facts.seconds < _LEAST_SECONDS or facts.requests < _LEAST_REQUESTS:
         return None
-    bound = dict(evidence.statistics.bound_by)
+    bound = dict(facts.statistics.bound_by)
     paused = sum(bound.pop(name, 0.0) for name in _PAUSES)
-    if evidence.stopped:  # admission was closed until the last answers had come
+    if facts.stopped:  # admission was closed until the last answers had come
         paused = 0.0
     candidates = {**bound, "pause": paused, "": max(0.0, 1.0 - sum(bound.values()) - paused)}
     name = max(candidates, key=candidates.__getitem__)
     if name == "pause":
-        return _pause(paused, evidence.rejected)
+        return _pause(paused, facts.rejected)
     if name == "":
         # Rows that were never asked say nothing of how many could have been under way.
-        found = None if evidence.stopped else _unlimited(evidence)
+        found = None if facts.stopped else _unlimited(facts)
     elif name == "in_flight":
-        found = _in_flight(evidence)
+        found = _in_flight(facts)
     elif name == "start":
         found = "bounded by the careful start, while no rate was known: --rpm would spare it"
     else:
-        found = _dimension(name, bound[name], evidence)
-    if evidence.rejected and paused >= _WORTH_TELLING:
-        pause = _pause(paused, evidence.rejected)
+        found = _dimension(name, bound[name], facts)
+    if facts.rejected and paused >= _WORTH_TELLING:
+        pause = _pause(paused, facts.rejected)
         return pause if found is None else f"{found}; {pause}"
     return found
 
@@ -90,14 +90,14 @@ def _pause(share: float, rejected: int) -> str:
     return f"paused {min(1.0, share):.0%} of the time {reason}"
 
 
-def _dimension(name: str, share: float, evidence: Evidence) -> str:
+def _dimension(name: str, share: float, facts: RunFacts) -> str:
     """Explain a limit of the quota."""
-    statistics = evidence.statistics
+    statistics = facts.statistics
     head = f"bounded by {name} ({share:.0%} of the time)"
-    known = {each.dimension: each for each in evidence.learned}.get(name)
+    known = {each.dimension: each for each in facts.learned}.get(name)
     if known is not None and known.estimated:
         return f"{head}: the provider takes about {known.limit:,.0f}, found by trying"
-    configured = getattr(evidence.quota, name, None)
+    configured = getattr(facts.quota, name, None)
     if known is not None and configured is not None and configured < known.limit:
         return f"{head}: {configured:,.0f} is set, and the provider names {known.limit:,.0f}"
     if statistics.share < 1.0:
@@ -112,29 +112,29 @@ def _dimension(name: str, share: float, evidence: Evidence) -> str:
     return f"{head}: a higher {title}{or_less} would make it faster"
 
 
-def _in_flight(evidence: Evidence) -> str:
+def _in_flight(facts: RunFacts) -> str:
     """Explain a limit of calls in flight."""
-    statistics = evidence.statistics
+    statistics = facts.statistics
     if statistics.window < statistics.max_in_flight:
         return (
             "bounded by the provider's failures: while most requests fail, fewer are sent at once"
         )
     most = f"{statistics.max_in_flight:,} in flight"
-    if evidence.quota.max_concurrent:
+    if facts.quota.max_concurrent:
         return f"bounded by max_concurrent ({most}): a higher one would make it faster"
     how = statistics.remedy or "a higher limit of open files allows more"
     return f"bounded by the connections ({most}): {how}"
 
 
-def _unlimited(evidence: Evidence) -> str | None:
+def _unlimited(facts: RunFacts) -> str | None:
     """Explain a run that the limiter did not hold up."""
-    if evidence.cpu_seconds >= _BUSY * evidence.seconds:
+    if facts.cpu_seconds >= _BUSY * facts.seconds:
         return "bounded by this computer's processor, of which one core is used"
-    concurrency = evidence.concurrency
-    if evidence.rows <= concurrency:
+    concurrency = facts.concurrency
+    if facts.rows <= concurrency:
         return "bounded by the answers' own latency: all rows were under way at once"
-    if evidence.row_seconds / evidence.seconds >= _FULL * concurrency:
+    if facts.row_seconds / facts.seconds >= _FULL * concurrency:
         if concurrency >= connection_limit():
             return f"bounded by the connections ({concurrency:,} rows): {how_to_have_more()}"
         return f"bounded by --concurrency {concurrency:,}: a higher one would make it faster"
-    return "bounded by how fast rows came in" if evidence.once else None
+    return "bounded by how fast rows came in" if facts.once else None

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmflow.cli.batching import going_on
+from llmflow.cli.batch_jobs import going_on
 from llmflow.cli.signals import exit_code
 from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
+from llmflow.format import counted
+from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.jobs.job import Job
 from llmflow.jobs.report import Report, spent
-from llmflow.jobs.verdict import Evidence, verdict
 from llmflow.limits import LimiterStatistics
 from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
-from llmflow.printable import counted
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
 from llmflow.runs.run import Run
@@ -26,7 +26,7 @@ READER_GONE = 141
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Outcome:
     """How a run ended.
 
     Args:
@@ -44,16 +44,16 @@ class Ending:
     waits_for: str | None = None
 
 
-def end(job: Job, writer: RowWriter, run: Run) -> Ending:
+def finish(job: Job, writer: RowWriter, run: Run) -> Outcome:
     """Give the output its name, or leave what there is; with no answer, leave nothing."""
     if job.detached:
         writer.abort(keep=False)
         waits_for = going_on(run.batch_jobs) or "its batch jobs"
-        return Ending(code=ALL_ANSWERED, output=None, failures=None, waits_for=waits_for)
-    return _end(job, writer)
+        return Outcome(code=ALL_ANSWERED, output=None, failures=None, waits_for=waits_for)
+    return _finish(job, writer)
 
 
-def _end(job: Job, writer: RowWriter) -> Ending:
+def _finish(job: Job, writer: RowWriter) -> Outcome:
     if job.stopped_by is None and not job.interrupted:
         try:
             writer.commit()
@@ -63,7 +63,7 @@ def _end(job: Job, writer: RowWriter) -> Ending:
             job.interrupted = True
         else:
             failed = job.counters.failed
-            return Ending(
+            return Outcome(
                 code=SOME_FAILED if failed else ALL_ANSWERED,
                 output=writer.name,
                 failures=str(writer.failed_path) if failed else None,
@@ -74,7 +74,7 @@ def _end(job: Job, writer: RowWriter) -> Ending:
     except LLMFlowError as error:
         job.stopped_by = job.stopped_by or error
     code, stopped_by = _reason(job)
-    return Ending(
+    return Outcome(
         code=code,
         output=str(writer.partial_path or writer.name) if keep else None,
         failures=_partial_failures(writer) if keep else None,
@@ -82,19 +82,19 @@ def _end(job: Job, writer: RowWriter) -> Ending:
     )
 
 
-def closed(run: Run, job: Job, ending: Ending) -> Ending:
+def close_run(run: Run, job: Job, outcome: Outcome) -> Outcome:
     """Close the run's journal; where that fails, say so, and leave the files as they are."""
     try:
         error = job.stopped_by or (KeyboardInterrupt() if job.interrupted else None)
-        run.close(error, waits_for=ending.waits_for)
+        run.close(error, waits_for=outcome.waits_for)
     except LLMFlowError as error:
-        if ending.stopped_by is None:
-            return replace(ending, code=WRONG, stopped_by=str(error).rstrip("."))
-    return ending
+        if outcome.stopped_by is None:
+            return replace(outcome, code=WRONG, stopped_by=str(error).rstrip("."))
+    return outcome
 
 
 def report_of(
-    ending: Ending,
+    outcome: Outcome,
     job: Job,
     llm: LLM,
     run: Run,
@@ -107,7 +107,7 @@ def report_of(
     """Return the closing report.
 
     Args:
-        ending: how the run ended.
+        outcome: how the run ended.
         job: the job.
         llm: its model.
         run: what it belongs to.
@@ -118,7 +118,7 @@ def report_of(
     """
     after, counters = llm.limiter.statistics(), job.counters
     requests, rejected = spent(before, after)
-    evidence = Evidence(
+    facts = RunFacts(
         statistics=after,
         learned=llm.limiter.learned(),
         quota=llm.limiter.quota,
@@ -130,7 +130,7 @@ def report_of(
         concurrency=job.concurrency,
         row_seconds=counters.row_seconds,
         once=job.once,
-        stopped=ending.stopped_by is not None,
+        stopped=outcome.stopped_by is not None,
     )
     # Of what a batch job brought, the rows find the journal's copy.
     alone = job.submission is None and job.overflow is None
@@ -145,7 +145,7 @@ def report_of(
         skipped_empty=counters.skipped_empty,
         answered=counters.answered,
         failed=counters.failed,
-        remaining=remaining if ending.stopped_by else 0,
+        remaining=remaining if outcome.stopped_by else 0,
         requests=requests,
         rejected=rejected,
         input_tokens=source.input_tokens,
@@ -155,14 +155,14 @@ def report_of(
         limits=after.limits,
         utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
         bound_by={name: round(share, 4) for name, share in after.bound_by.items()},
-        verdict=None if run.batch_jobs else verdict(evidence),
-        output=ending.output,
-        failures=ending.failures,
+        verdict=None if run.batch_jobs else explain_bottleneck(facts),
+        output=outcome.output,
+        failures=outcome.failures,
         reasons={
             kind: {"count": count, "first": first}
             for kind, (count, first) in counters.reasons.items()
         },
-        stopped_by=ending.stopped_by,
+        stopped_by=outcome.stopped_by,
         cut=counters.cut,
         empty=counters.empty,
         retried=done.retried,
@@ -176,7 +176,7 @@ def keep_learned() -> None:
     remember_limits()
 
 
-def last_words(report: Report, run: Run, way_on: str | None = None) -> str:
+def stop_message(report: Report, run: Run, resume_hint: str | None = None) -> str:
     """Return in one line why a run was stopped, where its answers are, and how to go on."""
     text = report.stopped_by or ""
     if report.output:
@@ -188,10 +188,10 @@ def last_words(report: Report, run: Run, way_on: str | None = None) -> str:
     # Answers of earlier sessions that this one did not come to.
     if run.totals is not None and run.totals.answers > report.answered:
         text += f"; the run has {counted(run.totals.answers, 'answer')} in its journal"
-    return f"{text}; {way_on}" if way_on else text
+    return f"{text}; {resume_hint}" if resume_hint else text
 
 
-def way_on(run: Run, task: Task, report: Report) -> str | None:
+def resume_hint(run: Run, task: Task, report: Report) -> str | None:
     """Return how to go on with a run that was stopped, or None where it would begin anew."""
     if run.name is None or run.totals is None:
         return None
@@ -216,7 +216,7 @@ def way_on(run: Run, task: Task, report: Report) -> str | None:
     return go_on if jobs is None else f"{jobs}; {go_on}"
 
 
-def retry_words(run: Run, report: Report) -> str | None:
+def retry_hint(run: Run, report: Report) -> str | None:
     """Return how failed rows are asked again, or None if none was asked."""
     # A row that does not fit the prompt is looked at again in any case.
     asked = any(kind != InputError.__name__ for kind in report.reasons)

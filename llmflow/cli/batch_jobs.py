@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import ConfigurationError, InputError
-from llmflow.printable import counted
+from llmflow.format import counted
 from llmflow.progress.words import duration
 
 if TYPE_CHECKING:

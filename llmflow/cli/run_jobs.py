@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Work:
+class RunJobs:
     """The batch jobs of a run.
 
     Args:
@@ -37,8 +37,8 @@ class Work:
         return [each for each in self.jobs if each.is_active]
 
 
-def work_of(run: RunSummary) -> Work:
-    """Return the batch jobs of a run, without disturbing whoever works on it.
+def jobs_of_run(run: RunSummary) -> RunJobs:
+    """Return the batch jobs of a run, without disturbing the process that works on it.
 
     Raises:
         JournalError: its journal cannot be read.
@@ -46,7 +46,7 @@ def work_of(run: RunSummary) -> Work:
     from llmflow.batch.record import JobRecord
     from llmflow.journal import read_jobs
 
-    return Work(run=run, jobs=[JobRecord.of(each) for each in read_jobs(run.folder)])
+    return RunJobs(run=run, jobs=[JobRecord.of(each) for each in read_jobs(run.folder)])
 
 
 def task_of(run: RunSummary) -> Task | None:
@@ -58,26 +58,26 @@ def task_of(run: RunSummary) -> Task | None:
         return None
 
 
-def reach(work: Work) -> list[LLM]:
+def connect(run_jobs: RunJobs) -> list[LLM]:
     """Return a model for each queue of the unfinished jobs; `notes` tells what is out of reach."""
     found: dict[str, LLM] = {}
-    for job in work.unfinished:
+    for job in run_jobs.unfinished:
         if job.queue in found:
             continue
         try:
-            llm = _llm(work.run, job)
+            llm = _llm(run_jobs.run, job)
         except LLMFlowError as error:
-            _note(work, f"the provider cannot be asked: {redact(str(error))}")
+            _note(run_jobs, f"the provider cannot be asked: {redact(str(error))}")
             continue
         if llm.batch_queue == job.queue:
             found[job.queue] = llm
         else:
-            _note(work, f"{job.provider}/{job.model} is another server here than it was")
+            _note(run_jobs, f"{job.provider}/{job.model} is another server here than it was")
     return list(found.values())
 
 
 def _llm(run: RunSummary, job: JobRecord) -> LLM:
-    from llmflow.cli.asking import asking
+    from llmflow.cli.model import resolve_model
     from llmflow.config import use_config
     from llmflow.llm import LLM
 
@@ -87,12 +87,12 @@ def _llm(run: RunSummary, job: JobRecord) -> LLM:
         llm.prepare()
         return llm
     with in_folder(task.folder), use_config(task.config):
-        llm = asking(task).llm
+        llm = resolve_model(task).llm
         llm.prepare()
         return llm
 
 
-async def look(work: Work, llms: Sequence[LLM]) -> None:
+async def refresh(run_jobs: RunJobs, llms: Sequence[LLM]) -> None:
     """Ask the provider how the jobs are doing, and put that in place of what is written down."""
     by_queue = {each.batch_queue: each for each in llms}
 
@@ -107,7 +107,7 @@ async def look(work: Work, llms: Sequence[LLM]) -> None:
                 job.job, StreamChannel()
             )
         except ProviderError as error:
-            _note(work, f"the provider does not say: {redact(str(error))}")
+            _note(run_jobs, f"the provider does not say: {redact(str(error))}")
             return job
         news = job.but(
             native=status.native or status.state,
@@ -118,9 +118,9 @@ async def look(work: Work, llms: Sequence[LLM]) -> None:
         # Not written down: whoever collects them does that.
         return replace(news, state="fetched") if status.has_ended else news
 
-    work.jobs = list(await asyncio.gather(*map(fresh, work.jobs)))
+    run_jobs.jobs = list(await asyncio.gather(*map(fresh, run_jobs.jobs)))
 
 
-def _note(work: Work, text: str) -> None:
-    if text not in work.notes:
-        work.notes.append(text)
+def _note(run_jobs: RunJobs, text: str) -> None:
+    if text not in run_jobs.notes:
+        run_jobs.notes.append(text)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class ResolvedModel:
     """Who is asked, and how it was decided.
 
     Args:
@@ -30,7 +30,7 @@ class Asking:
     given: Mapping[str, Any]
 
 
-def asking(task: Task) -> Asking:
+def resolve_model(task: Task) -> ResolvedModel:
     """Return the LLM of a task.
 
     Raises:
@@ -72,4 +72,4 @@ def asking(task: Task) -> Asking:
         timeout=task.timeout,
         options={**provider_options(task.option), **marks},
     )
-    return Asking(llm=llm, contact=contact, settings=settings, given=given)
+    return ResolvedModel(llm=llm, contact=contact, settings=settings, given=given)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from llmflow.budget.words import dollars
+from llmflow.budget.messages import dollars
+from llmflow.format import counted, printable
 from llmflow.jobs.plan import Plan
 from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Span
 from llmflow.jobs.report import duration
-from llmflow.printable import counted, printable
 
 _NARROW: Final = 0.005
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from llmflow import loops
-from llmflow.cli.asking import asking
+from llmflow.cli.model import resolve_model
 from llmflow.cli.reading import check_prompt, rows_of, tell_repaired
 from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, hear_no_more, on_signals
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
 from llmflow.errors import ConfigurationError
-from llmflow.printable import counted
+from llmflow.format import counted
 
 if TYPE_CHECKING:
-    from llmflow.cli.asking import Asking
-    from llmflow.cli.ending import Ending
+    from llmflow.cli.model import ResolvedModel
+    from llmflow.cli.outcome import Outcome
     from llmflow.jobs.contact import Contact
     from llmflow.jobs.job import Job
     from llmflow.jobs.progress import Progress
@@ -43,7 +43,7 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
     """
     with ExitStack() as stack:
         with Postponed():
-            from llmflow.cli.batching import check_options
+            from llmflow.cli.batch_jobs import check_options
             from llmflow.transport import check_connections
 
             check_options(task)
@@ -62,7 +62,7 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
 
 def _opened(task: Task, stack: ExitStack) -> tuple[RowSource, Selection]:
     """Return INPUT's rows and which of them are asked, with the configuration in use."""
-    from llmflow.cli.descriptors import check_descriptors
+    from llmflow.cli.open_files import check_descriptors
     from llmflow.config import use_config
 
     check_descriptors()
@@ -81,10 +81,10 @@ def _show_plan(task: Task) -> int:
 def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) -> int:
     """Open the run and the output, do the job, and leave both whole whatever happens."""
     with ExitStack() as stack, Postponed() as postponed:
-        from llmflow.cli.batching import tell_left
+        from llmflow.cli.batch_jobs import tell_left
         from llmflow.jobs.submission import Submission
 
-        asked = asking(task)
+        asked = resolve_model(task)
         llm, contact = asked.llm, asked.contact
         llm.prepare()
         postponed.check()
@@ -113,10 +113,10 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
             raise
 
 
-def _run(task: Task, asked: Asking, runs: Path | None) -> tuple[Run, bool]:
+def _run(task: Task, asked: ResolvedModel, runs: Path | None) -> tuple[Run, bool]:
     """Return the run that the task belongs to, and whether it has been there before."""
     from llmflow.budget import Budget
-    from llmflow.cli.batching import check_batching
+    from llmflow.cli.batch_jobs import check_batching
     from llmflow.config import load_config
     from llmflow.journal import read_summary
     from llmflow.runs.catalog import runs_folder
@@ -171,7 +171,7 @@ def _run_job(
     postponed: Postponed,
 ) -> int:
     """Run the job, and tell how it ended; every end comes through here."""
-    from llmflow.cli import ending
+    from llmflow.cli import outcome
 
     progress = _progress(job, llm, run, total, task)
     postponed.end()
@@ -183,25 +183,27 @@ def _run_job(
     seconds, computed = time.monotonic() - started, time.process_time() - computed
     if job.once:  # else they were read, and it was said, before
         tell_repaired(job.source)
-    end = ending.end(job, writer, run)
+    end = outcome.finish(job, writer, run)
     # The answers are in their place: whoever is impatient now would lose the end of the journal.
     hear_no_more()
-    end = ending.closed(run, job, end)
-    ending.keep_learned()
-    report = ending.report_of(
+    end = outcome.close_run(run, job, end)
+    outcome.keep_learned()
+    report = outcome.report_of(
         end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
     )
     _tell(report, end, run, task, job.submission)
     return end.code
 
 
-def _tell(report: Report, end: Ending, run: Run, task: Task, submission: Submission | None) -> None:
+def _tell(
+    report: Report, end: Outcome, run: Run, task: Task, submission: Submission | None
+) -> None:
     """Say how it ended, and at last what to do about it."""
-    from llmflow.cli import ending
-    from llmflow.cli.batching import tell_detached
+    from llmflow.cli import outcome
+    from llmflow.cli.batch_jobs import tell_detached
 
     code = end.code
-    if code == ending.READER_GONE:
+    if code == outcome.READER_GONE:
         silence(sys.stdout)
         return
     if end.waits_for is not None:
@@ -209,11 +211,11 @@ def _tell(report: Report, end: Ending, run: Run, task: Task, submission: Submiss
         return
     _show(report, task)
     if report.stopped_by is None:
-        words = ending.retry_words(run, report)
+        words = outcome.retry_hint(run, report)
         if words is not None and not task.quiet and not task.as_json:
             say(words)
         return
-    words = ending.last_words(report, run, ending.way_on(run, task, report))
+    words = outcome.stop_message(report, run, outcome.resume_hint(run, task, report))
     if code in INTERRUPTED_CODES:
         say(f"llmflow: {words}")
     else:
@@ -305,7 +307,7 @@ def _job(
     writer: RowWriter,
     contact: Contact,
 ) -> Job:
-    from llmflow.cli.batching import IN_BATCHES
+    from llmflow.cli.batch_jobs import IN_BATCHES
     from llmflow.jobs.job import DRAIN_SECONDS, Job
     from llmflow.mapping.work import default_concurrency
 
