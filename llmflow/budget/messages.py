@@ -1,9 +1,10 @@
-"""Messages about budgets that are used up."""
+"""Messages for calls that a budget refuses."""
 
 from __future__ import annotations
 
 from llmflow.budget.value import Budget, Estimate, Spent
 from llmflow.errors import TooLargeForBudgetError
+from llmflow.format import dollars
 
 
 def refusal(
@@ -63,19 +64,3 @@ def _amount(unit: str, value: float) -> str:
     if unit != "usd":
         return f"{value:,.0f} {unit.removesuffix('s') if value == 1 else unit}"
     return dollars(value)
-
-
-def dollars(value: float) -> str:
-    """Return an amount of money with enough digits for small prices.
-
-    >>> dollars(5), dollars(0.0123456), dollars(1234.5), dollars(0.0000042)
-    ('$5.00', '$0.0123', '$1,234.50', '$0.0000042')
-    """
-    if value >= 1 or value == 0:
-        return f"${value:,.2f}"
-    digits = 4
-    while digits < 10 and round(value, digits) < 100 * 10**-digits and value < 0.001:
-        digits += 1
-    text = f"{value:.{digits}f}"
-    whole, _, fraction = text.partition(".")
-    return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"

@@ -162,7 +162,7 @@ class Spending:
         each = self._estimator(call, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:
-            from llmflow.budget.messages import dollars
+            from llmflow.format import dollars
 
             return (
                 f"{counted(count, 'call costs', 'calls cost')} about {dollars(each.usd * count)}, "

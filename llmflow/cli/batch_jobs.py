@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import ConfigurationError, InputError
-from llmflow.format import counted
-from llmflow.progress.words import duration
+from llmflow.format import counted, duration
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord

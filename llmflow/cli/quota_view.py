@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import IO, Any, Final
 
 from llmflow.cli.terminal import printable
-from llmflow.jobs.report import duration
+from llmflow.format import duration
 from llmflow.limits.learned import LearnedLimit
 from llmflow.limits.statistics import LimiterStatistics
 from llmflow.shares import share_text

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.budget.messages import dollars
 from llmflow.cli.batch_jobs import going_on, job_lines
 from llmflow.cli.groups import CommandGroup
 from llmflow.cli.options import run_names
 from llmflow.cli.run_jobs import jobs_of_run, task_of
 from llmflow.cli.terminal import printable, say, write
 from llmflow.errors import InputError
+from llmflow.format import dollars
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary

@@ -6,11 +6,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from llmflow.budget.messages import dollars
-from llmflow.format import counted, printable
+from llmflow.format import counted, dollars, duration, printable
 from llmflow.jobs.plan import Plan
 from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Span
-from llmflow.jobs.report import duration
 
 _NARROW: Final = 0.005
 

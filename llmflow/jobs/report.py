@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from llmflow.budget.messages import dollars
+from llmflow.format import dollars, duration, per_second
 from llmflow.limits import LimiterStatistics
-from llmflow.progress.words import duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
 from llmflow.runs.report import RunReport
 from llmflow.surrogates import well_formed_value
 
-__all__ = ["Report", "duration", "spent"]
+__all__ = ["Report", "spent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,9 @@ from typing import Any
 
 from llmflow.calls.statistics import RunStatistics
 from llmflow.events import current_run_id
-from llmflow.format import counted
+from llmflow.format import counted, duration
 from llmflow.mapping.pump import Pump
 from llmflow.progress.view import View
-from llmflow.progress.words import duration
 from llmflow.runs.context import entered
 from llmflow.runs.progress import RunProgress
 from llmflow.runs.run import Run

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmflow.format import counted
-from llmflow.progress.words import duration
+from llmflow.format import counted, duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from llmflow.budget.messages import dollars
 from llmflow.budget.state import LedgerState
 from llmflow.errors import redact
-from llmflow.format import counted
+from llmflow.format import compact, counted, dollars, duration, per_second
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.progress.batches import BatchView
-from llmflow.progress.words import budget_words, compact, duration, per_second
 
 _TROUBLE_CHARACTERS: Final = 80
 _LONG_IN_FLIGHT: Final = 20.0
@@ -213,7 +211,7 @@ class View:
         return [f"{number:,} {what}" for number, what in counts if number]
 
     def _money(self) -> list[str]:
-        parts = [] if self.budget is None else budget_words(self.budget)
+        parts = [] if self.budget is None else _budget_words(self.budget)
         if self.cost and (self.budget is None or self.budget.budget.usd is None):
             parts.insert(0, dollars(self.cost))
         return parts
@@ -229,3 +227,17 @@ class View:
         if self.budget is not None and self.budget.waiting:
             return ["the budget is the limit"]
         return [] if self.binds is None else [self.binds]
+
+
+def _budget_words(state: LedgerState) -> list[str]:
+    """Return how much of each limit of a budget is spent, such as ``$0.41 of $5.00``."""
+    budget, spent, words = state.budget, state.spent, []
+    if budget.usd is not None:
+        words.append(f"{dollars(spent.usd)} of {dollars(float(budget.usd))}")
+    if budget.tokens is not None:
+        words.append(f"{compact(spent.tokens)} of {compact(float(budget.tokens))} tokens")
+    if budget.requests is not None:
+        words.append(f"{spent.requests:,.0f} of {float(budget.requests):,.0f} requests")
+    if budget.seconds is not None:
+        words.append(f"{duration(state.seconds)} of {duration(float(budget.seconds))}")
+    return words

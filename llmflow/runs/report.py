@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmflow.budget.messages import dollars
 from llmflow.calls.statistics import RunStatistics
-from llmflow.format import counted
+from llmflow.format import compact, counted, dollars, duration, per_second
 from llmflow.progress.view import Traffic
-from llmflow.progress.words import compact, duration, per_second
 from llmflow.runs.oddities import answer_words, retry_words
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from llmflow.format import compact, duration
 from llmflow.progress.pace import Pace
-from llmflow.progress.words import compact, duration
 
 
 def test_time_in_which_only_the_journal_answers_is_left_out() -> None:
