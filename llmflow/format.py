@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 _UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -18,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def counted(number: int, one: str, more: str | None = None) -> str:
-    """Return a count with its noun, in singular or plural.
+    """Return a number with its noun, singular or plural.
 
     >>> counted(1, "row"), counted(2_000, "row"), counted(0, "job is", "jobs are")
     ('1 row', '2,000 rows', '0 jobs are')
@@ -49,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 def per_second(rate: float) -> str:
-    """Return how many in a second, in three digits or all those before the point.
+    """Return a rate per second, with at least three digits.
 
     >>> per_second(0.7871), per_second(49.86), per_second(18_461.5)
     ('0.787/s', '49.9/s', '18,462/s')
@@ -70,7 +71,7 @@ def compact(number: float) -> str:
 
 
 def dollars(value: float) -> str:
-    """Return an amount of money, with as many digits as small prices need.
+    """Return an amount of money, with more digits for small ones.
 
     >>> dollars(5), dollars(0.0123456), dollars(1234.5), dollars(0.0000042)
     ('$5.00', '$0.0123', '$1,234.50', '$0.0000042')
@@ -83,3 +84,22 @@ def dollars(value: float) -> str:
     text = f"{value:.{digits}f}"
     whole, _, fraction = text.partition(".")
     return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iterator[str]:
+    """Yield rows of cells as lines with aligned columns.
+
+    >>> list(columns([("run", "rows"), ("a", "12")], right=[1]))
+    ['run  rows', 'a      12']
+
+    Args:
+        rows: the cells, those of the headings among them.
+        right: the columns that are aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmflow.batch.record import JobRecord, State
-from llmflow.cli.batch_jobs import going_on
+from llmflow.cli.batch_jobs import describe_unfinished
 from llmflow.cli.cancel import _kept
 from llmflow.jobs.report import Report
 from llmflow.mapping.result import MapCounts
@@ -83,7 +83,7 @@ def job(state: State, number: int) -> JobRecord:
 def of_jobs(number: int) -> str:
     there = [job("created", each) for each in range(number)]
     here = [job("sealed", each) for each in range(number)]
-    left = "; ".join(str(going_on(each)) for each in (there, here, [*there, *here]))
+    left = "; ".join(str(describe_unfinished(each)) for each in (there, here, [*there, *here]))
     return f"{left}; {_kept(number, number)}; {_kept(0, 1)}"
 
 
@@ -97,4 +97,7 @@ def test_one_job_is_spoken_of_as_one() -> None:
     assert _kept(1, 1) == "1 answer of this job is kept"
     assert _kept(2, 3) == "2 answers of these jobs are kept"
     both = [job("created", 0), job("sealed", 0)]
-    assert going_on(both) == "1 batch job is still running at openai, 1 waits here to be sent"
+    assert (
+        describe_unfinished(both)
+        == "1 batch job is still running at openai, 1 waits here to be sent"
+    )

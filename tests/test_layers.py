@@ -154,12 +154,7 @@ CIRCLES = [
         "llmflow.runs.run",
     },
     {"llmflow.llm", "llmflow.llm_copying"},
-    {
-        "llmflow.jobs.plan",
-        "llmflow.jobs.plan_table",
-        "llmflow.jobs.plan_text",
-        "llmflow.jobs.planning",
-    },
+    {"llmflow.jobs.plan_text", "llmflow.jobs.plan_values"},
     {"llmflow.simulator.answer", "llmflow.simulator.dialect"},
     {"llmflow.simulator.http_connection", "llmflow.simulator.http_server"},
 ]

@@ -42,7 +42,7 @@ def refusal(
 
 
 def too_large(dimension: str, budget: Budget, estimate: Estimate) -> TooLargeForBudgetError:
-    """Return the refusal of a call above the whole budget.
+    """Return the refusal of a call that exceeds the whole budget.
 
     Args:
         dimension: what is too small, as the field of `Budget` is called.

@@ -1,25 +1,28 @@
-"""What the commands say of batch jobs, and when there can be none."""
+"""Batch jobs in the commands: option checks, provider status, tables and messages."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from llmflow.cli.task import Task
-from llmflow.cli.terminal import printable, say, write
-from llmflow.errors import ConfigurationError, InputError
-from llmflow.format import counted, duration
+from llmflow.cli.task import Task, in_folder
+from llmflow.cli.terminal import printable, say, write, write_json
+from llmflow.errors import ConfigurationError, InputError, LLMFlowError, ProviderError, redact
+from llmflow.format import columns, counted, duration
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.jobs.submission import Submission
+    from llmflow.journal import RunSummary
     from llmflow.llm import LLM
     from llmflow.runs.run import Run
 
 IN_BATCHES: Final = 5_000
-"""How many rows are asked at once where those that jobs left over may make another job."""
+"""Rows in flight at once, so that those without an answer can make another job."""
 AT_THE_PROVIDER: Final = ("creating", "created")
 
 
@@ -32,14 +35,16 @@ def check_options(task: Task) -> None:
     from llmflow.calls.choice import as_choice
 
     if task.detach and not task.in_batches:
-        raise ConfigurationError("--detach needs batch jobs, which go on alone: --mode batch")
+        raise ConfigurationError(
+            "--detach needs batch jobs, which run without llmflow: --mode batch"
+        )
     if task.deadline is not None and not task.in_batches:
         raise ConfigurationError(
             "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch"
         )
     if task.fallback == "parallel" and not task.in_batches:
         raise ConfigurationError(
-            "--fallback parallel is for what batch jobs leave over: --mode batch"
+            "--fallback parallel is for rows that batch jobs did not answer: --mode batch"
         )
     if task.fallback == "batch" and task.mode == "batch":
         raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
@@ -48,7 +53,7 @@ def check_options(task: Task) -> None:
 
 
 def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
-    """Check that what was asked for can be done in batch jobs, if it is to be.
+    """Check that the task can use batch jobs, if it asks to.
 
     Args:
         task: what was asked for.
@@ -65,7 +70,7 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
     if not keeps:
         off = "--no-journal" if task.no_journal else 'store = "off" in llmflow.toml'
         raise ConfigurationError(
-            f"{option} needs the run's journal, which knows the jobs and keeps their "
+            f"{option} needs the run's journal, which records the jobs and their "
             f"answers: leave out {off}"
         )
     if task.is_piped:
@@ -80,8 +85,8 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
         )
 
 
-def going_on(jobs: Collection[JobRecord]) -> str | None:
-    """Return how many jobs run, and where, such as ``2 batch jobs are still running at openai``."""
+def describe_unfinished(jobs: Collection[JobRecord]) -> str | None:
+    """Describe unfinished jobs: ``2 batch jobs are still running at openai``."""
     there = [each for each in jobs if each.state in AT_THE_PROVIDER]
     here = [each for each in jobs if each.state == "sealed"]
     parts = []
@@ -95,52 +100,46 @@ def going_on(jobs: Collection[JobRecord]) -> str | None:
         wait = "waits" if len(here) == 1 else "wait"
         parts.append(f"{len(here):,}{what} {wait} here to be sent")
     if not parts and any(each.is_active for each in jobs):
-        parts.append("answers of batch jobs are here and not counted yet")
+        parts.append("answers of batch jobs are downloaded and not counted yet")
     return ", ".join(parts) or None
 
 
-def tell_left(run: Run) -> None:
-    """Say which batch jobs of earlier sessions go on, if any does, when this one ends early."""
-    if (left := going_on(run.batch_jobs)) is not None:
+def print_unfinished(run: Run) -> None:
+    """Print which batch jobs of earlier sessions are still running, if any."""
+    if (left := describe_unfinished(run.batch_jobs)) is not None:
         say(f"{left}: `llmflow resume {run.name}` collects the answers")
 
 
-def tell_detached(run: Run, task: Task, submission: Submission | None = None) -> None:
-    """Say what was left at the provider, and how to go on."""
+def print_detached(run: Run, task: Task, submission: Submission | None = None) -> None:
+    """Print the jobs left at the provider, and how to continue."""
     jobs = [each for each in run.batch_jobs if each.is_active]
     if task.as_json:
-        import orjson
-
         plain = {"run": run.name, "jobs": [each.plain() for each in jobs]}
-        write(sys.stderr if task.output == "-" else sys.stdout, orjson.dumps(plain).decode())
+        write_json(sys.stderr if task.output == "-" else sys.stdout, plain)
     elif not task.quiet:
-        write(sys.stderr, "\n".join([f"run {run.name}: {going_on(jobs)}", *job_lines(jobs)]))
+        write(
+            sys.stderr,
+            "\n".join([f"run {run.name}: {describe_unfinished(jobs)}", *job_lines(jobs)]),
+        )
         if submission is not None and submission.refused is not None:
             say(
-                f"not all rows are in these jobs, for the budget: {submission.refused}\n"
-                f"`llmflow resume {run.name}` submits more, as far as that reaches"
+                f"not all rows are in these jobs, because of the budget: {submission.refused}\n"
+                f"`llmflow resume {run.name}` submits more, as far as the budget allows"
             )
         if any(each.state == "sealed" for each in jobs):
             say("what waits is sent by `llmflow resume`, once the provider has room for it")
-        they, them = ("it is", "it") if len(jobs) == 1 else ("they are", "them")
+        them = "it" if len(jobs) == 1 else "them"
         say(
-            f"`llmflow status {run.name}` says how far {they}\n"
+            f"`llmflow status {run.name}` shows the progress\n"
             f"`llmflow resume {run.name}` waits for {them} and writes {task.output}\n"
-            f"`llmflow cancel {run.name}` ends {them}, and keeps what was answered"
+            f"`llmflow cancel {run.name}` cancels {them}, and keeps what was answered"
         )
 
 
-def job_lines(jobs: Collection[JobRecord], *, now: float | None = None) -> Iterator[str]:
-    """Yield a line for each job, in columns.
-
-    Args:
-        jobs: what is known of them.
-        now: seconds since 1970; by default what the clock says.
-    """
-    rows = [_HEADINGS, *(_row(each, time.time() if now is None else now) for each in jobs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(map(str.ljust, row, widths)).rstrip()
+def job_lines(jobs: Collection[JobRecord]) -> Iterator[str]:
+    """Yield a line for each job, in columns."""
+    now = time.time()
+    return columns([_HEADINGS, *(_row(each, now) for each in jobs)])
 
 
 _HEADINGS: Final = ("job", "model", "state", "rows", "answered", "failed", "age", "expires in")
@@ -162,7 +161,7 @@ def _row(record: JobRecord, now: float) -> tuple[str, ...]:
 
 
 def state_of(record: JobRecord) -> str:
-    """Return what a job is doing, in a few words, fit to be shown."""
+    """Return a job's state in a few printable words."""
     if record.state == "sealed":
         return "waits to be sent"
     if record.state == "done":
@@ -170,3 +169,115 @@ def state_of(record: JobRecord) -> str:
     if record.cancel is not None and record.state in AT_THE_PROVIDER:
         return "being cancelled"
     return printable(record.native or record.state)
+
+
+@dataclass(kw_only=True)
+class RunJobs:
+    """The batch jobs of a run.
+
+    Args:
+        run: the run.
+        jobs: what is known of them, those that have ended among them.
+        notes: why there is nothing newer to be told, in words.
+    """
+
+    run: RunSummary
+    jobs: list[JobRecord]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> list[JobRecord]:
+        """The jobs of which something is still to be done."""
+        return [each for each in self.jobs if each.is_active]
+
+
+def jobs_of_run(run: RunSummary) -> RunJobs:
+    """Read the batch jobs of a run, without locking its journal.
+
+    Raises:
+        JournalError: its journal cannot be read.
+    """
+    from llmflow.batch.record import JobRecord
+    from llmflow.journal import read_jobs
+
+    return RunJobs(run=run, jobs=[JobRecord.of(each) for each in read_jobs(run.folder)])
+
+
+def task_of(run: RunSummary) -> Task | None:
+    """Return the task of a run; None if a program started it."""
+    kept = run.about.get("task")
+    try:
+        return Task.restored(kept, name=run.name) if isinstance(kept, dict) else None
+    except InputError:
+        return None
+
+
+def connect(run_jobs: RunJobs) -> list[LLM]:
+    """Return a model for each queue of unfinished jobs; `notes` names failures."""
+    found: dict[str, LLM] = {}
+    for job in run_jobs.unfinished:
+        if job.queue in found:
+            continue
+        try:
+            llm = _llm(run_jobs.run, job)
+        except LLMFlowError as error:
+            _note(run_jobs, f"the provider cannot be reached: {redact(str(error))}")
+            continue
+        if llm.batch_queue == job.queue:
+            found[job.queue] = llm
+        else:
+            _note(
+                run_jobs,
+                f"{job.provider}/{job.model} has another server than the jobs were sent to",
+            )
+    return list(found.values())
+
+
+def _llm(run: RunSummary, job: JobRecord) -> LLM:
+    from llmflow.cli.model import resolve_model
+    from llmflow.config import use_config
+    from llmflow.llm import LLM
+
+    task = task_of(run)
+    if task is None:
+        llm = LLM(f"{job.provider}/{job.model}")
+        llm.prepare()
+        return llm
+    with in_folder(task.folder), use_config(task.config):
+        llm = resolve_model(task).llm
+        llm.prepare()
+        return llm
+
+
+async def refresh(run_jobs: RunJobs, llms: Sequence[LLM]) -> None:
+    """Replace the recorded states of the jobs by the provider's."""
+    by_queue = {each.batch_queue: each for each in llms}
+
+    async def fresh(job: JobRecord) -> JobRecord:
+        llm = by_queue.get(job.queue)
+        if llm is None or job.job is None or job.state != "created":
+            return job
+        from llmflow.transport.channel import StreamChannel
+
+        try:
+            status = await llm.provider.batch.status(  # type: ignore[attr-defined]
+                job.job, StreamChannel()
+            )
+        except ProviderError as error:
+            _note(run_jobs, f"the provider returned no status: {redact(str(error))}")
+            return job
+        news = job.but(
+            native=status.native or status.state,
+            succeeded=status.succeeded,
+            failed=status.failed,
+            expires_at=status.expires_at or job.expires_at,
+        )
+        # Not written down: whoever collects them does that.
+        return replace(news, state="fetched") if status.has_ended else news
+
+    run_jobs.jobs = list(await asyncio.gather(*map(fresh, run_jobs.jobs)))
+
+
+def _note(run_jobs: RunJobs, text: str) -> None:
+    if text not in run_jobs.notes:
+        run_jobs.notes.append(text)

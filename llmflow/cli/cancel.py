@@ -1,4 +1,4 @@
-"""``llmflow cancel``: the end of a run's batch jobs; what they have answered is kept."""
+"""``llmflow cancel``: cancels a run's batch jobs and keeps their answers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from llmflow import loops
-from llmflow.cli.batch_jobs import going_on
+from llmflow.cli.batch_jobs import (
+    RunJobs,
+    connect,
+    describe_unfinished,
+    jobs_of_run,
+    refresh,
+    task_of,
+)
 from llmflow.cli.options import CONFIG, run_names
-from llmflow.cli.run_jobs import RunJobs, connect, jobs_of_run, refresh, task_of
 from llmflow.cli.terminal import say
 from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
 from llmflow.format import counted
@@ -27,7 +33,7 @@ _OVER: Final = (400, 404, 409)
 """What a provider says of a job that has ended, or is being cancelled."""
 
 
-@click.command("cancel", short_help="Cancel the batch jobs of a run; keep what was answered.")
+@click.command("cancel", short_help="Cancel the batch jobs of a run; keep their answers.")
 @click.argument("name", metavar="RUN", shell_complete=run_names)
 @click.option(
     "--wait",
@@ -35,15 +41,15 @@ _OVER: Final = (400, 404, 409)
     default=_WAIT,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the jobs' end.",
+    help="How long to wait until the jobs have ended.",
 )
 @CONFIG
 def command(name: str, wait: float, config: str | None) -> int:
-    """Cancel the batch jobs of RUN at the provider, and keep what they have answered.
+    """Cancel the batch jobs of RUN, and keep their answers so far.
 
-    What has not been sent yet is not sent. The answers come into the run's journal:
-    `llmflow resume`, or the run's command again, asks only what is missing. A provider may
-    take ten minutes to cancel a job, and bills what it has done until then.
+    Jobs that are not submitted yet are not submitted. The answers are written to the run's
+    journal: `llmflow resume`, or the run's command again, sends only the missing rows. A provider
+    may take ten minutes to cancel a job, and bills what it has done until then.
     """
     from llmflow.config import use_config
     from llmflow.runs.catalog import find_run
@@ -56,24 +62,24 @@ def command(name: str, wait: float, config: str | None) -> int:
         llms = connect(run_jobs)
         if not llms:
             raise InputError(
-                f"the jobs of {run_jobs.run.name} are out of reach: {run_jobs.notes[0]}"
+                f"the jobs of {run_jobs.run.name} cannot be reached: {run_jobs.notes[0]}"
             )
-        end = _from_beside if run_jobs.run.busy else _from_within
+        end = _cancel_busy if run_jobs.run.busy else _cancel_idle
         try:
             loops.run(end(run_jobs, llms, wait))
         except KeyboardInterrupt:
             from llmflow.cli.signals import exit_code
 
             say(
-                "llmflow: interrupted; what the provider was told to cancel, it goes on to cancel: "
-                f"`llmflow status {run_jobs.run.name}` shows how far it is"
+                "llmflow: interrupted; the provider keeps cancelling what it was told to cancel: "
+                f"`llmflow status {run_jobs.run.name}` shows the progress"
             )
             return exit_code()
     return 0
 
 
-async def _from_within(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
-    """Cancel the jobs of a run that nobody else is working on, and collect what there is."""
+async def _cancel_idle(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
+    """Cancel the jobs of an idle run, and collect their answers."""
     from llmflow.runs.run import Run
 
     found, name = run_jobs.run, run_jobs.run.name
@@ -96,13 +102,13 @@ async def _from_within(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
         ended = await _settled(run, wait)
         kept = 0 if run.totals is None else run.totals.answers - before
         await run.session.stop_batches()
-        left = going_on(run.batch_jobs)
+        left = describe_unfinished(run.batch_jobs)
         if left is None:
             run.close(BatchCancelledError("its batch jobs were cancelled"))
         else:
             run.close(waits_for=left)
     if ended and left is None:
-        say(f"cancelled: {_kept(kept, count)}; `llmflow resume {name}` asks what is missing")
+        say(f"cancelled: {_kept(kept, count)}; `llmflow resume {name}` sends the missing rows")
     elif untold:
         say(f"{left}: not all could be cancelled: {untold[0]}; `llmflow cancel {name}` tries again")
     else:
@@ -110,7 +116,7 @@ async def _from_within(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
 
 
 async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
-    """Tell the provider to cancel jobs; return why it could not be told, or would not hear."""
+    """Tell the provider to cancel jobs; return its errors."""
     from llmflow.transport.channel import StreamChannel
 
     by_queue = {each.batch_queue: each for each in llms}
@@ -129,7 +135,7 @@ async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
 
 
 def _is_there(job: JobRecord) -> bool:
-    """Whether the provider has a job that is known to be ours: one that was found may not be."""
+    """Return whether the provider has a job that is certainly ours."""
     return job.state == "created" and job.job is not None and not job.found
 
 
@@ -146,7 +152,7 @@ def _kept(answers: int, jobs: int) -> str:
 
 
 async def _settled(run: Run, wait: float) -> bool:
-    """Wait for the jobs' end; return whether all of them have ended in time."""
+    """Wait for the jobs' end; return whether all ended in time."""
     try:
         await asyncio.wait_for(run.settled(), wait)
     except BatchCancelledError:
@@ -156,8 +162,8 @@ async def _settled(run: Run, wait: float) -> bool:
     return True
 
 
-async def _from_beside(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
-    """Cancel the jobs that another process looks after: it collects what there is."""
+async def _cancel_busy(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
+    """Cancel the jobs of a run that another process collects."""
     from llmflow.transport.channel import StreamChannel
 
     name, by_queue = run_jobs.run.name, {each.batch_queue: each for each in llms}
@@ -183,4 +189,4 @@ async def _from_beside(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
             say("cancelled")
             return
         await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, until - loop.time())))
-    say(f"the provider is still cancelling: `llmflow status {name}` shows how far it is")
+    say(f"the provider is still cancelling: `llmflow status {name}` shows the progress")

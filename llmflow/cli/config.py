@@ -1,4 +1,4 @@
-"""``llmflow config``: whether the configuration file is right, and what follows from it."""
+"""``llmflow config``: checks and shows the configuration file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from llmflow.cli.groups import CommandGroup
-from llmflow.cli.options import CONFIG
-from llmflow.cli.terminal import printable, write
+from llmflow.cli.options import CONFIG, JSON, CommandGroup
+from llmflow.cli.terminal import printable, write, write_json
 from llmflow.errors import ConfigurationError, redact
 
 if TYPE_CHECKING:
@@ -30,17 +29,17 @@ _PUBLIC: Final = "public price of"
 def command() -> None:
     """Check and show the configuration file, llmflow.toml.
 
-    It is looked for in the working directory and above it; --config FILE or the variable
-    LLMFLOW_CONFIG name another one. What the command line says wins over the file.
+    It is searched for in the working directory and above it; --config FILE or the variable
+    LLMFLOW_CONFIG names another one. Options on the command line override the file.
     """
 
 
-@command.command("check", short_help="Say whether everything in the file is right.")
+@command.command("check", short_help="Check that everything in the file is valid.")
 @CONFIG
 def check(config: str | None) -> int:
-    """Say whether everything in the file is right; name all that is wrong, with its line.
+    """Check that the file is valid; list all errors with their lines.
 
-    Exit codes: 0 it is right, 2 it is not, or there is none.
+    Exit codes: 0 it is valid, 2 it is not, or there is no file.
     """
     loaded = _load(config)
     if loaded.source is None:
@@ -50,20 +49,22 @@ def check(config: str | None) -> int:
         settings = _resolved(loaded, model)
         if settings.key_env is not None and not os.environ.get(settings.key_env):
             missing.add(settings.key_env)
-    lines = [f"{_name(loaded)} is right"]
+    lines = [f"{_name(loaded)} is valid"]
     lines += [f"note: the environment variable {name} is not set" for name in sorted(missing)]
     write(sys.stdout, "\n".join(map(printable, lines)))
     return 0
 
 
-@command.command("show", short_help="Show the settings in force, and where each comes from.")
+@command.command("show", short_help="Show the effective settings, and where each comes from.")
 @CONFIG
 @click.option(
-    "--model", metavar="MODEL", help="All settings of PROVIDER/MODEL; else what the file says."
+    "--model",
+    metavar="MODEL",
+    help="Show all settings of PROVIDER/MODEL, not only those of the file.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def show(config: str | None, model: str | None, as_json: bool) -> int:
-    """Show the settings in force, and where each comes from: a line of the file, or a default.
+    """Show the effective settings, and where each of them comes from.
 
     Keys are not shown, only whether their variables are set.
     """
@@ -75,13 +76,10 @@ def show(config: str | None, model: str | None, as_json: bool) -> int:
         rows = list(_journal(loaded))
         journal = {"journal": rows} if rows else {}
     if as_json:
-        import orjson
-
         whole = {"file": _name(loaded), "models": _plain(found), **_plain(journal)}
-        text = orjson.dumps(whole).decode()
+        write_json(sys.stdout, whole)
     else:
-        text = "\n".join(_lines(loaded, {**journal, **found}))
-    write(sys.stdout, text)
+        write(sys.stdout, "\n".join(_lines(loaded, {**journal, **found})))
     return 0
 
 
@@ -110,7 +108,7 @@ def _name(config: Config) -> str | None:
 
 
 def _models(config: Config) -> Iterator[str]:
-    """Yield a model string for each table: ``NAME/*`` stands for all other models."""
+    """Yield a model string per table; ``NAME/*`` means all other models."""
     for provider, table in config.providers.items():
         yield f"{provider}/*"
         yield from (
@@ -119,7 +117,7 @@ def _models(config: Config) -> Iterator[str]:
 
 
 def _resolved(config: Config, model: str) -> Settings:
-    """Return what is configured for a model, once it is known that it can be used."""
+    """Return the settings of a model, checked by converting all of them."""
     from llmflow.transport import Timeout
 
     settings = config.settings(model)

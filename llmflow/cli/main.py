@@ -1,4 +1,4 @@
-"""``llmflow``: the group of commands, and what an error looks like."""
+"""``llmflow``: the group of commands, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
-from llmflow.cli.groups import BareCommandError, CommandGroup, usage_message
 from llmflow.cli.open_files import system_error
-from llmflow.cli.signals import Postponed, end_at_once, exit_code, terminable
+from llmflow.cli.options import BareCommandError, CommandGroup, usage_message
+from llmflow.cli.signals import Postponed, exit_at_next_signal, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
 from llmflow.transport import raise_connection_limit
@@ -19,14 +19,14 @@ from llmflow.transport import raise_connection_limit
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
     "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
-    "plan": ("llmflow.cli.plan", "Say what a run would ask, cost and take."),
-    "resume": ("llmflow.cli.resume", "Go on with a run that was stopped."),
-    "status": ("llmflow.cli.status", "Show how far batch jobs are."),
-    "cancel": ("llmflow.cli.cancel", "Cancel the batch jobs of a run; keep what was answered."),
+    "plan": ("llmflow.cli.plan", "Estimate what a run would send, cost and take."),
+    "resume": ("llmflow.cli.resume", "Continue a run that was stopped."),
+    "status": ("llmflow.cli.status", "Show the progress of batch jobs."),
+    "cancel": ("llmflow.cli.cancel", "Cancel the batch jobs of a run; keep their answers."),
     "runs": ("llmflow.cli.runs", "List, show and remove runs."),
     "config": ("llmflow.cli.config", "Check and show the configuration file."),
-    "quotas": ("llmflow.cli.quotas", "Show which limits are configured, learned and in force."),
-    "simulate": ("llmflow.cli.simulate", "Start a local provider with a real quota."),
+    "quotas": ("llmflow.cli.quotas", "Show configured, learned and effective limits."),
+    "simulate": ("llmflow.cli.simulate", "Start a simulated provider with rate limits."),
 }
 
 
@@ -53,12 +53,12 @@ class _LazyGroup(CommandGroup):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
-    "3 stopped by the provider or the budget (run again to go on), 130 interrupted (129 by "
-    "SIGHUP, 143 by SIGTERM), 141 the output's reader is gone.",
+    "3 stopped by the provider or the budget (run again to continue), 130 interrupted (129 by "
+    "SIGHUP, 143 by SIGTERM), 141 the output's reader has gone.",
 )
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:
-    """Run many texts through hosted LLMs at the provider's own speed."""
+    """Run many texts through hosted LLMs, as fast as limits allow."""
     raise_connection_limit()
 
 
@@ -89,12 +89,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         exec("")  # noqa: S102
     code = result if isinstance(result, int) else 0
     if arguments is None:  # else this is a part of another program, which goes on
-        end_at_once(code)
+        exit_at_next_signal(code)
     sys.exit(code)
 
 
 def _tell(error: LLMFlowError) -> None:
-    """Print an error in one line; the problems of a configuration file in a line each."""
+    """Print an error; each problem of a configuration file in a line."""
     text = "; ".join([str(error), *getattr(error, "__notes__", ())])
     first, *more = text.split("\n- ") if isinstance(error, ConfigurationError) else [text]
     complain(first)
@@ -103,7 +103,7 @@ def _tell(error: LLMFlowError) -> None:
 
 
 def _explain(error: click.UsageError) -> int:
-    """Say in one line what is wrong with the command's words, and where the right ones are."""
+    """Print a usage error in one line, with the command's help."""
     place = error.ctx.command_path if error.ctx is not None else "llmflow"
     text = usage_message(error)
     complain(f"{text} See {place} --help" if text.endswith("?") else f"{text}; see {place} --help")

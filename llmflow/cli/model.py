@@ -1,4 +1,4 @@
-"""The LLM that a task asks: what the command line says, over what llmflow.toml says."""
+"""Model of a task: llmflow.toml, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """Who is asked, and how it was decided.
+    """The model of a task, and its settings.
 
     Args:
         llm: what is asked; a run prepares it, a plan has no need to.

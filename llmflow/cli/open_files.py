@@ -35,7 +35,7 @@ def check_descriptors() -> None:
 
 
 def system_error(error: OSError) -> str:
-    """Return in one line what the system has refused, and what to do where that is known."""
+    """Describe an error of the system, with its remedy if known."""
     name = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     text = f"{error.strerror or type(error).__name__}{name}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -46,7 +46,7 @@ def system_error(error: OSError) -> str:
 
 
 def _used() -> int | None:
-    """Return how many files are open; None where not even that can be found out."""
+    """Return how many files are open; None if that is unknown."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
             return len(os.listdir(folder)) - 1  # noqa: PTH208 - names only, and one file less

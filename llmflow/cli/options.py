@@ -1,9 +1,10 @@
-"""Options that several commands take, their value types and their groups in the help."""
+"""Option sets shared by commands, their value types and grouped help."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -61,6 +62,49 @@ class GroupedCommand(click.Command):
                     formatter.write_dl(records)
 
 
+class BareCommandError(click.UsageError):
+    """A group of commands was called without one: show its help."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__("Missing command", ctx)
+        self.help = ctx.get_help()
+
+
+class CommandGroup(click.Group):
+    """A group that suggests the command or option that was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; without any, ask for help."""
+        # Before 8.2, click shows the help by itself and takes that for a success.
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            raise BareCommandError(ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown name is refused with the nearest one."""
+        name = args[0] if args else ""
+        names = self.list_commands(ctx)
+        if name and not name.startswith("-") and name not in names:
+            near = get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def usage_message(error: click.UsageError) -> str:
+    """Return the message of a usage error, in any version of click."""
+    if isinstance(error, click.NoSuchOption):  # click's own words depend on its version
+        name, names = error.option_name, error.possibilities or ()
+        # A name of which it is the end or the beginning, before one with similar letters.
+        whole = [each for each in names if name.strip("-") in each.strip("-").split("-")]
+        near = whole or get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"No such option {error.option_name!r}.{hint}".rstrip(".")
+    return error.format_message().rstrip(".")
+
+
 class Amount(_NumberType):
     """A number above 0, such as 500, 10k or 2M."""
 
@@ -69,7 +113,7 @@ class Amount(_NumberType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Read the number, or say how one is written."""
+        """Return the number."""
         name = param.name if param is not None and param.name else "amount"
         try:
             return parse_amount(value, name=name)
@@ -83,7 +127,7 @@ class KeyValue(_TextType):
     name = "KEY=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that there is a key, and return the text as it is."""
+        """Check that there is a key, and return the text."""
         text = str(value)
         key, equals, _ = text.partition("=")
         if not equals or not key.strip():
@@ -103,7 +147,7 @@ _OWN_OPTIONS = {
 
 
 def provider_options(given: Sequence[str]) -> dict[str, Any]:
-    """Return provider options from KEY=VALUE texts; a value that is JSON is read as such.
+    """Return provider options from KEY=VALUE texts, with values read as JSON.
 
     >>> provider_options(["top_p=0.9", "user=me", 'stop=["END"]'])
     {'top_p': 0.9, 'user': 'me', 'stop': ['END']}
@@ -119,7 +163,7 @@ def provider_options(given: Sequence[str]) -> dict[str, Any]:
 
 
 def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Return the names of runs that begin with a text, for the shell's completion."""
+    """Complete the name of a run, for the shell."""
     from llmflow.errors import LLMFlowError
     from llmflow.runs.catalog import list_runs
 
@@ -160,23 +204,72 @@ AMOUNT = Amount()
 CONFIG = click.option(
     "--config",
     metavar="FILE",
-    help="Configuration file; by default LLMFLOW_CONFIG, or llmflow.toml here or above.",
+    help="Configuration file; default: LLMFLOW_CONFIG, or llmflow.toml here or above.",
 )
-"""The option of every command that calls a model."""
-
-DETAILS = click.option(
-    "--details",
-    is_flag=True,
-    help="Add the columns finish_reason, model, input_tokens, output_tokens, cost, attempts and "
-    "error to each row.",
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+JSON_LINES: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, one object for each run."
 )
-"""The option of the commands that write rows."""
+BUDGET: Final = click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="US dollars that the run may spend, over all its sessions.",
+)
+RETRY_FAILED: Final = click.option(
+    "--retry-failed", is_flag=True, help="Retry rows that failed in an earlier session."
+)
 
-_QUESTION: Final = (
+
+def drain_option(default: str) -> Callable[[CommandT], CommandT]:
+    """Return --drain for a command with this default."""
+    return click.option(
+        "--drain",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help=f"How long to wait for requests in flight once stopped; default: {default}.",
+    )
+
+
+def option_set(*options: Callable[..., Any]) -> Callable[[CommandT], CommandT]:
+    """Return a decorator that adds options to a command, in this order."""
+
+    def add(command: CommandT) -> CommandT:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+endpoint_options = option_set(
+    click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1."),
+    click.option("--rpm", type=AMOUNT, help="Requests per minute that the provider allows."),
+    click.option("--tpm", type=AMOUNT, help="Tokens per minute that the provider allows."),
+)
+"""The server of a model, and its limits."""
+
+bad_row_options = option_set(
+    click.option(
+        "--on-bad-row",
+        type=click.Choice(["fail", "skip"]),
+        help="Rows that cannot be read or lack a field: count as failed (fail, the default), or "
+        "leave out and count (skip).",
+    ),
+    click.option(
+        "--skip-empty",
+        is_flag=True,
+        default=None,
+        help="Leave out and count rows whose prompt fields are all empty.",
+    ),
+)
+"""What may change between the sessions of a run."""
+
+task_options = option_set(
     click.option(
         "-p",
         "--prompt",
-        help="What to ask for each row; {text} is replaced by the row's field 'text'.",
+        help="Prompt for each row; {text} is replaced by the row's field 'text'.",
     ),
     click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file."),
     click.option(
@@ -191,7 +284,7 @@ _QUESTION: Final = (
         type=KeyValue(),
         multiple=True,
         help="A field of the provider's request, such as top_p=0.9; JSON values are read as "
-        "JSON. Give it again for more.",
+        "JSON. Repeat it for more.",
     ),
     click.option(
         "--timeout",
@@ -199,19 +292,52 @@ _QUESTION: Final = (
         metavar="SECONDS",
         help="How long one attempt may take.",
     ),
+    click.option(
+        "--format",
+        type=click.Choice(["jsonl", "csv", "tsv", "txt"]),
+        help="Format of INPUT, if its name does not tell, as for standard input.",
+    ),
+    click.option(
+        "--encoding", metavar="NAME", help="Encoding of INPUT, such as latin-1; default: utf-8."
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="Column separator of a CSV, such as ';' or tab; default: detected from the header.",
+    ),
+    bad_row_options,
+    endpoint_options,
+    click.option("--max-tokens", type=click.IntRange(min=1), help="Upper bound of each answer."),
+    click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature."),
+    click.option("--system", help="System prompt for every row."),
+    click.option(
+        "--cache-system",
+        type=click.Choice(["5m", "1h"]),
+        help="Mark the system prompt for the provider's prompt cache, for this long, if the "
+        "provider requires marks (anthropic).",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows."),
+    BUDGET,
+    click.option("--run", metavar="NAME", help="Name of the run; default: derived from OUT."),
+    RETRY_FAILED,
+    CONFIG,
 )
+"""What `llmflow run` and `llmflow plan` have in common."""
 
-
-def question_options(command: CommandT) -> CommandT:
-    """Add the options that say what is asked, and of which model."""
-    for option in reversed(_QUESTION):
-        command = option(command)
-    return command
-
-
-ESCAPE_FORMULAS: Final = click.option(
-    "--escape-formulas",
-    is_flag=True,
-    default=None,
-    help="Put ' before cells of a CSV or TSV that a spreadsheet would run as formulas.",
+output_options = option_set(
+    click.option(
+        "--details",
+        is_flag=True,
+        help="Add the columns finish_reason, model, input_tokens, output_tokens, cost, attempts "
+        "and error to each row.",
+    ),
+    click.option(
+        "--escape-formulas",
+        is_flag=True,
+        default=None,
+        help="Put ' before cells of a CSV or TSV that a spreadsheet would run as formulas.",
+    ),
+    click.option("--quiet", is_flag=True, help="Show neither progress nor report."),
+    click.option("--json", "as_json", is_flag=True, help="Print the closing report as JSON."),
 )
+"""What the commands have in common that write rows."""

@@ -1,11 +1,11 @@
-"""How a run ended: what becomes of its files, what is said, and the exit code, in one place."""
+"""Outcome of a run: files, report, messages and exit code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmflow.cli.batch_jobs import going_on
+from llmflow.cli.batch_jobs import describe_unfinished
 from llmflow.cli.signals import exit_code
 from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
@@ -14,7 +14,6 @@ from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.jobs.job import Job
 from llmflow.jobs.report import Report, spent
 from llmflow.limits import LimiterStatistics
-from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
@@ -27,7 +26,7 @@ READER_GONE = 141
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended.
+    """Outcome of a run.
 
     Args:
         code: the exit code.
@@ -45,15 +44,11 @@ class Outcome:
 
 
 def finish(job: Job, writer: RowWriter, run: Run) -> Outcome:
-    """Give the output its name, or leave what there is; with no answer, leave nothing."""
+    """Complete or abort the output of a run, and return its outcome."""
     if job.detached:
         writer.abort(keep=False)
-        waits_for = going_on(run.batch_jobs) or "its batch jobs"
+        waits_for = describe_unfinished(run.batch_jobs) or "its batch jobs"
         return Outcome(code=ALL_ANSWERED, output=None, failures=None, waits_for=waits_for)
-    return _finish(job, writer)
-
-
-def _finish(job: Job, writer: RowWriter) -> Outcome:
     if job.stopped_by is None and not job.interrupted:
         try:
             writer.commit()
@@ -83,7 +78,7 @@ def _finish(job: Job, writer: RowWriter) -> Outcome:
 
 
 def close_run(run: Run, job: Job, outcome: Outcome) -> Outcome:
-    """Close the run's journal; where that fails, say so, and leave the files as they are."""
+    """Close the run's journal; a failure becomes part of the outcome."""
     try:
         error = job.stopped_by or (KeyboardInterrupt() if job.interrupted else None)
         run.close(error, waits_for=outcome.waits_for)
@@ -171,18 +166,13 @@ def report_of(
     )
 
 
-def keep_learned() -> None:
-    """Keep what was learned of the limits for the next run."""
-    remember_limits()
-
-
 def stop_message(report: Report, run: Run, resume_hint: str | None = None) -> str:
-    """Return in one line why a run was stopped, where its answers are, and how to go on."""
+    """Return why a run stopped and where its answers are."""
     text = report.stopped_by or ""
     if report.output:
         text += f"; {counted(report.answered, 'answer')} so far in {report.output}"
         if report.remaining:
-            text += f", {counted(report.remaining, 'row')} not asked"
+            text += f", {counted(report.remaining, 'row')} not sent"
     else:
         text += "; nothing was written"
     # Answers of earlier sessions that this one did not come to.
@@ -192,10 +182,10 @@ def stop_message(report: Report, run: Run, resume_hint: str | None = None) -> st
 
 
 def resume_hint(run: Run, task: Task, report: Report) -> str | None:
-    """Return how to go on with a run that was stopped, or None where it would begin anew."""
+    """Return how to continue a run; None if it would start anew."""
     if run.name is None or run.totals is None:
         return None
-    jobs = going_on(run.batch_jobs)
+    jobs = describe_unfinished(run.batch_jobs)
     reached = report.run is not None and report.run.reached is not None
     if jobs is not None and not reached and not (report.failed and task.fail_fast):
         return f"{jobs}: `llmflow resume {run.name}` collects the answers"
@@ -210,19 +200,19 @@ def resume_hint(run: Run, task: Task, report: Report) -> str | None:
         option = " --retry-failed"
     else:
         remedy, option = again, ""
-    go_on = f"to go on, {remedy}"
+    go_on = f"to continue, {remedy}"
     if not task.is_piped:
         go_on += f", or `llmflow resume {run.name}{option}`"
     return go_on if jobs is None else f"{jobs}; {go_on}"
 
 
 def retry_hint(run: Run, report: Report) -> str | None:
-    """Return how failed rows are asked again, or None if none was asked."""
+    """Return how to retry failed rows, or None if none was sent."""
     # A row that does not fit the prompt is looked at again in any case.
     asked = any(kind != InputError.__name__ for kind in report.reasons)
     if run.name is None or not asked:
         return None
-    return "the same command with --retry-failed asks failed rows again"
+    return "the same command with --retry-failed retries failed rows"
 
 
 def _reason(job: Job) -> tuple[int, str]:

@@ -1,95 +1,62 @@
-"""``llmflow plan``: what a run would ask, cost and take, without sending anything.
-
-``llmflow run --dry-run`` shows the same::
-
-    from llmflow.cli.plan import show_plan
-
-    return show_plan(task)  # a `llmflow.cli.task.Task`; returns the exit code, 0
-
-In Python: `llmflow.jobs.plan.make_plan`, which returns a frozen `Plan`.
-"""
+"""``llmflow plan``: what a run would send, cost and take."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from llmflow.cli.model import resolve_model
-from llmflow.cli.options import AMOUNT, CONFIG, GroupedCommand, given_prompt, question_options
-from llmflow.cli.reading import check_prompt, reading_options, rows_of, tell_repaired
+from llmflow.cli.options import JSON, GroupedCommand, given_prompt, task_options
+from llmflow.cli.reading import check_prompt, rows_of, warn_of_repairs
 from llmflow.cli.task import Task
-from llmflow.cli.terminal import Notice, printable, say, write
+from llmflow.cli.terminal import Notice, printable, say, write, write_json
 from llmflow.format import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmflow.config import Settings
     from llmflow.jobs.plan import Plan
     from llmflow.jobs.plan_text import Line
 
 _NOWHERE: Final = "-"
 
 
-@click.command("plan", cls=GroupedCommand, short_help="Say what a run would ask, cost and take.")
+@click.command(
+    "plan", cls=GroupedCommand, short_help="Estimate what a run would send, cost and take."
+)
 @click.argument("source", metavar="INPUT")
-@question_options
-@reading_options
+@task_options
 @click.option(
-    "-o", "--output", metavar="OUT", help="The run's output: what it has answered is not counted."
+    "-o", "--output", metavar="OUT", help="The run's output: rows it has answered are not counted."
 )
-@click.option("--run", metavar="NAME", help="Name of the run; by default made from OUT's.")
-@click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1.")
-@click.option("--rpm", type=AMOUNT, help="Requests per minute that the provider allows.")
-@click.option("--tpm", type=AMOUNT, help="Tokens per minute that the provider allows.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Upper bound of each answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="Sampling temperature.")
-@click.option("--system", help="Instructions for every row.")
-@click.option(
-    "--cache-system",
-    type=click.Choice(["5m", "1h"]),
-    help="Mark the instructions for the prompt cache of a provider that wants them marked "
-    "(anthropic), to be kept so long.",
-)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows.")
-@click.option(
-    "--budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="USD",
-    help="Say for how many rows so many US dollars reach.",
-)
-@click.option("--retry-failed", is_flag=True, help="Count the rows that failed before, too.")
-@click.option("--cache", is_flag=True, help="Count rows that ask the same only once.")
+@click.option("--cache", is_flag=True, help="Count identical rows once.")
 @click.option(
     "--sample",
     type=click.IntRange(min=0, max=1000),
     default=0,
     metavar="N",
-    help="Really ask N rows, spread over INPUT, to learn how long answers are. They are paid, and "
+    help="Send N rows, spread over INPUT, to measure how long answers are. They are paid for, and "
     "kept in the run, if one is named.",
 )
 @click.option(
-    "--exact", is_flag=True, help="Count the tokens of all rows; by default of 20,000 at the most."
+    "--exact", is_flag=True, help="Count the tokens of all rows; default: of at most 20,000."
 )
-@CONFIG
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def command(
     *, prompt: str | None, prompt_file: str | None, sample: int, exact: bool, **options: Any
 ) -> int:
-    """Say what `llmflow run` with these options would ask, cost and take.
+    """Estimate what `llmflow run` with these options would send, cost and take.
 
-    Nothing is sent, and no key is needed, unless --sample asks for it. Each amount says how it is
-    known: input tokens are counted, or estimated where the model's vocabulary is not public;
-    output tokens are those of a sample, of the run's answers so far, of earlier runs of the
-    model, or the bound of --max-tokens. An amount that rests on a sample is a range, which
-    holds in 95 of 100 cases. Prices are without the discount of prompt caches.
+    Nothing is sent, and no key is needed, except for --sample. Each amount says how it is
+    known: input tokens are counted, or estimated if the model's vocabulary is not public;
+    output tokens come from a sample, from the run's answers so far, from earlier runs of the
+    model, or from the bound --max-tokens. An amount based on a sample is a range, a 95 %
+    confidence interval. Prices do not include prompt-cache discounts.
 
     \b
     Examples:
@@ -108,7 +75,7 @@ def command(
 
 
 def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
-    """Print what a run of this task would come to; return the exit code.
+    """Print the plan of a task, and return the exit code.
 
     Args:
         task: what would be run; ``no_journal`` looks into no run.
@@ -124,9 +91,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
     with use_config(task.config):
         plan = _plan(task, sample=sample, exact=exact)
     if task.as_json:
-        import orjson
-
-        write(sys.stdout, orjson.dumps(plan.to_dict()).decode())
+        write_json(sys.stdout, plan.to_dict())
     elif sys.stdout is not None:
         title = printable(f"plan: {task.source} with {plan.model}")
         _show(title, list(lines(plan)), sys.stdout)
@@ -167,27 +132,19 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
                 sample=sample,
                 exact=exact,
                 concurrency=task.concurrency,
-                origins=_origins(asked.settings, asked.given),
+                origins=asked.settings.quota_origins()
+                | {name: f"--{name}" for name in asked.given},
                 price_source=prices[0] if prices else None,
                 about={"kind": "command", "model": asked.llm.model, "task": task.stored()},
                 seen=seen,
             )
-        tell_repaired(rows)
+        warn_of_repairs(rows)
         return plan
 
 
-def _origins(settings: Settings, given: Mapping[str, Any]) -> dict[str, str]:
-    """Return who has set each limit: an option, a line of the file, or the provider itself."""
-    from llmflow.types import Quota
-
-    origins = {each.name: "the provider's default" for each in fields(Quota)}
-    origins |= {each: settings.origins.get(f"quota.{each}", origins[each]) for each in origins}
-    return origins | {name: f"--{name}" for name in given}
-
-
 def _show(title: str, lines: Sequence[Line], stream: IO[str]) -> None:
-    """Print a plan: a table that fits the terminal, or one line for each amount elsewhere."""
-    from llmflow.jobs.plan_table import text_table
+    """Print a plan: a table on terminals, else a line per amount."""
+    from llmflow.jobs.plan_text import text_table
 
     if stream.isatty():
         columns, rows = shutil.get_terminal_size()

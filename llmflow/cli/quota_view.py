@@ -1,4 +1,4 @@
-"""What ``llmflow quotas`` shows of one model, as a table, as plain text and as JSON."""
+"""Quota of one model as table, plain text and JSON."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 from llmflow.cli.terminal import printable
-from llmflow.format import duration
-from llmflow.limits.learned import LearnedLimit
+from llmflow.format import columns, duration
 from llmflow.limits.statistics import LimiterStatistics
 from llmflow.shares import share_text
 from llmflow.types import QuotaSignal
@@ -20,32 +19,33 @@ _IN_FLIGHT: Final = "in flight"
 _NOTHING: Final = "-"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """One dimension of a quota.
 
     Args:
         dimension: such as ``"rpm"``.
-        configured: what was set, or None.
-        origin: where: a line of the file, an option, or the provider's own default.
-        learned: what is remembered of earlier runs, or None.
+        configured: the configured limit, or None.
+        configured_by: a line of the file, an option, or the provider's own default.
+        learned: the limit that earlier runs have learned, or None.
+        estimated: whether that was found by trying; else replies have named it.
         learned_at: when that was learned, in seconds since 1970.
-        effective: what a run would begin with.
-        burst_seconds: how many seconds' worth of it may be used at once; None for a day's.
+        effective: the limit that a run would start with.
+        burst_seconds: how many seconds' worth may be used at once; None for a day's.
     """
 
     dimension: str
     configured: float | None
-    origin: str | None
-    learned: LearnedLimit | None
-    learned_at: float
+    configured_by: str | None
+    learned: float | None
+    estimated: bool | None
+    learned_at: float | None
     effective: float
     burst_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What is known of one model's quota.
+    """The known limits of one model.
 
     Args:
         model: the model string.
@@ -67,7 +67,7 @@ class View:
 
     @property
     def at_first(self) -> int:
-        """How many calls may be in flight at first: fewer while no limit is known."""
+        """Calls in flight at the start: fewer while no limit is known."""
         statistics = self.statistics
         return statistics.max_in_flight if statistics.limits else statistics.window
 
@@ -85,32 +85,25 @@ def show(views: Sequence[View], stream: IO[str], *, now: float) -> None:
         return
     for view in views:
         print(file=stream)
-        print("\n".join(_plain(view, now)), file=stream)
+        print("\n".join(_text(view, now)), file=stream)
     stream.flush()
 
 
-def as_json(view: View) -> dict[str, Any]:
-    """Return a view as what JSON can hold."""
-    dimensions = {
-        line.dimension: {
-            "configured": line.configured,
-            "configured_by": line.origin,
-            "learned": None if line.learned is None else line.learned.limit,
-            "estimated": None if line.learned is None else line.learned.estimated,
-            "learned_at": None if line.learned is None else _iso(line.learned_at),
-            "effective": line.effective,
-            "burst_seconds": line.burst_seconds,
-        }
-        for line in view.lines
-    }
+def plain(view: View) -> dict[str, Any]:
+    """Return a view as plain values for JSON."""
+    dimensions = {}
+    for line in view.lines:
+        values = line._asdict()
+        if line.learned_at is not None:
+            at = datetime.fromtimestamp(line.learned_at, UTC)
+            values["learned_at"] = at.isoformat(timespec="seconds")
+        dimensions[values.pop("dimension")] = values
     in_flight = {
         "configured": view.max_concurrent,
         "at_first": view.at_first,
         "effective": view.statistics.max_in_flight,
     }
-    probe = None
-    if view.signals is not None:
-        probe = [signal._asdict() for signal in view.signals]
+    signals = view.signals
     return {
         "model": view.model,
         "note": view.note,
@@ -118,17 +111,13 @@ def as_json(view: View) -> dict[str, Any]:
         "in_flight": in_flight,
         "share": view.statistics.share,
         "share_by": view.share_origin,
-        "reply": probe,
+        "reply": None if signals is None else [signal._asdict() for signal in signals],
     }
 
 
-def _plain(view: View, now: float) -> Iterator[str]:
+def _text(view: View, now: float) -> Iterator[str]:
     yield _title(view)
-    rows = [HEADINGS, *_cells(view, now)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
+    yield from (f"  {line}" for line in columns([HEADINGS, *_cells(view, now)]))
     for text in _remarks(view):
         yield f"  {text}"
 
@@ -175,24 +164,23 @@ def _cells(view: View, now: float) -> Iterator[tuple[str, ...]]:
 def _configured(line: Line) -> str:
     if line.configured is None:
         return _NOTHING
-    origin = f" ({printable(line.origin)})" if line.origin else ""
+    origin = f" ({printable(line.configured_by)})" if line.configured_by else ""
     return f"{_number(line.configured)}{origin}"
 
 
 def _learned(line: Line, now: float) -> str:
-    if line.learned is None:
+    if line.learned is None or line.learned_at is None:
         return _NOTHING
-    how = "found by trying" if line.learned.estimated else "named"
-    ago = f"{duration(max(0.0, now - line.learned_at))} ago"
-    return f"{_number(line.learned.limit)}, {how} {ago}"
+    how = "found by trying" if line.estimated else "named"
+    return f"{_number(line.learned)}, {how} {duration(max(0.0, now - line.learned_at))} ago"
 
 
 def _remarks(view: View) -> Iterator[str]:
     if not view.lines:
-        yield "no limit is known: a run finds out what it may send"
+        yield "no limit is known: a run finds it by trying"
     if view.share_origin is not None:
         share = share_text(view.statistics.share)
-        yield f"of each limit a run uses a share of {share} ({printable(view.share_origin)})"
+        yield f"a run uses {share} of each limit ({printable(view.share_origin)})"
     if view.signals is not None:
         named = "; ".join(_signal(each) for each in view.signals)
         yield f"the reply names {named or 'no limit'}"
@@ -205,13 +193,9 @@ def _signal(signal: QuotaSignal) -> str:
     if signal.remaining is not None:
         parts.append(f"{signal.remaining:,.0f} left")
     if signal.reset is not None:
-        parts.append(f"all back in {duration(signal.reset)}")
+        parts.append(f"full again in {duration(signal.reset)}")
     return printable(", ".join(parts))
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,19 +1,20 @@
-"""``llmflow quotas``: which limits are configured, which were learned, and which would count."""
+"""``llmflow quotas``: shows configured, learned and effective limits."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from llmflow import loops
-from llmflow.cli.options import AMOUNT, CONFIG
-from llmflow.cli.terminal import complain, printable, write
+from llmflow.cli.options import CONFIG, JSON, endpoint_options
+from llmflow.cli.terminal import complain, printable, write, write_json
 from llmflow.errors import ConfigurationError, ProviderError, UsageError, redact
+from llmflow.format import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,36 +27,35 @@ if TYPE_CHECKING:
     from llmflow.types import Quota, QuotaSignal
 
 _FAILED: Final = 2
+_NO_OPTIONS: Final[Mapping[str, Any]] = {}
 _ELSEWHERE: Final = "another key or address"
 
 
-@click.command("quotas", short_help="Show which limits are configured, learned and in force.")
+@click.command("quotas", short_help="Show configured, learned and effective limits.")
 @click.option("--model", metavar="MODEL", help="Only PROVIDER/MODEL.")
-@click.option("--base-url", metavar="URL", help="Address of a compatible server, up to /v1.")
-@click.option("--rpm", type=AMOUNT, help="Requests per minute, as with llmflow run.")
-@click.option("--tpm", type=AMOUNT, help="Tokens per minute, as with llmflow run.")
+@endpoint_options
 @click.option(
     "--probe",
     is_flag=True,
-    help="Ask the model for one token, which costs about that much, and show what the reply "
-    "says of the limits; with --model.",
+    help="Request one token from --model, which costs about that much, and show which limits the "
+    "reply names.",
 )
 @click.option(
-    "--forget", is_flag=True, help="Forget what was learned, of --model or of all; show nothing."
+    "--forget", is_flag=True, help="Delete learned limits, of --model or of all; show nothing."
 )
 @CONFIG
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def command(**options: Any) -> int:
-    """Show which limits are configured, which were learned, and which a run would begin with.
+    """Show configured and learned limits, and those a run would start with.
 
-    Shown are the models of llmflow.toml and those of which a run has learned something in the
-    last seven days; or the one that is named. A limit was named by replies, or found by trying.
-    The burst window is how many seconds' worth of a limit may be used at once.
+    Lists the models of llmflow.toml and those whose limits a run has learned in the last seven
+    days; or only --model. A learned limit was named by replies, or found by trying. The burst
+    window is how many seconds' worth of a limit may be used at once.
 
-    What was learned is kept in llmflow/limits.json in the folder for caches (~/.cache on
-    Linux), which is safe to delete. LLMFLOW_STATE_DIR names another folder; "off" keeps nothing.
-    LLMFLOW_SHARE=1/4 says that this is one of four programs with the same key: a quarter of every
-    limit is its own.
+    Learned limits are kept in llmflow/limits.json in the cache folder (~/.cache on Linux), which
+    is safe to delete. LLMFLOW_STATE_DIR names another folder; "off" keeps nothing.
+    LLMFLOW_SHARE=1/4 declares that four programs use the same key: this one uses a quarter of
+    each limit.
 
     \b
     Examples:
@@ -64,57 +64,42 @@ def command(**options: Any) -> int:
 
     Exit codes: 0, or 2 if the probe failed or something is wrong.
     """
-    return _quotas(_Options(**options))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    model: str | None
-    base_url: str | None
-    rpm: float | None
-    tpm: float | None
-    probe: bool
-    forget: bool
-    config: str | None
-    as_json: bool
-
-
-def _quotas(options: _Options) -> int:
     from llmflow.config import load_config
     from llmflow.limits import memory
 
     _check(options)
-    config, path = load_config(options.config), memory.state_file()
+    as_json = options["as_json"]
+    config, path = load_config(options["config"]), memory.state_file()
     entries = memory.load(path)
-    model = None if options.model is None else _model(config, options.model, options)
-    if options.forget:
-        return _forget(options, path, model, entries)
+    model = None if options["model"] is None else _model(config, options["model"], options)
+    if options["forget"]:
+        return _forget(path, model, entries, as_json=as_json)
     views: list[View] = []
     signals: Sequence[QuotaSignal] | None = None
     error: ProviderError | None = None
     if model is None:
         views += _configured(config, entries)
     else:
-        if options.probe:
+        if options["probe"]:
             signals, error = _probe(model)
             entries |= _learned(model, entries.get(model.key), signals, path)
             signals = signals if signals or error is None else None
         views.append(_view(model, entries.pop(model.key, None), signals=signals))
         entries = {key: each for key, each in entries.items() if each.name == model.blank.name}
     views += (_of_memory(config, key, entry) for key, entry in entries.items())
-    _print(options, path, views)
+    _print(path, views, as_json=as_json)
     if error is not None:
         complain(str(error))
     return 0 if error is None else _FAILED
 
 
-def _check(options: _Options) -> None:
-    if options.model is None:
+def _check(options: Mapping[str, Any]) -> None:
+    if options["model"] is None:
         for name in ("base_url", "rpm", "tpm", "probe"):
-            if getattr(options, name):
+            if options[name]:
                 raise UsageError(f"--{name.replace('_', '-')} needs --model")
-    if options.probe and options.forget:
-        raise UsageError("--probe and --forget are two things: ask for one after the other")
+    if options["probe"] and options["forget"]:
+        raise UsageError("--probe and --forget cannot be combined: run one after the other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,24 +125,21 @@ class _Model:
     provider: WireProvider | ClientProvider | None
 
 
-def _model(config: Config, name: str, options: _Options | None = None) -> _Model:
+def _model(config: Config, name: str, options: Mapping[str, Any] = _NO_OPTIONS) -> _Model:
     from llmflow.limits.memory import Remembered, digest
     from llmflow.types import Quota
 
     settings = config.settings(name)
-    provider = settings.provider(base_url=options.base_url if options else None)
-    limits = {"rpm": options.rpm, "tpm": options.tpm} if options else {}
-    given: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    provider = settings.provider(base_url=options.get("base_url"))
+    given = {key: options[key] for key in ("rpm", "tpm") if options.get(key) is not None}
     quota = replace(settings.quota_over(provider.default_quota) or Quota(), **given)
     domain, key = provider.domain, digest(provider.domain)
     names = (domain[0], domain[-1]) if key and isinstance(domain, tuple) else None
     first, last = names or (provider.name, provider.model)
-    origins = {each.name: "the provider's default" for each in fields(quota)}
-    origins |= {each: settings.origins.get(f"quota.{each}", origins[each]) for each in origins}
     return _Model(
         name=name,
         quota=quota,
-        origins=origins | {each: f"--{each}" for each in given},
+        origins=settings.quota_origins() | {each: f"--{each}" for each in given},
         blank=Remembered(provider=first, model=last),
         key=key or "",
         settings=settings,
@@ -166,7 +148,7 @@ def _model(config: Config, name: str, options: _Options | None = None) -> _Model
 
 
 def _configured(config: Config, entries: dict[str, Remembered]) -> Iterator[View]:
-    """Yield the models of the configuration that have limits, with what was learned of them."""
+    """Yield the configured models that have limits, with learned limits."""
     for provider, table in config.providers.items():
         for pattern in ("*", *(each for each in table.get("models", {}) if each != "*")):
             model = _model(config, f"{provider}/{pattern}")
@@ -176,7 +158,7 @@ def _configured(config: Config, entries: dict[str, Remembered]) -> Iterator[View
 
 
 def _of_memory(config: Config, key: str, entry: Remembered) -> View:
-    """Return what was learned of a model that is not in the configuration by this name."""
+    """Return the view of a model that is only in the memory."""
     try:
         model = _model(config, entry.name)
     except ConfigurationError:  # its provider is not installed any more
@@ -224,12 +206,14 @@ def _lines(model: _Model, entry: Remembered | None, limiter: Limiter) -> Iterato
     for name, (_, period, _) in RATE_LIMITS.items():
         if name in statistics.limits:
             configured: float | None = getattr(model.quota, name)
+            learned = entry.limits.get(name) if entry else None
             yield Line(
                 dimension=name,
                 configured=configured,
-                origin=None if configured is None else model.origins.get(name),
-                learned=entry.limits.get(name) if entry else None,
-                learned_at=entry.times.get(name, 0.0) if entry else 0.0,
+                configured_by=None if configured is None else model.origins.get(name),
+                learned=None if learned is None else learned.limit,
+                estimated=None if learned is None else learned.estimated,
+                learned_at=entry.times.get(name, 0.0) if entry and learned else None,
                 effective=statistics.limits[name],
                 burst_seconds=None if period >= DAY else statistics.burst_seconds[name],
             )
@@ -266,7 +250,7 @@ def _learned(
     signals: Sequence[QuotaSignal],
     path: Path | None,
 ) -> dict[str, Remembered]:
-    """Learn from the reply as a run would, for this command and for the next one."""
+    """Learn limits from a reply as a run would, and save them."""
     from llmflow.limits import memory
 
     limiter, now = _limiter(model, entry), time.time()
@@ -281,10 +265,7 @@ def _learned(
 
 
 def _forget(
-    options: _Options,
-    path: Path | None,
-    model: _Model | None,
-    entries: Mapping[str, Remembered],
+    path: Path | None, model: _Model | None, entries: Mapping[str, Remembered], *, as_json: bool
 ) -> int:
     from llmflow.limits import memory
 
@@ -300,23 +281,20 @@ def _forget(
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"{path} cannot be changed: {redact(reason)}") from error
-    if options.as_json:
-        write(sys.stdout, f'{{"forgotten":{count}}}')
+    if as_json:
+        write_json(sys.stdout, {"forgotten": count})
     else:
-        write(sys.stdout, f"forgot the limits of {count:,} model{'' if count == 1 else 's'}")
+        write(sys.stdout, f"forgot the limits of {counted(count, 'model')}")
     return 0
 
 
-def _print(options: _Options, path: Path | None, views: Sequence[View]) -> None:
-    from llmflow.cli.quota_view import as_json, show
+def _print(path: Path | None, views: Sequence[View], *, as_json: bool) -> None:
+    from llmflow.cli.quota_view import plain, show
     from llmflow.config.files import display_name
 
     name = None if path is None else display_name(path)
-    if options.as_json:
-        import orjson
-
-        data = {"file": name, "models": [as_json(view) for view in views]}
-        write(sys.stdout, orjson.dumps(data).decode())
+    if as_json:
+        write_json(sys.stdout, {"file": name, "models": [plain(view) for view in views]})
         return
     if name is None:
         write(sys.stdout, "learned limits are not kept: LLMFLOW_STATE_DIR is off")

@@ -1,11 +1,9 @@
-"""Reading of INPUT by the commands: options, messages and rows."""
+"""Reading of INPUT by the commands: rows and messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
-
-import click
+from typing import IO, TYPE_CHECKING
 
 from llmflow.cli.terminal import Notice, say
 from llmflow.errors import InputError
@@ -14,54 +12,9 @@ if TYPE_CHECKING:
     from llmflow.cli.task import Task
     from llmflow.rows import RowSource, Selection
 
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-_ON_BAD_ROW: Final = click.option(
-    "--on-bad-row",
-    type=click.Choice(["fail", "skip"]),
-    help="What becomes of rows that cannot be read or lack a field: a failed row (fail, the "
-    "default), or they are left out and counted (skip).",
-)
-_SKIP_EMPTY: Final = click.option(
-    "--skip-empty",
-    is_flag=True,
-    default=None,
-    help="Leave out and count rows with nothing in the fields of the prompt.",
-)
-_READING: Final = (
-    click.option(
-        "--format",
-        type=click.Choice(["jsonl", "csv", "tsv", "txt"]),
-        help="Format of INPUT, where its name does not tell: of standard input.",
-    ),
-    click.option(
-        "--encoding", metavar="NAME", help="Encoding of INPUT, such as latin-1; by default utf-8."
-    ),
-    click.option(
-        "--delimiter",
-        metavar="CHARACTER",
-        help="What separates the columns of a CSV, such as ';' or tab; by default it is found "
-        "out by the header.",
-    ),
-    _ON_BAD_ROW,
-    _SKIP_EMPTY,
-)
-
-
-def reading_options(command: CommandT) -> CommandT:
-    """Add the options that say how INPUT is read."""
-    for option in reversed(_READING):
-        command = option(command)
-    return command
-
-
-def bad_row_options(command: CommandT) -> CommandT:
-    """Add those of them that may change between the sessions of a run."""
-    return _ON_BAD_ROW(_SKIP_EMPTY(command))
-
 
 def rows_of(task: Task) -> tuple[RowSource, Selection]:
-    """Return the rows of a task, to be closed, and what makes prompts of them.
+    """Open the rows of a task, and return them with their prompt.
 
     Raises:
         InputError: there is nothing to read, or an option does not fit it.
@@ -92,7 +45,7 @@ def check_prompt(
     quiet: bool = False,
     each: Callable[[], None] = lambda: None,
 ) -> None:
-    """Check that the prompt fits some of the rows, and say what was found out about them.
+    """Check that the prompt fits some rows, and print remarks on them.
 
     Args:
         rows: the rows.
@@ -113,14 +66,14 @@ def check_prompt(
             say(f"llmflow: {remark}")
 
 
-def tell_repaired(rows: RowSource) -> None:
-    """Warn of values that were not read as they stand, once all rows are read."""
+def warn_of_repairs(rows: RowSource) -> None:
+    """Warn of repaired values, once all rows are read."""
     if (repaired := rows.repaired) is not None:
         say(f"llmflow: warning: {repaired}")
 
 
 def _stdin(task: Task) -> IO[bytes] | None:
-    """Open standard input, as a stream of our own: a thread in sys.stdin would break the exit."""
+    """Open standard input anew: a thread in sys.stdin would break the exit."""
     if task.source != "-":
         return None
     try:

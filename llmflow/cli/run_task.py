@@ -1,4 +1,4 @@
-"""What ``llmflow run`` and ``llmflow resume`` do: a task, from its files to its exit code."""
+"""Task runner of ``llmflow run`` and ``llmflow resume``."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 from llmflow import loops
-from llmflow.cli.model import resolve_model
-from llmflow.cli.reading import check_prompt, rows_of, tell_repaired
-from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, hear_no_more, on_signals
+from llmflow.budget import Budget
+from llmflow.cli import batch_jobs, outcome
+from llmflow.cli.model import ResolvedModel, resolve_model
+from llmflow.cli.open_files import check_descriptors
+from llmflow.cli.outcome import Outcome
+from llmflow.cli.plan import show_plan
+from llmflow.cli.reading import check_prompt, rows_of, warn_of_repairs
+from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, ignore_signals, on_signals
 from llmflow.cli.task import Task
-from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write
+from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write_json
+from llmflow.config import load_config, use_config
+from llmflow.config.files import named_config
 from llmflow.errors import ConfigurationError
 from llmflow.format import counted
-
-if TYPE_CHECKING:
-    from llmflow.cli.model import ResolvedModel
-    from llmflow.cli.outcome import Outcome
-    from llmflow.jobs.contact import Contact
-    from llmflow.jobs.job import Job
-    from llmflow.jobs.progress import Progress
-    from llmflow.jobs.report import Report
-    from llmflow.jobs.submission import Submission
-    from llmflow.llm import LLM
-    from llmflow.rows import RowSource, RowWriter, Selection
-    from llmflow.runs.run import Run, Store
+from llmflow.jobs.job import DRAIN_SECONDS, Job
+from llmflow.jobs.progress import Progress
+from llmflow.jobs.report import Report
+from llmflow.jobs.submission import Submission
+from llmflow.journal import read_summary
+from llmflow.limits.registry import remember_limits
+from llmflow.llm import LLM
+from llmflow.mapping.work import default_concurrency
+from llmflow.rows import RowSource, RowWriter, Selection, open_output
+from llmflow.rows.records import output_fields, output_types
+from llmflow.rows.writers import partial_file
+from llmflow.runs.catalog import runs_folder
+from llmflow.runs.run import Run, Store
+from llmflow.transport import check_connections
 
 
 def execute(task: Task, *, runs: Path | None = None) -> int:
-    """Do what was asked for, and return the exit code.
+    """Run a task, and return the exit code.
 
     What can be checked is checked first; nothing is written before.
 
@@ -43,52 +52,31 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
     """
     with ExitStack() as stack:
         with Postponed():
-            from llmflow.cli.batch_jobs import check_options
-            from llmflow.transport import check_connections
-
-            check_options(task)
+            batch_jobs.check_options(task)
             if not task.in_batches:
                 check_connections("--concurrency", task.concurrency)
-            opened = None if task.dry_run else _opened(task, stack)
-        if opened is None:
-            return _show_plan(task)
-        rows, selection = opened
+            if not task.dry_run:
+                check_descriptors()
+                stack.enter_context(use_config(task.config))
+                rows, selection = rows_of(task)
+                stack.enter_context(rows)
+        if task.dry_run:
+            return show_plan(task)
         postponed = Postponed()
-        # Of a pipe none may ever come: nothing but an exception ends that.
+        # A pipe may never bring a row: nothing but an exception ends the wait for one.
         with nullcontext() if rows.once else postponed:
             check_prompt(rows, selection, quiet=task.quiet, each=postponed.check)
-        return _do(task, rows, selection, runs)
+        return _open_and_run(task, rows, selection, runs)
 
 
-def _opened(task: Task, stack: ExitStack) -> tuple[RowSource, Selection]:
-    """Return INPUT's rows and which of them are asked, with the configuration in use."""
-    from llmflow.cli.open_files import check_descriptors
-    from llmflow.config import use_config
-
-    check_descriptors()
-    stack.enter_context(use_config(task.config))
-    rows, selection = rows_of(task)
-    stack.enter_context(rows)
-    return rows, selection
-
-
-def _show_plan(task: Task) -> int:
-    from llmflow.cli.plan import show_plan
-
-    return show_plan(task)
-
-
-def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) -> int:
-    """Open the run and the output, do the job, and leave both whole whatever happens."""
+def _open_and_run(task: Task, rows: RowSource, selection: Selection, runs: Path | None) -> int:
+    """Open the run and the output, and close both whatever happens."""
     with ExitStack() as stack, Postponed() as postponed:
-        from llmflow.cli.batch_jobs import tell_left
-        from llmflow.jobs.submission import Submission
-
-        asked = resolve_model(task)
-        llm, contact = asked.llm, asked.contact
+        resolved = resolve_model(task)
+        llm = resolved.llm
         llm.prepare()
         postponed.check()
-        run, known = _run(task, asked, runs)
+        run, known = _run(task, resolved, runs)
         if known:
             # First: what is in the partial file is lost if the journal cannot be read.
             stack.enter_context(run)
@@ -98,7 +86,7 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
                 stack.enter_context(run)
             run.note("partial", _partial(task))
             total = None if rows.once else _checked_total(rows, postponed, quiet=task.quiet)
-            job = _job(task, llm, rows, selection, writer, contact)
+            job = _job(task, resolved, rows, selection, writer)
             if task.in_batches:
                 job.submission = Submission(
                     llm, run, rows, selection, total=total, detach=task.detach
@@ -109,36 +97,33 @@ def _do(task: Task, rows: RowSource, selection: Selection, runs: Path | None) ->
         except BaseException as error:
             writer.abort(keep=writer.written > 0)
             if isinstance(error, KeyboardInterrupt):
-                tell_left(run)
+                batch_jobs.print_unfinished(run)
             raise
 
 
-def _run(task: Task, asked: ResolvedModel, runs: Path | None) -> tuple[Run, bool]:
-    """Return the run that the task belongs to, and whether it has been there before."""
-    from llmflow.budget import Budget
-    from llmflow.cli.batch_jobs import check_batching
-    from llmflow.config import load_config
-    from llmflow.journal import read_summary
-    from llmflow.runs.catalog import runs_folder
-    from llmflow.runs.run import Run
-
-    llm, contact = asked.llm, asked.contact
+def _run(task: Task, resolved: ResolvedModel, runs: Path | None) -> tuple[Run, bool]:
+    """Return the run of a task, and whether it existed before."""
+    llm, contact = resolved.llm, resolved.contact
     budget = None if task.budget is None else Budget(usd=task.budget)
     if budget is not None:
         budget.check_price(llm.model, llm.price)
     # The answers' texts are all that a row needs.
     store: Store = "off" if task.no_journal else load_config().journal.store or "answers"
     name = None if store == "off" else task.name
-    about = {"kind": "command", "program": "llmflow", "model": llm.model, "task": _kept(task, llm)}
     mode: Any = task.mode or ("parallel" if task.fallback or task.deadline else None)
-    check_batching(task, llm, keeps=store != "off")
+    batch_jobs.check_batching(task, llm, keeps=store != "off")
     run = Run(
         name,
         budget=budget,
         store=store,
         folder=runs,
         retry_failed=task.retry_failed,
-        about=about,
+        about={
+            "kind": "command",
+            "program": "llmflow",
+            "model": llm.model,
+            "task": _kept(task, llm),
+        },
         mode=mode,
         deadline=task.deadline,
         fallback=task.fallback,  # type: ignore[arg-type]
@@ -149,8 +134,6 @@ def _run(task: Task, asked: ResolvedModel, runs: Path | None) -> tuple[Run, bool
 
 def _kept(task: Task, llm: LLM) -> dict[str, Any]:
     """Return the task with what only this shell's environment says of it."""
-    from llmflow.config.files import named_config
-
     named = named_config()
     if task.config is None and named is not None:
         task = replace(task, config=str(named))
@@ -170,24 +153,26 @@ def _run_job(
     task: Task,
     postponed: Postponed,
 ) -> int:
-    """Run the job, and tell how it ended; every end comes through here."""
-    from llmflow.cli import outcome
-
-    progress = _progress(job, llm, run, total, task)
+    """Run the job, and report its outcome; every end comes through here."""
+    # A bar among rows that scroll by would spoil both.
+    quiet = task.quiet or _shows_rows(task)
+    progress = Progress(
+        job, llm.limiter, total=total, stream=None if quiet else sys.stderr, run=run
+    )
     postponed.end()
     before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
     try:
-        loops.run(_work(job, progress, quiet=task.quiet or _shows_rows(task)))
+        loops.run(_work(job, progress, quiet=quiet))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
         job.interrupted = True
     seconds, computed = time.monotonic() - started, time.process_time() - computed
     if job.once:  # else they were read, and it was said, before
-        tell_repaired(job.source)
+        warn_of_repairs(job.source)
     end = outcome.finish(job, writer, run)
-    # The answers are in their place: whoever is impatient now would lose the end of the journal.
-    hear_no_more()
+    # The answers are in their place: a signal now would only lose the end of the journal.
+    ignore_signals()
     end = outcome.close_run(run, job, end)
-    outcome.keep_learned()
+    remember_limits()
     report = outcome.report_of(
         end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
     )
@@ -198,43 +183,35 @@ def _run_job(
 def _tell(
     report: Report, end: Outcome, run: Run, task: Task, submission: Submission | None
 ) -> None:
-    """Say how it ended, and at last what to do about it."""
-    from llmflow.cli import outcome
-    from llmflow.cli.batch_jobs import tell_detached
-
-    code = end.code
-    if code == outcome.READER_GONE:
+    """Print the report, and the remedy for a stop or failures."""
+    if end.code == outcome.READER_GONE:
         silence(sys.stdout)
         return
     if end.waits_for is not None:
-        tell_detached(run, task, submission)
+        batch_jobs.print_detached(run, task, submission)
         return
-    _show(report, task)
+    if task.as_json:
+        # Standard output may hold the rows.
+        if not write_json(sys.stderr if task.output == "-" else sys.stdout, report.to_dict()):
+            say("llmflow: the report could not be printed")
+    elif not task.quiet and (report.items or not report.stopped_by):
+        say("\n".join(report.lines()))
     if report.stopped_by is None:
-        words = outcome.retry_hint(run, report)
-        if words is not None and not task.quiet and not task.as_json:
-            say(words)
+        hint = outcome.retry_hint(run, report)
+        if hint is not None and not task.quiet and not task.as_json:
+            say(hint)
         return
-    words = outcome.stop_message(report, run, outcome.resume_hint(run, task, report))
-    if code in INTERRUPTED_CODES:
-        say(f"llmflow: {words}")
+    message = outcome.stop_message(report, run, outcome.resume_hint(run, task, report))
+    if end.code in INTERRUPTED_CODES:
+        say(f"llmflow: {message}")
     else:
-        complain(words)
-
-
-def _progress(job: Job, llm: LLM, run: Run, total: int | None, task: Task) -> Progress:
-    from llmflow.jobs.progress import Progress
-
-    # A bar among rows that scroll by would spoil both.
-    quiet = task.quiet or _shows_rows(task)
-    stream: IO[str] | None = None if quiet else sys.stderr
-    return Progress(job, llm.limiter, total=total, stream=stream, run=run)
+        complain(message)
 
 
 async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
     def interrupt() -> None:
         if quiet and not job.interrupted and not job.submitting:
-            say("llmflow: stopping; answers on their way are waited for, Ctrl-C again drops them")
+            say("llmflow: stopping; waiting for requests in flight, Ctrl-C again drops them")
         job.interrupt()
         progress.refresh()
 
@@ -244,9 +221,7 @@ async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
 
 
 def _partial(task: Task) -> list[int] | None:
-    """Return which file holds the rows of an unfinished session, to be known again."""
-    from llmflow.rows.writers import partial_file
-
+    """Return the identity of an unfinished session's output file."""
     try:
         found = partial_file(task.output).stat()
     except (OSError, ValueError):
@@ -255,10 +230,7 @@ def _partial(task: Task) -> list[int] | None:
 
 
 def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | None) -> RowWriter:
-    """Open the output; `before` is the partial file of the run's last session."""
-    from llmflow.rows import open_output
-    from llmflow.rows.records import output_fields, output_types
-
+    """Open the output; `before` is the last session's partial file."""
     if task.output == "-" and sys.stdout is None:
         raise ConfigurationError("standard output is closed: name a file with -o")
     stdout: Any = TerminalRows(sys.stdout) if _shows_rows(task) else None
@@ -279,7 +251,7 @@ def _writer(task: Task, rows: RowSource, *, goes_on: bool, before: list[int] | N
     if writer.set_aside is not None:
         say(f"llmflow: what an earlier run left unfinished is kept in {writer.set_aside}")
     elif not goes_on and not task.quiet and Path(task.output).is_file():
-        say(f"llmflow: {task.output} is there already: it is replaced once all rows are done")
+        say(f"llmflow: {task.output} exists already: it will be replaced once all rows are done")
     return writer
 
 
@@ -289,50 +261,29 @@ def _shows_rows(task: Task) -> bool:
 
 
 def _checked_total(rows: RowSource, postponed: Postponed, *, quiet: bool) -> int:
-    """Count the rows by reading them all once: what is odd shows before anything is paid."""
+    """Count all rows by reading them, so that errors show before payment."""
     total = 0
     with Notice(lambda: f"checking {rows.name}: {counted(total, 'row')}", enabled=not quiet):
         for _ in rows:
             total += 1
             postponed.check()
-    tell_repaired(rows)
+    warn_of_repairs(rows)
     return total
 
 
 def _job(
-    task: Task,
-    llm: LLM,
-    rows: RowSource,
-    selection: Selection,
-    writer: RowWriter,
-    contact: Contact,
+    task: Task, resolved: ResolvedModel, rows: RowSource, selection: Selection, writer: RowWriter
 ) -> Job:
-    from llmflow.cli.batch_jobs import IN_BATCHES
-    from llmflow.jobs.job import DRAIN_SECONDS, Job
-    from llmflow.mapping.work import default_concurrency
-
-    default = IN_BATCHES if task.in_batches else default_concurrency(llm.limiter.quota)
-    concurrency = task.concurrency or default
+    llm, batches = resolved.llm, batch_jobs.IN_BATCHES
+    default = batches if task.in_batches else default_concurrency(llm.limiter.quota)
     return Job(
         llm,
         rows,
         selection,
         writer,
-        concurrency=concurrency,
+        concurrency=task.concurrency or default,
         fail_fast=task.fail_fast,
         drain_seconds=DRAIN_SECONDS if task.drain is None else task.drain,
-        contact=contact,
+        contact=resolved.contact,
         details=task.details,
     )
-
-
-def _show(report: Report, task: Task) -> None:
-    """Print the closing report: JSON on standard output, unless the rows are there."""
-    if task.as_json:
-        import orjson
-
-        stream = sys.stderr if task.output == "-" else sys.stdout
-        if not write(stream, orjson.dumps(report.to_dict()).decode()):
-            say("llmflow: the report could not be printed")
-    elif not task.quiet and (report.items or not report.stopped_by):
-        say("\n".join(report.lines()))

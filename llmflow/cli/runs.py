@@ -1,4 +1,4 @@
-"""``llmflow runs``: which runs there are, what they hold, and away with them."""
+"""``llmflow runs``: lists, shows and removes runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.batch_jobs import going_on, job_lines
-from llmflow.cli.groups import CommandGroup
-from llmflow.cli.options import run_names
-from llmflow.cli.run_jobs import jobs_of_run, task_of
-from llmflow.cli.terminal import printable, say, write
+from llmflow.cli.batch_jobs import describe_unfinished, job_lines, jobs_of_run, task_of
+from llmflow.cli.options import JSON, JSON_LINES, CommandGroup, run_names
+from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.errors import InputError
-from llmflow.format import dollars
+from llmflow.format import columns, dollars
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary
 
 _HEADINGS = ("run", "state", "answers", "failed", "cost", "last used", "what")
+_NUMBERS = (2, 3, 4)
 _UNITS = ("B", "KB", "MB", "GB", "TB")
-_LONGEST = 60
 
 
 @click.group(
@@ -32,12 +30,12 @@ _LONGEST = 60
     short_help="List, show and remove runs.",
     invoke_without_command=True,
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
+@JSON_LINES
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> int:
-    """List the runs on this machine, the last one first.
+    """List the runs on this machine, most recent first.
 
-    Each is a folder with a journal: the answers that running it again takes from there.
+    Each is a folder with a journal: the answers that are replayed when it runs again.
 
     \b
     Examples:
@@ -52,9 +50,11 @@ def command(context: click.Context, as_json: bool) -> int:
     runs = list_runs()
     if as_json:
         for each in runs:
-            _print_json(_plain(each))
+            write_json(sys.stdout, _plain(each))
     elif runs:
-        _print_table([_row(each) for each in runs])
+        rows = [_HEADINGS, *(_row(each) for each in runs)]
+        # Aligned on a terminal and elsewhere alike, so that `cut` and eyes agree.
+        all(write(sys.stdout, line) for line in columns(rows, right=_NUMBERS))
     else:
         say(f"there are no runs in {runs_folder()}")
     return 0
@@ -62,15 +62,15 @@ def command(context: click.Context, as_json: bool) -> int:
 
 @command.command("show")
 @click.argument("name", metavar="RUN", shell_complete=run_names)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def show(name: str, as_json: bool) -> int:
-    """Show what is known of RUN: what it was told, what it holds, and how it ended."""
+    """Show RUN: its command, its answers and costs, and how it ended."""
     from llmflow.runs.catalog import find_run
 
     run = find_run(name)
     jobs = [] if run.state == "unreadable" else jobs_of_run(run).jobs
     if as_json:
-        _print_json({**_plain(run), "jobs": [each.plain() for each in jobs]})
+        write_json(sys.stdout, {**_plain(run), "jobs": [each.plain() for each in jobs]})
         return 0
     for label, value in _facts(run):
         # A command is printable already, and its spaces are the prompt's.
@@ -83,11 +83,13 @@ def show(name: str, as_json: bool) -> int:
 
 @command.command("rm")
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Also those whose batch jobs are still running.")
+@click.option(
+    "--force", is_flag=True, help="Also remove runs with batch jobs that are still running."
+)
 def remove(names: Sequence[str], force: bool) -> int:
     """Remove runs and the answers in their journals. Output files stay.
 
-    Names are to be written in full here.
+    Names must be written in full here.
     """
     from llmflow.runs.catalog import find_run, remove_run
 
@@ -101,7 +103,11 @@ def remove(names: Sequence[str], force: bool) -> int:
         if found.busy:
             who = f"process {found.pid}" if found.pid else "a process"
             raise InputError(f"{who} is working on {name}: wait for it or stop it first")
-        jobs = None if force or found.state == "unreadable" else going_on(jobs_of_run(found).jobs)
+        jobs = (
+            None
+            if force or found.state == "unreadable"
+            else describe_unfinished(jobs_of_run(found).jobs)
+        )
         if jobs is not None:
             raise InputError(
                 f"{jobs}, to be paid, and nobody would collect the answers of {name}: "
@@ -129,12 +135,12 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
     if task is not None:
         yield "command", task.command()
         if task.folder is not None:
-            yield "given in", task.folder
+            yield "folder", task.folder
     elif run.about.get("program"):
         yield "program", str(run.about["program"])
     yield "journal", f"{run.folder} ({_size(run.bytes)})"
     if run.state != "complete" and task is not None and not run.busy and not task.is_piped:
-        yield "to go on", f"llmflow resume {run.name}"
+        yield "resume", f"llmflow resume {run.name}"
 
 
 def _row(run: RunSummary) -> tuple[str, ...]:
@@ -151,24 +157,6 @@ def _row(run: RunSummary) -> tuple[str, ...]:
         _moment(run.last_used_at),
         printable(what),
     )
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print columns: aligned on a terminal and elsewhere alike, so that `cut` and eyes agree."""
-    widths = [max(len(row[i]) for row in (_HEADINGS, *rows)) for i in range(len(_HEADINGS))]
-    for row in (_HEADINGS, *rows):
-        cells = (
-            cell.rjust(width) if heading in ("answers", "failed", "cost") else cell.ljust(width)
-            for cell, width, heading in zip(row, widths, _HEADINGS, strict=True)
-        )
-        if not write(sys.stdout, "  ".join(cells).rstrip()):
-            return
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import orjson
-
-    write(sys.stdout, orjson.dumps(value, default=str).decode())
 
 
 def _plain(run: RunSummary) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and SIGHUP do: the same, at every stage of a run."""
+"""Handling of Ctrl-C, SIGTERM and SIGHUP, alike at every stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _first: int | None = None
 
 
 def exit_code() -> int:
-    """Return the exit code for the first signal that came; without one, that of Ctrl-C."""
+    """Return the exit code of the first signal, by default Ctrl-C's."""
     return _ENDED_BY + (signal.SIGINT if _first is None else _first)
 
 
@@ -37,7 +37,7 @@ def _note(number: int) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does, so that files are tidied up."""
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does."""
     global _first  # noqa: PLW0603
     _first = None
     before = {number: signal.getsignal(number) for number in filter(_is_heard, _SIGNALS)}
@@ -54,14 +54,14 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def hear_no_more() -> None:
-    """Let signals pass until the command ends: it is over, and has only to say so."""
+def ignore_signals() -> None:
+    """Ignore signals until the command ends."""
     for number in filter(_is_heard, _SIGNALS):
         signal.signal(number, signal.SIG_IGN)
 
 
-def end_at_once(code: int) -> None:
-    """Let the next signal end the process with its exit code, whatever it still waits for."""
+def exit_at_next_signal(code: int) -> None:
+    """Let the next signal end the process at once, with this code."""
 
     def end(_: int, __: FrameType | None) -> None:
         os._exit(code)
@@ -71,7 +71,7 @@ def end_at_once(code: int) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Do what Ctrl-C does at this moment: an event loop may have a gentler way to end."""
+    """Do what Ctrl-C does: an event loop may handle it gently."""
     _note(number)
     handler = signal.getsignal(signal.SIGINT)
     if callable(handler):
@@ -81,7 +81,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 class Postponed:
-    """Holds signals back, so that none interrupts in the middle of a step.
+    """Postpones signals, so that none interrupts in the middle of a step.
 
     An exception that a signal raises may come between opening a file and noting that it is
     open, inside an import, or while something is collected. So while this is entered, signals
@@ -134,7 +134,7 @@ class Postponed:
 
 @contextmanager
 def on_signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call `interrupt` on the running loop at each signal, instead of raising anywhere."""
+    """Call `interrupt` on the running loop at each signal."""
     loop = asyncio.get_running_loop()
     before: dict[signal.Signals, Any] = {}
 
@@ -158,7 +158,7 @@ def on_signals(interrupt: Callable[[], None]) -> Iterator[None]:
 
 
 def _is_heard(number: signal.Signals) -> bool:
-    """Return whether a signal may be used: a shell's background job is to ignore Ctrl-C."""
+    """Return whether a signal is handled: background jobs ignore Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(number) not in (signal.SIG_IGN, None)

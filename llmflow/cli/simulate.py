@@ -1,4 +1,4 @@
-"""``llmflow simulate``: a local provider with a real quota, for any client."""
+"""``llmflow simulate``: a local provider with rate limits, for any client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "str
 _SECONDS = click.FloatRange(0.0)
 
 
-@click.command("simulate", short_help="Start a local provider with a real quota.")
+@click.command("simulate", short_help="Start a simulated provider with rate limits.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--rpm", type=AMOUNT, help="Requests per minute.")
@@ -133,7 +133,7 @@ _SECONDS = click.FloatRange(0.0)
     help="Keep so many admissions, each with its moment and latency, for GET /admissions.",
 )
 def command(**options: Any) -> int:
-    """Serve OpenAI's chat completions and Anthropic's messages, with the quota that you set.
+    """Serve OpenAI's chat completions and Anthropic's messages, with rate limits.
 
     Headers, errors and limits are those of the real things; answers are extracts of the
     prompt. Any client can talk to it; Anthropic's own wants the address without /v1.
@@ -150,32 +150,15 @@ def command(**options: Any) -> int:
     from llmflow.simulator import Faults, SimulatorSettings, run_simulator
     from llmflow.simulator.descriptors import raise_limit_of_descriptors
 
+    told, headers = not options.pop("no_retry_after"), not options.pop("no_headers")
     settings = SimulatorSettings(
-        host=options["host"],
-        port=options["port"],
-        rpm=options["rpm"],
-        tpm=options["tpm"],
-        rpd=options["rpd"],
-        itpm=options["itpm"],
-        otpm=options["otpm"],
-        ramp=options["ramp"],
-        ramp_window=options["ramp_window"],
-        ramp_floor=options["ramp_floor"],
-        burst_seconds=options["burst_seconds"],
-        max_concurrent=options["max_concurrent"],
-        latency=_latency(options["latency"], options["latency_sigma"]),
-        jitter=options["jitter"],
-        slow_openings=options["slow_openings"],
-        faults=Faults(**_faults(options["faults"])),
-        batch=_batch(options["batch"], options["state"]),
-        quota_headers="off" if options["no_headers"] else "bucket",
-        headers_at=options["headers_at"],
-        headers_on=options["headers_on"],
-        retry_after=not options["no_retry_after"],
-        retry_text=not options["no_retry_after"],
-        api_key=options["api_key"],
-        seed=options["seed"],
-        record=options["record"],
+        latency=_latency(options.pop("latency"), options.pop("latency_sigma")),
+        faults=Faults(**_faults(options.pop("faults"))),
+        batch=_batch(options.pop("batch"), options.pop("state")),
+        quota_headers="bucket" if headers else "off",
+        retry_after=told,
+        retry_text=told,
+        **options,
     )
     raise_limit_of_descriptors()
     stats = run_simulator(settings, on_ready=_announce)

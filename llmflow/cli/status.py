@@ -1,4 +1,4 @@
-"""``llmflow status``: how far batch jobs are. It changes nothing."""
+"""``llmflow status``: shows the progress of batch jobs; changes nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, Final
 import click
 
 from llmflow import loops
-from llmflow.cli.batch_jobs import job_lines
-from llmflow.cli.options import CONFIG, run_names
-from llmflow.cli.run_jobs import RunJobs, connect, jobs_of_run, refresh
-from llmflow.cli.terminal import printable, say, write
+from llmflow.cli.batch_jobs import RunJobs, connect, job_lines, jobs_of_run, refresh
+from llmflow.cli.options import CONFIG, JSON_LINES, run_names
+from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.format import counted
 
 _FIRST_LOOK: Final = 10.0
@@ -20,16 +19,16 @@ _SLOWER: Final = 1.5
 _SLOWEST: Final = 6.0
 
 
-@click.command("status", short_help="Show how far batch jobs are.")
+@click.command("status", short_help="Show the progress of batch jobs.")
 @click.argument("name", metavar="[RUN]", required=False, shell_complete=run_names)
-@click.option("--watch", is_flag=True, help="Show it again and again until all have ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each run.")
+@click.option("--watch", is_flag=True, help="Repeat until all jobs have ended.")
+@JSON_LINES
 @CONFIG
 def command(name: str | None, watch: bool, as_json: bool, config: str | None) -> int:
-    """Show the batch jobs of RUN, or of all runs with jobs that are still running.
+    """Show batch jobs of RUN, or of all runs with running jobs.
 
-    The provider is asked where that is possible; else it shows what was last written down,
-    and why. Nothing is changed: `llmflow resume` collects answers, `llmflow cancel` ends jobs.
+    The status is the provider's, if it can be reached; else the last one on record, with the
+    reason. Nothing is changed: `llmflow resume` collects answers, `llmflow cancel` cancels jobs.
 
     \b
     Examples:
@@ -84,7 +83,7 @@ async def _look(found: list[RunJobs]) -> None:
 
 
 def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:
-    """Print the jobs; return whether one of them goes on at the provider."""
+    """Print the jobs; return whether one of them is still running."""
     going_on = False
     for run_jobs in found:
         left = [
@@ -93,7 +92,7 @@ def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:
         # What waits here, or may not be there at all, waits for a process.
         going_on = going_on or any(run_jobs.run.busy or each.state == "created" for each in left)
         if as_json:
-            _print_json(run_jobs)
+            write_json(sys.stdout, _plain(run_jobs))
             continue
         head = f"run {run_jobs.run.name}: {_count(len(run_jobs.jobs), len(left))}"
         write(sys.stdout, "\n".join([head, *(job_lines(run_jobs.jobs) if run_jobs.jobs else ())]))
@@ -103,11 +102,11 @@ def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:
             have = "the batch job has" if len(run_jobs.jobs) == 1 else "all batch jobs have"
             say(f"{have} ended: `llmflow resume {run_jobs.run.name}` collects the answers")
         elif not run_jobs.run.busy and any(each.state == "sealed" for each in left):
-            say(f"what waits to be sent is sent by `llmflow resume {run_jobs.run.name}`")
+            say(f"jobs that wait here are sent by `llmflow resume {run_jobs.run.name}`")
         elif not run_jobs.run.busy and any(each.state == "creating" for each in left):
             say(
-                "a job that was on its way to the provider may or may not be there: "
-                f"`llmflow resume {run_jobs.run.name}` looks for it"
+                "a job may or may not have been created at the provider: "
+                f"`llmflow resume {run_jobs.run.name}` checks that"
             )
     if not found and not as_json and name is None:
         say("no run has batch jobs that are still running")
@@ -115,7 +114,7 @@ def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:
 
 
 def _count(jobs: int, running: int) -> str:
-    """Return how many batch jobs there are, and how many of them are still running.
+    """Return how many batch jobs there are and how many still run.
 
     >>> _count(1, 0), _count(3, 2)
     ('1 batch job, ended', '3 batch jobs, 2 still running')
@@ -128,13 +127,10 @@ def _count(jobs: int, running: int) -> str:
     return f"{words}, {'' if jobs == 1 else f'{running:,} '}still running"
 
 
-def _print_json(run_jobs: RunJobs) -> None:
-    import orjson
-
-    plain: dict[str, Any] = {
+def _plain(run_jobs: RunJobs) -> dict[str, Any]:
+    return {
         "run": run_jobs.run.name,
         "busy": run_jobs.run.busy,
         "jobs": [each.plain() for each in run_jobs.jobs],
         "notes": [printable(each) for each in run_jobs.notes],
     }
-    write(sys.stdout, orjson.dumps(plain).decode())

@@ -1,16 +1,18 @@
-"""What ``llmflow run`` was told to do, as a value that a run keeps for ``llmflow resume``."""
+"""Task of ``llmflow run``: its options, run name and command line."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from llmflow.cli.run_name import run_name
-from llmflow.cli.shell import quoted
-from llmflow.errors import InputError
+from llmflow.errors import ConfigurationError, InputError
 from llmflow.rows.destination import is_stdout
 from llmflow.surrogates import well_formed, well_formed_value
 
@@ -22,11 +24,13 @@ _NAMES: Final = {"as_json": "json"}
 _BYTES: Final = "bytes"
 """Under which what is no UTF-8 is kept, as hexadecimal digits."""
 _NEEDED: Final = ("source", "prompt", "model", "output")
+_LONGEST_NAME: Final = 40
+_ESCAPES: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One prompt over the rows of one source: the options of ``llmflow run``.
+    """The options of ``llmflow run``.
 
     All fields are options of the command, but for `folder`: where it was given, which is
     where ``llmflow.toml`` is looked for.
@@ -78,7 +82,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The run that it belongs to: the one that writes the same output."""
+        """The name of its run: the one that writes the same output."""
         if self.run is not None:
             return self.run
         task = (_absolute(self.source), self.prompt, self.model, self.system, self.base_url)
@@ -86,22 +90,22 @@ class Task:
 
     @property
     def in_batches(self) -> bool:
-        """Whether its rows may go into batch jobs."""
+        """True if its rows may go into batch jobs."""
         return self.mode in ("batch", "auto")
 
     @property
     def may_use_batches(self) -> bool:
-        """Whether some of its rows may, at least."""
+        """True if at least some of its rows may."""
         return self.in_batches or self.fallback == "batch"
 
     @property
     def is_piped(self) -> bool:
-        """Whether its rows come through a pipe, which cannot be read again."""
+        """True if its rows come through a pipe, to be read once."""
         path = Path(self.source)
         return self.source == "-" or (path.exists() and not (path.is_file() or path.is_dir()))
 
     def stored(self) -> dict[str, Any]:
-        """Return what a run keeps of it, with paths that mean the same in every folder."""
+        """Return it as plain values with absolute paths, to be restored."""
         task = replace(
             self,
             # What a shell's <(...) is called now is something else tomorrow.
@@ -148,7 +152,7 @@ class Task:
         return cls(**values, run=name)
 
     def command(self) -> str:
-        r"""Return the command line that does this, in one line of printable characters.
+        r"""Return its command line, in printable characters.
 
         >>> Task(source="in.csv", prompt="Sum: {text}", model="sim/demo", output="o.csv").command()
         "llmflow run in.csv --prompt 'Sum: {text}' --model sim/demo --output o.csv"
@@ -191,3 +195,80 @@ def _working_directory() -> str | None:
 
 def _lost(name: str) -> str:
     return f"what the run {name} was started with is not in its journal: run its command again"
+
+
+def run_name(output: str, *, task: Iterable[str | None] = ()) -> str:
+    """Return the name of the run that writes this output.
+
+    The same file is the same run, whatever is asked: what changed is found out item by
+    item. What goes to a stream is told apart by its task.
+
+    >>> run_name("/data/summaries.jsonl")
+    'summaries-3cb11b'
+
+    Args:
+        output: the path, or ``-``.
+        task: what is asked of what, for an output that is a stream.
+
+    Raises:
+        ConfigurationError: the path leads to itself.
+    """
+    path = Path(output)
+    try:
+        is_file = output != "-" and (path.is_file() or not path.exists())
+    except OSError:  # such as a name that is too long: whoever opens it says so
+        is_file = True
+    if is_file:
+        whole = _resolved(path)
+        stem, identity = whole.stem, str(whole)
+    else:
+        stem, identity = "stream", "\0".join(each or "" for each in task)
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:_LONGEST_NAME] or "run"
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+    return f"{slug}-{digest}"
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError is how Python before 3.13 says it
+        reason = (error.strerror if isinstance(error, OSError) else None) or "a link to itself"
+        raise ConfigurationError(f"{path} cannot be written: {reason}") from None
+
+
+def quoted(word: str) -> str:
+    r"""Return a word quoted for a shell, in printable characters only.
+
+    >>> print(quoted("Sum up: {text}"), quoted("two\nlines"))
+    'Sum up: {text}' $'two\nlines'
+    """
+    if all(letter.isprintable() for letter in word):
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(letter: str) -> str:
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
+    if letter.isprintable():
+        return letter
+    # What was no text on the command line is the same bytes again.
+    foreign = "surrogateescape" if "\udc80" <= letter <= "\udcff" else "replace"
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", foreign))
+
+
+@contextmanager
+def in_folder(folder: str | None) -> Iterator[None]:
+    """Work where the run's command was given, if that is still there."""
+    before = None
+    with suppress(OSError):
+        before = Path.cwd()
+    with suppress(OSError):
+        if folder is not None:
+            os.chdir(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if before is not None:
+                os.chdir(before)

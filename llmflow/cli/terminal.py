@@ -1,4 +1,4 @@
-"""What reaches the terminal: lines without control characters, and no complaint if it is gone."""
+"""Output to a terminal: no control characters, no error without it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ from typing import IO, Any, Self
 
 from llmflow.format import printable
 
-__all__ = ["Notice", "TerminalRows", "complain", "printable", "say", "silence", "write"]
+__all__ = [
+    "Notice",
+    "TerminalRows",
+    "complain",
+    "printable",
+    "say",
+    "silence",
+    "write",
+    "write_json",
+]
 
 _ERASE_LINE = "\r\x1b[K"
 _REDRAW_SECONDS = 0.5
 
 
 def say(text: str) -> None:
-    """Print lines on standard error, if there is one. Each is made printable."""
+    """Print lines on standard error, each made printable."""
     write(sys.stderr, "\n".join(printable(line) for line in text.splitlines()))
 
 
@@ -41,8 +50,15 @@ def write(stream: IO[str] | None, text: str) -> bool:
     return True
 
 
+def write_json(stream: IO[str] | None, value: Any) -> bool:
+    """Print a value as one line of JSON; return whether that worked."""
+    import orjson
+
+    return write(stream, orjson.dumps(value, default=str).decode())
+
+
 def silence(stream: IO[str]) -> None:
-    """Let what a stream still holds go nowhere, or the interpreter's exit would complain of it."""
+    """Discard what a stream still holds, so that the exit is quiet."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -52,7 +68,7 @@ def silence(stream: IO[str]) -> None:
 
 
 class TerminalRows(io.RawIOBase):
-    """Rows on their way to a terminal: what is inside the JSON cannot act on it.
+    """Writes rows to a terminal, without the control characters inside the JSON.
 
     JSON escapes only some control characters. A model's answer may hold the others,
     and characters that turn the direction of writing around.
@@ -81,7 +97,7 @@ def _harmless(letter: str) -> str:
 
 
 class Notice:
-    """A line on a terminal about something that takes longer than a second.
+    """A status line for work that takes longer than a second.
 
     It is drawn by a thread, since the work that it tells of blocks, and it takes
     itself away.

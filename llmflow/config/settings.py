@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -108,6 +108,13 @@ class Settings:
     def quota_over(self, default: Quota | None) -> Quota | None:
         """Return a quota with the configured limits in place of its own."""
         return replace(default or Quota(), **self.quota) if self.quota else default
+
+    def quota_origins(self) -> dict[str, str]:
+        """Return where each limit comes from, by dimension."""
+        default = "the provider's default"
+        return {
+            each.name: self.origins.get(f"quota.{each.name}", default) for each in fields(Quota)
+        }
 
     def timeout_over(self, default: Timeout) -> Timeout:
         """Return a timeout with the configured seconds in place of its own."""

@@ -1,4 +1,4 @@
-"""Verdict of a run: one sentence on the limit that kept it from being faster."""
+"""Bottleneck of a run: the limit that kept it from being faster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOSTLY: Final = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What is known of a run when it has ended.
+    """Facts of an ended run that explain its speed.
 
     Args:
         statistics: the limiter's, at the end.
@@ -59,7 +59,7 @@ class RunFacts:
 
 
 def explain_bottleneck(facts: RunFacts) -> str | None:
-    """Return what bounded a run and what would make it faster; None where that is not clear."""
+    """Return what limited a run and its remedy; None if unclear."""
     if facts.seconds < _LEAST_SECONDS or facts.requests < _LEAST_REQUESTS:
         return None
     bound = dict(facts.statistics.bound_by)
@@ -76,7 +76,7 @@ def explain_bottleneck(facts: RunFacts) -> str | None:
     elif name == "in_flight":
         found = _in_flight(facts)
     elif name == "start":
-        found = "bounded by the careful start, while no rate was known: --rpm would spare it"
+        found = "limited by the careful start, while no rate was known: --rpm would spare it"
     else:
         found = _dimension(name, bound[name], facts)
     if facts.rejected and paused >= _WORTH_TELLING:
@@ -93,7 +93,7 @@ def _pause(share: float, rejected: int) -> str:
 def _dimension(name: str, share: float, facts: RunFacts) -> str:
     """Explain a limit of the quota."""
     statistics = facts.statistics
-    head = f"bounded by {name} ({share:.0%} of the time)"
+    head = f"limited by {name} ({share:.0%} of the time)"
     known = {each.dimension: each for each in facts.learned}.get(name)
     if known is not None and known.estimated:
         return f"{head}: the provider takes about {known.limit:,.0f}, found by trying"
@@ -117,24 +117,24 @@ def _in_flight(facts: RunFacts) -> str:
     statistics = facts.statistics
     if statistics.window < statistics.max_in_flight:
         return (
-            "bounded by the provider's failures: while most requests fail, fewer are sent at once"
+            "limited by the provider's failures: while most requests fail, fewer are sent at once"
         )
     most = f"{statistics.max_in_flight:,} in flight"
     if facts.quota.max_concurrent:
-        return f"bounded by max_concurrent ({most}): a higher one would make it faster"
+        return f"limited by max_concurrent ({most}): a higher one would make it faster"
     how = statistics.remedy or "a higher limit of open files allows more"
-    return f"bounded by the connections ({most}): {how}"
+    return f"limited by the connections ({most}): {how}"
 
 
 def _unlimited(facts: RunFacts) -> str | None:
     """Explain a run that the limiter did not hold up."""
     if facts.cpu_seconds >= _BUSY * facts.seconds:
-        return "bounded by this computer's processor, of which one core is used"
+        return "limited by this computer's processor, of which one core is used"
     concurrency = facts.concurrency
     if facts.rows <= concurrency:
-        return "bounded by the answers' own latency: all rows were under way at once"
+        return "limited by the answers' own latency: all rows were under way at once"
     if facts.row_seconds / facts.seconds >= _FULL * concurrency:
         if concurrency >= connection_limit():
-            return f"bounded by the connections ({concurrency:,} rows): {how_to_have_more()}"
-        return f"bounded by --concurrency {concurrency:,}: a higher one would make it faster"
-    return "bounded by how fast rows came in" if facts.once else None
+            return f"limited by the connections ({concurrency:,} rows): {how_to_have_more()}"
+        return f"limited by --concurrency {concurrency:,}: a higher one would make it faster"
+    return "limited by how fast rows came in" if facts.once else None

@@ -1,4 +1,4 @@
-"""From what was counted to tokens, dollars and time."""
+"""Forecast of a plan: tokens, dollars and time from what was counted."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def output_of(survey: Survey, llm: LLM, asked: Sampled | None, *, most: int | No
 
 
 def _of_earlier_runs(model: str) -> Output | None:
-    """Return the average answer of the runs of a model; from the shortest run to the longest."""
+    """Return the average answer length of a model's earlier runs."""
     from llmflow.runs.catalog import list_runs
 
     answers = tokens = 0
@@ -117,7 +117,7 @@ def cost_of(
 
 
 def primer_of(llm: LLM, request: Request, left: int) -> Primer | None:
-    """Return what a cache primer saves; None where there is nothing for it to do.
+    """Return what a cache primer saves; None if it saves nothing.
 
     Args:
         llm: who would be asked.
@@ -177,21 +177,16 @@ def paces(
             origin = "learned by an earlier run" if asked is None else "learned"
         if statistics.share < 1.0:
             origin = f"{origin}; a share of {share_text(statistics.share)}"
+        days = 1
         if period >= DAY:
-            # A day's worth may be asked at once, and then nothing until the next day.
+            # A day's worth may be sent at once, and then nothing until the next day.
             days = max(1, math.ceil(charge.likely / limit))
             seconds = Span(*(max(0.0, amount / limit - 1) * DAY for amount in charge))
-            yield Pace(
-                dimension=name,
-                limit=limit,
-                origin=origin,
-                charge=charge,
-                seconds=seconds,
-                days=days,
-            )
         else:
             seconds = charge.times(_MINUTE / limit)
-            yield Pace(dimension=name, limit=limit, origin=origin, charge=charge, seconds=seconds)
+        yield Pace(
+            dimension=name, limit=limit, origin=origin, charge=charge, seconds=seconds, days=days
+        )
     at_once = min(statistics.max_in_flight, concurrency or statistics.max_in_flight)
     if asked is not None and asked.seconds:
         charge = Span.exactly(left.items * asked.seconds)
@@ -205,7 +200,7 @@ def paces(
 
 
 def _charges(llm: LLM, left: Group, inputs: Span, each: Span) -> list[Charge]:
-    """Return what the provider charges all items: at the least, likely, at the most.
+    """Return what the provider charges for all items: low, likely, high.
 
     By its own rule for an average item: rules are sums, or on arrival, where they were summed.
     """
@@ -220,7 +215,7 @@ def _charges(llm: LLM, left: Group, inputs: Span, each: Span) -> list[Charge]:
 
 
 def reach(usd: float, spent: float, cost: Span, left: int) -> BudgetReach:
-    """Return for how many items a budget reaches; all arguments as in `BudgetReach`."""
+    """Return how many items a budget covers; arguments as in `BudgetReach`."""
     room = max(0.0, usd - spent)
 
     def items(total: float) -> float:

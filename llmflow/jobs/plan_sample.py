@@ -1,4 +1,4 @@
-"""A few items that are really asked for a plan, and paid; the run need not pay them again."""
+"""Sample of a plan: a few items, sent, paid for and kept."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llmflow.jobs.plan_values import Sampled
 from llmflow.runs.run import Run
 
 if TYPE_CHECKING:
-    from llmflow.jobs.plan_question import Question
     from llmflow.jobs.plan_survey import Survey
+    from llmflow.jobs.plan_tokens import Question
     from llmflow.llm import LLM
     from llmflow.types import Response
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class _OnlyASampleError(LLMFlowError):
-    """Why the session of a sample is no complete one."""
+    """Ends the session of a sample as an incomplete one."""
 
 
 async def ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
-    """Ask the questions that a survey has kept, and let it learn from the answers.
+    """Send the questions that a survey kept, and note their answers.
 
     Args:
         llm: whom to ask.

@@ -1,4 +1,4 @@
-"""The one pass over the rows that a plan is made of; memory does not grow with them."""
+"""Survey of the rows for a plan: one pass, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.key import canonical, server_of
 from llmflow.errors import InputError, redact
-from llmflow.jobs.plan_question import PER_CHAT, PER_MESSAGE, Question
-from llmflow.jobs.plan_tokens import Pairs, TokenSample, spread
+from llmflow.jobs.plan_tokens import (
+    PER_CHAT,
+    PER_MESSAGE,
+    Pairs,
+    Question,
+    TokenSample,
+    spread,
+)
 from llmflow.jobs.plan_values import Span
 from llmflow.journal.asked import Asked
 from llmflow.journal.keys import fingerprint
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
-from llmflow.types import Charge, Request
+from llmflow.types import Request
 
 if TYPE_CHECKING:
     from llmflow.journal.lookup import Lookup
@@ -53,10 +59,18 @@ class Group:
             whole.size += group.size
             whole.counted += group.counted
             whole.certain += group.certain
-            whole.add_charge(Charge(*group.reserved))
+            whole.add_charge(group.reserved)
         return whole
 
-    def add_charge(self, charge: Charge) -> None:
+    def add(self, question: Question, tokens: int, *, large: bool, sign: int = 1) -> None:
+        """Add an item; with -1 as the sign, take it out."""
+        self.items += sign
+        self.certain += sign * (question.beside + (tokens if large else 0))
+        if not large:
+            self.size += sign * len(question.text)
+            self.counted += sign * tokens
+
+    def add_charge(self, charge: Iterable[float]) -> None:
         """Add what one item is charged on arrival."""
         for unit, value in enumerate(charge):
             self.reserved[unit] += value
@@ -64,7 +78,7 @@ class Group:
 
 @dataclass(slots=True)
 class Counts:
-    """What has become of the rows.
+    """Counts of rows by what became of them.
 
     Args:
         items: rows.
@@ -104,7 +118,7 @@ class Counts:
 
 
 class Survey:
-    """What the rows ask, counted as they come by.
+    """Counts what the rows ask, in one pass.
 
     Args:
         llm: who would be asked; nothing is sent, and no key is needed.
@@ -204,7 +218,7 @@ class Survey:
         return beside + self.sample.ratio(self.counts.items).times(group.size)
 
     def kept(self) -> list[Question]:
-        """Return the questions that were kept, in their order: as evenly spread as can be."""
+        """Return the questions kept for a sample, evenly spread, in order."""
         return [question for _, question in sorted(each[1:] for each in self._kept)]
 
     @property
@@ -226,33 +240,21 @@ class Survey:
             self.outputs.add(1, output_tokens)
 
     def note_asked(self, question: Question) -> None:
-        """Take an item out of those that are left: it was answered for the plan, and kept."""
+        """Count an item of the sample as answered."""
         self.counts.answered += 1
         tokens, large = self._count(question.text), self._is_large(question.text)
-        tier = (
-            sum(self.fixed + question.beside + tokens > above for above in self._tiers)
-            if large
-            else 0
-        )
-        group = self.left[tier]
-        for each, sign in ((group, -1), (self.known, 1)):
-            each.items += sign
-            each.certain += sign * question.beside
-            if large:
-                each.certain += sign * tokens
-            else:
-                each.size += sign * len(question.text)
-                each.counted += sign * tokens
+        left = self.left[self._tier(question, tokens) if large else 0]
+        left.add(question, tokens, large=large, sign=-1)
+        self.known.add(question, tokens, large=large)
         if self._charges:
-            charge = self._provider.reserve(self.request(question))
-            group.add_charge(Charge(*(-each for each in charge)))
+            left.add_charge(-each for each in self._provider.reserve(self.request(question)))
 
     def count(self, question: Question) -> int:
         """Return the tokens that an item has, as counted here."""
         return self.fixed + question.beside + self._count(question.text)
 
     def request(self, question: Question) -> Request:
-        """Return what the LLM asks for an item, without the key that it would need to ask."""
+        """Return the request for an item, without a key."""
         llm = self._llm
         return Request(
             model=self._provider.model,
@@ -296,7 +298,7 @@ class Survey:
             self.counts.note_unusable(index, row.reason)
 
     def _measured(self, index: int, text: str) -> tuple[int | None, bool]:
-        """Return a prompt's tokens if they were counted, and whether it may be a large one."""
+        """Return a prompt's tokens if counted, and whether it may be large."""
         if self._is_large(text):
             self._large += 1
             return self._count(text), True
@@ -307,7 +309,7 @@ class Survey:
         return tokens, False
 
     def _is_large(self, text: str) -> bool:
-        """Return whether a prompt may have more tokens than some bound: it has more bytes."""
+        """Return whether a prompt may exceed a bound: its bytes do."""
         small = self._certainly_small
         return (
             small is not None
@@ -318,14 +320,13 @@ class Survey:
     def _place(
         self, question: Question, tokens: int | None, asked: Lookup | Asked, *, large: bool
     ) -> bool:
-        """Put an item into its groups, and return whether it is left to ask."""
+        """Add an item to its groups; return True if left to ask."""
         counts, groups = self.counts, [self.every]
         request = self.request(question)
         key = self._fingerprint(request)
         nth = asked.count(key) if isinstance(asked, Asked) else asked.ask(key)
         counts.repeated += nth > 0
         known = None if self._lookup is None else self._lookup.find(key, 0 if self._cache else nth)
-        tier = 0
         if known is not None and known.answered:
             counts.answered += 1
             groups.append(self.known)
@@ -334,27 +335,24 @@ class Survey:
         elif known is not None and not self._retry_failed:
             counts.failed_before += 1
         elif not (self._cache and nth):
-            if large:
-                whole = self.fixed + question.beside + (tokens or 0)
-                tier = sum(whole > above for above in self._tiers)
-            groups.append(self.left[tier])
+            left = self.left[self._tier(question, tokens or 0) if large else 0]
+            groups.append(left)
             if self._charges:
-                self.left[tier].add_charge(self._provider.reserve(request))
+                left.add_charge(self._provider.reserve(request))
         for group in groups:
-            group.items += 1
-            group.certain += question.beside
-            if large:
-                group.certain += tokens or 0
-            else:
-                group.size += len(question.text)
-                group.counted += tokens or 0
+            group.add(question, tokens or 0, large=large)
         return len(groups) > 1 and groups[1] is not self.known
+
+    def _tier(self, question: Question, tokens: int) -> int:
+        """Return the price tier of a prompt with this many tokens."""
+        whole = self.fixed + question.beside + tokens
+        return sum(whole > above for above in self._tiers)
 
     def _fingerprint(self, request: Request) -> bytes:
         return fingerprint(body=canonical(request), **self._asks)
 
     def _offer(self, index: int, question: Question) -> None:
-        """Keep a question if its place is among the lowest ones so far."""
+        """Keep a question if its place is among the lowest so far."""
         entry = (-spread(index), index, question)
         if len(self._kept) < self._keep:
             heapq.heappush(self._kept, entry)

@@ -1,16 +1,22 @@
-"""A plan in words: what, how much, and how that is known."""
+"""A plan as text: lines, and tables for terminals and notebooks."""
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from llmflow.format import counted, dollars, duration, printable
-from llmflow.jobs.plan import Plan
-from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Span
+from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Plan, Span
 
 _NARROW: Final = 0.005
+WIDTH = 80
+HEIGHT = 23  # of a screen's 24 lines one is the prompt's
+_MARGIN = 2
+_WIDEST_AMOUNT = 24
+_NARROWEST = 40
+_CELL = "text-align: left; vertical-align: top"
 
 
 class Line(NamedTuple):
@@ -28,7 +34,7 @@ class Line(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """How what the words advise is written where they are read."""
+    """Options as they are written on a command line or in Python."""
 
     run: str
     retry_failed: str
@@ -98,18 +104,17 @@ def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
             "too long", f"{plan.too_long:,}", f"{takes}; the first is row {plan.first_too_long}"
         )
     if plan.run is None:
-        how = f"no run to look into: {spelling.run}"
+        how = f"no run is named: {spelling.run}"
         yield Line("answered already", "-", how)
     elif not plan.run_exists:
-        yield Line("answered already", "0", f"the run {plan.run} is a new one")
+        yield Line("answered already", "0", f"run {plan.run} is new")
     else:
-        yield Line("answered already", f"{plan.answered:,}", f"in the run {plan.run}, at no cost")
+        yield Line("answered already", f"{plan.answered:,}", f"in run {plan.run}, at no cost")
     if plan.failed_before:
-        how = f"not asked again without {spelling.retry_failed}"
+        how = f"not retried without {spelling.retry_failed}"
         yield Line("failed before", f"{plan.failed_before:,}", how)
     if plan.repeated:
-        asks, they = ("asks", "it has") if plan.repeated == 1 else ("ask", "they have")
-        how = f"{asks} what an earlier row asks; with {spelling.cache} {they} its answer"
+        how = f"identical to an earlier row; {spelling.cache} reuses its answer"
         yield Line("repeated", f"{plan.repeated:,}", how)
 
 
@@ -142,15 +147,15 @@ def _output(plan: Plan, spelling: Spelling) -> Line:
         SAMPLE: f"{each}, the average of {count} to these rows",
         RUN: f"{each}, the average of {count} of this run",
         HISTORY: f"{each}, the average of {count} of earlier runs, perhaps to other prompts",
-        MAX_TOKENS: f"{each} at most, by max_tokens; {spelling.sample} tells how many come",
-        ASSUMED: f"{each} are assumed, nothing is known; {spelling.sample} or "
-        f"{spelling.max_tokens} tells",
+        MAX_TOKENS: f"{each} at most, by max_tokens; {spelling.sample} measures it",
+        ASSUMED: f"{each} assumed, nothing is known; {spelling.sample} measures it, "
+        f"{spelling.max_tokens} bounds it",
     }[output.basis]
     return Line("output tokens", _amount(plan, plan.output_tokens_left, _count), how)
 
 
 def _amount(plan: Plan, span: Span, text: Callable[[float], str]) -> str:
-    """Return what depends on the answers' length: of a mere bound, only the upper end."""
+    """Return an amount by answer lengths; of a bound, only its end."""
     if plan.output.basis == MAX_TOKENS and span.low != span.high:
         return f"at most {text(span.high)}"
     if plan.output.basis == ASSUMED and plan.left:
@@ -168,7 +173,7 @@ def _count(value: float) -> str:
 
 def _cost(plan: Plan) -> Iterator[Line]:
     if plan.price is None or plan.cost is None or plan.input_cost is None:
-        how = f"the price of {plan.model} is not known: llmflow.toml can tell it"
+        how = f"the price of {plan.model} is not known: llmflow.toml can set it"
         yield Line("cost", "unknown", how)
         return
     if plan.price.is_free:
@@ -184,16 +189,16 @@ def _cost(plan: Plan) -> Iterator[Line]:
         yield Line("cost in a batch", _amount(plan, plan.batch_cost, dollars))
     if (primer := plan.primer) is not None:
         how = (
-            f"all rows but it read the {primer.tokens:,} marked tokens, which else each writes, "
+            f"the other rows read the {primer.tokens:,} marked tokens instead of writing them, "
             "at a price that is not counted above"
         )
         if not primer.chosen:
-            how += "; [batch] primer = true has one row go first"
+            how += "; [batch] primer = true submits one row first"
         yield Line("a cache primer saves", f"up to {dollars(primer.usd)}", how)
 
 
 def _between(span: Span, text: Callable[[float], str], *, exact: str | None = None) -> str:
-    """Return an amount with its range, as far as that has two ends."""
+    """Return an amount with its range, if that is bounded."""
     if span.low == span.high:
         return text(span.likely) if exact is None else exact
     likely = text(span.likely)
@@ -215,7 +220,7 @@ def _time(plan: Plan) -> Iterator[Line]:
         yield Line("time", "unknown", how)
         return
     measured = any(pace.dimension == "in_flight" for pace in plan.paces)
-    how = f"bound by {_limit(binding)}"
+    how = f"limited by {_limit(binding)}"
     if binding.days > 1:
         how += "; the run stops where a day's limit is used up: run it again the next day"
     elif not measured:
@@ -242,14 +247,14 @@ def _budget(plan: Plan) -> Line:
     budget = plan.budget
     assert budget is not None
     amount = dollars(budget.usd)
-    spent = f", of which {dollars(budget.spent)} are spent" if budget.spent else ""
+    spent = f", with {dollars(budget.spent)} of it spent" if budget.spent else ""
     if budget.items.low >= plan.left:
-        return Line("budget", amount, f"reaches for all{spent}")
+        return Line("budget", amount, f"covers all rows{spent}")
     low, likely, high = (f"{each:,.0f}" for each in budget.items)
     between = likely if low == high else f"about {likely} ({low} to {high})"
     if plan.output.basis == MAX_TOKENS and low != high:
         between = f"at least {low}"
-    return Line("budget", amount, f"reaches for {between} of {plan.left:,}{spent}")
+    return Line("budget", amount, f"covers {between} of {plan.left:,} rows{spent}")
 
 
 def _sample(plan: Plan) -> Line:
@@ -266,6 +271,127 @@ def _sample(plan: Plan) -> Line:
 
 
 def _rounded(value: float) -> int:
-    """Return a number with three digits that count, which is more than a forecast has."""
+    """Return a number rounded to three significant digits."""
     digits = 3 - len(str(round(value)))
     return int(round(value, min(0, digits)))
+
+
+def text_table(
+    title: str, lines: Iterable[Line], *, width: int = WIDTH, height: int | None = HEIGHT
+) -> str:
+    """Return a title and lines as a table that fits a screen.
+
+    What a line has to say beside its amount goes under it where it does not fit; of that,
+    the ends are left out where there are too many lines.
+
+    >>> print(text_table("plan: openai/m", [Line("rows", "3"), Line("cost", "free", "why")]))
+    plan: openai/m
+      rows  3
+      cost  free  why
+
+    Args:
+        title: the first line.
+        lines: the others.
+        width: columns of the screen.
+        height: lines that it has room for; None for any number of them.
+    """
+    cells = [_printable(line) for line in lines]
+    width = max(width, _NARROWEST)
+    blocks = list(_blocks(cells, width))
+    if height is not None:
+        _shorten(blocks, width, height - 1)
+    top = next(_wrapped(printable(title), width), "")
+    return "\n".join([top, *(line for block in blocks for line in block)])
+
+
+def html_table(title: str, lines: Iterable[Line]) -> str:
+    """Return a title and lines as an escaped table for a notebook."""
+    rows = [
+        f'<tr><th scope="row" style="{_CELL}">{what}</th>'
+        f'<td style="{_CELL}">{amount}</td><td style="{_CELL}">{how}</td></tr>'
+        for what, amount, how in (map(html.escape, _printable(line)) for line in lines)
+    ]
+    caption = f'<caption style="text-align: left">{html.escape(printable(title))}</caption>'
+    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def _printable(line: Line) -> Line:
+    return Line(*map(printable, line))
+
+
+def _blocks(lines: Sequence[Line], width: int) -> Iterator[list[str]]:
+    """Yield each line as one or more lines of a screen."""
+    first = max((_width(line.what) for line in lines), default=0)
+    amounts = (_width(line.amount) for line in lines)
+    second = max((each for each in amounts if each <= _WIDEST_AMOUNT), default=0)
+    indent = " " * (_MARGIN + first + _MARGIN)
+    for line in lines:
+        amount = _padded(line.amount, second) if line.how else line.amount
+        head = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}{amount}"
+        whole = f"{head}{' ' * _MARGIN}{line.how}".rstrip()
+        if _width(whole) <= width:
+            yield [whole]
+            continue
+        start = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}"
+        room = width - len(indent)
+        yield [
+            *_joined(start, indent, _wrapped(line.amount, room)),
+            *(f"{indent}  {each}" for each in _wrapped(line.how, room - 2)),
+        ]
+
+
+def _joined(start: str, indent: str, parts: Iterable[str]) -> Iterator[str]:
+    for number, part in enumerate(parts):
+        yield f"{indent if number else start}{part}"
+
+
+def _shorten(blocks: list[list[str]], width: int, height: int) -> None:
+    """Cut the longest blocks until all of them fit."""
+    while sum(map(len, blocks)) > height:
+        longest = max(blocks, key=len)
+        if len(longest) == 1:
+            return  # nothing is left to leave out but whole amounts
+        longest.pop()
+        if len(longest) > 1:
+            kept = longest[-1].rstrip(" …")
+            while _width(kept) > width - 2:
+                kept = kept[:-1]
+            longest[-1] = f"{kept} …"
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    """Yield a text wrapped to a width, between words if possible."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if _width(longer) <= width:
+            line = longer
+            continue
+        if line:
+            yield line
+        line = word
+        while _width(line) > width:
+            kept = _kept(line, width)
+            yield kept
+            line = line[len(kept) :]
+    if line:
+        yield line
+
+
+def _kept(text: str, width: int) -> str:
+    kept = text[:width]
+    while _width(kept) > width:
+        kept = kept[:-1]
+    return kept
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # letters of East Asia take two columns
+
+    return cell_len(text)

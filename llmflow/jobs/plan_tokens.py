@@ -1,4 +1,4 @@
-"""Tokens of many texts: all counted, or those of a sample that is spread over them.
+"""Tokens of prompts: all counted, or estimated from an evenly spread sample.
 
 A vocabulary counts a few million characters a second, and a million rows are more than
 anybody waits for. What costs nothing is known of every text, its length; so the sample tells
@@ -9,8 +9,10 @@ Techniques, third edition, chapter 6), much closer than the mean of the sample w
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
+from llmflow.call_options import as_messages
 from llmflow.jobs.plan_values import Span
 
 MOST: Final = 20_000
@@ -19,6 +21,51 @@ _MOST_CHARACTERS: Final = 50_000_000
 _FEWEST: Final = 100
 _MASK: Final = 2**64 - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio
+
+# What a chat takes beside its texts: each message 3 and its role 1, and 3 for the answer to
+# begin (OpenAI's cookbook, "How to count tokens with tiktoken").
+PER_MESSAGE = 4
+PER_CHAT = 3
+
+
+class Question(NamedTuple):
+    """The messages of one item.
+
+    Args:
+        messages: what would be sent.
+        text: all that is text in it.
+        beside: tokens of the messages beside the first one, without their texts.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    text: str
+    beside: int = 0
+
+    @classmethod
+    def of(cls, prompt: Any) -> Question:
+        """Return the question of a text or a list of chat messages.
+
+        >>> Question.of("How high is the tide?").text
+        'How high is the tide?'
+
+        Raises:
+            InputError: it is neither.
+        """
+        messages = as_messages(prompt)
+        if isinstance(prompt, str):
+            return cls(messages, prompt)
+        text = "\n".join(part for each in messages for part in _texts(each.get("content")))
+        return cls(messages, text, PER_MESSAGE * (len(messages) - 1))
+
+
+def _texts(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list | tuple):
+        for part in content:
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if isinstance(text, str):
+                yield text
 
 
 def spread(index: int) -> int:
@@ -31,7 +78,7 @@ def spread(index: int) -> int:
 
 
 class Pairs:
-    """Two amounts of each of many things, and their ratio with its error.
+    """Pairs of amounts, and their ratio with its error.
 
     With 1 as the first amount the ratio is the second one's mean.
 
@@ -58,12 +105,12 @@ class Pairs:
         self.yy += y * y
 
     def of_all(self, count: int) -> Span:
-        """Return the ratio of the sums over `count` things, of which these are a sample."""
+        """Return the ratio for `count` things, of which these are a sample."""
         unseen = max(0.0, 1 - self.count / max(count, 1))
         return self._span(unseen / max(self.count, 1))
 
     def of_others(self, count: int) -> Span:
-        """Return the ratio of the sums over `count` other things of the same kind."""
+        """Return the ratio for `count` other things of the same kind."""
         return self._span(1 / max(self.count, 1) + 1 / max(count, 1))
 
     def _span(self, share: float) -> Span:
@@ -91,7 +138,7 @@ def _deviations(freedom: int) -> float:
 
 
 class TokenSample:
-    """Lengths and tokens of an evenly spread sample, in one pass and bounded memory.
+    """Lengths and tokens of an evenly spread sample, in bounded memory.
 
     While there are few texts it is all of them. When it becomes too large, every other one is
     dropped, and from then on only every other one is taken; and so on.
@@ -129,7 +176,7 @@ class TokenSample:
             self._halve()
 
     def ratio(self, texts: int) -> Span:
-        """Return the tokens per character of so many texts; of all of them, see `complete`."""
+        """Return the tokens per character of this many texts."""
         pairs = Pairs()
         for _, characters, tokens in self._texts:
             pairs.add(characters, tokens)

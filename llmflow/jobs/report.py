@@ -154,7 +154,7 @@ class Report:
         if run.failed_before:
             were = "was" if run.failed_before == 1 else "were"
             lines.append(
-                f"{run.failed_before:,} failed in an earlier session and {were} not asked again"
+                f"{run.failed_before:,} failed in an earlier session and {were} not retried"
             )
         if run.budget_spent is not None:
             lines.append(f"budget spent: {run.budget_spent}")

@@ -1,1 +1,1 @@
-"""Progress displays, shared by commands and Python runs."""
+"""Progress display, the same for commands and for Python."""

@@ -1,4 +1,4 @@
-"""Progress of batch jobs: their states, rows and times."""
+"""Batch jobs in the progress display: states, rows and times."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BatchView:
 
     @property
     def news(self) -> tuple[object, ...]:
-        """The parts whose change deserves a new log line."""
+        """The part of it whose change is worth a new log line."""
         return (
             tuple(sorted(self.states.items())),
             self.rows,
@@ -72,7 +72,7 @@ class BatchView:
         return parts
 
     def times(self) -> list[str]:
-        """Return when the jobs began, and for how long they may run."""
+        """Return the jobs' age, and the time until they expire."""
         parts = []
         if self.states and self.age >= 1.0:
             parts.append(f"for {duration(self.age)}")

@@ -1,4 +1,4 @@
-"""Displays progress as a bar, or as plain lines."""
+"""Displays of progress: a bar on terminals and notebooks, or log lines."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with words beside and below it.
+    """A bar with text beside it, and below if there is room.
 
     It takes itself away at the end.
     """
@@ -142,7 +142,7 @@ class Bar:
         return grid if one_line else Group(grid, _plain(second))
 
     def _fit(self) -> None:
-        """Leave room for the terminal's own ^C, which would wrap and spoil the line."""
+        """Leave room for the terminal's own ^C, which would wrap the line."""
         columns = shutil.get_terminal_size().columns
         with suppress(OSError, ValueError):  # the stream may be another terminal, or none
             columns = os.get_terminal_size(self._stream.fileno()).columns or columns
@@ -183,7 +183,7 @@ class Notebook:
 
 
 def _plain(text: str) -> Any:
-    """Return words that rich takes as they are: what comes from outside is no markup."""
+    """Return text that rich prints as it is, without markup."""
     from rich.text import Text
 
     return Text(text, no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""Measures the pace of work and estimates its end."""
+"""Rates of work, and the time that is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STEP_SECONDS: Final = 1.0
 
 
 class Pace:
-    """The rates of new items, apart from those known before.
+    """Rates of new items, apart from those that were known before.
 
     What the journal or the cache answers comes thousands of times as fast as what is
     asked, and mostly at the start. Time in which nothing but that came is left out: it
@@ -52,7 +52,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """New items per second, over the recent past."""
+        """New items per second, lately."""
         since, before, _ = self._seen[0]
         return (self._new - before) / max(1e-9, self._active - since)
 
@@ -71,7 +71,7 @@ class Pace:
         return number / max(1e-9, seconds)
 
     def left(self, remaining: int, *, expected: int = 0) -> float | None:
-        """Return the remaining seconds, or None if unknown.
+        """Return the seconds left; None if that is unknown.
 
         Args:
             remaining: what is still to come.

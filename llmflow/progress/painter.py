@@ -1,4 +1,4 @@
-"""Schedules redrawing, so that progress costs next to nothing."""
+"""Timing of the progress display: often enough, at no cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _drawing: list[Painter] = []
 
 
 class Painter:
-    """Draws the progress of its source, when due.
+    """Draws a view when it is time to.
 
     There is one at work in a process at a time, as two bars on one terminal draw over each
     other: another one shows nothing. What cannot be drawn, since the terminal is gone,

@@ -1,4 +1,4 @@
-"""A snapshot of work in progress, as values and in words."""
+"""State of some work at one moment, as values and as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BINDING: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """The state of the limiters that some work uses.
+    """State of the limiters that some work goes through.
 
     Args:
         in_flight: calls that were admitted and have not ended.
@@ -128,11 +128,11 @@ class View:
 
     @property
     def count(self) -> str:
-        """The progress as text, such as ``40/100``."""
+        """The done part, such as ``40/100``."""
         return f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,} done"
 
     def line(self) -> str:
-        """Return all in one line, most important first."""
+        """Return it in one line; a narrow terminal shows the beginning."""
         if self.stopping:
             return self._stopping()
         if self.batch is not None:
@@ -230,7 +230,7 @@ class View:
 
 
 def _budget_words(state: LedgerState) -> list[str]:
-    """Return how much of each limit of a budget is spent, such as ``$0.41 of $5.00``."""
+    """Return the spent part of each limit, such as ``$0.41 of $5.00``."""
     budget, spent, words = state.budget, state.spent, []
     if budget.usd is not None:
         words.append(f"{dollars(spent.usd)} of {dollars(float(budget.usd))}")

@@ -233,7 +233,7 @@ class TestDetached:
         options = ("--mode", "batch", "--detach", "--budget", "0.5", "--max-tokens", "50")
         result = run(*words(sim, *options))
         assert result.code == 0, result.err
-        assert "not all rows are in these jobs, for the budget" in result.err
+        assert "not all rows are in these jobs, because of the budget" in result.err
 
     def test_it_leaves_and_another_session_collects(self, run: Run, simulator: Start) -> None:
         sim = serve(simulator)

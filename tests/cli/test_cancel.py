@@ -87,7 +87,7 @@ def test_an_interrupted_wait_says_that_the_provider_goes_on(
     popen.send_signal(number)
     result = ended(popen)
     assert result.code == 128 + number
-    assert "it goes on to cancel" in result.err
+    assert "the provider keeps cancelling" in result.err
     assert "nothing was written" not in result.err
 
 
@@ -123,4 +123,6 @@ def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
     task = Task(source="in.jsonl", prompt="{text}", model="openai/x", output="out.jsonl")
     said = resume_hint(left, task, report)
     assert said is not None
-    assert said.startswith("1 batch job is still running at openai; to go on, run the same command")
+    assert said.startswith(
+        "1 batch job is still running at openai; to continue, run the same command"
+    )

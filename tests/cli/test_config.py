@@ -51,13 +51,13 @@ class TestCheck:
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         put(FILE)
         result = run("config", "check")
-        assert (result.code, result.out, result.err) == (0, "llmflow.toml is right\n", "")
+        assert (result.code, result.out, result.err) == (0, "llmflow.toml is valid\n", "")
 
     def test_a_key_that_is_not_set_is_noted(self, run: Run) -> None:
         result = run("config", "check", "--config", put(FILE, "other.toml"))
         assert result.code == 0
         assert result.out.splitlines() == [
-            "other.toml is right",
+            "other.toml is valid",
             "note: the environment variable OPENAI_API_KEY is not set",
         ]
 

@@ -35,7 +35,7 @@ def test_the_report_says_that_descriptors_are_what_binds(simulator: Start) -> No
     assert sim.stats().max_in_flight == 64
     report = json.loads(result.out)
     assert report["bound_by"]["in_flight"] > 0.5
-    assert report["verdict"].startswith("bounded by the connections (64 in flight): only 128 files")
+    assert report["verdict"].startswith("limited by the connections (64 in flight): only 128 files")
     assert "`ulimit -n 10064`" in report["verdict"]
 
 
@@ -68,4 +68,4 @@ def test_as_many_rows_as_connections_are_told_how_there_could_be_more(simulator:
     result = in_shell('ulimit -n 128 && exec "$@"', sim, *more)
     assert result.code == 0, result.err
     verdict = json.loads(result.out)["verdict"]
-    assert verdict.startswith("bounded by the connections (64 rows): only 128 files may be open")
+    assert verdict.startswith("limited by the connections (64 rows): only 128 files may be open")

@@ -108,7 +108,7 @@ class TestStoppedByTheProvider:
             stopped = ended(process(*command, "--json"))
             assert stopped.code == 3
             assert "Check the API key" in stopped.error
-            assert "; to go on, run the same command again, or `llmflow resume" in stopped.error
+            assert "; to continue, run the same command again, or `llmflow resume" in stopped.error
             assert report_of(stopped)["failed"] == 0
             assert len(rows_of("out.jsonl")) == 6, "what is complete stays until more is complete"
             monkeypatch.setenv("OPENAI_API_KEY", "second-key-0123456789")
@@ -127,7 +127,7 @@ class TestStoppedByTheProvider:
             result = ended(process(*command))
         assert result.code == 3
         assert "; nothing was written; the run has 10 answers in its journal; " in result.err
-        assert "to go on, run the same command again" in result.err
+        assert "to continue, run the same command again" in result.err
         assert len(rows_of("out.jsonl")) == 10
         with serving(port) as sim:
             assert ended(process(*command)).code == 0
@@ -201,7 +201,7 @@ class TestWhatIsThereAlready:
         result = ended(process(*words(sim, *SLOWLY)))
         assert result.code == 3
         assert result.err.startswith(
-            "llmflow: out.jsonl is there already: it is replaced once all rows are done\n"
+            "llmflow: out.jsonl exists already: it will be replaced once all rows are done\n"
         )
         assert Path("out.jsonl").read_text() == "mine\n"
 

@@ -203,7 +203,9 @@ class TestSignals:
         assert popen.wait(PATIENCE) == 128 + number
         result = ended(popen)
         assert sim.stats().received == received
-        assert f"; the run has {count:,} answers in its journal; to go on, run the " in result.err
+        assert (
+            f"; the run has {count:,} answers in its journal; to continue, run the " in result.err
+        )
         assert "llmflow resume" not in result.err, "what came through a pipe is not there any more"
         assert ended(process(*words(sim))).code == 0
         assert answers() == [f"text {n}" for n in range(count)]

@@ -132,7 +132,7 @@ class TestWhatIsSaid:
         assert found["cost"][0].startswith("at most $0.005")
         assert found["time"][0] == "at least 3 days"
         assert "rpd 10 (llmflow.toml, line 7)" in found["time"][1]
-        assert found["budget"] == ["$9.00", "reaches for all"]
+        assert found["budget"] == ["$9.00", "covers all rows"]
 
     def test_prices_have_their_day(self, run: Run, texts: Path) -> None:
         from llmflow.pricing import PRICES_AS_OF

@@ -132,8 +132,8 @@ class TestSignals:
         assert (report["answered"], report["remaining"]) == (5, 45)
         assert report["stopped_by"] == "interrupted"
         assert re.search(
-            "^llmflow: interrupted; 5 answers so far in out.partial.jsonl, 45 rows not asked; "
-            "to go on, run the same command again, or `llmflow resume out-[0-9a-f]{6}`$",
+            "^llmflow: interrupted; 5 answers so far in out.partial.jsonl, 45 rows not sent; "
+            "to continue, run the same command again, or `llmflow resume out-[0-9a-f]{6}`$",
             err.splitlines()[-1],
         )
         assert "stopping: 5 answers on their way; Ctrl-C drops them" in err

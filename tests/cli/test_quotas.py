@@ -263,5 +263,5 @@ class TestRuns:
         arguments = ["run", "in.jsonl", "--prompt", "{text}", "--model", "openai/any"]
         arguments += ["--base-url", server.url, "--rpm", "600", "-o", "out.jsonl", "--json"]
         report = orjson.loads(run(*arguments).out)
-        assert report["verdict"].startswith("bounded by rpm")
+        assert report["verdict"].startswith("limited by rpm")
         assert report["bound_by"]["rpm"] > 0.5

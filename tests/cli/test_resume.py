@@ -318,7 +318,7 @@ class TestResume:
         subprocess.run([sys.executable, "-c", code], check=True)
         result = ended(process("resume", "mine"))
         assert result.code == 2
-        assert result.error == "the run mine was started by sum.py: run that again to go on"
+        assert result.error == "the run mine was started by sum.py: run that again to continue"
 
     def test_an_unknown_name(self, process: Process, simulator: Start) -> None:
         sim = simulator()
@@ -416,7 +416,7 @@ class TestFailures:
         first = ended(process(*words(sim)))
         assert first.code == 1
         assert first.err.splitlines()[-1] == (
-            "the same command with --retry-failed asks failed rows again"
+            "the same command with --retry-failed retries failed rows"
         )
         (failure,) = rows_of("out.failed.jsonl")
         assert failure["index"] == 2
@@ -432,7 +432,7 @@ class TestFailures:
         assert len(rows_of("out.jsonl")) == 5
         assert sim.stats().received == received == 6
         assert second.err.splitlines()[-1] == (
-            "the same command with --retry-failed asks failed rows again"
+            "the same command with --retry-failed retries failed rows"
         )
 
     def test_asked_again_they_may_fail_again(self, process: Process, simulator: Start) -> None:
@@ -489,8 +489,8 @@ class TestFailFast:
         assert report["answered"] + report["failed"] + report["remaining"] == 40
         assert report["remaining"] > 25
         assert re.search(
-            "to go on, run the same command again with --retry-failed, or without --fail-fast, or "
-            "`llmflow resume out-[0-9a-f]{6} --retry-failed`$",
+            "to continue, run the same command again with --retry-failed, or without --fail-fast, "
+            "or `llmflow resume out-[0-9a-f]{6} --retry-failed`$",
             result.error,
         )
         asked = sim.stats().received

@@ -71,12 +71,12 @@ class TestShow:
         facts = dict(line.split(":", 1) for line in result.out.splitlines())
         assert facts["run"].strip() == "complete-one"
         assert facts["answers"].strip() == "3"
-        assert facts["given in"].strip() == str(Path.cwd())
+        assert facts["folder"].strip() == str(Path.cwd())
         assert facts["command"].strip().startswith("llmflow run ")
-        assert "to go on" not in facts
+        assert "resume" not in facts
         stopped = run("runs", "show", "stopped").out
         assert "state:      stopped: openai/x: " in stopped
-        assert "to go on:   llmflow resume stopped-one" in stopped
+        assert "resume:     llmflow resume stopped-one" in stopped
 
     def test_json(self, run: Run, three: list[str]) -> None:
         assert orjson.loads(run("runs", "show", "program", "--json").out)["name"] == "program"
@@ -247,5 +247,5 @@ def test_a_run_whose_process_died_counts_as_interrupted(
     name = the_run().name
     shown = run("runs", "show", name).out
     assert "state:      interrupted" in shown
-    assert f"to go on:   llmflow resume {name}" in shown
+    assert f"resume:     llmflow resume {name}" in shown
     assert run("runs").out.splitlines()[1].split()[1] == "interrupted"

@@ -36,7 +36,7 @@ def test_quotas_shows_the_share_of_the_file_and_what_is_left_of_a_limit(
     assert code == 0
     assert "600 (llmflow.toml, line 3)" in out
     assert "300" in out
-    assert "of each limit a run uses a share of 1/2 (llmflow.toml, line 3)" in out
+    assert "a run uses 1/2 of each limit (llmflow.toml, line 3)" in out
 
 
 def test_the_variable_wins_over_the_file(

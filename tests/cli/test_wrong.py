@@ -226,7 +226,8 @@ class TestWhatTheProviderSays:
         assert (report["answered"], report["failed"], report["remaining"]) == (10, 0, 30)
         assert report["output"] == "out.partial.jsonl"
         assert (
-            "; 10 answers so far in out.partial.jsonl, 30 rows not asked; to go on" in result.error
+            "; 10 answers so far in out.partial.jsonl, 30 rows not sent; to continue"
+            in result.error
         )
         assert "`llmflow resume out-" in result.error
         assert listing() == ["in.jsonl", "out.partial.jsonl"]

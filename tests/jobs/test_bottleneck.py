@@ -56,27 +56,27 @@ def learned(limit: float, *, estimated: bool = False) -> LearnedLimit:
 
 def test_a_limit_that_calls_waited_for() -> None:
     assert of({"rpm": 0.92}) == (
-        "bounded by rpm (92% of the time): a higher request limit would make it faster"
+        "limited by rpm (92% of the time): a higher request limit would make it faster"
     )
-    assert str(of({"rpm": 0.1, "tpm": 0.8})).startswith("bounded by tpm (80% of the time)")
+    assert str(of({"rpm": 0.1, "tpm": 0.8})).startswith("limited by tpm (80% of the time)")
 
 
 def test_a_limit_that_was_set_lower_than_it_is() -> None:
     assert of({"rpm": 0.9}, quota=Quota(rpm=100), learned=[learned(500)]) == (
-        "bounded by rpm (90% of the time): 100 is set, and the provider names 500"
+        "limited by rpm (90% of the time): 100 is set, and the provider names 500"
     )
 
 
 def test_a_limit_that_was_found_by_trying() -> None:
     assert of({"rpm": 0.9}, quota=Quota(), learned=[learned(5812, estimated=True)]) == (
-        "bounded by rpm (90% of the time): the provider takes about 5,812, found by trying"
+        "limited by rpm (90% of the time): the provider takes about 5,812, found by trying"
     )
 
 
 def test_others_that_use_the_same_quota() -> None:
     shared = {"shares": {"rpm": 0.62}, "utilisation": {"rpm": 0.6}}
     assert of({"rpm": 0.95}, limiter=shared) == (
-        "bounded by rpm (95% of the time): others seem to use this quota too; this run got "
+        "limited by rpm (95% of the time): others seem to use this quota too; this run got "
         "about 60% of rpm"
     )
 
@@ -94,7 +94,7 @@ def test_nobody_is_accused_without_a_reason(limiter: dict[str, Any]) -> None:
 
 def test_pauses() -> None:
     assert of({"rpm": 0.8, "pause": 0.1, "probe": 0.04}, rejected=12) == (
-        "bounded by rpm (80% of the time): a higher request limit would make it faster; "
+        "limited by rpm (80% of the time): a higher request limit would make it faster; "
         "paused 14% of the time for rate limits (429)"
     )
     assert of({"rpm": 0.2, "pause": 0.6}, rejected=12) == (
@@ -113,28 +113,28 @@ def test_a_run_that_was_stopped_did_not_pause_for_the_provider() -> None:
 
 
 def test_the_concurrency() -> None:
-    assert of({"rpm": 0.1}) == "bounded by --concurrency 100: a higher one would make it faster"
+    assert of({"rpm": 0.1}) == "limited by --concurrency 100: a higher one would make it faster"
 
 
 def test_answers_that_all_were_under_way_at_once() -> None:
     assert of({}, rows=90) == (
-        "bounded by the answers' own latency: all rows were under way at once"
+        "limited by the answers' own latency: all rows were under way at once"
     )
 
 
 def test_rows_that_came_slowly() -> None:
-    assert of({}, row_seconds=50.0, once=True) == "bounded by how fast rows came in"
+    assert of({}, row_seconds=50.0, once=True) == "limited by how fast rows came in"
     assert of({}, row_seconds=50.0) is None
 
 
 def test_a_processor_that_had_no_more_to_give() -> None:
-    assert str(of({}, cpu_seconds=97.0)).startswith("bounded by this computer's processor")
+    assert str(of({}, cpu_seconds=97.0)).startswith("limited by this computer's processor")
 
 
 def test_calls_in_flight() -> None:
     few = {"max_in_flight": 8, "window": 8}
     assert of({"in_flight": 0.9}, limiter=few, quota=Quota(max_concurrent=8)) == (
-        "bounded by max_concurrent (8 in flight): a higher one would make it faster"
+        "limited by max_concurrent (8 in flight): a higher one would make it faster"
     )
     assert "open files" in str(of({"in_flight": 0.9}))
     assert "fewer are sent at once" in str(of({"in_flight": 0.9}, limiter={"window": 40}))

@@ -250,8 +250,8 @@ class TestPrice:
         plan = plan_of(llm, texts(40), budget=1.05)
         assert plan.budget is not None
         assert plan.budget.items.low == 10
-        assert said(plan)["budget"] == ("$1.05", "reaches for at least 10 of 40")
-        assert said(plan_of(llm, texts(40), budget=4.5))["budget"][1] == "reaches for all"
+        assert said(plan)["budget"] == ("$1.05", "covers at least 10 of 40 rows")
+        assert said(plan_of(llm, texts(40), budget=4.5))["budget"][1] == "covers all rows"
 
 
 class TestOutput:

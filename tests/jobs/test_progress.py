@@ -242,7 +242,7 @@ class TestReport:
         assert "none was set" in report(limits={}, utilisation={}).lines()[2]
 
     def test_what_bounded_the_run_follows_the_quota(self) -> None:
-        assert report(verdict="bounded by rpm").lines()[3] == "bounded by rpm"
+        assert report(verdict="limited by rpm").lines()[3] == "limited by rpm"
 
     def test_nothing_points_to_a_file_that_is_not_there(self) -> None:
         text = "\n".join(report(output=None, failures=None).lines())
@@ -272,7 +272,7 @@ class TestReport:
         assert lines[1].endswith("; cost $0.40 (prices of 2026-11-24), $1.40 over all sessions")
         assert lines[3:] == [
             "400 from the journal, 90 shared with an equal row in flight",
-            "3 failed in an earlier session and were not asked again",
+            "3 failed in an earlier session and were not retried",
             "budget spent: $1.40 of $5.00",
             "10 failed -> out.failed.jsonl",
         ]
