@@ -278,8 +278,7 @@ class Admission:
     ) -> float:
         """Take note of a rate-limit rejection: the whole domain pauses.
 
-        A `retry_after` of zero is no hint: taken at its word, it would have the same
-        request sent again and again without a pause.
+        A `retry_after` of zero is no hint: requests would be sent again without a pause.
 
         Args:
             ticket: the request.
@@ -330,7 +329,8 @@ class Admission:
         elif news and self._strikes > _STRIKES_BELIEVED:
             # "In 10 ms", said again and again, is not the truth.
             until = max(until, now + min(_LONGEST_DOUBT, self._back_off()))
-        self._pause(until, now)
+        # What opens its connection still arrives all the same: the probe goes after it.
+        self._pause(max(until, now + self.dimensions.arriving()) if news else until, now)
         return self.paused_until
 
     def _back_off(self) -> float:

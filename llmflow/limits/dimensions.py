@@ -24,6 +24,8 @@ _LOOK_STEP: Final = 0.1
 _ROUND_TRIPS: Final = 8.0
 _ENOUGH_TO_TELL: Final = 10
 _FIRST_ESTIMATE: Final = 0.85
+# By then most connections are open, or are not opened at all.
+_OPENING_SECONDS: Final = 0.6
 # Whoever names less than this names no limit: it would stop everything for hours.
 _LEAST_LIMIT: Final = 1e-3
 
@@ -144,6 +146,13 @@ class Dimensions:
         spent, charge = self._spent, ticket.charge
         for unit in range(len(spent)):
             spent[unit] -= charge[unit]
+
+    def arriving(self) -> float:
+        """Return the seconds until what still opens its connection has arrived, and was earned."""
+        seconds = 0.0
+        for bucket in self.buckets:
+            seconds = max(seconds, self._opening[bucket.unit] / bucket.rate)
+        return min(_OPENING_SECONDS, seconds)
 
     def check_fits(self, charge: Charge) -> None:
         """Refuse what can never be admitted.

@@ -23,7 +23,7 @@ _TO_SENDING: Final = 2.0
 _SPREAD_WEIGHT: Final = 0.1
 # Quick changes of pace show from one group to the next, slow ones between rounded numbers only
 # in longer steps: (seconds, how many steps tell something).
-_SHORT_STEPS: Final = (0.0, 8)
+_SHORT_STEPS: Final = (0.0, 20)
 _LONG_STEPS: Final = (0.3, 4)
 _FORGET_SECONDS: Final = 5.0
 # Somebody else is taken to spend as much as we do until replies to so many seconds' worth of

@@ -74,6 +74,24 @@ def test_what_was_refused_was_not_spent() -> None:
     assert later.mark[0] == 1.0
 
 
+def test_no_probe_goes_before_what_opens_its_connection_has_arrived() -> None:
+    """Probes that such requests leave nothing for were taken for a server that does not mean it."""
+    admitting = admission(Quota(rpm=6000))
+    tickets = []
+    for _ in range(30):
+        ticket = Ticket(Charge())
+        ticket.says_when_it_leaves = True
+        if admitting.admit_at_once(ticket, 0.0):
+            tickets.append(ticket)
+    first, *opening = tickets
+    admitting.leave(first, 0.1)
+    until = admitting.reject(first, 0.003, 0.15, signals=rpm(6000.0, 0.0))
+    assert until == pytest.approx(0.15 + len(opening) / 100)
+    for ticket in opening:
+        admitting.leave(ticket, 0.2)
+    assert admitting.dimensions.arriving() == 0.0
+
+
 # --- what was given up comes back ----------------------------------------------------------
 
 
