@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable
 
 from llmflow.simulator import Admission, Admissions, SimulatorSettings
-from llmflow.simulator.bucket import Bucket
+from llmflow.simulator.quota import Bucket
 
 MINUTE = 60.0
 _NO_LONGER = 1e-9

@@ -17,7 +17,7 @@ from ideal import ideal_of, ideal_of_run
 
 from llmflow import LLM, Quota
 from llmflow.simulator import Admission, Faults, Latency, SimulatorSettings
-from llmflow.simulator.descriptors import raise_limit_of_descriptors
+from llmflow.simulator.hosting import raise_limit_of_descriptors
 from scenarios.measure import (
     KEY,
     Options,

@@ -148,7 +148,7 @@ def command(**options: Any) -> int:
           --base-url http://127.0.0.1:8000/v1 -o summaries.jsonl
     """
     from llmflow.simulator import Faults, SimulatorSettings, run_simulator
-    from llmflow.simulator.descriptors import raise_limit_of_descriptors
+    from llmflow.simulator.hosting import raise_limit_of_descriptors
 
     told, headers = not options.pop("no_retry_after"), not options.pop("no_headers")
     settings = SimulatorSettings(

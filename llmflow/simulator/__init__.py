@@ -1,4 +1,4 @@
-"""A local LLM provider with a real quota, for trying code and settings without a key or a cent.
+"""A local LLM provider with a real quota, needing no key.
 
 It speaks OpenAI's chat dialect and Anthropic's over HTTP, with the headers,
 errors, limits and bad days of the real providers. Nothing of it is shared with llmflow's own
@@ -7,10 +7,10 @@ limiter and client: independent clients get the same answers.
 Public: import from here, not from the modules below.
 """
 
-from llmflow.simulator.admissions import Admission, Admissions
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches.store import BatchCounts
 from llmflow.simulator.engine import Engine, Reply
+from llmflow.simulator.faults import Faults, Latency
 from llmflow.simulator.hosting import (
     SimulatorProcess,
     SimulatorThread,
@@ -18,11 +18,9 @@ from llmflow.simulator.hosting import (
     serve_in_process,
     serve_in_thread,
 )
-from llmflow.simulator.latency import Latency
 from llmflow.simulator.server import Simulator
-from llmflow.simulator.settings import Faults, SimulatorSettings
-from llmflow.simulator.stats import SimulatorStats
-from llmflow.simulator.timeline import Timeline
+from llmflow.simulator.settings import SimulatorSettings
+from llmflow.simulator.stats import Admission, Admissions, SimulatorStats, Timeline
 
 __all__ = [
     "Admission",

@@ -9,13 +9,12 @@ import os
 import sys
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.descriptors import raise_limit_of_descriptors
-from llmflow.simulator.hosting import run_simulator
+from llmflow.simulator.hosting import raise_limit_of_descriptors, run_simulator
 from llmflow.simulator.settings import SimulatorSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve with the settings of the command line, and return the exit status."""
+    """Serve with the command line's settings, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m llmflow.simulator",
         description="A local LLM provider with a real quota, in OpenAI's dialect and Anthropic's.",

@@ -1,32 +1,129 @@
-"""What the simulated model says, whatever the dialect."""
+"""Answers without a model: the sentences with a text's most frequent words.
+
+After Luhn (1958). Deterministic and quick; good enough that a summary of
+a summary, or a person looking at the output, has something to work with.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
 
 import orjson
 
-from llmflow.simulator.dialect import Call
+from llmflow.simulator.dialect import Answer, Call
 from llmflow.simulator.schema_value import fill_schema
-from llmflow.simulator.summary import answer_text, count_tokens, cut_to_tokens
-from llmflow.simulator.tools import Tool
 
-_PIECE = re.compile(r"\s*\S+|\s+$")
+# Longer texts are judged by their beginning, so that an answer stays cheap.
+_READ_CHARS = 8_000
+_SENTENCES = 2
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。\uff01\uff1f\uff1b])\s*|\n+")
+_WORD = re.compile(r"[^\W\d_\u4e00-\u9fff]{4,}|[\u4e00-\u9fff]")
+# A colon of a time, a URL or a path ends no instruction.
+_INSTRUCTION = re.compile(r"[^:\uff1a\n]{1,160}?(?:[:\uff1a](?![/\d])|\n)\s*")
+_OPTIONS = re.compile(r"((?:[\w-]+,\s+)*[\w-]+),?\s+or\s+([\w-]+)", re.IGNORECASE)
+_CHOOSING = re.compile(r"classif|sentiment|label|categor|\bis (?:this|it)\b", re.IGNORECASE)
+_NO_GAP_AFTER = "。\uff01\uff1f\uff1b"
+_COMMON_WORDS = (
+    "about after also another because been before being between could does done each even "
+    "from give have here into just like made make many more most much only other over same "
+    "should some such than that their them then there these they this those through under "
+    "very want well were what when where which while will with would your"
+)
+_COMMON = frozenset(_COMMON_WORDS.split())
 
 
-@dataclass(slots=True, kw_only=True)
-class Answer:
-    """An answer, or a tool's input, and whether ``max_tokens`` has cut it."""
+def count_tokens(text: str) -> int:
+    """Return the simulator's own count: one token per four UTF-8 bytes.
 
-    text: str
-    tokens: int
-    cut: bool = False
-    tool: Tool | None = None
+    >>> count_tokens("twelve bytes"), count_tokens("四个汉字")
+    (3, 3)
+    """
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    return (size + 3) // 4
 
-    def pieces(self) -> list[str]:
-        """Return the text as a stream brings it: word by word."""
-        return _PIECE.findall(self.text)
+
+def cut_to_tokens(text: str, tokens: int) -> str:
+    """Cut a text to at most so many tokens."""
+    if count_tokens(text) <= tokens:
+        return text
+    return text.encode("utf-8", "replace")[: tokens * 4].decode("utf-8", "ignore").rstrip()
+
+
+def split_instruction(prompt: str) -> tuple[str, str]:
+    """Split a prompt into its leading instruction and its text.
+
+    >>> split_instruction("Summarize: The sea is wide.")
+    ('Summarize:', 'The sea is wide.')
+    >>> split_instruction("How wide is the sea?")
+    ('', 'How wide is the sea?')
+    """
+    prompt = prompt.strip()
+    found = _INSTRUCTION.match(prompt)
+    if found is None or found.end() >= len(prompt):
+        return "", prompt
+    return found.group().strip(), prompt[found.end() :]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text at the ends of its sentences, Chinese ones too.
+
+    >>> split_sentences("One. Two! 第三句。第四句。")
+    ['One.', 'Two!', '第三句。', '第四句。']
+    """
+    return [sentence for part in _SENTENCE_END.split(text) if (sentence := part.strip())]
+
+
+def summarize(text: str, *, max_tokens: int | None = None) -> str:
+    """Return the one or two sentences with the most frequent words.
+
+    Where not even one fits, the best one is returned whole, for the caller to cut.
+    """
+    sentences = split_sentences(text[:_READ_CHARS])
+    if len(sentences) <= 1:
+        return sentences[0] if sentences else ""
+    words = [[w for w in _WORD.findall(s.lower()) if w not in _COMMON] for s in sentences]
+    frequency = Counter(word for sentence in words for word in sentence)
+    scores = [
+        sum(frequency[word] for word in set(sentence)) / (len(sentence) + 3) ** 0.5
+        for sentence in words
+    ]
+    ranked = sorted(range(len(sentences)), key=lambda index: (-scores[index], index))
+    best = sorted(ranked[:_SENTENCES])
+    summary = ""
+    for index in best:
+        gap = " " if summary and summary[-1] not in _NO_GAP_AFTER else ""
+        summary += gap + sentences[index]
+    if max_tokens is not None and count_tokens(summary) > max_tokens:
+        return sentences[ranked[0]]
+    return summary
+
+
+def choose(instruction: str, text: str) -> str | None:
+    """Return one of the labels that an instruction offers, or None.
+
+    >>> choose("Classify as positive, negative or neutral:", "A negative review.")
+    'negative'
+    """
+    if not _CHOOSING.search(instruction):
+        return None
+    found = _OPTIONS.search(instruction)
+    if found is None:
+        return None
+    labels: list[str] = [label.strip() for label in (*found.group(1).split(","), found.group(2))]
+    lower = text.lower()
+    counts = [lower.count(label.lower()) for label in labels]
+    # No label is named: the text's length decides, so that all labels occur.
+    index = counts.index(max(counts)) if any(counts) else len(text) % len(labels)
+    return labels[index]
+
+
+def answer_text(prompt: str, *, style: str, max_tokens: int | None) -> str:
+    """Return an answer to a prompt, possibly longer than `max_tokens`."""
+    if style == "echo":
+        return prompt[:200].strip() or "(empty)"
+    instruction, text = split_instruction(prompt)
+    return choose(instruction, text) or summarize(text, max_tokens=max_tokens) or "(empty)"
 
 
 def answer(call: Call, *, style: str) -> Answer:

@@ -1,4 +1,4 @@
-"""Checks of settings: each returns what is right, or says what is wrong by the setting's name."""
+"""Checks of settings, whose errors name the setting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 def number(name: str, value: object, *, above: float | None = None, low: float = 0.0) -> float:
-    """Return a finite float of at least `low` (or above `above`), or say what is wrong."""
+    """Return a finite float within bounds, or raise."""
     rule = f"above {above:g}" if above is not None else f"of at least {low:g}"
     message = f"{name} must be a number {rule}; got {value!r}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -35,14 +35,14 @@ def whole(name: str, value: object, *, low: int, high: int | None = None) -> int
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Say what is wrong with a value that is none of the choices."""
+    """Raise if a value is none of the choices."""
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)
         raise ConfigurationError(f"{name} must be one of {allowed}; got {value!r}")
 
 
 def from_mapping(cls: type[_T], data: object, *, name: str) -> _T:
-    """Build a settings object of `cls`; a key that it does not have is an error with its name."""
+    """Build a settings object; an unknown key is an error."""
     if not isinstance(data, Mapping):
         raise ConfigurationError(f"{name} must be a table of settings; got {data!r}")
     known = [item.name for item in fields(cls)]  # type: ignore[arg-type]

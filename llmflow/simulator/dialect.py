@@ -1,25 +1,30 @@
-"""What the simulator's engine asks of a dialect: its requests, its words, its way to charge."""
+"""Protocol of a dialect: its requests, words and charges."""
 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import orjson
+
+from llmflow.simulator.schema_value import fill_schema
+
 if TYPE_CHECKING:
-    from llmflow.simulator.answer import Answer
+    from llmflow.simulator.batches.api import BatchAPI
+    from llmflow.simulator.batches.store import JobRecord, Store
     from llmflow.simulator.quota import Charge, Decision, Domain
     from llmflow.simulator.settings import SimulatorSettings
-    from llmflow.simulator.tools import Tool
 
 Form = Literal["object"] | Mapping[str, Any] | None
 """Any JSON object, or what a schema allows, or plain text."""
 
 
 class DialectError(Exception, ABC):
-    """A reply that is an error: its status, its message, and an envelope of the dialect."""
+    """An error reply: status, message, and the dialect's envelope."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -30,9 +35,33 @@ class DialectError(Exception, ABC):
         """Return the error envelope for the request of this identifier."""
 
 
+_PIECE = re.compile(r"\s*\S+|\s+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that must be called.
+
+    Args:
+        name: its name.
+        schema: the JSON schema of its input; None for a tool that takes free text.
+
+    """
+
+    name: str
+    schema: Mapping[str, Any] | None
+
+    def input(self, text: str) -> str:
+        """Return the plainest input that the schema allows, containing `text`."""
+        if self.schema is None:
+            return text
+        value = fill_schema(self.schema, text)
+        return orjson.dumps(value if isinstance(value, dict) else {}).decode()
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """What every dialect reads of a request for an answer."""
+    """A request for an answer, as far as all dialects read it."""
 
     model: str
     prompt: str
@@ -48,12 +77,32 @@ class Call:
     """The tool that must be called."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """An answer, or a tool's input, and whether ``max_tokens`` has cut it."""
+
+    text: str
+    tokens: int
+    cut: bool = False
+    tool: Tool | None = None
+
+    def pieces(self) -> list[str]:
+        """Return the text as a stream brings it: word by word."""
+        return _PIECE.findall(self.text)
+
+
 class Dialect(Protocol):
     """One provider's language and rules. Times are those of the engine's clock.
 
     `ident` is the request's identifier, without the prefix that a dialect gives it.
     """
 
+    path: str
+    """Where answers are asked for, below the version."""
+    batch_paths: tuple[str, ...]
+    """Where its batch API is."""
+    upload_path: str
+    """Where large bodies are sent to."""
     rejections_cost: bool
     """Whether a rejected request is charged as a request."""
     broken: Mapping[str, DialectError]
@@ -61,12 +110,17 @@ class Dialect(Protocol):
     garbage: tuple[tuple[str, bytes], ...]
     """Content types and bodies of answers that are none."""
 
+    @staticmethod
+    def claims(path: str, headers: Mapping[str, str]) -> bool:
+        """Return whether a request for something else is in this dialect."""
+        ...
+
     def key(self, headers: Mapping[str, str]) -> str:
         """Return what distinguishes one customer from another."""
         ...
 
-    def bad_key(self, headers: Mapping[str, str]) -> DialectError | None:
-        """Return the error for a missing or wrong key; None if it is right."""
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """Raise the error for a missing or wrong key."""
         ...
 
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> Any:
@@ -98,7 +152,7 @@ class Dialect(Protocol):
         ...
 
     def used(self, call: Any, said: Answer) -> Charge | None:
-        """Return what an answered request is settled to; None if its charge stands."""
+        """Return the final charge of an answered request; None: as before."""
         ...
 
     def answered(self, call: Any, *, now: float) -> None:
@@ -106,7 +160,11 @@ class Dialect(Protocol):
         ...
 
     def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
-        """Return the body of a model, of the list of all without a name; raise if unknown."""
+        """Return the body of a model, or of the list of all."""
+        ...
+
+    def batch_api(self, store: Store, carry: Callable[[JobRecord], object]) -> BatchAPI:
+        """Return the batch API, with files and jobs in a store."""
         ...
 
     def unknown(self, method: str, path: str) -> DialectError:
@@ -118,7 +176,7 @@ class Dialect(Protocol):
         ...
 
     def unreadable(self, status: int, message: str) -> DialectError:
-        """Return the error for a request that was refused before it was read."""
+        """Return the error for a request refused before it was read."""
         ...
 
 

@@ -13,21 +13,16 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from llmflow.simulator.admissions import Admission, Admissions, AdmissionTally
-from llmflow.simulator.answer import Answer, answer
-from llmflow.simulator.anthropic_dialect import AnthropicDialect
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.dialect import Call, Dialect, DialectError, retry_headers
-from llmflow.simulator.faults import Dice
-from llmflow.simulator.latency import Latency
-from llmflow.simulator.openai_dialect import OpenAIDialect
+from llmflow.simulator.answer import answer
+from llmflow.simulator.batches.store import BatchCounts
+from llmflow.simulator.dialect import Answer, Call, Dialect, DialectError, retry_headers
+from llmflow.simulator.dialects import dialects
+from llmflow.simulator.faults import Dice, Latency
 from llmflow.simulator.quota import Charge, Decision, Ledger
 from llmflow.simulator.settings import SimulatorSettings
-from llmflow.simulator.stats import SimulatorStats, Tally
+from llmflow.simulator.stats import Admission, Admissions, AdmissionTally, SimulatorStats, Tally
 
 _ROUTES = {
-    "/chat/completions": ("POST", "ask"),
-    "/messages": ("POST", "ask"),
     "/models": ("GET", "models"),
     "/stats": ("GET", "stats"),
     "/admissions": ("GET", "admissions"),
@@ -48,7 +43,7 @@ class _Side:
 
 @dataclass(slots=True, kw_only=True)
 class Reply:
-    """What the provider will answer, and when.
+    """The provider's answer, and its time.
 
     Args:
         status: HTTP status.
@@ -117,14 +112,15 @@ class Engine:
         self.reset(now=now)
 
     def reset(self, *, now: float) -> None:
-        """Forget all that was: full buckets, counts at zero, chance from its start."""
+        """Start anew: full buckets, zero counts, chance from its seed."""
         self._epoch += 1
         settings = self.settings
         latency = settings.latency
         assert isinstance(latency, Latency)
         self._latency = latency
-        self._openai = _Side(OpenAIDialect(settings, wall=self._wall), settings, now=now)
-        self._anthropic = _Side(AnthropicDialect(settings, wall=self._wall), settings, now=now)
+        spoken = dialects(settings, wall=self._wall)
+        self._sides = tuple(_Side(dialect, settings, now=now) for dialect in spoken)
+        self._asked = {side.dialect.path: side for side in self._sides}
         self._dice = Dice(latency, settings.faults, seed=settings.seed)
         self._tally = Tally(now=now)
         self._admissions = AdmissionTally(settings.record, now=now) if settings.record else None
@@ -145,11 +141,13 @@ class Engine:
     def receive(
         self, method: str, target: str, *, headers: Mapping[str, str], body: bytes, now: float
     ) -> Reply:
-        """Decide, at its arrival, what becomes of a request; header names are in lower case."""
+        """Decide what becomes of a request that arrives now."""
         path = _path(target)
         side = self._side(path, headers)
         model = path.removeprefix("/models/") if path.startswith("/models/") else ""
         route = ("GET", "models") if model else _ROUTES.get(path)
+        if path in self._asked:
+            route = ("POST", "ask")
         if route is None:
             return self._refuse(side, side.dialect.unknown(method, urlsplit(target).path))
         allowed, name = route
@@ -168,13 +166,13 @@ class Engine:
         return Reply(status=200, body=orjson.dumps(self.stats().to_dict()))
 
     def refuse(self, status: int, message: str, *, target: str) -> tuple[str, bytes]:
-        """Return the header lines and the body for a request that cannot be read."""
+        """Return header lines and body for a request that is unreadable."""
         side = self._side(_path(target), {})
         reply = self._refuse(side, side.dialect.unreadable(status, message))
         return reply.headers, reply.body
 
     def _refuse(self, side: _Side, error: DialectError) -> Reply:
-        """Refuse what is no request for an answer, under an identifier of its own."""
+        """Refuse a request, under an identifier of its own."""
         self._others += 1
         ident = f"{self.settings.seed:08x}e{self._others:023x}"
         return _refused(error, ident, side.dialect.headers(ident, 0.0))
@@ -183,9 +181,7 @@ class Engine:
         """Answer with a model, or with the list of all."""
         dialect = side.dialect
         try:
-            error = dialect.bad_key(headers)
-            if error is not None:
-                raise error
+            dialect.check_key(headers)
             body = dialect.model(headers, model, now=now)
         except DialectError as error:
             return self._refuse(side, error)
@@ -194,7 +190,7 @@ class Engine:
         return Reply(status=200, body=body, headers=dialect.headers(ident, 0.0))
 
     def leave(self, reply: Reply, *, now: float) -> None:
-        """Let a reply leave: quota headers that speak of this moment are added to it."""
+        """Add the quota headers of this moment to a reply."""
         decision, side = reply.decision, reply.side
         if self._told_at_reply and decision is not None and side is not None:
             decision.domain.refill(now)
@@ -216,16 +212,17 @@ class Engine:
             self._tally.answer(*reply.tokens, now=now)
 
     def _side(self, path: str, headers: Mapping[str, str]) -> _Side:
-        if path == "/chat/completions":
-            return self._openai
-        anthropic = path.startswith("/messages") or "anthropic-version" in headers
-        return self._anthropic if anthropic else self._openai
+        asked = self._asked.get(path)
+        if asked is not None:
+            return asked
+        return next(side for side in self._sides if side.dialect.claims(path, headers))
 
     def _ask(self, side: _Side, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
         tally, dialect = self._tally, side.dialect
         tally.arrive(now)
         ident = f"{self.settings.seed:08x}{tally.received:024x}"
         try:
+            dialect.check_key(headers)
             call: Call = dialect.read(headers, body, now=now)
         except DialectError as error:
             tally.refused[str(error.status)] += 1
@@ -277,7 +274,7 @@ class Engine:
         return reply
 
     def _fill(self, reply: Reply, side: _Side, said: Answer, ident: str, now: float) -> None:
-        """Let a reply hold an answer, and let that be produced in the time that it takes."""
+        """Put the answer into a reply, and charge its production."""
         dialect, call, seconds = side.dialect, reply.call, reply.delay
         reply.tokens = (call.prompt_tokens, said.tokens * call.choices)
         reply.used = dialect.used(call, said)

@@ -1,4 +1,4 @@
-"""Where a simulator runs: in a thread, in a process of its own, or in the foreground."""
+"""Runs a simulator in a thread, a process or the foreground."""
 
 from __future__ import annotations
 
@@ -13,15 +13,33 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from llmflow import loops
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.admissions import Admissions
 from llmflow.simulator.server import Simulator
 from llmflow.simulator.settings import SimulatorSettings
-from llmflow.simulator.stats import SimulatorStats
+from llmflow.simulator.stats import Admissions, SimulatorStats
 
+
+def raise_limit_of_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one.
+
+    A simulated provider serves thousands of connections; 1,024 files are what a shell
+    usually allows. Does nothing where the system has no such limit, or forbids it.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS names no hard limit, but refuses what is above its own.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+_T = TypeVar("_T")
 _GRACE_SECONDS = 5.0
 
 
@@ -31,7 +49,7 @@ def run_simulator(
     on_ready: Callable[[str], None] | None = None,
     until_stdin_ends: bool = False,
 ) -> SimulatorStats:
-    """Serve in the foreground until SIGINT or SIGTERM, and return what was counted.
+    """Serve in the foreground until SIGINT or SIGTERM; return the counts.
 
     Answers under way are still sent for five seconds; a second signal stops at once.
 
@@ -83,7 +101,7 @@ async def _serve(
 def _on_signals(
     loop: asyncio.AbstractEventLoop, interrupt: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `interrupt` on the loop at each signal to end; return what undoes this."""
+    """Call `interrupt` at each signal to end; return the undo function."""
     signals = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # by nohup
@@ -116,54 +134,28 @@ def _watch_stdin(
         loop.call_soon_threadsafe(stop.set)
 
 
-class SimulatorThread:
-    """A simulator on an event loop of its own, in a daemon thread. See `serve_in_thread`."""
+class _Running:
+    """A simulator that runs beside the program, until it is closed."""
 
-    def __init__(self, settings: SimulatorSettings | None = None) -> None:
-        self._simulator = Simulator(settings)
-        self._ready = threading.Event()
-        self._error: BaseException | None = None
-        self._last: SimulatorStats | None = None
-        self._thread = threading.Thread(target=self._run, name="llmflow-simulator", daemon=True)
-        self._thread.start()
-        self._ready.wait()
-        if self._error is not None:
-            self._thread.join()
-            raise self._error
-
-    @property
-    def url(self) -> str:
-        """The base URL for OpenAI's clients, such as ``http://127.0.0.1:8000/v1``."""
-        return self._simulator.url
+    url: str
+    """The base URL for OpenAI's clients, such as ``http://127.0.0.1:8000/v1``."""
+    _last: SimulatorStats | None = None
 
     @property
     def root_url(self) -> str:
         """The base URL for Anthropic's clients, which add ``/v1`` themselves."""
-        return self._simulator.root_url
+        return self.url.removesuffix("/v1")
 
     def stats(self) -> SimulatorStats:
-        """Return what was counted so far; after `close`, what was counted at the end."""
-        if self._last is not None:
-            return self._last
-
-        async def snapshot() -> SimulatorStats:
-            return self._simulator.stats()
-
-        return asyncio.run_coroutine_threadsafe(snapshot(), self._loop).result()
-
-    def admissions(self) -> Admissions:
-        """Return when each request was admitted, and its latency, if `record` is set."""
-
-        async def snapshot() -> Admissions:
-            return self._simulator.admissions()
-
-        return asyncio.run_coroutine_threadsafe(snapshot(), self._loop).result()
+        """Return the counts so far; after `close`, the final ones."""
+        return self._last if self._last is not None else self._count()
 
     def close(self) -> None:
-        """Stop, and wait for the thread's end."""
-        if self._last is None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        """Stop, and wait for the end."""
+        raise NotImplementedError
+
+    def _count(self) -> SimulatorStats:
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
@@ -175,6 +167,40 @@ class SimulatorThread:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class SimulatorThread(_Running):
+    """A simulator in a daemon thread; see `serve_in_thread`."""
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self._simulator = Simulator(settings)
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="llmflow-simulator", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+
+    def admissions(self) -> Admissions:
+        """Return the recorded admissions, if `record` is set."""
+        return self._in_thread(self._simulator.admissions)
+
+    def _count(self) -> SimulatorStats:
+        return self._in_thread(self._simulator.stats)
+
+    def _in_thread(self, look: Callable[[], _T]) -> _T:
+        async def looked() -> _T:
+            return look()
+
+        return asyncio.run_coroutine_threadsafe(looked(), self._loop).result()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread's end."""
+        if self._last is None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -188,12 +214,13 @@ class SimulatorThread:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with self._simulator:
+            self.url = self._simulator.url
             self._ready.set()
             await self._stop.wait()
             self._last = self._simulator.stats()
 
 
-class SimulatorProcess:
+class SimulatorProcess(_Running):
     """A simulator in a process of its own. See `serve_in_process`."""
 
     def __init__(
@@ -214,7 +241,6 @@ class SimulatorProcess:
             # Ctrl-C is for this process: its last requests still need their answers.
             start_new_session=True,
         )
-        self._last: SimulatorStats | None = None
         try:
             self.url = self._start(settings or SimulatorSettings(), start_timeout)
         except BaseException:
@@ -222,23 +248,15 @@ class SimulatorProcess:
             raise
 
     @property
-    def root_url(self) -> str:
-        """The base URL for Anthropic's clients, which add ``/v1`` themselves."""
-        return self.url.removesuffix("/v1")
-
-    @property
     def pid(self) -> int:
         """The process's id."""
         return self._process.pid
 
-    def stats(self) -> SimulatorStats:
-        """Return what was counted so far; after `close`, what was counted at the end."""
-        if self._last is not None:
-            return self._last
+    def _count(self) -> SimulatorStats:
         return SimulatorStats.from_dict(self._get("/stats"))
 
     def admissions(self) -> Admissions:
-        """Return when each request was admitted, and its latency, if `record` is set."""
+        """Return the recorded admissions, if `record` is set."""
         return Admissions.from_dict(self._get("/admissions"))
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -255,17 +273,6 @@ class SimulatorProcess:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 self._last = self.stats()
         self._end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self, settings: SimulatorSettings, timeout: float) -> str:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -321,7 +328,7 @@ def serve_in_process(
     cpu: int | None = None,
     start_timeout: float = 30.0,
 ) -> SimulatorProcess:
-    """Start a simulator in a process of its own, so that it does not slow what it measures.
+    """Start a simulator in a process of its own.
 
     The process ends with this one, however this one ends.
 

@@ -1,4 +1,4 @@
-"""The simulated provider's own quota: who is let in, what it costs, when to come again.
+"""The simulated quota: who is admitted, what it costs, when to retry.
 
 Nothing here is shared with llmflow's limiter: what is measured must not be
 measured with itself. Time is an argument, so that a day can be tested at once.
@@ -6,11 +6,134 @@ measured with itself. Time is an argument, so that a day can be tested at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from llmflow.simulator.bucket import Bucket, Ramp
 from llmflow.simulator.settings import SimulatorSettings
+
+# A clock of a month's uptime has steps of 5e-10 s; this is far above and still nothing.
+_ROUNDING = 1e-7
+
+
+class Bucket:
+    """Holds up to `capacity`, refilled at `limit / period` per second.
+
+    A request that needs more than a full bucket is let in when the bucket is
+    full and leaves it in debt; so a short burst window never forbids a size.
+    Answers that are being produced take `drain` per second out of it, and of what comes in
+    other clients may take a share: `inflow` is the rest.
+    """
+
+    __slots__ = (
+        "_base",
+        "_burst",
+        "_period",
+        "capacity",
+        "drain",
+        "inflow",
+        "level",
+        "limit",
+        "rate",
+        "updated",
+    )
+
+    def __init__(self, limit: float, *, period: float, burst: float, now: float) -> None:
+        self._base = limit
+        self._burst = burst
+        self._period = period
+        self.updated = now
+        self.drain = 0.0
+        self.scale(1.0)
+        self.level = self.capacity
+
+    def scale(self, factor: float, *, taken: float = 0.0) -> None:
+        """Set the limit to `factor` times the original one."""
+        self.limit = self._base * factor
+        self.rate = self.limit / self._period
+        self.inflow = self.rate * (1.0 - taken)
+        self.capacity = self.limit * self._burst / self._period
+
+    def refill(self, now: float) -> None:
+        """Add the inflow since the last call, less what was produced."""
+        if now > self.updated:
+            change = (now - self.updated) * (self.inflow - self.drain)
+            self.level = min(self.capacity, self.level + change)
+            self.updated = now
+
+    def deficit(self, amount: float) -> float:
+        """Return what is missing before `amount` can be taken, or 0."""
+        missing = min(amount, self.capacity) - self.level
+        return missing if missing > _ROUNDING * self.capacity else 0.0
+
+    def give(self, amount: float) -> None:
+        """Put back what was not used; a negative amount takes more."""
+        self.level = min(self.capacity, self.level + amount)
+
+    @property
+    def reset(self) -> float:
+        """Seconds until the bucket is full."""
+        return max(0.0, self.capacity - self.level) / self.rate
+
+
+class Ramp:
+    """Lets traffic grow to `factor` times its own trailing average.
+
+    It is a bucket whose rate follows an average that forgets exponentially.
+    Providers name such a rule without its formula; this one is our reading.
+
+    >>> ramp = Ramp(2, window=10, floor=60, burst=1, now=0.0)
+    >>> ramp.limit
+    60.0
+
+    Args:
+        factor: how many times the average is allowed.
+        window: seconds after which an amount weighs 1/e of what it did.
+        floor: what is allowed in a minute whatever the average, to who comes from nothing.
+        burst: seconds' worth of the allowed rate that may come at once.
+        now: the time.
+
+    """
+
+    __slots__ = ("_average", "_burst", "_factor", "_floor", "_updated", "_window", "level", "rate")
+
+    def __init__(
+        self, factor: float, *, window: float, floor: float, burst: float, now: float
+    ) -> None:
+        self._factor = factor
+        self._window = window
+        self._floor = floor / 60
+        self._burst = burst
+        self._average = 0.0
+        self._updated = now
+        self.rate = self._floor
+        self.level = self.rate * burst
+
+    @property
+    def limit(self) -> float:
+        """The amount allowed in a minute."""
+        return self.rate * 60
+
+    def refill(self, now: float) -> None:
+        """Let the average fade, and add what has come in."""
+        elapsed = now - self._updated
+        if elapsed > 0:
+            self._average *= math.exp(-elapsed / self._window)
+            self._updated = now
+        self.rate = max(self._factor * self._average, self._floor)
+        self.level = min(self.rate * self._burst, self.level + max(0.0, elapsed) * self.rate)
+
+    def deficit(self, amount: float) -> float:
+        """Return what is missing before `amount` can be taken, or 0."""
+        capacity = self.rate * self._burst
+        missing = min(amount, capacity) - self.level
+        return missing if missing > _ROUNDING * capacity else 0.0
+
+    def take(self, amount: float) -> None:
+        """Count an amount that was let in."""
+        self.level -= amount
+        self._average += amount / self._window
+
 
 Dimension = Literal["rpm", "rpd", "tpm", "tpd", "itpm", "otpm"]
 Reason = Dimension | Literal["ramp", "too_large", "concurrency", "insufficient_quota"]
@@ -26,7 +149,7 @@ _INSTANT = 1e-6
 
 
 class Charge(NamedTuple):
-    """What a request takes: tokens in all, and of them input and output.
+    """The tokens that a request takes: total, input and output.
 
     The three are separate accounts, so a rule may leave some at 0.
     """
@@ -37,7 +160,7 @@ class Charge(NamedTuple):
 
 
 class Account(NamedTuple):
-    """One dimension of a quota: the bucket that admits, and the one that is shown.
+    """One dimension of a quota: the enforced and the shown bucket.
 
     `part` is the place of what it counts in a request's needs.
     """
@@ -54,7 +177,7 @@ def _distinct(accounts: list[Account], *names: Dimension) -> tuple[Bucket, ...]:
 
 
 class Domain:
-    """The accounts of one quota, such as that of one key and model."""
+    """The accounts of one quota, such as one key and model."""
 
     __slots__ = (
         "accounts",
@@ -106,7 +229,7 @@ class Domain:
 
     @property
     def idle(self) -> bool:
-        """Whether this quota is in the state of a new one."""
+        """True if this quota is in the state of a new one."""
         return not self.in_flight and all(b.level >= b.capacity for b in self.buckets)
 
     def refill(self, now: float) -> None:
@@ -139,7 +262,7 @@ class Domain:
             bucket.give(charged.output - used.output)
 
     def drain(self, tokens_per_second: float) -> None:
-        """Let an answer's tokens be taken while they are produced; less than 0 ends that."""
+        """Take tokens at a rate while an answer is produced."""
         for bucket in self.produced:
             bucket.drain += tokens_per_second
             if not self.in_flight:
@@ -148,7 +271,7 @@ class Domain:
 
 @dataclass(slots=True)
 class Decision:
-    """What became of one request at its arrival.
+    """The decision on one request at its arrival.
 
     `retry_after` is in seconds: sent again after that time, and with nobody
     else's requests between and none under way, the request is admitted.
@@ -195,7 +318,7 @@ class Ledger:
         self._factor, self._taken = 1.0, 0.0
 
     def admit(self, scope: str, charge: Charge, *, now: float) -> Decision:
-        """Decide on a request that arrives now and charge it: the whole of admission."""
+        """Decide on a request that arrives now, and charge it."""
         self._follow_schedule(now)
         domain = self._domain(scope, now)
         domain.refill(now)
@@ -209,7 +332,7 @@ class Ledger:
         return Decision(domain, charge)
 
     def produce(self, decision: Decision, tokens: float, *, seconds: float, now: float) -> None:
-        """Charge an answer's tokens evenly over the seconds in which they are produced."""
+        """Charge an answer's tokens evenly over the seconds of its production."""
         if not decision.domain.produced or not tokens:
             return
         if seconds > _INSTANT:
@@ -221,7 +344,7 @@ class Ledger:
             decision.charge = Charge(total + tokens, given, made + tokens)
 
     def release(self, decision: Decision, *, now: float, used: Charge | None = None) -> float:
-        """End an admitted request, and settle it to what it used, if that is known.
+        """End an admitted request, and settle its charge.
 
         Returns how many tokens it was charged in the end.
         """
@@ -316,7 +439,7 @@ class Ledger:
         return domain
 
     def _forget(self, now: float) -> None:
-        """Drop quotas that are as good as new, else the oldest: memory stays bounded."""
+        """Drop quotas that are as good as new, else the oldest."""
         for domain in self._domains.values():
             domain.refill(now)
         idle = [scope for scope, domain in self._domains.items() if domain.idle]

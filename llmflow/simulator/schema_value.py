@@ -1,14 +1,122 @@
-"""Values that a JSON schema allows: the plainest ones, with a text where a string may be."""
+"""Plain values that a JSON schema allows."""
 
 from __future__ import annotations
 
+import ast
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from re import _parser as parser  # type: ignore[attr-defined]  # there from 3.11 to 3.14
+from typing import Any, Final
 from urllib.parse import unquote
 
-from llmflow.simulator.described import with_described
-from llmflow.simulator.pattern import matching
+_BOUND_TEXTS: Final = ("pattern", "format")
+_BOUND_WORDS: Final = (
+    *_BOUND_TEXTS,
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minLength", "maxLength", "minItems", "maxItems", "uniqueItems"),
+    *("minProperties", "maxProperties"),
+)
+_DESCRIBED: Final = re.compile(r"(?:\A|\n\n)\{(\w+: .*)\}\Z", re.DOTALL)
+_NEXT_BOUND: Final = re.compile(r", (?=[A-Za-z]+: )")
+
+
+def with_described(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    r"""Return a schema with the bounds that its description ends with.
+
+    >>> with_described({"type": "integer", "description": "Size\n\n{minimum: 3}"})["minimum"]
+    3
+    """
+    description = schema.get("description")
+    if not isinstance(description, str) or not description.endswith("}"):
+        return schema
+    found = _DESCRIBED.search(description)
+    if found is None:
+        return schema
+    bounds: dict[str, Any] = {}
+    for each in _NEXT_BOUND.split(found[1]):
+        name, _, value = each.partition(": ")
+        if name in _BOUND_TEXTS:
+            bounds[name] = value
+        elif name in _BOUND_WORDS:
+            try:
+                bounds[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                continue
+    return {**bounds, **schema}
+
+
+_ALPHABET = "a0A1b2 -_.@/:"
+_CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}
+_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+
+
+def matching(pattern: str, text: str, *, least: int = 0) -> str:
+    """Return `text` if it matches a pattern, else a short match.
+
+    >>> matching("^[A-Z]{2}-[0-9]+$", "the sea")
+    'AA-0'
+    """
+    try:
+        if re.search(pattern, text):
+            return text
+        made = _make(parser.parse(pattern), {})
+        while len(made) < least and re.search(pattern, made + made[-1:]) and made:
+            made += made[-1]
+    except (re.error, RecursionError):
+        return text  # not Python's syntax: no text is known to match
+    return made
+
+
+def _make(parts: Any, groups: dict[int, str]) -> str:
+    return "".join(_one(str(name), value, groups) for name, value in parts)
+
+
+def _one(name: str, value: Any, groups: dict[int, str]) -> str:
+    if name == "LITERAL":
+        return chr(value)
+    if name in _REPEATS:
+        low, _, inner = value
+        return _make(inner, groups) * int(low)
+    if name == "SUBPATTERN":
+        text = _make(value[-1], groups)
+        if value[0] is not None:
+            groups[value[0]] = text
+        return text
+    if name == "GROUPREF":
+        return groups.get(value, "")
+    if name == "ATOMIC_GROUP":
+        return _make(value, groups)
+    if name == "BRANCH":
+        return _make(value[1][0], groups)
+    if name == "NOT_LITERAL":
+        return next(char for char in _ALPHABET if ord(char) != value)
+    if name == "IN":
+        return _member(value)
+    return "a" if name == "ANY" else ""
+
+
+def _member(parts: Any) -> str:
+    """Return a character of a class."""
+    first, value = str(parts[0][0]), parts[0][1]
+    if first in ("LITERAL", "RANGE"):
+        return chr(value if isinstance(value, int) else value[0])
+    negated = first == "NEGATE"
+    rest = parts[1:] if negated else parts
+    found = (c for c in _ALPHABET if any(_has(part, c) for part in rest) != negated)
+    return next(found, _ALPHABET[0])
+
+
+def _has(part: Any, char: str) -> bool:
+    name, value = str(part[0]), part[1]
+    if name == "RANGE":
+        return bool(value[0] <= ord(char) <= value[1])
+    if name != "CATEGORY":
+        return bool(value == ord(char))
+    category = str(value)
+    kind = _CATEGORIES.get(category.rpartition("_")[2], "")
+    return (re.match(kind, char) is not None) != ("_NOT_" in category)
+
 
 _MOST_DEPTH = 24
 # Below this, what may be left out is, and the shortest of several alternatives is taken.
@@ -44,11 +152,11 @@ _STRING_WORDS = ("format", "minLength", "maxLength", "pattern")
 
 
 class _EndlessError(Exception):
-    """A schema allows no value of bounded depth, or none that is found."""
+    """A schema for which no value of bounded depth is found."""
 
 
 def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
-    """Return the plainest value that a schema allows, with `text` where a string may be.
+    """Return the plainest value that a schema allows, containing `text`.
 
     References, unions, ranges, lengths, formats and recursion are followed, ranges and
     lengths also where Anthropic's SDK has put them into the description.
@@ -87,7 +195,7 @@ class _Filler:
         return self._typed(schema, depth)
 
     def _merged(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a schema with what it refers to, and all of ``allOf``, in it."""
+        """Return a schema merged with its references and ``allOf``."""
         for _ in range(_MOST_DEPTH):
             if "$ref" in schema:
                 parts: list[Any] = [self._target(schema["$ref"])]
@@ -116,7 +224,7 @@ class _Filler:
         return part
 
     def _one_of(self, rest: Mapping[str, Any], options: list[Any], depth: int) -> Any:
-        """Return a value of the first alternative that has one; the plainest one far down."""
+        """Return a value of the first alternative that has one."""
         if depth >= _PLAIN_DEPTH:
             options = sorted(options, key=self._weight)
         for option in options:
@@ -210,7 +318,7 @@ class _Filler:
 
 
 def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema that both of two schemas allow, as far as that is simple."""
+    """Merge two schemas, as far as that is simple."""
     merged = {**other, **one}
     for name in one.keys() & other.keys():
         mine, theirs = one[name], other[name]
@@ -234,7 +342,7 @@ def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _guessed(schema: Mapping[str, Any]) -> str:
-    """Return the type that the other words of a schema mean; an object if none does."""
+    """Guess the type of a schema from its other words."""
     for kind, words in (
         ("object", _OBJECT_WORDS),
         ("array", _ARRAY_WORDS),
@@ -251,7 +359,7 @@ def _count(value: object) -> int:
 
 
 def _fits(value: object, schema: Mapping[str, Any]) -> bool:
-    """Whether a plain value is within the type and the bounds of a schema."""
+    """Return True if a value fits a schema's type and bounds."""
     kinds = schema.get("type")
     for kind in kinds if isinstance(kinds, list) else [kinds]:
         right = _TYPES.get(str(kind), object)

@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.admissions import Admissions
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.batches.reply import BatchReply
-from llmflow.simulator.batches.service import MOST_UPLOADED, Batches
+from llmflow.simulator.batches.api import BatchReply
+from llmflow.simulator.batches.service import MOST_UPLOADED, Batches, Paths
+from llmflow.simulator.batches.store import BatchCounts
 from llmflow.simulator.engine import Engine, Reply
 from llmflow.simulator.http_connection import Exchange
 from llmflow.simulator.http_download import Download
@@ -20,7 +19,7 @@ from llmflow.simulator.http_parser import Head
 from llmflow.simulator.http_server import HttpServer
 from llmflow.simulator.http_spool import Spool
 from llmflow.simulator.settings import SimulatorSettings
-from llmflow.simulator.stats import SimulatorStats
+from llmflow.simulator.stats import Admissions, SimulatorStats
 
 
 class Simulator:
@@ -50,6 +49,7 @@ class Simulator:
         self._engine: Engine | None = None
         self._server: HttpServer | None = None
         self._batches: Batches | None = None
+        self._paths = Paths(self.settings)
         self._counted = BatchCounts()
         self._tick: asyncio.TimerHandle | None = None
         self._port = 0
@@ -152,7 +152,7 @@ class Simulator:
 
     def _handle(self, exchange: Exchange) -> None:
         head = exchange.head
-        if exchange.upload is not None or Batches.owns(head.target):
+        if exchange.upload is not None or self._paths.own(head.target):
             self._handle_batch(exchange)
         elif self.settings.jitter and head.method == "POST":
             due = exchange.arrived + self._travel.uniform(0.0, self.settings.jitter)
@@ -190,7 +190,7 @@ class Simulator:
         return self._batches
 
     def _spool(self, head: Head) -> Spool | None:
-        if not Batches.uploads(head.method, head.target):
+        if not self._paths.upload(head.method, head.target):
             return None
         return Spool(self._open_batches().store.scratch(), limit=MOST_UPLOADED)
 

@@ -1,17 +1,17 @@
-"""What a simulated provider is set to: quota, latency, faults, manners."""
+"""Settings of a simulated provider: quota, latency, faults, manners."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.simulator.checks import choice, from_mapping, number, whole
-from llmflow.simulator.latency import Latency
+from llmflow.simulator.faults import Faults, Latency
 from llmflow.types import parse_amount
 
 Scope = Literal["key+model", "key", "model", "all"]
@@ -21,58 +21,6 @@ HeadersAt = Literal["admission", "reply"]
 HeadersOn = Literal["all", "rejections"]
 AnswerStyle = Literal["summary", "echo"]
 CreditError = Literal["quota", "spend_limit", "balance"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
-    """How often what goes wrong, as probabilities of an admitted request.
-
-    Which requests are hit follows from the seed and the ordinal of the
-    admitted request alone, so that a run can be repeated.
-
-    >>> Faults(server_error=0.05, reset=0.01).reset
-    0.01
-
-    Args:
-        server_error: HTTP 500 after the usual latency.
-        overloaded: HTTP 503 ``server_is_overloaded`` at once; 529 ``overloaded_error``
-            in the Anthropic dialect.
-        reset: the connection is cut with a TCP reset after the usual latency.
-        hang: no answer until the client leaves.
-        garbage: HTTP 200 with a body that is HTML, cut-off JSON or plain text.
-        slow: an answer that takes `slow_factor` times as long.
-        slow_factor: see `slow`.
-        straggler: an answer that takes `straggler_factor` times as long.
-        straggler_factor: see `straggler`.
-
-    Raises:
-        ConfigurationError: a value is out of range, or the probabilities exceed 1 together.
-
-    """
-
-    server_error: float = 0.0
-    overloaded: float = 0.0
-    reset: float = 0.0
-    hang: float = 0.0
-    garbage: float = 0.0
-    slow: float = 0.0
-    slow_factor: float = 3.0
-    straggler: float = 0.0
-    straggler_factor: float = 10.0
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            number(f"faults.{item.name}", getattr(self, item.name))
-        total = sum(probability for _, probability in self.table())
-        if total > 1 + 1e-9:
-            raise ConfigurationError(
-                f"the probabilities of faults must not exceed 1 together; got {total:g}; lower some"
-            )
-
-    def table(self) -> tuple[tuple[str, float], ...]:
-        """Return each kind of fault with its probability."""
-        kinds = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
-        return tuple((kind, float(getattr(self, kind))) for kind in kinds)
 
 
 class Limits(NamedTuple):
@@ -207,7 +155,7 @@ class SimulatorSettings:
     latency: Latency | float = field(default_factory=Latency.usual)
     jitter: float = 0.0
     slow_openings: float = 0.0
-    faults: Faults = Faults()
+    faults: Faults = field(default_factory=Faults)
     batch: BatchSettings = field(default_factory=BatchSettings)
     seed: int = 0
     record: int = 0
@@ -300,7 +248,7 @@ class SimulatorSettings:
 
     @property
     def blind(self) -> bool:
-        """Whether a 429 says nothing but that it is one."""
+        """True if a 429 carries no details."""
         hints = self.retry_after or self.retry_after_ms or self.retry_text
         return self.quota_headers == "off" and not hints
 
@@ -328,7 +276,7 @@ class SimulatorSettings:
 
 
 def _steps(pairs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...] | None:
-    """Return pairs of a second and a number, or None if they are no such ascending pairs."""
+    """Return ascending pairs of a second and a number, else None."""
     try:
         steps = tuple((number("second", at), number("value", value)) for at, value in pairs)
     except (TypeError, ValueError, ConfigurationError):

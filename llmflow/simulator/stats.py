@@ -1,14 +1,227 @@
-"""What the simulated provider really saw, in bounded memory."""
+"""Counters, timeline and admissions of the simulator, in bounded memory."""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.timeline import Timeline, TimelineTally
+from llmflow.simulator.batches.store import BatchCounts
+from llmflow.simulator.faults import Faults
+
+_BIN_SECONDS = 0.25
+_MAX_BINS = 2400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Counts per span of time since the start.
+
+    A span lasts a quarter of a second. After 2,400 of them, pairs are merged and the
+    length doubles, so that a run of any length fits.
+
+    Args:
+        bin_seconds: seconds that a span lasts.
+        admitted: requests admitted.
+        rejected: requests rejected for the quota.
+        answered: answers sent whole.
+        max_in_flight: the most requests in flight at once.
+        tokens_charged: tokens charged; less than 0 where more was given back. What an
+            answer is charged while it is produced counts at its end.
+
+    """
+
+    bin_seconds: float
+    admitted: tuple[int, ...]
+    rejected: tuple[int, ...]
+    answered: tuple[int, ...]
+    max_in_flight: tuple[int, ...]
+    tokens_charged: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``GET /stats`` serves of it."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Timeline:
+        """Read what ``GET /stats`` served."""
+        names = [item.name for item in fields(cls) if item.name != "bin_seconds"]
+        return cls(bin_seconds=data["bin_seconds"], **{name: tuple(data[name]) for name in names})
+
+
+class TimelineTally:
+    """Counts while the simulator runs; `snapshot` gives the timeline out.
+
+    >>> tally = TimelineTally(now=0.0)
+    >>> tally.admit(10, 1, now=0.1)
+    >>> tally.end(-4, 0, now=0.6)
+    >>> tally.snapshot().max_in_flight, tally.snapshot().tokens_charged
+    ((1, 1, 1), (10.0, 0.0, -4.0))
+    """
+
+    def __init__(self, *, now: float) -> None:
+        self._started = now
+        self._width = _BIN_SECONDS
+        self._in_flight = 0
+        self._admitted = [0]
+        self._rejected = [0]
+        self._answered = [0]
+        self._top = [0]
+        self._tokens = [0.0]
+
+    def admit(self, tokens: float, in_flight: int, *, now: float) -> None:
+        """Count an admission."""
+        self._turn(now)
+        self._admitted[-1] += 1
+        self._tokens[-1] += tokens
+        self._in_flight = in_flight
+        if in_flight > self._top[-1]:
+            self._top[-1] = in_flight
+
+    def reject(self, *, now: float) -> None:
+        """Count a rejection."""
+        self._turn(now)
+        self._rejected[-1] += 1
+
+    def answer(self, *, now: float) -> None:
+        """Count an answer."""
+        self._turn(now)
+        self._answered[-1] += 1
+
+    def end(self, tokens: float, in_flight: int, *, now: float) -> None:
+        """Count the end of a request, and its further cost."""
+        self._turn(now)
+        self._tokens[-1] += tokens
+        self._in_flight = in_flight
+
+    def snapshot(self) -> Timeline:
+        """Return the course up to the last event."""
+        return Timeline(
+            bin_seconds=self._width,
+            admitted=tuple(self._admitted),
+            rejected=tuple(self._rejected),
+            answered=tuple(self._answered),
+            max_in_flight=tuple(self._top),
+            tokens_charged=tuple(self._tokens),
+        )
+
+    def _turn(self, now: float) -> None:
+        """Open the span of this moment, and all before it."""
+        index = int((now - self._started) / self._width)
+        missing = index + 1 - len(self._top)
+        if missing <= 0:
+            return
+        while index >= _MAX_BINS:
+            self._merge()
+            index //= 2
+        missing = index + 1 - len(self._top)
+        for column in (self._admitted, self._rejected, self._answered):
+            column.extend([0] * missing)
+        self._tokens.extend([0.0] * missing)
+        self._top.extend([self._in_flight] * missing)
+
+    def _merge(self) -> None:
+        self._width *= 2
+        self._admitted = _pairs(self._admitted)
+        self._rejected = _pairs(self._rejected)
+        self._answered = _pairs(self._answered)
+        tokens = self._tokens
+        self._tokens = [sum(tokens[n : n + 2]) for n in range(0, len(tokens), 2)]
+        self._top = [max(self._top[n : n + 2]) for n in range(0, len(self._top), 2)]
+
+
+def _pairs(counts: list[int]) -> list[int]:
+    return [sum(counts[n : n + 2]) for n in range(0, len(counts), 2)]
+
+
+_KINDS: tuple[str | None, ...] = (None, *(kind for kind, _ in Faults().table()))
+
+
+class Admission(NamedTuple):
+    """One admitted request.
+
+    Attributes:
+        at: monotonic seconds of its admission.
+        latency: seconds from then until its answer ends; a fault's where it has one.
+        tokens: what it was charged on arrival, and of that `input` and `output`.
+        input: see `tokens`.
+        output: see `tokens`.
+        produced: tokens that are charged evenly during its latency.
+        fault: the fault injected, or None.
+
+    """
+
+    at: float
+    latency: float
+    tokens: float
+    input: float
+    output: float
+    produced: int
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admissions:
+    """The first admissions since the start or the last reset.
+
+    Args:
+        started: monotonic seconds at which counting began.
+        rows: one for each.
+        dropped: admissions beyond the setting `record`, which were counted only.
+
+    """
+
+    started: float
+    rows: tuple[Admission, ...]
+    dropped: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``GET /admissions`` serves."""
+        rows = [tuple(row) for row in self.rows]
+        return {"started": self.started, "dropped": self.dropped, "rows": rows}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Admissions:
+        """Read what ``GET /admissions`` served."""
+        rows = tuple(Admission(*row) for row in data["rows"])
+        return cls(started=data["started"], dropped=data["dropped"], rows=rows)
+
+
+class AdmissionTally:
+    """Keeps so many admissions, in 56 bytes each, and counts the rest.
+
+    >>> tally = AdmissionTally(1, now=0.0)
+    >>> for moment in (1.0, 2.0):
+    ...     tally.add(Admission(moment, 0.5, 10, 10, 0, 0, None))
+    >>> len(tally.snapshot().rows), tally.snapshot().dropped
+    (1, 1)
+    """
+
+    def __init__(self, most: int, *, now: float) -> None:
+        self._most = most
+        self._started = now
+        self._count = 0
+        self._numbers = array("d")
+
+    def add(self, admission: Admission) -> None:
+        """Keep an admission while there is room."""
+        self._count += 1
+        if self._count <= self._most:
+            self._numbers.extend((*admission[:-1], _KINDS.index(admission.fault)))
+
+    def snapshot(self) -> Admissions:
+        """Return what is kept."""
+        width = len(Admission._fields)
+        rows = []
+        for begin in range(0, len(self._numbers), width):
+            at, seconds, tokens, given, output, made, kind = self._numbers[begin : begin + width]
+            fault = _KINDS[int(kind)]
+            rows.append(Admission(at, seconds, tokens, given, output, int(made), fault))
+        dropped = self._count - len(rows)
+        return Admissions(started=self._started, rows=tuple(rows), dropped=dropped)
+
 
 _HISTORY_SECONDS = 600
 
@@ -63,7 +276,7 @@ class SimulatorStats:
 
     @property
     def rejections(self) -> int:
-        """How many requests were rejected with a 429, whatever the reason."""
+        """The count of requests rejected with a 429."""
         return sum(self.rejected.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +292,13 @@ class SimulatorStats:
         values["timeline"] = Timeline.from_dict(data["timeline"])
         values["batches"] = BatchCounts(**data["batches"])
         return cls(**values)
+
+
+_COUNTED = (
+    *("received", "admitted", "answered", "client_disconnects", "in_flight", "max_in_flight"),
+    *("tokens_charged", "input_tokens", "output_tokens"),
+    *("first_arrival", "last_arrival", "started"),
+)
 
 
 class Tally:
@@ -127,7 +347,7 @@ class Tally:
         self._timeline.reject(now=now)
 
     def end(self, tokens: float, *, now: float) -> None:
-        """Count the end of an admitted request, and what it cost beside its first charge."""
+        """Count the end of an admitted request, and its further cost."""
         self.tokens_charged += tokens
         self.in_flight -= 1
         self._timeline.end(tokens, self.in_flight, now=now)
@@ -142,21 +362,10 @@ class Tally:
     def snapshot(self, *, batches: BatchCounts | None = None) -> SimulatorStats:
         """Return the counts of this moment."""
         return SimulatorStats(
-            received=self.received,
-            admitted=self.admitted,
-            answered=self.answered,
+            **{name: getattr(self, name) for name in _COUNTED},
             refused=dict(self.refused),
             rejected=dict(self.rejected),
             faults=dict(self.faults),
-            client_disconnects=self.client_disconnects,
-            tokens_charged=self.tokens_charged,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            in_flight=self.in_flight,
-            max_in_flight=self.max_in_flight,
-            first_arrival=self.first_arrival,
-            last_arrival=self.last_arrival,
-            started=self.started,
             admitted_per_second=tuple(self._seconds),
             timeline=self._timeline.snapshot(),
             batches=batches or BatchCounts(),

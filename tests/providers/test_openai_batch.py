@@ -13,7 +13,7 @@ import pytest
 from llmflow import errors, transport
 from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus
 from llmflow.simulator import Simulator, SimulatorSettings
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.transport.channel import StreamChannel
 from llmflow.types import Request
 from llmflow_providers.openai import OpenAIProvider

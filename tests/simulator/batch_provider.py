@@ -10,10 +10,10 @@ import orjson
 
 from llmflow.private_files import private
 from llmflow.simulator import SimulatorSettings
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.batches.reply import BatchReply
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches.api import BatchReply
 from llmflow.simulator.batches.service import Batches
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batches.store import BatchCounts
 
 START = 1_800_000_000.0
 _FORM = (

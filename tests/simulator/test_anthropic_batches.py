@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 
 from llmflow.simulator import Simulator, SimulatorSettings
-from llmflow.simulator.batches import json_list
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches import bodies
 
 anthropic: Any = pytest.importorskip("anthropic")
 
@@ -148,13 +147,11 @@ async def test_a_row_is_billed_once_over_a_restart_and_twice_in_two_jobs(tmp_pat
         assert (counts.rows_billed_twice, counts.bodies_billed_twice) == (3, 3)
 
 
-@pytest.mark.parametrize("window", [1, 7, 64, 1_048_576])
-def test_a_list_is_read_through_any_window(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_list, "_WINDOW", window)
+def test_a_list_is_read_element_by_element() -> None:
     asked = [{"a": 'x"]}\\', "b": [{}, []]}, {}, {"c": "\\\\" * 50}]
     body = json.dumps({"requests": asked}, indent=1).encode()
-    got = json_list.elements(io.BytesIO(body), "requests")
+    got = bodies.elements(body, "requests")
     assert [json.loads(element) for element in got] == asked
     for wrong in (body[:-1], body + b"x", b"{}", b"", b'{"requests":[1]}', body[:40]):
-        with pytest.raises(json_list.ListError):
-            list(json_list.elements(io.BytesIO(wrong), "requests"))
+        with pytest.raises(bodies.ListError):
+            list(bodies.elements(wrong, "requests"))

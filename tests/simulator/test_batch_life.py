@@ -12,7 +12,7 @@ import pytest
 
 from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batches import service
-from llmflow.simulator.batches.reply import BatchReply
+from llmflow.simulator.batches.api import BatchReply
 from tests.simulator.batch_provider import START, Anthropic, Counts, Dialect, OpenAI, Provider
 
 AT_ONCE: dict[str, Any] = {

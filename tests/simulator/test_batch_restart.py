@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from llmflow.simulator import SimulatorProcess, SimulatorSettings
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.batches.settings import BatchSettings
-from llmflow.simulator.batches.store import Store
-from llmflow.simulator.batches.writers import Results
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches.life import Results
+from llmflow.simulator.batches.store import BatchCounts, Store
 from tests.simulator.batch_provider import Anthropic, Dialect, OpenAI, Provider
 
 SPEED: dict[str, Any] = {

@@ -9,9 +9,9 @@ import pytest
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator import Engine, Faults, Latency, SimulatorSettings
+from llmflow.simulator.answer import answer_text, cut_to_tokens, summarize
 from llmflow.simulator.faults import Dice
 from llmflow.simulator.stats import Tally
-from llmflow.simulator.summary import answer_text, cut_to_tokens, summarize
 
 
 def test_the_same_seed_brings_the_same_fate() -> None:

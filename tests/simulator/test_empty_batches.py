@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from llmflow.simulator import Simulator, SimulatorSettings
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
 
 FAST: dict[str, Any] = {"seconds": 0.0, "validation_seconds": 0.0, "finalizing_seconds": 0.0}
 SETTINGS = SimulatorSettings(latency=0, batch=BatchSettings(**FAST))

@@ -11,8 +11,8 @@ import pytest
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator import Simulator, SimulatorSettings
-from llmflow.simulator.batches import multipart
-from llmflow.simulator.batches.settings import BatchSettings
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches import bodies
 
 openai: Any = pytest.importorskip("openai")
 
@@ -205,11 +205,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
         BatchSettings(**wrong)
 
 
-@pytest.mark.parametrize("window", [1, 7, 64, 1_048_576])
-def test_a_form_is_read_through_any_window(
-    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(multipart, "_WINDOW", window)
+def test_a_form_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "form"
     content = b"a\r\n--\r\n--b\nc" * 9
     path.write_bytes(
@@ -219,7 +215,7 @@ def test_a_form_is_read_through_any_window(
         + content
         + b"\r\n--bnd--\r\n"
     )
-    parts = multipart.read_form(path, b"bnd")
+    parts = bodies.read_form(path, b"bnd")
     found = {n: path.read_bytes()[p.start : p.start + p.size] for n, p in parts.items()}
     assert found == {"purpose": b"batch", "empty": b"", "file": content}
     assert parts["file"].filename == "x"

@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from llmflow.simulator import Engine, Reply, SimulatorSettings
-from llmflow.simulator.anthropic_errors import AnthropicError
-from llmflow.simulator.anthropic_request import read_messages
-from llmflow.simulator.batches.anthropic_speaker import AnthropicSpeaker
-from llmflow.simulator.batches.openai_speaker import OpenAISpeaker
+from llmflow.simulator.anthropic.batches import AnthropicBatches
+from llmflow.simulator.anthropic.request import read_messages
+from llmflow.simulator.anthropic.wire import AnthropicError
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.openai_errors import OpenAIError
-from llmflow.simulator.openai_request import read_chat
+from llmflow.simulator.openai.batches import OpenAIBatches
+from llmflow.simulator.openai.request import read_chat
+from llmflow.simulator.openai.wire import OpenAIError
 
 USER = [{"role": "user", "content": "Whales sing."}]
 SETTINGS = SimulatorSettings(latency=0)
@@ -171,7 +171,7 @@ def test_a_bad_row_of_a_batch_fails_alone() -> None:
     good = {"model": "sim", "max_tokens": 9, "messages": USER}
     store = Store(None, seed=0)
     try:
-        chats, messages = OpenAISpeaker(SETTINGS, store), AnthropicSpeaker(SETTINGS)
+        chats, messages = OpenAIBatches(SETTINGS, store), AnthropicBatches(SETTINGS, store)
         for fields, kind in (({}, "succeeded"), ({"mode": "batch"}, "errored")):
             row = {"custom_id": "a", "method": "POST", "url": job.endpoint, "body": good | fields}
             line = orjson.dumps(row)

@@ -12,8 +12,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
 from llmflow.simulator import SimulatorSettings, serve_in_thread
-from llmflow.simulator.pattern import matching
-from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.schema_value import fill_schema, matching
 
 
 class Colour(enum.Enum):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.simulator import Engine, SimulatorSettings, SimulatorStats, Timeline
-from llmflow.simulator.timeline import TimelineTally
+from llmflow.simulator.stats import TimelineTally
 
 BODY = b'{"model":"m","max_tokens":10,"messages":[{"role":"user","content":"hi"}]}'
 

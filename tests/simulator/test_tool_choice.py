@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from llmflow.simulator import Engine, Reply, Simulator, SimulatorSettings
-from llmflow.simulator.anthropic_errors import AnthropicError
-from llmflow.simulator.anthropic_request import read_messages
-from llmflow.simulator.batches.anthropic_speaker import AnthropicSpeaker
-from llmflow.simulator.batches.openai_speaker import OpenAISpeaker
+from llmflow.simulator.anthropic.batches import AnthropicBatches
+from llmflow.simulator.anthropic.request import read_messages
+from llmflow.simulator.anthropic.wire import AnthropicError
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.openai_errors import OpenAIError
-from llmflow.simulator.openai_request import read_chat
+from llmflow.simulator.openai.batches import OpenAIBatches
+from llmflow.simulator.openai.request import read_chat
+from llmflow.simulator.openai.wire import OpenAIError
 
 USER = [{"role": "user", "content": "Whales sing."}]
 SCHEMA = {
@@ -203,7 +203,7 @@ def test_a_batch_row_is_answered_with_a_call_at_openai() -> None:
     row = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     store = Store(None, seed=0)
     try:
-        done = OpenAISpeaker(SETTINGS, store).answer(
+        done = OpenAIBatches(SETTINGS, store).answer(
             JOB, orjson.dumps(row), ident="a", fails=False, now=0.0
         )
     finally:
@@ -215,9 +215,13 @@ def test_a_batch_row_is_answered_with_a_call_at_openai() -> None:
 
 def test_a_batch_row_is_answered_with_a_call_at_anthropic() -> None:
     row = {"custom_id": "a", "params": message_body({"type": "tool", "name": "weather"})}
-    done = AnthropicSpeaker(SETTINGS).answer(
-        JOB, orjson.dumps(row), ident="a", fails=False, now=0.0
-    )
+    store = Store(None, seed=1)
+    try:
+        done = AnthropicBatches(SETTINGS, store).answer(
+            JOB, orjson.dumps(row), ident="a", fails=False, now=0.0
+        )
+    finally:
+        store.close()
     message = orjson.loads(done.line)["result"]["message"]
     assert (message["stop_reason"], message["content"][0]["input"]) == ("tool_use", INPUT)
 

@@ -1,16 +1,133 @@
-"""The life of one job, from its creation to its end, in small steps on the clock."""
+"""The lifecycle of a batch job, in small steps."""
 
 from __future__ import annotations
 
+import random
+from array import array
 from collections.abc import Generator, Iterator
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, get_args
 
-from llmflow.simulator.batches.ledger import Bill
-from llmflow.simulator.batches.rows import Fates, Rows
-from llmflow.simulator.batches.settings import BatchSettings
-from llmflow.simulator.batches.speaker import Ending, LineError, Row, Speaker
-from llmflow.simulator.batches.store import JobRecord, Outcome, Store
-from llmflow.simulator.batches.writers import Results
+from llmflow.private_files import private
+from llmflow.simulator.batch_settings import BatchSettings
+from llmflow.simulator.batches.api import BatchAPI, Ending, LineError, ResultFile, Row
+from llmflow.simulator.batches.store import Bill, JobRecord, Outcome, Store
+
+
+class Rows:
+    """The lines of a file part, read one at a time.
+
+    Args:
+        path: the file.
+        start: the first byte.
+        size: how many bytes.
+
+    """
+
+    def __init__(self, path: Path, *, start: int, size: int) -> None:
+        self._file: BinaryIO = path.open("rb")
+        self._start, self._size = start, size
+        self._places = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def scan(self) -> Iterator[tuple[int, bytes]]:
+        """Find all rows; yield each line's number, from 1, and bytes."""
+        place, end = self._start, self._start + self._size
+        number = 0
+        while place < end:
+            self._file.seek(place)
+            line = self._file.readline(end - place)
+            if not line:
+                break
+            number += 1
+            if line.strip():
+                self._places.append(place)
+                yield number, line
+            place += len(line)
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of a row that was found."""
+        place = self._places[index]
+        self._file.seek(place)
+        return self._file.readline(self._start + self._size - place)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Fates:
+    """The order of a job's rows, and the fault of each.
+
+    Both follow from the seed and the job alone, so that they are the same after a restart.
+    """
+
+    def __init__(self, settings: BatchSettings, total: int, *, seed: str) -> None:
+        dice = random.Random(seed)
+        self.order = array("L", range(total))
+        dice.shuffle(self.order)
+        self._draws = array("d", (dice.random() for _ in range(total)))
+        self._limits: list[tuple[float, str]] = []
+        limit = 0.0
+        for fate, share in settings.shares():
+            limit += share
+            if share:
+                self._limits.append((limit, fate))
+
+    def of(self, index: int) -> str | None:
+        """Return ``error``, ``expired``, ``missing``, ``duplicate``, or None."""
+        if not self._limits:
+            return None
+        draw = self._draws[index]
+        return next((fate for limit, fate in self._limits if draw < limit), None)
+
+
+class Results:
+    """Writes a job's results anew, replacing those of an earlier start."""
+
+    def __init__(self, store: Store, job: JobRecord) -> None:
+        self._store = store
+        self._job = job.id
+        self._files: dict[str, BinaryIO] = {}
+
+    def write(self, row: Row) -> None:
+        """Add a line."""
+        file = self._files.get(row.file)
+        if file is None:
+            path = self._path(row.file)
+            file = self._files[row.file] = open(path, "wb", opener=private)  # noqa: SIM115
+        file.write(row.line)
+
+    def finish(self, name: str) -> int:
+        """Close one of the files, and return its size or 0."""
+        file = self._files.pop(name, None)
+        if file is None:
+            return 0
+        size = file.tell()
+        file.close()
+        return size
+
+    def rename(self, name: str, final: str) -> None:
+        """Give one of the closed files its final name."""
+        self._path(name).replace(self._store.data(final))
+
+    def discard(self) -> None:
+        """Forget what was written."""
+        for name in tuple(self._files):
+            self.finish(name)
+            self._path(name).unlink()
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _path(self, name: str) -> Path:
+        return self._store.data(f"{self._job}.{name}")
+
 
 # A step's work, some milliseconds, in bytes; what a row takes beside its own, as bytes.
 _STEP_BYTES = 1_000_000
@@ -28,7 +145,7 @@ class Life:
     Args:
         job: its record, new or from before a restart.
         rows: its input.
-        speaker: the rules of its dialect.
+        api: the rules of its dialect.
         store: where records and results go.
         settings: how jobs go.
         seed: with the job's identifier, decides what becomes of each row.
@@ -39,7 +156,7 @@ class Life:
         self,
         job: JobRecord,
         rows: Rows,
-        speaker: Speaker,
+        api: BatchAPI,
         *,
         store: Store,
         settings: BatchSettings,
@@ -48,7 +165,7 @@ class Life:
         self.job = job
         self.due = 0.0
         """When the next step is to be done, in seconds since 1970."""
-        self._rows, self._speaker, self._store, self._settings = rows, speaker, store, settings
+        self._rows, self._api, self._store, self._settings = rows, api, store, settings
         self._seed = f"{seed}/{job.id}"
         self._results = Results(store, job)
         self._now = job.created
@@ -57,7 +174,7 @@ class Life:
         self._bills: list[Bill] = []
 
     def step(self, now: float) -> bool:
-        """Do the step that is due, and return whether the job goes on."""
+        """Do the step that is due; return True if the job continues."""
         self._now = now
         due = next(self._steps, None)
         if due is None:
@@ -99,7 +216,7 @@ class Life:
             job.phase, job.finalizing = "finalizing", self._now
             self._store.save(job)
         assert job.finalizing is not None
-        if self._speaker.finalizes:
+        if self._api.finalizes:
             end = job.finalizing + self._settings.finalizing_seconds
             yield from self._until(end, deaf=True)
         if self._left and self._settings.expired_results == "none":
@@ -109,14 +226,14 @@ class Life:
         self._end("expired" if self._left else "completed")
 
     def _read(self) -> Generator[float, None, _Problem | None]:
-        """Find the rows; for a new job check them, up to the first that is wrong."""
+        """Find the rows; check those of a new job."""
         new, seen = self.job.phase == "validating", set[str]()
         tokens = work = 0
         problem: _Problem | None = None
         for number, line in self._rows.scan():
             if new and problem is None:
                 try:
-                    tokens += self._speaker.check(self.job, line, seen)
+                    tokens += self._api.check(self.job, line, seen)
                 except LineError as error:
                     problem = error, number
             work += _ROW_BYTES + len(line)
@@ -139,7 +256,7 @@ class Life:
                 if other.phase in ("running", "finalizing")
                 and (other.owner, other.model) == (job.owner, job.model)
             )
-            full = self._speaker.queue_error(job, others=others)
+            full = self._api.queue_error(job, others=others)
             problem = None if full is None else (full, None)
         if problem is not None:
             error, line = problem
@@ -152,7 +269,7 @@ class Life:
         return True
 
     def _run(self) -> Generator[float, None, int]:
-        """Do the rows as they become due, and return how many were done or passed over."""
+        """Do the rows as they become due, and return how many."""
         job, cursor = self.job, 0
         self._forget()
         while cursor < len(self._rows):
@@ -183,7 +300,7 @@ class Life:
         self._left = []
 
     def _progress(self, cursor: int, time: float) -> tuple[int, float]:
-        """Return how many rows are due by a time, and when the next one will be."""
+        """Return the count of rows due, and the next one's time."""
         settings, job, total = self._settings, self.job, len(self._rows)
         seconds = settings.seconds
         if settings.rows_per_second is not None:
@@ -206,13 +323,13 @@ class Life:
         return due, job.started + seconds * (cursor + 1) / total
 
     def _do(self, index: int) -> int:
-        """Do a row or pass it over, and return how many bytes of input that took."""
+        """Do a row or skip it, and return its bytes of input."""
         fate = self._fates.of(index)
         if fate == "expired":
             self._left.append(index)
             return 0
         line = self._rows.read(index)
-        row = self._speaker.answer(
+        row = self._api.answer(
             self.job,
             line,
             ident=f"{self.job.id.rpartition('_')[2]}{index:06x}",
@@ -248,7 +365,7 @@ class Life:
         if why == "cancelled":
             yield from self._until(self._cancelled_at())
         drops = why == "expired" and settings.expired_results == "none"
-        if drops or (why == "cancelled" and self._speaker.forgets_cancelled):
+        if drops or (why == "cancelled" and self._api.forgets_cancelled):
             self._forget()
             cursor = 0
         self._left += self._fates.order[cursor:]
@@ -260,7 +377,7 @@ class Life:
         for index in self._left:
             line = self._rows.read(index)
             ident = f"{self.job.id.rpartition('_')[2]}{index:06x}"
-            row = self._speaker.unanswered(line, ident=ident, why=why)
+            row = self._api.unanswered(line, ident=ident, why=why)
             self._count(row)
             self._results.write(row)
             work += _ROW_BYTES + len(line)
@@ -270,11 +387,10 @@ class Life:
 
     def _end(self, outcome: Outcome) -> None:
         job = self.job
-        files: tuple[Literal["output", "error"], ...] = ("output", "error")
-        for file in files:
+        for file in get_args(ResultFile):
             size = self._results.finish(file)
             if size:
-                name = self._speaker.publish(job, file, size, now=self._now)
+                name = self._api.publish(job, file, size, now=self._now)
                 self._results.rename(file, name)
                 setattr(job, file, name)
         job.phase, job.outcome, job.ended = "ended", outcome, self._now
@@ -286,7 +402,7 @@ class Life:
         return min(asked + self._settings.cancel_seconds, max(asked, self.job.expires))
 
     def _until(self, time: float, *, deaf: bool = False) -> Iterator[float]:
-        """Wait for a time; for a cancellation, too, while none was asked for."""
+        """Wait for a time, or for a first cancellation."""
         asked = self.job.cancel_asked
         while self._now < time and (deaf or self.job.cancel_asked == asked):
             yield max(time, self._now + _SHORTEST_WAIT)

@@ -1,4 +1,4 @@
-"""The batch APIs as a whole: requests in, answers out, jobs carried on by the clock."""
+"""The batch service: requests in, answers out, jobs driven by the clock."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from llmflow.simulator.batches.ledger import BatchCounts
-from llmflow.simulator.batches.life import Life
-from llmflow.simulator.batches.reply import BatchReply, BatchRequest, Work
-from llmflow.simulator.batches.rows import Rows
-from llmflow.simulator.batches.sides import AnthropicSide, OpenAISide, Side
-from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.dialect import DialectError
+from llmflow.simulator.batches.api import BatchAPI, BatchReply, BatchRequest, Work
+from llmflow.simulator.batches.life import Life, Rows
+from llmflow.simulator.batches.store import BatchCounts, JobRecord, Store
+from llmflow.simulator.dialect import Dialect, DialectError
+from llmflow.simulator.dialects import dialects
 from llmflow.simulator.settings import SimulatorSettings
 
 logger = logging.getLogger(__name__)
 
 MOST_UPLOADED = 536_870_912
 _TURN_SECONDS = 0.01
-_MESSAGE_BATCHES = "/messages/batches"
 
 
 class Batches:
-    """Files and jobs of a simulated provider. All times are seconds since 1970.
+    """Files and jobs of a simulated provider; times are seconds since 1970.
 
     Args:
         settings: what the provider is set to.
@@ -45,23 +42,12 @@ class Batches:
         self._received = 0
         self._lives: dict[str, Life] = {}
         self._works: list[tuple[Work, Callable[[BatchReply], object]]] = []
-        tell = {"begin": self._begin, "wake": self._wake}
-        self._openai = OpenAISide(settings, self.store, **tell)
-        self._anthropic = AnthropicSide(settings, self.store, **tell)
+        self._sides = [
+            (dialect, dialect.batch_api(self.store, self._carry)) for dialect in dialects(settings)
+        ]
         for job in self.store.jobs.values():
             if job.phase != "ended":
-                self._begin(job)
-
-    @staticmethod
-    def owns(target: str) -> bool:
-        """Return whether a request is for these APIs."""
-        path = _path(target)
-        return path.startswith(("/files", "/batches")) or _of_anthropic(path)
-
-    @staticmethod
-    def uploads(method: str, target: str) -> bool:
-        """Return whether the body of a request is to go to a file."""
-        return method == "POST" and _path(target).rstrip("/") in ("/files", _MESSAGE_BATCHES)
+                self._carry(job)
 
     def counts(self) -> BatchCounts:
         """Return what was counted since the state began."""
@@ -79,13 +65,13 @@ class Batches:
         now: float,
         later: Callable[[BatchReply], object],
     ) -> BatchReply | None:
-        """Answer a request; `upload` is the file of its body, if that is large.
+        """Answer a request; `upload` is the file of a large body.
 
         None: the answer takes long. `advance` goes on with it, and hands it to `later`,
         which must not come back here at once.
         """
-        side: Side = self._anthropic if _of_anthropic(_path(target)) else self._openai
-        key = side.key(headers).encode("utf-8", "replace")
+        dialect, api = self._side(target)
+        key = dialect.key(headers).encode("utf-8", "replace")
         request = BatchRequest(
             method=method,
             target=target,
@@ -98,7 +84,7 @@ class Batches:
         )
         self._received += 1
         ident = f"{self._settings.seed:08x}b{self._received:023x}"
-        work = self._serve(side, request, ident)
+        work = self._serve(dialect, api, request, ident)
         end = time.perf_counter() + _TURN_SECONDS
         while (reply := _step(work)) is None:
             if time.perf_counter() > end:
@@ -107,7 +93,7 @@ class Batches:
         return reply
 
     def advance(self, now: float) -> float | None:
-        """Carry the jobs on; return when to do it again, None if there is nothing to do."""
+        """Advance the jobs; return the time of the next step, if any."""
         end = time.perf_counter() + _TURN_SECONDS
         while True:
             due = [life for life in self._lives.values() if life.due <= now]
@@ -116,7 +102,7 @@ class Batches:
             for life in due:
                 if not life.step(now):
                     del self._lives[life.job.id]
-                    self._side(life.job).ended(life.job)
+                    self._api(life.job).ended(life.job)
             self._work()
             if time.perf_counter() > end:
                 break
@@ -132,25 +118,23 @@ class Batches:
             life.close()
         self.store.close()
 
-    def _serve(self, side: Side, request: BatchRequest, ident: str) -> Work:
-        """Answer a request in steps, an error in the form of its dialect."""
+    def _serve(self, dialect: Dialect, api: BatchAPI, request: BatchRequest, ident: str) -> Work:
+        """Answer a request in steps; errors are in its dialect."""
         try:
-            error = side.bad_key(request.headers)
-            if error is not None:
-                raise error
-            self._poll(side, request)
-            answer = side.receive(request)
+            dialect.check_key(request.headers)
+            self._poll(dialect, api, request)
+            answer = api.receive(request)
             reply = answer if isinstance(answer, BatchReply) else (yield from answer)
         except DialectError as error:
             reply = BatchReply(status=error.status, body=error.body(ident))
         except Exception:  # it ends one request, not all that are worked on
             logger.exception("The batch APIs failed on %s", _path(request.target))
-            broken = side.broken()
+            broken = dialect.broken["server_error"]
             reply = BatchReply(status=broken.status, body=broken.body(ident))
         finally:
             if request.upload is not None:
                 request.upload.unlink(missing_ok=True)
-        reply.headers += side.headers(ident)
+        reply.headers += dialect.headers(ident, 0.0)
         return reply
 
     def _work(self) -> None:
@@ -161,42 +145,66 @@ class Batches:
                 self._works.remove((work, later))
                 later(reply)
 
-    def _side(self, job: JobRecord) -> Side:
-        anthropic = job.id.startswith(self._anthropic.prefix)
-        return self._anthropic if anthropic else self._openai
+    def _side(self, target: str) -> tuple[Dialect, BatchAPI]:
+        path = _path(target)
+        fits = (side for side in self._sides if _is_below(path, side[0].batch_paths))
+        return next(fits, self._sides[-1])
 
-    def _begin(self, job: JobRecord) -> None:
-        """Carry on a job, new or from before a restart, if its input is still there."""
-        side = self._side(job)
-        part = side.input(job)
+    def _api(self, job: JobRecord) -> BatchAPI:
+        return next(api for _, api in self._sides if job.id.startswith(api.prefix))
+
+    def _carry(self, job: JobRecord) -> None:
+        """Start, wake or resume a job, if its input still exists."""
+        if job.id in self._lives:
+            self._lives[job.id].wake()
+            return
+        api = self._api(job)
+        part = api.input(job)
         if part is None:
             job.phase, job.ended = "ended", job.created
-            side.orphan(job)
+            api.orphan(job)
             self.store.save(job)
             return
         self._lives[job.id] = Life(
             job,
             Rows(part.path, start=part.start, size=part.size),
-            side.speaker,
+            api,
             store=self.store,
             settings=self._settings.batch,
             seed=self._settings.seed,
         )
 
-    def _wake(self, job: JobRecord) -> None:
-        self._lives[job.id].wake()
-
-    def _poll(self, side: Side, request: BatchRequest) -> None:
-        """Raise what a question for a job meets before it reaches the job."""
-        batch = self._settings.batch
-        ident = side.asked(request)
-        if ident is None:
+    def _poll(self, dialect: Dialect, api: BatchAPI, request: BatchRequest) -> None:
+        """Raise the fault that a poll meets before it reaches its job."""
+        batch, (*root, ident) = self._settings.batch, request.parts
+        if request.method != "GET" or tuple(root) != api.root:
             return
         asked = self._polls[ident] = self._polls.get(ident, 0) + 1
-        if asked <= batch.hidden_polls and ident.startswith(side.prefix):
-            raise side.unknown(ident)
+        if asked <= batch.hidden_polls and ident.startswith(api.prefix):
+            raise api.unknown(ident)
         if batch.failed_polls and self._dice.random() < batch.failed_polls:
-            raise side.broken()
+            raise dialect.broken["server_error"]
+
+
+class Paths:
+    """Tells requests for the batch APIs by their paths."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        spoken = dialects(settings)
+        self._paths = tuple(path for dialect in spoken for path in dialect.batch_paths)
+        self._uploads = [dialect.upload_path for dialect in spoken]
+
+    def own(self, target: str) -> bool:
+        """Return whether a request is for these APIs."""
+        return _is_below(_path(target), self._paths)
+
+    def upload(self, method: str, target: str) -> bool:
+        """Return True if a request's body is to go to a file."""
+        return method == "POST" and _path(target).rstrip("/") in self._uploads
+
+
+def _is_below(path: str, paths: tuple[str, ...]) -> bool:
+    return any(f"{path}/".startswith(f"{each}/") for each in paths)
 
 
 def _step(work: Work) -> BatchReply | None:
@@ -211,7 +219,3 @@ def _step(work: Work) -> BatchReply | None:
 
 def _path(target: str) -> str:
     return target.partition("?")[0].removeprefix("/v1")
-
-
-def _of_anthropic(path: str) -> bool:
-    return f"{path}/".startswith(f"{_MESSAGE_BATCHES}/")

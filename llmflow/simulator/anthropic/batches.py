@@ -1,24 +1,41 @@
-"""Anthropic's batches: ``/v1/messages/batches``."""
+"""Anthropic's batch API: ``/v1/messages/batches``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from llmflow.private_files import private
-from llmflow.simulator.anthropic_errors import AnthropicError
-from llmflow.simulator.anthropic_fields import check_version
-from llmflow.simulator.anthropic_headers import format_instant
-from llmflow.simulator.batches.json_list import ListError, elements
-from llmflow.simulator.batches.reply import BatchReply, BatchRequest, FilePart, Work, say
-from llmflow.simulator.batches.settings import BatchSettings
-from llmflow.simulator.batches.store import JobRecord, Store
+from llmflow.simulator.answer import answer
+from llmflow.simulator.anthropic.fields import check_version
+from llmflow.simulator.anthropic.request import read_messages
+from llmflow.simulator.anthropic.wire import (
+    BROKEN,
+    AnthropicError,
+    MessagesRequest,
+    PromptCache,
+    format_instant,
+    message,
+)
+from llmflow.simulator.batches.api import (
+    BatchAPI,
+    BatchReply,
+    BatchRequest,
+    Ending,
+    FilePart,
+    ResultFile,
+    Row,
+    Work,
+    say,
+)
+from llmflow.simulator.batches.bodies import ListError, elements, mapped
+from llmflow.simulator.batches.store import JobRecord, Store, digest
+from llmflow.simulator.settings import SimulatorSettings
 
-PREFIX = "msgbatch_"
 _MOST_ROWS = 100_000
 _MOST_BYTES = 256_000_000
 _MOST_LISTED = 1000
@@ -30,34 +47,35 @@ _STEP_BYTES = 65_536
 _FIELDS = ("custom_id", "params")
 
 
-class AnthropicJobs:
-    """Creates, shows, lists, cancels and deletes jobs, and gives their results.
+_UNDONE: dict[Ending, str] = {"expired": "expired", "cancelled": "canceled"}
+_REFUSED = AnthropicError(400, "The request was refused by the simulator.")
 
-    Args:
-        store: where they are.
-        settings: how jobs go.
-        begin: called with a new job.
-        wake: called with a job that is to be cancelled.
 
-    """
+class AnthropicBatches(BatchAPI):
+    """Anthropic's jobs."""
+
+    prefix = "msgbatch_"
+    root = ("messages", "batches")
 
     def __init__(
         self,
+        settings: SimulatorSettings,
         store: Store,
-        settings: BatchSettings,
-        *,
-        begin: Callable[[JobRecord], None],
-        wake: Callable[[JobRecord], None],
+        carry: Callable[[JobRecord], object] = lambda _: None,
     ) -> None:
-        self._store, self._settings = store, settings
-        self._begin, self._wake = begin, wake
-        speed = settings.rows_per_second
+        super().__init__(settings, store, carry)
+        self._cache = PromptCache()
+        failed = settings.batch.row_error == "server_error"
+        self._failure: AnthropicError = BROKEN["server_error"] if failed else _REFUSED
+        speed = settings.batch.rows_per_second
         # The real hint, 10 s, as fast as the jobs are; the most where a job's size decides.
-        wait = _POLL_SECONDS if speed is not None else min(_POLL_SECONDS, settings.seconds / 10)
+        wait = (
+            _POLL_SECONDS if speed is not None else min(_POLL_SECONDS, settings.batch.seconds / 10)
+        )
         self._hint = f"retry-after: {round(wait)}\r\n"
 
     def receive(self, request: BatchRequest) -> BatchReply | Work:
-        """Answer a request, at once or in steps, or raise the `AnthropicError` that answers it."""
+        """Answer a request, at once or in steps; raise `AnthropicError`."""
         check_version(request.headers)
         match request.method, request.parts[2:]:
             case "POST", []:
@@ -77,51 +95,44 @@ class AnthropicJobs:
                 return self._cancel(self._find(ident, request), request)
         raise AnthropicError(404, "Not Found")
 
-    def _find(self, ident: str, request: BatchRequest) -> JobRecord:
-        job = self._store.jobs.get(ident)
-        if job is None or job.owner != request.owner or not ident.startswith(PREFIX):
-            raise unknown(ident)
-        return job
+    def unknown(self, ident: str) -> AnthropicError:
+        """Return the 404 for a job that does not exist."""
+        return AnthropicError(404, f"Batch {ident} was not found.")
 
     def _create(self, request: BatchRequest) -> Work:
         body = request.upload
         assert body is not None
-        most = self._settings.max_bytes or _MOST_BYTES
+        most = self._settings.batch.max_bytes or _MOST_BYTES
         if request.length > most:
             raise AnthropicError(413, f"Request exceeds the maximum size of {most} bytes")
         rows = self._store.scratch()
         try:
             total = yield from self._split(body, rows)
             self._check_queue(total, request)
-            ordinal, ident = self._store.next("job")
-            job = JobRecord(
-                id=f"{PREFIX}{ident}",
-                ordinal=ordinal,
-                owner=request.owner,
-                created=request.now,
-                expires=request.now + self._settings.expiry_seconds,
+            job = self._new_job(
+                request,
                 endpoint="/v1/messages",
-                input=f"{PREFIX}{ident}.rows",
+                input="",
                 phase="running",
                 started=request.now,
                 total=total,
                 version=request.headers["anthropic-version"],
                 beta="anthropic-beta" in request.headers,
             )
+            job.input = f"{job.id}.rows"
             rows.replace(self._store.data(job.input))
         finally:
             rows.unlink(missing_ok=True)
-        self._store.save(job)
-        self._begin(job)
-        return say(self._shown(job, request), lost=ordinal in self._settings.lost_creates)
+        self._keep(job)
+        return say(self._shown(job, request), lost=job.ordinal in self._settings.batch.lost_creates)
 
     def _split(self, body: Path, rows: Path) -> Generator[None, None, int]:
-        """Write the requests of a body to a file, one to a line, and return how many they are."""
-        most = self._settings.max_requests or _MOST_ROWS
+        """Write the requests of a body to lines; return their count."""
+        most = self._settings.batch.max_requests or _MOST_ROWS
         seen, done = set[str](), 0
-        with body.open("rb") as source, open(rows, "wb", opener=private) as target:
+        with mapped(body) as data, open(rows, "wb", opener=private) as target:
             try:
-                for number, element in enumerate(elements(source, "requests")):
+                for number, element in enumerate(elements(data, "requests")):
                     if number >= most:
                         raise AnthropicError(
                             400,
@@ -146,10 +157,10 @@ class AnthropicJobs:
         return len(seen)
 
     def _check_queue(self, total: int, request: BatchRequest) -> None:
-        limit = self._settings.queue_requests
+        limit = self._settings.batch.queue_requests
         if limit is None:
             return
-        jobs = self._store.newest_jobs(request.owner, PREFIX)
+        jobs = self._store.newest_jobs(request.owner, self.prefix)
         waiting = sum(job.total for job in jobs if job.phase != "ended")
         if waiting + total > limit:
             raise AnthropicError(
@@ -164,7 +175,7 @@ class AnthropicJobs:
         if not text.isdecimal() or not 1 <= int(text) <= _MOST_LISTED:
             raise AnthropicError(400, f"limit: Input should be from 1 to {_MOST_LISTED}")
         limit = int(text)
-        jobs = self._store.newest_jobs(request.owner, PREFIX)
+        jobs = self._store.newest_jobs(request.owner, self.prefix)
         places = {job.id: place for place, job in enumerate(jobs)}
         if "after_id" in query:
             jobs = jobs[places.get(query["after_id"], len(jobs)) + 1 :]
@@ -193,10 +204,7 @@ class AnthropicJobs:
     def _cancel(self, job: JobRecord, request: BatchRequest) -> BatchReply:
         if job.phase == "ended":
             raise AnthropicError(400, f"Batch {job.id} has ended and cannot be canceled.")
-        if job.cancel_asked is None:
-            job.cancel_asked = request.now
-            self._store.save(job)
-            self._wake(job)
+        self._ask_to_cancel(job, request)
         return say(self._shown(job, request))
 
     def _delete(self, job: JobRecord) -> BatchReply:
@@ -212,7 +220,7 @@ class AnthropicJobs:
     def _shown(self, job: JobRecord, request: BatchRequest) -> dict[str, Any]:
         ended = job.phase == "ended"
         running = "in_progress" if job.cancel_asked is None else "canceling"
-        counts = job.counts if ended or self._settings.moving_counts else {}
+        counts = job.counts if ended or self._settings.batch.moving_counts else {}
         host = request.headers.get("host", "localhost")
         return {
             "id": job.id,
@@ -233,10 +241,71 @@ class AnthropicJobs:
             "results_url": f"http://{host}/v1/messages/batches/{job.id}/results" if ended else None,
         }
 
+    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
+        """Return the result that a live request would get, or an error.
 
-def unknown(ident: str) -> AnthropicError:
-    """Return the 404 for a job that does not exist."""
-    return AnthropicError(404, f"Batch {ident} was not found.")
+        What the prompt cache held when the job began is read from it. Rows of one job have
+        nothing of each other: they are worked on at the same time.
+        """
+        row = orjson.loads(line)
+        try:
+            if fails:
+                raise self._failure
+            call = self._read(job, row["params"], caching=b'"cache_control"' in line)
+        except AnthropicError as error:
+            # The error of a row belongs to no request.
+            body = orjson.Fragment(error.body(""))
+            return Row("output", _line(row, {"type": "errored", "error": body}), "errored")
+        if call.marks:
+            call.cached = self._cache.read(call.marks, now=now, before=job.started)
+            self._cache.write(call.marks, now=now)
+        said = answer(call, style=self._settings.answer)
+        body = orjson.Fragment(message(call, said, ident=ident, tier="batch"))
+        return Row(
+            "output",
+            _line(row, {"type": "succeeded", "message": body}),
+            "succeeded",
+            input_tokens=call.prompt_tokens,
+            output_tokens=said.tokens,
+            custom_id=row["custom_id"],
+            body=digest(row["params"]),
+        )
+
+    def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:
+        """Return what a row ends with that was not done."""
+        del ident
+        return Row("output", _line(orjson.loads(line), {"type": _UNDONE[why]}), why)
+
+    def publish(self, job: JobRecord, file: ResultFile, size: int, now: float) -> str:
+        """Return the name of the results' data."""
+        del file, size, now
+        return f"{job.id}.results"
+
+    def _read(self, job: JobRecord, params: Mapping[str, Any], *, caching: bool) -> MessagesRequest:
+        """Read a request, with what is allowed live only taken as wrong."""
+        if params.get("stream"):
+            raise AnthropicError(400, "stream: Streaming is not supported in batches")
+        if "speed" in params:
+            raise AnthropicError(400, "speed: Extra inputs are not permitted")
+        call = read_messages(
+            params, self._settings, caching=caching, version=job.version, beta=job.beta
+        )
+        if not call.max_tokens:
+            raise AnthropicError(400, "max_tokens: Input should be greater than or equal to 1")
+        return call
+
+    def input(self, job: JobRecord) -> FilePart | None:
+        """Return where a job's rows are; None if they are gone."""
+        path = self._store.data(job.input)
+        return FilePart(path, 0, path.stat().st_size) if path.exists() else None
+
+    def orphan(self, job: JobRecord) -> None:
+        """Let all rows have expired: the job itself cannot fail."""
+        job.outcome, job.counts = "expired", {"expired": job.total}
+
+    def ended(self, job: JobRecord) -> None:
+        """Remove the rows, which nobody can ask for."""
+        self._store.data(job.input).unlink(missing_ok=True)
 
 
 def _instant(time: float | None) -> str | None:
@@ -244,7 +313,7 @@ def _instant(time: float | None) -> str | None:
 
 
 def _custom_id(element: bytes, number: int, seen: set[str]) -> str:
-    """Return the name of a request, or raise what is wrong with that or with its fields."""
+    """Return the ``custom_id`` of a row, or raise its refusal."""
     place = f"requests.{number}"
     try:
         row: dict[str, Any] = orjson.loads(element)
@@ -267,3 +336,7 @@ def _custom_id(element: bytes, number: int, seen: set[str]) -> str:
     if not isinstance(row["params"], dict):
         raise AnthropicError(400, f"{place}.params: Input should be a valid dictionary")
     return ident
+
+
+def _line(row: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({"custom_id": row["custom_id"], "result": result}) + b"\n"

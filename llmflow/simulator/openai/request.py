@@ -1,57 +1,117 @@
-"""Requests of the OpenAI chat dialect: read, or refuse in the real service's words."""
+"""Reads requests of the OpenAI dialect, or refuses them likewise."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import orjson
 
-from llmflow.simulator.dialect import Call, Form
-from llmflow.simulator.openai_errors import OpenAIError
-from llmflow.simulator.openai_fields import (
+from llmflow.simulator.answer import count_tokens
+from llmflow.simulator.dialect import Form, Tool
+from llmflow.simulator.openai.fields import (
     bad_value,
+    chat_tool_name,
     check_fields,
     invalid,
     known_only,
     missing,
     wrong_type,
 )
-from llmflow.simulator.openai_models import check_model
+from llmflow.simulator.openai.wire import ChatRequest, OpenAIError
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
-from llmflow.simulator.summary import count_tokens
-from llmflow.simulator.tools import forced_chat_tool
+
+Reasoning = Literal["always", "by_effort", "never"]
+_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+_REASONING = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
+_PLAIN = re.compile(r"(?:gpt-(?:3\.5|4)(?:$|[.o-])|chatgpt-4o|gpt-5-chat(?:$|-))")
+# Those that can be asked not to reason, and do not unless they are asked to.
+_CAN_REST = re.compile(r"gpt-(?:5\.[1-6](?:-mini|-nano)?|6-sol|6-luna|6\.1-terra)$")
+_STOP_ALLOWED = re.compile(r"o1(?:$|-)|o3-mini(?:$|-)")
+_AT_REST: Mapping[str, tuple[Any, ...]] = {
+    "top_p": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logprobs": (False,),
+    "top_logprobs": (),
+    "logit_bias": ({},),
+}
+_SAMPLING = frozenset((*_AT_REST, "temperature"))
+_LIMITED = _SAMPLING | {"max_tokens", "stop", "reasoning_effort"}
+
+
+@lru_cache(maxsize=256)
+def reasoning(model: str) -> Reasoning | None:
+    """Return if a documented model reasons; None for other names.
+
+    >>> reasoning("o3"), reasoning("gpt-5.1"), reasoning("gpt-4.1-mini"), reasoning("simulated")
+    ('always', 'by_effort', 'never', None)
+    """
+    name = _SNAPSHOT.sub("", model.rpartition("/")[2])
+    if _PLAIN.match(name):
+        return "never"
+    if not _REASONING.match(name):
+        return None
+    return "by_effort" if _CAN_REST.match(name) else "always"
+
+
+def check_model(model: str, body: Mapping[str, Any]) -> None:
+    """Raise the refusal of a setting that the model does not take."""
+    kind = reasoning(model)
+    if kind is None or _LIMITED.isdisjoint(body):
+        return
+    effort = body.get("reasoning_effort")
+    if kind == "never":
+        if effort is not None:
+            raise OpenAIError(400, "Unrecognized request argument supplied: reasoning_effort")
+        return
+    if body.get("max_tokens") is not None:
+        raise _unsupported("max_tokens", "Use 'max_completion_tokens' instead.")
+    if effort == "none" and kind == "always":
+        raise _unsupported_value("reasoning_effort", "none", "Choose an effort of reasoning.")
+    if body.get("stop") is not None and not _STOP_ALLOWED.match(model.rpartition("/")[2]):
+        raise _unsupported("stop")
+    if kind == "always" or effort not in (None, "none"):
+        _check_sampling(body)
+
+
+def _check_sampling(body: Mapping[str, Any]) -> None:
+    temperature = body.get("temperature")
+    if temperature not in (None, 1):
+        raise _unsupported_value(
+            "temperature", temperature, "Only the default (1) value is supported."
+        )
+    for name, defaults in _AT_REST.items():
+        value = body.get(name)
+        if value is not None and value not in defaults:
+            raise _unsupported(name)
+
+
+def _unsupported(name: str, remedy: str = "") -> OpenAIError:
+    message = f"Unsupported parameter: '{name}' is not supported with this model. {remedy}"
+    return OpenAIError(400, message.rstrip(), param=name, code="unsupported_parameter")
+
+
+def _unsupported_value(name: str, value: object, remedy: str) -> OpenAIError:
+    shown = f"'{value}'" if isinstance(value, str) else value
+    message = f"Unsupported value: '{name}' does not support {shown} with this model. {remedy}"
+    return OpenAIError(400, message, param=name, code="unsupported_value")
+
 
 ROLES = ("system", "assistant", "user", "function", "tool", "developer")
 _IMAGE_TOKENS = 85
 _MESSAGE_TOKENS = 3
-_MESSAGE_FIELDS = frozenset(
-    {
-        "role",
-        "content",
-        "name",
-        "tool_calls",
-        "tool_call_id",
-        "function_call",
-        "refusal",
-        "audio",
-        # Of an answer that is sent back as it came, and as the official SDK has read it.
-        "annotations",
-        "parsed",
-    }
+# The last two are of an answer that is sent back as the official SDK has read it.
+_FIELD_NAMES = (
+    "role content name tool_calls tool_call_id function_call refusal audio annotations parsed"
 )
+_MESSAGE_FIELDS = frozenset(_FIELD_NAMES.split())
 _MAY_SAY_NOTHING = ("assistant", "function")
 _PARTS = ("text", "image_url", "input_audio", "refusal", "audio", "file")
-
-
-@dataclass(slots=True, kw_only=True)
-class ChatRequest(Call):
-    """What the simulator reads of a chat completion request."""
-
-    include_usage: bool
 
 
 def _content(content: object, param: str) -> tuple[str, int]:
@@ -237,3 +297,32 @@ def _charge(
     output *= choices
     tokens = max(output, prompt) if settings.charge == "max" else output + prompt
     return Charge(tokens, prompt, output)
+
+
+def forced_chat_tool(body: Mapping[str, Any]) -> Tool | None:
+    """Return the tool that a checked request forces; the first of several.
+
+    >>> look = {"type": "function", "function": {"name": "look"}}
+    >>> forced_chat_tool({"tools": [look], "tool_choice": "required"})
+    Tool(name='look', schema={})
+    """
+    choice, tools = body.get("tool_choice"), body.get("tools") or []
+    if isinstance(choice, str):
+        return _chat_tool(tools[0]) if choice == "required" else None
+    if not choice:
+        return None
+    if choice["type"] == "allowed_tools":
+        allowed = choice["allowed_tools"]
+        if allowed["mode"] != "required":
+            return None
+        choice = allowed["tools"][0]
+    name = chat_tool_name(choice)
+    return next((_chat_tool(tool) for tool in tools if chat_tool_name(tool) == name), None)
+
+
+def _chat_tool(tool: Mapping[str, Any]) -> Tool:
+    inner = tool[tool["type"]]
+    if tool["type"] == "custom":
+        return Tool(name=inner["name"], schema=None)
+    schema = inner.get("parameters")
+    return Tool(name=inner["name"], schema=schema if isinstance(schema, Mapping) else {})

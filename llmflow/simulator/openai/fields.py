@@ -1,14 +1,110 @@
-"""Fields of the OpenAI chat dialect: which there are, and what they may hold."""
+"""Fields of the OpenAI dialect, and what they may hold."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmflow.simulator.openai_errors import OpenAIError
-from llmflow.simulator.openai_schema import check_strict
-from llmflow.simulator.tools import chat_tool_name
+from llmflow.simulator.openai.wire import OpenAIError
+
+_REFUSED = (
+    *("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),
+    *("default", "examples", "propertyNames", "patternProperties", "unevaluatedProperties"),
+    *("minProperties", "maxProperties", "uniqueItems", "unevaluatedItems"),
+    *("contains", "minContains", "maxContains"),
+)
+_STRICT_FORMATS = (
+    *("date-time", "time", "date", "duration"),
+    *("email", "hostname", "ipv4", "ipv6", "uuid"),
+)
+_NESTED_MAPS = ("properties", "$defs", "definitions")
+
+
+def check_strict(schema: Mapping[str, Any], name: str, *, param: str = "response_format") -> None:
+    """Raise the refusal of a schema outside ``strict: true``.
+
+    Args:
+        schema: the schema.
+        name: what it is called in the request.
+        param: where it is in the request; a tool's own schema is in ``tools[…]``.
+    """
+    try:
+        if schema.get("type") != "object" or "anyOf" in schema:
+            raise _SubsetError((), "schema must be a JSON Schema of 'type: \"object\"'")
+        for path, part in _parts(schema, ()):
+            _check_part(path, part)
+    except _SubsetError as error:
+        raise _bad_schema(name, error.path, error.reason, param) from None
+
+
+class _SubsetError(Exception):
+    """A part of a schema is outside the subset."""
+
+    def __init__(self, path: tuple[str, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.path, self.reason = path, reason
+
+
+def _check_part(path: tuple[str, ...], part: Mapping[str, Any]) -> None:
+    for key in _REFUSED:
+        if key in part:
+            raise _SubsetError(path, f"'{key}' is not permitted")
+    if "$ref" in part and len(part) > 1:
+        extra = next(key for key in part if key != "$ref")
+        raise _SubsetError(path, f"$ref cannot have keywords {{'{extra}'}}")
+    kind = part.get("type")
+    if kind == "array" and not isinstance(part.get("items"), dict):
+        raise _SubsetError(path, "array schema missing items")
+    if "format" in part and part["format"] not in _STRICT_FORMATS:
+        raise _SubsetError(path, f"'{part['format']}' is not a valid format")
+    if kind != "object" and "properties" not in part:
+        return
+    if part.get("additionalProperties") is not False:
+        raise _SubsetError(
+            path, "'additionalProperties' is required to be supplied and to be false"
+        )
+    properties, required = part.get("properties") or {}, part.get("required") or []
+    for key in properties:
+        if key not in required:
+            raise _SubsetError(
+                path,
+                "'required' is required to be supplied and to be an array including every key "
+                f"in properties. Missing '{key}'",
+            )
+
+
+def _parts(
+    schema: Mapping[str, Any], path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield every schema within a schema, with its place."""
+    yield path, schema
+    for key in _NESTED_MAPS:
+        inner = schema.get(key)
+        if isinstance(inner, dict):
+            for name, part in inner.items():
+                if isinstance(part, dict):
+                    yield from _parts(part, (*path, key, name))
+    items = schema.get("items")
+    if isinstance(items, dict):
+        yield from _parts(items, (*path, "items"))
+    options = schema.get("anyOf")
+    for index, part in enumerate(options if isinstance(options, list) else ()):
+        if isinstance(part, dict):
+            yield from _parts(part, (*path, "anyOf", str(index)))
+
+
+def _bad_schema(name: str, path: tuple[str, ...], reason: str, param: str) -> OpenAIError:
+    place = ", ".join(f"'{part}'" for part in path) + ("," if len(path) == 1 else "")
+    is_tool = param != "response_format"
+    what = "function" if is_tool else "response_format"
+    return OpenAIError(
+        400,
+        f"Invalid schema for {what} '{name}': In context=({place}), {reason}.",
+        param=param,
+        code="invalid_function_parameters" if is_tool else "invalid_json_schema",
+    )
+
 
 _TYPE_NAMES = {
     str: "a string",
@@ -93,7 +189,7 @@ def wrong_type(param: str, expected: str, value: object) -> OpenAIError:
 
 
 def bad_value(param: str, value: object, allowed: tuple[str, ...]) -> OpenAIError:
-    """Return the 400 for a value that is none of those that there are."""
+    """Return the 400 for a value that is not allowed."""
     names = [f"'{name}'" for name in allowed]
     listed = f"{', '.join(names[:-1])}, and {names[-1]}"
     message = f"Invalid value: '{value}'. Supported values are: {listed}."
@@ -101,7 +197,7 @@ def bad_value(param: str, value: object, allowed: tuple[str, ...]) -> OpenAIErro
 
 
 def known_only(part: Mapping[str, Any], known: frozenset[str], place: str) -> None:
-    """Raise the 400 that names the first field of a part which does not exist."""
+    """Raise the 400 for the first unknown field of a part."""
     for name in part:
         if name not in known:
             param = f"{place}.{name}"
@@ -109,7 +205,7 @@ def known_only(part: Mapping[str, Any], known: frozenset[str], place: str) -> No
 
 
 def check_fields(body: Mapping[str, Any]) -> None:
-    """Raise the refusal of fields that do not exist or hold what they cannot."""
+    """Raise the refusal of unknown fields and wrong values."""
     if not body.keys() <= FIELDS:
         unknown = [name for name in body if name not in FIELDS]
         plural = "s" if len(unknown) > 1 else ""
@@ -355,3 +451,9 @@ _CHECKS: Mapping[str, Any] = {
     "tool_choice": _check_choice,
     "parallel_tool_calls": _check_parallel,
 }
+
+
+def chat_tool_name(tool: Mapping[str, Any]) -> str | None:
+    """Return the name in a tool, or in a reference to one."""
+    inner = tool.get(str(tool.get("type")))
+    return inner.get("name") if isinstance(inner, Mapping) else None

@@ -1,46 +1,25 @@
-"""Requests of the Anthropic dialect: read, or refuse in the real service's words."""
+"""Reads requests of the Anthropic dialect, or refuses them likewise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from llmflow.simulator.anthropic_cache import Mark, Marker
-from llmflow.simulator.anthropic_errors import AnthropicError
-from llmflow.simulator.anthropic_fields import check_block, check_fields
-from llmflow.simulator.anthropic_schema import check_schema
-from llmflow.simulator.dialect import Call, Form
+from llmflow.simulator.answer import count_tokens
+from llmflow.simulator.anthropic.fields import check_block, check_fields, check_schema
+from llmflow.simulator.anthropic.wire import AnthropicError, Mark, Marker, MessagesRequest
+from llmflow.simulator.dialect import Form, Tool
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
-from llmflow.simulator.summary import count_tokens
-from llmflow.simulator.tools import forced_message_tool
 
 PLAIN_VERSION = "2023-06-01"
 ROLES = ("user", "assistant")
 _IMAGE_TOKENS = 1600
 _MESSAGE_TOKENS = 3
 _MOST_MARKS = 4
-
-
-@dataclass(slots=True, kw_only=True)
-class MessagesRequest(Call):
-    """What the simulator reads of a request for a message."""
-
-    estimate: int
-    """Input tokens as estimated on arrival."""
-    marks: list[Mark] = field(default_factory=list)
-    """The beginnings that are to be cached."""
-    cached: int = 0
-    """Input tokens read from the cache."""
-
-    @property
-    def written(self) -> int:
-        """Input tokens that are written to the cache."""
-        return max(0, self.marks[-1].tokens - self.cached) if self.marks else 0
 
 
 def _invalid(message: str) -> AnthropicError:
@@ -92,7 +71,7 @@ class _Prompt:
 
 
 def _blocks(content: object, place: str) -> Iterator[tuple[str, Mapping[str, Any], int]]:
-    """Yield the text, the block and the tokens beside its text of each block of a content."""
+    """Yield text, block and further tokens of each block of a content."""
     if isinstance(content, str):
         yield content, {}, 0
         return
@@ -128,7 +107,7 @@ def _read_system(body: Mapping[str, Any], prompt: _Prompt) -> None:
 
 
 def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
-    """Add all messages to the prompt, and return the text of the user's last one."""
+    """Add all messages to the prompt; return the user's last text."""
     messages = _required(body, "messages")
     if not isinstance(messages, list):
         raise _invalid("messages: Input should be a valid list")
@@ -159,7 +138,7 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
 
 
 def _role(message: Mapping[str, Any], index: int, before: str) -> str:
-    """Return a message's role, or raise the refusal of one that may not stand after `before`."""
+    """Return a message's role, or refuse one not allowed after `before`."""
     role = message.get("role")
     if role is None:
         raise _invalid(f"messages.{index}.role: Field required")
@@ -209,7 +188,7 @@ def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
 def parse_messages(
     raw: bytes, settings: SimulatorSettings, *, version: str = PLAIN_VERSION, beta: bool = False
 ) -> MessagesRequest:
-    """Read a request for a message, of a version of the API, with or without beta features.
+    """Read a request for a message, of a version of the API.
 
     Raises:
         AnthropicError: the real service would refuse it, in these words.
@@ -227,7 +206,7 @@ def read_messages(
     version: str = PLAIN_VERSION,
     beta: bool = False,
 ) -> MessagesRequest:
-    """Read a request that is parsed already; `caching` says whether it may mark a prefix."""
+    """Read a parsed request; `caching` says if it may mark a prefix."""
     model = _required(body, "model")
     if not isinstance(model, str) or not model:
         raise _invalid("model: Input should be a valid string")
@@ -266,3 +245,14 @@ def _check_context(prompt: int, max_tokens: int, context: int | None) -> None:
             f"{prompt} + {max_tokens} > {context}, "
             "decrease input length or `max_tokens` and try again"
         )
+
+
+def forced_message_tool(body: Mapping[str, Any]) -> Tool | None:
+    """Return the tool that a checked request forces; the first of several."""
+    choice, tools = body.get("tool_choice"), body.get("tools") or []
+    if not choice or choice["type"] not in ("any", "tool"):
+        return None
+    name = choice["name"] if choice["type"] == "tool" else tools[0].get("name")
+    tool = next(tool for tool in tools if tool.get("name") == name)
+    schema = tool.get("input_schema")
+    return Tool(name=str(name), schema=schema if isinstance(schema, Mapping) else {})

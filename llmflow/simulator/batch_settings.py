@@ -1,4 +1,4 @@
-"""What the batch APIs of a simulated provider are set to."""
+"""Settings of a simulated provider's batch APIs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ORDINALS = ("stuck_jobs", "slow_jobs", "lost_creates", "lost_uploads")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSettings:
-    """How batch jobs go, and what goes wrong with them.
+    """Settings of batch jobs: their speed, limits and faults.
 
     Jobs, creations and uploads are told by their number since the state began: 1 is the first.
 

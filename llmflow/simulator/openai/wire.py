@@ -1,15 +1,89 @@
-"""Answers of the OpenAI chat dialect: whole, or as server-sent events."""
+"""Errors, headers and answers of the OpenAI dialect, in the service's formats.
+
+Clients match on these texts, so they are kept verbatim as far as they are known.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from llmflow.simulator.answer import Answer
-from llmflow.simulator.openai_request import ChatRequest
-from llmflow.simulator.tools import Tool
+from llmflow.simulator.dialect import Answer, Call, DialectError, Tool
+
+
+class OpenAIError(DialectError):
+    """An error reply: status and content of its envelope."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.kind = kind
+        self.param = param
+        self.code = code
+
+    def body(self, ident: str) -> bytes:
+        """Return the error envelope, which does not name the request."""
+        del ident
+        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": error})
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as Go prints durations, rounded up to a millisecond.
+
+    >>> [format_duration(s) for s in (0, 0.012, 1.5, 83.4, 360, 3723)]
+    ['0s', '12ms', '1.5s', '1m23.4s', '6m0s', '1h2m3s']
+    """
+    # Down by a trifle first: 0.057 * 1000 is a little above 57.
+    milliseconds = math.ceil(seconds * 1000 - 1e-6)
+    if milliseconds <= 0:
+        return "0s"
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
+
+
+BROKEN = {
+    "server_error": OpenAIError(
+        500,
+        "The server had an error while processing your request. Sorry about that!",
+        kind="server_error",
+    ),
+    "overloaded": OpenAIError(
+        503,
+        "The server is currently overloaded with other requests. Please try again later.",
+        kind="service_unavailable_error",
+        code="server_is_overloaded",
+    ),
+}
+GARBAGE = (
+    ("text/html", b"<html><head><title>502 Bad Gateway</title></head><body></body></html>"),
+    ("application/json", b'{"id":"chatcmpl-0","object":"chat.completion","choices":[{"index":0,'),
+    ("text/plain", b"upstream connect error or disconnect/reset before headers"),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRequest(Call):
+    """A chat completion request, as far as the simulator reads it."""
+
+    include_usage: bool
 
 
 def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:

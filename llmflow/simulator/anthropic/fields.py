@@ -1,56 +1,118 @@
-"""Fields of the Anthropic dialect: which there are, and what they may hold."""
+"""Fields of the Anthropic dialect, and what they may hold."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from llmflow.simulator.anthropic_errors import AnthropicError
-from llmflow.simulator.anthropic_schema import check_schema
+from llmflow.simulator.anthropic.wire import AnthropicError
+
+_NUMBER_WORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_REFUSED: Mapping[str, tuple[str, ...]] = {
+    "integer": _NUMBER_WORDS,
+    "number": _NUMBER_WORDS,
+    "string": ("minLength", "maxLength"),
+    "array": ("maxItems", "uniqueItems"),
+    "object": ("minProperties", "maxProperties", "patternProperties"),
+}
+_NAMED = ("$defs", "definitions")
+_LISTED = ("anyOf", "allOf")
+
+
+def check_schema(schema: Mapping[str, Any], place: str) -> None:
+    """Raise the refusal of a schema outside the supported subset."""
+    for part in _parts(schema):
+        _check_part(part, place)
+    for name in _NAMED:
+        _check_circles(schema, name, place)
+
+
+def _check_part(part: Mapping[str, Any], place: str) -> None:
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return
+    refused = [word for word in _REFUSED.get(kind, ()) if word in part]
+    if refused:
+        words, verb = ("properties", "are") if len(refused) > 1 else ("property", "is")
+        named = ", ".join(refused) if len(refused) > 1 else f"'{refused[0]}'"
+        raise _bad_schema(place, f"For '{kind}' type, {words} {named} {verb} not supported")
+    if kind == "array" and part.get("minItems", 0) not in (0, 1):
+        raise _bad_schema(
+            place, "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
+        )
+    if kind == "object" and part.get("additionalProperties") is not False:
+        raise _bad_schema(
+            place, "For 'object' type, 'additionalProperties' must be explicitly set to false"
+        )
+
+
+def _check_circles(schema: Mapping[str, Any], name: str, place: str) -> None:
+    """Refuse definitions that lead back to themselves."""
+    parts = schema.get(name)
+    if not isinstance(parts, dict):
+        return
+    prefix = f"#/{name}/"
+    leads = {
+        one: {str(inner["$ref"]).removeprefix(prefix) for inner in _parts(part) if "$ref" in inner}
+        for one, part in parts.items()
+        if isinstance(part, dict)
+    }
+    done: set[str] = set()
+
+    def follow(one: str, way: tuple[str, ...]) -> None:
+        if one in way:
+            circle = " -> ".join((*way[way.index(one) :], one))
+            raise _bad_schema(
+                place,
+                f"Circular reference detected in schema definitions: {circle}. "
+                "Self-referencing or mutually-referencing definitions are not supported.",
+            )
+        if one in done:
+            return
+        for other in sorted(leads.get(one, ())):
+            follow(other, (*way, one))
+        done.add(one)
+
+    for one in leads:
+        follow(one, ())
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every schema within a schema."""
+    yield schema
+    inner: list[Any] = [schema.get("items")]
+    for name in ("properties", *_NAMED):
+        named = schema.get(name)
+        inner += named.values() if isinstance(named, dict) else ()
+    for name in _LISTED:
+        listed = schema.get(name)
+        inner += listed if isinstance(listed, list) else ()
+    for part in inner:
+        if isinstance(part, dict):
+            yield from _parts(part)
+
+
+def _bad_schema(place: str, reason: str) -> AnthropicError:
+    return AnthropicError(400, f"{place}: {reason}")
+
 
 SAMPLING = ("temperature", "top_p", "top_k")
 NO_SAMPLING = "2026-10-21"
 """The version of the API that has no sampling settings."""
 VERSIONS = ("2023-01-01", "2023-06-01", NO_SAMPLING)
-_FIELDS = frozenset(
-    (
-        *SAMPLING,
-        "cache_control",
-        "container",
-        "diagnostics",
-        "inference_geo",
-        "max_tokens",
-        "messages",
-        "metadata",
-        "model",
-        "output_config",
-        "service_tier",
-        "speed",
-        "stop_sequences",
-        "stream",
-        "system",
-        "thinking",
-        "tool_choice",
-        "tools",
-        "user_profile_id",
-        "workspace_id",
-    )
+_FIELD_NAMES = (
+    "cache_control container diagnostics inference_geo max_tokens messages metadata model "
+    "output_config service_tier speed stop_sequences stream system thinking tool_choice tools "
+    "user_profile_id workspace_id"
 )
-_BETA_FIELDS = frozenset(
-    (
-        "betas",
-        "billing_policy",
-        "compaction",
-        "context_management",
-        "fallback_credit_token",
-        "fallbacks",
-        "mcp_servers",
-        "output_format",
-        "thread",
-    )
+_FIELDS = frozenset((*SAMPLING, *_FIELD_NAMES.split()))
+_BETA_NAMES = (
+    "betas billing_policy compaction context_management fallback_credit_token fallbacks "
+    "mcp_servers output_format thread"
 )
+_BETA_FIELDS = frozenset(_BETA_NAMES.split())
 _KINDS: Mapping[str, tuple[type, str]] = {
     "metadata": (dict, "a valid dictionary"),
     "output_config": (dict, "a valid dictionary"),
@@ -61,34 +123,14 @@ _KINDS: Mapping[str, tuple[type, str]] = {
     "tool_choice": (dict, "a valid dictionary or object to extract fields from"),
     "tools": (list, "a valid list"),
 }
-_BLOCKS = frozenset(
-    (
-        "advisor_tool_result",
-        "bash_code_execution_tool_result",
-        "code_execution_tool_result",
-        "compaction",
-        "container_upload",
-        "document",
-        "fallback",
-        "image",
-        "mcp_tool_listing",
-        "mcp_tool_result",
-        "mcp_tool_use",
-        "redacted_thinking",
-        "search_result",
-        "server_tool_use",
-        "text",
-        "text_editor_code_execution_tool_result",
-        "thinking",
-        "tool_addition",
-        "tool_removal",
-        "tool_result",
-        "tool_search_tool_result",
-        "tool_use",
-        "web_fetch_tool_result",
-        "web_search_tool_result",
-    )
+_BLOCK_NAMES = (
+    "advisor_tool_result bash_code_execution_tool_result code_execution_tool_result "
+    "compaction container_upload document fallback image mcp_tool_listing mcp_tool_result "
+    "mcp_tool_use redacted_thinking search_result server_tool_use text "
+    "text_editor_code_execution_tool_result thinking tool_addition tool_removal tool_result "
+    "tool_search_tool_result tool_use web_fetch_tool_result web_search_tool_result"
 )
+_BLOCKS = frozenset(_BLOCK_NAMES.split())
 _NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
 _CHOICES = ("auto", "any", "tool", "none")
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
@@ -103,7 +145,7 @@ def invalid(message: str) -> AnthropicError:
 
 
 def check_version(headers: Mapping[str, str]) -> str:
-    """Return the version of the API that a request asks for, or raise the refusal."""
+    """Return the API version of a request, or raise the refusal."""
     version = headers.get("anthropic-version")
     if version is None:
         raise invalid("anthropic-version: header is required")
@@ -113,7 +155,7 @@ def check_version(headers: Mapping[str, str]) -> str:
 
 
 def check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
-    """Raise the refusal of fields that do not exist or hold what they cannot."""
+    """Raise the refusal of unknown fields and wrong values."""
     if not body.keys() <= _FIELDS:
         for name in body:
             if name not in _FIELDS and not (beta and name in _BETA_FIELDS):
@@ -131,7 +173,7 @@ def check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
 
 
 def check_block(kind: str, place: str) -> None:
-    """Raise the refusal of a content block of a type that does not exist."""
+    """Raise the refusal of a content block of unknown type."""
     if kind not in _BLOCKS:
         listed = ", ".join(f"'{name}'" for name in sorted(_BLOCKS))
         raise invalid(

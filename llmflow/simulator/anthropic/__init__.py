@@ -1,0 +1,1 @@
+"""Anthropic's messages dialect of the simulated provider."""

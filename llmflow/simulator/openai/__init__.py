@@ -1,0 +1,1 @@
+"""OpenAI's chat dialect of the simulated provider."""
