@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from llmflow.cache.cache import Cache
 from llmflow.journal import Journal
 from llmflow.limits import memory
 from llmflow.private_files import make_private_folder
-from llmflow.simulator.http_spool import Spool
+from llmflow.simulator import BatchSettings, Simulator, SimulatorSettings
 from llmflow.types import Response, Usage
 from tests.simulator.batch_provider import Anthropic, Dialect, OpenAI, Provider
 
@@ -106,7 +107,15 @@ def test_the_state_of_a_simulator(tmp_path: Path, dialect: Dialect) -> None:
     assert any(name.startswith("state/of/it/data/") for name in names)
 
 
-def test_a_large_body_on_its_way_to_a_simulator(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "arriving", limit=100)
-    check(tmp_path)
-    spool.discard()
+async def test_a_large_body_on_its_way_to_a_simulator(tmp_path: Path) -> None:
+    state = BatchSettings(state=str(tmp_path / "state"))
+    async with Simulator(SimulatorSettings(batch=state)) as sim, asyncio.timeout(10):
+        _, writer = await asyncio.open_connection("127.0.0.1", sim.port)
+        writer.write(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
+        data = tmp_path / "state" / "data"
+        while not list(data.glob("arriving-*")):  # noqa: ASYNC110 - it comes through a socket
+            await asyncio.sleep(0.001)
+        check(tmp_path)
+        writer.close()
+        while list(data.glob("arriving-*")):  # noqa: ASYNC110 - it comes through a socket
+            await asyncio.sleep(0.001)

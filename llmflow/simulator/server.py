@@ -5,25 +5,37 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from aiohttp import web
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batches.api import BatchReply
 from llmflow.simulator.batches.service import MOST_UPLOADED, Batches, Paths
 from llmflow.simulator.batches.store import BatchCounts
+from llmflow.simulator.connection import (
+    Connection,
+    Server,
+    check_head,
+    read_body,
+    reset,
+    respond,
+    send_part,
+    spool_body,
+    stream,
+)
 from llmflow.simulator.engine import Engine, Reply
-from llmflow.simulator.http_connection import Exchange
-from llmflow.simulator.http_download import Download
-from llmflow.simulator.http_parser import Head
-from llmflow.simulator.http_server import HttpServer
-from llmflow.simulator.http_spool import Spool
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import Admissions, SimulatorStats
 
+# The loop needs a few turns to make a connection of a socket that it has accepted.
+_TURNS_TO_JOIN = 4
+
 
 class Simulator:
-    """A local LLM provider with a real quota, on the running event loop.
+    """A local LLM provider with a quota, on the running loop.
 
     It speaks OpenAI's chat dialect and Anthropic's over HTTP: point any client of
     the one at `url`, of the other at `root_url`.
@@ -47,7 +59,9 @@ class Simulator:
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self.settings = settings or SimulatorSettings()
         self._engine: Engine | None = None
-        self._server: HttpServer | None = None
+        self._server: Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._stopped = asyncio.Event()
         self._batches: Batches | None = None
         self._paths = Paths(self.settings)
         self._counted = BatchCounts()
@@ -55,6 +69,7 @@ class Simulator:
         self._port = 0
         # Chance of its own, so that neither changes the fates that the engine draws.
         self._travel = random.Random(f"travel {self.settings.seed}")
+        self._openings = random.Random(f"openings {self.settings.seed}")
 
     @property
     def port(self) -> int:
@@ -77,11 +92,11 @@ class Simulator:
         return self._started().stats()
 
     def admissions(self) -> Admissions:
-        """Return when each request was admitted, and its latency, if `record` is set."""
+        """Return the recorded admissions, if `record` is set."""
         return self._started().admissions()
 
     def reset(self) -> None:
-        """Forget all that was: full buckets, counts at zero, chance from its start."""
+        """Start anew: full buckets, zero counts, chance from its seed."""
         self._started().reset(now=asyncio.get_running_loop().time())
 
     async def start(self) -> None:
@@ -92,21 +107,19 @@ class Simulator:
 
         """
         self._loop = asyncio.get_running_loop()
+        self._stopped.clear()
         self._engine = Engine(
             self.settings, now=self._loop.time(), wall=time.time(), batches=self._batch_counts
         )
-        server = HttpServer(
-            self._handle,
-            gone=self._gone,
+        server = Server(
+            self._serve,
             refuse=self._engine.refuse,
             max_body=self.settings.max_body_bytes,
-            spool=self._spool,
-            slow_openings=self.settings.slow_openings,
-            seed=self.settings.seed,
+            opening_delay=self._opening_delay,
         )
         host, port = self.settings.host, self.settings.port
         try:
-            self._port = await server.listen(host, port)
+            self._listener = await self._loop.create_server(server, host, port, backlog=4096)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigurationError(
@@ -114,6 +127,7 @@ class Simulator:
                 "choose another port, or port 0 for a free one"
             ) from error
         self._server = server
+        self._port = int(self._listener.sockets[0].getsockname()[1])
         if self.settings.batch.state is not None:
             try:
                 self._carry_on(self._open_batches())
@@ -124,8 +138,18 @@ class Simulator:
     async def close(self, *, grace: float = 0.0) -> None:
         """Stop listening; answers under way are still sent for `grace` seconds."""
         server, self._server = self._server, None
-        if server is not None:
-            await server.close(grace=grace)
+        if server is not None and self._listener is not None:
+            self._listener.close()
+            for _ in range(_TURNS_TO_JOIN):
+                await asyncio.sleep(0)
+            self._stopped.set()
+            if grace <= 0:
+                for connection in server.connections:
+                    if connection.transport is not None:
+                        connection.transport.abort()
+            server.pre_shutdown()
+            await server.shutdown(max(grace, 0.001))
+            await self._listener.wait_closed()
         if self._tick is not None:
             self._tick.cancel()
         if self._batches is not None:
@@ -150,36 +174,9 @@ class Simulator:
             raise RuntimeError("the simulator is not started: use `async with Simulator(...)`")
         return self._engine
 
-    def _handle(self, exchange: Exchange) -> None:
-        head = exchange.head
-        if exchange.upload is not None or self._paths.own(head.target):
-            self._handle_batch(exchange)
-        elif self.settings.jitter and head.method == "POST":
-            due = exchange.arrived + self._travel.uniform(0.0, self.settings.jitter)
-            exchange.timer = self._loop.call_at(due, self._receive, exchange)
-        else:
-            self._receive(exchange)
-
-    def _receive(self, exchange: Exchange) -> None:
-        """Let the engine decide on a request; its latency begins now."""
-        head, now = exchange.head, exchange.arrived
-        if exchange.timer is not None:  # it has travelled
-            exchange.timer = None
-            now = self._loop.time()
-        reply = self._started().receive(
-            head.method,
-            head.target,
-            headers=head.headers,
-            body=exchange.body,
-            now=now,
-        )
-        exchange.context, exchange.begun = reply, now
-        if reply.fault == "hang":
-            return  # until the client leaves
-        if reply.delay <= 0:
-            self._answer(exchange, reply)
-        else:
-            exchange.timer = self._loop.call_at(now + reply.delay, self._answer, exchange, reply)
+    def _opening_delay(self) -> float:
+        slow = self.settings.slow_openings
+        return slow and slow * self._openings.uniform(0.5, 1.5)
 
     def _batch_counts(self) -> BatchCounts:
         return self._counted if self._batches is None else self._batches.counts()
@@ -188,37 +185,6 @@ class Simulator:
         if self._batches is None:
             self._batches = Batches(self.settings)
         return self._batches
-
-    def _spool(self, head: Head) -> Spool | None:
-        if not self._paths.upload(head.method, head.target):
-            return None
-        return Spool(self._open_batches().store.scratch(), limit=MOST_UPLOADED)
-
-    def _handle_batch(self, exchange: Exchange) -> None:
-        head, batches = exchange.head, self._open_batches()
-        batches.advance(time.time())
-        reply = batches.receive(
-            head.method,
-            head.target,
-            headers=head.headers,
-            body=exchange.body,
-            upload=exchange.upload,
-            now=time.time(),
-            later=lambda reply: self._loop.call_soon(self._answer_batch, exchange, reply),
-        )
-        self._carry_on(batches)
-        if reply is not None:
-            self._answer_batch(exchange, reply)
-
-    def _answer_batch(self, exchange: Exchange, reply: BatchReply) -> None:
-        if reply.lost:
-            exchange.reset()
-        elif reply.file is not None:
-            path, start, size = reply.file
-            part = Download(path, start=start, size=size)
-            exchange.download(part, headers=reply.headers, kind=reply.kind)
-        else:
-            exchange.reply(reply.status, reply.body, headers=reply.headers, kind=reply.kind)
 
     def _carry_on(self, batches: Batches) -> None:
         """Let the jobs go on, now and whenever something is due."""
@@ -230,32 +196,90 @@ class Simulator:
         if due is not None:
             self._tick = self._loop.call_later(max(0.0, due - now), self._carry_on, batches)
 
-    def _answer(self, exchange: Exchange, reply: Reply) -> None:
-        self._started().leave(reply, now=self._loop.time())
-        if reply.fault == "reset":
-            exchange.reset()
-        elif reply.events is not None:
-            exchange.start(headers=reply.headers)
-            self._stream(exchange, reply, 0)
-            return
-        else:
-            exchange.reply(reply.status, reply.body, headers=reply.headers, kind=reply.kind)
-        self._started().end(reply, now=self._loop.time())
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; this is cancelled when its client leaves."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        if connection.listens_at > self._loop.time():
+            await self._until(connection.listens_at)
+        if self._paths.upload(request.method, request.raw_path):
+            check_head(request, most=MOST_UPLOADED)
+            path = self._open_batches().store.scratch()
+            await spool_body(request, path, most=MOST_UPLOADED)
+            return await self._answer_batch(request, b"", path)
+        most = self.settings.max_body_bytes
+        check_head(request, most=most)
+        body = await read_body(request, most=most)
+        if self._paths.own(request.raw_path):
+            return await self._answer_batch(request, body, None)
+        return await self._answer(request, body)
 
-    def _stream(self, exchange: Exchange, reply: Reply, index: int) -> None:
+    async def _answer(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        engine, loop = self._started(), self._loop
+        if self.settings.jitter and request.method == "POST":
+            await asyncio.sleep(self._travel.uniform(0.0, self.settings.jitter))
+        now = loop.time()
+        reply = engine.receive(
+            request.method, request.raw_path, headers=request.headers, body=body, now=now
+        )
+        try:
+            if reply.fault == "hang":
+                await self._stopped.wait()  # until the client leaves
+                return reset(request)
+            if reply.delay > 0:
+                await self._until(now + reply.delay)
+            engine.leave(reply, now=loop.time())
+            if reply.events is not None:
+                return await self._stream(request, reply, now + reply.delay)
+        except (asyncio.CancelledError, ConnectionError):
+            if self._server is not None:
+                engine.end(reply, now=loop.time(), left=True)
+            raise
+        engine.end(reply, now=loop.time())
+        if reply.fault == "reset":
+            return reset(request)
+        return respond(reply.status, reply.body, reply.headers, reply.kind)
+
+    async def _stream(
+        self, request: web.BaseRequest, reply: Reply, begun: float
+    ) -> web.StreamResponse:
+        lines = f"cache-control: no-cache\r\n{reply.headers}"
+        answer = await stream(request, lines, "text/event-stream; charset=utf-8")
         events = reply.events or []
         if not reply.event_gap:
-            exchange.send(b"".join(events))
-            index = len(events)
-        elif index < len(events):
-            exchange.send(events[index])
-            due = exchange.begun + reply.delay + (index + 1) * reply.event_gap
-            exchange.timer = self._loop.call_at(due, self._stream, exchange, reply, index + 1)
-            return
-        exchange.end()
+            await answer.write(b"".join(events))
+        else:
+            for number, event in enumerate(events, 1):
+                await answer.write(event)
+                await self._until(begun + number * reply.event_gap)
+        await answer.write_eof()
         self._started().end(reply, now=self._loop.time())
+        return answer
 
-    def _gone(self, exchange: Exchange) -> None:
-        reply = exchange.context
-        if isinstance(reply, Reply) and self._server is not None:
-            self._started().end(reply, now=self._loop.time(), left=True)
+    async def _until(self, due: float) -> None:
+        await asyncio.sleep(due - self._loop.time())
+
+    async def _answer_batch(
+        self, request: web.BaseRequest, body: bytes, upload: Path | None
+    ) -> web.StreamResponse:
+        batches = self._open_batches()
+        batches.advance(time.time())
+        answered: asyncio.Future[BatchReply] = self._loop.create_future()
+        reply = batches.receive(
+            request.method,
+            request.raw_path,
+            headers=request.headers,
+            body=body,
+            upload=upload,
+            now=time.time(),
+            later=lambda said: None if answered.done() else answered.set_result(said),
+        )
+        self._carry_on(batches)
+        if reply is None:
+            reply = await answered
+        if reply.lost:
+            return reset(request)
+        if reply.file is not None:
+            path, start, size = reply.file
+            return await send_part(request, path, start, size, lines=reply.headers, kind=reply.kind)
+        return respond(reply.status, reply.body, reply.headers, reply.kind)
