@@ -155,8 +155,6 @@ CIRCLES = [
     },
     {"llmflow.llm", "llmflow.llm_copying"},
     {"llmflow.jobs.plan_text", "llmflow.jobs.plan_values"},
-    {"llmflow.simulator.answer", "llmflow.simulator.dialect"},
-    {"llmflow.simulator.http_connection", "llmflow.simulator.http_server"},
 ]
 # File names that occur more than once; lower it when there are fewer.
 NAMES_USED_TWICE = 31

@@ -16,8 +16,8 @@ import orjson
 from llmflow.simulator.answer import answer
 from llmflow.simulator.batches.store import BatchCounts
 from llmflow.simulator.dialect import Answer, Call, Dialect, DialectError, retry_headers
-from llmflow.simulator.dialects import dialects
 from llmflow.simulator.faults import Dice, Latency
+from llmflow.simulator.known_dialects import dialects
 from llmflow.simulator.quota import Charge, Decision, Ledger
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import Admission, Admissions, AdmissionTally, SimulatorStats, Tally

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import pytest
 
 from llmflow.simulator import SimulatorSettings, serve_in_thread
-from llmflow.simulator.anthropic.request import read_messages
-from llmflow.simulator.anthropic.wire import AnthropicError
-from llmflow.simulator.openai.request import read_chat
-from llmflow.simulator.openai.wire import OpenAIError
+from llmflow.simulator.anthropic.message_request import read_messages
+from llmflow.simulator.anthropic.message_wire import AnthropicError
+from llmflow.simulator.openai.chat_request import read_chat
+from llmflow.simulator.openai.chat_wire import OpenAIError
 
 USER: list[Any] = [{"role": "user", "content": "Whales sing."}]
 SETTINGS = SimulatorSettings(latency=0)

@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from llmflow.simulator import Engine, Reply, Simulator, SimulatorSettings
-from llmflow.simulator.anthropic.batches import AnthropicBatches
-from llmflow.simulator.anthropic.request import read_messages
-from llmflow.simulator.anthropic.wire import AnthropicError
+from llmflow.simulator.anthropic.message_batches import AnthropicBatches
+from llmflow.simulator.anthropic.message_request import read_messages
+from llmflow.simulator.anthropic.message_wire import AnthropicError
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.openai.batches import OpenAIBatches
-from llmflow.simulator.openai.request import read_chat
-from llmflow.simulator.openai.wire import OpenAIError
+from llmflow.simulator.openai.chat_request import read_chat
+from llmflow.simulator.openai.chat_wire import OpenAIError
+from llmflow.simulator.openai.file_batches import OpenAIBatches
 
 USER = [{"role": "user", "content": "Whales sing."}]
 SCHEMA = {

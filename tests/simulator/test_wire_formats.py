@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from llmflow.simulator import Engine, Reply, SimulatorSettings
-from llmflow.simulator.openai.wire import format_duration
+from llmflow.simulator.openai.chat_wire import format_duration
 
 HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hi"}]}
 VISIT = "Visit https://platform.openai.com/account/rate-limits to learn more."

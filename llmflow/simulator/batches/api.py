@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.dialect import DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
 
@@ -138,7 +137,7 @@ class BatchAPI(ABC):
         """Answer a request, at once or in steps; raise a `DialectError`."""
 
     @abstractmethod
-    def unknown(self, ident: str) -> DialectError:
+    def unknown(self, ident: str) -> Exception:
         """Return the 404 for a job that does not exist."""
 
     @abstractmethod

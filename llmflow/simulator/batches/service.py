@@ -13,7 +13,7 @@ from llmflow.simulator.batches.api import BatchAPI, BatchReply, BatchRequest, Wo
 from llmflow.simulator.batches.life import Life, Rows
 from llmflow.simulator.batches.store import BatchCounts, JobRecord, Store
 from llmflow.simulator.dialect import Dialect, DialectError
-from llmflow.simulator.dialects import dialects
+from llmflow.simulator.known_dialects import dialects
 from llmflow.simulator.settings import SimulatorSettings
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.anthropic.fields import check_block, check_fields, check_schema
-from llmflow.simulator.anthropic.wire import AnthropicError, Mark, Marker, MessagesRequest
+from llmflow.simulator.anthropic.message_fields import check_block, check_fields, check_schema
+from llmflow.simulator.anthropic.message_wire import AnthropicError, Mark, Marker, MessagesRequest
 from llmflow.simulator.dialect import Form, Tool
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings

@@ -11,9 +11,9 @@ import orjson
 
 from llmflow.private_files import private
 from llmflow.simulator.answer import answer
-from llmflow.simulator.anthropic.fields import check_version
-from llmflow.simulator.anthropic.request import read_messages
-from llmflow.simulator.anthropic.wire import (
+from llmflow.simulator.anthropic.message_fields import check_version
+from llmflow.simulator.anthropic.message_request import read_messages
+from llmflow.simulator.anthropic.message_wire import (
     BROKEN,
     AnthropicError,
     MessagesRequest,

@@ -10,9 +10,8 @@ import orjson
 
 from llmflow.simulator.batches.store import JobRecord, Store
 from llmflow.simulator.dialect import Answer, DialectError
-from llmflow.simulator.openai.batches import OpenAIBatches
-from llmflow.simulator.openai.request import parse_chat
-from llmflow.simulator.openai.wire import (
+from llmflow.simulator.openai.chat_request import parse_chat
+from llmflow.simulator.openai.chat_wire import (
     BROKEN,
     GARBAGE,
     ChatRequest,
@@ -21,6 +20,7 @@ from llmflow.simulator.openai.wire import (
     completion,
     format_duration,
 )
+from llmflow.simulator.openai.file_batches import OpenAIBatches
 from llmflow.simulator.quota import Bucket, Charge, Decision, Domain
 from llmflow.simulator.settings import SimulatorSettings
 

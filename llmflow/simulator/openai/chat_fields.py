@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmflow.simulator.openai.wire import OpenAIError
+from llmflow.simulator.openai.chat_wire import OpenAIError
 
 _REFUSED = (
     *("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),

@@ -12,7 +12,7 @@ import orjson
 
 from llmflow.simulator.answer import count_tokens
 from llmflow.simulator.dialect import Form, Tool
-from llmflow.simulator.openai.fields import (
+from llmflow.simulator.openai.chat_fields import (
     bad_value,
     chat_tool_name,
     check_fields,
@@ -21,7 +21,7 @@ from llmflow.simulator.openai.fields import (
     missing,
     wrong_type,
 )
-from llmflow.simulator.openai.wire import ChatRequest, OpenAIError
+from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.settings import SimulatorSettings
 

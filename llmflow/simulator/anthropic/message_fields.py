@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from llmflow.simulator.anthropic.wire import AnthropicError
+from llmflow.simulator.anthropic.message_wire import AnthropicError
 
 _NUMBER_WORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _REFUSED: Mapping[str, tuple[str, ...]] = {

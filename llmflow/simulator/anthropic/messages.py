@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from llmflow.simulator.anthropic.batches import AnthropicBatches
-from llmflow.simulator.anthropic.fields import check_version
-from llmflow.simulator.anthropic.request import parse_messages
-from llmflow.simulator.anthropic.wire import (
+from llmflow.simulator.anthropic.message_batches import AnthropicBatches
+from llmflow.simulator.anthropic.message_fields import check_version
+from llmflow.simulator.anthropic.message_request import parse_messages
+from llmflow.simulator.anthropic.message_wire import (
     BROKEN,
     GARBAGE,
     AnthropicError,

@@ -21,8 +21,8 @@ from llmflow.simulator.batches.api import (
 )
 from llmflow.simulator.batches.bodies import FormError, Part, boundary_of, read_form
 from llmflow.simulator.batches.store import FileRecord, JobRecord, digest
-from llmflow.simulator.openai.request import read_chat
-from llmflow.simulator.openai.wire import BROKEN, OpenAIError, completion
+from llmflow.simulator.openai.chat_request import read_chat
+from llmflow.simulator.openai.chat_wire import BROKEN, OpenAIError, completion
 
 _MOST_LISTED = 10_000
 _FIELD_BYTES = 1024

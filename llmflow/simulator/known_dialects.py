@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llmflow.simulator.anthropic.dialect import AnthropicDialect
+from llmflow.simulator.anthropic.messages import AnthropicDialect
 from llmflow.simulator.dialect import Dialect
-from llmflow.simulator.openai.dialect import OpenAIDialect
+from llmflow.simulator.openai.chat import OpenAIDialect
 from llmflow.simulator.settings import SimulatorSettings
 
 
