@@ -77,9 +77,11 @@ class Provider(Protocol):
 
     def reserve(self, request: Request) -> Charge:
         """Return what the provider charges a request when it arrives."""
+        ...
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return what a request was charged, now that its usage is known."""
+        ...
 
 
 @runtime_checkable
@@ -88,6 +90,7 @@ class WireProvider(Provider, Protocol):
 
     def encode(self, request: Request) -> WireRequest:
         """Turn a request into what goes over the wire."""
+        ...
 
     def decode(self, reply: WireReply) -> Response:
         """Turn a reply into a response.
@@ -96,9 +99,11 @@ class WireProvider(Provider, Protocol):
             ProviderError: the reply is an error, of the class that says what to do;
                 `retry_after` holds the delay that the server asked for.
         """
+        ...
 
     def signals(self, reply: WireReply) -> Sequence[QuotaSignal]:
         """Read what a reply's headers say of the quota."""
+        ...
 
 
 @runtime_checkable
@@ -118,6 +123,7 @@ class ClientProvider(Provider, Protocol):
         Raises:
             ProviderError: as `WireProvider.decode`.
         """
+        ...
 
 
 BatchState = Literal[
@@ -172,8 +178,7 @@ class BatchInput:
         tag: what the job is found by, where the provider lets a job be named: at most 64
             characters of ``A-Z a-z 0-9 - _``, and never used before.
         model: the model's name at the provider.
-        created_at: when its creation was begun, or before that, when it was finished; in
-            seconds since 1970.
+        created_at: when its creation was begun, or the file finished; in seconds since 1970.
     """
 
     path: Path
@@ -284,29 +289,28 @@ class Channel(Protocol):
         Raises:
             ProviderError: there was no reply; a reply of any status is returned.
         """
+        ...
 
     async def fetch(
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
     ) -> WireReply:
         """Send a request and save a reply of status 200, atomically.
 
-        The returned reply has an empty body then; of another status it has its own. An adapter
-        leaves the bounds to the channel that it is handed.
+        The returned reply has an empty body then. An adapter leaves the bounds to the channel.
 
         Raises:
             ProviderError: there was no whole reply.
             ResultsTooLargeError: it is larger than the results of the job's rows can be.
         """
+        ...
 
 
 @runtime_checkable
 class BatchAPI(Protocol):
     """The batch API of a provider.
 
-    The adapter knows the provider's calls, their order and their words; when to make them, what
-    to do after a failure and what to write down before and after is llmflow's, once for all
-    providers (`llmflow.batch`). An adapter keeps nothing between calls and reaches the network
-    through the `Channel` that it is handed. A job's life, as llmflow goes through it::
+    An adapter knows the provider's calls and words, and keeps nothing between calls; when to make
+    which, and what to do after a failure, is llmflow's, once for all. A job's life::
 
         line, line, ...   each request becomes a line of a file on this machine
         upload            the file, where the provider wants one first
@@ -327,6 +331,7 @@ class BatchAPI(Protocol):
 
     def line(self, custom_id: str, wire: WireRequest) -> bytes:
         """Return the input's line for a call, without a line break."""
+        ...
 
     async def upload(self, rows: BatchInput, channel: Channel) -> str | None:
         """Upload the file and return its name; None if `create` uploads."""
@@ -339,20 +344,19 @@ class BatchAPI(Protocol):
             ProviderError: it was refused, or (with a status outside of the 400s, or none)
                 nobody knows.
         """
+        ...
 
     async def find(
         self, rows: BatchInput, known: Collection[str], channel: Channel
     ) -> BatchStatus | None:
-        """Look for a job that `create` may have made unnoticed.
+        """Look for a job of these rows that `create` may have made unnoticed.
 
-        Args:
-            rows: what it was created for. By its tag, or else by its time and size.
-            known: ids of jobs that were created for something else.
-            channel: the way to the provider.
+        By their tag, or else by time and size; jobs of `known` ids are others'.
         """
 
     async def status(self, job: str, channel: Channel) -> BatchStatus:
         """Ask how a job is doing."""
+        ...
 
     async def cancel(self, job: str, channel: Channel) -> None:
         """Request a job's cancellation. An ended job is no error."""
@@ -362,6 +366,7 @@ class BatchAPI(Protocol):
 
         None is no error. Fetched again, they take the same places.
         """
+        ...
 
     def read(self, line: bytes) -> BatchRow:
         """Read one result line; a large one in a thread.
@@ -369,6 +374,7 @@ class BatchAPI(Protocol):
         Raises:
             ValueError: it is cut off, or no result.
         """
+        ...
 
     async def clean_up(self, status: BatchStatus, channel: Channel) -> None:
         """Delete the remote files of an ended, downloaded job."""
@@ -379,6 +385,7 @@ class ProviderFactory(Protocol):
 
     def __call__(self, model: str, *, base_url: str | None, api_key: str | None) -> Provider:
         """Make a provider for one model; only `prepare` fails for want of a key."""
+        ...
 
 
 @functools.cache

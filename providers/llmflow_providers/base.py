@@ -345,7 +345,7 @@ def dollars(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> dict[Any, Any]:
-    """Write any mapping as an object; orjson and json know the dict alone."""
+    """Write any mapping as an object; orjson knows only the dict."""
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")

@@ -86,15 +86,15 @@ class HTTPBatch:
         return None
 
     def _earliest(self, rows: BatchInput, reply: WireReply) -> float:
-        """Return when a job of these rows was created at the earliest, by the server's clock."""
+        """Return the earliest time at which these rows' job was created."""
         raise NotImplementedError
 
     def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
-        """Whether a job in a list is the one of these rows."""
+        """Return whether a listed job is the one of these rows."""
         raise NotImplementedError
 
     def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
-        """Return the query of the next page of jobs; None if this is the last one."""
+        """Return the query of the next page; None after the last."""
         raise NotImplementedError
 
     async def status(self, job: str, channel: Channel) -> BatchStatus:
@@ -161,11 +161,11 @@ class HTTPBatch:
         return found
 
     def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
-        """Read the result of the row of a name; None if it is no result."""
+        """Read the result of a row; None if it is no result."""
         raise NotImplementedError
 
     def _answered(self, name: str, answer: Any, reply: WireReply) -> BatchRow | None:
-        """Read the answer of a row that ran; None if it is no answer."""
+        """Read the answer of a row; None if it is no answer."""
         try:
             return BatchRow(name, self.provider.understand(answer, reply), None)
         except ProviderError as failed:
@@ -184,7 +184,7 @@ class HTTPBatch:
         return error_details(data, secret=self.provider.key)
 
     def _object(self, reply: WireReply, name: str) -> dict[str, Any]:
-        """Return the object with a field of this name that a reply has to be.
+        """Return a reply's object, which must have this field.
 
         Raises:
             ProviderError: it is an error, or something else.
@@ -210,7 +210,7 @@ class HTTPBatch:
         return error
 
     def _odd(self, reply: WireReply) -> BadReplyError:
-        """Return the error of a reply that is no object of a batch API."""
+        """Return the error of a reply that a batch API cannot send."""
         said = self.provider.details(reply).message
         message = f"what came is no object of a batch API; it begins: {said}"
         return BadReplyError(message, status=reply.status)

@@ -139,7 +139,7 @@ def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
 
 
 def _status(error: Mapping[str, Any], code: Any, kind: Any, text: str) -> int:
-    """Return the status that an error means by a number or a word in it; 200 if by none."""
+    """Return the status that an error names; 200 if it names none."""
     for value in (error.get("http_status"), code, error.get("status"), error.get("status_code")):
         number = _number_of(value)
         if number != 200:
@@ -151,14 +151,14 @@ def _status(error: Mapping[str, Any], code: Any, kind: Any, text: str) -> int:
 
 
 def _number_of(value: Any) -> int:
-    """Return a status of an error, as a number or as text; 200 from anything else."""
+    """Return an error's status; 200 for anything else."""
     if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
         value = int(value)
     return value if isinstance(value, int) and 400 <= value < 600 else 200
 
 
 def _is_about_content(error: Mapping[str, Any]) -> bool:
-    """Whether fields say what was found in the content: OpenRouter's and Azure's."""
+    """Return whether fields tell of a content filter (OpenRouter, Azure)."""
     metadata = error.get("metadata")
     if isinstance(metadata, dict) and (metadata.get("reasons") or "flagged_input" in metadata):
         return True
@@ -171,7 +171,7 @@ def _is_about_content(error: Mapping[str, Any]) -> bool:
 
 
 def _repeated_headers(data: Mapping[str, Any], error: Mapping[str, Any]) -> dict[str, str]:
-    """Read what a body repeats of headers: OpenRouter's metadata, and fields like them."""
+    """Read the headers that a body repeats, such as OpenRouter's metadata."""
     found: dict[str, str] = {}
     metadata = error.get("metadata")
     holders = [data, error, metadata if isinstance(metadata, dict) else {}]
@@ -220,7 +220,7 @@ def _read_details(error: Mapping[str, Any]) -> tuple[dict[str, str], float | Non
 
 
 def _written(value: Any) -> str:
-    """Return a JSON value as text, whatever it is: what a server sends may be made to be none."""
+    """Return any JSON value as text."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # nested too deeply, or a number above 64 bits
@@ -232,7 +232,7 @@ def _written(value: Any) -> str:
 
 
 def _word(value: Any) -> str | None:
-    """Return a code as a lower-case word; numbers that only repeat the status are none."""
+    """Return a code as a lower-case word; a status is none."""
     if value is None or isinstance(value, (dict, list)):
         return None
     word = redact(str(value)).lower()

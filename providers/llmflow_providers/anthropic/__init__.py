@@ -302,7 +302,7 @@ def _finish_reason(stop_reason: str) -> str:
 
 
 def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the instructions in one: a text, or blocks where a message has blocks."""
+    """Return all instructions in one: a text, or blocks."""
     parts: list[Any] = [system] if system else []
     parts += [each.get("content") for each in messages if each.get("role") in _SYSTEM_ROLES]
     parts = [each for each in parts if each]

@@ -160,7 +160,7 @@ class AnthropicBatch(HTTPBatch):
         )
 
     def _failure(self, reply: WireReply) -> errors.ProviderError:
-        """Return the error that a reply is; a `QueueLimitError` where a job finds no room."""
+        """Return the error of a reply, perhaps a `QueueLimitError`."""
         error = super()._failure(reply)
         is_limit = type(error) is errors.RateLimitError
         if is_limit and _QUEUE.search(self.provider.details(reply).text):
@@ -175,7 +175,7 @@ class AnthropicBatch(HTTPBatch):
 
 
 def _counts(job: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many rows are in which state; nothing where a job does not say."""
+    """Return a job's rows by state; empty if it does not say."""
     given = mapping(job.get("request_counts"))
     if not given:
         return {}

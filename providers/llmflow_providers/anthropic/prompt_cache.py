@@ -71,7 +71,7 @@ def marked_prefix(body: Mapping[str, Any]) -> MarkedPrefix | None:
 
 @functools.lru_cache(maxsize=32)
 def _tokens(text: str) -> int:
-    """Return a text's tokens; those of a prefix come again with every row."""
+    """Return a text's tokens, kept for prefixes that come again."""
     return estimate_tokens(text)
 
 
@@ -97,7 +97,7 @@ def _is_marked(part: Any) -> bool:
 
 
 def _text(part: Any) -> str:
-    """Return what a block says; of others than texts, the whole of it."""
+    """Return a block's text; of other blocks, their JSON."""
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
         return str(part["text"])
     return orjson.dumps(part, default=str).decode()

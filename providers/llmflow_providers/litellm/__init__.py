@@ -194,7 +194,7 @@ class LiteLLMProvider:
     async def _ask(
         self, client: LiteLLMClient, arguments: Mapping[str, Any], timeout: float
     ) -> Any:
-        """Return the answer or the error. Raised here, it would hold the request and its key."""
+        """Return the answer or the error: raised, it would hold the key."""
         outer = sys.exception()  # what the caller is handling is not part of the failure
         deadline = asyncio.timeout(timeout)
         try:
@@ -206,7 +206,7 @@ class LiteLLMProvider:
             return translate(error, outer=outer, secret=self._key, model=self.model)
 
     def _checked(self, client: LiteLLMClient) -> LiteLLMClient:
-        """Return the client if litellm knows the model's provider and finds a key."""
+        """Return the client, if litellm knows provider and key."""
         try:
             vendor, found_key = client.vendor(self.model, self.base_url)
         except Exception as error:  # noqa: BLE001 - the boundary to litellm
@@ -278,7 +278,7 @@ class LiteLLMProvider:
 
 
 def _headers(answer: Any, hidden: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return the provider's own headers; litellm keeps them in one of two places."""
+    """Return the provider's own headers, from either of litellm's places."""
     own = getattr(answer, "_response_headers", None)
     if own:
         return lower_headers(own)
@@ -309,7 +309,7 @@ def _refusal(message: Any) -> str:
 
 
 def _finish_reason(choice: Any) -> str | None:
-    """Return the provider's word where litellm has put its own in place of it."""
+    """Return the ending, in the provider's word if it tells more."""
     fields = getattr(choice, "provider_specific_fields", None) or EMPTY
     native = fields.get("native_finish_reason")
     if isinstance(native, str) and (endings.is_failure(native) or endings.is_filtered(native)):

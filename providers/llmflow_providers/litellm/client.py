@@ -114,7 +114,7 @@ class LiteLLMClient:
         return [each for each in names if each.endswith("_API_KEY")] if vendor else []
 
     def _is_listened_to(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether the user has litellm log or count this call."""
+        """Return whether the user has litellm log or count this call."""
         litellm = self._litellm
         if litellm.max_budget or any("callback" in name for name in arguments):
             return True
@@ -202,7 +202,7 @@ def is_installed() -> bool:
 
 
 def _import() -> Any:
-    """Import litellm, and with it what it would load at its first call."""
+    """Import litellm and what its first call would load."""
     before = list(warnings.filters)
     with _unchanged_environment(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -223,7 +223,7 @@ def _import() -> Any:
 
 
 def _warm_up(litellm: Any) -> None:
-    """Make litellm build its types and vocabulary: half a second that else blocks a loop."""
+    """Have litellm do half a second's work of its first call."""
     flag = _internal_flag()
     if flag is None:
         return  # the user's callbacks would be told of it
@@ -256,7 +256,7 @@ def _unchanged_environment() -> Iterator[None]:
 
 
 def _silence() -> None:
-    """Take litellm's own handlers off its loggers, unless the user has asked for its log.
+    """Take litellm's own handlers off its loggers, unless wanted.
 
     Errors are raised and logged by llmflow; what remains goes to handlers that the
     program has set up itself.
@@ -274,7 +274,7 @@ def _silence() -> None:
 
 
 def _internal_flag() -> ContextVar[bool] | None:
-    """Return litellm's mark for calls that it makes itself and does not log, if it has one.
+    """Return litellm's mark for calls that it does not log.
 
     With it no background tasks are made, which else outlive the event loop and cost
     a fifth of the call.

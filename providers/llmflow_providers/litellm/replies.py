@@ -257,7 +257,7 @@ def _said(status: int, headers: Mapping[str, str] = EMPTY) -> WireReply:
 
 
 def _from_setup(failure: _Failure) -> errors.LLMFlowError | None:
-    """Recognise what is wrong on this side: a package, a certificate, the model's name."""
+    """Recognise a missing package, a bad certificate or model name."""
     model = failure.model
     if is_unknown_provider(failure.error):
         return errors.UnknownModelError(f"litellm knows no provider for {model!r}")
@@ -277,7 +277,7 @@ def _from_setup(failure: _Failure) -> errors.LLMFlowError | None:
 
 
 def _from_success(failure: _Failure) -> errors.ProviderError | None:
-    """Recognise an error in the body of a 200: a bare exception with its code."""
+    """Recognise an error in the body of a 200."""
     for each in failure.chain:
         found = _written_out(each, failure)
         if found is not None:
@@ -293,7 +293,7 @@ def _from_success(failure: _Failure) -> errors.ProviderError | None:
 
 
 def _written_out(error: BaseException, failure: _Failure) -> errors.ProviderError | None:
-    """Read the error in the body of a 2xx that litellm has written as Python does."""
+    """Read the error of a 2xx that is written as Python."""
     status = getattr(error, "status_code", None)
     text = getattr(error, "message", None)
     if not (isinstance(status, int) and 200 <= status < 300 and isinstance(text, str)):
@@ -312,7 +312,7 @@ def _written_out(error: BaseException, failure: _Failure) -> errors.ProviderErro
 
 
 def _from_unread_reply(failure: _Failure) -> errors.ProviderError | None:
-    """Recognise a 200 that litellm could not read, or a request that it could not write."""
+    """Recognise a reply or request that litellm could not handle."""
     text, chain = failure.text(), failure.chain
     cause = chain[1] if len(chain) > 1 else failure.error
     if (
@@ -418,7 +418,7 @@ def looking(model: str, key: str | None) -> Look:
 
 
 def _read(body: bytes) -> tuple[dict[str, Any], bool] | None:
-    """Return the object that a body holds, and whether a strict reader refuses it."""
+    """Return a body's object, and whether strict readers refuse it."""
     try:
         data = orjson.loads(body)
         is_strict = True
@@ -433,7 +433,7 @@ def _read(body: bytes) -> tuple[dict[str, Any], bool] | None:
 
 
 def _is_odd(data: Mapping[str, Any]) -> bool:
-    """Whether there is an error, or an ending that may be a failure."""
+    """Return whether there is an error, or a bad ending."""
     if data.get("error"):
         return True
     ending = data.get("stop_reason")
@@ -468,7 +468,7 @@ def _raise_failure(reply: WireReply, model: str, key: str | None) -> None:
 
 
 def _mend_usage(data: dict[str, Any]) -> bool:
-    """Take out of an answer what cannot be its usage; return whether there was any."""
+    """Remove usage that cannot be; return whether there was any."""
     if isinstance(data.get("choices"), list):
         names, others = _OPENAI_COUNTS, ("prompt_tokens_details", "completion_tokens_details")
         is_needed = False

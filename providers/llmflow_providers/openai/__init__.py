@@ -177,7 +177,7 @@ def _characters(content: Any) -> int:
 
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
-    """Return what the server says that it charges: OpenRouter in dollars, xAI in 1e-10 of one."""
+    """Return the server's price: OpenRouter in dollars, xAI in 1e-10 dollars."""
     if "cost" not in usage and "cost_in_usd_ticks" not in usage:
         return None
     ticks = dollars(usage.get("cost_in_usd_ticks"))

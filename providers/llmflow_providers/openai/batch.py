@@ -208,7 +208,7 @@ class OpenAIBatch(HTTPBatch):
         )
 
     def _problems(self, given: Any, reply: WireReply) -> tuple[BatchProblem, ...]:
-        """Read why a job failed: a list of errors, bare (Groq) or in an object."""
+        """Read a failed job's errors: a list, bare (Groq) or in an object."""
         entries = given.get("data") if isinstance(given, dict) else given
         found = []
         for entry in entries if isinstance(entries, list) else ():
@@ -240,7 +240,7 @@ class OpenAIBatch(HTTPBatch):
         return self.provider.classified(details, reply, status)
 
     def _failure(self, reply: WireReply) -> errors.ProviderError:
-        """Return the error that a reply is; a `QueueLimitError` where a job finds no room."""
+        """Return the error of a reply, perhaps a `QueueLimitError`."""
         limit = _queue_limit(self.provider.details(reply), reply, reply.status)
         return limit or super()._failure(reply)
 
@@ -248,7 +248,7 @@ class OpenAIBatch(HTTPBatch):
 def _queue_limit(
     details: ErrorDetails, reply: WireReply, status: int
 ) -> errors.QueueLimitError | None:
-    """Return the error of a job for which there is no room; None if it is another one."""
+    """Return the error of a full queue; None of others."""
     full = details.code == "token_limit_exceeded" or "enqueued token" in details.text
     if not full or status not in (400, 429):
         return None
