@@ -22,9 +22,10 @@ from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
 from llmflow.engine.hooks import checked_sync
 from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
-from llmflow.engine.results import OnError, Results, check_on_error, concerns_all
+from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import ActionError, StepLimitError, UsageError
 from llmflow.failure_notes import note_node
+from llmflow.items.runner import concerns_all
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000

@@ -8,12 +8,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from llmflow.arguments import checked_arguments
-from llmflow.batch.live import MOST_WAITING, stepping_aside
 from llmflow.calls.choice import Fallback, ModeName
 from llmflow.calls.validate import Validate
 from llmflow.engine.items import async_items, each
 from llmflow.engine.results import OnError
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
+from llmflow.items.idle import MOST_WAITING, yield_slot
 from llmflow.limits.gates import Gate
 from llmflow.llm import LLM
 from llmflow.nodes import AsyncParallelBatchNode
@@ -158,7 +158,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         """
         assert isinstance(self.llm, LLM)
         run, choice = current_run(), self.llm.choice
-        if run is None or run.name is None or stepping_aside.get() is not None:
+        if run is None or run.name is None or yield_slot.get() is not None:
             return False
         if choice is None or choice.mode != "batch":
             return False

@@ -19,7 +19,6 @@ from types import CoroutineType
 from typing import Any
 
 from llmflow.arguments import checked_arguments
-from llmflow.batch.live import limited
 from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, choosing
 from llmflow.calls.validate import Validate, checked_validate, demanding
 from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
@@ -30,6 +29,7 @@ from llmflow.engine.items import async_items, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
+from llmflow.items.idle import suspendable
 from llmflow.limits.gates import Gate, as_gates
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
@@ -323,7 +323,7 @@ class AsyncNode(Node):
                     result = await work
                 else:
                     async with asyncio.timeout(self._timeout) as limit:
-                        with limited(limit):
+                        with suspendable(limit):
                             result = await work
             except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
                 if index + 1 >= self.max_retries or not worth_repeating(error):

@@ -19,6 +19,7 @@ LAYERS = [
     {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
     {"types", "clock", "format", "headers", "lenient_json", "surrogates", "tokens"},
     {"events", "pricing"},
+    {"items"},
     {"retry"},
     {"provider", "transport", "batch_api"},
     {"config"},

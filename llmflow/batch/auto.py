@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.live import live_here
 from llmflow.calls.call import Call
 from llmflow.calls.choice import Choice
 from llmflow.format import counted
+from llmflow.items.idle import active_items
 from llmflow.limits import Limiter
 from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge
@@ -43,7 +43,7 @@ def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
     How many there are is known where a node, a flow or a map has counted its items; else it is
     this one alone. All are taken to be like the first.
     """
-    count = max(1, live_here().expected)
+    count = max(1, active_items().expected)
     route = call.route
     charge = route.provider.reserve(call.request)
     seconds = seconds_in_parallel(count, charge, route.limiter)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from llmflow.batch.live import live_here
 from llmflow.batch.spool import Spool
 from llmflow.errors import InvalidRequestError, JournalError
+from llmflow.items.idle import active_items
 
 # For those who have been woken and are about to ask again.
 _GRACE_SECONDS: Final = 0.02
@@ -66,7 +66,7 @@ class Collector:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._added_at = 0.0
-        self._live = live_here()
+        self._live = active_items()
         self._stop_listening = self._live.listen(self._maybe_all_wait)
 
     def __contains__(self, name: str) -> bool:

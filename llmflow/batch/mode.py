@@ -19,7 +19,6 @@ from llmflow.batch import Batch
 from llmflow.batch.control import Control
 from llmflow.batch.deadline import Lateness
 from llmflow.batch.journal_store import FOLDER, JournalStore
-from llmflow.batch.live import stepping_aside, time_limits, unhurried
 from llmflow.batch.names import call_of, name_of
 from llmflow.batch.queue import Identity, Queue
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
@@ -37,6 +36,7 @@ from llmflow.errors import (
     UsageError,
 )
 from llmflow.events import BatchDecided, BatchJobChanged, emit
+from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
 from llmflow.provider import batch_api_of
 from llmflow.types import Response
 
@@ -140,9 +140,9 @@ class BatchMode:
             waiting = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(there, loop))
         else:
             waiting = None
-        aside, waits = stepping_aside.get(), waiting or self._wait(call, choice)
+        aside, waits = yield_slot.get(), waiting or self._wait(call, choice)
         try:
-            with unhurried() if time_limits.get() else contextlib.nullcontext():
+            with suspend_timeouts() if time_limits.get() else contextlib.nullcontext():
                 if aside is None:
                     return await waits
                 async with aside():

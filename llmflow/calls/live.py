@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar, cast
@@ -33,6 +33,7 @@ from llmflow.errors import (
 )
 from llmflow.events import RequestAdmitted
 from llmflow.headers import clock_time
+from llmflow.items.sending import item_calls
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.provider import ClientProvider, WireProvider
@@ -158,6 +159,9 @@ class LiveMode:
         call.payment = call.sending = asked.payment
         clock = self._clock
         started = clock.monotonic()
+        calls = item_calls.get()
+        if calls is not None:
+            calls.begin()
         try:
             response = await self._attempt(call)
         except ProviderError as failure:
@@ -165,6 +169,9 @@ class LiveMode:
                 failure.attempts = call.attempts
                 raise
             response = await self._recover(call, failure, started)
+        finally:
+            if calls is not None:
+                calls.end()
         waited = clock.monotonic() - started - call.in_flight
         if call.attempts == 1 and waited < _WORTH_TELLING:
             return response
@@ -192,7 +199,10 @@ class LiveMode:
             await call.payment.renew()
         asked = self._clock.monotonic() if RequestAdmitted.wanted else None
         await self._pass_gates()
+        send: Callable[[_Call, Permit], Awaitable[Response]]
         send = self._exchange if self.hedging is None else self._hedged
+        if (calls := item_calls.get()) is not None:
+            send = calls.sent(send)
         try:
             permit = await self.limiter.acquire(
                 call.charge,

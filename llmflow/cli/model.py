@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmflow.cli.task import Task
     from llmflow.config.settings import Settings
-    from llmflow.jobs.contact import Contact
+    from llmflow.jobs.reachability import Reachability
     from llmflow.llm import LLM
 
 
@@ -25,7 +25,7 @@ class ResolvedModel:
     """
 
     llm: LLM
-    contact: Contact
+    contact: Reachability
     settings: Settings
     given: Mapping[str, Any]
 
@@ -39,11 +39,11 @@ def resolve_model(task: Task) -> ResolvedModel:
     from llmflow.cli.options import provider_options
     from llmflow.config import load_config
     from llmflow.errors import ConfigurationError
-    from llmflow.jobs.contact import Contact
+    from llmflow.jobs.reachability import Reachability
     from llmflow.llm import LLM
     from llmflow.types import Quota
 
-    config, contact = load_config(), Contact()
+    config, contact = load_config(), Reachability()
     settings = config.settings(task.model)
     # Each option takes the place of its own setting, not of the whole quota.
     limits = {"rpm": task.rpm, "tpm": task.tpm}

@@ -11,7 +11,7 @@ from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
 from llmflow.format import counted
 from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
-from llmflow.jobs.job import Job
+from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.report import Report, spent
 from llmflow.limits import LimiterStatistics
 from llmflow.llm import LLM
@@ -43,7 +43,7 @@ class Outcome:
     waits_for: str | None = None
 
 
-def finish(job: Job, writer: RowWriter, run: Run) -> Outcome:
+def finish(job: FileRun, writer: RowWriter, run: Run) -> Outcome:
     """Complete or abort the output of a run, and return its outcome."""
     if job.detached:
         writer.abort(keep=False)
@@ -77,7 +77,7 @@ def finish(job: Job, writer: RowWriter, run: Run) -> Outcome:
     )
 
 
-def close_run(run: Run, job: Job, outcome: Outcome) -> Outcome:
+def close_run(run: Run, job: FileRun, outcome: Outcome) -> Outcome:
     """Close the run's journal; a failure becomes part of the outcome."""
     try:
         error = job.stopped_by or (KeyboardInterrupt() if job.interrupted else None)
@@ -90,7 +90,7 @@ def close_run(run: Run, job: Job, outcome: Outcome) -> Outcome:
 
 def report_of(
     outcome: Outcome,
-    job: Job,
+    job: FileRun,
     llm: LLM,
     run: Run,
     *,
@@ -215,7 +215,7 @@ def retry_hint(run: Run, report: Report) -> str | None:
     return "the same command with --retry-failed retries failed rows"
 
 
-def _reason(job: Job) -> tuple[int, str]:
+def _reason(job: FileRun) -> tuple[int, str]:
     error = job.stopped_by
     if error is None:
         return exit_code(), "interrupted"

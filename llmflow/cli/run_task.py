@@ -25,14 +25,15 @@ from llmflow.config import load_config, use_config
 from llmflow.config.files import named_config
 from llmflow.errors import ConfigurationError
 from llmflow.format import counted
-from llmflow.jobs.job import DRAIN_SECONDS, Job
+from llmflow.items.runner import DRAIN_SECONDS
+from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.progress import Progress
 from llmflow.jobs.report import Report
 from llmflow.jobs.submission import Submission
 from llmflow.journal import read_summary
 from llmflow.limits.registry import remember_limits
 from llmflow.llm import LLM
-from llmflow.mapping.work import default_concurrency
+from llmflow.mapping.spec import default_concurrency
 from llmflow.rows import RowSource, RowWriter, Selection, open_output
 from llmflow.rows.records import output_fields, output_types
 from llmflow.rows.writers import partial_file
@@ -145,7 +146,7 @@ def _kept(task: Task, llm: LLM) -> dict[str, Any]:
 
 
 def _run_job(
-    job: Job,
+    job: FileRun,
     llm: LLM,
     run: Run,
     writer: RowWriter,
@@ -208,7 +209,7 @@ def _tell(
         complain(message)
 
 
-async def _work(job: Job, progress: Progress, *, quiet: bool) -> None:
+async def _work(job: FileRun, progress: Progress, *, quiet: bool) -> None:
     def interrupt() -> None:
         if quiet and not job.interrupted and not job.submitting:
             say("llmflow: stopping; waiting for requests in flight, Ctrl-C again drops them")
@@ -273,10 +274,10 @@ def _checked_total(rows: RowSource, postponed: Postponed, *, quiet: bool) -> int
 
 def _job(
     task: Task, resolved: ResolvedModel, rows: RowSource, selection: Selection, writer: RowWriter
-) -> Job:
+) -> FileRun:
     llm, batches = resolved.llm, batch_jobs.IN_BATCHES
     default = batches if task.in_batches else default_concurrency(llm.limiter.quota)
-    return Job(
+    return FileRun(
         llm,
         rows,
         selection,

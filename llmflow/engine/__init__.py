@@ -1,1 +1,1 @@
-"""What drives nodes and flows: the graph, attempts, slots, and the pool of workers."""
+"""Engine of nodes and flows: graph, attempts, slots and pool."""

@@ -1,4 +1,4 @@
-"""How many items of one node, or runs of one flow, are at work at once.
+"""Slots of a node or flow, shared by all its copies.
 
 `Slots` belongs to a node or flow and is shared by all its copies. What it counts
 lives per event loop, so that a node can be used in one ``asyncio.run`` after
@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from llmflow.errors import UsageError
 
-_held: ContextVar[Hold | None] = ContextVar("llmflow_held_slots", default=None)
+_held: ContextVar[HeldSlot | None] = ContextVar("llmflow_held_slots", default=None)
 
 
 def check_limit(limit: object) -> int | None:
@@ -161,20 +161,20 @@ class LoopSlots:
         return False
 
 
-class Crew(Protocol):
-    """Those who share the work of one run."""
+class PoolObserver(Protocol):
+    """Pool of items, told of those that wait."""
 
     def step_aside(self) -> None:
-        """One of them waits for something else, so another may start."""
+        """Note that an item waits for something else, so that another may start."""
 
     def step_back(self) -> None:
-        """It is back."""
+        """Note that it is back."""
 
     def count(self, number: int) -> None:
         """Count items that begin (or, negative, end) to be at work."""
 
 
-class Hold:
+class HeldSlot:
     """One worker's slot: taken, lent, or not there.
 
     Everything that runs inside the worker's item finds it, and those around it,
@@ -184,23 +184,23 @@ class Hold:
     __slots__ = (
         "_aside",
         "_back",
-        "_crew",
         "_idle",
         "_inner",
         "_item",
         "_lenders",
+        "_pool",
         "loop",
         "outer",
         "slots",
         "taken",
     )
 
-    def __init__(self, slots: LoopSlots, crew: Crew) -> None:
+    def __init__(self, slots: LoopSlots, pool: PoolObserver) -> None:
         self.slots = slots
         self.loop = asyncio.get_running_loop()
         self.taken = False
-        self.outer: Hold | None = None
-        self._crew = crew
+        self.outer: HeldSlot | None = None
+        self._pool = pool
         self._item = 0
         self._lenders = 0
         self._back: asyncio.Event | None = None
@@ -227,7 +227,7 @@ class Hold:
         self._inner = 0
         if self._aside:
             self._aside = 0
-            self._crew.step_back()
+            self._pool.step_back()
         self._count()
         if self.taken and not keep:
             self.taken = False
@@ -238,7 +238,7 @@ class Hold:
         idle = bool(self._aside or self._inner)
         if idle != self._idle:
             self._idle = idle
-            self._crew.count(-1 if idle else 1)
+            self._pool.count(-1 if idle else 1)
 
     def enter_run(self) -> int:
         """Have the items of a run inside this one counted in its place."""
@@ -264,7 +264,7 @@ class Hold:
             self._aside += 1
             self._count()
             if self._aside == 1:
-                self._crew.step_aside()
+                self._pool.step_aside()
         return self._item
 
     async def end_loan(self, item: int, aside: bool, kind: type[BaseException] | None) -> None:
@@ -280,7 +280,7 @@ class Hold:
             self._aside -= 1
             self._count()
             if not self._aside:
-                self._crew.step_back()
+                self._pool.step_back()
         if self._lenders:
             return
         waits = kind is None or issubclass(kind, Exception)
@@ -313,15 +313,15 @@ class Hold:
         self.slots.give_back()
 
 
-class _Loans:
+class ReleasedSlots:
     """Slots that are given back for the time of a block. Tens of thousands may be at once."""
 
     __slots__ = ("_aside", "_holds", "_lent")
 
-    def __init__(self, holds: Iterable[Hold], *, aside: bool) -> None:
+    def __init__(self, holds: Iterable[HeldSlot], *, aside: bool) -> None:
         self._holds = holds
         self._aside = aside
-        self._lent: list[tuple[Hold, int]] = []
+        self._lent: list[tuple[HeldSlot, int]] = []
 
     async def __aenter__(self) -> None:
         for hold in self._holds:
@@ -343,7 +343,7 @@ class _Loans:
             raise failure
 
 
-def _holds() -> Iterator[Hold]:
+def _holds() -> Iterator[HeldSlot]:
     """Go through the holds around the running code, from the innermost out.
 
     Those of another event loop are out of reach: the code then runs in a thread
@@ -355,12 +355,12 @@ def _holds() -> Iterator[Hold]:
         hold = hold.outer
 
 
-def held() -> Hold | None:
+def held() -> HeldSlot | None:
     """Return the hold of the innermost item that the running code is in, or None."""
     return next(_holds(), None)
 
 
-def step_aside(*holds: Hold) -> AbstractAsyncContextManager[None]:
+def step_aside(*holds: HeldSlot) -> AbstractAsyncContextManager[None]:
     """Wait inside an item without a slot, so that further items start meanwhile.
 
     For waits that are no work: before another attempt, or for a batch job.
@@ -373,7 +373,7 @@ def step_aside(*holds: Hold) -> AbstractAsyncContextManager[None]:
         holds: whose slots to give back; by default all that the running item holds.
 
     """
-    return _Loans(holds or _holds(), aside=True)
+    return ReleasedSlots(holds or _holds(), aside=True)
 
 
 def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
@@ -388,4 +388,4 @@ def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
             hold.slots.note_wanted(wanted)
             if wanted.leads_to(hold.slots):
                 lent.append(hold)
-    return _Loans(lent, aside=False)
+    return ReleasedSlots(lent, aside=False)

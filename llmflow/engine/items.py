@@ -1,4 +1,4 @@
-"""What ``prep`` of a batch may return: nothing, or anything to iterate over."""
+"""Items that ``prep`` of a batch may return, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many items at once, with few tasks: the engine of parallel nodes and flows.
+"""Pool of workers for the items of parallel nodes and flows.
 
 Workers pull items from the source. A worker that takes an item makes sure that
 another one is on its way, so there are as many workers as items that wait for
@@ -18,12 +18,13 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
-from llmflow.batch.live import MOST_WAITING, live_here, stepping_aside
 from llmflow.engine.attempts import Attempt
-from llmflow.engine.concurrency import Hold, LoopSlots, held, lend_slots, step_aside
+from llmflow.engine.concurrency import HeldSlot, LoopSlots, held, lend_slots, step_aside
 from llmflow.engine.items import Items, each
-from llmflow.engine.results import NotRun, OnError, Results, concerns_all
+from llmflow.engine.results import NotRun, OnError, Results
 from llmflow.errors import BudgetExceededError
+from llmflow.items.idle import MOST_WAITING, active_items, yield_slot
+from llmflow.items.runner import concerns_all
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 
@@ -51,7 +52,7 @@ class Worker(Attempt):
 
     __slots__ = ("hold",)
 
-    def __init__(self, owner: object, hold: Hold) -> None:
+    def __init__(self, owner: object, hold: HeldSlot) -> None:
         super().__init__(owner)
         self.hold = hold
 
@@ -72,7 +73,7 @@ class _AsideLimit:
 
     def __init__(self, most: float) -> None:
         self.most = most
-        outer = stepping_aside.get()
+        outer = yield_slot.get()
         self._outer = outer if isinstance(outer, _AsideLimit) else None
 
     def __call__(self) -> AbstractAsyncContextManager[None]:
@@ -157,7 +158,7 @@ class Pool:
         self._working = 0  # workers that are not aside, those not yet started among them
         self._starting = 0
         self._aside = 0
-        self._live = live_here()
+        self._live = active_items()
         self._aside_limit = _AsideLimit(max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit))
         self._take: Callable[[], Any] = lambda: _NOTHING
         self._has_more: Callable[[], bool] = lambda: False
@@ -228,7 +229,7 @@ class Pool:
             self._starting += 1
             self._working += 1
             self.count(1)
-            worker = Worker(self._owner, Hold(self._slots, self))
+            worker = Worker(self._owner, HeldSlot(self._slots, self))
             self._start_task(self._work(worker))
 
     async def _read(self, source: _AsyncSource) -> None:
@@ -295,7 +296,7 @@ class Pool:
         self._starting -= 1
         worker.enter()
         worker.hold.enter()
-        stepping_aside.set(self._aside_limit)
+        yield_slot.set(self._aside_limit)
         clean = copy_context()
         try:
             await self._work_off(worker, clean)
@@ -341,7 +342,7 @@ class Pool:
 @contextmanager
 def _one_of_many(items: Items) -> Iterator[None]:
     """Count the items of the block in place of the one that it is in."""
-    live, around = live_here(), held()
+    live, around = active_items(), held()
     count = len(items) if isinstance(items, Sized) else 0
     live.enter(count)
     item = 0 if around is None else around.enter_run()

@@ -1,4 +1,4 @@
-"""What many items came to: results, failures, and what was never finished."""
+"""Results of many items: values, failures, and what is missing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal
 
-from llmflow.errors import ConfigurationError, LLMFlowError, UsageError
+from llmflow.errors import UsageError
 from llmflow.failure_notes import note_item, note_run
+from llmflow.items.runner import concerns_all
 
 OnError = Literal["raise", "collect"]
 """What a batch does when an item fails: stop at the first, or go on and collect."""
@@ -115,16 +116,6 @@ def check_on_error(on_error: OnError) -> OnError:
     if on_error not in ("raise", "collect"):
         raise UsageError(f'on_error must be "raise" or "collect"; got {on_error!r}')
     return on_error
-
-
-def concerns_all(error: BaseException) -> bool:
-    """Whether every other item must fail in the same way: no credit, a used-up budget, ...
-
-    Such an error ends a batch even where failures are collected.
-    """
-    if not isinstance(error, LLMFlowError):
-        return False
-    return error.fatal or isinstance(error, ConfigurationError)
 
 
 def _note(error: BaseException, index: int, item: Any, owner: Any) -> None:

@@ -11,13 +11,13 @@ from llmflow.background import background
 from llmflow.budget import Budget
 from llmflow.config import load_config
 from llmflow.errors import InputError, UsageError
+from llmflow.items.sources import checked_items
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan_tokens import Question
 from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Plan, Primer, Sampled, Span
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.sources import checked_items
 from llmflow.pricing import PRICES_AS_OF, context_of
 from llmflow.rows import PromptTemplate, Selection
 

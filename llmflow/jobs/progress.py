@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from typing import IO, Self
 
-from llmflow.jobs.job import Job
+from llmflow.jobs.file_run import FileRun
 from llmflow.limits import Limiter
 from llmflow.progress.batches import BatchView
 from llmflow.progress.pace import Pace
@@ -34,7 +34,7 @@ class Progress(AbstractAsyncContextManager["Progress"]):
 
     def __init__(
         self,
-        job: Job,
+        job: FileRun,
         limiter: Limiter,
         *,
         total: int | None,

@@ -1,4 +1,4 @@
-"""All rows of a source into batch jobs, before any of them is written.
+"""Submits all rows of a source before any of them is written.
 
 They are read once for that, and nothing of them is kept in memory but their names.
 """
@@ -9,7 +9,6 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from llmflow.batch.live import live_here
 from llmflow.calls.choice import Choice, choosing
 from llmflow.errors import (
     BatchCancelledError,
@@ -18,6 +17,7 @@ from llmflow.errors import (
     InputError,
     TooLargeForBudgetError,
 )
+from llmflow.items.idle import active_items
 from llmflow.llm import LLM
 from llmflow.rows import LeftOut, PromptTemplate, RowSource, Selection
 from llmflow.runs.run import Run
@@ -95,7 +95,7 @@ class Submission:
     async def _read(self) -> None:
         """Submit all rows of which no outcome is known and no job has any."""
         self.rows, self.submitted, self.is_read = 0, 0, False
-        live = live_here()
+        live = active_items()
         live.expected += self._total  # what is decided for all of them is decided at the first
         try:
             await self._llm.collect()

@@ -1,4 +1,4 @@
-"""Many items through one LLM: as a stream with bounded memory, as a list, or as a frame."""
+"""Maps of many items through one LLM, as stream, list or frame."""
 
 from llmflow.mapping.methods import Mappable
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from llmflow.calls.choice import Choice, Fallback, ModeName
     from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
+    from llmflow.mapping.engine import OnError
     from llmflow.mapping.prompts import Prompt
-    from llmflow.mapping.pump import OnError
+    from llmflow.mapping.spec import MapSpec
     from llmflow.mapping.surroundings import Surroundings
-    from llmflow.mapping.work import Work
     from llmflow.runs.run import Run
     from llmflow.types import Response
 
@@ -132,7 +132,7 @@ def varied(
     )
 
 
-def work_of(
+def spec_of(
     llm: Asked,
     items: Any,
     unnamed: tuple[Any, ...],
@@ -144,15 +144,15 @@ def work_of(
     on_error: OnError,
     progress: bool,
     details: bool,
-) -> Work:
-    """Return the work of a map, checked.
+) -> MapSpec:
+    """Return a map, checked.
 
     Raises:
         UsageError: an argument is wrong.
     """
     from llmflow.arguments import checked_flag
-    from llmflow.batch.live import MOST_WAITING
-    from llmflow.mapping.work import Work, default_concurrency
+    from llmflow.items.idle import MOST_WAITING
+    from llmflow.mapping.spec import MapSpec, default_concurrency
 
     if unnamed:
         raise _unnamed(given.place, unnamed)
@@ -167,7 +167,7 @@ def work_of(
     def ask(prompt: Any) -> Awaitable[Response]:
         return llm.complete(prompt, **arguments)
 
-    return Work(
+    return MapSpec(
         ask=ask,
         items=items,
         prompt=prompt,

@@ -1,4 +1,4 @@
-"""Frames of pandas, polars and pyarrow in and out, without importing any of them.
+"""Frames of pandas, polars and pyarrow, without importing any of them.
 
 Whoever passes a frame has imported its library already; it is recognised by its
 type's module and reached through `sys.modules`.

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.calls.choice import Fallback, ModeName
     from llmflow.calls.validate import Validate
-    from llmflow.mapping.answers import Answers
+    from llmflow.mapping.async_map import Answers
     from llmflow.mapping.calls import Asked
+    from llmflow.mapping.engine import OnError
     from llmflow.mapping.frames import FrameT, Series
     from llmflow.mapping.prompts import Prompt
-    from llmflow.mapping.pump import OnError
     from llmflow.mapping.result import ResultList
-    from llmflow.mapping.stream import AnswerStream
+    from llmflow.mapping.sync_map import AnswerStream
 
 ItemT = TypeVar("ItemT")
 Row: TypeAlias = dict[str, Any]
@@ -173,10 +173,10 @@ class Mappable:
                 `partial_results` gives what an ``await`` had, and a note on the error says
                 how many items have no answer.
         """
-        from llmflow.mapping.answers import Answers
-        from llmflow.mapping.calls import Given, varied, work_of
+        from llmflow.mapping.async_map import Answers
+        from llmflow.mapping.calls import Given, spec_of, varied
 
-        work = work_of(
+        spec = spec_of(
             varied(self, mode, deadline, fallback, batch, validate),
             items,
             _unnamed,
@@ -188,7 +188,7 @@ class Mappable:
             progress=progress,
             details=details,
         )
-        return Answers(work)
+        return Answers(spec)
 
     @overload
     def map_sync(
@@ -335,10 +335,10 @@ class Mappable:
         Raises:
             LLMFlowError: as in `map`.
         """
-        from llmflow.mapping.calls import Given, varied, work_of
-        from llmflow.mapping.stream import AnswerStream, collect
+        from llmflow.mapping.calls import Given, spec_of, varied
+        from llmflow.mapping.sync_map import AnswerStream, collect
 
-        work = work_of(
+        spec = spec_of(
             varied(self, mode, deadline, fallback, batch, validate),
             items,
             _unnamed,
@@ -350,4 +350,4 @@ class Mappable:
             progress=progress,
             details=details,
         )
-        return AnswerStream(work) if stream else collect(work)
+        return AnswerStream(spec) if stream else collect(spec)

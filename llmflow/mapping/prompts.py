@@ -1,4 +1,4 @@
-"""From an item to what is asked."""
+"""Prompts of items: by template, by function, or as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an item came to, and what all of them came to."""
+"""Results of a map's items, and their counts."""
 
 from __future__ import annotations
 

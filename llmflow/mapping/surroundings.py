@@ -1,4 +1,4 @@
-"""Around a map while it lasts: its progress, and a run of its own where it needs one."""
+"""Progress of a map, and a run of its own where needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from llmflow.calls.statistics import RunStatistics
 from llmflow.events import current_run_id
 from llmflow.format import counted, duration
-from llmflow.mapping.pump import Pump
+from llmflow.mapping.engine import MapEngine
 from llmflow.progress.view import View
 from llmflow.runs.context import entered
 from llmflow.runs.progress import RunProgress
@@ -35,18 +35,18 @@ class Surroundings:
         self._progress: MapProgress | None = None
         self._own: Run | None = None
 
-    def begin(self, make: Callable[[], Pump[Any]]) -> Pump[Any]:
-        """Make the pump of the map, and begin what is around it."""
+    def begin(self, make: Callable[[], MapEngine[Any]]) -> MapEngine[Any]:
+        """Make the engine of the map, and begin what is around it."""
         run = self._run
         if run is None:
             run = self._own = Run()
             run.open()
-        pump = copy_context().run(_inside, run, make) if self._own is not None else make()
-        pump.at_end = self._end
+        engine = copy_context().run(_inside, run, make) if self._own is not None else make()
+        engine.runner.at_close = self._end
         if self._shows:
-            self._progress = MapProgress(run, pump)
+            self._progress = MapProgress(run, engine)
             self._progress.start()
-        return pump
+        return engine
 
     async def _end(self, error: BaseException | None) -> None:
         """End it all, once."""
@@ -63,21 +63,21 @@ class MapProgress(RunProgress):
 
     Args:
         run: the run.
-        pump: the engine of the map.
+        engine: the engine of the map.
     """
 
-    def __init__(self, run: Run, pump: Pump[Any]) -> None:
+    def __init__(self, run: Run, engine: MapEngine[Any]) -> None:
         super().__init__(run, run.session)
-        self._pump = pump
+        self._engine = engine
         self._begun = time.monotonic()
 
     def view(self) -> View:
         """Return what is shown."""
-        return replace(super().view(), failed=self._pump.counts.failed)
+        return replace(super().view(), failed=self._engine.counts.failed)
 
     def summary(self) -> str:
         """Return the line that stays when all is over."""
-        counts = self._pump.counts
+        counts = self._engine.counts
         ended = counts.answered + counts.failed
         items = counted(ended, "item")
         of = "" if counts.total in (None, ended) else f" of {counts.total:,}"
@@ -87,11 +87,11 @@ class MapProgress(RunProgress):
         )
 
     def _progressed(self, done: RunStatistics) -> tuple[int, int | None]:  # noqa: ARG002
-        counts = self._pump.counts
+        counts = self._engine.counts
         return counts.answered + counts.failed, counts.total
 
 
-def _inside(run: Run, make: Callable[[], Pump[Any]]) -> Pump[Any]:
+def _inside(run: Run, make: Callable[[], MapEngine[Any]]) -> MapEngine[Any]:
     entered.set(run)
     current_run_id.set(run.id)
     return make()

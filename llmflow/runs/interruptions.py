@@ -7,8 +7,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.live import stepping_aside
 from llmflow.format import counted
+from llmflow.items.idle import yield_slot
 from llmflow.progress.display import in_notebook
 from llmflow.runs.context import current_run
 
@@ -90,7 +90,7 @@ def _is_interrupt(error: BaseException) -> bool:
 def _is_inside() -> bool:
     """Whether this is an item of a batch or a map, or in a run that will say it."""
     run = current_run()
-    return stepping_aside.get() is not None or (run is not None and run.totals is not None)
+    return yield_slot.get() is not None or (run is not None and run.totals is not None)
 
 
 def _tell(error: BaseException, text: str) -> None:

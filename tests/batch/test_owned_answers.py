@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Batch, Budget, Price, Run
-from llmflow.batch.live import live_here
 from llmflow.errors import (
     BatchCancelledError,
     BudgetExceededError,
@@ -21,6 +20,7 @@ from llmflow.errors import (
     OutageError,
     ServerError,
 )
+from llmflow.items.idle import active_items
 from llmflow.journal import read_jobs
 from tests.batch.fakes import FakeBatchAPI, FakeProvider, FakeServer
 from tests.batch.test_rounds import Echoes
@@ -154,12 +154,12 @@ async def test_rows_of_calls_that_gave_up_stay_in_the_budget(tmp_path: Path) -> 
 async def test_what_auto_submits_is_reserved_at_the_price_of_batches(tmp_path: Path) -> None:
     llm = LLM(FakeProvider(FakeServer()), batch=QUICK, price=PRICE)
     async with Run("run", mode="auto", budget=Budget(usd=0.004), folder=tmp_path) as run:
-        live_here().expected += 30
+        active_items().expected += 30
         try:
             for n in range(30):
                 assert await llm.submit(f"{n}", max_tokens=10)
         finally:
-            live_here().expected -= 30
+            active_items().expected -= 30
         await run.settled()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llmflow.jobs.job import DRAIN_SECONDS
+from llmflow.items.runner import DRAIN_SECONDS
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import PATIENCE, listing, rows_of, wait_for, write_rows
 from tests.cli.sessions import (

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from llmflow.errors import ConfigurationError
-from llmflow.jobs import contact
+from llmflow.jobs import reachability
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
 
@@ -244,7 +244,7 @@ class TestWhatTheProviderSays:
         assert len(rows_of(report["failures"])) == 1
 
     def test_nobody_listens(self, ask: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(contact.Contact.__init__, "__kwdefaults__", _patience(0.2))
+        monkeypatch.setattr(reachability.Reachability.__init__, "__kwdefaults__", _patience(0.2))
         write_rows("in.jsonl", 200)
         result = ask("--quiet")
         assert result.code == 3
@@ -254,7 +254,7 @@ class TestWhatTheProviderSays:
 
 
 def _patience(seconds: float) -> dict[str, object]:
-    defaults = contact.Contact.__init__.__kwdefaults__
+    defaults = reachability.Reachability.__init__.__kwdefaults__
     assert defaults is not None
     return defaults | {"patience": seconds}
 

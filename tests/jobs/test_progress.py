@@ -12,7 +12,7 @@ import pytest
 from llmflow import LLM, Quota
 from llmflow.budget import Budget, Estimate
 from llmflow.errors import ConnectionFailedError
-from llmflow.jobs.job import Job
+from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.progress import Progress
 from llmflow.jobs.report import Report
 from llmflow.rows import PromptTemplate, RowSource, open_output
@@ -29,24 +29,24 @@ class Broken(io.StringIO):
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> FileRun:
     rows = RowSource(lambda: iter([]), how=Reading(name="rows"))
     with open_output(tmp_path / "out.jsonl") as writer:
-        return Job(LLM(ScriptedProvider()), rows, PromptTemplate("{text}"), writer)
+        return FileRun(LLM(ScriptedProvider()), rows, PromptTemplate("{text}"), writer)
 
 
-def progress(job: Job, total: int | None = 100, stream: Any = None, **options: Any) -> Progress:
+def progress(job: FileRun, total: int | None = 100, stream: Any = None, **options: Any) -> Progress:
     return Progress(job, job._llm.limiter, total=total, stream=stream, **options)
 
 
 class TestText:
-    def test_it_tells_rate_and_time_left(self, job: Job) -> None:
+    def test_it_tells_rate_and_time_left(self, job: FileRun) -> None:
         time = [0.0]
         shown = progress(job, now=lambda: time[0])
         time[0], job.counters.answered = 10.0, 40
         assert shown.text() == "4/s, 0 in flight, 15.0 s left"
 
-    def test_the_rate_is_that_of_the_last_while(self, job: Job) -> None:
+    def test_the_rate_is_that_of_the_last_while(self, job: FileRun) -> None:
         time = [0.0]
         shown = progress(job, now=lambda: time[0])
         for second in range(200):
@@ -55,7 +55,7 @@ class TestText:
             text = shown.text()
         assert text.startswith("10/s")
 
-    def test_while_nothing_is_done_there_is_no_forecast(self, job: Job) -> None:
+    def test_while_nothing_is_done_there_is_no_forecast(self, job: FileRun) -> None:
         time = [0.0]
         shown = progress(job, now=lambda: time[0])
         job.counters.answered = 20
@@ -64,11 +64,11 @@ class TestText:
             shown.text()
         assert shown.text() == "0/s, 0 in flight"
 
-    def test_without_a_total_there_is_no_forecast(self, job: Job) -> None:
+    def test_without_a_total_there_is_no_forecast(self, job: FileRun) -> None:
         job.counters.answered = 40
         assert "left" not in progress(job, None).text()
 
-    def test_it_tells_what_went_wrong(self, job: Job) -> None:
+    def test_it_tells_what_went_wrong(self, job: FileRun) -> None:
         job.counters.failed, job.counters.cost = 2, 0.25
         job.contact.trouble = ConnectionFailedError("refused")
         text = progress(job).text()
@@ -76,7 +76,7 @@ class TestText:
             assert part in text
 
     @pytest.mark.virtual_time
-    async def test_a_request_that_hangs_is_shown_with_its_age(self, job: Job) -> None:
+    async def test_a_request_that_hangs_is_shown_with_its_age(self, job: FileRun) -> None:
         limiter = job._llm.limiter
         hung = await limiter.acquire()
         shown = progress(job)
@@ -89,7 +89,7 @@ class TestText:
         assert shown.text().endswith("0 in flight")
 
     @pytest.mark.virtual_time
-    async def test_it_names_the_limit_that_calls_wait_for(self, job: Job) -> None:
+    async def test_it_names_the_limit_that_calls_wait_for(self, job: FileRun) -> None:
         limiter = job._llm.limiter
         limiter.retune(Quota(rpm=60))
         assert "limit" not in progress(job).text()
@@ -99,7 +99,7 @@ class TestText:
         await asyncio.gather(*calls)
         assert "limit" not in progress(job).text()
 
-    def test_what_the_journal_answers_does_not_spoil_the_forecast(self, job: Job) -> None:
+    def test_what_the_journal_answers_does_not_spoil_the_forecast(self, job: FileRun) -> None:
         time = [0.0]
         shown = progress(job, total=100_000, now=lambda: time[0])
         counters = job.counters
@@ -114,7 +114,7 @@ class TestText:
         assert view.seconds_left == pytest.approx((100_000 - 40_200) / 20)
 
     async def test_what_the_journal_will_answer_is_not_waited_for(
-        self, job: Job, tmp_path: Path
+        self, job: FileRun, tmp_path: Path
     ) -> None:
         run = Run("known", folder=tmp_path)
         run.known = 500
@@ -129,7 +129,7 @@ class TestText:
         assert view.seconds_left == pytest.approx((1000 - 500 - 100) / 10)
         run.close()
 
-    async def test_a_run_tells_its_budget_and_its_tokens(self, job: Job) -> None:
+    async def test_a_run_tells_its_budget_and_its_tokens(self, job: FileRun) -> None:
         with Run(budget=Budget(usd=5, requests=10)) as run:
             usage = Usage(input_tokens=1200, output_tokens=90)
             run.session.tally.answer(
@@ -145,15 +145,15 @@ class TestText:
             "$0.41 of $5.00, 1 of 10 requests, 0 in flight, 2 shared, tokens 1.2k in, 90 out"
         )
 
-    def test_the_quota_is_beside_the_rate(self, job: Job) -> None:
+    def test_the_quota_is_beside_the_rate(self, job: FileRun) -> None:
         job._llm.limiter.retune(Quota(rpm=600))
         assert progress(job).text() == "0/s of 10/s (rpm), 0 in flight"
 
-    def test_it_names_the_concurrency_when_nothing_else_binds(self, job: Job) -> None:
+    def test_it_names_the_concurrency_when_nothing_else_binds(self, job: FileRun) -> None:
         job.concurrency = 0
         assert progress(job).text().endswith("--concurrency 0 is the limit")
 
-    async def test_while_it_stops_it_says_so(self, job: Job) -> None:
+    async def test_while_it_stops_it_says_so(self, job: FileRun) -> None:
         job.interrupt()
         assert progress(job).text().startswith("stopping, ") or progress(job).text() == "stopping"
         await job.run()
@@ -161,7 +161,7 @@ class TestText:
 
 class TestDisplays:
     @pytest.mark.virtual_time
-    async def test_lines_come_every_ten_seconds(self, job: Job) -> None:
+    async def test_lines_come_every_ten_seconds(self, job: FileRun) -> None:
         stream = io.StringIO()
         async with progress(job, stream=stream):
             await asyncio.sleep(35.0)
@@ -170,7 +170,7 @@ class TestDisplays:
         assert lines[0].startswith("0 of 100 done, ")
 
     @pytest.mark.virtual_time
-    async def test_news_are_shown_at_once(self, job: Job) -> None:
+    async def test_news_are_shown_at_once(self, job: FileRun) -> None:
         stream = io.StringIO()
         async with progress(job, None, stream) as shown:
             await asyncio.sleep(1.0)
@@ -178,17 +178,17 @@ class TestDisplays:
             await asyncio.sleep(1.0)
         assert stream.getvalue().startswith("0 done, ")
 
-    async def test_a_stream_that_is_gone_does_not_stop_the_run(self, job: Job) -> None:
+    async def test_a_stream_that_is_gone_does_not_stop_the_run(self, job: FileRun) -> None:
         async with progress(job, stream=Broken()) as shown:
             shown.refresh()
             await asyncio.sleep(0.01)
 
-    async def test_without_a_stream_nothing_is_shown(self, job: Job) -> None:
+    async def test_without_a_stream_nothing_is_shown(self, job: FileRun) -> None:
         async with progress(job, stream=None):
             await asyncio.sleep(0)
 
     @pytest.mark.virtual_time
-    async def test_only_one_progress_is_shown(self, job: Job) -> None:
+    async def test_only_one_progress_is_shown(self, job: FileRun) -> None:
         first, second = io.StringIO(), io.StringIO()
         async with progress(job, stream=first), progress(job, stream=second) as hidden:
             hidden.refresh()

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from llmflow.errors import BudgetExceededError, ContentFilterError, LLMFlowError
-from llmflow.mapping.answers import Answers
-from llmflow.mapping.work import Work
+from llmflow.mapping.async_map import Answers
+from llmflow.mapping.spec import MapSpec
 from llmflow.types import Response, Usage
 
 
@@ -79,9 +79,9 @@ def mapped(ask: Any, items: Any, **settings: Any) -> Answers[Any, Any]:
     return Answers(work(ask, items, **settings))
 
 
-def work(ask: Any, items: Any, **settings: Any) -> Work:
+def work(ask: Any, items: Any, **settings: Any) -> MapSpec:
     given = {"prompt": None, "concurrency": 10, "ordered": False, "on_error": "collect"}
-    return Work(ask=ask, items=items, **{**given, **settings})
+    return MapSpec(ask=ask, items=items, **{**given, **settings})
 
 
 def others() -> set[asyncio.Task[Any]]:

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.slow
 
 CODE = """
 import asyncio, resource, sys, time
-from llmflow.mapping.answers import Answers
-from llmflow.mapping.stream import AnswerStream
-from llmflow.mapping.work import Work
+from llmflow.mapping.async_map import Answers
+from llmflow.mapping.sync_map import AnswerStream
+from llmflow.mapping.spec import MapSpec
 from llmflow.types import Response, Usage
 
 count, how = int(sys.argv[1]), sys.argv[2]
@@ -24,7 +24,7 @@ async def ask(prompt):
 
 def work():
     items = (f"text {number}" for number in range(count))
-    return Work(ask=ask, items=items, prompt=None, concurrency=100, ordered=how == "ordered",
+    return MapSpec(ask=ask, items=items, prompt=None, concurrency=100, ordered=how == "ordered",
                 on_error="collect")
 
 async def taken():

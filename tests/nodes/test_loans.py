@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.engine.concurrency import Hold, Slots, step_aside
+from llmflow.engine.concurrency import HeldSlot, Slots, step_aside
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
 
@@ -233,7 +233,7 @@ class CountingCrew:
 
 async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
     slots, crew = Slots(1).here(), CountingCrew()
-    hold = Hold(slots, crew)
+    hold = HeldSlot(slots, crew)
     await hold.take()
     first, second = hold.lend(aside=True), hold.lend(aside=True)
     assert (crew.aside, slots.in_use, hold.taken) == (1, 0, False)
@@ -255,7 +255,7 @@ async def test_a_hold_counts_as_aside_once_and_never_after_its_item():
 
 async def test_an_item_is_not_counted_twice_that_waits_while_others_run_inside_it():
     crew = CountingCrew()
-    hold = Hold(Slots(1).here(), crew)
+    hold = HeldSlot(Slots(1).here(), crew)
     await hold.take()
     first, second = hold.enter_run(), hold.enter_run()
     loan = hold.lend(aside=True)
@@ -270,7 +270,7 @@ async def test_an_item_is_not_counted_twice_that_waits_while_others_run_inside_i
 
 async def test_a_task_left_by_an_item_that_waits_for_its_slot_has_no_claim_to_it():
     slots = Slots(1).here()
-    hold = Hold(slots, CountingCrew())
+    hold = HeldSlot(slots, CountingCrew())
     await hold.take()
     item = hold.lend(aside=False)
     await slots.take()

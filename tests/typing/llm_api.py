@@ -28,7 +28,7 @@ from llmflow import (
 )
 from llmflow.batch import Batch
 from llmflow.errors import LLMFlowError
-from llmflow.mapping.stream import AnswerStream
+from llmflow.mapping.sync_map import AnswerStream
 from llmflow.provider import ClientProvider, Provider, WireProvider
 from llmflow.simulator import SimulatorSettings, SimulatorStats, serve_in_thread
 from llmflow.testing import ScriptedProvider, run_virtual

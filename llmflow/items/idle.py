@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 MOST_WAITING: Final = 50_000
 """How many items of one pool may wait for batch jobs at once: beyond, no more are begun."""
 
-stepping_aside: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | None] = ContextVar(
-    "llmflow_stepping_aside", default=None
+yield_slot: ContextVar[Callable[[], AbstractAsyncContextManager[None]] | None] = ContextVar(
+    "llmflow_yield_slot", default=None
 )
 """How the running item gives up its place while it waits for a batch job; None outside."""
 
@@ -68,7 +68,7 @@ time_limits: ContextVar[tuple[TimeLimit, ...]] = ContextVar("llmflow_time_limits
 
 
 @contextlib.contextmanager
-def limited(limit: asyncio.Timeout) -> Iterator[None]:
+def suspendable(limit: asyncio.Timeout) -> Iterator[None]:
     """Suspend a time limit while the block waits for batch jobs."""
     token = time_limits.set((*time_limits.get(), TimeLimit(limit)))
     try:
@@ -78,7 +78,7 @@ def limited(limit: asyncio.Timeout) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unhurried() -> Iterator[None]:
+def suspend_timeouts() -> Iterator[None]:
     """Suspend all time limits of attempts in the block."""
     limits = time_limits.get()
     for each in limits:
@@ -90,7 +90,7 @@ def unhurried() -> Iterator[None]:
             each.at_home(each.go_on)
 
 
-class Live:
+class ActiveItems:
     """The pools of one event loop."""
 
     __slots__ = ("__weakref__", "_listeners", "at_work", "expected", "pools")
@@ -139,13 +139,13 @@ class Live:
             each()
 
 
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Live] = WeakKeyDictionary()
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, ActiveItems] = WeakKeyDictionary()
 
 
-def live_here() -> Live:
+def active_items() -> ActiveItems:
     """Return the count of the running event loop."""
     loop = asyncio.get_running_loop()
     found = _by_loop.get(loop)
     if found is None:
-        found = _by_loop[loop] = Live()
+        found = _by_loop[loop] = ActiveItems()
     return found

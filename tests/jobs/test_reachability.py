@@ -11,7 +11,7 @@ from llmflow.errors import (
     ProviderError,
     RateLimitError,
 )
-from llmflow.jobs.contact import Contact
+from llmflow.jobs.reachability import Reachability
 from llmflow.retry import Retry
 
 
@@ -32,7 +32,7 @@ def refused() -> ConnectionFailedError:
 class TestContact:
     def setup_method(self) -> None:
         self.clock = Clock()
-        self.contact = Contact(patience=5.0, now=self.clock)
+        self.contact = Reachability(patience=5.0, now=self.clock)
         self.lost: list[ProviderError] = []
         self.contact.on_lost = self.lost.append
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from llmflow.errors import (
     OverloadedError,
     RateLimitError,
 )
-from llmflow.jobs.contact import Contact
-from llmflow.jobs.job import Job
+from llmflow.jobs.file_run import FileRun
+from llmflow.jobs.reachability import Reachability
 from llmflow.rows import PromptTemplate, RowSource, RowWriter, open_output
 from llmflow.rows.reading import Reading
 from llmflow.testing import ScriptedProvider
@@ -50,11 +51,11 @@ class Setting:
         self.path = folder / "out.jsonl"
         self.writer: RowWriter = open_output(self.path)
 
-    def job(self, provider: ScriptedProvider, rows: Iterable[Any], **options: Any) -> Job:
-        contact = options.pop("contact", None) or Contact(now=asyncio.get_running_loop().time)
+    def job(self, provider: ScriptedProvider, rows: Iterable[Any], **options: Any) -> FileRun:
+        contact = options.pop("contact", None) or Reachability(now=asyncio.get_running_loop().time)
         llm = LLM(provider, retry=contact.policy())
         template = PromptTemplate("Say: {text}")
-        return Job(llm, source(rows), template, self.writer, contact=contact, **options)
+        return FileRun(llm, source(rows), template, self.writer, contact=contact, **options)
 
     def answers(self) -> list[dict[str, Any]]:
         self.writer.commit()
@@ -118,7 +119,7 @@ class TestAllIsWell:
     ) -> None:
         provider = ScriptedProvider(default=echo)
         rows = source(texts(300), once=True)
-        job = Job(LLM(provider), rows, PromptTemplate("{text}"), setting.writer)
+        job = FileRun(LLM(provider), rows, PromptTemplate("{text}"), setting.writer)
         await job.run()
         assert sorted(row["index"] for row in setting.answers()) == list(range(300))
 
@@ -310,17 +311,36 @@ class TestInterrupts:
         assert job.counters.done == job.counters.in_flight == 0
 
     async def test_while_no_row_comes_it_ends_at_once(self, setting: Setting) -> None:
-        released = asyncio.Event()
+        released = threading.Event()
 
-        class Stalled:
-            async def next(self) -> None:
-                await released.wait()
+        def rows() -> Iterator[dict[str, Any]]:
+            released.wait(30)
+            yield from texts(1)
 
-            def close(self) -> None:
-                released.set()
-
-        job = setting.job(ScriptedProvider(), texts(1))
-        job._add_worker(Stalled())  # type: ignore[arg-type]
+        stalled = source(rows(), once=True)
+        job = FileRun(LLM(ScriptedProvider()), stalled, PromptTemplate("{text}"), setting.writer)
         at(3.0, job.interrupt)
         await job.run()
+        released.set()
+        assert job.interrupted
         assert asyncio.get_running_loop().time() == pytest.approx(3.0)
+
+    async def test_another_run_of_the_process_goes_on(
+        self, setting: Setting, tmp_path: Path
+    ) -> None:
+        provider = ScriptedProvider(latency=1.0, quota=Quota(rpm=60))
+        llm = LLM(provider)
+        runs, writers = [], []
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            writers.append(writer := open_output(folder / "out.jsonl"))
+            template = PromptTemplate("Say: {text}")
+            runs.append(FileRun(llm, source(texts(10)), template, writer, concurrency=5))
+        at(2.5, runs[0].interrupt)
+        await asyncio.gather(*(each.run() for each in runs))
+        for writer in writers:
+            writer.abort()
+        assert runs[0].counters.answered < 10
+        assert runs[1].counters.answered == 10
+        assert asyncio.get_running_loop().time() < 20.0

@@ -1,4 +1,4 @@
-"""The asynchronous face of a map: a stream to iterate over, or a whole to await."""
+"""Asynchronous map: a stream to iterate over, or a whole."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
 
 from llmflow.errors import UsageError
-from llmflow.mapping.pump import Pump
+from llmflow.mapping.engine import MapEngine
 from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream, note
-from llmflow.mapping.work import Prepared, Work
+from llmflow.mapping.spec import MapSpec, Prepared
 
 CollectedT = TypeVar("CollectedT")
 _INSTEAD: Final = (
@@ -28,22 +28,22 @@ class Answers(Generic[ItemT, CollectedT]):
     until everything has ended.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, spec: MapSpec) -> None:
+        self._spec = spec
         self._begun = False
-        self._pump: Pump[ItemT] | None = None
+        self._engine: MapEngine[ItemT] | None = None
         # Weak: a loop that is left drops the stream, and so ends it.
         self._stream: weakref.ref[AsyncGenerator[Result[ItemT], None]] | None = None
 
     def __repr__(self) -> str:
-        return f"<llm.map: {'not begun' if self._pump is None else self.counts}>"
+        return f"<llm.map: {'not begun' if self._engine is None else self.counts}>"
 
     @property
     def counts(self) -> MapCounts:
         """What has become of the items so far."""
-        if self._pump is None:
+        if self._engine is None:
             return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
-        return self._pump.counts
+        return self._engine.counts
 
     if not TYPE_CHECKING:  # to a type checker these are simply not there
 
@@ -82,69 +82,60 @@ class Answers(Generic[ItemT, CollectedT]):
         stream = None if self._stream is None else self._stream()
         if stream is not None:
             await stream.aclose()
-        if self._pump is not None:
-            await self._pump.close()
+        if self._engine is not None:
+            await self._engine.runner.close()
 
-    def _begin(self) -> Work:
+    def _begin(self) -> MapSpec:
         if self._begun:
             raise UsageError(
                 "this map was used already, and to ask again costs again: call llm.map(...) anew"
             )
         self._begun = True
-        return self._work
+        return self._spec
 
-    async def _prepared(self, work: Work) -> Prepared:
+    async def _prepared(self, spec: MapSpec) -> Prepared:
         # Collecting a query can take long, and polars does it outside of Python.
-        return await asyncio.to_thread(work.prepared) if work.lazy else work.prepared()
+        return await asyncio.to_thread(spec.prepared) if spec.lazy else spec.prepared()
 
-    async def _results(self, work: Work) -> AsyncGenerator[Result[ItemT], None]:
-        ready = await self._prepared(work)
-        pump = self._pump = work.pump(ready)
+    async def _results(
+        self, spec: MapSpec, collected: Prepared | None = None
+    ) -> AsyncGenerator[Result[ItemT], None]:
+        engine = self._engine = spec.engine(collected or await self._prepared(spec))
         try:
-            pump.start()
+            engine.start()
             while True:
-                await pump.wait()
-                if not pump.ready:
+                await engine.wait()
+                if not engine.ready:
                     break
-                while pump.ready:
-                    yield pump.pop()
+                while engine.ready:
+                    yield engine.pop()
         except BaseException as error:
-            ended_stream(error, pump.counts.delivered)
+            if collected is None:
+                ended_stream(error, engine.counts.delivered)
             raise
         finally:
-            await pump.close()
-        raise_failure(pump)
+            await engine.runner.close()
+        raise_failure(engine)
 
-    async def _collect(self, work: Work) -> CollectedT:
-        ready = await self._prepared(work)
-        pump = self._pump = work.pump(ready)
+    async def _collect(self, spec: MapSpec) -> CollectedT:
+        ready = await self._prepared(spec)
         collector = ready.collector()
         try:
-            pump.start()
-            while True:
-                await pump.wait()
-                if not pump.ready:
-                    break
-                while pump.ready:
-                    collector.add(pump.pop())
+            async for result in self._results(spec, ready):
+                collector.add(result)
         except BaseException as error:
-            attach(error, collector.collected(pump.counts), pump.counts)
+            attach(error, collector.collected(self.counts), self.counts)
             raise
-        finally:
-            await pump.close()
-        if pump.failure is not None:
-            attach(pump.failure, collector.collected(pump.counts), pump.counts)
-        raise_failure(pump)
-        collected: CollectedT = collector.collected(pump.counts)
+        collected: CollectedT = collector.collected(self.counts)
         return collected
 
 
-def raise_failure(pump: Pump[Any]) -> None:
+def raise_failure(engine: MapEngine[Any]) -> None:
     """Raise what ended the map early, with what it left undone written on it."""
-    error = pump.failure
+    error = engine.failure
     if error is None:
         return
-    note(error, pump.counts)
+    note(error, engine.counts)
     try:
         raise error
     finally:

@@ -22,8 +22,9 @@ from llmflow.errors import (
     ProviderError,
     UsageError,
 )
-from llmflow.mapping.answers import Answers
-from llmflow.mapping.pump import DRAIN_SECONDS, window_of
+from llmflow.items.runner import DRAIN_SECONDS
+from llmflow.mapping.async_map import Answers
+from llmflow.mapping.engine import window_of
 from llmflow.mapping.result import Result
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response

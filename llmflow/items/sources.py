@@ -1,8 +1,9 @@
-"""Where items come from, all in one form: something to take the next one from, at once."""
+"""Sources of items: each hands out its next one, or none yet."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextvars import Context
@@ -78,12 +79,26 @@ class IterableSource(Generic[ItemT]):
 
 
 class AsyncIterableSource(Generic[ItemT]):
-    """Items of an async iterable, read by one task a few items ahead."""
+    """Items of an async iterable, read by one task a few items ahead.
 
-    def __init__(self, items: AsyncIterable[ItemT], *, read_ahead: int) -> None:
+    Args:
+        items: what to read.
+        read_ahead: items that may wait here.
+        count: is told 1 when an item is waited for, and -1 when none is any more.
+    """
+
+    def __init__(
+        self,
+        items: AsyncIterable[ItemT],
+        *,
+        read_ahead: int,
+        count: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._items = items
+        self._count = count
         self._read_ahead = read_ahead
         self._ready: deque[ItemT] = deque()
+        self._closed = False
         self._end: Any = NOTHING
         self._error: BaseException | None = None
         self._space: asyncio.Event | None = None
@@ -113,20 +128,28 @@ class AsyncIterableSource(Generic[ItemT]):
 
     async def close(self) -> None:
         """Stop the task; it closes the async iterator."""
+        self._closed = True
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
 
     async def _read(self, more: Callable[[], None], space: asyncio.Event) -> None:
         iterator: AsyncIterator[ItemT] | None = None
+        self._count(1)
         try:
             iterator = aiter(self._items)
             async for item in iterator:
+                if self._closed:  # it has ignored the cancellation
+                    break
                 self._ready.append(item)
                 more()
                 while len(self._ready) >= self._read_ahead:
                     space.clear()
-                    await space.wait()
+                    self._count(-1)
+                    try:
+                        await space.wait()
+                    finally:
+                        self._count(1)
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
             # A cancellation that comes from inside it, too: it is not the end of the items.
             self._error = error
@@ -139,6 +162,75 @@ class AsyncIterableSource(Generic[ItemT]):
             except Exception as error:  # noqa: BLE001 - likewise
                 self._error = self._error or error
             more()
+            self._count(-1)
+
+
+class ThreadSource(Generic[ItemT]):
+    """Items of an iterable that may block, such as a pipe, read ahead by a thread.
+
+    The thread is a daemon: a pipe on which nothing comes must not keep the process alive.
+
+    Args:
+        items: what to read.
+        read_ahead: items that may wait here.
+    """
+
+    def __init__(self, items: Iterable[ItemT], *, read_ahead: int = 256) -> None:
+        self._items = items
+        self._ready: deque[ItemT] = deque()
+        self._room = threading.Semaphore(read_ahead)
+        self._asleep = self._closed = False
+        self._end: Any = NOTHING
+        self._error: BaseException | None = None
+        self._more: Callable[[], None] = lambda: None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, context: Context, more: Callable[[], None]) -> None:
+        """Start the thread."""
+        self._more, self._loop = more, asyncio.get_running_loop()
+        target = context.copy().run
+        threading.Thread(
+            target=target, args=(self._read,), name="llmflow-rows", daemon=True
+        ).start()
+
+    def take(self) -> Any:
+        """Take an item that was read."""
+        self._asleep = True  # before looking: what the thread adds from here on wakes the loop
+        end = self._end  # and in this order: items come before the news that there are no more
+        if self._ready:
+            self._asleep = False
+            self._room.release()
+            return self._ready.popleft()
+        if end is END and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return end
+
+    async def close(self) -> None:
+        """Hand out no more. A thread that waits for an item is left to itself."""
+        self._closed = True
+        self._room.release()
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                self._room.acquire()
+                if self._closed:
+                    return
+                self._ready.append(item)
+                self._wake()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the items are used
+            self._error = error
+        self._end = END
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._asleep and self._loop is not None:
+            self._asleep = False
+            try:
+                self._loop.call_soon_threadsafe(self._more)
+            except RuntimeError:  # the loop is closed: nobody wants the items any more
+                self._closed = True
 
 
 class FedSource(Generic[ItemT]):

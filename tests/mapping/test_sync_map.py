@@ -17,7 +17,7 @@ from llmflow import LLM, partial_results
 from llmflow.background import background
 from llmflow.errors import InputError, UsageError
 from llmflow.mapping.result import ResultList
-from llmflow.mapping.stream import AnswerStream, collect
+from llmflow.mapping.sync_map import AnswerStream, collect
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 from tests.mapping.asking import Asked, NoBudget, Read, Refused, response, work

@@ -1,14 +1,14 @@
-"""Every row of a source through an LLM, and out again: the engine of ``llmflow run``.
+"""Engine of ``llmflow run``: asks for each row, and writes the answer.
 
-A bounded number of workers pull rows, so that memory does not grow with the
-source. Every row ends as an answer or as a named failure; what was not asked any
-more, because the run was stopped, has neither and can be asked by the next run.
+Every row ends as an answer or as a named failure; what was not asked any more, because the run
+was stopped, has neither and can be asked by the next run.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,11 @@ from llmflow.errors import (
     ProviderError,
     redact,
 )
-from llmflow.jobs.contact import Contact
-from llmflow.jobs.feed import Feed, ThreadFeed
+from llmflow.items.idle import yield_slot
+from llmflow.items.runner import DRAIN_SECONDS, ItemRunner
+from llmflow.items.sending import item_calls
+from llmflow.items.sources import IterableSource, Source, ThreadSource
+from llmflow.jobs.reachability import Reachability
 from llmflow.jobs.submission import Submission
 from llmflow.llm import LLM
 from llmflow.rows import (
@@ -40,18 +43,12 @@ from llmflow.runs.context import current_run
 from llmflow.types import Usage
 
 DEFAULT_CONCURRENCY = 100
-# Longer than any attempt may take: admission stays closed until the last one has ended.
-_CLOSED_SECONDS = 3600.0
-_DRAIN_POLL_SECONDS = 0.05
-# Rows that share the answer of another one wake a few turns after it.
-_TURNS_TO_WAKE = 8
-DRAIN_SECONDS = 60.0
-"""How long a stopped job waits for answers that are on their way."""
+_BUSY_POLL_SECONDS = 0.05
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a job has done so far."""
+    """Progress of a file run."""
 
     answered: int = 0
     failed: int = 0
@@ -103,13 +100,12 @@ class Counters:
         self.first_skipped = self.first_skipped or redact(row.reason)
 
 
-class Job:
+class FileRun:
     """One prompt over many rows.
 
-    A job that is stopped closes the limiter's admission for good: it is the end of
-    its program.
+    Stopped, it sends nothing more; other runs of the process go on.
 
-    >>> job = Job(llm, rows, template, writer)  # doctest: +SKIP
+    >>> job = FileRun(llm, rows, template, writer)  # doctest: +SKIP
     >>> await job.run()  # doctest: +SKIP
 
     Args:
@@ -139,7 +135,7 @@ class Job:
         concurrency: int = DEFAULT_CONCURRENCY,
         fail_fast: bool = False,
         drain_seconds: float = DRAIN_SECONDS,
-        contact: Contact | None = None,
+        contact: Reachability | None = None,
         submission: Submission | None = None,
         overflow: Submission | None = None,
         details: bool = False,
@@ -152,7 +148,7 @@ class Job:
         self.submission = submission
         self.overflow = overflow
         self._overflowing: asyncio.Task[None] | None = None
-        self.contact = contact or Contact()
+        self.contact = contact or Reachability()
         self.contact.on_lost = self._stop
         self._llm = llm
         self.source = source
@@ -160,23 +156,20 @@ class Job:
         self._writer = writer
         self._details = details
         self.concurrency = concurrency
-        self._workers: set[asyncio.Task[None]] = set()
         self.fails_fast = fail_fast
         """Whether the first row that fails ends it."""
+        self.stopping = False
+        """Whether it takes no more rows."""
         self._drain_seconds = drain_seconds
         self._submitting: asyncio.Task[None] | None = None
-        self._started = 0
-        self._drain: asyncio.Task[None] | None = None
+        self._runner: ItemRunner[Row] | None = None
+        self._context: Context | None = None
+        self._under_way = 0
 
     @property
     def once(self) -> bool:
         """Whether its rows come through a pipe."""
         return self.source.once
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it takes no more rows."""
-        return self._drain is not None
 
     @property
     def submitting(self) -> bool:
@@ -204,18 +197,31 @@ class Job:
         """
         if not await self._submit():
             return
-        # What can be read only once may block as well: a thread waits for it.
         if self.overflow is not None and (run := current_run()) is not None:
             run.session.on_quota_used_up.append(self._begin_overflow)
-        feed: Feed[Row] = ThreadFeed(self.source) if self.source.once else Feed(self.source)
+        # What can be read only once may block as well: a thread waits for it.
+        source: Source = (
+            ThreadSource(self.source) if self.source.once else IterableSource(self.source)
+        )
+        self._context = copy_context()
+        runner = self._runner = ItemRunner(
+            self._row, source, self, drain_seconds=self._drain_seconds, sends_after_stop=False
+        )
         try:
-            self._add_worker(feed)
-            while self._workers:
-                await asyncio.wait(self._workers)
+            if not self.stopping:
+                runner.start()
+                await runner.wait()
         finally:
-            feed.close()
-            others = {each for each in (self._drain, self._overflowing) if each is not None}
-            await _cancel(self._workers | others)
+            putting = self._overflowing
+            if putting is not None:
+                putting.cancel()
+            await runner.close()
+            if putting is not None:
+                await asyncio.wait((putting,))
+        if isinstance(runner.failure, asyncio.CancelledError):
+            self.interrupted = True
+        elif self.stopped_by is None:
+            self.stopped_by = runner.failure
         if self.stopped_by is not None and not isinstance(self.stopped_by, LLMFlowError):
             raise self.stopped_by
 
@@ -240,23 +246,43 @@ class Job:
 
     def _begin_overflow(self) -> None:
         if self._overflowing is None and not self.stopping:
-            self._overflowing = asyncio.create_task(self._put_the_rest())
+            # Not in the context of the row that has found out.
+            putting = asyncio.Task(self._put_the_rest(), context=self._context)
+            putting.add_done_callback(self._has_put)
+            self._overflowing = putting
 
     async def _put_the_rest(self) -> None:
         assert self.overflow is not None
         try:
             # What is on its way in parallel must not go into a job as well.
             while self._is_busy():  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(_DRAIN_POLL_SECONDS)
+                await asyncio.sleep(_BUSY_POLL_SECONDS)
             await self.overflow.put()
         except LLMFlowError as error:
             self._stop(error)
 
-    async def _next(self, feed: Feed[Row]) -> tuple[int, Row] | None:
-        """Return the next row; none while the rest is put into jobs, where it is waited for."""
-        if self._overflowing is not None and not self._overflowing.done():
-            await asyncio.wait((self._overflowing,))
-        return None if self.stopping else await feed.next()
+    def _has_put(self, _putting: asyncio.Task[None]) -> None:
+        if self._runner is not None:
+            self._runner.advance()
+
+    def _is_busy(self) -> bool:
+        """Return whether an answer is on its way, or on its way into the journal."""
+        run = current_run()
+        recording = 0 if run is None else run.session.recording
+        return bool(recording or (self._runner is not None and self._runner.sending))
+
+    def has_room(self) -> bool:
+        """Return whether another row may begin; none while jobs are made."""
+        putting = self._overflowing is not None and not self._overflowing.done()
+        return self._under_way < self.concurrency and not putting
+
+    def enter(self) -> None:
+        """Count a row that begins."""
+        self._under_way += 1
+
+    def leave(self) -> None:
+        """Count it no more."""
+        self._under_way -= 1
 
     def interrupt(self) -> None:
         """Send no more. What is in flight may come to its end; asked twice, it is dropped.
@@ -266,70 +292,38 @@ class Job:
         if self._submitting is not None:
             self.interrupted = True
             self._submitting.cancel()
-            return
-        if self.interrupted:
-            self._drop()
-            return
-        self.interrupted = True
-        self._close_admission()
+        elif self.interrupted and self._runner is not None:
+            self._runner.cancel()
+        else:
+            self.interrupted = True
+            self._send_no_more(None)
 
     def _stop(self, error: BaseException) -> None:
-        """End the job early, because of an error that every other row would meet as well."""
+        """End the run early, because of an error that every other row would meet as well."""
         if self.stopped_by is None:
             self.stopped_by = error
-        self._close_admission()
+        self._send_no_more(error)
 
-    def _close_admission(self) -> None:
+    def _send_no_more(self, error: BaseException | None) -> None:
+        self.stopping = True
         if self._overflowing is not None:
             self._overflowing.cancel()
-        if self._drain is None:
-            self._llm.limiter.pause(_CLOSED_SECONDS)
-            self._drain = asyncio.create_task(self._drop_when_drained())
+        if self._runner is not None:
+            self._runner.stop(error)
 
-    async def _drop_when_drained(self) -> None:
-        """Once the last answer on its way is here, drop the rows that wait to be sent."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._drain_seconds
-        while self._is_busy() and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)
-        for _ in range(_TURNS_TO_WAKE):
-            await asyncio.sleep(0)
-        self._drop()
-
-    def _is_busy(self) -> bool:
-        """Return whether an answer is on its way, or on its way into the journal."""
-        run = current_run()
-        recording = 0 if run is None else run.session.recording
-        return bool(recording or self._llm.limiter.statistics().in_flight)
-
-    def _drop(self) -> None:
-        for worker in self._workers:
-            worker.cancel()
-
-    def _add_worker(self, feed: Feed[Row]) -> None:
-        self._started += 1
-        worker = asyncio.create_task(self._work(feed))
-        self._workers.add(worker)
-        worker.add_done_callback(self._workers.discard)
-
-    async def _work(self, feed: Feed[Row]) -> None:
-        """Pull rows until there are none. The first row of each worker brings the next worker."""
-        first, loop = True, asyncio.get_running_loop()
+    async def _row(self, index: int, row: Row) -> None:
+        counters, loop = self.counters, asyncio.get_running_loop()
+        if (calls := item_calls.get()) is not None:
+            yield_slot.set(calls.wait_for_job)
+        counters.in_flight += 1
+        started = loop.time()
         try:
-            while not self.stopping and (found := await self._next(feed)) is not None:
-                if first and self._started < self.concurrency:
-                    self._add_worker(feed)
-                first = False
-                index, row = found
-                self.counters.in_flight += 1
-                started = loop.time()
-                try:
-                    await self._answer(row, index)
-                finally:
-                    self.counters.in_flight -= 1
-                    self.counters.row_seconds += loop.time() - started
+            await self._answer(row, index)
         except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
             self._stop(error)
+        finally:
+            counters.in_flight -= 1
+            counters.row_seconds += loop.time() - started
 
     async def _answer(self, row: Mapping[str, Any], index: int) -> None:
         try:
@@ -371,9 +365,3 @@ class Job:
         self.counters.reasons[kind] = (count + 1, first)
         if self.fails_fast:
             self._stop(error)
-
-
-async def _cancel(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

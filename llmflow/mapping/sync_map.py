@@ -1,4 +1,4 @@
-"""The synchronous face of a map: the source is read, and results are taken, in the caller's thread.
+"""Synchronous map: its source is read in the caller's thread.
 
 The items are asked on the background loop. What is to be read is asked for in small
 portions, a few ahead of what is under way, so that a generator runs in the thread
@@ -15,11 +15,11 @@ from typing import Any, Final, Generic, Self
 
 from llmflow.background import background
 from llmflow.errors import UsageError
-from llmflow.mapping.answers import raise_failure
-from llmflow.mapping.pump import Pump
+from llmflow.items.sources import FedSource, close_generator
+from llmflow.mapping.async_map import raise_failure
+from llmflow.mapping.engine import MapEngine
 from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream
-from llmflow.mapping.sources import FedSource, close_generator
-from llmflow.mapping.work import Prepared, Work, source_of
+from llmflow.mapping.spec import MapSpec, Prepared, source_of
 
 _INSTEAD: Final = "async for result in llm.map(...), or await llm.map(...)"
 _RESULTS_AT_ONCE: Final = 128
@@ -34,8 +34,8 @@ class AnswerStream(Generic[ItemT]):
     is left in any way ends what is under way.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, spec: MapSpec) -> None:
+        self._spec = spec
         self._begun = False
         self._exchange: _Exchange | None = None
         # Weak: a loop that is left drops the stream, and so ends it.
@@ -47,10 +47,10 @@ class AnswerStream(Generic[ItemT]):
     @property
     def counts(self) -> MapCounts:
         """What has become of the items so far."""
-        pump = None if self._exchange is None else self._exchange.pump
-        if pump is None:
+        engine = None if self._exchange is None else self._exchange.engine
+        if engine is None:
             return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
-        return pump.counts
+        return engine.counts
 
     def __iter__(self) -> Iterator[Result[ItemT]]:
         if self._begun:
@@ -59,7 +59,7 @@ class AnswerStream(Generic[ItemT]):
                 "call llm.map_sync(...) anew"
             )
         self._begun = True
-        self._exchange = _Exchange(self._work, self._work.prepared(), tells=True)
+        self._exchange = _Exchange(self._spec, self._spec.prepared(), tells=True)
         stream = _results(self._exchange)
         self._stream = weakref.ref(stream)
         return stream
@@ -83,35 +83,35 @@ class AnswerStream(Generic[ItemT]):
             stream.close()
 
 
-def collect(work: Work) -> Any:
+def collect(spec: MapSpec) -> Any:
     """Ask for all items, and return a list or a frame in their order."""
-    ready = work.prepared()
-    exchange, collector = _Exchange(work, ready), ready.collector()
+    ready = spec.prepared()
+    exchange, collector = _Exchange(spec, ready), ready.collector()
     try:
         for result in _results(exchange):
             collector.add(result)
     except BaseException as error:
-        if exchange.pump is not None:
-            counts = exchange.pump.counts
+        if exchange.engine is not None:
+            counts = exchange.engine.counts
             attach(error, collector.collected(counts), counts)
         raise
-    assert exchange.pump is not None
-    return collector.collected(exchange.pump.counts)
+    assert exchange.engine is not None
+    return collector.collected(exchange.engine.counts)
 
 
 class _Exchange:
     """What passes between the caller's thread and the background loop."""
 
-    def __init__(self, work: Work, ready: Prepared, *, tells: bool = False) -> None:
-        self.pump: Pump[Any] | None = None
+    def __init__(self, spec: MapSpec, ready: Prepared, *, tells: bool = False) -> None:
+        self.engine: MapEngine[Any] | None = None
         self.tells = tells
         """Whether a Ctrl-C has to be told of as one of a stream."""
-        self._work = work
+        self._spec = spec
         self._ready = ready
         self._fed: FedSource[Any] | None = None
         self._iterator: Iterator[Any] | None = None
         if not isinstance(ready.items, AsyncIterable):
-            self._fed = FedSource(max(_READ_AHEAD_AT_LEAST, work.concurrency))
+            self._fed = FedSource(max(_READ_AHEAD_AT_LEAST, spec.concurrency))
             self._iterator = iter(ready.items)
 
     def read(self, most: int) -> tuple[list[Any], bool, Exception | None]:
@@ -134,37 +134,37 @@ class _Exchange:
         self, items: list[Any], end: bool, error: Exception | None
     ) -> tuple[list[Result[Any]], int]:
         """Hand over items; return finished results, and how many items are wanted."""
-        pump, fed = self.pump, self._fed
-        if pump is None:
-            source = fed or source_of(self._ready.items, concurrency=self._work.concurrency)
-            pump = self.pump = self._work.pump(self._ready, source)
+        engine, fed = self.engine, self._fed
+        if engine is None:
+            source = fed or source_of(self._ready.items, concurrency=self._spec.concurrency)
+            engine = self.engine = self._spec.engine(self._ready, source)
             if fed is not None:
-                fed.on_low = pump.wake
-            pump.start()
+                fed.on_low = engine.wake
+            engine.start()
         if fed is not None and (items or end or error is not None):
             fed.feed(items, end=end, error=error)
-        await pump.wait(unless=self._wanted)
+        await engine.wait(unless=self._wanted)
         results: list[Result[Any]] = []
-        while pump.ready and len(results) < _RESULTS_AT_ONCE:
-            results.append(pump.pop())
+        while engine.ready and len(results) < _RESULTS_AT_ONCE:
+            results.append(engine.pop())
         return results, self._wanted()
 
     def _wanted(self) -> int:
         """Return how many items the background loop has room for."""
-        if self._fed is None or self.pump is None or self.pump.failure is not None:
+        if self._fed is None or self.engine is None or self.engine.failure is not None:
             return 0
         return self._fed.wanted
 
     def close(self) -> None:
         """Cancel what is under way, and close the source where it was read."""
-        pump = self.pump
+        engine = self.engine
         try:
-            if pump is not None and not pump.loop.is_closed():
-                background.run(pump.close, instead=_INSTEAD)
+            if engine is not None and not engine.runner.loop.is_closed():
+                background.run(engine.runner.close, instead=_INSTEAD)
         except UsageError:
             # The stream was dropped by the loop itself, or by another: nobody can wait here.
-            assert pump is not None
-            pump.loop.call_soon_threadsafe(pump.cancel)
+            assert engine is not None
+            engine.runner.loop.call_soon_threadsafe(engine.runner.cancel)
         finally:
             close_generator(self._iterator)
 
@@ -182,10 +182,10 @@ def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:
             delivered += len(results)
             read = exchange.read(wanted)
     except BaseException as error:
-        if exchange.tells and exchange.pump is not None:
+        if exchange.tells and exchange.engine is not None:
             ended_stream(error, delivered)
         raise
     finally:
         exchange.close()
-    assert exchange.pump is not None
-    raise_failure(exchange.pump)
+    assert exchange.engine is not None
+    raise_failure(exchange.engine)

@@ -1,4 +1,4 @@
-"""Whether anybody is at the other end: told apart from a connection that breaks at times.
+"""Tells an unreachable provider from connections that break at times.
 
 One connection in a thousand breaks and is worth six attempts. Where there never was
 one, because of a wrong port, a proxy or no network, six attempts for each of a
@@ -30,10 +30,10 @@ _NO_CONNECTION = frozenset(
 )
 
 
-class Contact:
+class Reachability:
     """Notes whether a provider was ever reached.
 
-    >>> contact = Contact()
+    >>> contact = Reachability()
     >>> llm = LLM("openai/gpt-6-luna", retry=contact.policy())  # doctest: +SKIP
 
     Args:

@@ -1,4 +1,4 @@
-"""What is to be asked, and what becomes of the answers: the same for async and sync callers."""
+"""Checked map: items, prompts, and what collects the results."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmflow.errors import UsageError
-from llmflow.mapping.frames import Columns, Table, kind_of, table_of
-from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.pump import Ask, OnError, Pump, window_of
-from llmflow.mapping.result import MapCounts, Result, ResultList, error_text
-from llmflow.mapping.sources import (
+from llmflow.items.sources import (
     READ_AHEAD,
     AsyncIterableSource,
     IterableSource,
     Source,
     checked_items,
 )
+from llmflow.mapping.engine import Ask, MapEngine, OnError, window_of
+from llmflow.mapping.frames import Columns, Table, kind_of, table_of
+from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
+from llmflow.mapping.result import MapCounts, Result, ResultList, error_text
 from llmflow.rows.records import DETAILS
 from llmflow.types import Quota
 
@@ -53,7 +53,7 @@ def default_concurrency(quota: Quota) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class MapSpec:
     """One map, checked, not begun.
 
     Args:
@@ -118,18 +118,18 @@ class Work:
         make_prompt = prompt_maker(self.prompt, columns=table.columns)
         return Prepared(table.rows(), make_prompt, len(table), table, self.details)
 
-    def pump(self, ready: Prepared, source: Source | None = None) -> Pump[Any]:
-        """Return a pump for the running event loop.
+    def engine(self, ready: Prepared, source: Source | None = None) -> MapEngine[Any]:
+        """Return a engine for the running event loop.
 
         Args:
             ready: items and prompts.
             source: where items come from, if not from themselves.
         """
-        make = partial(self._pump, ready, source)
+        make = partial(self._engine, ready, source)
         return make() if self.surroundings is None else self.surroundings().begin(make)
 
-    def _pump(self, ready: Prepared, source: Source | None) -> Pump[Any]:
-        return Pump(
+    def _engine(self, ready: Prepared, source: Source | None) -> MapEngine[Any]:
+        return MapEngine(
             self.ask,
             ready.make_prompt,
             source or source_of(ready.items, concurrency=self.concurrency),

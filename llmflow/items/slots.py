@@ -1,4 +1,4 @@
-"""How many items of a map are under way, without those that wait for a batch job."""
+"""Slots of items, given up while an item waits for a job."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from llmflow.batch.live import MOST_WAITING, stepping_aside
+from llmflow.items.idle import MOST_WAITING, yield_slot
 
 
-class Places:
-    """The places of one map's items, which they give up while they wait for a batch job.
+class Slots:
+    """The slots of one runner's items.
 
     Whoever starts items asks `has_room`, and says by `leave` that one has ended.
 
@@ -24,25 +24,24 @@ class Places:
 
     def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
         self.taken = 0
-        """How many items are at work."""
+        """Items at work."""
         self.aside = 0
-        """How many wait for a job, or to go on after it."""
+        """Items that wait for a job, or to go on after it."""
         self._limit = limit
         self._on_room = on_room
         self._back: deque[asyncio.Future[None]] = deque()
-        self._outer = stepping_aside.get()
+        self._outer = yield_slot.get()
 
-    @property
     def has_room(self) -> bool:
-        """Whether another item may begin."""
+        """Return whether another item may begin."""
         return self.taken < self._limit and self.aside < MOST_WAITING
 
     def enter(self) -> None:
-        """Take a place for an item that begins."""
+        """Take a slot for an item that begins."""
         self.taken += 1
 
     def leave(self) -> None:
-        """Give up the place of an item that has ended; those that come back go first."""
+        """Give up the slot of an item that has ended; those that come back go first."""
         self.taken -= 1
         while self._back and self.taken < self._limit:
             future = self._back.popleft()
@@ -50,18 +49,18 @@ class Places:
                 self.taken += 1
                 future.set_result(None)
 
-    def step_aside(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a batch job without a place, so that further items begin meanwhile."""
-        return _Aside(self, nullcontext() if self._outer is None else self._outer())
+    def yield_slot(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a batch job without a slot, so that further items begin meanwhile."""
+        return _Yielded(self, nullcontext() if self._outer is None else self._outer())
 
     def begin_wait(self) -> None:
-        """Give up the place of an item that waits."""
+        """Give up the slot of an item that waits."""
         self.aside += 1
         self.leave()
         self._on_room()
 
     async def end_wait(self, *, at_once: bool) -> None:
-        """Take a place again; at once, though it may be one too many, if the item is cancelled."""
+        """Take a slot again; at once, though it may be one too many, if the item is cancelled."""
         try:
             if at_once or self.taken < self._limit:
                 self.taken += 1
@@ -71,29 +70,29 @@ class Places:
             try:
                 await future
             except asyncio.CancelledError:
-                if future.cancelled():  # else the place was given to it already
+                if future.cancelled():  # else the slot was given to it already
                     self.taken += 1
                 raise
         finally:
             self.aside -= 1
 
 
-class _Aside(AbstractAsyncContextManager[None]):
+class _Yielded(AbstractAsyncContextManager[None]):
     """The wait of one item. Tens of thousands may be at once."""
 
-    __slots__ = ("_outer", "_places")
+    __slots__ = ("_outer", "_slots")
 
-    def __init__(self, places: Places, outer: AbstractAsyncContextManager[None]) -> None:
-        self._places = places
+    def __init__(self, slots: Slots, outer: AbstractAsyncContextManager[None]) -> None:
+        self._slots = slots
         self._outer = outer
 
     async def __aenter__(self) -> None:
         await self._outer.__aenter__()
-        self._places.begin_wait()
+        self._slots.begin_wait()
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             cancelled = kind is not None and not issubclass(kind, Exception)
-            await self._places.end_wait(at_once=cancelled)
+            await self._slots.end_wait(at_once=cancelled)
         finally:
             await self._outer.__aexit__(kind, *error)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Many items at once: sources, slots, the runner, and its idle signal."""

@@ -1,0 +1,276 @@
+"""Engine for many items: reads a source, runs tasks, drains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from llmflow.errors import ConfigurationError, LLMFlowError
+from llmflow.items.sending import ItemCalls, item_calls
+from llmflow.items.sources import END, NOTHING, Source
+
+ItemT = TypeVar("ItemT")
+
+DRAIN_SECONDS: Final = 60.0
+"""How long answers on their way are waited for once the rest has been ended.
+
+They are paid for, and seldom take longer."""
+
+_ITEMS_PER_TURN: Final = 64
+_SECONDS_PER_TURN: Final = 0.005
+
+
+def concerns_all(error: BaseException) -> bool:
+    """Return whether every other item must fail in the same way.
+
+    No credit, a used-up budget, a wrong setting: such an error ends a run even where failures
+    are collected.
+    """
+    if not isinstance(error, LLMFlowError):
+        return False
+    return error.fatal or isinstance(error, ConfigurationError)
+
+
+class Room(Protocol):
+    """Bounds how many items are under way."""
+
+    def has_room(self) -> bool:
+        """Return whether another item may begin."""
+        ...
+
+    def enter(self) -> None:
+        """Count an item that begins."""
+
+    def leave(self) -> None:
+        """Count it no more."""
+
+
+class ItemRunner(Generic[ItemT]):
+    """One run over the items of a source, in one event loop.
+
+    Every item has a task of its own, in a copy of the caller's context. All changes of state
+    are made by synchronous methods that end in `advance`, which starts what there is room for:
+    the source is read no further, so memory stays bounded.
+
+    Args:
+        work: an async function of an item's index and the item; what it raises ends the run.
+        source: where items come from.
+        room: bounds how many items are under way.
+        on_end: called once nothing is under way and nothing more will be.
+        drain_seconds: how long items under way may take after a stop; None: as long as they do.
+        cancels_with_source: whether an error of the source cancels what is under way.
+        sends_after_stop: whether items under way may still send requests after a stop. If not,
+            what waits to be sent is dropped, and answers on their way are waited for.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[int, ItemT], Awaitable[None]],
+        source: Source,
+        room: Room,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        drain_seconds: float | None = DRAIN_SECONDS,
+        cancels_with_source: bool = False,
+        sends_after_stop: bool = True,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.failure: BaseException | None = None
+        """What ended the run before the end of its source."""
+        self.stopped = False
+        """Whether no more items are begun, though there may be some."""
+        self.exhausted = False
+        """Whether the source was read to its end."""
+        self.read = 0
+        """Items that were read."""
+        self.sends = True
+        """Whether items under way may send requests."""
+        self.sending = 0
+        """Items with a request on its way, where `sends_after_stop` is false."""
+        self.at_close: Callable[[BaseException | None], Awaitable[None]] | None = None
+        """What to await when all is closed, with what ended it early."""
+        self._work = work
+        self._source = source
+        self._room = room
+        self._on_end = on_end
+        self._drain_seconds = drain_seconds
+        self._cancels_with_source = cancels_with_source
+        self._sends_after_stop = sends_after_stop
+        self._context: Context = copy_context()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, ItemCalls] = {}
+        self._cancelled = self._reading = self._again = False
+        self._ended: asyncio.Future[None] | None = None
+        self._drain: asyncio.TimerHandle | None = None
+
+    @property
+    def over(self) -> bool:
+        """True once nothing is under way, and nothing more will be."""
+        return (self.exhausted or self.stopped) and not self._tasks
+
+    def start(self) -> None:
+        """Start the source, and the first items."""
+        self._source.start(self._context, self.advance)
+        self.advance()
+
+    def advance(self) -> None:
+        """Start what there is room for; tell the owner once all is over."""
+        if self._reading:
+            return  # the source's own code led here
+        self._reading = True
+        try:
+            self._read_items()
+        finally:
+            self._reading = False
+        if self.over:
+            self._finish()
+
+    def _read_items(self) -> None:
+        turn, until = _ITEMS_PER_TURN, 0.0
+        while not (self.stopped or self.exhausted) and self._room.has_room():
+            if turn != _ITEMS_PER_TURN:
+                # A source that takes its time must not hold up what is under way.
+                until = until or self.loop.time() + _SECONDS_PER_TURN
+                if not turn or self.loop.time() > until:
+                    self._go_on_later()
+                    return
+            turn -= 1
+            try:
+                item = self._source.take()
+            except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+                self.stop(error, cancel=self._cancels_with_source)
+                return
+            if item is NOTHING:
+                return
+            if item is END:
+                self.exhausted = True
+                return
+            index = self.read
+            self.read += 1
+            self._room.enter()
+            # Not by loop.create_task: an eager task factory would run it here and now.
+            self._tasks[index] = asyncio.Task(
+                self._run(index, item), loop=self.loop, context=self._context.copy()
+            )
+
+    def _go_on_later(self) -> None:
+        if not self._again:
+            self._again = True
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._again = False
+        self.advance()
+
+    async def _run(self, index: int, item: Any) -> None:
+        """Work on one item. Nothing is raised from here: the run's owner gets it."""
+        try:
+            if not self._sends_after_stop:
+                self._calls[index] = calls = ItemCalls(self, self._tasks[index])
+                item_calls.set(calls)
+            await self._work(index, item)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
+            if not (isinstance(error, asyncio.CancelledError) and self.stopped):
+                self.stop(error, cancel=not isinstance(error, Exception))
+        finally:
+            self._end(index)
+            self.advance()
+
+    def _end(self, index: int) -> bool:
+        """Forget an item that has ended; False if that was done before."""
+        if self._tasks.pop(index, None) is None:
+            return False
+        self._calls.pop(index, None)
+        self._room.leave()
+        return True
+
+    def stop(self, error: BaseException | None = None, *, cancel: bool = False) -> None:
+        """Read no more; what is under way may come to its end.
+
+        Args:
+            error: why; the first one is kept as `failure`.
+            cancel: whether to cancel what is under way.
+        """
+        if self.failure is None:
+            self.failure = error
+        self.stopped = True
+        if cancel:
+            self.cancel()
+            return
+        if self._drain is None and self._drain_seconds is not None:
+            self._drain = self.loop.call_later(self._drain_seconds, self.cancel)
+        if self.sends and not self._sends_after_stop:
+            # What has begun in this turn of the event loop may send before.
+            self.loop.call_soon(self._send_no_more)
+        if self.over and not self._reading:
+            self._finish()
+
+    def _send_no_more(self) -> None:
+        self.sends = False
+        for index, calls in list(self._calls.items()):
+            if calls.waits:
+                self._cancel(index, self._tasks[index])
+
+    def cancel(self) -> None:
+        """Cancel everything that is under way, and read no more."""
+        if self.failure is None and not self.over:
+            self.failure = asyncio.CancelledError()
+        self.stopped = True
+        if not self._cancelled:
+            self._cancelled = True
+            for index, task in self._tasks.items():
+                self._cancel(index, task)
+
+    def _cancel(self, index: int, task: asyncio.Task[None]) -> None:
+        if task is not asyncio.current_task(self.loop):  # which has ended, but for what it says
+            # One that has not begun never comes to the end of `_run`.
+            task.add_done_callback(partial(self._gone, index))
+            task.cancel()
+
+    def _gone(self, index: int, _task: asyncio.Task[None]) -> None:
+        if self._end(index):
+            self.advance()
+
+    def _finish(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        self._on_end()
+
+    async def wait(self) -> None:
+        """Return when all is over."""
+        while not self.over:
+            self._ended = self.loop.create_future()
+            await self._ended
+
+    async def close(self) -> None:
+        """Cancel what is under way, close the source, and wait for both."""
+        if asyncio.get_running_loop() is not self.loop:
+            return  # a loop of another process or of the past: nothing there can be waited for
+        self.cancel()
+        closing = asyncio.Task(self._end_all(), loop=self.loop)
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        closing.result()
+
+    async def _end_all(self) -> None:
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        if self._drain is not None:
+            self._drain.cancel()
+        try:
+            await self._source.close()
+        finally:
+            if self.at_close is not None:
+                await self.at_close(self.failure)

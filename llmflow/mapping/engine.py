@@ -1,0 +1,235 @@
+"""Engine of a map: asks for items, and holds results until read.
+
+There is room for another item while fewer than ``concurrency`` are under way *and* fewer than
+``window`` were read and not handed out: a consumer that is slow, or one straggler that holds up
+an ordered stream, stops the reading of the source, and memory stays bounded. Items that wait
+for batch jobs count for neither: a job is to hold as many of them as it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+from llmflow.errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    LLMFlowError,
+    ModelNotFoundError,
+    QuotaExhaustedError,
+)
+from llmflow.failure_notes import note_item
+from llmflow.items.idle import active_items, yield_slot
+from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.slots import Slots
+from llmflow.items.sources import Source
+from llmflow.mapping.prompts import MakePrompt
+from llmflow.mapping.result import MapCounts, Result
+from llmflow.types import Response
+
+logger = logging.getLogger("llmflow")
+
+ItemT = TypeVar("ItemT")
+
+Ask: TypeAlias = Callable[[Any], Awaitable[Response]]
+"""The bound call: everything but the prompt is settled."""
+
+OnError: TypeAlias = Literal["collect", "raise"]
+
+_UNREAD_AT_LEAST: Final = 100
+_HELD_AT_LEAST: Final = 1_000
+_HELD_AT_MOST: Final = 10_000
+_HELD_PER_CALL: Final = 9
+
+
+def window_of(concurrency: int, *, ordered: bool) -> int:
+    """Return how many items may be read and not handed out.
+
+    As completed, as many finished results as calls under way may wait for the consumer
+    (and at least 100): enough to bridge its pauses. In order, results also wait for
+    the slowest item before them. With nine finished ones for each call under way, a
+    straggler that takes ten times as long as the others stops nothing; the slowest
+    per mille of hosted models' answers take about that. At least 1,000, which cost
+    a few megabytes; at most 10,000, so that memory stays a matter of tens of megabytes.
+
+    >>> window_of(100, ordered=False), window_of(100, ordered=True)
+    (200, 1100)
+    """
+    if not ordered:
+        return concurrency + max(_UNREAD_AT_LEAST, concurrency)
+    return concurrency + min(_HELD_AT_MOST, max(_HELD_AT_LEAST, _HELD_PER_CALL * concurrency))
+
+
+class MapEngine(Generic[ItemT]):
+    """One map, in one event loop.
+
+    Args:
+        ask: what answers a prompt.
+        make_prompt: what makes an item's prompt.
+        source: where items come from.
+        concurrency: how many items may be under way at once.
+        window: how many items may be read and not handed out.
+        ordered: whether results come out in the order of the items.
+        on_error: whether an item's failure ends the others.
+        total: how many items there are, if that is known.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        make_prompt: MakePrompt,
+        source: Source,
+        *,
+        concurrency: int,
+        window: int,
+        ordered: bool,
+        on_error: OnError,
+        total: int | None,
+    ) -> None:
+        self.ready: deque[Result[ItemT]] = deque()
+        """Results that can be handed out; take them by `pop`."""
+        self.runner: ItemRunner[ItemT] = ItemRunner(self._answer, source, self, on_end=self._finish)
+        self._ask = ask
+        self._make_prompt = make_prompt
+        self._slots = Slots(concurrency, self.runner.advance)
+        self.enter, self.leave = self._slots.enter, self._slots.leave
+        self._window = window
+        self._ordered = ordered
+        self._raises = on_error == "raise"
+        self._total = total
+        self._held: dict[int, Result[ItemT]] = {}  # of items after one that has not ended
+        self._next = self._expected = 0
+        self._answered = self._failed = self._delivered = 0
+        self._cut = self._empty = 0
+        self._told = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the map before the end of its source."""
+        return self.runner.failure
+
+    @property
+    def counts(self) -> MapCounts:
+        """What has become of the items so far."""
+        total, read = self._total, self.runner.read
+        if self.runner.exhausted or (total is not None and read > total):
+            total = read
+        return MapCounts(
+            total=total,
+            read=read,
+            answered=self._answered,
+            failed=self._failed,
+            delivered=self._delivered,
+            cut=self._cut,
+            empty=self._empty,
+        )
+
+    def start(self) -> None:
+        """Start the source, and the first items."""
+        self._expect(self._total or 0)
+        self.runner.start()
+
+    def _expect(self, items: int) -> None:
+        """Say how many items there are, to what decides between live calls and batch jobs."""
+        active_items().expected += items - self._expected
+        self._expected = items
+
+    def has_room(self) -> bool:
+        """Return whether another item may begin."""
+        slots = self._slots
+        unread = self.runner.read - self._delivered - slots.aside
+        return unread < self._window and slots.has_room()
+
+    async def _answer(self, index: int, item: ItemT) -> None:
+        """Ask for one item, and keep what comes of it."""
+        response: Response | None = None
+        failed: LLMFlowError | None = None
+        yield_slot.set(self._slots.yield_slot)
+        try:
+            response = await self._ask(self._make_prompt(item, index))
+        except LLMFlowError as error:
+            failed = error
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            note_item(error, index, item, owner="the map")
+            raise
+        if failed is not None:
+            if concerns_all(failed):
+                # It says nothing of this item, which the next run asks again.
+                self.runner.stop(failed, cancel=_refuses_all(failed, answered=self._answered))
+                return
+            note_item(failed, index, item, owner="the map")
+            self._failed += 1
+            if self._raises:
+                self.runner.stop(failed, cancel=True)
+                return
+        elif response is not None:
+            self._answered += 1
+            self._cut += response.is_cut
+            self._empty += response.is_empty
+        self._keep(Result(index=index, item=item, response=response, error=failed))
+
+    def _keep(self, result: Result[ItemT]) -> None:
+        if not self._ordered:
+            self.ready.append(result)
+        else:
+            held = self._held
+            held[result.index] = result
+            while (found := held.pop(self._next, None)) is not None:
+                self.ready.append(found)
+                self._next += 1
+        if self.ready:
+            self.wake()
+
+    def _finish(self) -> None:
+        """Hand out what was held for items that will never end, and wake the consumer."""
+        if self._held:
+            self.ready.extend(self._held[index] for index in sorted(self._held))
+            self._held.clear()
+        self._expect(0)
+        if self._cut and not self._told:
+            self._told = True
+            self._warn_of_cuts()
+        self.wake()
+
+    def _warn_of_cuts(self) -> None:
+        """Say so if the bound has cut more answers than may be odd."""
+        from llmflow.runs.oddities import too_many_cut
+
+        words = too_many_cut(self._answered, cut=self._cut, option="max_tokens")
+        if words is not None:
+            logger.warning("llm.map: %s", words)
+
+    def wake(self) -> None:
+        """Let `wait` look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, unless: Callable[[], object] | None = None) -> None:
+        """Wait until a result is ready, or all is over, or for something else."""
+        while not (self.ready or self.runner.over or (unless is not None and unless())):
+            self._waiter = self.runner.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def pop(self) -> Result[ItemT]:
+        """Hand out the next result, which makes room for another item."""
+        result = self.ready.popleft()
+        self._delivered += 1
+        self.runner.advance()
+        return result
+
+
+def _refuses_all(error: LLMFlowError, *, answered: int) -> bool:
+    """Whether nothing that is on its way can be answered, so that waiting is for nothing."""
+    if isinstance(error, BillingError | QuotaExhaustedError):
+        return not answered  # else what was sent before it ran out may be answered
+    return isinstance(error, AuthenticationError | ModelNotFoundError | ConfigurationError)
