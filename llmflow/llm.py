@@ -418,6 +418,8 @@ class LLM(Mappable, Copying):
         run, route = current_run() or self._run, self._route
         session = _outside if run is None else run.session
         choice = route.choice or chosen.get() or session.choice
+        if choice is not None and choice.is_live:
+            choice = None  # as if nobody had chosen
         validate = self.validate or validating.get()
         return session.ask(Call(request, route, choice=choice, validate=validate))
 

@@ -38,6 +38,11 @@ class Choice:
     deadline: float | None = None
     fallback: Fallback | None = None
 
+    @property
+    def is_live(self) -> bool:
+        """Whether calls are live, whatever happens to them."""
+        return self.mode == "parallel" and self.fallback is None
+
 
 chosen: ContextVar[Choice | None] = ContextVar("llmflow_mode", default=None)
 """What the node, flow or run around the running code has chosen; None: parallel calls."""
