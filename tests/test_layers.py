@@ -155,7 +155,6 @@ CIRCLES = [
         "llmflow.runs.run",
     },
     {"llmflow.llm", "llmflow.llm_copying"},
-    {"llmflow.jobs.plan_text", "llmflow.jobs.plan_values"},
 ]
 # File names that occur more than once; lower it when there are fewer.
 NAMES_USED_TWICE = 31

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmflow.jobs.plan import Plan
-    from llmflow.jobs.plan_text import Line
+    from llmflow.jobs.plan_table import Line
 
 _NOWHERE: Final = "-"
 
@@ -86,7 +86,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
         UsageError: as `llmflow run` would.
     """
     from llmflow.config import use_config
-    from llmflow.jobs.plan_text import lines
+    from llmflow.jobs.plan_report import lines
 
     with use_config(task.config):
         plan = _plan(task, sample=sample, exact=exact)
@@ -144,7 +144,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
 
 def _show(title: str, lines: Sequence[Line], stream: IO[str]) -> None:
     """Print a plan: a table on terminals, else a line per amount."""
-    from llmflow.jobs.plan_text import text_table
+    from llmflow.jobs.plan_table import text_table
 
     if stream.isatty():
         columns, rows = shutil.get_terminal_size()

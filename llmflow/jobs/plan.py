@@ -13,8 +13,9 @@ from llmflow.config import load_config
 from llmflow.errors import InputError, UsageError
 from llmflow.items.sources import checked_items
 from llmflow.jobs import plan_forecast as forecast
+from llmflow.jobs.plan_report import Plan
 from llmflow.jobs.plan_tokens import Question
-from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Plan, Primer, Sampled, Span
+from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Primer, Sampled, Span
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from llmflow import LLM, Batch, Plan, Price, Quota, make_plan
-from llmflow.jobs.plan_text import HEIGHT, Line, html_table, text_table
+from llmflow.jobs.plan_table import HEIGHT, Line, html_table, text_table
 from llmflow.limits.registry import forget_limiters
 from llmflow.testing import ScriptedProvider
 

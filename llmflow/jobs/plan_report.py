@@ -1,36 +1,135 @@
-"""A plan as text: lines, and tables for terminals and notebooks."""
+"""The plan of a run, and its lines as text."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llmflow.format import counted, dollars, duration, printable
-from llmflow.jobs.plan_values import ASSUMED, HISTORY, MAX_TOKENS, RUN, SAMPLE, Pace, Plan, Span
+from llmflow.jobs.plan_table import Line, html_table, text_table
+from llmflow.jobs.plan_values import (
+    ASSUMED,
+    HISTORY,
+    MAX_TOKENS,
+    RUN,
+    SAMPLE,
+    BudgetReach,
+    Output,
+    Pace,
+    Primer,
+    Sampled,
+    Span,
+)
+
+if TYPE_CHECKING:
+    from llmflow.pricing import Price
 
 _NARROW: Final = 0.005
-WIDTH = 80
-HEIGHT = 23  # of a screen's 24 lines one is the prompt's
-_MARGIN = 2
-_WIDEST_AMOUNT = 24
-_NARROWEST = 40
-_CELL = "text-align: left; vertical-align: top"
 
 
-class Line(NamedTuple):
-    """One line of a plan.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Plan:
+    """Estimate of a run; ``print(plan)`` and notebooks show it as a table.
 
     Args:
-        what: what it is about.
-        amount: how much that is.
-        how: how that is known, and what follows; may be empty.
+        model: the model string.
+        items: rows.
+        unusable: rows that no prompt can be made of; they fail without being asked.
+        first_unusable: the first one's index, from 0, and what is wrong with it; or None.
+        skips_unusable: whether they are left out instead.
+        empty: rows with nothing in their prompt fields.
+        first_empty: the first one's index, or None.
+        skips_empty: whether they are left out; else they are asked as they are.
+        too_long: rows with more tokens than the model takes; they are not in the price.
+        first_too_long: the first one's index, or None.
+        max_input_tokens: what the model takes; None where that is not known.
+        run: the name of the run; None where answers are not kept.
+        run_exists: whether there has been a session of it.
+        answered: rows that the run has an answer to, which are not asked again.
+        failed_before: rows that failed for good in it; asked again only with ``--retry-failed``.
+        repeated: rows that ask what an earlier row asks.
+        left: rows that are left to ask and to pay.
+        input_tokens: of the prompts of all rows that can be asked.
+        input_tokens_left: of those that are left.
+        measured: of how many rows the tokens were counted.
+        counting: how tokens are counted.
+        corrected_by: from how many prompts' tokens, as counted by the provider, the counts
+            were corrected; 0 where they were not.
+        output: how long answers are expected to be.
+        output_tokens_left: of all answers that are left.
+        price: what tokens cost; None where nobody knows.
+        price_source: who says so: a day, or a line of a file.
+        cost: of what is left, in US dollars; None where no price is known.
+        input_cost: the part of it that the prompts cost.
+        batch_cost: the same in a batch job; None where no price of it is known.
+        primer: what a cache primer saves in a batch job; None where no beginning is marked.
+        paces: how long each limit makes it take; empty where none is known.
+        binding: the one that makes it take longest; None where none is known.
+        budget: how far a budget goes; None without one.
+        sample: the sample that was asked, or None.
     """
 
-    what: str
-    amount: str
-    how: str = ""
+    model: str
+    items: int
+    unusable: int
+    first_unusable: tuple[int, str] | None
+    skips_unusable: bool
+    empty: int
+    first_empty: int | None
+    skips_empty: bool
+    too_long: int
+    first_too_long: int | None
+    max_input_tokens: int | None
+    run: str | None
+    run_exists: bool
+    answered: int
+    failed_before: int
+    repeated: int
+    left: int
+    input_tokens: Span
+    input_tokens_left: Span
+    measured: int
+    counting: str
+    corrected_by: int
+    output: Output
+    output_tokens_left: Span
+    price: Price | None
+    price_source: str | None
+    cost: Span | None
+    input_cost: Span | None
+    batch_cost: Span | None
+    primer: Primer | None
+    paces: tuple[Pace, ...]
+    binding: Pace | None
+    budget: BudgetReach | None
+    sample: Sampled | None
+
+    def __str__(self) -> str:
+        return text_table(self._title, lines(self, PYTHON))
+
+    def __repr__(self) -> str:
+        return f"<Plan: {short(self)}>"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._title, lines(self, PYTHON))
+
+    @property
+    def _title(self) -> str:
+        return f"plan: {self.model}"
+
+    @property
+    def seconds(self) -> Span | None:
+        """Time that it takes at least; None if no limit is known."""
+        return None if self.binding is None else self.binding.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; amounts as ``low``, ``likely``, ``high``."""
+        data: dict[str, Any] = _plain({**asdict(self), "seconds": self.seconds})
+        first = self.first_unusable
+        data["first_unusable"] = first and {"index": first[0], "reason": first[1]}
+        return data
 
 
 class Spelling(NamedTuple):
@@ -276,122 +375,11 @@ def _rounded(value: float) -> int:
     return int(round(value, min(0, digits)))
 
 
-def text_table(
-    title: str, lines: Iterable[Line], *, width: int = WIDTH, height: int | None = HEIGHT
-) -> str:
-    """Return a title and lines as a table that fits a screen.
-
-    What a line has to say beside its amount goes under it where it does not fit; of that,
-    the ends are left out where there are too many lines.
-
-    >>> print(text_table("plan: openai/m", [Line("rows", "3"), Line("cost", "free", "why")]))
-    plan: openai/m
-      rows  3
-      cost  free  why
-
-    Args:
-        title: the first line.
-        lines: the others.
-        width: columns of the screen.
-        height: lines that it has room for; None for any number of them.
-    """
-    cells = [_printable(line) for line in lines]
-    width = max(width, _NARROWEST)
-    blocks = list(_blocks(cells, width))
-    if height is not None:
-        _shorten(blocks, width, height - 1)
-    top = next(_wrapped(printable(title), width), "")
-    return "\n".join([top, *(line for block in blocks for line in block)])
-
-
-def html_table(title: str, lines: Iterable[Line]) -> str:
-    """Return a title and lines as an escaped table for a notebook."""
-    rows = [
-        f'<tr><th scope="row" style="{_CELL}">{what}</th>'
-        f'<td style="{_CELL}">{amount}</td><td style="{_CELL}">{how}</td></tr>'
-        for what, amount, how in (map(html.escape, _printable(line)) for line in lines)
-    ]
-    caption = f'<caption style="text-align: left">{html.escape(printable(title))}</caption>'
-    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def _printable(line: Line) -> Line:
-    return Line(*map(printable, line))
-
-
-def _blocks(lines: Sequence[Line], width: int) -> Iterator[list[str]]:
-    """Yield each line as one or more lines of a screen."""
-    first = max((_width(line.what) for line in lines), default=0)
-    amounts = (_width(line.amount) for line in lines)
-    second = max((each for each in amounts if each <= _WIDEST_AMOUNT), default=0)
-    indent = " " * (_MARGIN + first + _MARGIN)
-    for line in lines:
-        amount = _padded(line.amount, second) if line.how else line.amount
-        head = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}{amount}"
-        whole = f"{head}{' ' * _MARGIN}{line.how}".rstrip()
-        if _width(whole) <= width:
-            yield [whole]
-            continue
-        start = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}"
-        room = width - len(indent)
-        yield [
-            *_joined(start, indent, _wrapped(line.amount, room)),
-            *(f"{indent}  {each}" for each in _wrapped(line.how, room - 2)),
-        ]
-
-
-def _joined(start: str, indent: str, parts: Iterable[str]) -> Iterator[str]:
-    for number, part in enumerate(parts):
-        yield f"{indent if number else start}{part}"
-
-
-def _shorten(blocks: list[list[str]], width: int, height: int) -> None:
-    """Cut the longest blocks until all of them fit."""
-    while sum(map(len, blocks)) > height:
-        longest = max(blocks, key=len)
-        if len(longest) == 1:
-            return  # nothing is left to leave out but whole amounts
-        longest.pop()
-        if len(longest) > 1:
-            kept = longest[-1].rstrip(" …")
-            while _width(kept) > width - 2:
-                kept = kept[:-1]
-            longest[-1] = f"{kept} …"
-
-
-def _wrapped(text: str, width: int) -> Iterator[str]:
-    """Yield a text wrapped to a width, between words if possible."""
-    line = ""
-    for word in text.split():
-        longer = f"{line} {word}" if line else word
-        if _width(longer) <= width:
-            line = longer
-            continue
-        if line:
-            yield line
-        line = word
-        while _width(line) > width:
-            kept = _kept(line, width)
-            yield kept
-            line = line[len(kept) :]
-    if line:
-        yield line
-
-
-def _kept(text: str, width: int) -> str:
-    kept = text[:width]
-    while _width(kept) > width:
-        kept = kept[:-1]
-    return kept
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
-
-
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # letters of East Asia take two columns
-
-    return cell_len(text)
+def _plain(value: Any) -> Any:
+    if isinstance(value, Span):
+        return {name: _plain(amount) for name, amount in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
