@@ -35,17 +35,17 @@ def counted(number: int, one: str, more: str | None = None) -> str:
 def duration(seconds: float) -> str:
     """Return a duration as people write it.
 
-    >>> duration(3725)
-    '1 h 2 min'
+    >>> duration(3725), duration(120)
+    ('1 h 2 min', '2 min')
     """
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s"
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
-        return f"{hours} h {minutes} min"
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{hours / 24:.0f} days"
 
 

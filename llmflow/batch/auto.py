@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from llmflow.calls.call import Call
 from llmflow.calls.choice import Choice
-from llmflow.format import counted
+from llmflow.format import counted, duration
 from llmflow.items.idle import active_items
 from llmflow.limits import Limiter
 from llmflow.rate_limits import DAY, RATE_LIMITS
@@ -47,13 +47,13 @@ def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
     route = call.route
     charge = route.provider.reserve(call.request)
     seconds = seconds_in_parallel(count, charge, route.limiter)
-    time = f"{counted(count, 'call takes', 'calls take')} about {_duration(seconds)} in parallel"
-    if choice.deadline is not None and seconds > choice.deadline * _SHARE_OF_DEADLINE:
-        return Decision(False, f"{time}: too long for {_duration(choice.deadline)}")
     if math.isinf(seconds):
         return Decision(
             False, f"{counted(count, 'call is', 'calls are')} more than the daily quota"
         )
+    time = f"{counted(count, 'call takes', 'calls take')} about {duration(seconds)} in parallel"
+    if choice.deadline is not None and seconds > choice.deadline * _SHARE_OF_DEADLINE:
+        return Decision(False, f"{time}: too long for {duration(choice.deadline)}")
     if spending is not None and (dear := spending.is_too_dear(call, count)):
         return Decision(False, dear)
     return Decision(True, time)
@@ -78,11 +78,3 @@ def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
     if paces:
         return float(max(paces))
     return math.ceil(count / _AT_ONCE) * _SECONDS_PER_CALL
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

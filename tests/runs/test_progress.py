@@ -264,7 +264,7 @@ class TestReport:
 
     def test_a_reached_budget_is_named(self) -> None:
         report = RunReport(budget={"seconds": 60.0}, spent={"seconds": 60.0}, reached="seconds")
-        assert "budget spent: 1 min 0 s of 1 min 0 s: seconds reached" in report.lines()
+        assert "budget spent: 1 min of 1 min: seconds reached" in report.lines()
 
 
 def test_the_view_of_nothing_is_short() -> None:
