@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ import orjson
 
 from llmflow import lenient_json
 from llmflow.errors import BadReplyError, ConfigurationError, MissingKeyError, ProviderError, redact
-from llmflow.headers import parse_number, parse_reset
+from llmflow.headers import parse_number, parse_reset, server_time
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
 from llmflow.surrogates import well_formed_value
@@ -23,10 +23,54 @@ EMPTY: Final[Mapping[str, Any]] = {}
 _MOST: Final = 10**15
 
 
+class LimitHeaders(NamedTuple):
+    """The headers that tell of one limit.
+
+    >>> LimitHeaders.named("rpm", "x-ratelimit-{}-requests").reset
+    'x-ratelimit-reset-requests'
+    """
+
+    dimension: str
+    limit: str
+    remaining: str
+    reset: str
+
+    @classmethod
+    def named(cls, dimension: str, pattern: str) -> LimitHeaders:
+        """Return the headers of a dimension whose names differ in one word."""
+        return cls(dimension, *map(pattern.format, ("limit", "remaining", "reset")))
+
+    def signal(self, headers: Mapping[str, str], now: float) -> QuotaSignal:
+        """Read them.
+
+        Args:
+            headers: a reply's headers, with lower-case names.
+            now: the server's time, in seconds since 1970.
+        """
+        reset = headers.get(self.reset)
+        return QuotaSignal(
+            self.dimension,
+            parse_number(headers.get(self.limit)),
+            parse_number(headers.get(self.remaining)),
+            parse_reset(reset, now=now) if reset is not None else None,
+        )
+
+
+def told_limits(
+    limits: Iterable[LimitHeaders], headers: Mapping[str, str], received_at: float
+) -> list[QuotaSignal]:
+    """Read the limits that a reply's headers tell."""
+    told = [names for names in limits if names.limit in headers]
+    if not told:
+        return []
+    now = server_time(headers, received_at)
+    return [names.signal(headers, now) for names in told]
+
+
 class HTTPProvider:
     """A chat API over HTTP: address, key, replies and errors.
 
-    A subclass adds `encode`, `understand`, `signals`, `reserve` and `settle`, and sets what
+    A subclass adds `encode`, `understand`, `reserve` and `settle`, and sets what
     stands below without a value.
 
     Args:
@@ -48,6 +92,8 @@ class HTTPProvider:
     answer: str
     """What a reply holds, as messages name it."""
     error_table: ErrorTable
+    limits: tuple[LimitHeaders, ...] = ()
+    """The limits that its headers tell."""
     default_quota: Quota | None = None
     default_retry: Retry | None = None
     known_options: frozenset[str] | None = None
@@ -138,6 +184,10 @@ class HTTPProvider:
         """Return the error for a reply, as if of this status."""
         return self.classify(details, reply if status is None else reply._replace(status=status))
 
+    def signals(self, reply: WireReply) -> list[QuotaSignal]:
+        """Read what a reply's headers say of the quota."""
+        return told_limits(self.limits, reply.headers, reply.received_at)
+
     def details(self, reply: WireReply) -> ErrorDetails:
         """Read what a reply says of an error, without the key."""
         return read_error(reply, secret=self.key)
@@ -171,39 +221,6 @@ class HTTPProvider:
         """
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return WireRequest(method, f"{self.base_url}{path}", {**self._headers, **given}, body)
-
-
-class LimitHeaders(NamedTuple):
-    """The headers that tell of one limit.
-
-    >>> LimitHeaders.named("rpm", "x-ratelimit-{}-requests").reset
-    'x-ratelimit-reset-requests'
-    """
-
-    dimension: str
-    limit: str
-    remaining: str
-    reset: str
-
-    @classmethod
-    def named(cls, dimension: str, pattern: str) -> LimitHeaders:
-        """Return the headers of a dimension whose names differ in one word."""
-        return cls(dimension, *map(pattern.format, ("limit", "remaining", "reset")))
-
-    def signal(self, headers: Mapping[str, str], now: float) -> QuotaSignal:
-        """Read them.
-
-        Args:
-            headers: a reply's headers, with lower-case names.
-            now: the server's time, in seconds since 1970.
-        """
-        reset = headers.get(self.reset)
-        return QuotaSignal(
-            self.dimension,
-            parse_number(headers.get(self.limit)),
-            parse_number(headers.get(self.remaining)),
-            parse_reset(reset, now=now) if reset is not None else None,
-        )
 
 
 def checked_base_url(url: str) -> str:

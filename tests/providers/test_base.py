@@ -22,9 +22,7 @@ from llmflow.rate_limits import RATE_LIMITS
 from llmflow.types import Charge, Quota, QuotaSignal, Response, Usage
 from llmflow_providers.base import HTTPProvider, LimitHeaders
 from llmflow_providers.error_rules import ErrorTable
-from tests.providers.batching import NOW, reply
-
-HEADERS = LimitHeaders.named("itpm", "x-acme-{}-tokens")
+from tests.providers.batching import reply
 
 
 class AcmeProvider(HTTPProvider):
@@ -34,14 +32,15 @@ class AcmeProvider(HTTPProvider):
     path = "/ask"
     answer = "an answer"
     error_table = ErrorTable(by_code={"no_credit": BillingError})
+    limits = (
+        LimitHeaders.named("itpm", "x-acme-{}-tokens"),
+        LimitHeaders.named("rpd", "x-acme-{}-requests-day"),
+    )
 
     def understand(self, data: Any, reply: Any) -> Response:
         return Response(
             text=data["answer"], usage=Usage(), finish_reason="stop", model="m", provider="acme"
         )
-
-    def signals(self, reply: Any) -> list[QuotaSignal]:
-        return [HEADERS.signal(reply.headers, NOW)]
 
     def encode(self, request: Any) -> Any: ...
 

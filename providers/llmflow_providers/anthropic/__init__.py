@@ -11,7 +11,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow import errors
-from llmflow.headers import server_time
 from llmflow.tokens import estimate_tokens
 from llmflow.types import (
     Charge,
@@ -34,6 +33,7 @@ from llmflow_providers.base import (
     said,
     texts,
     tokens,
+    told_limits,
 )
 from llmflow_providers.error_rules import ErrorTable
 
@@ -278,13 +278,10 @@ def anthropic_signals(headers: Mapping[str, str], *, received_at: float) -> list
         headers: a reply's headers, with lower-case names.
         received_at: when it came, in seconds since 1970.
     """
-    told = [names for names in _APART if names.limit in headers]
-    if _TOGETHER.limit in headers and all(names.dimension == "rpm" for names in told):
-        told.append(_TOGETHER)
-    if not told:
-        return []
-    now = server_time(headers, received_at)
-    return [names.signal(headers, now) for names in told]
+    found = told_limits(_APART, headers, received_at)
+    if _TOGETHER.limit in headers and all(each.dimension == "rpm" for each in found):
+        found += told_limits([_TOGETHER], headers, received_at)
+    return found
 
 
 def model_class(model: str) -> str:
