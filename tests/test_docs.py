@@ -20,6 +20,8 @@ pytestmark = pytest.mark.source_tree
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+if not ARCHITECTURE.exists():
+    pytest.skip("needs the source tree", allow_module_level=True)
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -430,6 +430,7 @@ async def test_configured_limits_are_a_ceiling_for_learned_ones() -> None:
     assert limiter.statistics().limits == {"rpm": 60.0}
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_waiters_are_fine() -> None:
     limiter = Limiter(Quota(rpm="60M", burst_seconds=0.01, max_concurrent=100_000))
     tasks = [asyncio.create_task(admitted_at(limiter)) for _ in range(100_000)]

@@ -29,6 +29,7 @@ MEMBERS = pytest.mark.parametrize("members", [2, 4, 8])
 
 
 @MEMBERS
+@pytest.mark.slow
 def test_programs_that_know_their_number_use_a_known_limit_without_a_rejection(
     members: int,
 ) -> None:
@@ -38,6 +39,7 @@ def test_programs_that_know_their_number_use_a_known_limit_without_a_rejection(
 
 
 @MEMBERS
+@pytest.mark.slow
 def test_they_use_a_limit_that_only_headers_name_without_a_rejection(members: int) -> None:
     quota = Quota(share=1 / members)
     outcome = play(settings(), prompts(2000), quota=quota, clients=members)
@@ -46,6 +48,7 @@ def test_they_use_a_limit_that_only_headers_name_without_a_rejection(members: in
 
 @MEMBERS
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.slow
 def test_what_was_saved_up_is_shared_too(members: int, known: bool) -> None:
     quota = Quota(rpm=6000 if known else None, share=1 / members)
     outcome = play(settings(burst_seconds=30), prompts(4000), quota=quota, clients=members)
@@ -85,6 +88,7 @@ def test_limits_of_input_and_output_in_anthropics_dialect_are_shared(
 
 @pytest.mark.parametrize("burst", [1, 60])
 @pytest.mark.parametrize("known", [True, False])
+@pytest.mark.slow
 def test_a_program_that_is_alone_keeps_to_its_share(burst: int, known: bool) -> None:
     quota = Quota(rpm=6000 if known else None, share="1/4")
     outcome = play(settings(burst_seconds=burst), prompts(2000), quota=quota)
@@ -95,6 +99,7 @@ def test_a_program_that_is_alone_keeps_to_its_share(burst: int, known: bool) -> 
         assert sent <= 25 * (seconds + burst)
 
 
+@pytest.mark.slow
 def test_others_who_use_their_part_are_no_reason_to_use_less() -> None:
     quota = replace(RPM, share="1/4")
     outcome = play(settings(), prompts(2000), quota=quota, clients=4)

@@ -139,6 +139,7 @@ def some_json(rng: random.Random, depth: int = 5) -> str:
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_whatever_json_a_server_sends_is_an_answer_or_a_failure(seed: int) -> None:
     rng = random.Random(seed)
     batch = OPENAI.batch
