@@ -349,7 +349,7 @@ class BatchAPI(Protocol):
     async def find(
         self, rows: BatchInput, known: Collection[str], channel: Channel
     ) -> BatchStatus | None:
-        """Look for a job of these rows that `create` may have made unnoticed.
+        """Search for a job that `create` may have made unnoticed.
 
         By their tag, or else by time and size; jobs of `known` ids are others'.
         """

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 MOST_WORDS = 12
 QUESTIONS = {"What", "How", "Where", "When", "Which", "Who", "Whose", "Whether", "Why"}
 # How many break the rule. There may not be more: lower a number when there are fewer.
-LEFT = {"module": 92, "class": 78, "function": 230}
+LEFT = {"module": 0, "class": 0, "function": 0}
 
 
 def keeps_the_rule(line: str) -> bool:

@@ -22,7 +22,7 @@ _current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=Non
 
 
 class Attempt:
-    """Which attempt of an owner (a node or a flow) this task is in, from 0.
+    """The attempt of an owner that this task is in, from 0.
 
     Visible, through a context variable, to everything that the attempt calls.
     """
@@ -49,7 +49,7 @@ class Attempt:
 
 
 def worth_repeating(error: Exception) -> bool:
-    """Whether another attempt can come to anything else.
+    """Return whether another attempt can come to anything else.
 
     It cannot where the program itself says no: a used-up budget, a journal that cannot be
     written, a wrong setting. What a provider says may change.
@@ -62,7 +62,7 @@ def worth_repeating(error: Exception) -> bool:
 
 
 def current_attempt(owner: object) -> Attempt | None:
-    """Return the attempt of this owner that the running context is in, if any."""
+    """Return the running context's attempt of this owner, if any."""
     attempt = _current.get()
     while attempt is not None and attempt.owner is not owner:
         attempt = attempt.outer

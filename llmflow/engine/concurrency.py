@@ -27,7 +27,7 @@ _held: ContextVar[HeldSlot | None] = ContextVar("llmflow_held_slots", default=No
 
 
 def check_limit(limit: object) -> int | None:
-    """Return the limit, or refuse what is neither None nor a whole number from 1 up."""
+    """Return the limit; refuse anything but None and positive integers."""
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
@@ -38,7 +38,7 @@ def check_limit(limit: object) -> int | None:
 
 
 class Slots:
-    """The slots of one node or flow, in every event loop that uses it."""
+    """The slots of one node or flow, in all its event loops."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = check_limit(limit)
@@ -65,7 +65,7 @@ class Slots:
 
 
 class ConcurrencyLimit:
-    """The attribute ``concurrency_limit`` of a node or flow, which stands for its slots."""
+    """The attribute ``concurrency_limit`` of a node or flow."""
 
     def __get__(self, owner: Any, kind: type | None = None) -> int | None:
         limit: int | None = None if owner is None else owner._slots.limit
@@ -76,7 +76,7 @@ class ConcurrencyLimit:
 
 
 def refuse_class_limit(kind: type) -> None:
-    """Refuse ``concurrency_limit = 5`` in a class body: it would replace what counts the slots.
+    """Refuse ``concurrency_limit = 5`` in a class body, which replaces the slots.
 
     Raises:
         UsageError: it is written there.
@@ -105,7 +105,7 @@ class LoopSlots:
         self._wanted: WeakSet[LoopSlots] = WeakSet()
 
     def has_waiters(self) -> bool:
-        """Whether somebody waits for a slot."""
+        """Return whether somebody waits for a slot."""
         return bool(self._waiters)
 
     def take_free(self) -> bool:
@@ -131,7 +131,7 @@ class LoopSlots:
             raise
 
     def take_at_once(self) -> None:
-        """Take a slot though it may be one too many; as many fewer are handed on."""
+        """Take a slot beyond the limit; later hand on fewer."""
         self.in_use += 1
 
     def give_back(self) -> None:
@@ -148,7 +148,7 @@ class LoopSlots:
         self._wanted.add(wanted)
 
     def leads_to(self, goal: LoopSlots) -> bool:
-        """Whether a holder of these slots can come to wait for the goal's."""
+        """Return whether a holder of these slots can wait for the goal's."""
         reached: set[LoopSlots] = set()
         ahead: list[LoopSlots] = [self]
         while ahead:
@@ -165,7 +165,7 @@ class PoolObserver(Protocol):
     """Pool of items, told of those that wait."""
 
     def step_aside(self) -> None:
-        """Note that an item waits for something else, so that another may start."""
+        """Note that an item waits, so that another may start."""
 
     def step_back(self) -> None:
         """Note that it is back."""
@@ -220,7 +220,7 @@ class HeldSlot:
         self.taken = True
 
     def end_item(self, *, keep: bool = False) -> None:
-        """End all loans: what an item left running has no claim to the next one's slot."""
+        """End all loans, so that stray tasks get no later slot."""
         self._item += 1
         self._lenders = 0
         self._back = None
@@ -241,7 +241,7 @@ class HeldSlot:
             self._pool.count(-1 if idle else 1)
 
     def enter_run(self) -> int:
-        """Have the items of a run inside this one counted in its place."""
+        """Count the items of an inner run in this one's place."""
         self._inner += 1
         self._count()
         return self._item
@@ -253,7 +253,7 @@ class HeldSlot:
             self._count()
 
     def lend(self, *, aside: bool) -> int | None:
-        """Give the slot back for a while; None if there is none to give."""
+        """Release the slot for a while; None if there is none."""
         if self.taken:
             self.taken = False
             self.slots.give_back()
@@ -268,7 +268,7 @@ class HeldSlot:
         return self._item
 
     async def end_loan(self, item: int, aside: bool, kind: type[BaseException] | None) -> None:
-        """Take the slot again once no other part of the same item lends it.
+        """Take the slot again once no other part lends it.
 
         Called at the end of a ``with`` block. A cancelled item does not wait for
         its slot: it may go on all the same, if the cancellation was a timeout.
@@ -314,7 +314,7 @@ class HeldSlot:
 
 
 class ReleasedSlots:
-    """Slots that are given back for the time of a block. Tens of thousands may be at once."""
+    """Slots that are released for the time of a block."""
 
     __slots__ = ("_aside", "_holds", "_lent")
 
@@ -356,12 +356,12 @@ def _holds() -> Iterator[HeldSlot]:
 
 
 def held() -> HeldSlot | None:
-    """Return the hold of the innermost item that the running code is in, or None."""
+    """Return the hold of the innermost running item, or None."""
     return next(_holds(), None)
 
 
 def step_aside(*holds: HeldSlot) -> AbstractAsyncContextManager[None]:
-    """Wait inside an item without a slot, so that further items start meanwhile.
+    """Wait inside an item without its slot, so others start.
 
     For waits that are no work: before another attempt, or for a batch job.
 
@@ -377,7 +377,7 @@ def step_aside(*holds: HeldSlot) -> AbstractAsyncContextManager[None]:
 
 
 def lend_slots(wanted: LoopSlots) -> AbstractAsyncContextManager[None]:
-    """Run something that needs these slots without holding any that it waits for.
+    """Run something that needs these slots, without holding them.
 
     A slot around it is lent when the wanted ones are the same, or when one of
     their holders could in turn wait for it.

@@ -1,4 +1,4 @@
-"""The node that every node and flow is made of, and the edges between nodes.
+"""The base class of nodes and flows, and edges between nodes.
 
 ``a >> b`` goes from *a* to *b* on the action ``"default"``, ``a - "retry" >> b``
 on ``"retry"``, and ``a >> None`` ends the flow there on purpose.
@@ -35,7 +35,7 @@ def warn_user(message: str) -> None:
 
 
 def warn_of_turns(owner: object, mode: str | None) -> None:
-    """Warn of a node or flow that would wait for one batch job after another."""
+    """Warn of nodes and flows that await batch jobs one by one."""
     if mode == "batch":
         name = type(owner).__name__
         warn_user(
@@ -113,7 +113,7 @@ class BaseNode:
         self.params = params
 
     def next(self, node: NextNode, action: str = "default") -> NextNode:
-        """Go on to this node after this action, and return the node, for chaining.
+        """Connect this node to another by an action; returns that node.
 
         Args:
             node: the next node; None ends the flow there, without a warning.

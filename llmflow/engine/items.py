@@ -29,12 +29,12 @@ def sync_items(owner: object, prep_res: Any) -> Iterable[Any]:
 
 
 def async_items(owner: object, prep_res: Any) -> Items:
-    """Return what to iterate over, in the async way if it can; None means no items."""
+    """Return the iterable, preferably asynchronous; None means no items."""
     return prep_res if isinstance(prep_res, AsyncIterable) else sync_items(owner, prep_res)
 
 
 async def each(items: Items) -> AsyncGenerator[Any, None]:
-    """Iterate over items of either kind, and close an async iterator at the end.
+    """Iterate over items of either kind, closing async iterators.
 
     Use it within ``contextlib.aclosing``, so that the end comes at once.
     """

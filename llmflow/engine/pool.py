@@ -362,7 +362,7 @@ async def run_pool(
     slots: LoopSlots,
     on_error: OnError,
 ) -> list[Any]:
-    """Call for every item, many at once, and return the results in input order.
+    """Call for every item, many at once; results keep input order.
 
     Args:
         owner: the node or flow, for its `cur_retry`.

@@ -138,7 +138,7 @@ class Results:
     def failure(
         self, index: int, item: Any, error: BaseException, attempts: int, owner: object
     ) -> Failure:
-        """Make the failure of one item, with what a batch inside it had finished."""
+        """Make the failure of one item, with its batch's finished part."""
         if not concerns_all(error):
             _note(error, index, item, owner)
         partial: _Partial | None = error.__dict__.get(_PARTIAL)

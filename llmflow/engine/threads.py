@@ -12,7 +12,7 @@ _A = TypeVar("_A")
 
 
 async def in_thread(function: Callable[[_A], _T], argument: _A) -> _T:
-    """Call a blocking function in a worker thread that sees this task's context variables.
+    """Call a blocking function in a thread, with this task's context.
 
     A thread cannot be interrupted. When the caller is cancelled, the call that has
     begun is awaited first and one still in the queue is dropped, so that nothing

@@ -117,7 +117,7 @@ class ItemRunner(Generic[ItemT]):
         self.advance()
 
     def advance(self) -> None:
-        """Start what there is room for; tell the owner once all is over."""
+        """Start items while there is room; report when all is over."""
         if self._reading:
             return  # the source's own code led here
         self._reading = True

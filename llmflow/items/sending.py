@@ -22,7 +22,7 @@ class Stoppable(Protocol):
 
 
 class ItemCalls:
-    """Tells whether one item waits to send something, and so is dropped when its run stops.
+    """The state of one item's calls: waiting to be sent, or sent.
 
     Args:
         run: the run over the items.

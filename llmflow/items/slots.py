@@ -41,7 +41,7 @@ class Slots:
         self.taken += 1
 
     def leave(self) -> None:
-        """Give up the slot of an item that has ended; those that come back go first."""
+        """Release an ended item's slot; returning items go first."""
         self.taken -= 1
         while self._back and self.taken < self._limit:
             future = self._back.popleft()
@@ -50,7 +50,7 @@ class Slots:
                 future.set_result(None)
 
     def yield_slot(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a batch job without a slot, so that further items begin meanwhile."""
+        """Wait for a batch job without a slot, so others begin."""
         return _Yielded(self, nullcontext() if self._outer is None else self._outer())
 
     def begin_wait(self) -> None:
@@ -60,7 +60,7 @@ class Slots:
         self._on_room()
 
     async def end_wait(self, *, at_once: bool) -> None:
-        """Take a slot again; at once, though it may be one too many, if the item is cancelled."""
+        """Take a slot again; at once if the item is cancelled."""
         try:
             if at_once or self.taken < self._limit:
                 self.taken += 1

@@ -24,7 +24,7 @@ class Source(Protocol):
     """Items, one at a time."""
 
     def start(self, context: Context, more: Callable[[], None]) -> None:
-        """Begin, in this context; call `more` when there is an item after there was none."""
+        """Begin in this context; `more` announces items after a lull."""
 
     def take(self) -> Any:
         """Return the next item, `NOTHING` or `END`; or raise what reading raised."""
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 def checked_items(items: object) -> object:
-    """Return the items, or refuse what is surely one item and not many.
+    """Return the items; refuse what is surely a single item.
 
     Raises:
         InputError: they are a text, a dict, or nothing to iterate over.
@@ -49,7 +49,7 @@ def checked_items(items: object) -> object:
 
 
 def close_generator(iterator: object) -> None:
-    """Close a generator; other iterators, such as files, may still be wanted by their owner."""
+    """Close a generator; other iterators stay open for their owners."""
     if isinstance(iterator, Generator):
         iterator.close()
 
@@ -63,7 +63,7 @@ class IterableSource(Generic[ItemT]):
         self._context: Context | None = None
 
     def start(self, context: Context, more: Callable[[], None]) -> None:  # noqa: ARG002
-        """Keep the context: a generator is to run in one and the same, whoever is served."""
+        """Keep the context, in which a generator always runs."""
         self._context = context.copy()
         self._iterator = self._context.run(iter, self._items)
 
@@ -79,7 +79,7 @@ class IterableSource(Generic[ItemT]):
 
 
 class AsyncIterableSource(Generic[ItemT]):
-    """Items of an async iterable, read by one task a few items ahead.
+    """Items of an async iterable, read a few ahead.
 
     Args:
         items: what to read.
@@ -166,7 +166,7 @@ class AsyncIterableSource(Generic[ItemT]):
 
 
 class ThreadSource(Generic[ItemT]):
-    """Items of an iterable that may block, such as a pipe, read ahead by a thread.
+    """Items of an iterable that may block, read ahead by a thread.
 
     The thread is a daemon: a pipe on which nothing comes must not keep the process alive.
 
@@ -207,7 +207,7 @@ class ThreadSource(Generic[ItemT]):
         return end
 
     async def close(self) -> None:
-        """Hand out no more. A thread that waits for an item is left to itself."""
+        """Hand out no more; a blocked reader thread is abandoned."""
         self._closed = True
         self._room.release()
 
@@ -234,7 +234,7 @@ class ThreadSource(Generic[ItemT]):
 
 
 class FedSource(Generic[ItemT]):
-    """Items that another thread reads and hands over, a few ahead of what is asked."""
+    """Items that another thread reads and hands over."""
 
     def __init__(self, read_ahead: int) -> None:
         self.on_low: Callable[[], None] = lambda: None
@@ -251,7 +251,7 @@ class FedSource(Generic[ItemT]):
 
     @property
     def wanted(self) -> int:
-        """How many items to hand over; none until half of what was handed over is used up."""
+        """The number of items to hand over next."""
         room = self._read_ahead - len(self._ready)
         return room if self._end is NOTHING and room > self._read_ahead // 2 else 0
 

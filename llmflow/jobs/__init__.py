@@ -1,1 +1,1 @@
-"""What must outlive or explain a run: the job itself, its progress and its report."""
+"""The engine of ``llmflow run``: jobs, plans, progress and reports."""

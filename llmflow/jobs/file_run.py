@@ -168,23 +168,23 @@ class FileRun:
 
     @property
     def once(self) -> bool:
-        """Whether its rows come through a pipe."""
+        """True if its rows come through a pipe."""
         return self.source.once
 
     @property
     def submitting(self) -> bool:
-        """Whether it waits for batch jobs, and no row was asked by itself yet."""
+        """True if only batch jobs are awaited, without single calls yet."""
         return self._submitting is not None
 
     @property
     def reading(self) -> Submission | None:
-        """What reads rows to put them into batch jobs at the moment; None if nothing does."""
+        """The submission that is reading rows now, or None."""
         now = self.submission if self.submitting else self.overflow if self._overflowing else None
         return None if now is None or now.is_read else now
 
     @property
     def detached(self) -> bool:
-        """Whether its batch jobs were left to another session, with nothing wrong."""
+        """True if its batch jobs were left to another session."""
         submission = self.submission
         wanted = submission is not None and submission.detach and submission.is_over
         return wanted and self.stopped_by is None and not self.interrupted
@@ -285,7 +285,7 @@ class FileRun:
         self._under_way -= 1
 
     def interrupt(self) -> None:
-        """Send no more. What is in flight may come to its end; asked twice, it is dropped.
+        """Send no more; a second call also drops requests in flight.
 
         Batch jobs go on at the provider.
         """

@@ -1,4 +1,4 @@
-"""One request for the sake of its reply's headers: what they say of the limits."""
+"""Sends one request to read the limits from its reply's headers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEWEST_TOKENS: Final = (1, 16)
 async def probe(
     provider: WireProvider | ClientProvider, *, timeout: Timeout
 ) -> tuple[Sequence[QuotaSignal], ProviderError | None]:
-    """Ask for one token, and return what the reply says of the limits, and what was wrong.
+    """Ask for one token; return the reply's limits and any error.
 
     Nobody is asked for admission, and nothing is sent again after a failure.
 

@@ -1,4 +1,4 @@
-"""What a run of the command line is doing, told on standard error while it does it."""
+"""Prints the progress of ``llmflow run`` on standard error."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Progress(AbstractAsyncContextManager["Progress"]):
         self._painter.stop()
 
     def refresh(self) -> None:
-        """Show the state as soon as may be: something has changed that must not wait."""
+        """Show the state at once: an important change has happened."""
         self._news.set()
 
     def text(self) -> str:
-        """Return the state in one line: rate, what is under way, what went wrong, time left."""
+        """Return the state in one line: rate, progress, failures, time left."""
         return self.view().line()
 
     def view(self) -> View:

@@ -1,4 +1,4 @@
-"""What a run did, in numbers and in words."""
+"""The report of a finished run, in numbers and words."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Submission:
         self._selection = template if isinstance(template, Selection) else Selection(template)
 
     async def run(self) -> None:
-        """Submit all rows and wait for the jobs, or for their place at the provider.
+        """Submit all rows; wait for the jobs, or for their submission.
 
         Raises:
             LLMFlowError: the jobs cannot be gone on with, in this session.
@@ -126,7 +126,7 @@ class Submission:
         return choice is not None and (choice.mode == "auto" or choice.fallback == "parallel")
 
     async def put(self) -> None:
-        """Submit what has no answer yet, in the midst of a run that asks in parallel.
+        """Submit the rows without answers during a parallel run.
 
         Whoever asks for a row then waits for its job.
 
@@ -140,7 +140,7 @@ class Submission:
         self.is_read = True
 
     async def stop(self) -> None:
-        """Look after the jobs no more; what is at the provider goes on there."""
+        """Stop polling the jobs; they continue at the provider."""
         await self._run.session.stop_batches()
 
     async def _submit(self) -> None:

@@ -148,7 +148,7 @@ class Dimensions:
             spent[unit] -= charge[unit]
 
     def arriving(self) -> float:
-        """Return the seconds until what still opens its connection has arrived, and was earned."""
+        """Return the seconds until requests still connecting are paid for."""
         seconds = 0.0
         for bucket in self.buckets:
             seconds = max(seconds, self._opening[bucket.unit] / bucket.rate)

@@ -21,7 +21,7 @@ _INSTEAD: Final = (
 
 
 class Answers(Generic[ItemT, CollectedT]):
-    """The answers of one `LLM.map`: iterate over them as they come, or await them all.
+    """The answers of one `LLM.map`: iterate over them or await them.
 
     Nothing is asked before one of the two begins, and it can be done once. The stream
     of an ``async for`` ends when the loop is left in any way; ``async with`` waits
@@ -40,7 +40,7 @@ class Answers(Generic[ItemT, CollectedT]):
 
     @property
     def counts(self) -> MapCounts:
-        """What has become of the items so far."""
+        """Counts of the items so far."""
         if self._engine is None:
             return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
         return self._engine.counts
@@ -77,7 +77,7 @@ class Answers(Generic[ItemT, CollectedT]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel what is under way and close the source; once back, all has ended."""
+        """Cancel running work and close the source, then return."""
         self._begun = True
         stream = None if self._stream is None else self._stream()
         if stream is not None:
@@ -131,7 +131,7 @@ class Answers(Generic[ItemT, CollectedT]):
 
 
 def raise_failure(engine: MapEngine[Any]) -> None:
-    """Raise what ended the map early, with what it left undone written on it."""
+    """Raise the error that ended the map, noting unfinished items."""
     error = engine.failure
     if error is None:
         return

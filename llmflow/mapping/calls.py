@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Asked(Protocol):
-    """What a map needs of an LLM."""
+    """Protocol: the parts of an LLM that a map uses."""
 
     @property
     def limiter(self) -> Limiter:
@@ -70,7 +70,7 @@ class Asked(Protocol):
 
 
 class Given(NamedTuple):
-    """What every call of a map is given beside its prompt.
+    """Settings of every call of a map, beside its prompt.
 
     Args:
         place: what was called.
@@ -124,7 +124,7 @@ def varied(
     batch: Batch | None,
     validate: Validate | None,
 ) -> Asked:
-    """Return an LLM with the settings of one map, or the LLM itself where there are none."""
+    """Return an LLM with a map's settings, or the LLM itself."""
     if all(each is None for each in (mode, deadline, fallback, batch, validate)):
         return llm
     return llm.varied(

@@ -110,12 +110,12 @@ class MapEngine(Generic[ItemT]):
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the map before the end of its source."""
+        """The error that ended the map before its source's end."""
         return self.runner.failure
 
     @property
     def counts(self) -> MapCounts:
-        """What has become of the items so far."""
+        """Counts of the items so far."""
         total, read = self._total, self.runner.read
         if self.runner.exhausted or (total is not None and read > total):
             total = read
@@ -212,7 +212,7 @@ class MapEngine(Generic[ItemT]):
             self._waiter.set_result(None)
 
     async def wait(self, unless: Callable[[], object] | None = None) -> None:
-        """Wait until a result is ready, or all is over, or for something else."""
+        """Wait until a result is ready, or all is over."""
         while not (self.ready or self.runner.over or (unless is not None and unless())):
             self._waiter = self.runner.loop.create_future()
             try:

@@ -36,7 +36,7 @@ _BATCH = 256  # rows of an Arrow table that are Python objects at a time
 
 
 class DataFrame(Protocol):
-    """What a pandas or polars data frame looks like to a type checker."""
+    """Protocol of a pandas or polars data frame, for type checkers."""
 
     @property
     def columns(self) -> Any:
@@ -50,7 +50,7 @@ class DataFrame(Protocol):
 
 
 class Series(Protocol):
-    """What a pandas or polars series looks like to a type checker."""
+    """Protocol of a pandas or polars series, for type checkers."""
 
     @property
     def name(self) -> Any:
@@ -64,7 +64,7 @@ FrameT = TypeVar("FrameT", bound=DataFrame)
 
 
 class Table(Protocol):
-    """A frame or series as rows to ask, and as a frame to put the answers beside."""
+    """A frame or series, as rows in and as a frame out."""
 
     @property
     def columns(self) -> list[str] | None:
@@ -73,15 +73,15 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self) -> Iterator[Any]:
-        """Go through the rows: dicts, or single values. What is missing is None."""
+        """Iterate over rows: dicts or single values; missing is None."""
         ...
 
     def joined(self, columns: Columns) -> Any:
-        """Return a frame of the same kind with these columns added, a value for each row."""
+        """Return a frame of the same kind with added columns."""
 
 
 def kind_of(items: object) -> tuple[str, str] | None:
-    """Return the library and the class of a frame or series; None for anything else.
+    """Return library and class of a frame or series, or None.
 
     >>> kind_of([1, 2]) is None
     True
@@ -94,7 +94,7 @@ def kind_of(items: object) -> tuple[str, str] | None:
 
 
 def table_of(items: Any) -> Table:
-    """Return a frame or series as a table. A lazy frame is collected, which may take a while."""
+    """Return a frame or series as table; lazy frames are collected."""
     library, name = kind_of(items) or ("", "")
     if library == "pandas":
         return _PandasTable(items, single=name == "Series")

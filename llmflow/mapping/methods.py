@@ -301,7 +301,7 @@ class Mappable:
         details: bool = False,
         **fields: Any,
     ) -> Any:
-        """Ask for many items from code that is not asynchronous: a script, or a notebook.
+        """Ask for many items from synchronous code: scripts and notebooks.
 
         Returns what ``await llm.map(...)`` does: a list, or a frame of the same kind.
         With ``stream=True``, what ``async for`` gives, to iterate over: each `Result` as

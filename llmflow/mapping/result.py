@@ -23,7 +23,7 @@ _PARTIAL: Final = "_llmflow_partial_results"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[ItemT]):
-    """One item with its answer, or with the reason why there is none.
+    """One item with its answer, or with its error.
 
     >>> from llmflow.errors import InputError
     >>> Result(index=3, item="A long text.", error=InputError("too long")).text
@@ -55,7 +55,7 @@ class Result(Generic[ItemT]):
 
     @property
     def details(self) -> dict[str, Any]:
-        """How it came about, as the columns that ``details=True`` adds to a frame.
+        """Details of the call, as the columns of ``details=True``.
 
         >>> Result(index=0, item="A", error=LLMFlowError("no")).details["error"]
         'LLMFlowError: no'
@@ -68,7 +68,7 @@ class Result(Generic[ItemT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapCounts:
-    """What has become of the items so far.
+    """Counts of a map's items so far.
 
     Args:
         total: how many there are; None where the source does not say.
@@ -90,7 +90,7 @@ class MapCounts:
 
     @property
     def unfinished(self) -> int | None:
-        """How many items have neither answer nor failure; None while that is unknown.
+        """The number of unfinished items; None while unknown.
 
         After the end these are the ones that were not asked, or whose calls were
         cancelled. They can be asked by the next run.
@@ -176,7 +176,7 @@ class _Finished:
 
 
 def note(error: BaseException, counts: MapCounts) -> None:
-    """Write on an exception what it left undone; in place of what another map wrote there."""
+    """Note unfinished items on an exception, replacing other maps' notes."""
     notes = [each for each in getattr(error, "__notes__", ()) if not each.startswith(_NOTE)]
     error.__notes__ = [*notes, f"{_NOTE}{counts}"]
 

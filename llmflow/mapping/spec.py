@@ -101,11 +101,11 @@ class MapSpec:
 
     @property
     def lazy(self) -> bool:
-        """Whether the items are a query that has yet to run."""
+        """True if the items are a query that has yet to run."""
         return self.kind == ("polars", "LazyFrame")
 
     def prepared(self) -> Prepared:
-        """Return items and prompts in their final form. A lazy frame is collected here.
+        """Return items and prompts in final form; collects lazy frames.
 
         Raises:
             InputError: the prompt does not fit the frame's columns.

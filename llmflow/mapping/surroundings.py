@@ -19,7 +19,7 @@ from llmflow.runs.run import Run
 
 
 class Surroundings:
-    """What is begun before the first item of a map and ended after its last.
+    """Starts before a map's first item, and ends after its last.
 
     Outside of every run the map gets one without a name, which counts its calls and keeps
     nothing: the code around the map, which goes on while a stream is read, is not in it.
@@ -59,7 +59,7 @@ class Surroundings:
 
 
 class MapProgress(RunProgress):
-    """Shows how far a map is: its items, and the rest as of the run that they belong to.
+    """Shows a map's progress: its items, and its run.
 
     Args:
         run: the run.

@@ -46,7 +46,7 @@ class AnswerStream(Generic[ItemT]):
 
     @property
     def counts(self) -> MapCounts:
-        """What has become of the items so far."""
+        """Counts of the items so far."""
         engine = None if self._exchange is None else self._exchange.engine
         if engine is None:
             return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
@@ -76,7 +76,7 @@ class AnswerStream(Generic[ItemT]):
         self.close()
 
     def close(self) -> None:
-        """Cancel what is under way and close the source; once back, all has ended."""
+        """Cancel running work and close the source, then return."""
         self._begun = True
         stream = None if self._stream is None else self._stream()
         if stream is not None:
@@ -84,7 +84,7 @@ class AnswerStream(Generic[ItemT]):
 
 
 def collect(spec: MapSpec) -> Any:
-    """Ask for all items, and return a list or a frame in their order."""
+    """Ask for all items; return a list or frame in order."""
     ready = spec.prepared()
     exchange, collector = _Exchange(spec, ready), ready.collector()
     try:
