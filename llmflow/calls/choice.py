@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def is_live(self) -> bool:
-        """Whether calls are live, whatever happens to them."""
+        """True if calls are live, whatever happens to them."""
         return self.mode == "parallel" and self.fallback is None
 
 
