@@ -1,4 +1,4 @@
-"""Tables of a plan's lines, for a terminal of any size and for a notebook."""
+"""Tables of a plan's lines, for terminals and notebooks."""
 
 from __future__ import annotations
 
