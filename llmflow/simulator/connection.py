@@ -9,7 +9,7 @@ import struct
 from asyncio import BaseTransport
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
@@ -27,14 +27,6 @@ _PART = 65_536
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class Refuse(Protocol):
-    """Makes the body of an error of HTTP."""
-
-    def __call__(self, status: int, message: str, *, target: str) -> tuple[str, bytes]:
-        """Return header lines and the body; the target may be empty."""
-        ...
-
-
 class HttpError(Exception):
     """A request that cannot be served; the connection ends with this status."""
 
@@ -48,7 +40,8 @@ class Server(web.Server):
 
     Args:
         handler: called with each request; cancelled when its client leaves.
-        refuse: returns the JSON body that says why a request cannot be served.
+        refuse: returns the header lines and the body that refuse a request; takes its
+            status, a message, and `target`, which may be empty.
         max_body: largest request body, in bytes.
         opening_delay: returns the seconds until a fresh connection is listened to.
 
@@ -58,7 +51,7 @@ class Server(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
-        refuse: Refuse,
+        refuse: Callable[..., tuple[str, bytes]],
         max_body: int,
         opening_delay: Callable[[], float],
     ) -> None:

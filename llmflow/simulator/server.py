@@ -139,23 +139,31 @@ class Simulator:
         """Stop listening; answers under way are still sent for `grace` seconds."""
         server, self._server = self._server, None
         if server is not None and self._listener is not None:
-            self._listener.close()
-            for _ in range(_TURNS_TO_JOIN):
-                await asyncio.sleep(0)
-            self._stopped.set()
-            if grace <= 0:
-                for connection in server.connections:
-                    if connection.transport is not None:
-                        connection.transport.abort()
-            server.pre_shutdown()
-            await server.shutdown(max(grace, 0.001))
-            await self._listener.wait_closed()
+            await self._hang_up(server, self._listener, grace)
         if self._tick is not None:
             self._tick.cancel()
         if self._batches is not None:
             self._counted = self._batches.counts()
             self._batches.close()
             self._batches = None
+
+    async def _hang_up(self, server: Server, listener: asyncio.Server, grace: float) -> None:
+        listener.close()
+        for _ in range(_TURNS_TO_JOIN):
+            await asyncio.sleep(0)
+        self._stopped.set()
+        transports = [each.transport for each in server.connections if each.transport is not None]
+        if grace <= 0:
+            for transport in transports:
+                transport.abort()
+        server.pre_shutdown()
+        await server.shutdown(max(grace, 0.001))
+        try:
+            async with asyncio.timeout(max(grace, 1.0)):
+                await listener.wait_closed()
+        except TimeoutError:  # a client does not read its answer
+            for transport in transports:
+                transport.abort()
 
     async def __aenter__(self) -> Self:
         await self.start()
