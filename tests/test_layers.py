@@ -145,8 +145,6 @@ CIRCLES = [
         "llmflow.batch.waiter",
         "llmflow.batch.whole",
     },
-    {"llmflow.batch.mode", "llmflow.batch.sink"},
-    {"llmflow.calls.call", "llmflow.calls.validate"},
     {
         "llmflow.runs.context",
         "llmflow.runs.interruptions",

@@ -9,7 +9,6 @@ import random
 import shutil
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable, Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from llmflow.batch import Batch
 from llmflow.batch.control import Control
 from llmflow.batch.deadline import Lateness
 from llmflow.batch.journal_store import FOLDER, JournalStore
-from llmflow.batch.names import call_of, name_of
+from llmflow.batch.names import name_of
 from llmflow.batch.queue import Identity, Queue
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
 from llmflow.batch.rows import ask_live, identity_of, put_row, supports, unsupported
-from llmflow.batch.sink import RouteKeeper
-from llmflow.batch.waiter import Outcome, TakenOver, Waiter
+from llmflow.batch.sink import Keep, RouteKeeper, Sink
+from llmflow.batch.waiter import TakenOver, Waiter
 from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice
 from llmflow.clock import SystemClock
@@ -35,7 +34,6 @@ from llmflow.errors import (
     QuotaExhaustedError,
     UsageError,
 )
-from llmflow.events import BatchDecided, BatchJobChanged, emit
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
 from llmflow.provider import batch_api_of
 from llmflow.types import Response
@@ -44,9 +42,6 @@ if TYPE_CHECKING:
     from llmflow.batch.auto import Decision
     from llmflow.calls.spending import Spending
     from llmflow.journal import Journal
-    from llmflow.journal.values import Recorded
-
-Keep = Callable[[tuple[bytes, int], Outcome, Route], "asyncio.Future[None] | None"]
 
 
 class BatchMode:
@@ -78,9 +73,7 @@ class BatchMode:
     ) -> None:
         self._journal = journal
         self._number = number
-        self._keep = keep
         self._on_quota_used_up = on_quota_used_up
-        self.retried = retried
         self._spending = spending
         self._run_id = run_id
         self._clock = SystemClock()
@@ -88,13 +81,13 @@ class BatchMode:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[Hashable, Queue] = {}
-        self._adopted: set[str] = set()
         self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
         self._folder: Path | None = None
         self._deadlines: dict[Hashable, Lateness] = {}
         self._modes: dict[Hashable, Decision] = {}
-        self.decisions: dict[str, int] = {}
-        """What was decided, and for how many rows; 0 where it was not for rows."""
+        self.sink = Sink(
+            journal=journal, keep=keep, retried=retried, spending=spending, run_id=run_id
+        )
 
     async def complete(self, call: Call) -> Response:
         """Answer a call in its mode, or in that mode's fallback.
@@ -166,7 +159,7 @@ class BatchMode:
                 for queue in self._queues.values():
                     queue.abandon()
                 self._loop, self._queues = here, {}
-                self._adopted.clear()
+                self.sink.met.clear()
                 self._deadlines.clear()
             assert self._loop is not None
             return self._loop
@@ -175,7 +168,7 @@ class BatchMode:
         """Put a call into a file, and return what waits for its answer."""
         queue, name = self.queue(call.route, choice), name_of(*call.row)
         keeping = queue.keeping(name)
-        if keeping is not None or (queue.has_kept and self.is_known(name, answered=True)):
+        if keeping is not None or (queue.has_kept and self.sink.is_known(name, answered=True)):
             return self._read(call, name, keeping)
         queue.check(name)
         call.pending = waiter = Waiter(asyncio.get_running_loop().create_future())
@@ -190,7 +183,7 @@ class BatchMode:
         """
         if keeping is not None:
             await asyncio.shield(keeping)
-        found = self._find(name)
+        found = self.sink.find(name)
         if isinstance(found, Response):
             call.source = "journal"
             return found
@@ -239,7 +232,7 @@ class BatchMode:
         queue, name = self.queue(call.route, call.choice), name_of(*call.row)
         # A cache may have taken its time, and a job have brought the answer meanwhile.
         may_be_kept = queue.has_kept and call.route.cache is not None
-        if queue.keeping(name) or (may_be_kept and self.is_known(name, answered=True)):
+        if queue.keeping(name) or (may_be_kept and self.sink.is_known(name, answered=True)):
             return
         queue.check(name)
         self._put(queue, call, name)
@@ -281,7 +274,7 @@ class BatchMode:
             identity,
             control,
             store=self._store,
-            keeper=RouteKeeper(self, route, self._spending),
+            keeper=RouteKeeper(self.sink, route),
             folder=self._folder_here(),
             settings=settings,
             clock=self._clock,
@@ -290,7 +283,7 @@ class BatchMode:
         queue.adopt(
             each
             for each in self._store.all()
-            if each.is_active and each.queue == identity.key and each.tag not in self._adopted
+            if each.is_active and each.queue == identity.key and each.tag not in self.sink.met
         )
         return queue
 
@@ -324,8 +317,8 @@ class BatchMode:
         return not decision.parallel
 
     def _say_once(self, decision: str, route: Route) -> None:
-        if decision not in self.decisions:
-            self.decided(decision, None, 0, route)
+        if decision not in self.sink.decisions:
+            self.sink.decided(decision, None, 0, route)
 
     def _see_to_deadline(
         self, domain: Hashable, queue: Queue, route: Route, seconds: float
@@ -422,65 +415,6 @@ class BatchMode:
         if loop is not None and not loop.is_closed() and self._queues:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.stop()))
-
-    # --- what queues need of the run -------------------------------------------------------------
-
-    def is_known(self, name: str, *, answered: bool = False) -> bool:
-        """Return whether a row's outcome is recorded; `answered`: as an answer."""
-        found = self._find(name)
-        return isinstance(found, Response) if answered else found is not None
-
-    def _find(self, name: str) -> Recorded | None:
-        found = call_of(name)
-        if self._journal is None or found is None:
-            return None
-        return self._journal.find(*found)
-
-    def keep(self, name: str, outcome: Outcome, route: Route) -> asyncio.Future[None] | None:
-        """Write down what nobody waits for."""
-        found = call_of(name)
-        return None if found is None else self._keep(found, outcome, route)
-
-    def changed(self, record: JobRecord) -> None:
-        """Tell of a job's state."""
-        self._adopted.add(record.tag)
-        if BatchJobChanged.wanted:
-            emit(
-                BatchJobChanged(
-                    at=time.time(),
-                    run_id=self._run_id,
-                    provider=record.provider,
-                    model=record.model,
-                    job=record.job or record.tag,
-                    state=record.state,
-                    native=record.native,
-                    rows=record.requests,
-                    answered=record.succeeded,
-                    failed=record.failed,
-                    outcome=record.outcome,
-                )
-            )
-
-    def decided(self, decision: str, record: JobRecord | None, rows: int, route: Route) -> None:
-        """Tell of a decision, and keep it for the report."""
-        self.decisions[decision] = self.decisions.get(decision, 0) + rows
-        if BatchDecided.wanted:
-            emit(
-                BatchDecided(
-                    at=time.time(),
-                    run_id=self._run_id,
-                    provider=route.provider.name,
-                    model=route.provider.model,
-                    job=None if record is None else record.job or record.tag,
-                    decision=decision,
-                    rows=rows,
-                )
-            )
-
-    async def drain(self) -> None:
-        """Return when all that was kept is durable."""
-        if self._journal is not None:
-            await self._journal.drain()
 
 
 def _domain(route: Route) -> Hashable:

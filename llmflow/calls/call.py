@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from llmflow.calls.choice import Choice
     from llmflow.calls.in_flight import InFlight
     from llmflow.calls.payment import Payment
-    from llmflow.calls.validate import Validate
     from llmflow.pricing import Price
 
 _next_id = count(1).__next__
@@ -95,7 +94,7 @@ class Call:
         route: Route,
         *,
         choice: Choice | None = None,
-        validate: Validate | None = None,
+        validate: Callable[[Response], Any] | None = None,
         wanted: bool = True,
     ) -> None:
         self.id = _next_id()

@@ -199,7 +199,7 @@ class Session:
         """Decisions about batch jobs, with row counts."""
         found: dict[str, int] = {}
         for batches in self.all_batches:
-            for decision, rows in batches.decisions.items():
+            for decision, rows in batches.sink.decisions.items():
                 found[decision] = found.get(decision, 0) + rows
         return found
 
