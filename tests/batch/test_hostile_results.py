@@ -289,6 +289,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("kind", TOO_LARGE)
+@pytest.mark.slow
 def test_results_without_end_fail_each_row_by_name(kind: str, dialect: str, tmp_path: Path) -> None:
     with served(HostileServer(TOO_LARGE[kind])) as server:
         got = ask(server, dialect, folder=tmp_path)

@@ -69,6 +69,7 @@ Ask = Callable[[LLM], Any]
 
 @pytest.mark.parametrize("ask", [ask_by_node, ask_by_flow, ask_by_nodes_of_a_flow, ask_by_map])
 @pytest.mark.parametrize("where", ["run", "llm"])
+@pytest.mark.slow
 def test_all_items_go_into_one_job_wherever_the_mode_was_chosen(ask: Ask, where: str) -> None:
     server = FakeServer()
     llm = llm_at(server, mode="batch" if where == "llm" else None)
