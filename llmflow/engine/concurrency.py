@@ -219,7 +219,7 @@ class HeldSlot:
         await self.slots.take()
         self.taken = True
 
-    def end_item(self, *, keep: bool = False) -> None:
+    def end_item(self) -> None:
         """End all loans, so that stray tasks get no later slot."""
         self._item += 1
         self._lenders = 0
@@ -229,7 +229,7 @@ class HeldSlot:
             self._aside = 0
             self._pool.step_back()
         self._count()
-        if self.taken and not keep:
+        if self.taken:
             self.taken = False
             self.slots.give_back()
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from llmflow.errors import ConfigurationError, LLMFlowError
 from llmflow.items.sending import ItemCalls, item_calls
 from llmflow.items.sources import END, NOTHING, Source
 
 ItemT = TypeVar("ItemT")
+
+Work: TypeAlias = Callable[[int, Any], Awaitable[None]]
 
 DRAIN_SECONDS: Final = 60.0
 """How long answers on their way are waited for once the rest has been ended.
@@ -21,6 +24,11 @@ They are paid for, and seldom take longer."""
 
 _ITEMS_PER_TURN: Final = 64
 _SECONDS_PER_TURN: Final = 0.005
+
+
+@types.coroutine
+def _let_others_run() -> Generator[None, None, None]:
+    yield
 
 
 def concerns_all(error: BaseException) -> bool:
@@ -42,7 +50,7 @@ class Room(Protocol):
         ...
 
     def enter(self) -> None:
-        """Count an item that begins."""
+        """Count an item that begins, with a task of its own."""
 
     def leave(self) -> None:
         """Count it no more."""
@@ -62,19 +70,22 @@ class ItemRunner(Generic[ItemT]):
         on_end: called once nothing is under way and nothing more will be.
         drain_seconds: how long items under way may take after a stop; None: as long as they do.
         cancels_with_source: whether an error of the source cancels what is under way.
+        goes_on: returns whether the task of an item that has ended works on the next one; None:
+            every item has a task of its own.
         sends_after_stop: whether items under way may still send requests after a stop. If not,
             what waits to be sent is dropped, and answers on their way are waited for.
     """
 
     def __init__(
         self,
-        work: Callable[[int, ItemT], Awaitable[None]],
+        work: Work,
         source: Source,
         room: Room,
         *,
         on_end: Callable[[], None] = lambda: None,
         drain_seconds: float | None = DRAIN_SECONDS,
         cancels_with_source: bool = False,
+        goes_on: Callable[[], bool] | None = None,
         sends_after_stop: bool = True,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -93,6 +104,7 @@ class ItemRunner(Generic[ItemT]):
         self.at_close: Callable[[BaseException | None], Awaitable[None]] | None = None
         """What to await when all is closed, with what ended it early."""
         self._work = work
+        self._goes_on = goes_on
         self._source = source
         self._room = room
         self._on_end = on_end
@@ -138,23 +150,27 @@ class ItemRunner(Generic[ItemT]):
                     self._go_on_later()
                     return
             turn -= 1
-            try:
-                item = self._source.take()
-            except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
-                self.stop(error, cancel=self._cancels_with_source)
-                return
+            item = self._take()
             if item is NOTHING:
                 return
-            if item is END:
-                self.exhausted = True
-                return
-            index = self.read
-            self.read += 1
             self._room.enter()
             # Not by loop.create_task: an eager task factory would run it here and now.
-            self._tasks[index] = asyncio.Task(
-                self._run(index, item), loop=self.loop, context=self._context.copy()
+            self._tasks[self.read] = asyncio.Task(
+                self._run(self.read, item), loop=self.loop, context=self._context.copy()
             )
+            self.read += 1
+
+    def _take(self) -> Any:
+        """Return the next item, or `NOTHING` for now, at the end, and where reading it failed."""
+        try:
+            item = self._source.take()
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            self.stop(error, cancel=self._cancels_with_source)
+            return NOTHING
+        if item is END:
+            self.exhausted = True
+            return NOTHING
+        return item
 
     def _go_on_later(self) -> None:
         if not self._again:
@@ -166,18 +182,38 @@ class ItemRunner(Generic[ItemT]):
         self.advance()
 
     async def _run(self, index: int, item: Any) -> None:
-        """Work on one item. Nothing is raised from here: the run's owner gets it."""
+        """Work on an item, and perhaps on others. Nothing is raised: the owner gets it."""
         try:
             if not self._sends_after_stop:
                 self._calls[index] = calls = ItemCalls(self, self._tasks[index])
                 item_calls.set(calls)
             await self._work(index, item)
+            if self._goes_on is not None:
+                turn = _ITEMS_PER_TURN
+                while not (self.stopped or self.exhausted) and self._goes_on():
+                    turn -= 1
+                    if not turn:
+                        # Items that wait for nothing must not hold up others.
+                        await _let_others_run()
+                        turn = _ITEMS_PER_TURN
+                        continue
+                    if (item := self._take()) is NOTHING:
+                        break
+                    index = self._next(index)
+                    await self._work(index, item)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
             if not (isinstance(error, asyncio.CancelledError) and self.stopped):
                 self.stop(error, cancel=not isinstance(error, Exception))
         finally:
             self._end(index)
             self.advance()
+
+    def _next(self, index: int) -> int:
+        """Return the number of the next item, which the task of an item that has ended takes."""
+        following = self.read
+        self.read += 1
+        self._tasks[following] = self._tasks.pop(index)
+        return following
 
     def _end(self, index: int) -> bool:
         """Forget an item that has ended; False if that was done before."""
