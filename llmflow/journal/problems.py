@@ -40,6 +40,15 @@ def newer(path: Path, version: int, newest: int) -> JournalError:
     )
 
 
+def older(path: Path, version: int, oldest: int) -> JournalError:
+    """Return the error for a file of a development version before 0.1.0."""
+    return JournalError(
+        f"the journal {path} has version {version}, and this llmflow knows versions from {oldest} "
+        "on: its answers would not be found, and bought again. It is left as it is: name another "
+        "run, or go on with the llmflow that wrote it"
+    )
+
+
 def explain(path: Path, error: BaseException, *, doing: str = "written") -> JournalError:
     """Return the problem and remedy for a journal that cannot be used.
 

@@ -6,7 +6,7 @@
                of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept.
     failures   what failed for good and has not been answered since, likewise; `partial_text`
                is what was written of an answer that was stopped because of its content.
-               Both have a `checksum` (CRC-32), NULL in rows of versions that wrote none
+               Both have a `checksum` (CRC-32)
     meta       what is known of the run: names, and values as JSON
     jobs       the batch jobs of the run, in the order in which they were made, as JSON
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Final
 
 from llmflow.errors import JournalError
-from llmflow.journal.problems import damaged, foreign, newer
+from llmflow.journal.problems import damaged, foreign, newer, older
 from llmflow.journal.values import Durability
 
 NAME: Final = "journal.db"
@@ -66,7 +66,8 @@ CREATE TABLE answers (
     cost REAL,
     attempts INTEGER NOT NULL,
     waited REAL,
-    raw TEXT
+    raw TEXT,
+    checksum INTEGER
 );
 CREATE UNIQUE INDEX answers_key ON answers (fingerprint, ordinal);
 CREATE TABLE failures (
@@ -84,19 +85,18 @@ CREATE TABLE failures (
     request_id TEXT,
     retry_after REAL,
     dimension TEXT,
-    attempts INTEGER NOT NULL
+    attempts INTEGER NOT NULL,
+    partial_text TEXT,
+    checksum INTEGER
 );
 CREATE UNIQUE INDEX failures_key ON failures (fingerprint, ordinal);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-_SECOND: Final = """
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY,
     tag TEXT NOT NULL UNIQUE,
     at REAL NOT NULL,
     record TEXT NOT NULL
-)
+);
 """
 
 _looking = threading.Lock()
@@ -112,26 +112,13 @@ def _create(connection: sqlite3.Connection) -> None:
             connection.execute(statement)
 
 
-def _add_jobs(connection: sqlite3.Connection) -> None:
-    connection.execute(_SECOND)
-
-
-def _add_partial_texts(connection: sqlite3.Connection) -> None:
-    connection.execute("ALTER TABLE failures ADD COLUMN partial_text TEXT")
-
-
-def _add_checksums(connection: sqlite3.Connection) -> None:
-    for table in ("answers", "failures"):
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
-
-
-MIGRATIONS: Final[tuple[Migration, ...]] = (
-    _create,
-    _add_jobs,
-    _add_partial_texts,
-    _add_checksums,
-)
-"""The step from each version to the next; the first makes the tables."""
+# Fingerprints of versions before were of encoded bodies: their answers would not be found, and
+# bought again.
+OLDEST: Final = 5
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
+"""The step from each version to the next, from `OLDEST` on; the first makes the tables."""
+VERSION: Final = OLDEST + len(MIGRATIONS) - 1
+"""The version of the files that are written."""
 
 
 def open_writer(
@@ -143,18 +130,19 @@ def open_writer(
     """Open a journal for writing, created or migrated; needs the lock.
 
     Raises:
-        JournalError: it is damaged, of a newer llmflow, or no journal; it is not touched.
+        JournalError: it is damaged, of an older or newer llmflow, or no journal; it is not touched.
         OSError: it cannot be opened.
         sqlite3.Error: it cannot be written.
     """
     _make(path)
-    check_file(path, newest=len(migrations))
+    newest = OLDEST + len(migrations) - 1
+    check_file(path, newest=newest)
     with _looking:
         _in_use.add(_identity(path))
     connection = _connect(f"{path.absolute().as_uri()}?mode=rw")
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version < len(migrations):
+        if version < newest:
             _migrate(connection, version, migrations)
         _check_tables(path, connection)
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -205,7 +193,7 @@ def open_to_look(path: Path) -> sqlite3.Connection:
     return _connect(f"{address}&immutable=1")
 
 
-def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
+def check_file(path: Path, *, newest: int = VERSION) -> None:
     """Check a file before SQLite opens it, which could change it.
 
     A file that this process writes is left alone: it has been looked at, and closing it would
@@ -213,7 +201,7 @@ def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
     take itself for the last one that uses the file, and remove the log that is written to.
 
     Raises:
-        JournalError: it is no journal, of a newer llmflow, or cut off.
+        JournalError: it is no journal, of an older or newer llmflow, or cut off.
         OSError: it cannot be read.
     """
     with _looking:
@@ -241,6 +229,8 @@ def check_file(path: Path, *, newest: int = len(MIGRATIONS)) -> None:
             raise foreign(path)
     if version > newest:
         raise newer(path, version, newest)
+    if application == APPLICATION and version < OLDEST:
+        raise older(path, version, OLDEST)
     page, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
     # After a kill the end may still be in the log.
     if not logged and pages * (65_536 if page == 1 else page) > size:
@@ -303,10 +293,10 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for migration in migrations[version:]:
+        for migration in migrations[max(0, version - OLDEST + 1) :]:
             migration(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute(f"PRAGMA user_version = {OLDEST + len(migrations) - 1}")
         connection.execute("COMMIT")
     except BaseException:
         roll_back(connection)
