@@ -392,7 +392,7 @@ class Run:
 
     @property
     def session(self) -> Session:
-        """The recorder, which every call passes.
+        """The session, which every call passes.
 
         Raises:
             UsageError: the run is not open, or not in this process.
