@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -76,25 +75,18 @@ class Reader:
         """
         row = self._row(_ANSWER, "answers", fingerprint, nth)
         if row is not None:
-            sealed = row[-1]
-            # A version that wrote none has left it empty.
-            if sealed is None or sealed == answer_checksum(fingerprint, row[1:-1]):
-                try:
-                    if row[1] + row[2] > nth:
-                        return response_of(row[KEY_COLUMNS:-1])
-                except (ValueError, TypeError):  # of such a version, and no answer all the same
-                    self._give_up(fingerprint, "answers", row[0])
-            else:
+            if row[-1] != answer_checksum(fingerprint, row[1:-1]):
                 self._give_up(fingerprint, "answers", row[0])
+            elif row[1] + row[2] > nth:
+                return response_of(row[KEY_COLUMNS:-1])
         return self._failure(fingerprint, nth) if failures else None
 
     def _failure(self, fingerprint: bytes, nth: int) -> RecordedFailure | None:
         row = self._row(_FAILURE, "failures", fingerprint, nth)
         if row is None:
             return None
-        if row[-1] is None or row[-1] == checksum((fingerprint, *row[1:-1])):
-            with contextlib.suppress(ValueError, TypeError):
-                return failure_of(row[KEY_COLUMNS:-1]) if row[1] + row[2] > nth else None
+        if row[-1] == checksum((fingerprint, *row[1:-1])):
+            return failure_of(row[KEY_COLUMNS:-1]) if row[1] + row[2] > nth else None
         self._give_up(fingerprint, "failures", row[0])
         return None
 
