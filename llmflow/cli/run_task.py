@@ -51,6 +51,7 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
         task: what to do.
         runs: the folder of the run's folder; by default what `runs_folder` says.
     """
+    found: tuple[RowSource, Selection] | None = None
     with ExitStack() as stack:
         with Postponed():
             batch_jobs.check_options(task)
@@ -59,10 +60,11 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
             if not task.dry_run:
                 check_descriptors()
                 stack.enter_context(use_config(task.config))
-                rows, selection = rows_of(task)
-                stack.enter_context(rows)
-        if task.dry_run:
+                found = rows_of(task)
+                stack.enter_context(found[0])
+        if found is None:
             return show_plan(task)
+        rows, selection = found
         postponed = Postponed()
         # A pipe may never bring a row: nothing but an exception ends the wait for one.
         with nullcontext() if rows.once else postponed:
