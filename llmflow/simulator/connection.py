@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp import hdrs, http_exceptions, web
+from aiohttp.http_exceptions import LineTooLong
 
 from llmflow.private_files import private
 
 logger = logging.getLogger(__name__)
 
+# aiohttp before 3.12 has no name of its own for what TLS at a plain port looks like.
+_NOT_HTTP = getattr(http_exceptions, "BadHttpMethod", http_exceptions.BadStatusLine)
 _MAX_HEAD = 32_768
 _MAX_HEADERS = 100
 _LINGER_SECONDS = 1.0
@@ -116,7 +118,7 @@ class Connection(web.RequestHandler):
             status, message = exc.status, str(exc)
         elif isinstance(exc, LineTooLong):
             status, message = 431, f"The headers are larger than {_MAX_HEAD} bytes."
-        elif isinstance(exc, BadHttpMethod):
+        elif isinstance(exc, _NOT_HTTP):
             message = "This is not HTTP; note that the URL begins with http://"
         elif status == 500 and exc is not None:  # it ends one request, not the server
             logger.error("The handler failed on %s", request.raw_path, exc_info=exc)
