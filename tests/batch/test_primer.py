@@ -94,7 +94,7 @@ def test_each_marked_beginning_has_a_row_in_it(sim: SimulatorThread) -> None:
 
 
 def test_a_later_file_waits_for_the_same_primer(sim: SimulatorThread) -> None:
-    llm = at(sim, batch=Batch(quiet=0.05, poll=0.02, primer=True, requests=5))
+    llm = at(sim, batch=Batch(quiet=0.5, poll=0.02, primer=True, requests=5))
     responses, run = asked((llm, items(12)))
     assert cached(responses).count(False) == 1
     assert [job.requests for job in run.batch_jobs] == [1, 4, 5, 2]
