@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -67,7 +68,7 @@ def told_limits(
     return [names.signal(headers, now) for names in told]
 
 
-class HTTPProvider:
+class HTTPProvider(ABC):
     """A chat API over HTTP: address, key, replies and errors.
 
     A subclass adds `encode`, `understand`, `reserve` and `settle`, and sets what
@@ -156,6 +157,7 @@ class HTTPProvider:
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self.unusable(self.details(reply), reply, f"HTTP {reply.status}") from None
 
+    @abstractmethod
     def understand(self, data: Any, reply: WireReply) -> Response:
         """Turn an answer that was parsed already into a response.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +39,7 @@ _PAGE: Final = 100
 _MOST_PAGES: Final = 1000
 
 
-class HTTPBatch:
+class HTTPBatch(ABC):
     """A batch API over HTTP whose jobs are at one path.
 
     A subclass adds `line`, `upload`, `create`, `clean_up`, and how to read a job
@@ -85,14 +86,17 @@ class HTTPBatch:
             place = f"{following}"
         return None
 
+    @abstractmethod
     def _earliest(self, rows: BatchInput, reply: WireReply) -> float:
         """Return the earliest time at which these rows' job was created."""
         raise NotImplementedError
 
+    @abstractmethod
     def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
         """Return whether a listed job is the one of these rows."""
         raise NotImplementedError
 
+    @abstractmethod
     def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
         """Return the query of the next page; None after the last."""
         raise NotImplementedError
@@ -124,6 +128,7 @@ class HTTPBatch:
                 raise self._failure(reply)
         return paths
 
+    @abstractmethod
     def _result_call(self, status: BatchStatus, result: str) -> WireRequest:
         """Return the request for one file of results."""
         raise NotImplementedError
@@ -136,6 +141,7 @@ class HTTPBatch:
         """
         return self._read_status(self._object(reply, "id"), reply)
 
+    @abstractmethod
     def _read_status(self, job: Mapping[str, Any], reply: WireReply) -> BatchStatus:
         """Read a job.
 
@@ -160,6 +166,7 @@ class HTTPBatch:
             raise ValueError("no result of a batch job")
         return found
 
+    @abstractmethod
     def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
         """Read the result of a row; None if it is no result."""
         raise NotImplementedError

@@ -61,6 +61,16 @@ def test_a_subclass_is_a_provider(acme: AcmeProvider) -> None:
     assert acme.call("GET", "/x").headers["Authorization"] == "Bearer sk-acme"
 
 
+def test_a_subclass_that_cannot_read_answers_is_refused_before_it_asks() -> None:
+    """It would find out with the first answer, which was paid for by then."""
+
+    class Unfinished(HTTPProvider):
+        name = "unfinished"
+
+    with pytest.raises(TypeError, match=r"abstract method '?understand"):
+        Unfinished("m", api_key="sk-acme")  # type: ignore[abstract]
+
+
 def test_the_address_and_the_key_are_from_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
