@@ -20,9 +20,12 @@ try:
 except ImportError:  # Windows
     uvloop = None  # type: ignore[assignment]
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("any-machine", deadline=None)
-settings.load_profile("any-machine")
+# How long an example takes says how busy the machine is. The examples are the same in every
+# run, so that a change is judged by what it changed; `--hypothesis-profile=search` looks for new
+# ones.
+settings.register_profile("same-examples", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("same-examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:
