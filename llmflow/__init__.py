@@ -45,7 +45,7 @@ from llmflow.types import Quota, Response, Usage
 
 if TYPE_CHECKING:
     from llmflow.budget import Budget
-    from llmflow.jobs.plan import Plan, make_plan
+    from llmflow.jobs.planning import Plan, make_plan
     from llmflow.mapping.result import Result, ResultList
 
 __all__ = [
@@ -98,8 +98,8 @@ _LATER: Final = {
     "Budget": "llmflow.budget",
     "Result": "llmflow.mapping.result",
     "ResultList": "llmflow.mapping.result",
-    "Plan": "llmflow.jobs.plan",
-    "make_plan": "llmflow.jobs.plan",
+    "Plan": "llmflow.jobs.planning",
+    "make_plan": "llmflow.jobs.planning",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 _UNITS: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -84,22 +83,3 @@ def dollars(value: float) -> str:
     text = f"{value:.{digits}f}"
     whole, _, fraction = text.partition(".")
     return f"${whole}.{fraction.rstrip('0').ljust(2, '0')}"
-
-
-def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iterator[str]:
-    """Yield rows of cells as lines with aligned columns.
-
-    >>> list(columns([("run", "rows"), ("a", "12")], right=[1]))
-    ['run  rows', 'a      12']
-
-    Args:
-        rows: the cells, those of the headings among them.
-        right: the columns that are aligned to the right.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield "  ".join(cells).rstrip()

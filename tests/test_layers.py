@@ -17,7 +17,7 @@ ROOTS = {"llmflow": ROOT / "llmflow", "llmflow_providers": ROOT / "providers/llm
 LAYERS = [
     {"_version", "errors"},
     {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
-    {"types", "clock", "format", "headers", "lenient_json", "surrogates", "tokens"},
+    {"types", "clock", "format", "headers", "lenient_json", "surrogates", "tables", "tokens"},
     {"events", "pricing"},
     {"items"},
     {"retry"},
@@ -138,9 +138,11 @@ CIRCLES = [
     {
         "llmflow.batch.ingest",
         "llmflow.batch.job",
+        "llmflow.batch.keeper",
         "llmflow.batch.queue",
         "llmflow.batch.refusals",
         "llmflow.batch.results",
+        "llmflow.batch.waiter",
         "llmflow.batch.whole",
     },
     {

@@ -15,8 +15,7 @@ def replay(session: Session, ask: Step) -> Step:
     journal, tally = session.journal, session.tally
 
     async def looked_up(call: Call) -> Response:
-        # With a key it was looked up before, and nothing is known.
-        found = None if call.key else session.identify(call)
+        found = session.identify(call)
         if found is None:
             return await ask(call)
         if not call.wanted:

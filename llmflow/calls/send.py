@@ -13,18 +13,21 @@ def send(session: Session) -> Step:
     retried = session.tally.retried
 
     async def step(call: Call) -> Response:
-        mode = session.mode_of(call)
         if not call.wanted:
-            mode.place(call)
+            if session.is_for_batch(call):
+                session.batches.enqueue(call)
             return NOTHING
         route, call.retried = call.route, retried
         try:
-            response = await mode.complete(call)
+            if call.choice is None:
+                response = await route.mode.complete(call)
+            else:
+                response = await session.batches.complete(call)
         except ProviderError as error:
             route.price_failure(error, in_batch=call.in_batch)
             raise
         if call.source == "journal":
             return response
-        return route.priced(response, in_batch=call.in_batch, charge=call.charge)
+        return route.priced(response, call.request, in_batch=call.in_batch)
 
     return step

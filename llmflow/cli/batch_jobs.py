@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from llmflow.cli.task import Task, in_folder
 from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.errors import ConfigurationError, InputError, LLMFlowError, ProviderError, redact
-from llmflow.format import columns, counted, duration
+from llmflow.format import counted, duration
+from llmflow.tables import columns
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord

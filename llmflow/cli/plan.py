@@ -19,8 +19,8 @@ from llmflow.format import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmflow.jobs.plan import Plan
-    from llmflow.jobs.plan_table import Line
+    from llmflow.jobs.planning import Plan
+    from llmflow.tables import Line
 
 _NOWHERE: Final = "-"
 
@@ -100,7 +100,7 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
 
 def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
     from llmflow.config import load_config
-    from llmflow.jobs.plan import make_plan
+    from llmflow.jobs.planning import make_plan
 
     rows, selection = rows_of(task)
     with rows:
@@ -144,7 +144,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
 
 def _show(title: str, lines: Sequence[Line], stream: IO[str]) -> None:
     """Print a plan: a table on terminals, else a line per amount."""
-    from llmflow.jobs.plan_table import text_table
+    from llmflow.tables import text_table
 
     if stream.isatty():
         columns, rows = shutil.get_terminal_size()

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from typing import IO, Any, Final, NamedTuple
 
 from llmflow.cli.terminal import printable
-from llmflow.format import columns, duration
+from llmflow.format import duration
 from llmflow.limits.statistics import LimiterStatistics
 from llmflow.shares import share_text
+from llmflow.tables import columns
 from llmflow.types import QuotaSignal
 
 HEADINGS: Final = ("dimension", "configured", "learned", "effective", "burst window")

@@ -14,7 +14,8 @@ from llmflow.cli.batch_jobs import describe_unfinished, job_lines, jobs_of_run, 
 from llmflow.cli.options import JSON, JSON_LINES, CommandGroup, run_names
 from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.errors import InputError
-from llmflow.format import columns, dollars
+from llmflow.format import dollars
+from llmflow.tables import columns
 
 if TYPE_CHECKING:
     from llmflow.journal import RunSummary

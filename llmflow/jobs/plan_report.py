@@ -5,28 +5,117 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.format import counted, dollars, duration, printable
-from llmflow.jobs.plan_table import Line, html_table, text_table
-from llmflow.jobs.plan_values import (
-    ASSUMED,
-    HISTORY,
-    MAX_TOKENS,
-    RUN,
-    SAMPLE,
-    BudgetReach,
-    Output,
-    Pace,
-    Primer,
-    Sampled,
-    Span,
-)
+from llmflow.jobs.plan_estimates import Span
+from llmflow.tables import Line, html_table, text_table
 
 if TYPE_CHECKING:
     from llmflow.pricing import Price
 
 _NARROW: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Expected length of answers, and its basis.
+
+    Args:
+        each: tokens of one answer, on average.
+        basis: ``sample``: items of this input that were asked for the plan; ``run``: answers
+            that the run has already; ``history``: earlier runs of the same model;
+            ``max_tokens``: the bound of the request, so at most; ``assumed``: nothing is known.
+        answers: from how many answers that is.
+    """
+
+    each: Span
+    basis: str
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Time that one limit makes a run take.
+
+    Args:
+        dimension: the limit, such as ``"rpm"``; or ``"in_flight"``: answers that are waited for.
+        limit: what it is, per minute or day; or how many calls are in flight.
+        origin: who says so.
+        charge: what the run needs of it, in the limit's unit; seconds for ``"in_flight"``.
+        seconds: how long that takes at the least.
+        days: on how many days the run asks, where the limit is a day's; else 1.
+    """
+
+    dimension: str
+    limit: float
+    origin: str
+    charge: Span
+    seconds: Span
+    days: int = 1
+
+    def __str__(self) -> str:
+        if self.dimension == "in_flight":
+            return f"{self.limit:,.0f} in flight, {self.origin}"
+        return f"{self.dimension} {self.limit:,.0f} ({self.origin})"
+
+    @property
+    def takes(self) -> str:
+        """The time, in words."""
+        return f"{self.days:,} days" if self.days > 1 else duration(self.seconds.likely)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Primer:
+    """Savings of a cache primer: a first job of one row.
+
+    Args:
+        tokens: of the marked beginning that all rows share, estimated.
+        usd: what reading saves against writing it, if all rows but one read it.
+        chosen: whether such a job goes first.
+    """
+
+    tokens: int
+    usd: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReach:
+    """Number of items that a budget covers.
+
+    Args:
+        usd: the budget, in US dollars.
+        spent: what the run has spent of it before.
+        items: for how many of the items that are left it reaches.
+    """
+
+    usd: float
+    spent: float
+    items: Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """A sample that was asked for the plan.
+
+    Args:
+        items: how many items.
+        new: how many of them were not answered before, and are now.
+        failed: how many failed.
+        failure: what the first of those said, or None.
+        seconds: how long an answer took on average; None where none was new.
+        cost: what the new answers cost, in US dollars; None where nobody knows.
+        kept: whether the run's journal holds them, so that the run does not pay again.
+    """
+
+    items: int
+    new: int
+    failed: int
+    failure: str | None
+    seconds: float | None
+    cost: float | None
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -132,38 +221,26 @@ class Plan:
         return data
 
 
-class Spelling(NamedTuple):
-    """Options as they are written on a command line or in Python."""
-
-    run: str
-    retry_failed: str
-    cache: str
-    sample: str
-    exact: str
-    max_tokens: str
-    empty: str
-
-
-COMMAND: Final = Spelling(
-    run="name it with --run, or its output with -o",
-    retry_failed="--retry-failed",
-    cache="--cache",
-    sample="--sample 20",
-    exact="--exact",
-    max_tokens="--max-tokens",
-    empty="asked all the same without --skip-empty",
-)
-"""On the command line."""
-PYTHON: Final = Spelling(
-    run='name it with run="..."',
-    retry_failed="retry_failed=True",
-    cache="cache=True",
-    sample="sample=20",
-    exact="exact=True",
-    max_tokens="max_tokens=...",
-    empty="asked all the same",
-)
-"""In a program, or a notebook."""
+Spelling: TypeAlias = Mapping[str, str]
+"""Options as they are written on a command line or in Python."""
+COMMAND: Final[Spelling] = {
+    "run": "name it with --run, or its output with -o",
+    "retry_failed": "--retry-failed",
+    "cache": "--cache",
+    "sample": "--sample 20",
+    "exact": "--exact",
+    "max_tokens": "--max-tokens",
+    "empty": "asked all the same without --skip-empty",
+}
+PYTHON: Final[Spelling] = {
+    "run": 'name it with run="..."',
+    "retry_failed": "retry_failed=True",
+    "cache": "cache=True",
+    "sample": "sample=20",
+    "exact": "exact=True",
+    "max_tokens": "max_tokens=...",
+    "empty": "asked all the same",
+}
 
 
 def lines(plan: Plan, spelling: Spelling = COMMAND) -> Iterator[Line]:
@@ -172,23 +249,21 @@ def lines(plan: Plan, spelling: Spelling = COMMAND) -> Iterator[Line]:
     yield from _not_asked(plan, spelling)
     yield Line("left to ask", f"{plan.left:,}")
     if plan.left:
-        how = _input_words(plan, spelling)
-        yield Line("input tokens", _tokens(plan.input_tokens_left), how)
+        yield _input(plan, spelling)
         yield _output(plan, spelling)
     yield from _cost(plan)
-    yield from _time(plan)
+    yield _time(plan)
     if plan.budget is not None:
-        yield _budget(plan)
+        yield _budget(plan, plan.budget)
     if plan.sample is not None:
-        yield _sample(plan)
+        yield _sample(plan.sample)
 
 
 def short(plan: Plan) -> str:
     """Return what a plan comes to in one line."""
     told = {line.what: line.amount for line in lines(plan)}
-    rows = f"{plan.left:,} of {counted(plan.items, 'row')} left to ask"
-    parts = (f"{rows} {plan.model}", f"cost {told['cost']}", f"time {told['time']}")
-    return printable(", ".join(parts))
+    rows = f"{plan.left:,} of {counted(plan.items, 'row')} left to ask {plan.model}"
+    return printable(f"{rows}, cost {told['cost']}, time {told['time']}")
 
 
 def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
@@ -196,78 +271,80 @@ def _not_asked(plan: Plan, spelling: Spelling) -> Iterator[Line]:
         what = "left out" if plan.skips_unusable else "cannot be asked"
         yield Line(what, f"{plan.unusable:,}", f"the first: {plan.first_unusable[1]}")
     if plan.empty:
-        yield _empty(plan, spelling)
+        how = f"nothing in the prompt's fields; the first is row {plan.first_empty}"
+        what = "left out" if plan.skips_empty else "empty"
+        how = how if plan.skips_empty else f"{how}; {spelling['empty']}"
+        yield Line(what, f"{plan.empty:,}", how)
     if plan.first_too_long is not None:
-        takes = f"{plan.model} takes {plan.max_input_tokens:,} tokens"
-        yield Line(
-            "too long", f"{plan.too_long:,}", f"{takes}; the first is row {plan.first_too_long}"
-        )
+        how = f"{plan.model} takes {plan.max_input_tokens:,} tokens"
+        how += f"; the first is row {plan.first_too_long}"
+        yield Line("too long", f"{plan.too_long:,}", how)
     if plan.run is None:
-        how = f"no run is named: {spelling.run}"
-        yield Line("answered already", "-", how)
+        yield Line("answered already", "-", f"no run is named: {spelling['run']}")
     elif not plan.run_exists:
         yield Line("answered already", "0", f"run {plan.run} is new")
     else:
         yield Line("answered already", f"{plan.answered:,}", f"in run {plan.run}, at no cost")
     if plan.failed_before:
-        how = f"not retried without {spelling.retry_failed}"
+        how = f"not retried without {spelling['retry_failed']}"
         yield Line("failed before", f"{plan.failed_before:,}", how)
     if plan.repeated:
-        how = f"identical to an earlier row; {spelling.cache} reuses its answer"
+        how = f"identical to an earlier row; {spelling['cache']} reuses its answer"
         yield Line("repeated", f"{plan.repeated:,}", how)
 
 
-def _empty(plan: Plan, spelling: Spelling) -> Line:
-    fields = f"nothing in the prompt's fields; the first is row {plan.first_empty}"
-    if plan.skips_empty:
-        return Line("left out", f"{plan.empty:,}", fields)
-    return Line("empty", f"{plan.empty:,}", f"{fields}; {spelling.empty}")
-
-
-def _input_words(plan: Plan, spelling: Spelling) -> str:
-    asked = plan.items - plan.unusable - plan.too_long
-    if plan.skips_empty:
-        asked -= plan.empty
+def _input(plan: Plan, spelling: Spelling) -> Line:
+    asked = plan.items - plan.unusable - plan.too_long - (plan.empty if plan.skips_empty else 0)
     words = [plan.counting]
     if plan.measured < asked:
-        words.append(f"a sample of {plan.measured:,} rows; {spelling.exact} counts all")
+        words.append(f"a sample of {plan.measured:,} rows; {spelling['exact']} counts all")
     if plan.corrected_by:
         words.append(f"corrected by the provider's own count of {plan.corrected_by:,} prompts")
     elif plan.counting.startswith("estimate"):
-        words.append(f"within a factor of two; {spelling.sample} corrects it")
-    return "; ".join(words)
+        words.append(f"within a factor of two; {spelling['sample']} corrects it")
+    span = plan.input_tokens_left
+    amount = f"{span.likely:,.0f}" if span.is_exact else _between(span, _count)
+    return Line("input tokens", amount, "; ".join(words))
 
 
 def _output(plan: Plan, spelling: Spelling) -> Line:
-    output = plan.output
-    each = f"{output.each.likely:,.0f} each"
-    count = counted(output.answers, "answer")
+    each = f"{plan.output.each.likely:,.0f} each"
+    count, measures = counted(plan.output.answers, "answer"), f"{spelling['sample']} measures it"
     how = {
-        SAMPLE: f"{each}, the average of {count} to these rows",
-        RUN: f"{each}, the average of {count} of this run",
-        HISTORY: f"{each}, the average of {count} of earlier runs, perhaps to other prompts",
-        MAX_TOKENS: f"{each} at most, by max_tokens; {spelling.sample} measures it",
-        ASSUMED: f"{each} assumed, nothing is known; {spelling.sample} measures it, "
-        f"{spelling.max_tokens} bounds it",
-    }[output.basis]
-    return Line("output tokens", _amount(plan, plan.output_tokens_left, _count), how)
+        "sample": f", the average of {count} to these rows",
+        "run": f", the average of {count} of this run",
+        "history": f", the average of {count} of earlier runs, perhaps to other prompts",
+        "max_tokens": f" at most, by max_tokens; {measures}",
+        "assumed": f" assumed, nothing is known; {measures}, {spelling['max_tokens']} bounds it",
+    }[plan.output.basis]
+    return Line("output tokens", _amount(plan, plan.output_tokens_left, _count), each + how)
 
 
 def _amount(plan: Plan, span: Span, text: Callable[[float], str]) -> str:
     """Return an amount by answer lengths; of a bound, only its end."""
-    if plan.output.basis == MAX_TOKENS and span.low != span.high:
+    if plan.output.basis == "max_tokens" and not span.is_exact:
         return f"at most {text(span.high)}"
-    if plan.output.basis == ASSUMED and plan.left:
+    if plan.output.basis == "assumed" and plan.left:
         return f"about {text(span.likely)}"  # between nothing and all that the model gives
     return _between(span, text)
 
 
-def _tokens(span: Span) -> str:
-    return _between(span, _count, exact=f"{span.likely:,.0f}")
+def _between(span: Span, text: Callable[[float], str]) -> str:
+    """Return an amount with its range, if that is bounded."""
+    likely = text(span.likely)
+    if span.is_exact:
+        return likely
+    if math.isinf(span.high):
+        return f"about {likely}"
+    low, high = text(span.low), text(span.high)
+    # Three digits say as much as a range that is narrower than that.
+    narrow = low == high or span.high - span.low <= _NARROW * span.likely
+    return f"about {likely}" if narrow else f"about {likely} ({low} to {high})"
 
 
 def _count(value: float) -> str:
-    return f"{_rounded(value):,}"
+    """Return a number rounded to three significant digits."""
+    return f"{int(round(value, min(0, 3 - len(str(round(value)))))):,}"
 
 
 def _cost(plan: Plan) -> Iterator[Line]:
@@ -279,7 +356,7 @@ def _cost(plan: Plan) -> Iterator[Line]:
         yield Line("cost", "free", plan.price_source or f"{plan.model} costs nothing")
         return
     how = f"{plan.price}, {plan.price_source}"
-    if plan.output.basis in (MAX_TOKENS, ASSUMED) and plan.left:
+    if plan.output.basis in ("max_tokens", "assumed") and plan.left:
         how += f"; the input alone costs {_between(plan.input_cost, dollars)}"
     yield Line("cost", _amount(plan, plan.cost, dollars), how)
     if plan.batch_cost is None:
@@ -296,88 +373,49 @@ def _cost(plan: Plan) -> Iterator[Line]:
         yield Line("a cache primer saves", f"up to {dollars(primer.usd)}", how)
 
 
-def _between(span: Span, text: Callable[[float], str], *, exact: str | None = None) -> str:
-    """Return an amount with its range, if that is bounded."""
-    if span.low == span.high:
-        return text(span.likely) if exact is None else exact
-    likely = text(span.likely)
-    if math.isinf(span.high):
-        return f"about {likely}"
-    low, high = text(span.low), text(span.high)
-    # Three digits say as much as a range that is narrower than that.
-    narrow = low == high or span.high - span.low <= _NARROW * span.likely
-    return f"about {likely}" if narrow else f"about {likely} ({low} to {high})"
-
-
-def _time(plan: Plan) -> Iterator[Line]:
+def _time(plan: Plan) -> Line:
     if not plan.left:
-        yield Line("time", "none", "nothing is left to ask")
-        return
+        return Line("time", "none", "nothing is left to ask")
     binding = plan.binding
     if binding is None:
         how = "no quota is known; `llmflow quotas --probe` asks what the provider allows"
-        yield Line("time", "unknown", how)
-        return
+        return Line("time", "unknown", how)
     measured = any(pace.dimension == "in_flight" for pace in plan.paces)
-    how = f"limited by {_limit(binding)}"
+    how = f"limited by {binding}"
     if binding.days > 1:
         how += "; the run stops where a day's limit is used up: run it again the next day"
     elif not measured:
         how += "; how long an answer takes is not known"
-    others = [f"{_limit(pace)}: {_takes(pace)}" for pace in plan.paces if pace is not binding]
+    others = [f"{pace}: {pace.takes}" for pace in plan.paces if pace is not binding]
     if others:
         how += f". By {'; '.join(others)}"
-    yield Line("time", f"at least {_takes(binding)}" if not measured else _takes(binding), how)
+    return Line("time", binding.takes if measured else f"at least {binding.takes}", how)
 
 
-def _limit(pace: Pace) -> str:
-    if pace.dimension == "in_flight":
-        return f"{pace.limit:,.0f} in flight, {pace.origin}"
-    return f"{pace.dimension} {pace.limit:,.0f} ({pace.origin})"
-
-
-def _takes(pace: Pace) -> str:
-    if pace.days > 1:
-        return f"{pace.days:,} days"
-    return duration(pace.seconds.likely)
-
-
-def _budget(plan: Plan) -> Line:
-    budget = plan.budget
-    assert budget is not None
-    amount = dollars(budget.usd)
+def _budget(plan: Plan, budget: BudgetReach) -> Line:
     spent = f", with {dollars(budget.spent)} of it spent" if budget.spent else ""
-    if budget.items.low >= plan.left:
-        return Line("budget", amount, f"covers all rows{spent}")
     low, likely, high = (f"{each:,.0f}" for each in budget.items)
-    between = likely if low == high else f"about {likely} ({low} to {high})"
-    if plan.output.basis == MAX_TOKENS and low != high:
-        between = f"at least {low}"
-    return Line("budget", amount, f"covers {between} of {plan.left:,} rows{spent}")
+    covers = f"{likely} of" if low == high else f"about {likely} ({low} to {high}) of"
+    if plan.output.basis == "max_tokens" and low != high:
+        covers = f"at least {low} of"
+    rows = "all" if budget.items.low >= plan.left else f"{covers} {plan.left:,}"
+    return Line("budget", dollars(budget.usd), f"covers {rows} rows{spent}")
 
 
-def _sample(plan: Plan) -> Line:
-    asked = plan.sample
-    assert asked is not None
-    words = [f"{asked.new:,} answered"]
-    if asked.cost is not None and asked.cost:
-        words.append(f"for {dollars(asked.cost)}")
+def _sample(asked: Sampled) -> Line:
+    how = f"{asked.new:,} answered"
+    if asked.cost:
+        how += f" for {dollars(asked.cost)}"
     if asked.new:
-        words.append("and kept in the run" if asked.kept else "and not kept: there is no run")
+        how += " and kept in the run" if asked.kept else " and not kept: there is no run"
     if asked.failed:
-        words.append(f"; {asked.failed:,} failed, such as {asked.failure}")
-    return Line("sample", f"{asked.items:,}", " ".join(words).replace(" ;", ";"))
-
-
-def _rounded(value: float) -> int:
-    """Return a number rounded to three significant digits."""
-    digits = 3 - len(str(round(value)))
-    return int(round(value, min(0, digits)))
+        how += f"; {asked.failed:,} failed, such as {asked.failure}"
+    return Line("sample", f"{asked.items:,}", how)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Span):
-        return {name: _plain(amount) for name, amount in value._asdict().items()}
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

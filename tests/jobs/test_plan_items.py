@@ -12,7 +12,7 @@ import pytest
 import llmflow
 from llmflow import LLM, Budget, Quota, make_plan
 from llmflow.errors import InputError, UnknownArgumentError, UsageError
-from llmflow.jobs.plan import Plan
+from llmflow.jobs.planning import Plan
 from llmflow.limits.registry import forget_limiters
 from llmflow.rows import PromptTemplate, Selection
 from llmflow.runs.run import Run

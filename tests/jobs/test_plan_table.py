@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from llmflow import LLM, Batch, Plan, Price, Quota, make_plan
-from llmflow.jobs.plan_table import HEIGHT, Line, html_table, text_table
 from llmflow.limits.registry import forget_limiters
+from llmflow.tables import HEIGHT, Line, html_table, text_table
 from llmflow.testing import ScriptedProvider
 
 ASK = "Summarize: {text}"

@@ -1,29 +1,42 @@
-"""Tables of a plan's lines, for terminals and notebooks."""
+"""Tables for terminals and notebooks: columns, and lines with explanations."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from llmflow.format import printable
 
-WIDTH = 80
-HEIGHT = 23  # of a screen's 24 lines one is the prompt's
-_MARGIN = 2
-_WIDEST_AMOUNT = 24
-_NARROWEST = 40
-_CELL = "text-align: left; vertical-align: top"
+WIDTH: Final = 80
+HEIGHT: Final = 23  # of a screen's 24 lines one is the prompt's
+_MARGIN: Final = "  "
+_WIDEST_AMOUNT: Final = 24
+_NARROWEST: Final = 40
+_CELL: Final = "text-align: left; vertical-align: top"
+
+
+def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iterator[str]:
+    """Yield rows of cells as lines with aligned columns.
+
+    >>> list(columns([("run", "rows"), ("a", "12")], right=[1]))
+    ['run  rows', 'a      12']
+
+    Args:
+        rows: the cells, those of the headings among them.
+        right: the columns that are aligned to the right.
+    """
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            _padded(cell, width, right=number in right)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield _MARGIN.join(cells).rstrip()
 
 
 class Line(NamedTuple):
-    """One line of a plan.
-
-    Args:
-        what: what it is about.
-        amount: how much that is.
-        how: how that is known, and what follows; may be empty.
-    """
+    """One line of a table: a name, an amount, and perhaps an explanation."""
 
     what: str
     amount: str
@@ -49,9 +62,8 @@ def text_table(
         width: columns of the screen.
         height: lines that it has room for; None for any number of them.
     """
-    cells = [_printable(line) for line in lines]
     width = max(width, _NARROWEST)
-    blocks = list(_blocks(cells, width))
+    blocks = list(_blocks([Line(*map(printable, line)) for line in lines], width))
     if height is not None:
         _shorten(blocks, width, height - 1)
     top = next(_wrapped(printable(title), width), "")
@@ -60,17 +72,13 @@ def text_table(
 
 def html_table(title: str, lines: Iterable[Line]) -> str:
     """Return a title and lines as an escaped table for a notebook."""
-    rows = [
+    rows = (
         f'<tr><th scope="row" style="{_CELL}">{what}</th>'
         f'<td style="{_CELL}">{amount}</td><td style="{_CELL}">{how}</td></tr>'
-        for what, amount, how in (map(html.escape, _printable(line)) for line in lines)
-    ]
+        for what, amount, how in ((html.escape(printable(cell)) for cell in line) for line in lines)
+    )
     caption = f'<caption style="text-align: left">{html.escape(printable(title))}</caption>'
     return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def _printable(line: Line) -> Line:
-    return Line(*map(printable, line))
 
 
 def _blocks(lines: Sequence[Line], width: int) -> Iterator[list[str]]:
@@ -78,25 +86,20 @@ def _blocks(lines: Sequence[Line], width: int) -> Iterator[list[str]]:
     first = max((_width(line.what) for line in lines), default=0)
     amounts = (_width(line.amount) for line in lines)
     second = max((each for each in amounts if each <= _WIDEST_AMOUNT), default=0)
-    indent = " " * (_MARGIN + first + _MARGIN)
     for line in lines:
+        start = f"{_MARGIN}{_padded(line.what, first)}{_MARGIN}"
         amount = _padded(line.amount, second) if line.how else line.amount
-        head = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}{amount}"
-        whole = f"{head}{' ' * _MARGIN}{line.how}".rstrip()
+        whole = f"{start}{amount}{_MARGIN}{line.how}".rstrip()
         if _width(whole) <= width:
             yield [whole]
             continue
-        start = f"{' ' * _MARGIN}{_padded(line.what, first)}{' ' * _MARGIN}"
-        room = width - len(indent)
+        indent = " " * _width(start)
+        parts = _wrapped(line.amount, width - len(indent))
         yield [
-            *_joined(start, indent, _wrapped(line.amount, room)),
-            *(f"{indent}  {each}" for each in _wrapped(line.how, room - 2)),
+            start + next(parts, ""),
+            *(indent + part for part in parts),
+            *(indent + _MARGIN + part for part in _wrapped(line.how, width - len(indent) - 2)),
         ]
-
-
-def _joined(start: str, indent: str, parts: Iterable[str]) -> Iterator[str]:
-    for number, part in enumerate(parts):
-        yield f"{indent if number else start}{part}"
 
 
 def _shorten(blocks: list[list[str]], width: int, height: int) -> None:
@@ -107,40 +110,35 @@ def _shorten(blocks: list[list[str]], width: int, height: int) -> None:
             return  # nothing is left to leave out but whole amounts
         longest.pop()
         if len(longest) > 1:
-            kept = longest[-1].rstrip(" …")
-            while _width(kept) > width - 2:
-                kept = kept[:-1]
-            longest[-1] = f"{kept} …"
+            longest[-1] = f"{_start(longest[-1].rstrip(' …'), width - 2)} …"
 
 
 def _wrapped(text: str, width: int) -> Iterator[str]:
     """Yield a text wrapped to a width, between words if possible."""
     line = ""
     for word in text.split():
-        longer = f"{line} {word}" if line else word
-        if _width(longer) <= width:
-            line = longer
-            continue
-        if line:
+        if line and _width(line) + 1 + _width(word) > width:
             yield line
-        line = word
+            line = ""
+        line = f"{line} {word}" if line else word
         while _width(line) > width:
-            kept = _kept(line, width)
-            yield kept
-            line = line[len(kept) :]
+            start = _start(line, width)
+            yield start
+            line = line[len(start) :]
     if line:
         yield line
 
 
-def _kept(text: str, width: int) -> str:
+def _start(text: str, width: int) -> str:
     kept = text[:width]
     while _width(kept) > width:
         kept = kept[:-1]
     return kept
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+def _padded(text: str, width: int, *, right: bool = False) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
 
 
 def _width(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,11 @@ from llmflow.arguments import checked_arguments
 from llmflow.background import background
 from llmflow.budget import Budget
 from llmflow.config import load_config
-from llmflow.errors import InputError, UsageError
+from llmflow.errors import InputError, LLMFlowError, ProviderError, UsageError, redact
 from llmflow.items.sources import checked_items
 from llmflow.jobs import plan_forecast as forecast
-from llmflow.jobs.plan_report import Plan
-from llmflow.jobs.plan_tokens import Question
-from llmflow.jobs.plan_values import BudgetReach, Output, Pace, Primer, Sampled, Span
+from llmflow.jobs.plan_estimates import Span
+from llmflow.jobs.plan_report import BudgetReach, Output, Pace, Plan, Primer, Sampled
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
@@ -23,9 +23,10 @@ from llmflow.pricing import PRICES_AS_OF, context_of
 from llmflow.rows import PromptTemplate, Selection
 
 if TYPE_CHECKING:
-    from llmflow.jobs.plan_survey import Survey
+    from llmflow.jobs.plan_survey import Question, Survey
     from llmflow.journal import RunSummary
-    from llmflow.pricing import Context, Price
+    from llmflow.runs.run import Run
+    from llmflow.types import Response
 
 __all__ = ["BudgetReach", "Output", "Pace", "Plan", "Primer", "Sampled", "Span", "make_plan"]
 
@@ -92,112 +93,79 @@ def make_plan(
     from llmflow.journal.lookup import Lookup
     from llmflow.runs.catalog import checked_name, runs_folder
 
-    price, usd = _checked_llm(llm).price, _usd_of(budget)
-    if usd is not None:
-        Budget(usd=usd).check_price(llm.model, price)
-    _check_sample(sample)
+    usd = _checked(llm, budget, sample)
     rows, make_prompt = _rows_of(items, prompt)
     folder = None if run is None else runs_folder() / checked_name(run)
-    summary, lookup = (
-        (None, None) if folder is None else (read_summary(folder), Lookup.open(folder))
-    )
+    summary = None if folder is None else read_summary(folder)
+    lookup = None if folder is None else Lookup.open(folder)
     context = context_of(llm.model, base_url=getattr(llm.provider, "endpoint", None) or None)
+    most_in, most_out = (None, None) if context is None else context
     try:
         survey = Survey(
             llm,
             make_prompt,
             is_empty=_emptiness(prompt),
             lookup=lookup,
-            tiers=forecast.tiers_of(price),
-            max_input_tokens=None if context is None else context.max_input_tokens,
+            tiers=forecast.tiers_of(llm.price),
+            max_input_tokens=most_in,
             retry_failed=retry_failed,
             cache=cache,
             exact=exact,
             keep=sample,
-            charges=any(name not in ("rpm", "rpd") for name in llm.limiter.statistics().limits),
         )
         survey.read(rows, seen)
     finally:
         if lookup is not None:
             lookup.close()
-    asked = _ask(llm, survey, run, summary, about) if survey.kept() else None
+    asked = _ask_sample(llm, survey, run, summary, about) if survey.kept() else None
     if asked is not None and folder is not None:
         summary = read_summary(folder)
+    facts: dict[str, Any] = {
+        **asdict(survey.counts),
+        "skips_unusable": isinstance(prompt, Selection) and prompt.skips_bad,
+        "skips_empty": isinstance(prompt, Selection) and prompt.skips_empty,
+        "max_input_tokens": most_in,
+        "run": run,
+        "run_exists": summary is not None,
+        "price_source": price_source or f"public prices of {PRICES_AS_OF}",
+    }
+    if llm.price is None or (llm.price.is_free and not price_source):
+        facts["price_source"] = None
     return _plan(
         llm,
         survey,
-        context=context,
-        run=run,
-        summary=summary,
-        asked=asked,
+        asked,
+        facts,
+        output=forecast.output_of(survey, llm, asked, most=most_out),
         budget=usd,
-        concurrency=concurrency,
+        spent=0.0 if summary is None else summary.totals.cost or 0.0,
         origins=origins or _origins_of(llm),
-        price_source=price_source,
-        selection=prompt if isinstance(prompt, Selection) else None,
-    )
-
-
-def _ask(
-    llm: LLM,
-    survey: Survey,
-    run: str | None,
-    summary: RunSummary | None,
-    about: Mapping[str, Any] | None,
-) -> Sampled:
-    from llmflow.jobs.plan_sample import ask
-    from llmflow.runs.run import Run
-
-    if summary is not None:
-        about = summary.about  # what the run was started with is not a plan's to change
-    # As a run of the command keeps them: the answers' texts are all that a row needs.
-    # A failure here may be a moment's; the run is to find out for itself.
-    entered = Run(
-        run,
-        store=load_config().journal.store or "answers",
-        about=about,
-        is_conclusive=lambda _: False,
-    )
-    return background.run(
-        lambda: ask(llm, survey, entered), instead="await asyncio.to_thread(make_plan, ...)"
+        concurrency=concurrency,
     )
 
 
 def _plan(
     llm: LLM,
     survey: Survey,
-    *,
-    context: Context | None,
-    run: str | None,
-    summary: RunSummary | None,
     asked: Sampled | None,
+    facts: Mapping[str, Any],
+    *,
+    output: Output,
     budget: float | None,
-    concurrency: int | None,
+    spent: float,
     origins: Mapping[str, str],
-    price_source: str | None,
-    selection: Selection | None,
+    concurrency: int | None,
 ) -> Plan:
-    from llmflow.jobs.plan_survey import Group
+    from llmflow.jobs.plan_survey import Question
 
-    counts, price = survey.counts, llm.price
-    factor = forecast.correction(survey)
-    inputs = [survey.tokens(group).by(factor) for group in survey.left]
-    items = [group.items for group in survey.left]
-    left, whole = sum(items), Span.exactly(0)
-    for each in inputs:
-        whole += each
-    most = None if context is None else context.max_output_tokens
-    output = forecast.output_of(survey, llm, asked, most=most)
-    cost = input_cost = batch = None
-    if price is not None:
-        cost = forecast.cost_of(price, inputs, items, output.each)
-        input_cost = forecast.cost_of(price, inputs, items, Span.exactly(0))
-        if price.has_batch:
-            batch = forecast.cost_of(price, inputs, items, output.each, batch=True)
+    price, left, factor = llm.price, survey.items_left, forecast.correction(survey)
+    inputs = [(group.items, survey.tokens(group).by(factor)) for group in survey.left]
+    whole = sum((tokens for _, tokens in inputs), start=Span.exactly(0))
+    cost = forecast.cost_of(price, inputs, output.each)
     paces = tuple(
         forecast.paces(
             llm,
-            Group.together(survey.left),
+            survey,
             whole,
             output.each,
             origins=origins,
@@ -205,18 +173,9 @@ def _plan(
             concurrency=concurrency,
         )
     )
-    spent = 0.0 if summary is None else summary.totals.cost or 0.0
-    reach = None
-    if budget is not None and cost is not None:
-        reach = forecast.reach(budget, spent, cost, left)
     return Plan(
         model=llm.model,
-        **asdict(counts),
-        skips_unusable=selection is not None and selection.skips_bad,
-        skips_empty=selection is not None and selection.skips_empty,
-        max_input_tokens=None if context is None else context.max_input_tokens,
-        run=run,
-        run_exists=summary is not None,
+        **facts,
         left=left,
         input_tokens=survey.tokens(survey.every).by(factor),
         input_tokens_left=whole,
@@ -224,22 +183,94 @@ def _plan(
         counting=survey.counting,
         corrected_by=survey.inputs.count if survey.inputs.count >= forecast.ENOUGH else 0,
         output=output,
-        output_tokens_left=output.each.times(left) if left else Span.exactly(0),
+        output_tokens_left=output.each.times(left),
         price=price,
-        price_source=None if price is None else price_source or _public_source(price),
         cost=cost,
-        input_cost=input_cost,
-        batch_cost=batch,
+        input_cost=forecast.cost_of(price, inputs, Span.exactly(0)),
+        batch_cost=forecast.cost_of(price, inputs, output.each, batch=True),
         primer=forecast.primer_of(llm, survey.request(Question.of("-")), left),
         paces=paces,
         binding=max(paces, key=lambda pace: (pace.seconds.likely, pace.days), default=None),
-        budget=reach,
+        budget=forecast.reach(budget, spent, cost, left),
         sample=asked,
     )
 
 
-def _public_source(price: Price) -> str | None:
-    return None if price.is_free else f"public prices of {PRICES_AS_OF}"
+class _OnlyASampleError(LLMFlowError):
+    """Ends the session of a sample as an incomplete one."""
+
+
+def _ask_sample(
+    llm: LLM,
+    survey: Survey,
+    run: str | None,
+    summary: RunSummary | None,
+    about: Mapping[str, Any] | None,
+) -> Sampled:
+    from llmflow.runs.run import Run
+
+    # As a run of the command keeps them: the answers' texts are all that a row needs.
+    # A failure here may be a moment's; the run is to find out for itself.
+    entered = Run(
+        run,
+        store=load_config().journal.store or "answers",
+        # What the run was started with is not a plan's to change.
+        about=about if summary is None else summary.about,
+        is_conclusive=lambda _: False,
+    )
+    return background.run(
+        lambda: _ask(llm, survey, entered), instead="await asyncio.to_thread(make_plan, ...)"
+    )
+
+
+async def _ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
+    """Send the questions that a survey kept, and note their answers."""
+    llm.prepare()
+    questions = survey.kept()
+    loop = asyncio.get_running_loop()
+
+    async def one(question: Question) -> tuple[Response | ProviderError, float]:
+        started = loop.time()
+        try:
+            response = await llm.complete(question.messages)
+        except ProviderError as error:
+            if error.fatal:
+                raise
+            return error, 0.0
+        return response, max(0.0, loop.time() - started - response.waited)
+
+    kept = False
+    tasks: list[asyncio.Task[tuple[Response | ProviderError, float]]] = []
+    try:
+        async with run:
+            kept = run.totals is not None
+            async with asyncio.TaskGroup() as group:
+                tasks += [group.create_task(one(each)) for each in questions]
+            raise _OnlyASampleError(f"{len(questions):,} items were asked, as the sample of a plan")
+    except _OnlyASampleError:
+        pass
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    results = [task.result() for task in tasks]
+    failures = [error for error, _ in results if isinstance(error, ProviderError)]
+    new: list[tuple[Response, float]] = []
+    for question, (response, seconds) in zip(questions, results, strict=True):
+        if isinstance(response, ProviderError):
+            continue
+        usage = response.usage
+        survey.note_sample(question, (usage.input_tokens, usage.output_tokens), kept=kept)
+        if response.source == "provider":
+            new.append((response, seconds))
+    costs = [response.cost for response, _ in new]
+    return Sampled(
+        items=len(results),
+        new=len(new),
+        failed=len(failures),
+        failure=redact(f"{type(failures[0]).__name__}: {failures[0]}") if failures else None,
+        seconds=sum(seconds for _, seconds in new) / len(new) if new else None,
+        cost=None if None in costs else sum(cost or 0.0 for cost in costs),
+        kept=kept,
+    )
 
 
 def _rows_of(
@@ -282,48 +313,31 @@ def _emptiness(prompt: Any) -> Callable[[Any, Any], bool]:
     return is_empty
 
 
-def _checked_llm(llm: Any) -> LLM:
-    """Return who would be asked.
+def _checked(llm: Any, budget: Any, sample: Any) -> float | None:
+    """Check who would be asked, and a sample; return a budget's dollars.
 
     Raises:
-        UsageError: it is no LLM.
+        UsageError: it is no LLM, no budget in US dollars, or no number of items.
+        ConfigurationError: a budget is given, and the price is not known.
     """
-    if isinstance(llm, LLM):
-        return llm
-    write = "make_plan(llm, items, prompt)"
-    if isinstance(llm, str):
-        write = f"make_plan(LLM({llm!r}), items, prompt)"
-    raise UsageError(f"make_plan takes an LLM first; got {type(llm).__name__}: write {write}")
-
-
-def _check_sample(sample: Any) -> None:
-    """Check how many items are to be asked.
-
-    Raises:
-        UsageError: it is no whole number of at least 0.
-    """
+    if not isinstance(llm, LLM):
+        who = f"LLM({llm!r})" if isinstance(llm, str) else "llm"
+        raise UsageError(
+            f"make_plan takes an LLM first; got {type(llm).__name__}: "
+            f"write make_plan({who}, items, prompt)"
+        )
+    bounds = budget if budget is None or isinstance(budget, Budget) else Budget(usd=budget)
+    if bounds is not None:
+        if bounds.usd is None:
+            raise UsageError(
+                "make_plan tells how far US dollars go: give budget=5, or Budget(usd=5)"
+            )
+        bounds.check_price(llm.model, llm.price)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise UsageError(
             f"sample must be a whole number of items to ask, such as 20; got {sample!r}"
         )
-
-
-def _usd_of(budget: Any) -> float | None:
-    """Return the dollars of a budget; None without one.
-
-    Raises:
-        UsageError: it has none.
-    """
-    if isinstance(budget, Budget):
-        if budget.usd is None:
-            raise UsageError(
-                "make_plan tells how far US dollars go: give budget=5, or Budget(usd=5)"
-            )
-        return float(budget.usd)
-    if budget is None:
-        return None
-    usd: float = budget
-    return usd
+    return None if bounds is None else float(bounds.usd)  # type: ignore[arg-type]
 
 
 def _origins_of(llm: LLM) -> dict[str, str]:

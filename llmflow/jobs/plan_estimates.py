@@ -1,4 +1,4 @@
-"""Tokens of prompts: all counted, or estimated from an evenly spread sample.
+"""Uncertain amounts of a plan, and the samples they are estimated from.
 
 A vocabulary counts a few million characters a second, and a million rows are more than
 anybody waits for. What costs nothing is known of every text, its length; so the sample tells
@@ -9,11 +9,7 @@ Techniques, third edition, chapter 6), much closer than the mean of the sample w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
-
-from llmflow.call_options import as_messages
-from llmflow.jobs.plan_values import Span
+from typing import Final, NamedTuple
 
 MOST: Final = 20_000
 """Texts that are counted at the most, where not all are."""
@@ -22,59 +18,45 @@ _FEWEST: Final = 100
 _MASK: Final = 2**64 - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio
 
-# What a chat takes beside its texts: each message 3 and its role 1, and 3 for the answer to
-# begin (OpenAI's cookbook, "How to count tokens with tiktoken").
-PER_MESSAGE = 4
-PER_CHAT = 3
 
+class Span(NamedTuple):
+    """An uncertain amount: a likely value between two bounds.
 
-class Question(NamedTuple):
-    """The messages of one item.
-
-    Args:
-        messages: what would be sent.
-        text: all that is text in it.
-        beside: tokens of the messages beside the first one, without their texts.
+    >>> Span.exactly(3) + Span(1, 2, 4)
+    Span(low=4.0, likely=5.0, high=7.0)
     """
 
-    messages: tuple[Mapping[str, Any], ...]
-    text: str
-    beside: int = 0
+    low: float
+    likely: float
+    high: float
 
     @classmethod
-    def of(cls, prompt: Any) -> Question:
-        """Return the question of a text or a list of chat messages.
+    def exactly(cls, value: float) -> Span:
+        """Return an amount that is known."""
+        return cls(float(value), float(value), float(value))
 
-        >>> Question.of("How high is the tide?").text
-        'How high is the tide?'
+    def __add__(self, other: object) -> Span:
+        if not isinstance(other, Span):
+            return NotImplemented
+        return Span(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
-        Raises:
-            InputError: it is neither.
-        """
-        messages = as_messages(prompt)
-        if isinstance(prompt, str):
-            return cls(messages, prompt)
-        text = "\n".join(part for each in messages for part in _texts(each.get("content")))
-        return cls(messages, text, PER_MESSAGE * (len(messages) - 1))
+    def times(self, factor: float) -> Span:
+        """Return so many times the amount; `factor` is at least 0."""
+        # Nothing of what has no known bound is nothing, too.
+        return Span(*(each * factor for each in self)) if factor else Span.exactly(0)
 
+    def by(self, other: Span) -> Span:
+        """Return the product with another uncertain amount."""
+        return Span(self.low * other.low, self.likely * other.likely, self.high * other.high)
 
-def _texts(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list | tuple):
-        for part in content:
-            text = part.get("text") if isinstance(part, Mapping) else part
-            if isinstance(text, str):
-                yield text
+    def at_most(self, bound: float) -> Span:
+        """Return the amount where nothing exceeds a bound."""
+        return Span(*(min(each, bound) for each in self))
 
-
-def spread(index: int) -> int:
-    """Return a place between 0 and 2**64 for an index.
-
-    Multiples of the golden ratio: the indices with the lowest places are spread evenly over
-    all of them, however many there are, and keep no step with anything periodic in the input.
-    """
-    return index * _GOLDEN & _MASK
+    @property
+    def is_exact(self) -> bool:
+        """True if it is known exactly."""
+        return self.low == self.high
 
 
 class Pairs:
@@ -106,8 +88,7 @@ class Pairs:
 
     def of_all(self, count: int) -> Span:
         """Return the ratio for `count` things, of which these are a sample."""
-        unseen = max(0.0, 1 - self.count / max(count, 1))
-        return self._span(unseen / max(self.count, 1))
+        return self._span(max(0.0, 1 - self.count / max(count, 1)) / max(self.count, 1))
 
     def of_others(self, count: int) -> Span:
         """Return the ratio for `count` other things of the same kind."""
@@ -135,6 +116,15 @@ def _deviations(freedom: int) -> float:
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def spread(index: int) -> int:
+    """Return a place between 0 and 2**64 for an index.
+
+    Multiples of the golden ratio: the indices with the lowest places are spread evenly over
+    all of them, however many there are, and keep no step with anything periodic in the input.
+    """
+    return index * _GOLDEN & _MASK
 
 
 class TokenSample:
@@ -173,7 +163,10 @@ class TokenSample:
         while len(self._texts) > MOST or (
             self._characters > _MOST_CHARACTERS and len(self._texts) >= _FEWEST
         ):
-            self._halve()
+            self.complete = False
+            self._below >>= 1
+            self._texts = [each for each in self._texts if each[0] <= self._below]
+            self._characters = sum(characters for _, characters, _ in self._texts)
 
     def ratio(self, texts: int) -> Span:
         """Return the tokens per character of this many texts."""
@@ -181,9 +174,3 @@ class TokenSample:
         for _, characters, tokens in self._texts:
             pairs.add(characters, tokens)
         return pairs.of_all(texts)
-
-    def _halve(self) -> None:
-        self.complete = False
-        self._below >>= 1
-        self._texts = [each for each in self._texts if each[0] <= self._below]
-        self._characters = sum(characters for _, characters, _ in self._texts)
