@@ -11,10 +11,9 @@ import pytest
 from llmflow.batch.record import JobRecord, State
 from llmflow.cli.batch_jobs import describe_unfinished
 from llmflow.cli.cancel import _kept
-from llmflow.jobs.report import Report
+from llmflow.jobs.file_report import Report
 from llmflow.mapping.result import MapCounts
-from llmflow.progress.batches import BatchView
-from llmflow.progress.view import Traffic, View
+from llmflow.progress.view import BatchView, RunView, Traffic
 from llmflow.runs.interruptions import tell_results, tell_stream
 from llmflow.runs.report import RunReport
 
@@ -62,7 +61,7 @@ def of_interrupts(number: int) -> str:
 
 def of_progress(number: int) -> str:
     batch = BatchView(states={"running": number}, rows=number, done=0, submitting=number)
-    stopping = View(done=0, total=number, traffic=Traffic(in_flight=number), stopping=True)
+    stopping = RunView(done=0, total=number, traffic=Traffic(in_flight=number), stopping=True)
     return f"{batch.words()}; {stopping.line()}"
 
 

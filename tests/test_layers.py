@@ -148,7 +148,7 @@ CIRCLES = [
     {
         "llmflow.runs.context",
         "llmflow.runs.interruptions",
-        "llmflow.runs.progress",
+        "llmflow.runs.run_progress",
         "llmflow.runs.report",
         "llmflow.runs.run",
     },

@@ -10,11 +10,8 @@ from llmflow.cli.signals import exit_code
 from llmflow.cli.task import Task
 from llmflow.errors import BudgetExceededError, InputError, LLMFlowError, ProviderError
 from llmflow.format import counted
-from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
+from llmflow.jobs.file_report import Report
 from llmflow.jobs.file_run import FileRun
-from llmflow.jobs.report import Report, spent
-from llmflow.limits import LimiterStatistics
-from llmflow.llm import LLM
 from llmflow.rows import RowWriter
 from llmflow.rows.files import partial_path
 from llmflow.runs.run import Run
@@ -86,84 +83,6 @@ def close_run(run: Run, job: FileRun, outcome: Outcome) -> Outcome:
         if outcome.stopped_by is None:
             return replace(outcome, code=WRONG, stopped_by=str(error).rstrip("."))
     return outcome
-
-
-def report_of(
-    outcome: Outcome,
-    job: FileRun,
-    llm: LLM,
-    run: Run,
-    *,
-    before: LimiterStatistics,
-    total: int | None,
-    seconds: float,
-    cpu_seconds: float,
-) -> Report:
-    """Return the closing report.
-
-    Args:
-        outcome: how the run ended.
-        job: the job.
-        llm: its model.
-        run: what it belongs to.
-        before: the limiter's statistics at the start.
-        total: rows in all, or None where that is not known.
-        seconds: how long the run took.
-        cpu_seconds: how much of that this process computed.
-    """
-    after, counters = llm.limiter.statistics(), job.counters
-    requests, rejected = spent(before, after)
-    facts = RunFacts(
-        statistics=after,
-        learned=llm.limiter.learned(),
-        quota=llm.limiter.quota,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        requests=requests,
-        rejected=rejected,
-        rows=counters.done,
-        concurrency=job.concurrency,
-        row_seconds=counters.row_seconds,
-        once=job.once,
-        stopped=outcome.stopped_by is not None,
-    )
-    # Of what a batch job brought, the rows find the journal's copy.
-    alone = job.submission is None and job.overflow is None
-    done = run.statistics()
-    source = counters if alone else done
-    remaining = total - counters.done if total is not None else None
-    return Report(
-        model=llm.model,
-        items=counters.answered + counters.failed,
-        skipped=counters.skipped,
-        first_skipped=counters.first_skipped,
-        skipped_empty=counters.skipped_empty,
-        answered=counters.answered,
-        failed=counters.failed,
-        remaining=remaining if outcome.stopped_by else 0,
-        requests=requests,
-        rejected=rejected,
-        input_tokens=source.input_tokens,
-        output_tokens=source.output_tokens,
-        cost=source.cost,
-        seconds=round(seconds, 3),
-        limits=after.limits,
-        utilisation={name: round(share, 4) for name, share in after.utilisation.items()},
-        bound_by={name: round(share, 4) for name, share in after.bound_by.items()},
-        verdict=None if run.batch_jobs else explain_bottleneck(facts),
-        output=outcome.output,
-        failures=outcome.failures,
-        reasons={
-            kind: {"count": count, "first": first}
-            for kind, (count, first) in counters.reasons.items()
-        },
-        stopped_by=outcome.stopped_by,
-        cut=counters.cut,
-        empty=counters.empty,
-        retried=done.retried,
-        retries=done.retries,
-        run=run.report(),
-    )
 
 
 def stop_message(report: Report, run: Run, resume_hint: str | None = None) -> str:

@@ -26,9 +26,9 @@ from llmflow.config.files import named_config
 from llmflow.errors import ConfigurationError
 from llmflow.format import counted
 from llmflow.items.runner import DRAIN_SECONDS
+from llmflow.jobs.file_progress import FileProgress
+from llmflow.jobs.file_report import Report, report_of
 from llmflow.jobs.file_run import FileRun
-from llmflow.jobs.progress import Progress
-from llmflow.jobs.report import Report
 from llmflow.jobs.submission import Submission
 from llmflow.journal import read_summary
 from llmflow.limits.registry import remember_limits
@@ -159,11 +159,11 @@ def _run_job(
     """Run the job, and report its outcome; every end comes through here."""
     # A bar among rows that scroll by would spoil both.
     quiet = task.quiet or _shows_rows(task)
-    progress = Progress(
+    progress = FileProgress(
         job, llm.limiter, total=total, stream=None if quiet else sys.stderr, run=run
     )
     postponed.end()
-    before, started, computed = llm.limiter.statistics(), time.monotonic(), time.process_time()
+    started, computed = time.monotonic(), time.process_time()
     try:
         loops.run(_work(job, progress, quiet=quiet))
     except KeyboardInterrupt:  # where signals cannot be handled on the loop
@@ -176,8 +176,16 @@ def _run_job(
     ignore_signals()
     end = outcome.close_run(run, job, end)
     remember_limits()
-    report = outcome.report_of(
-        end, job, llm, run, before=before, total=total, seconds=seconds, cpu_seconds=computed
+    report = report_of(
+        job,
+        run,
+        llm,
+        progress.view(),
+        seconds=seconds,
+        cpu_seconds=computed,
+        output=end.output,
+        failures=end.failures,
+        stopped_by=end.stopped_by,
     )
     _tell(report, end, run, task, job.submission)
     return end.code
@@ -211,7 +219,7 @@ def _tell(
         complain(message)
 
 
-async def _work(job: FileRun, progress: Progress, *, quiet: bool) -> None:
+async def _work(job: FileRun, progress: FileProgress, *, quiet: bool) -> None:
     def interrupt() -> None:
         if quiet and not job.interrupted and not job.submitting:
             say("llmflow: stopping; waiting for requests in flight, Ctrl-C again drops them")

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import replace
 from typing import Any
 
-from llmflow.calls.statistics import RunStatistics
 from llmflow.events import current_run_id
 from llmflow.format import counted, duration
 from llmflow.mapping.engine import MapEngine
-from llmflow.progress.view import View
+from llmflow.progress.view import RunView
 from llmflow.runs.context import entered
-from llmflow.runs.progress import RunProgress
 from llmflow.runs.run import Run
+from llmflow.runs.run_progress import RunProgress
 
 
 class Surroundings:
@@ -71,9 +69,10 @@ class MapProgress(RunProgress):
         self._engine = engine
         self._begun = time.monotonic()
 
-    def view(self) -> View:
+    def view(self) -> RunView:
         """Return what is shown."""
-        return replace(super().view(), failed=self._engine.counts.failed)
+        counts = self._engine.counts
+        return self.watch.view(counts.answered + counts.failed, counts.total, failed=counts.failed)
 
     def summary(self) -> str:
         """Return the line that stays when all is over."""
@@ -85,10 +84,6 @@ class MapProgress(RunProgress):
         return (
             f"map: {items}{of} in {seconds}: {counts.answered:,} answered, {counts.failed:,} failed"
         )
-
-    def _progressed(self, done: RunStatistics) -> tuple[int, int | None]:  # noqa: ARG002
-        counts = self._engine.counts
-        return counts.answered + counts.failed, counts.total
 
 
 def _inside(run: Run, make: Callable[[], MapEngine[Any]]) -> MapEngine[Any]:

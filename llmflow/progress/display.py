@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from llmflow.progress.view import View
+from llmflow.progress.view import RunView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +28,7 @@ class Display(Protocol):
     seconds: float
     """How often it wants to be told."""
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         """Show the state now."""
         ...
 
@@ -71,7 +71,7 @@ class Lines:
         self._shown: tuple[object, ...] | None = None
         self._left_out = 0
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         """Print the line, if it is news."""
         state = None if view.batch is None else (view.batch.news, view.failed, view.stopping)
         if state is not None and state == self._shown and self._left_out < _MOST_LEFT_OUT:
@@ -111,7 +111,7 @@ class Bar:
         )
         self._live.start()
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         """Draw the bar anew."""
         self._fit()
         self._live.update(self._picture(view), refresh=True)
@@ -122,7 +122,7 @@ class Bar:
         if last is not None:
             print(last, file=self._stream, flush=True)
 
-    def _picture(self, view: View) -> RenderableType:
+    def _picture(self, view: RunView) -> RenderableType:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -162,7 +162,7 @@ class Notebook:
         self._handle: Any = None
         self._put("starting", "<progress></progress>")
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         """Draw the bar, or draw it anew."""
         total = "" if view.total is None else f' max="{max(1, view.total)}" value="{view.done}"'
         first, second = view.lines()

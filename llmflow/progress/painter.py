@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import IO, Final
 
 from llmflow.progress.display import Display, display_for
-from llmflow.progress.view import View
+from llmflow.progress.view import RunView
 
 LEAST_SECONDS: Final = 0.25
 """Between two pictures, whatever happens: four a second are the most."""
@@ -34,7 +34,7 @@ class Painter:
     def __init__(
         self,
         stream: IO[str] | None,
-        view: Callable[[], View],
+        view: Callable[[], RunView],
         *,
         now: Callable[[], float],
         display: Callable[[IO[str]], Display] = display_for,

@@ -1,16 +1,15 @@
-"""State of some work at one moment, as values and as text."""
+"""Snapshot of a run at one moment, as values and as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from llmflow.budget.state import LedgerState
 from llmflow.errors import redact
 from llmflow.format import compact, counted, dollars, duration, per_second
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.progress.batches import BatchView
 
 _TROUBLE_CHARACTERS: Final = 80
 _LONG_IN_FLIGHT: Final = 20.0
@@ -81,8 +80,73 @@ def _binds(statistics: LimiterStatistics) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """The state of some work at one moment.
+class BatchView:
+    """The batch jobs of some work at one moment.
+
+    >>> BatchView(states={"running": 2}, rows=100, done=40, age=90, left=135).words()
+    'batch: 2 running, 40/100 rows, for 1 min 30 s, about 2 min 15 s left'
+
+    When they will be done is a guess: no provider says so, and none works evenly.
+
+    Args:
+        states: what the jobs that have not ended are doing, and how many do so.
+        rows: the rows of these.
+        done: how many of them are answered or failed, as far as that is known.
+        age: for how many seconds the oldest job that has not ended has been there.
+        left: for how many more seconds they will be, at the pace so far; None where there is none.
+        latest: after how many more seconds the provider gives the last of them up; None where
+            that is not known.
+        trouble: why a request about them is repeated at the moment; None if none is.
+        submitting: rows that were put into jobs so far, while more are; else None.
+    """
+
+    states: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 0
+    done: int = 0
+    age: float = 0.0
+    left: float | None = None
+    latest: float | None = None
+    trouble: str | None = None
+    submitting: int | None = None
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """The part of it whose change is worth a new log line."""
+        states = tuple(sorted(self.states.items()))
+        return states, self.rows, self.done, self.submitting, self.trouble
+
+    def words(self) -> str:
+        """Return it in one line."""
+        return f"batch: {', '.join([*self._states(), *self.times(), *self._trouble()])}"
+
+    def state_words(self) -> str:
+        """Return what the jobs are doing, without the times."""
+        return f"batch: {', '.join([*self._trouble(), *self._states()])}"
+
+    def times(self) -> list[str]:
+        """Return the jobs' age, and the time until they expire."""
+        parts = [f"for {duration(self.age)}"] if self.states and self.age >= 1.0 else []
+        if self.left is not None:
+            parts.append(f"about {duration(self.left)} left")
+        elif self.states and self.latest is not None:
+            parts.append(f"{duration(self.latest)} left at the most")
+        return parts
+
+    def _trouble(self) -> list[str]:
+        return [] if self.trouble is None else [f"trying again: {self.trouble}"]
+
+    def _states(self) -> list[str]:
+        parts = [f"{number:,} {state}" for state, number in self.states.items()]
+        if self.submitting is not None:
+            parts.insert(0, f"submitting, {counted(self.submitting, 'row')} so far")
+        if self.rows:
+            parts.append(f"{self.done:,}/{counted(self.rows, 'row')}")
+        return parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run, a map or a file at one moment: counts, pace, cost, limits and jobs.
 
     Args:
         done: rows or calls that have ended.
@@ -147,23 +211,19 @@ class View:
             # Beside the bar there is no room for the times on a terminal of 80 columns.
             below = [*self.batch.times(), *self._money(), *self._special(), *self._tokens()]
             return ", ".join([self.batch.state_words(), *self._trouble()]), ", ".join(below)
-        first = [self._speed(), *self._left(), *self._trouble()]
+        first = ", ".join([self._speed(), *self._left(), *self._trouble()])
+        waiting = self.traffic.waiting + (0 if self.budget is None else self.budget.waiting)
         # The most important comes first: a narrow terminal cuts the end.
         second = [*self._binding(), *self._money(), self._flight()]
-        waiting = self._waiting
-        second += [*([f"{waiting:,} waiting"] if waiting else []), *self._special()]
-        second += self._tokens()
-        return self._stopping() if self.stopping else ", ".join(first), ", ".join(second)
+        second += [f"{waiting:,} waiting"] if waiting else []
+        second += [*self._special(), *self._tokens()]
+        return self._stopping() if self.stopping else first, ", ".join(second)
 
     def log_line(self) -> str:
         """Return it as a line of a log, which nobody cuts."""
         of = f" of {self.total:,}" if self.total is not None else ""
-        tokens = "" if self.stopping else "".join(f", {each}" for each in self._tokens())
-        return f"{self.done:,}{of} done, {self.line()}{tokens}"
-
-    @property
-    def _waiting(self) -> int:
-        return self.traffic.waiting + (0 if self.budget is None else self.budget.waiting)
+        tokens = [] if self.stopping else self._tokens()
+        return ", ".join([f"{self.done:,}{of} done", self.line(), *tokens])
 
     def _stopping(self) -> str:
         flight = self.traffic.in_flight
@@ -211,10 +271,9 @@ class View:
         return [f"{number:,} {what}" for number, what in counts if number]
 
     def _money(self) -> list[str]:
-        parts = [] if self.budget is None else _budget_words(self.budget)
-        if self.cost and (self.budget is None or self.budget.budget.usd is None):
-            parts.insert(0, dollars(self.cost))
-        return parts
+        limits, spent = ({}, {}) if self.budget is None else budget_amounts(self.budget)
+        cost = [dollars(self.cost)] if self.cost and "usd" not in limits else []
+        return cost + budget_words(limits, spent)
 
     def _tokens(self) -> list[str]:
         if not self.input_tokens and not self.output_tokens:
@@ -222,22 +281,31 @@ class View:
         return [f"tokens {compact(self.input_tokens)} in, {compact(self.output_tokens)} out"]
 
     def _binding(self) -> list[str]:
-        if self.traffic.binds is not None:
-            return [self.traffic.binds]
-        if self.budget is not None and self.budget.waiting:
-            return ["the budget is the limit"]
-        return [] if self.binds is None else [self.binds]
+        binds = self.traffic.binds
+        if binds is None and self.budget is not None and self.budget.waiting:
+            binds = "the budget is the limit"
+        binds = binds or self.binds
+        return [] if binds is None else [binds]
 
 
-def _budget_words(state: LedgerState) -> list[str]:
-    """Return the spent part of each limit, such as ``$0.41 of $5.00``."""
-    budget, spent, words = state.budget, state.spent, []
-    if budget.usd is not None:
-        words.append(f"{dollars(spent.usd)} of {dollars(float(budget.usd))}")
-    if budget.tokens is not None:
-        words.append(f"{compact(spent.tokens)} of {compact(float(budget.tokens))} tokens")
-    if budget.requests is not None:
-        words.append(f"{spent.requests:,.0f} of {float(budget.requests):,.0f} requests")
-    if budget.seconds is not None:
-        words.append(f"{duration(state.seconds)} of {duration(float(budget.seconds))}")
+def budget_amounts(state: LedgerState) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the limits of a budget, and what was spent of each."""
+    spent = state.spent._asdict() | {"seconds": state.seconds}
+    limits = {
+        unit: float(limit) for unit in spent if (limit := getattr(state.budget, unit)) is not None
+    }
+    return limits, {unit: spent[unit] for unit in limits}
+
+
+def budget_words(limits: Mapping[str, float], spent: Mapping[str, float]) -> list[str]:
+    """Return the spent part of each limit, such as ``$0.41 of $5.00``.
+
+    >>> budget_words({"usd": 5, "tokens": 2e6}, {"usd": 0.41})
+    ['$0.41 of $5.00', '0 of 2M tokens']
+    """
+    words = []
+    for unit, limit in limits.items():
+        text = {"usd": dollars, "seconds": duration}.get(unit, compact)
+        name = f" {unit}" if text is compact else ""
+        words.append(f"{text(spent.get(unit, 0.0))} of {text(limit)}{name}")
     return words

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmflow.calls.statistics import RunStatistics
-from llmflow.format import compact, counted, dollars, duration, per_second
-from llmflow.progress.view import Traffic
+from llmflow.format import counted, dollars, duration, per_second
+from llmflow.progress.view import Traffic, budget_amounts, budget_words
 from llmflow.runs.oddities import answer_words, retry_words
 
 if TYPE_CHECKING:
@@ -98,16 +98,7 @@ class RunReport(RunStatistics):
     @property
     def budget_spent(self) -> str | None:
         """The spent budget, such as ``$0.41 of $5.00``; None without one."""
-        parts = []
-        for unit, limit in self.budget.items():
-            used = self.spent.get(unit, 0.0)
-            if unit == "usd":
-                parts.append(f"{dollars(used)} of {dollars(limit)}")
-            elif unit == "seconds":
-                parts.append(f"{duration(used)} of {duration(limit)}")
-            else:
-                parts.append(f"{compact(used)} of {compact(limit)} {unit}")
-        return ", ".join(parts) or None
+        return ", ".join(budget_words(self.budget, self.spent)) or None
 
     @property
     def batches(self) -> list[str]:
@@ -149,13 +140,7 @@ class RunReport(RunStatistics):
         lines = [self._head]
         if self.done:
             lines.append(self.ways)
-        cost = "" if self.money is None else f"; {self.money}"
-        lines.append(
-            f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
-            f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
-        )
-        if self.retries:
-            lines.append(retry_words(self.retries))
+        lines += request_lines(self, self.money)
         lines += self.odd_answers("max_tokens")
         lines += self.batches
         if self.budget_spent is not None:
@@ -168,6 +153,29 @@ class RunReport(RunStatistics):
         return lines
 
 
+class _Requests(Protocol):
+    @property
+    def requests(self) -> int: ...
+    @property
+    def rejected(self) -> int: ...
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def retries(self) -> Mapping[str, int]: ...
+
+
+def request_lines(done: _Requests, money: str | None) -> list[str]:
+    """Return the requests, tokens and cost of a report, and its retries, as lines."""
+    line = (
+        f"requests {done.requests:,}, rate-limited (429) {done.rejected:,}; "
+        f"tokens {done.input_tokens:,} in, {done.output_tokens:,} out"
+    )
+    lines = [line if money is None else f"{line}; {money}"]
+    return [*lines, retry_words(done.retries)] if done.retries else lines
+
+
 def report_of(run: Run, session: Session | None) -> RunReport:
     """Return the report of a run.
 
@@ -177,12 +185,9 @@ def report_of(run: Run, session: Session | None) -> RunReport:
     """
     done, totals = run.statistics(), run.totals
     state = None if run.ledger is None else run.ledger.state()
-    budget, spent = {}, {}
-    if state is not None:
-        amounts = state.spent._asdict() | {"seconds": run.seconds}
-        limits = {unit: getattr(state.budget, unit) for unit in amounts}
-        budget = {unit: float(limit) for unit, limit in limits.items() if limit is not None}
-        spent = {unit: amounts[unit] for unit in budget}
+    budget, spent = ({}, {}) if state is None else budget_amounts(state)
+    if "seconds" in spent:
+        spent["seconds"] = run.seconds  # of a run that is over, they stand still
     jobs = [each for each in run.batch_jobs if not each.replaced]
     limiters = {} if session is None else session.limiters()
     return RunReport(

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from llmflow.errors import ProviderError
     from llmflow.events import Subscription
     from llmflow.journal import Journal, Totals
-    from llmflow.runs.progress import RunProgress
     from llmflow.runs.report import RunReport
+    from llmflow.runs.run_progress import RunProgress
 
 logger = logging.getLogger("llmflow")
 
@@ -231,7 +231,7 @@ class Run:
         if (totals := self.totals) is not None:
             self.known = totals.answers + (0 if self.retry_failed else totals.failures)
         if self._shows_progress:
-            from llmflow.runs.progress import RunProgress
+            from llmflow.runs.run_progress import RunProgress
 
             self._progress = RunProgress(self, self._session, total=self._total)
             self._progress.start()

@@ -12,9 +12,9 @@ import pytest
 from llmflow import LLM, Quota
 from llmflow.budget import Budget, Estimate
 from llmflow.errors import ConnectionFailedError
+from llmflow.jobs.file_progress import FileProgress
+from llmflow.jobs.file_report import Report
 from llmflow.jobs.file_run import FileRun
-from llmflow.jobs.progress import Progress
-from llmflow.jobs.report import Report
 from llmflow.rows import PromptTemplate, RowSource, open_output
 from llmflow.rows.reading import Reading
 from llmflow.runs.report import RunReport
@@ -35,8 +35,29 @@ def job(tmp_path: Path) -> FileRun:
         return FileRun(LLM(ScriptedProvider()), rows, PromptTemplate("{text}"), writer)
 
 
-def progress(job: FileRun, total: int | None = 100, stream: Any = None, **options: Any) -> Progress:
-    return Progress(job, job._llm.limiter, total=total, stream=stream, **options)
+def progress(
+    job: FileRun,
+    total: int | None = 100,
+    stream: Any = None,
+    run: Run | None = None,
+    **options: Any,
+) -> FileProgress:
+    return FileProgress(
+        job, job._llm.limiter, total=total, stream=stream, run=run or Run(), **options
+    )
+
+
+def line(shown: FileProgress) -> str:
+    return shown.view().line()
+
+
+def opened(**counts: int) -> Run:
+    """Return a run without a journal that has counted this."""
+    run = Run()
+    run.open()
+    for name, number in counts.items():
+        run.session.tally.add(name, number)
+    return run
 
 
 class TestText:
@@ -44,7 +65,7 @@ class TestText:
         time = [0.0]
         shown = progress(job, now=lambda: time[0])
         time[0], job.counters.answered = 10.0, 40
-        assert shown.text() == "4/s, 0 in flight, 15.0 s left"
+        assert line(shown) == "4/s, 0 in flight, 15.0 s left"
 
     def test_the_rate_is_that_of_the_last_while(self, job: FileRun) -> None:
         time = [0.0]
@@ -52,7 +73,7 @@ class TestText:
         for second in range(200):
             time[0] = float(second)
             job.counters.answered += 1 if second < 100 else 10
-            text = shown.text()
+            text = line(shown)
         assert text.startswith("10/s")
 
     def test_while_nothing_is_done_there_is_no_forecast(self, job: FileRun) -> None:
@@ -61,17 +82,24 @@ class TestText:
         job.counters.answered = 20
         for second in range(300):
             time[0] = float(second)
-            shown.text()
-        assert shown.text() == "0/s, 0 in flight"
+            line(shown)
+        assert line(shown) == "0/s, 0 in flight"
 
     def test_without_a_total_there_is_no_forecast(self, job: FileRun) -> None:
         job.counters.answered = 40
-        assert "left" not in progress(job, None).text()
+        assert "left" not in line(progress(job, None))
 
     def test_it_tells_what_went_wrong(self, job: FileRun) -> None:
-        job.counters.failed, job.counters.cost = 2, 0.25
+        job.counters.failed = 2
         job.contact.trouble = ConnectionFailedError("refused")
-        text = progress(job).text()
+        run = opened()
+        usage = Usage(input_tokens=1, output_tokens=1)
+        run.session.tally.answer(
+            Response(
+                text="x", usage=usage, finish_reason="stop", model="m", provider="p", cost=0.25
+            )
+        )
+        text = line(progress(job, run=run))
         for part in ("2 failed", "$0.25", "no connection yet"):
             assert part in text
 
@@ -82,29 +110,31 @@ class TestText:
         shown = progress(job)
         await asyncio.sleep(19.0)
         async with await limiter.acquire():
-            assert shown.text().endswith("2 in flight")
+            assert line(shown).endswith("2 in flight")
             await asyncio.sleep(71.0)
-            assert shown.text().endswith("2 in flight (oldest 1 min 30 s)")
+            assert line(shown).endswith("2 in flight (oldest 1 min 30 s)")
         hung.release()
-        assert shown.text().endswith("0 in flight")
+        assert line(shown).endswith("0 in flight")
 
     @pytest.mark.virtual_time
     async def test_it_names_the_limit_that_calls_wait_for(self, job: FileRun) -> None:
         limiter = job._llm.limiter
         limiter.retune(Quota(rpm=60))
-        assert "limit" not in progress(job).text()
+        assert "limit" not in line(progress(job))
         calls = [asyncio.create_task(limiter.acquire()) for _ in range(5)]
         await asyncio.sleep(2.5)
-        assert progress(job).text().endswith(", rpm is the limit")
+        assert line(progress(job)).endswith(", rpm is the limit")
         await asyncio.gather(*calls)
-        assert "limit" not in progress(job).text()
+        assert "limit" not in line(progress(job))
 
     def test_what_the_journal_answers_does_not_spoil_the_forecast(self, job: FileRun) -> None:
         time = [0.0]
-        shown = progress(job, total=100_000, now=lambda: time[0])
+        run = opened()
+        shown = progress(job, total=100_000, run=run, now=lambda: time[0])
         counters = job.counters
         for step in range(1, 9):
-            time[0], counters.answered, counters.replayed = step / 4, step * 5000, step * 5000
+            run.session.tally.add("replayed", 5000)
+            time[0], counters.answered = step / 4, step * 5000
             view = shown.view()
         assert view.line() == "20,000/s from the journal, 0 in flight, 40,000 from the journal"
         for step in range(1, 41):
@@ -117,10 +147,10 @@ class TestText:
         self, job: FileRun, tmp_path: Path
     ) -> None:
         run = Run("known", folder=tmp_path)
+        run.open()
         run.known = 500
         time = [0.0]
         shown = progress(job, total=1000, run=run, now=lambda: time[0])
-        run.open()
         for second in range(1, 11):
             run.session.tally.add("replayed", 40)
             time[0], job.counters.answered = float(second), second * 50
@@ -147,15 +177,15 @@ class TestText:
 
     def test_the_quota_is_beside_the_rate(self, job: FileRun) -> None:
         job._llm.limiter.retune(Quota(rpm=600))
-        assert progress(job).text() == "0/s of 10/s (rpm), 0 in flight"
+        assert line(progress(job)) == "0/s of 10/s (rpm), 0 in flight"
 
     def test_it_names_the_concurrency_when_nothing_else_binds(self, job: FileRun) -> None:
         job.concurrency = 0
-        assert progress(job).text().endswith("--concurrency 0 is the limit")
+        assert line(progress(job)).endswith("--concurrency 0 is the limit")
 
     async def test_while_it_stops_it_says_so(self, job: FileRun) -> None:
         job.interrupt()
-        assert progress(job).text().startswith("stopping, ") or progress(job).text() == "stopping"
+        assert line(progress(job)).startswith("stopping, ") or line(progress(job)) == "stopping"
         await job.run()
 
 

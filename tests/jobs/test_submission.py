@@ -16,7 +16,7 @@ from llmflow.batch.record import JobRecord
 from llmflow.errors import BatchCancelledError
 from llmflow.jobs.submission import Submission
 from llmflow.rows import PromptTemplate, open_rows
-from llmflow.runs.progress import JobsLook
+from llmflow.runs.run_progress import batch_view
 from tests.batch.fakes import FakeProvider, FakeServer
 
 QUICK = Batch(quiet=0.02, poll=0.01)
@@ -88,14 +88,14 @@ def test_what_somebody_else_cancels_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_jobs_are_shown_until_they_have_ended(tmp_path: Path) -> None:
     def look(submission: Submission, run: Run) -> Any:
-        return JobsLook(run, wall=lambda: run.batch_jobs[0].sealed_at + 90).view()
+        return batch_view(run, run.batch_jobs[0].sealed_at + 90)
 
     found = submit(FakeServer(looks=9), tmp_path, detach=True, after=look)
     assert (found.rows, found.age, sum(found.states.values())) == (9, 90, 1)
 
 
 def test_jobs_that_have_ended_are_shown_no_more(tmp_path: Path) -> None:
-    shown = submit(FakeServer(), tmp_path, after=lambda sub, run: JobsLook(run).view())
+    shown = submit(FakeServer(), tmp_path, after=lambda sub, run: batch_view(run, 0.0))
     assert shown is None
 
 
@@ -117,7 +117,7 @@ def test_the_rest_is_taken_to_go_on_as_before(
         for rows, done in jobs
     ]
     run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
-    view = JobsLook(run, wall=lambda: 100.0).view()
+    view = batch_view(run, 100.0)
     assert view is not None
     assert view.left == (None if left is None else pytest.approx(left))
 
@@ -129,6 +129,6 @@ def test_what_is_told_of_jobs_is_of_those_that_have_not_ended() -> None:
         JobRecord(tag="b", state="created", requests=2, succeeded=1, round=2, **both),
     ]
     run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
-    view = JobsLook(run).view()
+    view = batch_view(run, 0.0)
     assert view is not None
     assert (view.rows, view.done) == (2, 1)

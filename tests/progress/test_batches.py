@@ -6,14 +6,13 @@ import io
 
 import pytest
 
-from llmflow.progress.batches import BatchView
 from llmflow.progress.display import Lines
-from llmflow.progress.view import Traffic, View
+from llmflow.progress.view import BatchView, RunView, Traffic
 
 
 def test_jobs_take_the_place_of_speed() -> None:
     jobs = BatchView(states={"in_progress": 2, "validating": 1}, rows=3000, done=1200, age=3725)
-    view = View(done=1200, total=3000, cost=0.5, input_tokens=10, failed=3, batch=jobs)
+    view = RunView(done=1200, total=3000, cost=0.5, input_tokens=10, failed=3, batch=jobs)
     told = "batch: 2 in_progress, 1 validating, 1,200/3,000 rows"
     assert view.line() == f"{told}, for 1 h 2 min, 3 failed, $0.50"
     assert view.lines() == (told, "for 1 h 2 min, $0.50, 3 failed, tokens 10 in, 0 out")
@@ -21,7 +20,9 @@ def test_jobs_take_the_place_of_speed() -> None:
 
 
 def test_trouble_is_told_beside_the_jobs() -> None:
-    view = View(done=0, total=None, batch=BatchView(submitting=70), traffic=Traffic(paused_for=4))
+    view = RunView(
+        done=0, total=None, batch=BatchView(submitting=70), traffic=Traffic(paused_for=4)
+    )
     assert view.line() == "batch: submitting, 70 rows so far, paused 4 s"
 
 
@@ -42,7 +43,7 @@ def test_the_end_is_told_as_well_as_it_is_known(
 
 def test_at_80_columns_the_time_left_of_jobs_is_not_cut() -> None:
     jobs = BatchView(states={"in_progress": 1}, rows=2000, done=180, age=90, left=84_600)
-    view = View(done=180, total=2000, cost=0.5, failed=3, batch=jobs)
+    view = RunView(done=180, total=2000, cost=0.5, failed=3, batch=jobs)
     first, second = view.lines()
     bar, margin = 12, 3
     assert bar + len(f" {view.count} {first}") <= 80 - margin
@@ -62,7 +63,7 @@ def test_a_log_has_a_line_for_news_and_else_one_in_ten_minutes() -> None:
         before = len(stream.getvalue().splitlines())
         for age in range(shows):
             jobs = BatchView(states={"running": 1}, rows=100, age=float(10 * age), **state)  # type: ignore[arg-type]
-            lines.show(View(done=0, total=None, batch=jobs))
+            lines.show(RunView(done=0, total=None, batch=jobs))
         return len(stream.getvalue().splitlines()) - before
 
     assert lines_for(60) == 1
@@ -74,5 +75,5 @@ def test_a_log_has_a_line_for_news_and_else_one_in_ten_minutes() -> None:
 def test_without_jobs_each_line_is_printed() -> None:
     stream = io.StringIO()
     for _ in range(3):
-        Lines(stream).show(View(done=1, total=10))
+        Lines(stream).show(RunView(done=1, total=10))
     assert len(stream.getvalue().splitlines()) == 3

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from llmflow.progress.display import Bar, Display, Lines, display_for
 from llmflow.progress.painter import Painter
-from llmflow.progress.view import Traffic, View
+from llmflow.progress.view import RunView, Traffic
 
 
 class Terminal(io.StringIO):
@@ -30,7 +30,7 @@ class Recording:
         self.last: str | None = None
         self._clock = clock
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         self.drawn.append(self._clock[0])
 
     def close(self, last: str | None = None) -> None:
@@ -43,7 +43,7 @@ class Failing(Recording):
         self.error = error
         self.closed = 0
 
-    def show(self, view: View) -> None:
+    def show(self, view: RunView) -> None:
         raise self.error
 
     def close(self, last: str | None = None) -> None:
@@ -51,11 +51,11 @@ class Failing(Recording):
         raise self.error
 
 
-def view(**values: Any) -> View:
-    return View(**{"done": 40, "total": 100} | values)
+def view(**values: Any) -> RunView:
+    return RunView(**{"done": 40, "total": 100} | values)
 
 
-def painter(display: Display, clock: list[float], look: Callable[[], View] = view) -> Painter:
+def painter(display: Display, clock: list[float], look: Callable[[], RunView] = view) -> Painter:
     made = Painter(io.StringIO(), look, now=lambda: clock[0], display=lambda _: display)
     assert made.start()
     return made
@@ -204,7 +204,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Terminal]:
     return sized
 
 
-def drawn(stream: Terminal, shown: View) -> str:
+def drawn(stream: Terminal, shown: RunView) -> str:
     bar = display_for(stream)
     assert isinstance(bar, Bar)
     stream.seek(0)

@@ -19,10 +19,10 @@ from llmflow.budget import Budget
 from llmflow.errors import InvalidRequestError, ProviderError
 from llmflow.pricing import PRICES_AS_OF, Price, price_of
 from llmflow.progress import painter
-from llmflow.progress.view import View
-from llmflow.runs.progress import RunProgress
+from llmflow.progress.view import RunView
 from llmflow.runs.report import RunReport
 from llmflow.runs.run import Run
+from llmflow.runs.run_progress import RunProgress
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request, Response, Usage
 
@@ -268,4 +268,4 @@ class TestReport:
 
 
 def test_the_view_of_nothing_is_short() -> None:
-    assert View(done=0, total=None).line() == "0/s, 0 in flight"
+    assert RunView(done=0, total=None).line() == "0/s, 0 in flight"

@@ -1,4 +1,4 @@
-"""The report of a finished run, in numbers and words."""
+"""The closing report of ``llmflow run``, in numbers and words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llmflow.format import dollars, duration, per_second
-from llmflow.limits import LimiterStatistics
-from llmflow.runs.oddities import answer_words, retry_words
-from llmflow.runs.report import RunReport
+from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
+from llmflow.jobs.file_run import FileRun
+from llmflow.llm import LLM
+from llmflow.progress.view import RunView
+from llmflow.runs.oddities import answer_words
+from llmflow.runs.report import RunReport, request_lines
+from llmflow.runs.run import Run
 from llmflow.surrogates import well_formed_value
-
-__all__ = ["Report", "spent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,20 +91,14 @@ class Report:
         """Return it as a few lines for a person."""
         rate = self._new / self.seconds if self.seconds else 0.0
         money = None if self.cost is None else f"cost {dollars(self.cost)}"
-        if self.run is not None:
-            money = self.run.money
-        cost = "" if money is None else f"; {money}"
         of = self.items + (self.remaining or 0)
         head = f"{self.answered:,} of {of:,} answered by {self.model}"
         where = f" -> {self.output}" if self.output else ""
-        lines = [f"{head} in {duration(self.seconds)} ({per_second(rate)}){where}"]
-        lines.append(
-            f"requests {self.requests:,}, rate-limited (429) {self.rejected:,}; "
-            f"tokens {self.input_tokens:,} in, {self.output_tokens:,} out{cost}"
-        )
-        if self.retries:
-            lines.append(retry_words(self.retries))
-        lines += answer_words(self.answered, cut=self.cut, empty=self.empty, option="--max-tokens")
+        lines = [
+            f"{head} in {duration(self.seconds)} ({per_second(rate)}){where}",
+            *request_lines(self, money if self.run is None else self.run.money),
+            *answer_words(self.answered, cut=self.cut, empty=self.empty, option="--max-tokens"),
+        ]
         if self.limits:
             shares = (
                 f"{self.utilisation[name]:.0%} of {limit:,.0f} {name}"
@@ -115,7 +111,12 @@ class Report:
             lines.append(self.verdict)
         if self.run is not None:
             lines += self._known(self.run)
-        lines += self._left_out()
+        if self.skipped:
+            lines.append(
+                f"{self.skipped:,} left out (--on-bad-row skip), such as: {self.first_skipped}"
+            )
+        if self.skipped_empty:
+            lines.append(f"{self.skipped_empty:,} left out with empty prompt fields (--skip-empty)")
         if self.failed:
             place = f" -> {self.failures}" if self.failures else ""
             lines.append(f"{self.failed:,} failed{place}")
@@ -129,17 +130,6 @@ class Report:
         run = self.run
         known = 0 if run is None else run.replayed + run.cached + run.failed_before
         return max(0, self.items - known)
-
-    def _left_out(self) -> list[str]:
-        """Return how many rows were not asked, as it was wanted."""
-        lines = []
-        if self.skipped:
-            lines.append(
-                f"{self.skipped:,} left out (--on-bad-row skip), such as: {self.first_skipped}"
-            )
-        if self.skipped_empty:
-            lines.append(f"{self.skipped_empty:,} left out with empty prompt fields (--skip-empty)")
-        return lines
 
     def _known(self, run: RunReport) -> list[str]:
         """Return what was not asked in this session, and what is left of the budget."""
@@ -161,6 +151,80 @@ class Report:
         return lines
 
 
-def spent(before: LimiterStatistics, after: LimiterStatistics) -> tuple[int, int]:
-    """Return the requests sent and rejected between two moments."""
-    return after.admitted - before.admitted, after.rejected - before.rejected
+def report_of(
+    job: FileRun,
+    run: Run,
+    llm: LLM,
+    view: RunView,
+    *,
+    seconds: float,
+    cpu_seconds: float,
+    output: str | None,
+    failures: str | None,
+    stopped_by: str | None,
+) -> Report:
+    """Return the closing report of a job.
+
+    Args:
+        job: the job.
+        run: what it belongs to.
+        llm: its model.
+        view: what its progress showed at last.
+        seconds: how long it took.
+        cpu_seconds: how much of that this process computed.
+        output: where the answers are, or None if there are none.
+        failures: where the failures are, or None if there are none.
+        stopped_by: why it ended before the last row, or None.
+    """
+    limiter, counters, done = llm.limiter, job.counters, run.statistics()
+    statistics = limiter.statistics()
+    requests, rejected = view.traffic.requests, view.traffic.rejected
+    facts = RunFacts(
+        statistics=statistics,
+        learned=limiter.learned(),
+        quota=limiter.quota,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        requests=requests,
+        rejected=rejected,
+        rows=counters.done,
+        concurrency=job.concurrency,
+        row_seconds=counters.row_seconds,
+        once=job.once,
+        stopped=stopped_by is not None,
+    )
+    # Of what a batch job brought, the rows find the journal's copy.
+    used = counters if job.submission is None and job.overflow is None else done
+    remaining = None if view.total is None else view.total - counters.done
+    return Report(
+        model=llm.model,
+        items=counters.answered + counters.failed,
+        skipped=counters.skipped,
+        first_skipped=counters.first_skipped,
+        skipped_empty=counters.skipped_empty,
+        answered=counters.answered,
+        failed=counters.failed,
+        remaining=remaining if stopped_by else 0,
+        requests=requests,
+        rejected=rejected,
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cost=used.cost,
+        seconds=round(seconds, 3),
+        limits=statistics.limits,
+        utilisation={name: round(share, 4) for name, share in statistics.utilisation.items()},
+        bound_by={name: round(share, 4) for name, share in statistics.bound_by.items()},
+        verdict=None if run.batch_jobs else explain_bottleneck(facts),
+        output=output,
+        failures=failures,
+        reasons={
+            kind: {"count": count, "first": first}
+            for kind, (count, first) in counters.reasons.items()
+        },
+        stopped_by=stopped_by,
+        cut=counters.cut,
+        empty=counters.empty,
+        retried=done.retried,
+        retries=done.retries,
+        run=run.report(),
+    )
