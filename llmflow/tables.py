@@ -36,7 +36,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> It
 
 
 class Line(NamedTuple):
-    """One line of a table: a name, an amount, and perhaps an explanation."""
+    """One line: a name, an amount, and perhaps an explanation."""
 
     what: str
     amount: str

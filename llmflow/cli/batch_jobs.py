@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from llmflow.cli.task import Task, in_folder
 from llmflow.cli.terminal import printable, say, write, write_json
@@ -186,22 +186,77 @@ class RunJobs:
     jobs: list[JobRecord]
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, run: RunSummary) -> Self:
+        """Read the batch jobs of a run, without locking its journal.
+
+        Raises:
+            JournalError: its journal cannot be read.
+        """
+        from llmflow.batch.record import JobRecord
+        from llmflow.journal import read_jobs
+
+        return cls(run=run, jobs=[JobRecord.of(each) for each in read_jobs(run.folder)])
+
     @property
     def unfinished(self) -> list[JobRecord]:
         """The jobs of which something is still to be done."""
         return [each for each in self.jobs if each.is_active]
 
+    @property
+    def worker(self) -> str:
+        """The process that is working on the run."""
+        return f"process {self.run.pid}" if self.run.pid else "another process"
 
-def jobs_of_run(run: RunSummary) -> RunJobs:
-    """Read the batch jobs of a run, without locking its journal.
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
-    Raises:
-        JournalError: its journal cannot be read.
-    """
-    from llmflow.batch.record import JobRecord
-    from llmflow.journal import read_jobs
+    def connect(self) -> dict[str, LLM]:
+        """Return a model for each queue of unfinished jobs; `notes` names failures."""
+        found: dict[str, LLM] = {}
+        for job in self.unfinished:
+            if job.queue in found:
+                continue
+            try:
+                llm = _llm(self.run, job)
+            except LLMFlowError as error:
+                self.note(f"the provider cannot be reached: {redact(str(error))}")
+                continue
+            if llm.batch_queue == job.queue:
+                found[job.queue] = llm
+            else:
+                self.note(
+                    f"{job.provider}/{job.model} has another server than the jobs were sent to"
+                )
+        return found
 
-    return RunJobs(run=run, jobs=[JobRecord.of(each) for each in read_jobs(run.folder)])
+    async def refresh(self, llms: Mapping[str, LLM]) -> None:
+        """Replace the recorded states of the jobs by the provider's."""
+        from llmflow.transport.channel import StreamChannel
+
+        async def fresh(job: JobRecord) -> JobRecord:
+            llm = llms.get(job.queue)
+            if llm is None or job.job is None or job.state != "created":
+                return job
+            try:
+                status = await llm.provider.batch.status(  # type: ignore[attr-defined]
+                    job.job, StreamChannel()
+                )
+            except ProviderError as error:
+                self.note(f"the provider returned no status: {redact(str(error))}")
+                return job
+            news = job.but(
+                native=status.native or status.state,
+                succeeded=status.succeeded,
+                failed=status.failed,
+                expires_at=status.expires_at or job.expires_at,
+            )
+            # Not written down: whoever collects them does that.
+            return replace(news, state="fetched") if status.has_ended else news
+
+        self.jobs = list(await asyncio.gather(*map(fresh, self.jobs)))
 
 
 def task_of(run: RunSummary) -> Task | None:
@@ -213,29 +268,8 @@ def task_of(run: RunSummary) -> Task | None:
         return None
 
 
-def connect(run_jobs: RunJobs) -> list[LLM]:
-    """Return a model for each queue of unfinished jobs; `notes` names failures."""
-    found: dict[str, LLM] = {}
-    for job in run_jobs.unfinished:
-        if job.queue in found:
-            continue
-        try:
-            llm = _llm(run_jobs.run, job)
-        except LLMFlowError as error:
-            _note(run_jobs, f"the provider cannot be reached: {redact(str(error))}")
-            continue
-        if llm.batch_queue == job.queue:
-            found[job.queue] = llm
-        else:
-            _note(
-                run_jobs,
-                f"{job.provider}/{job.model} has another server than the jobs were sent to",
-            )
-    return list(found.values())
-
-
 def _llm(run: RunSummary, job: JobRecord) -> LLM:
-    from llmflow.cli.model import resolve_model
+    from llmflow.cli.prepare import resolve_model
     from llmflow.config import use_config
     from llmflow.llm import LLM
 
@@ -248,37 +282,3 @@ def _llm(run: RunSummary, job: JobRecord) -> LLM:
         llm = resolve_model(task).llm
         llm.prepare()
         return llm
-
-
-async def refresh(run_jobs: RunJobs, llms: Sequence[LLM]) -> None:
-    """Replace the recorded states of the jobs by the provider's."""
-    by_queue = {each.batch_queue: each for each in llms}
-
-    async def fresh(job: JobRecord) -> JobRecord:
-        llm = by_queue.get(job.queue)
-        if llm is None or job.job is None or job.state != "created":
-            return job
-        from llmflow.transport.channel import StreamChannel
-
-        try:
-            status = await llm.provider.batch.status(  # type: ignore[attr-defined]
-                job.job, StreamChannel()
-            )
-        except ProviderError as error:
-            _note(run_jobs, f"the provider returned no status: {redact(str(error))}")
-            return job
-        news = job.but(
-            native=status.native or status.state,
-            succeeded=status.succeeded,
-            failed=status.failed,
-            expires_at=status.expires_at or job.expires_at,
-        )
-        # Not written down: whoever collects them does that.
-        return replace(news, state="fetched") if status.has_ended else news
-
-    run_jobs.jobs = list(await asyncio.gather(*map(fresh, run_jobs.jobs)))
-
-
-def _note(run_jobs: RunJobs, text: str) -> None:
-    if text not in run_jobs.notes:
-        run_jobs.notes.append(text)

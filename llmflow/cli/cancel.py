@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from llmflow import loops
-from llmflow.cli.batch_jobs import (
-    RunJobs,
-    connect,
-    describe_unfinished,
-    jobs_of_run,
-    refresh,
-    task_of,
-)
+from llmflow.cli.batch_jobs import RunJobs, describe_unfinished, task_of
 from llmflow.cli.options import CONFIG, run_names
 from llmflow.cli.terminal import say
 from llmflow.errors import BatchCancelledError, InputError, ProviderError, redact
@@ -55,11 +48,11 @@ def command(name: str, wait: float, config: str | None) -> int:
     from llmflow.runs.catalog import find_run
 
     with use_config(config):
-        run_jobs = jobs_of_run(find_run(name))
+        run_jobs = RunJobs.of(find_run(name))
         if not run_jobs.unfinished:
             say(f"no batch job of {run_jobs.run.name} is still running")
             return 0
-        llms = connect(run_jobs)
+        llms = run_jobs.connect()
         if not llms:
             raise InputError(
                 f"the jobs of {run_jobs.run.name} cannot be reached: {run_jobs.notes[0]}"
@@ -78,7 +71,7 @@ def command(name: str, wait: float, config: str | None) -> int:
     return 0
 
 
-async def _cancel_idle(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
+async def _cancel_idle(run_jobs: RunJobs, llms: Mapping[str, LLM], wait: float) -> None:
     """Cancel the jobs of an idle run, and collect their answers."""
     from llmflow.runs.run import Run
 
@@ -92,7 +85,7 @@ async def _cancel_idle(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
     )
     async with run:
         before = 0 if run.totals is None else run.totals.answers
-        for llm in llms:
+        for llm in llms.values():
             await llm.collect()
         run.session.cancel_batches()
         count = sum(each.is_active for each in run.batch_jobs)
@@ -115,11 +108,10 @@ async def _cancel_idle(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
         say(f"{left}: the provider is still cancelling; `llmflow cancel {name}` waits again")
 
 
-async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
+async def _tell(jobs: Sequence[JobRecord], llms: Mapping[str, LLM]) -> list[str]:
     """Tell the provider to cancel jobs; return its errors."""
     from llmflow.transport.channel import StreamChannel
 
-    by_queue = {each.batch_queue: each for each in llms}
     untold: list[str] = []
 
     async def tell(llm: LLM, job: str) -> None:
@@ -129,8 +121,8 @@ async def _tell(jobs: Sequence[JobRecord], llms: Sequence[LLM]) -> list[str]:
             if error.status not in _OVER:
                 untold.append(redact(str(error)))
 
-    there = [each for each in jobs if _is_there(each) and each.queue in by_queue]
-    await asyncio.gather(*[tell(by_queue[each.queue], each.job) for each in there if each.job])
+    there = [each for each in jobs if _is_there(each) and each.queue in llms]
+    await asyncio.gather(*[tell(llms[each.queue], each.job) for each in there if each.job])
     return untold
 
 
@@ -162,21 +154,20 @@ async def _settled(run: Run, wait: float) -> bool:
     return True
 
 
-async def _cancel_busy(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> None:
+async def _cancel_busy(run_jobs: RunJobs, llms: Mapping[str, LLM], wait: float) -> None:
     """Cancel the jobs of a run that another process collects."""
     from llmflow.transport.channel import StreamChannel
 
-    name, by_queue = run_jobs.run.name, {each.batch_queue: each for each in llms}
+    name = run_jobs.run.name
     jobs = list(filter(_is_there, run_jobs.unfinished))
     for job in jobs:
-        if (llm := by_queue.get(job.queue)) is not None:
+        if (llm := llms.get(job.queue)) is not None:
             await llm.provider.batch.cancel(  # type: ignore[attr-defined]
                 job.job, StreamChannel()
             )
-    who = f"process {run_jobs.run.pid}" if run_jobs.run.pid else "another process"
     say(
-        f"cancelling {counted(len(jobs), 'batch job')} of {name}; this may take minutes. {who} is "
-        "working on the run: it keeps what was answered, and then stops"
+        f"cancelling {counted(len(jobs), 'batch job')} of {name}; this may take minutes. "
+        f"{run_jobs.worker} is working on the run: it keeps what was answered, and then stops"
     )
     if any(each.state == "sealed" for each in run_jobs.unfinished):
         say("what it has not sent yet it may still send: stop it to prevent that")
@@ -184,7 +175,7 @@ async def _cancel_busy(run_jobs: RunJobs, llms: Sequence[LLM], wait: float) -> N
     until = loop.time() + wait
     tags = {each.tag for each in jobs}
     while loop.time() < until:
-        await refresh(run_jobs, llms)
+        await run_jobs.refresh(llms)
         if all(each.state in ("fetched", "done") for each in run_jobs.jobs if each.tag in tags):
             say("cancelled")
             return

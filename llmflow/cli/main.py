@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import click
 
 import llmflow
-from llmflow.cli.open_files import system_error
 from llmflow.cli.options import BareCommandError, CommandGroup, usage_message
+from llmflow.cli.prepare import system_error
 from llmflow.cli.signals import Postponed, exit_at_next_signal, exit_code, terminable
 from llmflow.cli.terminal import complain, printable, say
 from llmflow.errors import ConfigurationError, LLMFlowError
@@ -18,7 +18,7 @@ from llmflow.transport import raise_connection_limit
 
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
-    "run": ("llmflow.cli.run", "Answer a prompt for every row of a file or folder."),
+    "run": ("llmflow.cli.run_command", "Answer a prompt for every row of a file or folder."),
     "plan": ("llmflow.cli.plan", "Estimate what a run would send, cost and take."),
     "resume": ("llmflow.cli.resume", "Continue a run that was stopped."),
     "status": ("llmflow.cli.status", "Show the progress of batch jobs."),

@@ -13,7 +13,7 @@ from llmflow.format import counted
 from llmflow.jobs.file_report import Report
 from llmflow.jobs.file_run import FileRun
 from llmflow.rows import RowWriter
-from llmflow.rows.files import partial_path
+from llmflow.rows.output_files import partial_path
 from llmflow.runs.run import Run
 
 ALL_ANSWERED, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 3

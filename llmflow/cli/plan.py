@@ -9,9 +9,8 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from llmflow.cli.model import resolve_model
 from llmflow.cli.options import JSON, GroupedCommand, given_prompt, task_options
-from llmflow.cli.reading import check_prompt, rows_of, warn_of_repairs
+from llmflow.cli.prepare import check_prompt, resolve_model, rows_of, warn_of_repairs
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write, write_json
 from llmflow.format import counted

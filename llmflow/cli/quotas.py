@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -14,14 +16,15 @@ from llmflow import loops
 from llmflow.cli.options import CONFIG, JSON, endpoint_options
 from llmflow.cli.terminal import complain, printable, write, write_json
 from llmflow.errors import ConfigurationError, ProviderError, UsageError, redact
-from llmflow.format import counted
+from llmflow.format import counted, duration
+from llmflow.shares import share_text
+from llmflow.tables import columns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmflow.cli.quota_view import Line, View
     from llmflow.config import Config, Settings
-    from llmflow.limits import Limiter
+    from llmflow.limits import Limiter, LimiterStatistics
     from llmflow.limits.memory import Remembered
     from llmflow.provider import ClientProvider, WireProvider
     from llmflow.types import Quota, QuotaSignal
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _FAILED: Final = 2
 _NO_OPTIONS: Final[Mapping[str, Any]] = {}
 _ELSEWHERE: Final = "another key or address"
+_HEADINGS: Final = ("dimension", "configured", "learned", "effective", "burst window")
+_NOTHING: Final = "-"
 
 
 @click.command("quotas", short_help="Show configured, learned and effective limits.")
@@ -74,7 +79,7 @@ def command(**options: Any) -> int:
     model = None if options["model"] is None else _model(config, options["model"], options)
     if options["forget"]:
         return _forget(path, model, entries, as_json=as_json)
-    views: list[View] = []
+    views: list[_View] = []
     signals: Sequence[QuotaSignal] | None = None
     error: ProviderError | None = None
     if model is None:
@@ -125,6 +130,121 @@ class _Model:
     provider: WireProvider | ClientProvider | None
 
 
+class _Limit(NamedTuple):
+    """One limit of a model.
+
+    Args:
+        dimension: such as ``"rpm"``.
+        configured: the configured limit, or None.
+        configured_by: a line of the file, an option, or the provider's own default.
+        learned: the limit that earlier runs have learned, or None.
+        estimated: whether that was found by trying; else replies have named it.
+        learned_at: when that was learned, in seconds since 1970.
+        effective: the limit that a run would start with.
+        burst_seconds: how many seconds' worth may be used at once; None for a day's.
+    """
+
+    dimension: str
+    configured: float | None
+    configured_by: str | None
+    learned: float | None
+    estimated: bool | None
+    learned_at: float | None
+    effective: float
+    burst_seconds: float | None
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        values = self._asdict()
+        del values["dimension"]
+        if self.learned_at is not None:
+            at = datetime.fromtimestamp(self.learned_at, UTC)
+            values["learned_at"] = at.isoformat(timespec="seconds")
+        return values
+
+    def cells(self, now: float) -> tuple[str, ...]:
+        """Return it as a row of a table."""
+        configured = learned = _NOTHING
+        if self.configured is not None:
+            origin = f" ({printable(self.configured_by)})" if self.configured_by else ""
+            configured = f"{_number(self.configured)}{origin}"
+        if self.learned is not None and self.learned_at is not None:
+            how = "found by trying" if self.estimated else "named"
+            ago = duration(max(0.0, now - self.learned_at))
+            learned = f"{_number(self.learned)}, {how} {ago} ago"
+        burst = _NOTHING if self.burst_seconds is None else f"{self.burst_seconds:.3g} s"
+        return self.dimension, configured, learned, _number(self.effective), burst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """The known limits of one model.
+
+    Args:
+        model: the model.
+        note: what is particular about it, or None.
+        limits: its limits.
+        statistics: of a limiter as a run would begin with it.
+        signals: what the reply to a probe named; None where nobody asked.
+    """
+
+    model: _Model
+    note: str | None
+    limits: Sequence[_Limit]
+    statistics: LimiterStatistics
+    signals: Sequence[QuotaSignal] | None
+
+    @property
+    def at_first(self) -> int:
+        """Calls in flight at the start: fewer while no limit is known."""
+        statistics = self.statistics
+        return statistics.max_in_flight if statistics.limits else statistics.window
+
+    @property
+    def share_by(self) -> str | None:
+        """Who has set the share of all this that is used; None: nobody."""
+        return None if self.model.quota.share is None else self.model.origins.get("share")
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        signals = self.signals
+        return {
+            "model": self.model.name,
+            "note": self.note,
+            "dimensions": {each.dimension: each.plain() for each in self.limits},
+            "in_flight": {
+                "configured": self.model.quota.max_concurrent,
+                "at_first": self.at_first,
+                "effective": self.statistics.max_in_flight,
+            },
+            "share": self.statistics.share,
+            "share_by": self.share_by,
+            "reply": None if signals is None else [signal._asdict() for signal in signals],
+        }
+
+    def cells(self, now: float) -> Iterator[tuple[str, ...]]:
+        """Yield the rows of its table."""
+        yield _HEADINGS
+        yield from (each.cells(now) for each in self.limits)
+        most, configured = self.statistics.max_in_flight, self.model.quota.max_concurrent
+        effective = f"{most:,}"
+        if self.at_first < most:
+            effective = f"{self.at_first:,} at first, then up to {effective}"
+        given = _NOTHING if configured is None else f"{configured:,}"
+        yield "in flight", given, _NOTHING, effective, _NOTHING
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is to be said under its table."""
+        if not self.limits:
+            yield "no limit is known: a run finds it by trying"
+        if self.share_by is not None:
+            share = share_text(self.statistics.share)
+            yield f"a run uses {share} of each limit ({printable(self.share_by)})"
+        if self.signals is not None:
+            named = "; ".join(map(_signal, self.signals))
+            yield f"the reply names {named or 'no limit'}"
+
+
 def _model(config: Config, name: str, options: Mapping[str, Any] = _NO_OPTIONS) -> _Model:
     from llmflow.limits.memory import Remembered, digest
     from llmflow.types import Quota
@@ -147,17 +267,17 @@ def _model(config: Config, name: str, options: Mapping[str, Any] = _NO_OPTIONS) 
     )
 
 
-def _configured(config: Config, entries: dict[str, Remembered]) -> Iterator[View]:
+def _configured(config: Config, entries: dict[str, Remembered]) -> Iterator[_View]:
     """Yield the configured models that have limits, with learned limits."""
     for provider, table in config.providers.items():
         for pattern in ("*", *(each for each in table.get("models", {}) if each != "*")):
             model = _model(config, f"{provider}/{pattern}")
             view = _view(model, entries.pop(model.key, None))
-            if view.lines or view.max_concurrent is not None:
+            if view.limits or model.quota.max_concurrent is not None:
                 yield view
 
 
-def _of_memory(config: Config, key: str, entry: Remembered) -> View:
+def _of_memory(config: Config, key: str, entry: Remembered) -> _View:
     """Return the view of a model that is only in the memory."""
     try:
         model = _model(config, entry.name)
@@ -182,32 +302,23 @@ def _view(
     *,
     signals: Sequence[QuotaSignal] | None = None,
     note: str | None = None,
-) -> View:
+) -> _View:
     """Return what is known, and what a limiter makes of it."""
-    from llmflow.cli.quota_view import View
-
-    limiter = _limiter(model, entry)
-    return View(
-        model=model.name,
-        note=note,
-        lines=list(_lines(model, entry, limiter)),
-        statistics=limiter.statistics(),
-        max_concurrent=model.quota.max_concurrent,
-        share_origin=None if model.quota.share is None else model.origins.get("share"),
-        signals=signals,
-    )
+    statistics = _limiter(model, entry).statistics()
+    limits = list(_limits(model, entry, statistics))
+    return _View(model=model, note=note, limits=limits, statistics=statistics, signals=signals)
 
 
-def _lines(model: _Model, entry: Remembered | None, limiter: Limiter) -> Iterator[Line]:
-    from llmflow.cli.quota_view import Line
+def _limits(
+    model: _Model, entry: Remembered | None, statistics: LimiterStatistics
+) -> Iterator[_Limit]:
     from llmflow.rate_limits import DAY, RATE_LIMITS
 
-    statistics = limiter.statistics()
     for name, (_, period, _) in RATE_LIMITS.items():
         if name in statistics.limits:
             configured: float | None = getattr(model.quota, name)
             learned = entry.limits.get(name) if entry else None
-            yield Line(
+            yield _Limit(
                 dimension=name,
                 configured=configured,
                 configured_by=None if configured is None else model.origins.get(name),
@@ -288,13 +399,12 @@ def _forget(
     return 0
 
 
-def _print(path: Path | None, views: Sequence[View], *, as_json: bool) -> None:
-    from llmflow.cli.quota_view import plain, show
+def _print(path: Path | None, views: Sequence[_View], *, as_json: bool) -> None:
     from llmflow.config.files import display_name
 
     name = None if path is None else display_name(path)
     if as_json:
-        write_json(sys.stdout, {"file": name, "models": [plain(view) for view in views]})
+        write_json(sys.stdout, {"file": name, "models": [view.plain() for view in views]})
         return
     if name is None:
         write(sys.stdout, "learned limits are not kept: LLMFLOW_STATE_DIR is off")
@@ -302,4 +412,50 @@ def _print(path: Path | None, views: Sequence[View], *, as_json: bool) -> None:
         write(sys.stdout, f"learned limits: {printable(name)}")
     if not views:
         write(sys.stdout, "no limit is configured, and none was learned in the last seven days")
-    show(views, sys.stdout, now=time.time())
+    _show(views, sys.stdout, now=time.time())
+
+
+def _show(views: Sequence[_View], stream: IO[str], *, now: float) -> None:
+    """Print views: tables on a terminal, plain text elsewhere."""
+    draws = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    for view in views:
+        name = view.model.name
+        title = printable(f"{name} ({view.note})" if view.note else name)
+        if draws:
+            _draw(title, list(view.cells(now)), view.remarks(), stream)
+            continue
+        lines = [*columns(list(view.cells(now))), *view.remarks()]
+        print("\n".join(["", title, *(f"  {line}" for line in lines)]), file=stream)
+    stream.flush()
+
+
+def _draw(
+    title: str, rows: Sequence[Sequence[str]], remarks: Iterator[str], stream: IO[str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=stream, highlight=False)
+    table = Table(*rows[0], title=Text(title, style="bold"), title_justify="left")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    console.print()
+    console.print(table)
+    for text in remarks:
+        console.print(Text(text))
+
+
+def _signal(signal: QuotaSignal) -> str:
+    parts = [
+        signal.dimension if signal.limit is None else f"{signal.dimension} {signal.limit:,.0f}"
+    ]
+    if signal.remaining is not None:
+        parts.append(f"{signal.remaining:,.0f} left")
+    if signal.reset is not None:
+        parts.append(f"full again in {duration(signal.reset)}")
+    return printable(", ".join(parts))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.4g}"

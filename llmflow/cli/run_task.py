@@ -13,11 +13,16 @@ from typing import Any
 from llmflow import loops
 from llmflow.budget import Budget
 from llmflow.cli import batch_jobs, outcome
-from llmflow.cli.model import ResolvedModel, resolve_model
-from llmflow.cli.open_files import check_descriptors
 from llmflow.cli.outcome import Outcome
 from llmflow.cli.plan import show_plan
-from llmflow.cli.reading import check_prompt, rows_of, warn_of_repairs
+from llmflow.cli.prepare import (
+    ResolvedModel,
+    check_descriptors,
+    check_prompt,
+    resolve_model,
+    rows_of,
+    warn_of_repairs,
+)
 from llmflow.cli.signals import INTERRUPTED_CODES, Postponed, ignore_signals, on_signals
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, TerminalRows, complain, say, silence, write_json

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmflow.cli.batch_jobs import describe_unfinished, job_lines, jobs_of_run, task_of
+from llmflow.cli.batch_jobs import RunJobs, describe_unfinished, job_lines, task_of
 from llmflow.cli.options import JSON, JSON_LINES, CommandGroup, run_names
 from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.errors import InputError
@@ -69,7 +69,7 @@ def show(name: str, as_json: bool) -> int:
     from llmflow.runs.catalog import find_run
 
     run = find_run(name)
-    jobs = [] if run.state == "unreadable" else jobs_of_run(run).jobs
+    jobs = [] if run.state == "unreadable" else RunJobs.of(run).jobs
     if as_json:
         write_json(sys.stdout, {**_plain(run), "jobs": [each.plain() for each in jobs]})
         return 0
@@ -107,7 +107,7 @@ def remove(names: Sequence[str], force: bool) -> int:
         jobs = (
             None
             if force or found.state == "unreadable"
-            else describe_unfinished(jobs_of_run(found).jobs)
+            else describe_unfinished(RunJobs.of(found).jobs)
         )
         if jobs is not None:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,70 +12,69 @@ from llmflow.cli.options import AMOUNT
 from llmflow.format import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from llmflow.simulator import BatchSettings, Latency
 
 _KINDS = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
 _SECONDS = click.FloatRange(0.0)
+_ABOVE_0 = click.FloatRange(0.0, min_open=True)
+_option = partial(click.option, show_default=True)
 
 
 @click.command("simulate", short_help="Start a simulated provider with rate limits.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--rpm", type=AMOUNT, help="Requests per minute.")
-@click.option("--tpm", type=AMOUNT, help="Tokens per minute, input and output together.")
-@click.option("--itpm", type=AMOUNT, help="Input tokens per minute.")
-@click.option("--otpm", type=AMOUNT, help="Output tokens per minute.")
-@click.option("--rpd", type=AMOUNT, help="Requests per day.")
-@click.option(
+@_option("--host", default="127.0.0.1", help="Address to listen on.")
+@_option("--port", default=8000, help="Port; 0 takes a free one.")
+@_option("--rpm", type=AMOUNT, help="Requests per minute.")
+@_option("--tpm", type=AMOUNT, help="Tokens per minute, input and output together.")
+@_option("--itpm", type=AMOUNT, help="Input tokens per minute.")
+@_option("--otpm", type=AMOUNT, help="Output tokens per minute.")
+@_option("--rpd", type=AMOUNT, help="Requests per day.")
+@_option(
     "--burst-seconds",
     default=60.0,
-    show_default=True,
-    type=click.FloatRange(0.0, min_open=True),
+    type=_ABOVE_0,
     help="Seconds' worth of a per-minute limit that may come at once; 1 is strict.",
 )
-@click.option(
+@_option(
     "--ramp",
     type=click.FloatRange(1.0, min_open=True),
     help="How many times their trailing average the input tokens may be; 1.5 is usual.",
 )
-@click.option(
+@_option(
     "--ramp-window",
     default=900.0,
-    show_default=True,
-    type=click.FloatRange(0.0, min_open=True),
+    type=_ABOVE_0,
     help="Seconds over which that average trails.",
 )
-@click.option(
+@_option(
     "--ramp-floor",
     default="1M",
-    show_default=True,
     type=AMOUNT,
     help="Input tokens per minute that are never too sudden.",
 )
-@click.option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
-@click.option(
+@_option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
+@_option(
     "--latency",
     type=_SECONDS,
     help="Seconds until an answer, always the same; with --latency-sigma, their median. "
     "Without both, a lognormal law around 0.5 s.",
 )
-@click.option(
+@_option(
     "--latency-sigma",
     type=_SECONDS,
     help="A tail: standard deviation of the logarithm of a lognormal latency, around 0.5 s "
     "unless --latency is given. 0.5 is usual.",
 )
-@click.option(
+@_option(
     "--jitter",
     default=0.0,
-    show_default=True,
     type=_SECONDS,
     help="Seconds that a request travels at most before it is admitted or rejected.",
 )
-@click.option(
+@_option(
     "--slow-openings",
     default=0.0,
-    show_default=True,
     type=_SECONDS,
     help="Seconds, on average, until a fresh connection is listened to.",
 )
@@ -87,18 +87,16 @@ _SECONDS = click.FloatRange(0.0)
     f"Kinds: {', '.join(_KINDS)}.",
 )
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
-@click.option(
+@_option(
     "--headers-at",
     type=click.Choice(["admission", "reply"]),
     default="admission",
-    show_default=True,
     help="The moment that an answer's rate-limit headers speak of.",
 )
-@click.option(
+@_option(
     "--headers-on",
     type=click.Choice(["all", "rejections"]),
     default="all",
-    show_default=True,
     help="Which answers carry rate-limit headers.",
 )
 @click.option(
@@ -108,7 +106,6 @@ _SECONDS = click.FloatRange(0.0)
 )
 @click.option(
     "--batch",
-    "batch",
     multiple=True,
     metavar="NAME=VALUE",
     help="A setting of the batch API, such as seconds=5, error_rows=0.05, queue_tokens=2M or "
@@ -124,11 +121,10 @@ _SECONDS = click.FloatRange(0.0)
     metavar="KEY",
     help="The only key accepted; any other gets a 401. Without it, any key or none is right.",
 )
-@click.option("--seed", default=0, show_default=True, help="Makes faults and latencies repeatable.")
-@click.option(
+@_option("--seed", default=0, help="Makes faults and latencies repeatable.")
+@_option(
     "--record",
     default=0,
-    show_default=True,
     type=click.IntRange(min=0),
     help="Keep so many admissions, each with its moment and latency, for GET /admissions.",
 )
@@ -191,13 +187,7 @@ def _batch(texts: tuple[str, ...], state: str | None) -> BatchSettings:
 
     known = [item.name for item in fields(BatchSettings) if item.name != "state"]
     values: dict[str, Any] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if name not in known:
-            raise click.UsageError(
-                f"--batch: no such setting: {name!r}; there are {', '.join(known)}"
-            )
+    for name, value in _named("--batch: no such setting", texts, known, "there are"):
         try:
             values[name] = json.loads(value)
         except ValueError:
@@ -207,17 +197,23 @@ def _batch(texts: tuple[str, ...], state: str | None) -> BatchSettings:
 
 def _faults(texts: tuple[str, ...]) -> dict[str, float]:
     faults = {}
-    for text in texts:
-        kind, _, value = text.partition("=")
-        kind = kind.strip().replace("-", "_")
-        if kind not in _KINDS:
-            raise click.UsageError(
-                f"--fault: no such kind: {kind!r}; kinds are {', '.join(_KINDS)}"
-            )
+    for kind, value in _named("--fault: no such kind", texts, _KINDS, "kinds are"):
         try:
             faults[kind] = float(value)
         except ValueError:
             raise click.UsageError(
-                f"--fault must be KIND=PROBABILITY, such as reset=0.03; got {text!r}"
+                f"--fault must be KIND=PROBABILITY, such as reset=0.03; got '{kind}={value}'"
             ) from None
     return faults
+
+
+def _named(
+    wrong: str, texts: tuple[str, ...], known: Sequence[str], there_are: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of NAME=VALUE texts."""
+    for text in texts:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in known:
+            raise click.UsageError(f"{wrong}: {name!r}; {there_are} {', '.join(known)}")
+        yield name, value

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from llmflow import loops
-from llmflow.cli.batch_jobs import RunJobs, connect, job_lines, jobs_of_run, refresh
+from llmflow.cli.batch_jobs import RunJobs, job_lines
 from llmflow.cli.options import CONFIG, JSON_LINES, run_names
 from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.format import counted
@@ -61,11 +61,11 @@ def _found(name: str | None) -> list[RunJobs]:
     from llmflow.runs.catalog import find_run, list_runs
 
     if name is not None:
-        return [jobs_of_run(find_run(name))]
+        return [RunJobs.of(find_run(name))]
     found = []
     for run in list_runs():
         try:
-            run_jobs = jobs_of_run(run)
+            run_jobs = RunJobs.of(run)
         except JournalError:
             continue  # `llmflow runs` says so
         if run_jobs.unfinished:
@@ -76,10 +76,9 @@ def _found(name: str | None) -> list[RunJobs]:
 async def _look(found: list[RunJobs]) -> None:
     for run_jobs in found:
         if run_jobs.run.busy:
-            who = f"process {run_jobs.run.pid}" if run_jobs.run.pid else "a process"
-            run_jobs.notes.append(f"{who} is working on it; this is what it has written down")
+            run_jobs.note(f"{run_jobs.worker} is working on it; this is what it has written down")
         elif run_jobs.unfinished:
-            await refresh(run_jobs, connect(run_jobs))
+            await run_jobs.refresh(run_jobs.connect())
 
 
 def _show(found: list[RunJobs], *, name: str | None, as_json: bool) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from llmflow.errors import ConfigurationError, InputError
-from llmflow.rows.destination import is_stdout
+from llmflow.rows.output_files import is_stdout
 from llmflow.surrogates import well_formed, well_formed_value
 
 # Of one session only, not of the run.

@@ -80,7 +80,7 @@ def _of_earlier_runs(model: str) -> Output | None:
 def cost_of(
     price: Price | None, inputs: Sequence[tuple[int, Span]], each: Span, *, batch: bool = False
 ) -> Span | None:
-    """Return what items cost, in US dollars; None where no price is known.
+    """Return a cost in US dollars; None where no price is known.
 
     Args:
         price: what tokens cost.
@@ -109,7 +109,7 @@ def tiers_of(price: Price | None) -> tuple[int, ...]:
 
 
 def primer_of(llm: LLM, request: Request, left: int) -> Primer | None:
-    """Return what a cache primer saves with these items left; None if nothing."""
+    """Return what a cache primer saves; None if it saves nothing."""
     find = getattr(llm.provider, "marked_prefix", None)
     marked = None if find is None else find(request)
     price = llm.price
@@ -189,7 +189,7 @@ def _charges(
 
 
 def reach(usd: float | None, spent: float, cost: Span | None, left: int) -> BudgetReach | None:
-    """Return how many items a budget covers, if there is one, and a price."""
+    """Return how many items a budget covers, given a price."""
     if usd is None or cost is None:
         return None
     room = max(0.0, usd - spent)

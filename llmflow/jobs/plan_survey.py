@@ -208,7 +208,7 @@ class Survey:
 
     @property
     def items_left(self) -> int:
-        """How many items are left to ask."""
+        """The number of items that are left to ask."""
         return sum(group.items for group in self.left)
 
     def tokens(self, group: Group) -> Span:
@@ -228,7 +228,7 @@ class Survey:
         return len(self._sample) + self._large
 
     def note_sample(self, question: Question, used: tuple[int, int], *, kept: bool) -> None:
-        """Learn from an item of the sample; if its answer is kept, it is not left."""
+        """Learn from an item of the sample; a kept one is answered."""
         tokens, large = self._count(question.text), self._is_large(question.text)
         self._note_answer(question, tokens, *used)
         if not kept:

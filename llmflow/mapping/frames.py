@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from llmflow.errors import InputError
+from llmflow.rows.cells import is_missing, well_formed
 from llmflow.rows.records import free_names
-from llmflow.rows.values import is_missing, well_formed
 
 _KINDS = {
     ("pandas", "DataFrame"),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from llmflow.errors import InputError, LLMFlowError, UsageError
+from llmflow.rows.cells import is_missing
 from llmflow.rows.template import PromptTemplate
-from llmflow.rows.values import is_missing
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""

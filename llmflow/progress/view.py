@@ -146,7 +146,7 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """A run, a map or a file at one moment: counts, pace, cost, limits and jobs.
+    """Work at one moment: counts, pace, cost, limits and jobs.
 
     Args:
         done: rows or calls that have ended.

@@ -1,6 +1,6 @@
 """Rows in and out: files, folders, streams, and prompts from rows."""
 
-from llmflow.rows.reading import BadRow, Row
+from llmflow.rows.inputs import BadRow, Row
 from llmflow.rows.records import answer_row, failed_path, failed_row
 from llmflow.rows.selection import LeftOut, OnBadRow, Selection, check_fits
 from llmflow.rows.source import RowSource, open_rows

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import IO, Any, Final, NamedTuple, Self, TypeAlias
 
 from llmflow.errors import InputError
-from llmflow.rows.reading import (
+from llmflow.rows.inputs import (
     MARK,
     Open,
     Reading,

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmflow.rows import parquet
-from llmflow.rows.column_types import needs_spelling, spelled
-from llmflow.rows.files import Appender
+from llmflow.rows.cells import cell, json_line, well_formed, without_formula
+from llmflow.rows.output_files import Appender
 from llmflow.rows.partial import create_anew
-from llmflow.rows.values import cell, json_line, well_formed, without_formula
 
 
 class Format(Protocol):
@@ -172,13 +171,15 @@ class Parquet:
         pa = parquet.need_pyarrow()
         self._kinds: parquet.Kinds = {name: set() for name in fields}
         self._types = types or {}
-        self._spelled = [name for name, kind in self._types.items() if needs_spelling(pa, kind)]
+        self._spelled = [
+            name for name, kind in self._types.items() if parquet.needs_spelling(pa, kind)
+        ]
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
         """Return a row as one line of JSON, and remember its types."""
         parquet.note_kinds(self._kinds, row)
         if self._spelled:
-            row = {**row, **{name: spelled(row.get(name)) for name in self._spelled}}
+            row = {**row, **{name: parquet.spelled(row.get(name)) for name in self._spelled}}
         return json_line(row)
 
     def ending(self) -> bytes:

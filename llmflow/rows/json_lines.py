@@ -10,7 +10,7 @@ import orjson
 
 from llmflow.errors import InputError
 from llmflow.lenient_json import loads_counted
-from llmflow.rows.reading import BOM, MARK, Open, Reading, Row, Rows, decoded, reading
+from llmflow.rows.inputs import BOM, MARK, Open, Reading, Row, Rows, decoded, reading
 
 Line: TypeAlias = bytes | str
 """Bytes of UTF-8, or text where the source has another encoding."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.files import cannot_write, sync_folder
+from llmflow.rows.output_files import cannot_write, sync_folder
 
 try:
     import fcntl

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from llmflow.errors import InputError
-from llmflow.rows.reading import BadRow, Row
+from llmflow.rows.inputs import BadRow, Row
 from llmflow.rows.source import RowSource
 from llmflow.rows.template import PromptTemplate
 

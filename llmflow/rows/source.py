@@ -16,10 +16,8 @@ from typing import IO, Any, Final, Literal, Self
 
 from llmflow.errors import InputError
 from llmflow.rows.csv_tables import csv_header, csv_rows, csv_stream_rows
-from llmflow.rows.folders import folder_files, folder_rows
-from llmflow.rows.json_lines import FORMATS as _LINES
-from llmflow.rows.json_lines import count_lines, line_rows, stream_rows
-from llmflow.rows.reading import (
+from llmflow.rows.inputs import (
+    BOM,
     Reading,
     Repaired,
     Row,
@@ -29,6 +27,8 @@ from llmflow.rows.reading import (
     opener,
     reading,
 )
+from llmflow.rows.json_lines import FORMATS as _LINES
+from llmflow.rows.json_lines import count_lines, line_rows, stream_rows
 from llmflow.surrogates import well_formed
 
 READABLE = ".jsonl, .ndjson, .csv, .tsv, .txt (also with .gz), .parquet, a folder, or - for stdin"
@@ -41,6 +41,8 @@ _SUFFIXES: Final = {
     ".tsv": "tsv",
     ".txt": "txt",
 }
+_TEXTS: Final = (".txt", ".md")
+"""The files of a folder that are rows."""
 _TABLES: Final = {"csv": ",", "tsv": "\t"}
 """What separates their columns, unless the text says otherwise."""
 
@@ -322,15 +324,55 @@ def _open_folder(path: Path, how: Reading, kind: str | None, limit: int | None) 
     if kind is not None:
         raise InputError(f"{how.name} is a folder, of which each file is a row: it has no format")
     _check_options(how, "a folder")
-    if next(folder_files(path), None) is None:
+    if next(_folder_files(path), None) is None:
         raise InputError(f"{how.name} has no text files (.txt or .md)")
     return RowSource(
-        partial(folder_rows, path, how),
+        partial(_folder_rows, path, how),
         how=how,
         fields=("file", how.text_field),
         limit=limit,
-        count=lambda: sum(1 for _ in folder_files(path)),
+        count=lambda: sum(1 for _ in _folder_files(path)),
     )
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the texts of a folder and its subfolders, by name.
+
+    Hidden files and folders are passed over, and links to folders are not followed.
+    """
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            for name, file in _folder_files(path):
+                yield f"{entry.name}/{name}", file
+        elif path.suffix.lower() in _TEXTS and entry.is_file():
+            yield entry.name, path
+
+
+def _folder_rows(folder: Path, how: Reading) -> Rows:
+    """Yield one row per text file, with its relative name."""
+    with reading(how.name):
+        for name, path in _folder_files(folder):
+            yield _file_row(well_formed(name), path, how)
+
+
+def _file_row(name: str, path: Path, how: Reading) -> Row:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return how.bad(f"{path} cannot be read: {reason}", error_from=error, file=name)
+    encoding = how.encoding or "utf-8"
+    try:
+        text = raw.removeprefix(BOM).decode(encoding)
+    except UnicodeError as error:
+        line = raw.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        return how.bad(f"{path}, line {line}: {how.not_text}", file=name)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").rstrip()
+    return {"file": name, how.text_field: text}
 
 
 def _check_options(how: Reading, what: str, *, text: bool = True) -> None:

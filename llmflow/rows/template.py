@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from llmflow.errors import InputError
-from llmflow.rows.reading import BadRow
-from llmflow.rows.values import cell, is_missing
+from llmflow.rows.cells import cell, is_missing
+from llmflow.rows.inputs import BadRow
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]")

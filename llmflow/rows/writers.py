@@ -11,12 +11,18 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, cast
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.destination import followed, is_stdout, is_stream
-from llmflow.rows.files import Appender, cannot_write, partial_path
+from llmflow.rows.cells import json_line
 from llmflow.rows.formats import Csv, Format, JsonLines, Parquet
+from llmflow.rows.output_files import (
+    Appender,
+    cannot_write,
+    followed,
+    is_stdout,
+    is_stream,
+    partial_path,
+)
 from llmflow.rows.partial import Partial
 from llmflow.rows.records import failed_path
-from llmflow.rows.values import json_line
 
 WRITABLE = ".jsonl, .ndjson, .csv, .tsv, .parquet, or - for stdout"
 STREAM_FAILURES = "llmflow.failed.jsonl"

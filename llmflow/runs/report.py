@@ -167,7 +167,7 @@ class _Requests(Protocol):
 
 
 def request_lines(done: _Requests, money: str | None) -> list[str]:
-    """Return the requests, tokens and cost of a report, and its retries, as lines."""
+    """Return a report's lines on requests, tokens, cost and retries."""
     line = (
         f"requests {done.requests:,}, rate-limited (429) {done.rejected:,}; "
         f"tokens {done.input_tokens:,} in, {done.output_tokens:,} out"

@@ -1,4 +1,4 @@
-"""Snapshots of a run, and their display while a Python run is going on."""
+"""Snapshots of a run, and their display while it goes on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunWatch:
         failed: int | None = None,
         new: int | None = None,
     ) -> RunView:
-        """Return the run as it is now; what is not given is that of its calls.
+        """Return the run as it is now; by default, its calls.
 
         Args:
             ended: rows or items that have ended.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmflow.cli.open_files import system_error
+from llmflow.cli.prepare import system_error
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Result, listing, rows_of, write_rows
 from tests.cli.sessions import Process, Start, answers, ended, words

@@ -23,7 +23,7 @@ from llmflow.errors import (
 from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.reachability import Reachability
 from llmflow.rows import PromptTemplate, RowSource, RowWriter, open_output
-from llmflow.rows.reading import Reading
+from llmflow.rows.inputs import Reading
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request
 

@@ -16,7 +16,7 @@ from llmflow.jobs.file_progress import FileProgress
 from llmflow.jobs.file_report import Report
 from llmflow.jobs.file_run import FileRun
 from llmflow.rows import PromptTemplate, RowSource, open_output
-from llmflow.rows.reading import Reading
+from llmflow.rows.inputs import Reading
 from llmflow.runs.report import RunReport
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider

@@ -10,7 +10,7 @@ import pytest
 from llmflow import LLM
 from llmflow.errors import InputError
 from llmflow.rows import PromptTemplate
-from llmflow.rows.values import cell, json_line
+from llmflow.rows.cells import cell, json_line
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
 

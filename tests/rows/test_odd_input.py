@@ -13,7 +13,7 @@ import pytest
 
 from llmflow.errors import InputError
 from llmflow.rows import PromptTemplate, open_rows
-from llmflow.rows.values import json_line
+from llmflow.rows.cells import json_line
 from tests.rows.test_readers import put, read
 
 BIG = 123456789012345678901234567890

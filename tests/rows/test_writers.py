@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.errors import ConfigurationError, MissingExtraError, RateLimitError
-from llmflow.rows import answer_row, failed_path, failed_row, files, open_output, open_rows
+from llmflow.rows import answer_row, failed_path, failed_row, open_output, open_rows, output_files
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 names = texts.filter(lambda name: name.strip() != "")
@@ -395,7 +395,7 @@ class TestWhatCannotWork:
 
         out = open_output(tmp_path / "a.jsonl")
         out.write({"a": 1})
-        monkeypatch.setattr(files.os, "fsync", full)
+        monkeypatch.setattr(output_files.os, "fsync", full)
         with pytest.raises(ConfigurationError, match="no space left on device"):
             out.commit()
         assert (tmp_path / "a.partial.jsonl").read_bytes() == b'{"a":1}\n'
