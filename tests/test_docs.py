@@ -88,6 +88,21 @@ def test_paths_in_the_maps_exist(path: Path) -> None:
     assert [each for each in named if not (ROOT / each).exists()] == []
 
 
+def test_the_readme_can_be_scanned() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 200
+    assert re.findall(r"^## (.*)", text, re.MULTILINE) == [
+        "Install",
+        "Quick start",
+        "Notebook",
+        "Command line",
+        "Quotas",
+        "Batch",
+        "Resume",
+        "Limits of it",
+    ]
+
+
 def test_the_glossary_is_short() -> None:
     glossary = ARCHITECTURE.read_text("utf-8").split("## Glossary")[1]
     assert 10 < len(re.findall(r"^\| (?!word )\w", glossary, re.MULTILINE)) <= 30
