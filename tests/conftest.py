@@ -7,13 +7,13 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
-from tests.groups import group_of, is_of_one_python
+from tests.groups import Opened, group_of, is_of_one_python
 
 try:
     import uvloop
@@ -50,6 +50,19 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("every_loop") and uvloop is not None:
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"real": asyncio.new_event_loop}
+
+
+opened = Opened()
+
+
+@pytest.fixture(autouse=True)
+def _opens_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold a test to its group."""
+    if request.node.get_closest_marker("unit") is None:
+        yield
+        return
+    with opened.nothing():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,10 @@
 """The group of a test: `unit`, `http`, `process` or `slow`.
 
-`slow` is a marker in the test's file. Every other test belongs to the most expensive thing that
-its code names, or that of its fixtures, its parameters and the helpers in `tests/` that it calls:
-`process` if it starts a process, `http` if it opens a socket or uses the simulator's models, which
-are served over HTTP, and `unit` otherwise.
+A marker in the test's file says it, as it always does for `slow`. Every other test belongs to the
+most expensive thing that its code names, or that of its fixtures, its parameters and the helpers in
+`tests/` that it calls: `process` if it starts a process, `http` if it opens a socket or uses the
+simulator's models, which are served over HTTP, and `unit` otherwise. A `unit` test that opens or
+starts something all the same fails.
 
 Beside its group, a test of whole programs is marked `one_python`, by its folder or file name,
 unless its file is marked `every_python`: what such tests are made of is tested on every Python.
@@ -12,7 +13,9 @@ unless its file is marked `every_python`: what such tests are made of is tested 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -38,8 +41,9 @@ def is_of_one_python(item: pytest.Item) -> bool:
 
 def group_of(item: pytest.Item) -> str:
     """Return the group that a collected test belongs to."""
-    if item.get_closest_marker("slow") is not None:
-        return "slow"
+    for group in ("slow", "process", "http"):
+        if item.get_closest_marker(group) is not None:
+            return group
     if not isinstance(item, pytest.Function):
         return "unit"
     # pytest has no public way to an item's fixtures before it runs.
@@ -105,3 +109,29 @@ def _functions(value: Any) -> Iterator[FunctionType]:
         inner = inspect.unwrap(value)
         if isinstance(inner, FunctionType):
             yield inner
+
+
+_EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn"}
+
+
+class Opened:
+    """What the running `unit` test has opened that such tests do not."""
+
+    def __init__(self) -> None:
+        self.events: list[str] | None = None
+        sys.addaudithook(self._hear)  # it cannot be taken away again
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.events is not None and event in _EVENTS:
+            self.events.append(f"{event}{arguments[1:]}")
+
+    @contextmanager
+    def nothing(self) -> Iterator[None]:
+        """Fail the test that opens a socket or starts a process in the block."""
+        self.events = []
+        try:
+            yield
+        finally:
+            events, self.events = self.events, None
+        if events:
+            pytest.fail(f"not a unit test, mark it http or process: {events[0]}")

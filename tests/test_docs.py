@@ -118,6 +118,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.http
 async def test_the_parallel_node_of_the_examples_summarises_every_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -128,6 +129,7 @@ async def test_the_parallel_node_of_the_examples_summarises_every_text(
     assert all(summaries)
 
 
+@pytest.mark.http
 async def test_the_parallel_flow_of_the_examples_summarises_every_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -140,6 +142,7 @@ async def test_the_parallel_flow_of_the_examples_summarises_every_file(
     ]
 
 
+@pytest.mark.http
 async def test_the_batch_node_of_the_examples_labels_every_text_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

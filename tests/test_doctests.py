@@ -13,9 +13,17 @@ import llmflow
 import llmflow_providers
 
 
-def names(package: ModuleType) -> list[str]:
+SERVERS = ("llmflow.simulator.hosting", "llmflow.simulator.server")
+
+
+def names(package: ModuleType) -> list[object]:
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    return [package.__name__, *(each.name for each in found if not each.name.endswith("__main__"))]
+    every = [package.__name__, *(each.name for each in found)]
+    return [
+        pytest.param(name, marks=pytest.mark.http) if name in SERVERS else name
+        for name in every
+        if not name.endswith("__main__")
+    ]
 
 
 @pytest.mark.parametrize("name", names(llmflow) + names(llmflow_providers))

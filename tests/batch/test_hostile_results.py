@@ -21,7 +21,7 @@ from tests.batch.hostile import DIALECTS, HostileJob, HostileServer, Results, Se
 QUICK = Batch(quiet=0.02, poll=0.002, few=0)
 SIZE = 12
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 
 def ask(

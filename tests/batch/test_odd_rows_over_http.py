@@ -19,7 +19,7 @@ SIZE = 12
 QUICK = Batch(quiet=0.02, poll=0.002, few=0)
 PROMPTS = [f"row {number}" for number in range(SIZE)]
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 Body = Callable[[str, str], Any]
 """Makes the body of an answer out of the dialect and the prompt."""

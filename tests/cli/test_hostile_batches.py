@@ -23,7 +23,7 @@ from tests.cli.sessions import report_of, the_run
 CONFIG = "[batch]\npoll = 0.01\nquiet = 0.05\n"
 SIZE = 8
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 
 @pytest.fixture(autouse=True)

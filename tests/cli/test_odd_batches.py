@@ -17,7 +17,7 @@ from tests.odd_server import answer
 CONFIG = "[batch]\npoll = 0.01\nquiet = 0.05\nfew = 0\n"
 SIZE = 12
 
-pytestmark = pytest.mark.parametrize("dialect", DIALECTS)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 
 @pytest.fixture(autouse=True)

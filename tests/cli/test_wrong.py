@@ -46,6 +46,7 @@ def ask(run: Run) -> Run:
     return call  # type: ignore[return-value]
 
 
+@pytest.mark.http
 class TestBeforeTheRun:
     """Nothing is asked, and nothing is written."""
 
@@ -243,6 +244,7 @@ class TestWhatTheProviderSays:
         assert (report["answered"], report["failed"], report["remaining"]) == (2, 1, 7)
         assert len(rows_of(report["failures"])) == 1
 
+    @pytest.mark.http
     def test_nobody_listens(self, ask: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(reachability.Reachability.__init__, "__kwdefaults__", _patience(0.2))
         write_rows("in.jsonl", 200)
@@ -288,6 +290,7 @@ def hostile() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.http
 def test_a_providers_message_cannot_act_on_the_terminal(ask: Run, hostile: str) -> None:
     result = ask(base_url=hostile)
     assert result.code == 3

@@ -177,6 +177,7 @@ async def test_an_invalid_request_is_not_retried() -> None:
         assert sim.stats().received == 1
 
 
+@pytest.mark.http
 async def test_no_server_is_a_connection_error_that_names_the_place() -> None:
     llm = LLM("openai/x", base_url="http://127.0.0.1:9/v1", retry=Retry(attempts=1))
     with pytest.raises(ConnectionFailedError, match=r"cannot connect to 127\.0\.0\.1:9"):
@@ -311,6 +312,7 @@ def test_repr_shows_no_secret() -> None:
         ({"base_url": "http://user:pw@host/v1"}, "no user, password"),
     ],
 )
+@pytest.mark.http
 def test_a_wrong_setting_is_named_with_its_remedy(
     arguments: dict[str, object], message: str
 ) -> None:

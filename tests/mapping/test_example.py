@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
+@pytest.mark.http
 def test_the_example_prints_a_summary_of_every_text(capsys: pytest.CaptureFixture[str]) -> None:
     example = runpy.run_path(str(EXAMPLES / "map_texts.py"))
     asyncio.run(example["main"]())

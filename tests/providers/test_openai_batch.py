@@ -474,6 +474,7 @@ async def test_a_bad_row_a_full_queue_and_a_cancelled_job_in_the_simulator(tmp_p
 REQUEST = Request(model="gpt-x", messages=({"role": "user", "content": "Hi."},))
 
 
+@pytest.mark.http
 async def test_the_built_in_simulator_takes_jobs(tmp_path: Path) -> None:
     provider, channel = SimProvider("m"), StreamChannel()
     provider.prepare()

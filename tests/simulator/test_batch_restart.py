@@ -175,6 +175,7 @@ def until(sim: SimulatorProcess, enough: Callable[[BatchCounts], bool]) -> Batch
     return counts
 
 
+@pytest.mark.process
 def test_a_killed_simulator_goes_on_with_its_job_and_bills_no_row_twice(tmp_path: Path) -> None:
     def settings(**speed: float) -> SimulatorSettings:
         return SimulatorSettings(batch=BatchSettings(state=str(tmp_path), **speed))  # type: ignore[arg-type]

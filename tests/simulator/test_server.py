@@ -152,6 +152,7 @@ def test_a_process_serves_and_ends() -> None:
             serve_in_process(SimulatorSettings(port=taken.getsockname()[1]))
 
 
+@pytest.mark.process
 def test_the_foreground_stops_at_a_signal() -> None:
     urls: list[str] = []
 
