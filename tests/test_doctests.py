@@ -12,7 +12,6 @@ import pytest
 import llmflow
 import llmflow_providers
 
-
 SERVERS = ("llmflow.simulator.hosting", "llmflow.simulator.server")
 
 

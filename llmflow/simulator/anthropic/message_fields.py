@@ -1,13 +1,281 @@
-"""Fields of the Anthropic dialect, and what they may hold."""
+"""Fields of the Anthropic dialect, and what they may hold.
+
+The service checks requests with pydantic and shows its words, so that they are checked likewise.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
 
 from llmflow.simulator.anthropic.message_wire import AnthropicError
+
+SAMPLING = ("temperature", "top_p", "top_k")
+NO_SAMPLING = "2026-10-21"
+"""The version of the API that has no sampling settings."""
+VERSIONS = ("2023-01-01", "2023-06-01", NO_SAMPLING)
+_NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
+_CLOSED = ConfigDict(strict=True, extra="forbid")
+_OPEN = ConfigDict(strict=True, extra="allow")
+Share = Annotated[float, Field(ge=0, le=1)]
+BlockKind = Literal[
+    "advisor_tool_result", "bash_code_execution_tool_result", "code_execution_tool_result",
+    "compaction", "container_upload", "document", "fallback", "image", "mcp_tool_listing",
+    "mcp_tool_result", "mcp_tool_use", "redacted_thinking", "search_result", "server_tool_use",
+    "text_editor_code_execution_tool_result", "thinking", "tool_addition", "tool_removal",
+    "tool_result", "tool_search_tool_result", "tool_use", "web_fetch_tool_result",
+    "web_search_tool_result",
+]  # fmt: skip
+
+
+@with_config(_OPEN)
+class _Text(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+@with_config(_OPEN)
+class _Block(TypedDict):
+    type: BlockKind
+
+
+def _content_kind(content: object) -> str | None:
+    return type(content).__name__ if isinstance(content, str | list) else None
+
+
+Content = Annotated[
+    Annotated[str, Tag("str")]
+    | Annotated[list[Annotated[_Text | _Block, Discriminator("type")]], Tag("list")],
+    Discriminator(
+        _content_kind,
+        custom_error_type="content",
+        custom_error_message="Input should be a valid string or list",
+    ),
+]
+
+
+@with_config(_OPEN)
+class _Message(TypedDict):
+    role: str
+    content: Content
+
+
+@with_config(_CLOSED)
+class _Metadata(TypedDict, total=False):
+    user_id: str | None
+
+
+@with_config(_OPEN)
+class _Enabled(TypedDict):
+    type: Literal["enabled"]
+    budget_tokens: Annotated[int, Field(ge=1024)]
+
+
+@with_config(_OPEN)
+class _Thinking(TypedDict):
+    type: Literal["disabled", "adaptive", "between_tools"]
+
+
+@with_config(_CLOSED)
+class _Format(TypedDict):
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+@with_config(_CLOSED)
+class _Output(TypedDict, total=False):
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None
+    format: _Format | None
+    task_budget: Any
+
+
+@with_config(_OPEN)
+class _InputSchema(TypedDict):
+    type: Literal["object"]
+
+
+@with_config(_OPEN)
+class _Tool(TypedDict, total=False):
+    type: Literal["custom"] | None
+    name: Required[Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,128}$")]]
+    input_schema: Required[_InputSchema]
+
+
+@with_config(_OPEN)
+class _ServerTool(TypedDict, total=False):  # a set of tools has no name of its own
+    name: str
+
+
+def _tool_kind(tool: object) -> str | None:
+    if not isinstance(tool, dict):
+        return None
+    kind = tool.get("type") or "custom"
+    return kind if kind in ("custom", "function") else "server"
+
+
+Tools = list[
+    Annotated[
+        Annotated[_Tool, Tag("custom")] | Annotated[_ServerTool, Tag("server")],
+        Discriminator(_tool_kind),
+    ]
+]
+
+
+@with_config(_OPEN)
+class _NamedChoice(TypedDict):
+    type: Literal["tool"]
+    name: str
+
+
+@with_config(_OPEN)
+class _Choice(TypedDict):
+    type: Literal["auto", "any", "none"]
+
+
+def _no_blank(stops: list[str]) -> list[str]:
+    if any(not text.strip() for text in stops):
+        raise PydanticCustomError("blank", "each stop sequence must contain non-whitespace")
+    return stops
+
+
+@with_config(_CLOSED)
+class _Body(TypedDict, total=False):
+    model: Required[Annotated[str, Field(min_length=1)]]
+    max_tokens: Required[Annotated[int, Field(ge=0)]]
+    metadata: _Metadata | None
+    stop_sequences: Annotated[list[str], AfterValidator(_no_blank)] | None
+    temperature: Share | None
+    top_p: Share | None
+    top_k: Annotated[int, Field(ge=0)] | None
+    service_tier: Literal["auto", "standard_only"] | None
+    stream: bool | None
+    system: Content | None
+    messages: Required[list[_Message]]
+    thinking: Annotated[_Enabled | _Thinking, Discriminator("type")] | None
+    output_config: _Output | None
+    tools: Tools | None
+    tool_choice: Annotated[_NamedChoice | _Choice, Discriminator("type")] | None
+    cache_control: Any
+    container: Any
+    diagnostics: Any
+    inference_geo: Any
+    speed: Any
+    user_profile_id: Any
+    workspace_id: Any
+
+
+@with_config(_CLOSED)
+class _BetaBody(_Body, total=False):
+    betas: Any
+    billing_policy: Any
+    compaction: Any
+    context_management: Any
+    fallback_credit_token: Any
+    fallbacks: Any
+    mcp_servers: Any
+    output_format: Any
+    thread: Any
+
+
+_BODY, _BETA_BODY = TypeAdapter[Any](_Body), TypeAdapter[Any](_BetaBody)
+
+
+def invalid(message: str) -> AnthropicError:
+    """Return a 400."""
+    return AnthropicError(400, message)
+
+
+def check_version(headers: Mapping[str, str]) -> str:
+    """Return the API version of a request, or raise the refusal."""
+    version = headers.get("anthropic-version")
+    if version is None:
+        raise invalid("anthropic-version: header is required")
+    if version not in VERSIONS:
+        raise invalid(f'anthropic-version: "{version}" is not a valid version')
+    return version
+
+
+def check_fields(body: object, *, version: str, beta: bool) -> None:
+    """Raise the refusal of unknown fields and wrong values."""
+    try:
+        checked = (_BETA_BODY if beta else _BODY).validate_python(body)
+    except ValidationError as error:
+        raise invalid(_in_words(error.errors(include_url=False)[0])) from None
+    _check_sampling(checked, version)
+    if checked.get("tools"):
+        _check_tools(checked["tools"])
+    if checked.get("tool_choice"):
+        _check_choice(checked)
+    thinking = checked.get("thinking") or {}
+    if thinking.get("budget_tokens", 0) >= checked["max_tokens"] > 0:
+        raise invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
+    if form := (checked.get("output_config") or {}).get("format"):
+        check_schema(form["schema"], "output_config.format.schema")
+
+
+def _in_words(error: ErrorDetails) -> str:
+    """Return an error as the service shows it."""
+    place, words = [str(part) for part in error["loc"]], error["msg"]
+    if error["type"] == "union_tag_not_found":
+        place, words = [*place, "type"], "Field required"
+    elif error["type"] == "union_tag_invalid":
+        words = words.replace("_tool_kind()", "'type'")
+    return ": ".join(
+        [*filter(None, [".".join(each for each in place if each not in _WAYS)]), words]
+    )
+
+
+# Where pydantic names the one of several types that it has looked at.
+_WAYS = ("list", "str", "server")
+
+
+@lru_cache(maxsize=256)
+def _takes_sampling(model: str) -> bool:
+    return _NO_SAMPLING_MODELS.match(model.rpartition("/")[2]) is None
+
+
+def _check_sampling(body: Mapping[str, Any], version: str) -> None:
+    for name in SAMPLING:
+        if name in body and version == NO_SAMPLING:
+            raise invalid(f"{name}: Extra inputs are not permitted")
+        if body.get(name) is not None and not _takes_sampling(body["model"]):
+            raise invalid(f"`{name}` is deprecated for this model.")
+
+
+def _check_tools(tools: list[Mapping[str, Any]]) -> None:
+    names = [tool["name"] for tool in tools if "name" in tool]
+    if len(set(names)) < len(names):
+        raise invalid("tools: Tool names must be unique.")
+    for index, tool in enumerate(tools):
+        if tool.get("strict") and "input_schema" in tool:
+            check_schema(tool["input_schema"], f"tools.{index}.custom.input_schema")
+
+
+def _check_choice(body: Mapping[str, Any]) -> None:
+    choice, tools = body["tool_choice"], body.get("tools")
+    if not tools:
+        raise invalid("tool_choice: tool_choice may only be specified while providing tools")
+    thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+    if choice["type"] in ("any", "tool") and thinks:
+        raise invalid("Thinking may not be enabled when tool_choice forces tool use.")
+    if "name" in choice and choice["name"] not in [tool.get("name") for tool in tools]:
+        raise invalid(f"Tool '{choice['name']}' not found in provided tools")
+
 
 _NUMBER_WORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _REFUSED: Mapping[str, tuple[str, ...]] = {
@@ -96,235 +364,3 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _bad_schema(place: str, reason: str) -> AnthropicError:
     return AnthropicError(400, f"{place}: {reason}")
-
-
-SAMPLING = ("temperature", "top_p", "top_k")
-NO_SAMPLING = "2026-10-21"
-"""The version of the API that has no sampling settings."""
-VERSIONS = ("2023-01-01", "2023-06-01", NO_SAMPLING)
-_FIELD_NAMES = (
-    "cache_control container diagnostics inference_geo max_tokens messages metadata model "
-    "output_config service_tier speed stop_sequences stream system thinking tool_choice tools "
-    "user_profile_id workspace_id"
-)
-_FIELDS = frozenset((*SAMPLING, *_FIELD_NAMES.split()))
-_BETA_NAMES = (
-    "betas billing_policy compaction context_management fallback_credit_token fallbacks "
-    "mcp_servers output_format thread"
-)
-_BETA_FIELDS = frozenset(_BETA_NAMES.split())
-_KINDS: Mapping[str, tuple[type, str]] = {
-    "metadata": (dict, "a valid dictionary"),
-    "output_config": (dict, "a valid dictionary"),
-    "service_tier": (str, "'auto' or 'standard_only'"),
-    "stop_sequences": (list, "a valid list"),
-    "stream": (bool, "a valid boolean"),
-    "thinking": (dict, "a valid dictionary"),
-    "tool_choice": (dict, "a valid dictionary or object to extract fields from"),
-    "tools": (list, "a valid list"),
-}
-_BLOCK_NAMES = (
-    "advisor_tool_result bash_code_execution_tool_result code_execution_tool_result "
-    "compaction container_upload document fallback image mcp_tool_listing mcp_tool_result "
-    "mcp_tool_use redacted_thinking search_result server_tool_use text "
-    "text_editor_code_execution_tool_result thinking tool_addition tool_removal tool_result "
-    "tool_search_tool_result tool_use web_fetch_tool_result web_search_tool_result"
-)
-_BLOCKS = frozenset(_BLOCK_NAMES.split())
-_NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
-_CHOICES = ("auto", "any", "tool", "none")
-_THINKING = ("enabled", "disabled", "adaptive", "between_tools")
-_EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}\Z")
-_LEAST_BUDGET = 1024
-
-
-def invalid(message: str) -> AnthropicError:
-    """Return a 400."""
-    return AnthropicError(400, message)
-
-
-def check_version(headers: Mapping[str, str]) -> str:
-    """Return the API version of a request, or raise the refusal."""
-    version = headers.get("anthropic-version")
-    if version is None:
-        raise invalid("anthropic-version: header is required")
-    if version not in VERSIONS:
-        raise invalid(f'anthropic-version: "{version}" is not a valid version')
-    return version
-
-
-def check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
-    """Raise the refusal of unknown fields and wrong values."""
-    if not body.keys() <= _FIELDS:
-        for name in body:
-            if name not in _FIELDS and not (beta and name in _BETA_FIELDS):
-                raise invalid(f"{name}: Extra inputs are not permitted")
-    if _CHECKED.isdisjoint(body):
-        return
-    for name, (kind, words) in _KINDS.items():
-        value = body.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise invalid(f"{name}: Input should be {words}")
-    _check_sampling(body, version)
-    for name, check in _CHECKS.items():
-        if body.get(name) is not None:
-            check(body)
-
-
-def check_block(kind: str, place: str) -> None:
-    """Raise the refusal of a content block of unknown type."""
-    if kind not in _BLOCKS:
-        listed = ", ".join(f"'{name}'" for name in sorted(_BLOCKS))
-        raise invalid(
-            f"{place}: Input tag '{kind}' found using 'type' does not match "
-            f"any of the expected tags: {listed}"
-        )
-
-
-@lru_cache(maxsize=256)
-def _takes_sampling(model: str) -> bool:
-    return _NO_SAMPLING_MODELS.match(model.rpartition("/")[2]) is None
-
-
-def _check_sampling(body: Mapping[str, Any], version: str) -> None:
-    for name in SAMPLING:
-        if name not in body:
-            continue
-        if version == NO_SAMPLING:
-            raise invalid(f"{name}: Extra inputs are not permitted")
-        value = body[name]
-        if value is None:
-            continue
-        if not _takes_sampling(body["model"]):
-            raise invalid(f"`{name}` is deprecated for this model.")
-        whole = name == "top_k"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise invalid(f"{name}: Input should be a valid {'integer' if whole else 'number'}")
-        if value < 0 or (value > 1 and not whole):
-            side = "less than or equal to 1" if value > 1 else "greater than or equal to 0"
-            raise invalid(f"{name}: Input should be {side}")
-
-
-def _check_metadata(body: Mapping[str, Any]) -> None:
-    for name in body["metadata"]:
-        if name != "user_id":
-            raise invalid(f"metadata.{name}: Extra inputs are not permitted")
-
-
-def _check_stops(body: Mapping[str, Any]) -> None:
-    for index, text in enumerate(body["stop_sequences"]):
-        if not isinstance(text, str):
-            raise invalid(f"stop_sequences.{index}: Input should be a valid string")
-        if not text.strip():
-            raise invalid("stop_sequences: each stop sequence must contain non-whitespace")
-
-
-def _check_tier(body: Mapping[str, Any]) -> None:
-    if body["service_tier"] not in ("auto", "standard_only"):
-        raise invalid("service_tier: Input should be 'auto' or 'standard_only'")
-
-
-def _check_thinking(body: Mapping[str, Any]) -> None:
-    thinking = body["thinking"]
-    _check_tag(thinking, "thinking", _THINKING)
-    if thinking["type"] != "enabled":
-        return
-    budget = thinking.get("budget_tokens")
-    place = "thinking.enabled.budget_tokens"
-    if budget is None:
-        raise invalid(f"{place}: Field required")
-    if isinstance(budget, bool) or not isinstance(budget, int):
-        raise invalid(f"{place}: Input should be a valid integer")
-    if budget < _LEAST_BUDGET:
-        raise invalid(f"{place}: Input should be greater than or equal to {_LEAST_BUDGET}")
-    if budget >= body["max_tokens"]:
-        raise invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
-
-
-def _check_tag(part: Mapping[str, Any], place: str, allowed: tuple[str, ...]) -> None:
-    kind = part.get("type")
-    if kind is None:
-        raise invalid(f"{place}.type: Field required")
-    if kind not in allowed:
-        listed = ", ".join(f"'{name}'" for name in allowed)
-        raise invalid(
-            f"{place}: Input tag '{kind}' found using 'type' does not match "
-            f"any of the expected tags: {listed}"
-        )
-
-
-def _check_config(body: Mapping[str, Any]) -> None:
-    for name, value in body["output_config"].items():
-        if name not in ("effort", "format", "task_budget"):
-            raise invalid(f"output_config.{name}: Extra inputs are not permitted")
-        if name == "effort" and value is not None and value not in _EFFORTS:
-            raise invalid(f"output_config.effort: Input should be one of {', '.join(_EFFORTS)}")
-
-
-def _check_tools(body: Mapping[str, Any]) -> None:
-    names = set()
-    for index, tool in enumerate(body["tools"]):
-        place = f"tools.{index}"
-        if not isinstance(tool, dict):
-            raise invalid(f"{place}: Input should be a valid dictionary")
-        kind = tool.get("type", "custom")
-        if kind == "function":
-            raise invalid(
-                f"{place}: Input tag 'function' found using 'type' does not match "
-                "any of the expected tags: 'custom' and the server's tools"
-            )
-        name = tool.get("name")
-        if kind in ("custom", None):
-            _check_custom_tool(tool, f"{place}.custom")
-        elif name is None:
-            continue  # a set of tools has no name of its own
-        elif not isinstance(name, str):
-            raise invalid(f"{place}.{kind}.name: Input should be a valid string")
-        if name in names:
-            raise invalid("tools: Tool names must be unique.")
-        names.add(name)
-
-
-def _check_custom_tool(tool: Mapping[str, Any], place: str) -> None:
-    for field in ("name", "input_schema"):
-        if field not in tool:
-            raise invalid(f"{place}.{field}: Field required")
-    name, schema = tool["name"], tool["input_schema"]
-    if not isinstance(name, str) or not _TOOL_NAME.match(name):
-        raise invalid(f"{place}.name: String should match pattern '^[a-zA-Z0-9_-]{{1,128}}$'")
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        raise invalid(f"{place}.input_schema.type: Input should be 'object'")
-    if tool.get("strict"):
-        check_schema(schema, f"{place}.input_schema")
-
-
-def _thinks(body: Mapping[str, Any]) -> bool:
-    return (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
-
-
-def _check_choice(body: Mapping[str, Any]) -> None:
-    choice, tools = body["tool_choice"], body.get("tools")
-    _check_tag(choice, "tool_choice", _CHOICES)
-    if not tools:
-        raise invalid("tool_choice: tool_choice may only be specified while providing tools")
-    if choice["type"] in ("any", "tool") and _thinks(body):
-        raise invalid("Thinking may not be enabled when tool_choice forces tool use.")
-    if choice["type"] != "tool":
-        return
-    if "name" not in choice:
-        raise invalid("tool_choice.tool.name: Field required")
-    if choice["name"] not in [tool.get("name") for tool in tools]:
-        raise invalid(f"Tool '{choice['name']}' not found in provided tools")
-
-
-_CHECKED = frozenset((*SAMPLING, *_KINDS))
-_CHECKS = {
-    "metadata": _check_metadata,
-    "stop_sequences": _check_stops,
-    "service_tier": _check_tier,
-    "thinking": _check_thinking,
-    "output_config": _check_config,
-    "tools": _check_tools,
-    "tool_choice": _check_choice,
-}

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.anthropic.message_fields import check_block, check_fields, check_schema
+from llmflow.simulator.anthropic.message_fields import check_fields, invalid
 from llmflow.simulator.anthropic.message_wire import AnthropicError, Mark, Marker, MessagesRequest
 from llmflow.simulator.dialect import Form, Tool
 from llmflow.simulator.quota import Charge
@@ -22,33 +22,11 @@ _MESSAGE_TOKENS = 3
 _MOST_MARKS = 4
 
 
-def _invalid(message: str) -> AnthropicError:
-    return AnthropicError(400, message)
-
-
-def _load(raw: bytes) -> dict[str, Any]:
+def _load(raw: bytes) -> Any:
     try:
-        body = orjson.loads(raw)
+        return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise _invalid(f"The request body is not valid JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise _invalid("Input should be a valid dictionary")
-    return body
-
-
-def _required(body: Mapping[str, Any], name: str) -> Any:
-    if name not in body:
-        raise _invalid(f"{name}: Field required")
-    return body[name]
-
-
-def _max_tokens(body: Mapping[str, Any]) -> int:
-    value = _required(body, "max_tokens")
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _invalid("max_tokens: Input should be a valid integer")
-    if value < 0:
-        raise _invalid("max_tokens: Input should be greater than or equal to 0")
-    return value
+        raise invalid(f"The request body is not valid JSON: {error}") from None
 
 
 class _Prompt:
@@ -70,28 +48,19 @@ class _Prompt:
                 self.marker.mark(self.tokens, long=control.get("ttl") == "1h")
 
 
-def _blocks(content: object, place: str) -> Iterator[tuple[str, Mapping[str, Any], int]]:
+def _blocks(
+    content: str | list[Mapping[str, Any]],
+) -> Iterator[tuple[str, Mapping[str, Any], int]]:
     """Yield text, block and further tokens of each block of a content."""
     if isinstance(content, str):
         yield content, {}, 0
         return
-    if not isinstance(content, list):
-        raise _invalid(f"{place}: Input should be a valid string or list")
-    for index, block in enumerate(content):
-        if not isinstance(block, dict):
-            raise _invalid(f"{place}.{index}: Input should be a valid dictionary")
-        kind = block.get("type")
-        if not isinstance(kind, str):
-            raise _invalid(f"{place}.{index}.type: Field required")
-        check_block(kind, f"{place}.{index}")
-        if kind == "text":
-            text = block.get("text")
-            if not isinstance(text, str):
-                raise _invalid(f"{place}.{index}.text.text: Input should be a valid string")
-            if not text:
-                raise _invalid("messages: text content blocks must be non-empty")
-            yield text, block, 0
-        elif kind in ("image", "document"):
+    for block in content:
+        if block["type"] == "text":
+            if not block["text"]:
+                raise invalid("messages: text content blocks must be non-empty")
+            yield block["text"], block, 0
+        elif block["type"] in ("image", "document"):
             yield "", block, _IMAGE_TOKENS
         else:
             yield "", block, count_tokens(orjson.dumps(block).decode())
@@ -102,33 +71,27 @@ def _read_system(body: Mapping[str, Any], prompt: _Prompt) -> None:
     if system is None:
         return
     prompt.tokens += _MESSAGE_TOKENS
-    for text, block, tokens in _blocks(system, "system"):
+    for text, block, tokens in _blocks(system):
         prompt.part("system", text, block, tokens=tokens)
 
 
 def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
     """Add all messages to the prompt; return the user's last text."""
-    messages = _required(body, "messages")
-    if not isinstance(messages, list):
-        raise _invalid("messages: Input should be a valid list")
+    messages = body["messages"]
     if not messages:
-        raise _invalid("messages: at least one message is required")
+        raise invalid("messages: at least one message is required")
     last = before = ""
     for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise _invalid(f"messages.{index}: Input should be a valid dictionary")
         role = _role(message, index, before)
         before = role
-        if "content" not in message:
-            raise _invalid(f"messages.{index}.content: Field required")
         prompt.tokens += _MESSAGE_TOKENS
         texts = []
-        for text, block, tokens in _blocks(message["content"], f"messages.{index}.content"):
+        for text, block, tokens in _blocks(message["content"]):
             prompt.part(role, text, block, tokens=tokens)
             texts.append(text)
         final = role == "assistant" and index == len(messages) - 1
         if not message["content"] and not final:
-            raise _invalid(
+            raise invalid(
                 f"messages.{index}: all messages must have non-empty content "
                 "except for the optional final assistant message"
             )
@@ -139,36 +102,22 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
 
 def _role(message: Mapping[str, Any], index: int, before: str) -> str:
     """Return a message's role, or refuse one not allowed after `before`."""
-    role = message.get("role")
-    if role is None:
-        raise _invalid(f"messages.{index}.role: Field required")
+    role = message["role"]
     if role == "system" and before == "user":
         return "system"  # new instructions in the middle of a conversation
     if role == "system":
-        raise _invalid(
+        raise invalid(
             'messages: Unexpected role "system". The Messages API accepts a top-level `system` '
             'parameter, not "system" as an input message role.'
         )
-    if not isinstance(role, str) or role not in ROLES:
-        raise _invalid(f"messages.{index}.role: Input should be 'user' or 'assistant'")
-    return role
+    if role not in ROLES:
+        raise invalid(f"messages.{index}.role: Input should be 'user' or 'assistant'")
+    return str(role)
 
 
 def _form(body: Mapping[str, Any]) -> Form:
-    config = body.get("output_config")
-    wanted = config.get("format") if isinstance(config, Mapping) else None
-    if wanted is None:
-        return None
-    if not isinstance(wanted, Mapping):
-        raise _invalid("output_config.format: Input should be a valid dictionary")
-    for name in wanted:
-        if name not in ("type", "schema"):
-            raise _invalid(f"output_config.format.{name}: Extra inputs are not permitted")
-    schema = wanted.get("schema")
-    if wanted.get("type") != "json_schema" or not isinstance(schema, Mapping):
-        raise _invalid("output_config.format: Input should be a JSON schema with its type")
-    check_schema(schema, "output_config.format.schema")
-    return schema
+    wanted = (body.get("output_config") or {}).get("format")
+    return wanted["schema"] if wanted else None
 
 
 def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
@@ -178,7 +127,7 @@ def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
     if isinstance(control := body.get("cache_control"), dict):
         prompt.marker.mark(prompt.tokens, long=control.get("ttl") == "1h")
     if len(marks) > _MOST_MARKS:
-        raise _invalid(
+        raise invalid(
             f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. "
             f"Found {len(marks)}."
         )
@@ -207,11 +156,8 @@ def read_messages(
     beta: bool = False,
 ) -> MessagesRequest:
     """Read a parsed request; `caching` says if it may mark a prefix."""
-    model = _required(body, "model")
-    if not isinstance(model, str) or not model:
-        raise _invalid("model: Input should be a valid string")
-    max_tokens = _max_tokens(body)
     check_fields(body, version=version, beta=beta)
+    model, max_tokens = body["model"], body["max_tokens"]
     prompt = _Prompt(model, caching=caching)
     _read_system(body, prompt)
     last = _read_messages(body, prompt)
@@ -238,9 +184,9 @@ def _check_context(prompt: int, max_tokens: int, context: int | None) -> None:
     if context is None:
         return
     if prompt > context:
-        raise _invalid(f"prompt is too long: {prompt} tokens > {context} maximum")
+        raise invalid(f"prompt is too long: {prompt} tokens > {context} maximum")
     if prompt + max_tokens > context:
-        raise _invalid(
+        raise invalid(
             "input length and `max_tokens` exceed context limit: "
             f"{prompt} + {max_tokens} > {context}, "
             "decrease input length or `max_tokens` and try again"
