@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from llmflow import telemetry
 from llmflow.arguments import checked_arguments
 from llmflow.background import background
+from llmflow.batch.modes import open_session
 from llmflow.call_options import (
     as_messages,
     checked_max_tokens,
@@ -23,7 +24,6 @@ from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import LiveMode
-from llmflow.calls.pipeline import open_session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
@@ -194,7 +194,7 @@ class LLM(Mappable, Copying):
         self._run = None if journal is None else named_run(journal)
         self._route = Route(
             provider=provider,
-            mode=self._mode,
+            live=self._mode,
             limiter=self.limiter,
             price=lambda: self.price,
             overrides_cost=price is not None
@@ -399,7 +399,7 @@ class LLM(Mappable, Copying):
     @property
     def batch_queue(self) -> str:
         """The identity of its batch queue, as job records hold it."""
-        from llmflow.batch.rows import identity_of
+        from llmflow.batch.batch_mode import identity_of
 
         return identity_of(self._route).key
 

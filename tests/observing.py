@@ -52,7 +52,7 @@ class Asker:
             Request(
                 model=self.provider.model, messages=({"role": "user", "content": text},), **request
             ),
-            Route(provider=self.provider, mode=self.mode, limiter=self.limiter),
+            Route(provider=self.provider, live=self.mode, limiter=self.limiter),
         )
         return await observed(
             lambda: self.mode.complete(call),

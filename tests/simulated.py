@@ -235,7 +235,7 @@ def play(
             rng=random.Random(seed + 100 * number + 1),
         )
 
-        route = Route(provider=provider, mode=mode, limiter=limiter)
+        route = Route(provider=provider, live=mode, limiter=limiter)
 
         async def ask(text: str) -> Response:
             message = {"role": "user", "content": text}

@@ -138,11 +138,9 @@ CIRCLES = [
     {
         "llmflow.batch.ingest",
         "llmflow.batch.job",
-        "llmflow.batch.keeper",
         "llmflow.batch.queue",
         "llmflow.batch.refusals",
         "llmflow.batch.results",
-        "llmflow.batch.waiter",
         "llmflow.batch.whole",
     },
     {

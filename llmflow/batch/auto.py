@@ -1,4 +1,4 @@
-"""Decision of ``mode="auto"``: live if in time and within the budget."""
+"""Automatic mode: live if in time and affordable, else batch jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from llmflow.calls.call import Call
+from llmflow.calls.call import Call, Mode
 from llmflow.calls.choice import Choice
+from llmflow.calls.session import Session
 from llmflow.format import counted, duration
 from llmflow.items.idle import active_items
 from llmflow.limits import Limiter
 from llmflow.rate_limits import DAY, RATE_LIMITS
-from llmflow.types import Charge
+from llmflow.types import Charge, Response
 
 if TYPE_CHECKING:
     from llmflow.calls.spending import Spending
@@ -22,6 +23,57 @@ _SHARE_OF_DEADLINE: Final = 0.8
 # Where no quota is known: so many calls at once, each of so many seconds.
 _AT_ONCE: Final = 100
 _SECONDS_PER_CALL: Final = 5.0
+
+
+class AutoMode:
+    """Answers calls live or by batch jobs, decided once per model.
+
+    Args:
+        session: the session of the calls.
+        live: the mode of live calls.
+        jobs: the mode of batch jobs.
+    """
+
+    __slots__ = ("_jobs", "_live", "_session")
+
+    def __init__(self, session: Session, live: Mode, jobs: Mode) -> None:
+        self._session = session
+        self._live = live
+        self._jobs = jobs
+
+    def is_batch(self, call: Call) -> bool:
+        """Return whether batch jobs were decided for."""
+        return not self._decision(call).parallel
+
+    def place(self, call: Call) -> None:
+        """Put a call into a job, if these were decided for."""
+        self._mode(call).place(call)
+
+    async def complete(self, call: Call) -> Response:
+        """Answer a call in the mode that was decided for.
+
+        Raises:
+            ProviderError: it failed for good.
+        """
+        return await self._mode(call).complete(call)
+
+    def _mode(self, call: Call) -> Mode:
+        return self._live if self._decision(call).parallel else self._jobs
+
+    def _decision(self, call: Call) -> Decision:
+        batches, provider = self._session.batches, call.route.provider
+        domain = (provider.domain, provider.model)
+        decision: Decision | None = batches.auto.get(domain)
+        if decision is None:
+            if call.route.has_batch_api:
+                assert call.choice is not None
+                decision = decide(call, call.choice, self._session.spending)
+            else:
+                decision = Decision(True, "no batch API is known")
+            batches.auto[domain] = decision
+            mode = "parallel" if decision.parallel else "batch"
+            batches.decided(f"{mode}: {decision.why}", call.route)
+        return decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
-"""Deadline of batch jobs: the rest is asked live in time."""
+"""Deadlines of batch jobs: the rest is asked live in time."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from llmflow.batch.auto import seconds_in_parallel
 from llmflow.types import Charge
 
 if TYPE_CHECKING:
     from llmflow.batch.queue import Queue
+    from llmflow.batch.record import JobStore
+    from llmflow.clock import Clock
     from llmflow.limits import Limiter
 
 # Of the deadline, for what is asked in parallel: what that takes, but no less and no more.
@@ -66,8 +69,6 @@ class Lateness:
 
     def lead(self) -> float:
         """Return how long before the deadline the fallback must begin."""
-        from llmflow.batch.auto import seconds_in_parallel
-
         rows = self._unanswered()
         charge = self.charge or self._average()
         needed = seconds_in_parallel(rows, charge, self._limiter) * _MARGIN if rows else 0.0
@@ -84,3 +85,51 @@ class Lateness:
         jobs = [each.record for each in self._queue.jobs]
         tokens = sum(each.tokens for each in jobs) / max(1, sum(each.requests for each in jobs))
         return Charge(1.0, tokens, tokens, 0.0)
+
+
+class Deadlines:
+    """The deadlines of the queues of a session.
+
+    Each is counted from the first call of a run, which may have been in an earlier process;
+    but jobs that were done before this deadline could have begun had another one. Outside of
+    runs, which never end, it begins anew with the first call after it.
+
+    Args:
+        store: where jobs are written down.
+        clock: what time it is.
+        in_run: whether the queues are those of a run.
+    """
+
+    def __init__(self, store: JobStore, clock: Clock, *, in_run: bool) -> None:
+        self._store = store
+        self._clock = clock
+        self._in_run = in_run
+        self._by_queue: dict[Queue, Lateness] = {}
+
+    def begin(self, queue: Queue, limiter: Limiter, seconds: float) -> None:
+        """Have what is left asked live, early enough before the deadline."""
+        current = self._by_queue.get(queue)
+        if current is not None:
+            if self._in_run or not current.is_over or not queue.is_idle:
+                return
+            queue.is_late = False
+        key, now = queue.identity.key, self._clock.wall()
+        spent = seconds if self._in_run else 0.0
+        begun = [
+            each.sealed_at
+            for each in self._store.all()
+            if each.queue == key and (each.is_active or each.sealed_at > now - spent)
+        ]
+        passed = max(0.0, now - min(begun)) if begun else 0.0
+        self._by_queue[queue] = Lateness(queue, limiter, seconds=seconds, passed=passed)
+
+    def note(self, queue: Queue, charge: Charge | None) -> None:
+        """Note what the latest row of a queue would be charged live."""
+        if (current := self._by_queue.get(queue)) is not None:
+            current.charge = charge
+
+    def clear(self) -> None:
+        """Look no longer."""
+        for each in self._by_queue.values():
+            each.stop()
+        self._by_queue.clear()

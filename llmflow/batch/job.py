@@ -427,24 +427,12 @@ class Job:
 
     # --- what is common to all steps ------------------------------------------------------------
 
-    def settled(self) -> None:
-        """Count one outcome as written down."""
-        self.outstanding -= 1
-        if not self.outstanding:
+    def settled(self, error: JournalError | None = None) -> None:
+        """Count a recorded outcome; after an error the job stays open."""
+        self.outstanding -= error is None
+        self._journal_error = self._journal_error or error
+        if not self.outstanding or error is not None:
             self._settled.set()
-
-    def settled_by(self, written: asyncio.Future[None]) -> None:
-        """Count one outcome as written down, unless it was not."""
-        error = None if written.cancelled() else written.exception()
-        if isinstance(error, JournalError):
-            self.unsettled(error)
-        else:
-            self.settled()
-
-    def unsettled(self, error: JournalError) -> None:
-        """Note that an outcome cannot be recorded: the job stays open."""
-        self._journal_error = error
-        self._settled.set()
 
     async def all_settled(self) -> None:
         """Return when what was given out is written down."""

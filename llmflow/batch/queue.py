@@ -21,21 +21,17 @@ from llmflow.batch.blocking import in_thread
 from llmflow.batch.collector import Collector, cannot_write, new_tag
 from llmflow.batch.control import Control
 from llmflow.batch.job import Job
-from llmflow.batch.keeper import Keeper
+from llmflow.batch.pending import Outcome, PendingCall, PendingCalls, RunLive, Settled
 from llmflow.batch.primer import Primers, divide
 from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.refusals import Refusals
 from llmflow.batch.settings import Batch
+from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
-from llmflow.batch.waiter import Outcome, TakenOver, Waiter, Waiters
 from llmflow.batch_api import BatchLimits
+from llmflow.calls.call import Done
 from llmflow.clock import Clock
-from llmflow.errors import (
-    JournalError,
-    LLMFlowError,
-    OutageError,
-    ProviderError,
-)
+from llmflow.errors import JournalError, LLMFlowError, OutageError, ProviderError
 from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
@@ -77,7 +73,7 @@ class Queue:
         control: Control,
         *,
         store: JobStore,
-        keeper: Keeper,
+        keeper: ResultSink,
         folder: Path,
         settings: Batch,
         clock: Clock,
@@ -101,7 +97,7 @@ class Queue:
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
-        self._waiters = Waiters()
+        self._pending = PendingCalls()
         self._taken_over: set[str] = set()
         self._stranded: set[str] = set()
         self._jobs: dict[str, Job] = {}
@@ -127,7 +123,7 @@ class Queue:
         """Check that a row may go into a job.
 
         Raises:
-            TakenOver: it is to be asked in parallel.
+            RunLive: it is to be asked in parallel.
             LLMFlowError: it is in a job that this process cannot go on with.
         """
         if name in self._stranded and self.failure is not None:
@@ -135,7 +131,7 @@ class Queue:
         # What a job has is waited for, however late: it may be answered, and paid for.
         if name in self._taken_over or (self.is_late and not self.holds(name)):
             self._taken_over.discard(name)
-            raise TakenOver
+            raise RunLive
 
     def add(
         self, name: str, line: bytes, *, tokens: float, schema: str, prefix: bytes | None = None
@@ -154,23 +150,23 @@ class Queue:
         if prefix is not None:
             spool.note_prefix(prefix, name)
 
-    async def wait(self, name: str, waiter: Waiter) -> Response:
+    async def wait(self, name: str, call: PendingCall) -> Response:
         """Wait for a row of a file or an earlier job.
 
         Raises:
-            TakenOver: it is to be asked in parallel.
+            RunLive: it is to be asked in parallel.
             ProviderError: it failed for good.
         """
-        await self._waiters.enter(name, waiter)
+        self._pending.wait(name, call)
         try:
-            return await waiter.future
+            return await call.future
         except BaseException:
-            if self._waiters.leave(name, waiter):
+            if self._pending.leave(name, call):
                 if self._collector.drop(name):
                     for job in self._jobs.values():  # that of the round before
                         job.names.discard(name)
             elif isinstance(sys.exception(), asyncio.CancelledError):
-                self.keep_after_all(name, waiter)
+                self.keep_after_all(name, call)
             raise
 
     def holds(self, name: str) -> bool:
@@ -189,28 +185,33 @@ class Queue:
         """
         return self._keeping.get(name)
 
-    def keep_after_all(self, name: str, waiter: Waiter) -> None:
+    def keep_after_all(self, name: str, call: PendingCall) -> None:
         """Record an answer given to a call that was cancelled meanwhile."""
-        job = waiter.taken()
-        if job is None:
+        settled = call.taken()
+        if settled is None:
             return
-        job.settled()
-        error = waiter.future.exception()
-        outcome = waiter.future.result() if error is None else error
+        error = call.future.exception()
+        outcome = call.future.result() if error is None else error
         if isinstance(outcome, Response | ProviderError):
-            self._keep(job, name, outcome)
+            self._keep(name, outcome, settled)
 
-    def _keep(self, job: Job, name: str, outcome: Outcome) -> None:
-        kept = self.keeper.keep(name, outcome)
-        if kept is not None:
-            job.outstanding += 1
-            self.has_kept = True
-            self._keeping[name] = kept
-            kept.add_done_callback(partial(self._kept, job, name))
+    def call_back(self, name: str, done: Done) -> None:
+        """Call a function with a row's outcome, once recorded."""
+        self._pending.place(name, done)
 
-    def _kept(self, job: Job, name: str, written: asyncio.Future[None]) -> None:
+    def _keep(self, name: str, outcome: Outcome, settled: Settled) -> None:
+        kept = self.keeper.keep(name, outcome, self._pending.callback(name))
+        if kept is None:
+            settled(None)
+            return
+        self.has_kept = True
+        self._keeping[name] = kept
+        kept.add_done_callback(partial(self._kept, name, settled))
+
+    def _kept(self, name: str, settled: Settled, written: asyncio.Future[None]) -> None:
         self._keeping.pop(name, None)
-        job.settled_by(written)
+        error = None if written.cancelled() else written.exception()
+        settled(error if isinstance(error, JournalError) else None)
 
     # --- when a file becomes a job --------------------------------------------------------------
 
@@ -313,7 +314,7 @@ class Queue:
         """Tell all who wait for these rows that nobody can go on."""
         error = self._told(cause)
         self.failure = self.failure or error
-        self._waiters.fail(names, error)
+        self._pending.fail(names, error)
 
     def _told(self, cause: Exception) -> LLMFlowError:
         if isinstance(cause, OSError):
@@ -332,23 +333,26 @@ class Queue:
 
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
         """Deliver a row's outcome to its waiter, or record it."""
-        if self._waiters.give(name, outcome, job):
-            job.outstanding += 1
-        elif not (job.adopted and self.keeper.is_known(name, answered=_is_answer(outcome))):
-            self._keep(job, name, outcome)
+        job.outstanding += 1
+        if self._pending.give(name, outcome, job.settled):
+            return
+        if job.adopted and self.keeper.is_known(name, answered=isinstance(outcome, Response)):
+            job.settled()
+        else:
+            self._keep(name, outcome, job.settled)
 
     def is_over(self, name: str) -> bool:
         """Return whether a row's outcome is recorded and no call waits."""
-        return name not in self._waiters and self.keeper.is_known(name)
+        return name not in self._pending and self.keeper.is_known(name)
 
     def is_waited_for(self, name: str) -> bool:
         """Return whether a call waits for this row."""
-        return name in self._waiters
+        return name in self._pending
 
     def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
         """Have rows asked in parallel."""
         self.keeper.decided(why, record=job.record, rows=len(names))
-        alone = self._waiters.take_over(names)
+        alone = self._pending.run_live(names)
         self._taken_over |= alone
         self.keeper.let_go(alone)
 
@@ -413,7 +417,7 @@ class Queue:
         names = self._collector.discard()
         if names:
             self.keeper.decided(why, record=None, rows=len(names))
-        self._waiters.take_over(names)
+        self._pending.run_live(names)
         for job in list(self._jobs.values()):
             job.request_cancel("deadline")
 
@@ -486,12 +490,8 @@ class Queue:
 
     def end_calls(self, error: LLMFlowError) -> None:
         """Fail all waiting calls, as nobody polls their jobs."""
-        self._waiters.fail_all(error)
+        self._pending.fail_all(error)
 
     def remove_files(self, job: Job) -> None:
         """Remove a job's files on this machine."""
         remove_all([job.path, job.results])
-
-
-def _is_answer(outcome: Outcome) -> bool:
-    return isinstance(outcome, Response)

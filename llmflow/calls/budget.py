@@ -18,7 +18,7 @@ def budget(session: Session, ask: Step) -> Step:
         return ask
 
     async def paid(call: Call) -> Response:
-        payment = await spending.pay(call, batch=session.is_for_batch(call))
+        payment = await spending.pay(call, batch=session.mode_of(call).is_batch(call))
         try:
             response = await ask(call)
         except ProviderError as error:
@@ -38,10 +38,10 @@ def budget(session: Session, ask: Step) -> Step:
 
     async def reserved(call: Call) -> Response:
         """Keep back what a row of a job may cost, without waiting."""
-        if not session.is_for_batch(call):
+        if not session.mode_of(call).is_batch(call):
             return NOTHING
         if session.batches.is_waited_for(call):
-            call.placed = True
+            call.placed = call.done is None
             return NOTHING
         reservation = spending.reserve_now(call, batch=True)
         try:

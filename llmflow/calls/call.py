@@ -15,7 +15,6 @@ from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRe
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
-    from llmflow.budget import Reservation
     from llmflow.cache import Cache
     from llmflow.calls.choice import Choice
     from llmflow.calls.in_flight import InFlight
@@ -33,11 +32,11 @@ NOTHING: Final = Response(
 class Pending(Protocol):
     """A call answered by a batch job, until the answer is durable."""
 
-    def kept(self) -> None:
+    def mark_durable(self) -> None:
         """Note that the outcome is written down, or need not be."""
         ...
 
-    def lost(self, error: JournalError, /) -> None:
+    def mark_failed(self, error: JournalError, /) -> None:
         """Note that it cannot be written down."""
         ...
 
@@ -61,7 +60,8 @@ class Call:
         source: where its answer is from, as `Response.source` says.
         in_batch: whether a batch job has answered it.
         pending: what waits in a batch job until its answer is written down, or None.
-        placed: whether a batch job has it, if nobody wants a result.
+        placed: whether a batch job has it, if nobody waits for its answer.
+        done: gets the outcome of a placed call, once it is written down; or None.
         charge: what its provider reserves for it, where that was asked already.
         payment: what is kept back for it; None where nobody limits that.
         retried: is told of each failure after which the request is sent again; None where
@@ -71,6 +71,7 @@ class Call:
     __slots__ = (
         "charge",
         "choice",
+        "done",
         "id",
         "in_batch",
         "in_flight",
@@ -109,6 +110,7 @@ class Call:
         self.in_flight: InFlight | None = None
         self.source = "provider"
         self.in_batch = self.placed = False
+        self.done: Done | None = None
         self.pending: Pending | None = None
         self.charge: Charge | None = None
         self.payment: Payment | None = None
@@ -124,12 +126,13 @@ class Call:
         return Call(request, self.route, choice=self.choice, wanted=self.wanted)
 
 
+Done: TypeAlias = Callable[["Response | Exception"], None]
 Step: TypeAlias = Callable[[Call], Coroutine[Any, Any, Response]]
 """One step of a call: it answers the call itself, or passes it on."""
 
 
 class Mode(Protocol):
-    """A way to get answers: live calls, or batch jobs."""
+    """Protocol: gets answers, by live calls or by batch jobs."""
 
     async def complete(self, call: Call, /) -> Response:
         """Answer one call.
@@ -139,6 +142,14 @@ class Mode(Protocol):
         """
         ...
 
+    def place(self, call: Call, /) -> None:
+        """Put a call into a batch job, if the mode has any."""
+        ...
+
+    def is_batch(self, call: Call, /) -> bool:
+        """Return whether a batch job answers a call first, at its price."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
@@ -146,7 +157,7 @@ class Route:
 
     Args:
         provider: who answers.
-        mode: how answers are got.
+        live: how answers are got by live calls.
         limiter: whose admission its calls pass.
         price: returns what answers cost, or None if nobody knows.
         overrides_cost: whether that price goes before a cost that the provider reports.
@@ -157,7 +168,7 @@ class Route:
     """
 
     provider: Provider
-    mode: Mode
+    live: Mode
     limiter: Limiter
     price: Callable[[], Price | None] = lambda: None
     overrides_cost: bool = False
@@ -182,6 +193,11 @@ class Route:
         """The provider's address: another server's answers are other answers."""
         return getattr(self.provider, "endpoint", None) or ""
 
+    @property
+    def has_batch_api(self) -> bool:
+        """True if the provider has a batch API."""
+        return getattr(self.provider, "batch", None) is not None
+
     def marked_prefix(self, request: Request) -> MarkedPrefix | None:
         """Return the prefix that a request marks for caching, or None."""
         find: Callable[[Request], MarkedPrefix | None] | None
@@ -200,25 +216,16 @@ class Route:
         return price == price_of(model, base_url=self.endpoint or None)
 
     def priced(
-        self,
-        response: Response,
-        request: Request | None,
-        *,
-        in_batch: bool,
-        reserved: Reservation | None = None,
+        self, response: Response, *, in_batch: bool, charge: Charge | None = None
     ) -> Response:
         """Return an answer with what it cost, if anybody knows.
 
         Args:
             response: the answer.
-            request: what was asked, where that is known.
             in_batch: whether a batch job brought it.
-            reserved: what was reserved for it, where the request is not known.
+            charge: what was reserved for it, where that is known.
         """
         if in_batch:  # of live calls, the mode has looked at the usage before the limiter
-            charge = None if reserved is None else Charge(tokens=reserved.estimate.tokens)
-            if request is not None:
-                charge = self.provider.reserve(request)
             response = plausible(response, self.provider, charge)
         if response.cost is not None and not self.overrides_cost:
             return response

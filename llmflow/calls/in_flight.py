@@ -45,6 +45,11 @@ class InFlight:
     def enter(self, nth: int) -> None:
         """Take in one more call."""
         self._ordinals.add(nth)
+        self._gone.discard(nth)
+
+    def take_lead(self) -> None:
+        """Note that the one call that there is asks."""
+        self._led = True
 
     async def lead(self, nth: int) -> bool:
         """Return True when this call should ask, False if answered.
@@ -185,6 +190,14 @@ class Coalescer:
         if group is None:
             group = groups[key] = InFlight(groups, key)
         group.enter(nth)
+        return group
+
+    def lead_new(self, key: Hashable, nth: int) -> InFlight | None:
+        """Return a new group led by this call; None if one exists."""
+        if key in self._loops.get(asyncio.get_running_loop(), ()):
+            return None
+        group = self.join(key, nth)
+        group.take_lead()
         return group
 
     def abandoned(self) -> list[tuple[Any, set[int]]]:

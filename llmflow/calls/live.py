@@ -142,6 +142,13 @@ class LiveMode:
         self._reporter = CallReporter(provider, self._clock)
         self._refusals = Refusals(limiter, self._reporter, self._clock)
 
+    def place(self, call: Call) -> None:
+        """Do nothing: live calls need somebody who waits for them."""
+
+    def is_batch(self, _call: Call) -> bool:
+        """Return False: no job is asked."""
+        return False
+
     async def complete(self, asked: Call) -> Response:
         """Answer one call.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
-from llmflow.calls.call import NOTHING, Call, Route, Step
+from llmflow.calls.call import NOTHING, Call, Done, Route, Step
 from llmflow.calls.session import Session
 from llmflow.errors import JournalError, ProviderError
-from llmflow.types import Response
+from llmflow.types import Charge, Response
 
 
 def record(session: Session, ask: Step) -> Step:
@@ -21,14 +22,14 @@ def record(session: Session, ask: Step) -> Step:
             response = await _recorded(session, ask, call)
         except JournalError as error:
             if call.pending is not None:
-                call.pending.lost(error)
+                call.pending.mark_failed(error)
             raise
         except BaseException:
             if call.pending is not None:
-                call.pending.kept()
+                call.pending.mark_durable()
             raise
         if call.pending is not None:
-            call.pending.kept()
+            call.pending.mark_durable()
         return response
 
     def step(call: Call) -> Coroutine[Any, Any, Response]:
@@ -106,34 +107,70 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
 
 
 def keep(
-    session: Session, row: tuple[bytes, int], outcome: Response | ProviderError, route: Route
+    session: Session,
+    row: tuple[bytes, int],
+    outcome: Response | ProviderError,
+    route: Route,
+    done: Done | None = None,
 ) -> asyncio.Future[None] | None:
-    """Record a batch answer of a call that nobody awaits."""
-    spending, journal = session.spending, session.journal
+    """Record the outcome of an unawaited batch row, then call `done`."""
+    spending = session.spending
     reservation = None if spending is None else spending.kept_for(row)
     if isinstance(outcome, Response):
-        response = route.priced(outcome, None, in_batch=True, reserved=reservation)
-        session.tally.answer(response)
-        session.tally.brought("replayed")
+        charge = None if reservation is None else Charge(tokens=reservation.estimate.tokens)
+        outcome = route.priced(outcome, in_batch=True, charge=charge)
+        session.tally.answer(outcome)
         if spending is not None:
-            spending.arrived(reservation, response, route)
-        written = None if journal is None else journal.put(*row, response)
-        if route.cache is None:
-            return written
-        kept = route.cache.store(row[0], response)
-        return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
-    outcome.redact()
-    if outcome.fatal:  # it says nothing of the call, which is asked again
-        session.note_fatal(outcome)
+            spending.arrived(reservation, outcome, route)
+        written, known = _put_answer(session, row, outcome, route), "replayed"
     else:
-        route.price_failure(outcome, in_batch=True)
-        session.tally.failure(outcome.attempts, outcome)
-        session.tally.brought("failed_before")
-    if spending is not None and reservation is not None:
-        spending.failed(reservation, outcome)
-    if journal is None or not session.is_conclusive(outcome):
+        written, known = _put_failure(session, row, outcome, route, done), "failed_before"
+        if spending is not None and reservation is not None:
+            spending.failed(reservation, outcome)
+    if done is not None:
+        if written is None:
+            done(outcome)
+        else:
+            written.add_done_callback(partial(_call_back, done, outcome))
+    elif isinstance(outcome, Response) or not outcome.fatal:
+        session.tally.brought(known)
+    return written
+
+
+def _put_answer(
+    session: Session, row: tuple[bytes, int], response: Response, route: Route
+) -> asyncio.Future[None] | None:
+    journal = session.journal
+    written = None if journal is None else journal.put(*row, response)
+    if route.cache is None:
+        return written
+    kept = route.cache.store(row[0], response)
+    return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
+
+
+def _put_failure(
+    session: Session,
+    row: tuple[bytes, int],
+    error: ProviderError,
+    route: Route,
+    done: Done | None,
+) -> asyncio.Future[None] | None:
+    error.redact()
+    if error.fatal and done is None:  # it says nothing of the call, which is asked again
+        session.note_fatal(error)
+    else:
+        route.price_failure(error, in_batch=True)
+        session.tally.failure(error.attempts, error)
+    if session.journal is None or not session.is_conclusive(error):
         return None
-    return journal.put_failure(*row, outcome)
+    return session.journal.put_failure(*row, error)
+
+
+def _call_back(
+    done: Done, outcome: Response | ProviderError, written: asyncio.Future[None]
+) -> None:
+    error = None if written.cancelled() else written.exception()
+    done(outcome if error is None else error)  # type: ignore[arg-type]
 
 
 async def _all(writes: Sequence[Awaitable[None]]) -> None:

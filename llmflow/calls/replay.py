@@ -15,7 +15,8 @@ def replay(session: Session, ask: Step) -> Step:
     journal, tally = session.journal, session.tally
 
     async def looked_up(call: Call) -> Response:
-        found = session.identify(call)
+        # With a key it was looked up before, and nothing is known.
+        found = None if call.key else session.identify(call)
         if found is None:
             return await ask(call)
         if not call.wanted:

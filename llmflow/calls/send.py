@@ -13,21 +13,18 @@ def send(session: Session) -> Step:
     retried = session.tally.retried
 
     async def step(call: Call) -> Response:
+        mode = session.mode_of(call)
         if not call.wanted:
-            if session.is_for_batch(call):
-                session.batches.enqueue(call)
+            mode.place(call)
             return NOTHING
         route, call.retried = call.route, retried
         try:
-            if call.choice is None:
-                response = await route.mode.complete(call)
-            else:
-                response = await session.batches.complete(call)
+            response = await mode.complete(call)
         except ProviderError as error:
             route.price_failure(error, in_batch=call.in_batch)
             raise
         if call.source == "journal":
             return response
-        return route.priced(response, call.request, in_batch=call.in_batch)
+        return route.priced(response, in_batch=call.in_batch, charge=call.charge)
 
     return step

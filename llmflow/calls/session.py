@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmflow.calls.in_flight import Coalescer
 from llmflow.calls.key import canonical, server_of
@@ -18,10 +18,9 @@ from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.batch.mode import BatchMode
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Ledger
-    from llmflow.calls.call import Call, Route, Step
+    from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.choice import Choice
     from llmflow.journal import Journal, Recorded
 
@@ -41,7 +40,12 @@ class Session:
 
     ask: Step
     """The first step of its calls; see `llmflow.calls.pipeline`."""
-    open_batches: Callable[[], BatchMode]
+    send: Step
+    """Its last steps: cache, budget, mode."""
+    open_batches: Callable[[], Any]
+    """Returns a batch mode for its calls; see `llmflow.batch.modes`."""
+    resolve: Callable[[Session, Call], Mode]
+    """Returns the mode that the options of a call stand for."""
 
     def __init__(
         self,
@@ -66,7 +70,7 @@ class Session:
         self._retry_failed = retry_failed
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
-        self._batches: dict[asyncio.AbstractEventLoop | None, BatchMode] = {}
+        self._batches: dict[asyncio.AbstractEventLoop | None, Any] = {}
         self.on_quota_used_up: list[Callable[[], None]] = []
         """Called by each call that goes into a job because the daily quota is used up."""
         self._twins: dict[bytes, int] = {}
@@ -168,8 +172,8 @@ class Session:
     # --- its batch jobs -------------------------------------------------------------------------
 
     @property
-    def batches(self) -> BatchMode:
-        """The batch jobs of the run, or else of the loop."""
+    def batches(self) -> Any:
+        """The batch mode of the run, or else of the loop."""
         loop = None if self.journal is not None else asyncio.get_running_loop()
         with self._opening:
             found = self._batches.get(loop)
@@ -180,7 +184,7 @@ class Session:
         return found
 
     @property
-    def all_batches(self) -> list[BatchMode]:
+    def all_batches(self) -> list[Any]:
         """Those of all its event loops so far."""
         return list(self._batches.values())
 
@@ -199,7 +203,7 @@ class Session:
         """Decisions about batch jobs, with row counts."""
         found: dict[str, int] = {}
         for batches in self.all_batches:
-            for decision, rows in batches.sink.decisions.items():
+            for decision, rows in batches.decisions.items():
                 found[decision] = found.get(decision, 0) + rows
         return found
 
@@ -218,9 +222,9 @@ class Session:
         for batches in self.all_batches:
             await batches.stop()
 
-    def is_for_batch(self, call: Call) -> bool:
-        """Return whether a call should be a batch row."""
-        return call.choice is not None and self.batches.is_for_batch(call)
+    def mode_of(self, call: Call) -> Mode:
+        """Return the mode that answers a call."""
+        return call.route.live if call.choice is None else self.resolve(self, call)
 
     def is_in_a_job(self, call: Call) -> bool:
         """Return whether a job has a call's row, which may be billed."""

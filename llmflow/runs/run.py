@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import orjson
 
 from llmflow.arguments import checked_arguments, checked_flag, checked_total
+from llmflow.batch.modes import open_session
 from llmflow.calls.choice import Fallback, ModeName, as_choice
-from llmflow.calls.pipeline import open_session
 from llmflow.calls.statistics import RunStatistics
 from llmflow.config import load_config
 from llmflow.config.settings import STORES

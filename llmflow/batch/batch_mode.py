@@ -1,0 +1,425 @@
+"""Batch mode: calls become rows of batch jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llmflow.batch import Batch
+from llmflow.batch.control import Control
+from llmflow.batch.deadline import Deadlines
+from llmflow.batch.journal_store import FOLDER, JournalStore
+from llmflow.batch.names import name_of
+from llmflow.batch.pending import PendingCall, RunLive
+from llmflow.batch.queue import Identity, Queue
+from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch.sink import ResultSink
+from llmflow.calls.call import Call, Route
+from llmflow.calls.choice import Choice
+from llmflow.calls.key import server_of
+from llmflow.calls.session import Session
+from llmflow.clock import SystemClock
+from llmflow.errors import BatchUnsupportedError, JournalError, ProviderError, UsageError
+from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
+from llmflow.provider import batch_api_of
+from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.batch.auto import Decision
+
+_DIGEST: Final = 8
+
+
+class BatchMode:
+    """Answers a session's calls by batch jobs, on one event loop.
+
+    That is the loop of the first call. Where it has ended, the next call's takes its place.
+
+    Args:
+        session: the session of the calls; without a journal, jobs end with the process.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.decisions: dict[str, int] = {}
+        """What was decided, and for how many rows; 0 where it was not for rows."""
+        self.auto: dict[Hashable, Decision] = {}
+        """What the automatic mode has decided, by provider and model."""
+        self._session = session
+        self._clock = SystemClock()
+        self._rng = random.Random()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queues: dict[Hashable, Queue] = {}
+        self._met: set[str] = set()
+        journal = session.journal
+        self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
+        self._folder: Path | None = None
+        self._deadlines = Deadlines(self._store, self._clock, in_run=session.run_id is not None)
+
+    # --- its calls ------------------------------------------------------------------------------
+
+    def is_batch(self, _call: Call) -> bool:
+        """Return True: a job answers each call."""
+        return True
+
+    async def complete(self, call: Call) -> Response:
+        """Have a call answered by a job.
+
+        Raises:
+            RunLive: it is to be asked live.
+            BatchUnsupportedError: the provider has no batch API.
+            ProviderError: it failed for good.
+            UsageError: another event loop looks after the jobs.
+        """
+        self._session.number(call)
+        spending = self._session.spending
+        if spending is not None:
+            spending.wait_for(call.row, call.payment)
+        try:
+            return await self._answer(call)
+        finally:
+            if spending is not None:
+                spending.wait_for(call.row, None)
+
+    async def _answer(self, call: Call) -> Response:
+        queue, name = self._queue_of(call), name_of(*call.row)
+        keeping = queue.keeping(name)
+        if keeping is not None or (queue.has_kept and queue.keeper.is_known(name, answered=True)):
+            return await _read(queue, call, name, keeping)
+        queue.check(name)
+        call.pending = pending = PendingCall()
+        self._put(queue, call, name)
+        call.in_batch = True
+        try:
+            with suspend_timeouts() if time_limits.get() else contextlib.nullcontext():
+                aside = yield_slot.get()
+                if aside is None:
+                    return await queue.wait(name, pending)
+                async with aside():
+                    return await queue.wait(name, pending)
+        except asyncio.CancelledError:
+            # It may have its answer by now, and have waited for its slot.
+            call.pending = None
+            queue.keep_after_all(name, pending)
+            raise
+        except RunLive:
+            call.pending, call.charge, call.in_batch = None, None, False
+            raise
+
+    def place(self, call: Call) -> None:
+        """Have a job answer a call, unless it was just answered.
+
+        Its outcome is written down, and given to its `done`, on the event loop of the jobs.
+
+        Raises:
+            RunLive: it is to be asked live.
+            BatchUnsupportedError: the provider has no batch API.
+            UsageError: another event loop looks after the jobs.
+        """
+        queue, name = self._queue_of(call), name_of(*call.row)
+        # A cache may have taken its time, and a job have brought the answer meanwhile.
+        may_be_kept = queue.has_kept and call.route.cache is not None
+        if queue.keeping(name) or (may_be_kept and queue.keeper.is_known(name, answered=True)):
+            return
+        queue.check(name)
+        self._put(queue, call, name)
+        if call.done is not None:
+            queue.call_back(name, call.done)
+        call.placed = True
+
+    def _put(self, queue: Queue, call: Call, name: str) -> None:
+        if not queue.holds(name):
+            _put_row(queue, call, name)
+            self._deadlines.note(queue, call.charge)
+
+    def adopt(self, route: Route, options: Choice) -> None:
+        """Resume earlier processes' jobs of a model on this event loop.
+
+        Raises:
+            BatchUnsupportedError: the provider has no batch API.
+            JournalError: a job cannot be gone on with.
+            UsageError: another event loop looks after the jobs.
+        """
+        self._enter_loop()
+        self._queue(route, options)
+
+    def holds(self, call: Call) -> bool:
+        """Return whether a job has a call's row, which may be billed."""
+        queue = self._queues.get(_domain(call.route))
+        return queue is not None and queue.holds(name_of(*call.row))
+
+    def is_waited_for(self, call: Call) -> bool:
+        """Return whether somebody waits for this row, with a reserve."""
+        queue = self._queues.get(_domain(call.route))
+        return queue is not None and queue.is_waited_for(name_of(*call.row))
+
+    def decided(self, decision: str, route: Route) -> None:
+        """Tell once of a decision that is not about rows."""
+        self._sink(route).decided(decision)
+
+    # --- its queues -----------------------------------------------------------------------------
+
+    def _enter_loop(self) -> None:
+        """Look after the jobs on this event loop.
+
+        Raises:
+            UsageError: another one does, and has not ended.
+        """
+        here = asyncio.get_running_loop()
+        with self._lock:
+            if self._loop is here:
+                return
+            if self._runs_elsewhere():
+                raise UsageError(
+                    "the batch jobs of a run belong to one event loop, and another one, which is "
+                    "still running, looks after them: make all batch calls of the run on one "
+                    "loop, or by the synchronous API (llm.map_sync, llm.complete_sync), which "
+                    "has one loop for all threads"
+                )
+            for queue in self._queues.values():
+                queue.abandon()
+            self._loop, self._queues = here, {}
+            self._met.clear()
+            self._deadlines.clear()
+
+    def _runs_elsewhere(self) -> bool:
+        loop = self._loop
+        return loop is not None and loop is not asyncio._get_running_loop() and loop.is_running()
+
+    def _queue_of(self, call: Call) -> Queue:
+        assert call.choice is not None
+        self._enter_loop()
+        return self._queue(call.route, call.choice)
+
+    def _queue(self, route: Route, options: Choice) -> Queue:
+        """Return the queue of a model, with the jobs of earlier processes."""
+        domain = _domain(route)
+        queue = self._queues.get(domain)
+        if queue is None:
+            queue = self._queues[domain] = self._open(route)
+        queue.takes_over = options.fallback == "parallel" or options.mode == "auto"
+        if options.deadline is not None:
+            self._deadlines.begin(queue, route.limiter, options.deadline)
+        return queue
+
+    def _open(self, route: Route) -> Queue:
+        api = batch_api_of(route.provider)
+        if api is None:
+            raise _unsupported(route)
+        from llmflow.transport.channel import StreamChannel
+
+        settings, provider = route.batch or Batch(), route.provider
+        queue = Queue(
+            identity_of(route),
+            Control(
+                api,
+                StreamChannel(calls_per_minute=api.limits.calls_per_minute),
+                clock=self._clock,
+                rng=self._rng,
+                poll=api.limits.poll if settings.poll is None else settings.poll,
+                account=(provider.name, getattr(provider, "base_url", provider.domain)),
+            ),
+            store=self._store,
+            keeper=self._sink(route),
+            folder=self._folder_here(),
+            settings=settings,
+            clock=self._clock,
+        )
+        # Of two keys for one model, the first that comes is taken to be the earlier session's.
+        queue.adopt(
+            each
+            for each in self._store.all()
+            if each.is_active and each.queue == queue.identity.key and each.tag not in self._met
+        )
+        return queue
+
+    def _sink(self, route: Route) -> ResultSink:
+        return ResultSink(self._session, route, decisions=self.decisions, met=self._met)
+
+    def _folder_here(self) -> Path:
+        if self._folder is None:
+            if self._session.journal is not None:
+                self._folder = self._session.journal.folder / FOLDER
+            else:
+                self._folder = Path(tempfile.mkdtemp(prefix="llmflow-batch-"))
+                weakref.finalize(self, _remove, self._folder, os.getpid())
+        return self._folder
+
+    # --- its jobs -------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[JobRecord]:
+        """Return all jobs of the run, earlier sessions' included."""
+        # What is counted while a job goes on is not worth writing down.
+        live = {
+            job.record.tag: job.record for each in list(self._queues.values()) for job in each.jobs
+        }
+        return [live.get(each.tag, each) for each in self._store.all()]
+
+    @property
+    def trouble(self) -> ProviderError | None:
+        """The error for which a request is being repeated, or None."""
+        return next(filter(None, [each.control.trouble for each in self._queues.values()]), None)
+
+    def cancel_all(self) -> int:
+        """Cancel all jobs that are running; their answers are kept.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            JournalError: it cannot be written down.
+        """
+        jobs = [job for queue in self._queues.values() for job in queue.jobs]
+        # What is ending writes that down itself, at this moment perhaps.
+        wanted = [job.record for job in jobs if job.request_cancel("user")]
+        self._store.put(wanted)
+        return len(wanted)
+
+    async def settle(self) -> None:
+        """Return when all jobs have ended and their rows are recorded."""
+        await self._for_each(self._queues, Queue.settle)
+
+    async def placed(self) -> None:
+        """Return when all rows are submitted, or wait for room."""
+        await self._for_each(self._queues, Queue.placed)
+
+    async def stop(self) -> None:
+        """Stop looking after jobs; what is at the provider goes on there."""
+        queues, self._queues = self._queues, {}
+        self._deadlines.clear()
+        if self._loop is not None and self._loop.is_running():  # else they have ended with it
+            await self._for_each(queues, _stop)
+
+    async def _for_each(
+        self, queues: Mapping[Hashable, Queue], work: Callable[[Queue], Awaitable[None]]
+    ) -> None:
+        """Wait for work on the event loop of the jobs: a run may be left on another one."""
+
+        async def work_off() -> None:
+            for each in tuple(queues.values()):
+                await work(each)
+
+        if self._runs_elsewhere():
+            assert self._loop is not None
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work_off(), self._loop))
+        else:
+            await work_off()
+
+    def stop_soon(self) -> None:
+        """Do what `stop` does, from another thread or without waiting."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed() and self._queues:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.stop()))
+
+
+async def _stop(queue: Queue) -> None:
+    await queue.stop()
+    queue.end_calls(JournalError("the run is over, and nobody waits for its batch jobs any more"))
+
+
+async def _read(
+    queue: Queue, call: Call, name: str, keeping: asyncio.Future[None] | None
+) -> Response:
+    """Return an answer that came into the journal after the call had looked there.
+
+    Raises:
+        ProviderError: it is a failure.
+    """
+    if keeping is not None:
+        await asyncio.shield(keeping)
+    found = queue.keeper.find(name)
+    if isinstance(found, Response):
+        call.source = "journal"
+        return found
+    assert found is not None
+    raise found.error()
+
+
+def _put_row(queue: Queue, call: Call, name: str) -> None:
+    """Encode a call and put it into a file, and note its charge.
+
+    Raises:
+        BatchUnsupportedError: the provider has a client of its own.
+        InvalidRequestError: the row is larger than a job may be.
+        JournalError: it cannot be written.
+    """
+    route = call.route
+    wire = route.encoded(call.request)
+    if wire is None:
+        raise _unsupported(route)
+    charge = call.charge = call.charge or route.provider.reserve(call.request)
+    queue.add(
+        name,
+        queue.control.api.line(name, wire),
+        tokens=charge.input_tokens or charge.tokens,
+        schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
+        prefix=_prefix(queue, call) if queue.settings.primer else None,
+    )
+
+
+def _unsupported(route: Route) -> ProviderError:
+    """Return the error of a provider without a batch API."""
+    provider = route.provider
+    return BatchUnsupportedError(
+        "llmflow knows no batch API of this provider",
+        provider=provider.name,
+        model=provider.model,
+    )
+
+
+def identity_of(route: Route) -> Identity:
+    """Return the identity of a model's batch queue, without the key."""
+    provider = route.provider
+    text = "\n".join((provider.name, server_of(provider), provider.model))
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).hexdigest()
+    return Identity(key=digest, provider=provider.name, model=provider.model)
+
+
+def _prefix(queue: Queue, call: Call) -> bytes | None:
+    """Return what tells a marked beginning from others, if a primer pays for it."""
+    route = call.route
+    marked = route.marked_prefix(call.request)
+    if marked is None:
+        return None
+    price = route.price()
+    if price is not None and price.saved_by_cache(marked, batch=True):
+        return marked.digest
+    queue.keeper.decided("no cache primer: no price says that it saves anything")
+    return None
+
+
+def _schema(options: Mapping[str, Any]) -> str:
+    """Return what tells the JSON schema that a call wants from others."""
+    wanted = {
+        name: options[name] for name in ("response_format", "output_config") if name in options
+    }
+    if not wanted:
+        return ""
+    import orjson
+
+    try:
+        text = orjson.dumps(wanted, option=orjson.OPT_SORT_KEYS, default=str)
+    except TypeError:
+        text = repr(wanted).encode()
+    return blake2b(text, digest_size=_DIGEST).hexdigest()
+
+
+def _domain(route: Route) -> Hashable:
+    return route.provider.domain, route.provider.model
+
+
+def _remove(folder: Path, process: int) -> None:
+    if process == os.getpid():  # and not a fork's end
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Puts a call into a batch job and calls back afterwards."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llmflow.calls.call import Call, Done
+from llmflow.calls.session import Session
+from llmflow.errors import BatchUnsupportedError, BudgetExceededError, ProviderError
+from llmflow.events import listening
+from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.calls.in_flight import InFlight
+
+
+async def place(session: Session, call: Call, done: Done) -> bool:
+    """Have a batch job answer a call; `done` gets its outcome.
+
+    `done` is called once, on the event loop of the jobs, after the outcome is recorded: with
+    the answer or the error. With `RunLive` in its place no job answers it: make the call anew
+    and ask it as any other. Nothing of the call is kept in memory but its row's name.
+
+    Args:
+        session: the session of the call.
+        call: the call, of which the journal knows nothing; with a journal, its key is set.
+        done: gets the outcome.
+
+    Returns:
+        Whether a job will answer it. If not, nothing has happened: ask it as any other.
+
+    Raises:
+        InvalidRequestError: its row is larger than a job may be.
+        JournalError: its row cannot be written.
+        UsageError: another event loop looks after the jobs.
+    """
+    if call.choice is None or call.validate is not None or listening():
+        return False
+    if session.journal is not None and not call.key:
+        return False
+    call.shares = call.route.shares(call.request)
+    if call.shares and not call.key:
+        session.identify(call)
+    session.number(call)
+    group = None
+    if call.shares:
+        group = session.coalescer.lead_new((call.key, call.route.cache), call.ordinal)
+        if group is None:  # an equal call is in flight
+            return False
+    call.wanted, call.done = False, partial(_ended, session, call.row, group, done)
+    try:
+        await session.send(call)
+    except (BatchUnsupportedError, BudgetExceededError):
+        pass  # it may have room later, or another mode
+    finally:
+        call.wanted, call.done, call.source = True, None, "provider"
+        if call.placed:
+            session.note_route(call.route)
+            session.tally.add("in_flight")
+        elif group is not None:
+            group.give_up(call.ordinal)
+    return call.placed
+
+
+def _ended(
+    session: Session,
+    row: tuple[bytes, int],
+    group: InFlight | None,
+    done: Done,
+    outcome: Response | Exception,
+) -> None:
+    session.tally.add("in_flight", -1)
+    key, ordinal = row
+    is_kept = isinstance(outcome, Response) or (
+        isinstance(outcome, ProviderError) and session.is_conclusive(outcome)
+    )
+    unused = set[int]() if is_kept else {ordinal}
+    if group is not None:
+        if is_kept:
+            group.covered = range(ordinal, ordinal + 1)
+        if isinstance(outcome, Response):
+            group.succeed(outcome)
+        elif isinstance(outcome, ProviderError):
+            group.fail(outcome)
+        else:
+            group.give_up(ordinal)
+        unused = group.unused()
+    if session.journal is not None:
+        session.ordinals.give_back(key, unused)
+    done(outcome)
