@@ -19,8 +19,7 @@ from llmflow.calls.choice import Fallback, ModeName, as_choice, choosing
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
 from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
-from llmflow.engine.hooks import checked_sync
-from llmflow.engine.items import async_items, each, sync_items
+from llmflow.engine.hooks import async_items, checked_sync, each, sync_items
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import ActionError, StepLimitError, UsageError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmflow.arguments import checked_arguments
 from llmflow.calls.choice import Fallback, ModeName
 from llmflow.calls.validate import Validate
-from llmflow.engine.items import async_items, each
+from llmflow.engine.hooks import async_items, each
 from llmflow.engine.results import OnError
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
 from llmflow.items.idle import MOST_WAITING, yield_slot

@@ -24,8 +24,14 @@ from llmflow.calls.validate import Validate, checked_validate, demanding
 from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.engine.graph import BaseNode, warn_of_turns, warn_user
-from llmflow.engine.hooks import awaitable, checked_sync, not_awaited
-from llmflow.engine.items import async_items, each, sync_items
+from llmflow.engine.hooks import (
+    async_items,
+    awaitable,
+    checked_sync,
+    each,
+    not_awaited,
+    sync_items,
+)
 from llmflow.engine.pool import run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError

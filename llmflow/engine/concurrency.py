@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from llmflow.errors import UsageError
+from llmflow.items.slots import LoopSlots
 
 _held: ContextVar[HeldSlot | None] = ContextVar("llmflow_held_slots", default=None)
 
@@ -89,78 +89,6 @@ def refuse_class_limit(kind: type) -> None:
         )
 
 
-class LoopSlots:
-    """Slots in one event loop, handed out first come, first served.
-
-    A slot that is given back goes straight to the first waiter, so a newcomer
-    finds one free only when nobody waits.
-    """
-
-    __slots__ = ("__weakref__", "_waiters", "_wanted", "in_use", "limit")
-
-    def __init__(self, limit: int | None) -> None:
-        self.limit: float = math.inf if limit is None else limit
-        self.in_use = 0
-        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
-        self._wanted: WeakSet[LoopSlots] = WeakSet()
-
-    def has_waiters(self) -> bool:
-        """Return whether somebody waits for a slot."""
-        return bool(self._waiters)
-
-    def take_free(self) -> bool:
-        """Take a slot if one is free."""
-        if self.in_use < self.limit:
-            self.in_use += 1
-            return True
-        return False
-
-    async def take(self) -> None:
-        """Take a slot, waiting for it if need be."""
-        if self.take_free():
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = None
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():
-                self.give_back()  # it was ours already, when the cancellation came
-            else:
-                self._waiters.pop(waiter, None)
-            raise
-
-    def take_at_once(self) -> None:
-        """Take a slot beyond the limit; later hand on fewer."""
-        self.in_use += 1
-
-    def give_back(self) -> None:
-        """Hand a slot on to the first waiter, or free it."""
-        while self._waiters and self.in_use <= self.limit:
-            waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        self.in_use -= 1
-
-    def note_wanted(self, wanted: LoopSlots) -> None:
-        """Remember that somebody who holds these slots waits for the wanted ones."""
-        self._wanted.add(wanted)
-
-    def leads_to(self, goal: LoopSlots) -> bool:
-        """Return whether a holder of these slots can wait for the goal's."""
-        reached: set[LoopSlots] = set()
-        ahead: list[LoopSlots] = [self]
-        while ahead:
-            here = ahead.pop()
-            if here is goal:
-                return True
-            if here not in reached:
-                reached.add(here)
-                ahead.extend(here._wanted)
-        return False
-
-
 class PoolObserver(Protocol):
     """Pool of items, told of those that wait."""
 
@@ -213,6 +141,11 @@ class HeldSlot:
         """Make this the innermost hold of the running context."""
         self.outer = _held.get()
         _held.set(self)
+
+    def take_free(self) -> bool:
+        """Take a slot if one is free."""
+        self.taken = self.slots.take_free()
+        return self.taken
 
     async def take(self) -> None:
         """Take a slot, waiting for it if need be."""

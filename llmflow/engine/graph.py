@@ -7,16 +7,19 @@ on ``"retry"``, and ``a >> None`` ends the flow there on purpose.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from llmflow.engine.hooks import checked_sync
-from llmflow.engine.threads import in_thread
 
 NextNode = TypeVar("NextNode", bound="BaseNode | None")
+_T = TypeVar("_T")
+_A = TypeVar("_A")
 
 # The whole of llmflow, two folders up, and asyncio.
 _NOT_THE_USERS = tuple(
@@ -173,7 +176,7 @@ class BaseNode:
         if idle or not self.run_in_thread:
             return self._run(shared)
         prep_res = checked_sync(self, "prep", self.prep(shared))
-        exec_res = await in_thread(self._exec, prep_res)
+        exec_res = await _in_thread(self._exec, prep_res)
         return checked_sync(self, "post", self.post(shared, prep_res, exec_res))
 
 
@@ -186,3 +189,33 @@ class _ConditionalTransition:
 
     def __rshift__(self, target: NextNode) -> NextNode:
         return self.source.next(target, self.action)
+
+
+async def _in_thread(function: Callable[[_A], _T], argument: _A) -> _T:
+    """Call a blocking function in a thread, with this task's context.
+
+    A thread cannot be interrupted. When the caller is cancelled, the call that has
+    begun is awaited first and one still in the queue is dropped, so that nothing
+    works on unseen. Cancelling a second time does not wait.
+    """
+    dropped = False
+
+    def work() -> _T:
+        if dropped:
+            raise asyncio.CancelledError
+        try:
+            return function(argument)
+        except StopIteration as error:
+            # A future cannot carry StopIteration; a coroutine turns it into the same.
+            raise RuntimeError("a sync node raised StopIteration") from error
+
+    context = contextvars.copy_context()
+    future = asyncio.get_running_loop().run_in_executor(None, context.run, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        dropped = True
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # seen, and of no interest: the cancellation goes on
+        raise

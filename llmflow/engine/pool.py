@@ -9,12 +9,13 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from llmflow.engine.attempts import Attempt, current_attempt
-from llmflow.engine.concurrency import HeldSlot, LoopSlots, held, lend_slots, step_aside
-from llmflow.engine.items import Items
+from llmflow.engine.concurrency import HeldSlot, held, lend_slots, step_aside
+from llmflow.engine.hooks import Items
 from llmflow.engine.results import NotRun, OnError, Results
 from llmflow.errors import BudgetExceededError
 from llmflow.items.idle import MOST_WAITING, active_items, yield_slot
 from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.slots import LoopSlots
 from llmflow.items.sources import READ_AHEAD, AsyncIterableSource, IterableSource, Source
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
@@ -90,7 +91,6 @@ class Pool:
             self,
             drain_seconds=None,
             cancels_with_source=not results.collect,
-            goes_on=self._goes_on,
         )
 
     async def run(self) -> None:
@@ -143,12 +143,12 @@ class Pool:
         """Count items that begin (or, negative, end) to be at work."""
         self._active.add(number)
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, worker: Worker) -> bool:
         """Return whether a task works on another item, which must see nothing of the last one."""
         if self._working > self._slots.limit:
             return False
         try:
-            return copy_context() == self._worker().clean
+            return copy_context() == worker.clean
         except Exception:  # noqa: BLE001 (values of any kind are compared)
             return False
 
@@ -163,13 +163,14 @@ class Pool:
             worker.clean = copy_context()
         return worker
 
-    async def _item(self, index: int, item: Any) -> None:
+    async def _item(self, index: int, item: Any) -> bool:
         worker, values = self._worker(), self._results.values
         if index == len(values):
             values.append(NotRun)  # the place of an item in the same task as the one before
         hold = worker.hold
         try:
-            await hold.take()
+            if not hold.take_free():
+                await hold.take()
             values[index] = await self._call(item, worker)
         except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
             attempts = worker.index + 1
@@ -181,6 +182,7 @@ class Pool:
             raise
         finally:
             hold.end_item()
+        return self._goes_on(worker)
 
     def _item_failed(self, error: Exception) -> None:
         """Go on, end, or stop at once, as the error and the policy want it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
@@ -15,7 +16,10 @@ from llmflow.items.sources import END, NOTHING, Source
 
 ItemT = TypeVar("ItemT")
 
-Work: TypeAlias = Callable[[int, Any], Awaitable[None]]
+Work: TypeAlias = Callable[[int, Any], Awaitable[object]]
+
+ENDED: Final[Any] = object()
+"""What `prepare` returns of an item that needs no task."""
 
 DRAIN_SECONDS: Final = 60.0
 """How long answers on their way are waited for once the rest has been ended.
@@ -45,35 +49,38 @@ def concerns_all(error: BaseException) -> bool:
 class Room(Protocol):
     """Bounds how many items are under way."""
 
+    @abstractmethod
     def has_room(self) -> bool:
         """Return whether another item may begin."""
-        ...
 
     def enter(self) -> None:
         """Count an item that begins, with a task of its own."""
+        return
 
     def leave(self) -> None:
         """Count it no more."""
+        return
 
 
 class ItemRunner(Generic[ItemT]):
     """One run over the items of a source, in one event loop.
 
-    Every item has a task of its own, in a copy of the caller's context. All changes of state
-    are made by synchronous methods that end in `advance`, which starts what there is room for:
-    the source is read no further, so memory stays bounded.
+    Every item that waits for something has a task of its own, in a copy of the caller's context.
+    All changes of state are made by synchronous methods that end in `advance`, which starts what
+    there is room for: the source is read no further, so memory stays bounded.
 
     Args:
-        work: an async function of an item's index and the item; what it raises ends the run.
+        work: an async function of an item's index and the item. What it raises ends the run. If
+            it returns a true value, the item's task works on the next one, too.
         source: where items come from.
         room: bounds how many items are under way.
         on_end: called once nothing is under way and nothing more will be.
         drain_seconds: how long items under way may take after a stop; None: as long as they do.
         cancels_with_source: whether an error of the source cancels what is under way.
-        goes_on: returns whether the task of an item that has ended works on the next one; None:
-            every item has a task of its own.
         sends_after_stop: whether items under way may still send requests after a stop. If not,
             what waits to be sent is dropped, and answers on their way are waited for.
+        prepare: returns what `work` gets of an item, or `ENDED` where it needs no task: its
+            outcome is known, or it waits somewhere else. What it raises ends the run.
     """
 
     def __init__(
@@ -85,8 +92,8 @@ class ItemRunner(Generic[ItemT]):
         on_end: Callable[[], None] = lambda: None,
         drain_seconds: float | None = DRAIN_SECONDS,
         cancels_with_source: bool = False,
-        goes_on: Callable[[], bool] | None = None,
         sends_after_stop: bool = True,
+        prepare: Callable[[int, Any], Any] = lambda _, item: item,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.failure: BaseException | None = None
@@ -104,7 +111,7 @@ class ItemRunner(Generic[ItemT]):
         self.at_close: Callable[[BaseException | None], Awaitable[None]] | None = None
         """What to await when all is closed, with what ended it early."""
         self._work = work
-        self._goes_on = goes_on
+        self._prepare = prepare
         self._source = source
         self._room = room
         self._on_end = on_end
@@ -117,6 +124,11 @@ class ItemRunner(Generic[ItemT]):
         self._cancelled = self._reading = self._again = False
         self._ended: asyncio.Future[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
+
+    @property
+    def under_way(self) -> int:
+        """The number of items that have begun and have not ended."""
+        return len(self._tasks)
 
     @property
     def over(self) -> bool:
@@ -153,12 +165,20 @@ class ItemRunner(Generic[ItemT]):
             item = self._take()
             if item is NOTHING:
                 return
+            index = self.read
+            self.read += 1
+            try:
+                item = self._context.run(self._prepare, index, item)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns all items
+                self.stop(error)
+                return
+            if item is ENDED:
+                continue
             self._room.enter()
             # Not by loop.create_task: an eager task factory would run it here and now.
-            self._tasks[self.read] = asyncio.Task(
-                self._run(self.read, item), loop=self.loop, context=self._context.copy()
+            self._tasks[index] = asyncio.Task(
+                self._run(index, item), loop=self.loop, context=self._context.copy()
             )
-            self.read += 1
 
     def _take(self) -> Any:
         """Return the next item, or `NOTHING` for now, at the end, and where reading it failed."""
@@ -187,20 +207,18 @@ class ItemRunner(Generic[ItemT]):
             if not self._sends_after_stop:
                 self._calls[index] = calls = ItemCalls(self, self._tasks[index])
                 item_calls.set(calls)
-            await self._work(index, item)
-            if self._goes_on is not None:
-                turn = _ITEMS_PER_TURN
-                while not (self.stopped or self.exhausted) and self._goes_on():
-                    turn -= 1
-                    if not turn:
-                        # Items that wait for nothing must not hold up others.
-                        await _let_others_run()
-                        turn = _ITEMS_PER_TURN
-                        continue
-                    if (item := self._take()) is NOTHING:
-                        break
-                    index = self._next(index)
-                    await self._work(index, item)
+            goes_on, turn = await self._work(index, item), _ITEMS_PER_TURN
+            while goes_on and not (self.stopped or self.exhausted):
+                turn -= 1
+                if not turn:
+                    # Items that wait for nothing must not hold up others.
+                    await _let_others_run()
+                    turn = _ITEMS_PER_TURN
+                    continue
+                if (item := self._take()) is NOTHING:
+                    break
+                index = self._next(index)
+                goes_on = await self._work(index, item)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
             if not (isinstance(error, asyncio.CancelledError) and self.stopped):
                 self.stop(error, cancel=not isinstance(error, Exception))

@@ -3,14 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from weakref import WeakSet
 
 from llmflow.items.idle import MOST_WAITING, yield_slot
 
 
-class Slots:
+class LoopSlots:
+    """Slots in one event loop, handed out first come, first served.
+
+    A slot that is given back goes straight to the first waiter, so a newcomer
+    finds one free only when nobody waits.
+    """
+
+    __slots__ = ("__weakref__", "_waiters", "_wanted", "in_use", "limit")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit: float = math.inf if limit is None else limit
+        self.in_use = 0
+        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._wanted: WeakSet[LoopSlots] = WeakSet()
+
+    def has_waiters(self) -> bool:
+        """Return whether somebody waits for a slot."""
+        return bool(self._waiters)
+
+    def take_free(self) -> bool:
+        """Take a slot if one is free."""
+        if self.in_use < self.limit:
+            self.in_use += 1
+            return True
+        return False
+
+    async def take(self) -> None:
+        """Take a slot, waiting for it if need be."""
+        if self.take_free():
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = None
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.give_back()  # it was ours already, when the cancellation came
+            else:
+                self._waiters.pop(waiter, None)
+            raise
+
+    def take_at_once(self) -> None:
+        """Take a slot beyond the limit; later hand on fewer."""
+        self.in_use += 1
+
+    def give_back(self) -> None:
+        """Hand a slot on to the first waiter, or free it."""
+        while self._waiters and self.in_use <= self.limit:
+            waiter, _ = self._waiters.popitem(last=False)
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.in_use -= 1
+
+    def note_wanted(self, wanted: LoopSlots) -> None:
+        """Remember that somebody who holds these slots waits for the wanted ones."""
+        self._wanted.add(wanted)
+
+    def leads_to(self, goal: LoopSlots) -> bool:
+        """Return whether a holder of these slots can wait for the goal's."""
+        reached: set[LoopSlots] = set()
+        ahead: list[LoopSlots] = [self]
+        while ahead:
+            here = ahead.pop()
+            if here is goal:
+                return True
+            if here not in reached:
+                reached.add(here)
+                ahead.extend(here._wanted)
+        return False
+
+
+class ItemSlots(LoopSlots):
     """The slots of one runner's items.
 
     Whoever starts items asks `has_room`, and says by `leave` that one has ended.
@@ -20,34 +94,20 @@ class Slots:
         on_room: called when there is room for another item.
     """
 
-    __slots__ = ("_back", "_limit", "_on_room", "_outer", "aside", "taken")
+    __slots__ = ("_on_room", "_outer", "aside")
 
     def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
-        self.taken = 0
-        """Items at work."""
+        super().__init__(limit)
         self.aside = 0
         """Items that wait for a job, or to go on after it."""
-        self._limit = limit
         self._on_room = on_room
-        self._back: deque[asyncio.Future[None]] = deque()
         self._outer = yield_slot.get()
+
+    enter, leave = LoopSlots.take_at_once, LoopSlots.give_back
 
     def has_room(self) -> bool:
         """Return whether another item may begin."""
-        return self.taken < self._limit and self.aside < MOST_WAITING
-
-    def enter(self) -> None:
-        """Take a slot for an item that begins."""
-        self.taken += 1
-
-    def leave(self) -> None:
-        """Release an ended item's slot; returning items go first."""
-        self.taken -= 1
-        while self._back and self.taken < self._limit:
-            future = self._back.popleft()
-            if not future.done():
-                self.taken += 1
-                future.set_result(None)
+        return self.in_use < self.limit and self.aside < MOST_WAITING
 
     def yield_slot(self) -> AbstractAsyncContextManager[None]:
         """Wait for a batch job without a slot, so others begin."""
@@ -56,23 +116,19 @@ class Slots:
     def begin_wait(self) -> None:
         """Give up the slot of an item that waits."""
         self.aside += 1
-        self.leave()
+        self.give_back()
         self._on_room()
 
     async def end_wait(self, *, at_once: bool) -> None:
         """Take a slot again; at once if the item is cancelled."""
         try:
-            if at_once or self.taken < self._limit:
-                self.taken += 1
-                return
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._back.append(future)
-            try:
-                await future
-            except asyncio.CancelledError:
-                if future.cancelled():  # else the slot was given to it already
-                    self.taken += 1
-                raise
+            if at_once:
+                self.take_at_once()
+            else:
+                await self.take()
+        except BaseException:
+            self.take_at_once()  # which it gives back at its end
+            raise
         finally:
             self.aside -= 1
 
@@ -82,7 +138,7 @@ class _Yielded(AbstractAsyncContextManager[None]):
 
     __slots__ = ("_outer", "_slots")
 
-    def __init__(self, slots: Slots, outer: AbstractAsyncContextManager[None]) -> None:
+    def __init__(self, slots: ItemSlots, outer: AbstractAsyncContextManager[None]) -> None:
         self._slots = slots
         self._outer = outer
 

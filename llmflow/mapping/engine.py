@@ -25,7 +25,7 @@ from llmflow.errors import (
 from llmflow.failure_notes import note_item
 from llmflow.items.idle import active_items, yield_slot
 from llmflow.items.runner import ItemRunner, concerns_all
-from llmflow.items.slots import Slots
+from llmflow.items.slots import ItemSlots
 from llmflow.items.sources import Source
 from llmflow.mapping.prompts import MakePrompt
 from llmflow.mapping.result import MapCounts, Result
@@ -95,7 +95,7 @@ class MapEngine(Generic[ItemT]):
         self.runner: ItemRunner[ItemT] = ItemRunner(self._answer, source, self, on_end=self._finish)
         self._ask = ask
         self._make_prompt = make_prompt
-        self._slots = Slots(concurrency, self.runner.advance)
+        self._slots = ItemSlots(concurrency, self.runner.advance)
         self.enter, self.leave = self._slots.enter, self._slots.leave
         self._window = window
         self._ordered = ordered

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from llmflow.calls.choice import Fallback, ModeName
     from llmflow.calls.validate import Validate
     from llmflow.mapping.async_map import Answers
-    from llmflow.mapping.calls import Asked
     from llmflow.mapping.engine import OnError
     from llmflow.mapping.frames import FrameT, Series
     from llmflow.mapping.prompts import Prompt
     from llmflow.mapping.result import ResultList
+    from llmflow.mapping.spec import Asked
     from llmflow.mapping.sync_map import AnswerStream
 
 ItemT = TypeVar("ItemT")
@@ -174,7 +174,7 @@ class Mappable:
                 how many items have no answer.
         """
         from llmflow.mapping.async_map import Answers
-        from llmflow.mapping.calls import Given, spec_of, varied
+        from llmflow.mapping.spec import Given, spec_of, varied
 
         spec = spec_of(
             varied(self, mode, deadline, fallback, batch, validate),
@@ -335,7 +335,7 @@ class Mappable:
         Raises:
             LLMFlowError: as in `map`.
         """
-        from llmflow.mapping.calls import Given, spec_of, varied
+        from llmflow.mapping.spec import Given, spec_of, varied
         from llmflow.mapping.sync_map import AnswerStream, collect
 
         spec = spec_of(

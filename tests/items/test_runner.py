@@ -11,7 +11,7 @@ import pytest
 from llmflow.errors import AuthenticationError, InputError
 from llmflow.items.runner import ItemRunner
 from llmflow.items.sending import item_calls
-from llmflow.items.slots import Slots
+from llmflow.items.slots import ItemSlots
 from llmflow.items.sources import NOTHING, IterableSource
 
 pytestmark = pytest.mark.virtual_time
@@ -31,7 +31,7 @@ class Trial:
         self.most = 0
         self._under_way = 0
         self._work = work
-        self._slots = Slots(limit, lambda: self.runner.advance())
+        self._slots = ItemSlots(limit, lambda: self.runner.advance())
         self.runner: ItemRunner[Any] = ItemRunner(
             self._one, IterableSource(items), self._slots, **options
         )
@@ -172,7 +172,7 @@ async def test_a_stop_while_no_item_comes_ends_it() -> None:
         def take(self) -> Any:
             return NOTHING
 
-    runner: ItemRunner[Any] = ItemRunner(second, Stalled([]), Slots(1, lambda: None))
+    runner: ItemRunner[Any] = ItemRunner(second, Stalled([]), ItemSlots(1, lambda: None))
     asyncio.get_running_loop().call_later(3, runner.stop)
     runner.start()
     await runner.wait()
