@@ -24,6 +24,7 @@ from llmflow.calls.call import Call, Route
 from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import LiveMode
+from llmflow.calls.session import Session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
@@ -373,11 +374,10 @@ class LLM(Mappable, Copying):
         run = self.run_around
         if run is None:
             raise UsageError('submit needs a run around it: async with Run("name"): ...')
-        choice = self.choice or Choice(mode="batch")
         request = self._request(
             prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)"
         )
-        return await run.session.submit(Call(request, self._route, choice=choice, wanted=False))
+        return await run.session.submit(self._call(request, wanted=False)[1])
 
     async def collect(self) -> None:
         """Resume earlier sessions' batch jobs of this model and run.
@@ -414,14 +414,26 @@ class LLM(Mappable, Copying):
         run = self.run_around
         return self._route.choice or chosen.get() or (None if run is None else run.choice)
 
+    def call_for(self, prompt: Prompt, *, wanted: bool = True) -> tuple[Session, Call]:
+        """Return an unasked call, and the session that asks it."""
+        request = self._request(prompt, None, None, None, None, {}, "llm(...)")
+        return self._call(request, wanted=wanted)
+
     def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
+        session, call = self._call(request)
+        return session.ask(call)
+
+    def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
         run, route = current_run() or self._run, self._route
         session = _outside if run is None else run.session
         choice = route.choice or chosen.get() or session.choice
+        if not wanted:
+            choice = choice or Choice(mode="batch")
+            return session, Call(request, route, choice=choice, wanted=False)
         if choice is not None and choice.is_live:
             choice = None  # as if nobody had chosen
         validate = self.validate or validating.get()
-        return session.ask(Call(request, route, choice=choice, validate=validate))
+        return session, Call(request, route, choice=choice, validate=validate)
 
     def _request(
         self,

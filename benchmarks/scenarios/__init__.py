@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scenarios.at_once import at_once
+from scenarios.batch_run import batch_run
 from scenarios.batches import batch
 from scenarios.journal import journal
 from scenarios.kill import kill
@@ -42,6 +43,7 @@ RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "kill": kill,
     "watching": watching,
     "batch": batch,
+    "batch-run": batch_run,
     "at-once": at_once,
 }
 ALL = {**SCENARIOS, **RUNS}

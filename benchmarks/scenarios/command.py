@@ -34,11 +34,11 @@ class Ended(NamedTuple):
     peak_mb: float
 
 
-def write_rows(path: Path, n: int) -> Path:
-    """Write JSONL rows of 200 bytes, each different."""
+def write_rows(path: Path, n: int, *, characters: int = ROW_CHARACTERS) -> Path:
+    """Write JSONL rows, by default of 200 bytes, each different."""
     with path.open("wb") as file:
         for index in range(n):
-            row = {"id": index, "text": prompt_of(index, ROW_CHARACTERS)}
+            row = {"id": index, "text": prompt_of(index, characters)}
             file.write(orjson.dumps(row) + b"\n")
     return path
 

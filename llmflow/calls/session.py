@@ -99,7 +99,7 @@ class Session:
 
         return PRICES_AS_OF
 
-    def identify(self, call: Call) -> Recorded | None:
+    def identify(self, call: Call, *, submitted: bool = False) -> Recorded | None:
         """Set a call's key and ordinal; return its journal record."""
         key = call.key = self.fingerprint(call)
         ordinals, cache = self.ordinals, call.route.cache
@@ -107,7 +107,7 @@ class Session:
             for (other, its_cache), places in self.coalescer.abandoned():
                 if its_cache is None:
                     self._give_back(other, places)
-        if not call.wanted:
+        if submitted or not call.wanted:
             call.ordinal, may_be_known = ordinals.next_submitted(key)
         elif self.journal is None or (call.shares and cache is not None):
             # With a cache an equal question has one answer, whenever it is asked.
@@ -115,13 +115,17 @@ class Session:
             may_be_known = self.journal is not None
         else:
             call.ordinal, may_be_known = ordinals.next(key)
-        if not may_be_known or self.journal is None:
-            return None
-        found = self.journal.find(key, call.ordinal)
+        return self.recorded(call.row) if may_be_known else None
+
+    def recorded(self, row: tuple[bytes, int]) -> Recorded | None:
+        """Return the record of a row that is not asked again."""
+        journal = self.journal
+        found = None if journal is None else journal.find(*row)
         if found is None or isinstance(found, Response) or not self._retry_failed:
             return found
+        assert journal is not None
         # What has failed in this session is not asked once more in it.
-        return found if found.at >= self.journal.opened_at else None
+        return found if found.at >= journal.opened_at else None
 
     def fingerprint(self, call: Call) -> bytes:
         """Return what stands for a call in the journal.

@@ -7,11 +7,13 @@ was stopped, has neither and can be asked by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from llmflow.calls.call import Call, Step
+from llmflow.calls.replay import outcome, recall
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -21,11 +23,13 @@ from llmflow.errors import (
     ProviderError,
     redact,
 )
+from llmflow.events import listening
 from llmflow.items.idle import yield_slot
-from llmflow.items.runner import DRAIN_SECONDS, ItemRunner
+from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room
 from llmflow.items.sending import item_calls
 from llmflow.items.sources import IterableSource, Source, ThreadSource
 from llmflow.jobs.reachability import Reachability
+from llmflow.jobs.row_keys import NO_HASH, NO_KEY, Key
 from llmflow.jobs.submission import Submission
 from llmflow.llm import LLM
 from llmflow.rows import (
@@ -40,10 +44,16 @@ from llmflow.rows import (
 )
 from llmflow.rows.records import answer_details
 from llmflow.runs.context import current_run
-from llmflow.types import Usage
+from llmflow.types import Response, Usage
+
+if TYPE_CHECKING:
+    from llmflow.journal import Recorded
 
 DEFAULT_CONCURRENCY = 100
 _BUSY_POLL_SECONDS = 0.05
+_OF_ROWS = ProviderError, InputError, BudgetExceededError, JournalError
+"""What a row may fail with; everything else ends the run."""
+_UNKNOWN: Final = NO_KEY, NO_HASH, None
 
 
 @dataclass(slots=True)
@@ -100,7 +110,7 @@ class Counters:
         self.first_skipped = self.first_skipped or redact(row.reason)
 
 
-class FileRun:
+class FileRun(Room):
     """One prompt over many rows.
 
     Stopped, it sends nothing more; other runs of the process go on.
@@ -164,7 +174,7 @@ class FileRun:
         self._submitting: asyncio.Task[None] | None = None
         self._runner: ItemRunner[Row] | None = None
         self._context: Context | None = None
-        self._under_way = 0
+        self._outcomes: Iterator[tuple[Key, int, Recorded | None]] = iter(())
 
     @property
     def once(self) -> bool:
@@ -205,8 +215,14 @@ class FileRun:
         )
         self._context = copy_context()
         runner = self._runner = ItemRunner(
-            self._row, source, self, drain_seconds=self._drain_seconds, sends_after_stop=False
+            self._row,
+            source,
+            self,
+            drain_seconds=self._drain_seconds,
+            sends_after_stop=False,
+            prepare=self._prepare,
         )
+        self._outcomes = self._known()
         try:
             if not self.stopping:
                 runner.start()
@@ -274,15 +290,8 @@ class FileRun:
     def has_room(self) -> bool:
         """Return whether another row may begin; none while jobs are made."""
         putting = self._overflowing is not None and not self._overflowing.done()
-        return self._under_way < self.concurrency and not putting
-
-    def enter(self) -> None:
-        """Count a row that begins."""
-        self._under_way += 1
-
-    def leave(self) -> None:
-        """Count it no more."""
-        self._under_way -= 1
+        assert self._runner is not None
+        return self._runner.under_way < self.concurrency and not putting
 
     def interrupt(self) -> None:
         """Send no more; a second call also drops requests in flight.
@@ -311,51 +320,79 @@ class FileRun:
         if self._runner is not None:
             self._runner.stop(error)
 
-    async def _row(self, index: int, row: Row) -> None:
+    def _known(self) -> Iterator[tuple[Key, int, Recorded | None]]:
+        """Yield key, hash of the prompt and outcome of submitted rows."""
+        session, call = self._llm.call_for("")
+        session.note_route(call.route)
+        if self.submission is None or self.submission.keys is None:
+            return
+        for rows in self.submission.keys.read():
+            for key, digest in rows:
+                yield key, digest, session.recorded(key)
+        self.submission.keys.close()
+
+    def _prepare(self, index: int, row: Row) -> Any:
+        """Return what a row's task gets; `ENDED` if none is needed."""
+        try:
+            key, digest, found = next(self._outcomes, _UNKNOWN)
+            prompt = self._selection.prompt(row, index)
+            if isinstance(prompt, LeftOut):
+                self.counters.leave_out(prompt)
+                return ENDED
+            session, call = self._llm.call_for(prompt)
+            if digest != hash(prompt) or listening():
+                response = recall(session, call, submitted=self.submission is not None)
+            elif found is not None:
+                response = outcome(session, found)
+            else:
+                response, (call.key, call.ordinal) = None, key
+        except _OF_ROWS as error:
+            self._failed(row, error, index)
+            return ENDED
+        if response is None:
+            return row, session.ask, call
+        self._write(row, response, index)
+        return ENDED
+
+    async def _row(self, index: int, item: tuple[Row, Step, Call]) -> None:
         counters, loop = self.counters, asyncio.get_running_loop()
         if (calls := item_calls.get()) is not None:
             yield_slot.set(calls.wait_for_job)
         counters.in_flight += 1
         started = loop.time()
+        row, ask, call = item
         try:
-            await self._answer(row, index)
+            response = await ask(call)
+            self._write(row, response, index)
+        except _OF_ROWS as error:
+            self._failed(row, error, index)
         except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
             self._stop(error)
         finally:
             counters.in_flight -= 1
             counters.row_seconds += loop.time() - started
 
-    async def _answer(self, row: Mapping[str, Any], index: int) -> None:
-        try:
-            prompt = self._selection.prompt(row, index)
-            if isinstance(prompt, LeftOut):
-                self.counters.leave_out(prompt)
-                return
-            response = await self._llm.complete(prompt)
-        except (ProviderError, InputError, BudgetExceededError, JournalError) as error:
-            if error.fatal or self.contact.lost:
-                # It says nothing of this row, which the next run asks again.
-                self._stop(error)
-                return
-            self._fail(row, error, index)
-        else:
-            counters = self.counters
-            # Counted when it is written: what the writer refuses was not answered.
-            details = answer_details(response) if self._details else None
-            self._writer.write(answer_row(row, response.text, index, details))
-            counters.answered += 1
-            counters.cut += response.is_cut
-            counters.empty += response.is_empty
-            if response.source == "journal":
-                counters.replayed += 1
-                return
-            if response.source != "provider":
-                return
+    def _write(self, row: Row, response: Response, index: int) -> None:
+        """Write an answer, and count it."""
+        counters = self.counters
+        # Counted when it is written: what the writer refuses was not answered.
+        details = answer_details(response) if self._details else None
+        self._writer.write(answer_row(row, response.text, index, details))
+        counters.answered += 1
+        counters.cut += response.is_cut
+        counters.empty += response.is_empty
+        if response.source == "journal":
+            counters.replayed += 1
+        elif response.source == "provider":
             if not self.contact.made:
                 self.contact.confirm()
             counters.count_use(response.usage, response.cost)
 
-    def _fail(self, row: Mapping[str, Any], error: LLMFlowError, index: int) -> None:
+    def _failed(self, row: Row, error: LLMFlowError, index: int) -> None:
+        """Write a row's failure, or end the run where it says nothing of the row."""
+        if error.fatal or self.contact.lost:  # the next run asks it again
+            self._stop(error)
+            return
         self._writer.fail(failed_row(row, error, index, details=self._details))
         self.counters.failed += 1
         if isinstance(error, ContentFilterError) and error.usage is not None:

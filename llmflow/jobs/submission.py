@@ -1,6 +1,6 @@
 """Submits all rows of a source before any of them is written.
 
-They are read once for that, and nothing of them is kept in memory but their names.
+They are read once for that, and their keys are kept in a file.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llmflow.errors import (
     TooLargeForBudgetError,
 )
 from llmflow.items.idle import active_items
+from llmflow.jobs.row_keys import NO_KEY, RowKeys
 from llmflow.llm import LLM
 from llmflow.rows import LeftOut, PromptTemplate, RowSource, Selection
 from llmflow.runs.run import Run
@@ -65,6 +66,8 @@ class Submission:
         """Whether all jobs have ended; with `detach`, are at the provider."""
         self.is_read = False
         """Whether there is nothing more to submit."""
+        self.keys: RowKeys | None = None
+        """The keys of the rows that were read so far."""
         self._total = total or 0
         self._llm = llm
         self._run = run
@@ -144,16 +147,22 @@ class Submission:
         await self._run.session.stop_batches()
 
     async def _submit(self) -> None:
+        keys = self.keys = RowKeys()
         for index, row in enumerate(self._source):
             self.rows += 1
             if not index % _ROWS_PER_TURN:
                 await asyncio.sleep(0)
+            text, call = "", None
             try:
                 prompt = self._selection.prompt(row, index)
                 if not isinstance(prompt, LeftOut):
-                    self.submitted += await self._llm.submit(prompt)
+                    text = prompt
+                    session, call = self._llm.call_for(text, wanted=False)
+                    self.submitted += await session.submit(call)
             except (InputError, TooLargeForBudgetError):
                 continue  # whoever writes the rows says so
             except BudgetExceededError as error:
                 self.refused = error
                 return  # what has been submitted may still cost less than it was reserved
+            finally:
+                keys.add(text, NO_KEY if call is None else call.row)
