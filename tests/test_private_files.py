@@ -12,7 +12,7 @@ import pytest
 
 from llmflow.cache.cache import Cache
 from llmflow.journal import Journal
-from llmflow.limits import memory
+from llmflow.limits import learned_limits
 from llmflow.private_files import make_private_folder
 from llmflow.simulator import BatchSettings, Simulator, SimulatorSettings
 from llmflow.types import Response, Usage
@@ -83,13 +83,13 @@ async def test_a_cache_and_the_folders_above_it(tmp_path: Path) -> None:
 
 
 def test_what_limiters_learned(tmp_path: Path) -> None:
-    limit = memory.LearnedLimit(
+    limit = learned_limits.LearnedLimit(
         dimension="requests", limit=60.0, burst_seconds=1.0, estimated=False
     )
-    entry = memory.Remembered(
+    entry = learned_limits.Remembered(
         provider="p", model="m", limits={"requests": limit}, times={"requests": 1.0}
     )
-    memory.save(tmp_path / "caches" / "llmflow" / "limits.json", {"k": entry}, now=2.0)
+    learned_limits.save(tmp_path / "caches" / "llmflow" / "limits.json", {"k": entry}, now=2.0)
     check(tmp_path)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llmflow.limits.admission import Admission
+from llmflow.limits.dimensions import Ticket
 from llmflow.limits.registry import START_IN_FLIGHT
-from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 from .provider import Reply

@@ -15,7 +15,7 @@ from llmflow.budget.state import LedgerState, Remaining
 from llmflow.budget.value import Budget, Estimate, Spent
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
-from llmflow.limits.holders import Holders
+from llmflow.limits.event_loops import HeldByLoop
 
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
@@ -84,7 +84,7 @@ class Ledger:
         self._told = False
         self._lock = threading.Lock()
         self._ended: deque[tuple[Reservation, Spent | None]] = deque()
-        self._placed: Holders[Reservation] = Holders()
+        self._placed: HeldByLoop[Reservation] = HeldByLoop()
         self._is_of_loops = False  # whether calls of several loops have waited
 
     def __repr__(self) -> str:
@@ -327,20 +327,20 @@ class Ledger:
         reservation.state = GRANTED
         loop = reservation.loop = reservation.loop or asyncio._get_running_loop()
         if loop is not None:
-            self._placed.add(loop, reservation)
+            self._placed[loop].add(reservation)
 
     def _settle_ended(self) -> None:
         while self._ended:
             reservation, spent = self._ended.popleft()
             if spent is _DETACHED:
                 if reservation.loop is not None:
-                    self._placed.discard(reservation.loop, reservation)
+                    self._placed[reservation.loop].discard(reservation)
                 reservation.loop = None
                 continue
             state, reservation.state = reservation.state, OVER
             if state == GRANTED:
                 if reservation.loop is not None:
-                    self._placed.discard(reservation.loop, reservation)
+                    self._placed[reservation.loop].discard(reservation)
                 self._give_back(reservation.estimate)
                 if spent is not None:
                     self._usd += spent.usd

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from llmflow.config import Config, Settings
     from llmflow.limits import Limiter, LimiterStatistics
-    from llmflow.limits.memory import Remembered
+    from llmflow.limits.learned_limits import Remembered
     from llmflow.provider import ClientProvider, WireProvider
     from llmflow.types import Quota, QuotaSignal
 
@@ -70,12 +70,12 @@ def command(**options: Any) -> int:
     Exit codes: 0, or 2 if the probe failed or something is wrong.
     """
     from llmflow.config import load_config
-    from llmflow.limits import memory
+    from llmflow.limits import learned_limits
 
     _check(options)
     as_json = options["as_json"]
-    config, path = load_config(options["config"]), memory.state_file()
-    entries = memory.load(path)
+    config, path = load_config(options["config"]), learned_limits.state_file()
+    entries = learned_limits.load(path)
     model = None if options["model"] is None else _model(config, options["model"], options)
     if options["forget"]:
         return _forget(path, model, entries, as_json=as_json)
@@ -246,7 +246,7 @@ class _View:
 
 
 def _model(config: Config, name: str, options: Mapping[str, Any] = _NO_OPTIONS) -> _Model:
-    from llmflow.limits.memory import Remembered, digest
+    from llmflow.limits.learned_limits import Remembered, digest
     from llmflow.types import Quota
 
     settings = config.settings(name)
@@ -362,7 +362,7 @@ def _learned(
     path: Path | None,
 ) -> dict[str, Remembered]:
     """Learn limits from a reply as a run would, and save them."""
-    from llmflow.limits import memory
+    from llmflow.limits import learned_limits
 
     limiter, now = _limiter(model, entry), time.time()
     limiter.observe(signals)
@@ -371,14 +371,14 @@ def _learned(
         return {}
     found = {model.key: (entry or model.blank).updated(learned, rejected=False, now=now)}
     if model.key:
-        memory.save(path, found, now=now)
+        learned_limits.save(path, found, now=now)
     return found
 
 
 def _forget(
     path: Path | None, model: _Model | None, entries: Mapping[str, Remembered], *, as_json: bool
 ) -> int:
-    from llmflow.limits import memory
+    from llmflow.limits import learned_limits
 
     keys = None
     if model is not None:
@@ -388,7 +388,7 @@ def _forget(
             if key == model.key or entry.name == model.blank.name
         ]
     try:
-        count = memory.forget(path, keys)
+        count = learned_limits.forget(path, keys)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigurationError(f"{path} cannot be changed: {redact(reason)}") from error

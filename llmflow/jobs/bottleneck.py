@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmflow.limits import LimiterStatistics
-from llmflow.limits.learned import LearnedLimit
+from llmflow.limits.learned_limits import LearnedLimit
 from llmflow.rate_limits import RATE_LIMITS
 from llmflow.shares import share_text
 from llmflow.transport import connection_limit, how_to_have_more

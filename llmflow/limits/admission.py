@@ -23,12 +23,9 @@ from llmflow.errors import (
     RampLimitError,
     RateLimitError,
 )
-from llmflow.limits.dimensions import Dimensions
+from llmflow.limits.congestion import Overload, Recovery, SlowStart
+from llmflow.limits.dimensions import ADMITTED, CANCELLED, OVER, WAITING, Dimensions, Ticket
 from llmflow.limits.learning import LearningBucket
-from llmflow.limits.overload import Overload
-from llmflow.limits.recovery import Recovery
-from llmflow.limits.start import SlowStart
-from llmflow.limits.ticket import ADMITTED, CANCELLED, OVER, WAITING, Ticket
 from llmflow.rate_limits import DAY
 from llmflow.shares import part_of
 from llmflow.types import Charge, Quota, QuotaSignal
@@ -238,12 +235,7 @@ class Admission:
     ) -> None:
         """Register an attempt without an answer; its charge stays.
 
-        Args:
-            ticket: the request.
-            now: the time.
-            overloaded: whether the failure is a sign of overload; None if nobody knows.
-            signals: what the reply said of the quota.
-            reason: what happened, in words.
+        Arguments as `Permit.fail`; `overloaded` is None if nobody knows.
         """
         if ticket.state != ADMITTED:
             return
@@ -278,15 +270,8 @@ class Admission:
     ) -> float:
         """Take note of a rate-limit rejection: the whole domain pauses.
 
-        A `retry_after` of zero is no hint: requests would be sent again without a pause.
-
-        Args:
-            ticket: the request.
-            retry_after: seconds that the server asked to wait, or None.
-            now: the time.
-            kind: what kind of limit it was.
-            dimension: the dimension that was used up, where the provider says so.
-            signals: what the rejection's headers say.
+        Arguments as `Permit.reject`. A `retry_after` of zero is no hint: requests would be sent
+        again without a pause.
 
         Returns:
             The time until which the domain pauses.
@@ -366,10 +351,7 @@ class Admission:
     def refuse_all(self, error: ProviderError, until: float | None, now: float) -> None:
         """Fail every call with this error, waiting and future ones.
 
-        Args:
-            error: what they fail with.
-            until: when calls are let through again; None: in a minute, to see.
-            now: the time.
+        `until` is when calls are let through again; None: in a minute, to see.
         """
         self._advance(now)
         self._refusal = (now + _PARKED if until is None else until, error)

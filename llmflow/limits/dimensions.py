@@ -1,4 +1,4 @@
-"""All limits of a quota domain: configured, reported or estimated."""
+"""All limits of a quota domain, and the tickets of requests charged to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
-from llmflow.limits.learned import LearnedLimit
+from llmflow.limits.learned_limits import LearnedLimit
 from llmflow.limits.learning import OUTPUT, LearningBucket
-from llmflow.limits.ticket import Ticket
 from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge, Quota, QuotaSignal
 
@@ -28,6 +27,49 @@ _FIRST_ESTIMATE: Final = 0.85
 _OPENING_SECONDS: Final = 0.6
 # Whoever names less than this names no limit: it would stop everything for hours.
 _LEAST_LIMIT: Final = 1e-3
+
+# The states of a ticket. CANCELLED: over, but its old place in the queue has still to be cleared.
+WAITING, ADMITTED, OVER, CANCELLED = 0, 1, 2, 3
+
+
+class Ticket:
+    """One request's place in the queue, later its right to be sent."""
+
+    __slots__ = (
+        "admitted_at",
+        "charge",
+        "is_opening",
+        "left_at",
+        "mark",
+        "number",
+        "patience",
+        "says_when_it_leaves",
+        "state",
+    )
+
+    def __init__(self, charge: Charge) -> None:
+        self.charge = charge
+        self.number = 0
+        self.state = WAITING
+        self.admitted_at = 0.0
+        self.patience = math.inf
+        """Seconds that this request waits for a daily quota."""
+        self.says_when_it_leaves = False
+        """Whether `leave` is called; else it is taken to be sent when it is admitted."""
+        self.is_opening = False
+        """Whether it was admitted, and waits for a connection."""
+        self.left_at = 0.0
+        self.mark: tuple[float, ...] = ()
+        """What had been sent in each unit when it was, itself included."""
+
+    def revise(self) -> None:
+        """Bring the charge up to date, before this ticket is looked at."""
+
+    def grant(self) -> None:
+        """Called on admission, while the state changes: must only take note."""
+
+    def refuse(self, error: Exception) -> None:
+        """Be told that there will be no admission; likewise."""
 
 
 class _Guess:

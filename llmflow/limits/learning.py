@@ -14,9 +14,7 @@ import math
 from typing import Final
 
 from llmflow.limits.bucket import BURST_SLACK, TokenBucket
-from llmflow.limits.depth import Depth
-from llmflow.limits.reported import Reported
-from llmflow.limits.trust import Trust
+from llmflow.limits.reported import Depth, Reported, Trust
 from llmflow.rate_limits import DAY
 from llmflow.types import QuotaSignal
 

@@ -6,29 +6,25 @@ import asyncio
 import math
 import os
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Self
 from weakref import WeakSet
 
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
+from llmflow.limits.dimensions import ADMITTED, Ticket
+from llmflow.limits.event_loops import LOOK_AFTER, HeldByLoop, Timers, wake
 from llmflow.limits.expectation import Expectation
-from llmflow.limits.holders import Holders
-from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.lock import TidyLock
-from llmflow.limits.permit import Permit
+from llmflow.limits.learned_limits import LearnedLimit
+from llmflow.limits.limiter_statistics import LimiterStatistics, remedy_for
 from llmflow.limits.standing import Standing
-from llmflow.limits.statistics import LimiterStatistics, remedy_for
-from llmflow.limits.ticket import ADMITTED
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_MAX_IN_FLIGHT = 1000
-# How much later than the head's own loop another one looks whether the head went.
-_LOOK_AFTER = 1.0
-# At thousands of requests per second one timer serves several.
-_SHORTEST_WAIT = 1e-3
 
 
 class Limiter:
@@ -63,7 +59,7 @@ class Limiter:
         more_connections: Callable[[], str] | None = None,
     ) -> None:
         rng = random.Random(seed)
-        self._lock = TidyLock(self._tidy)
+        self._lock = _TidyLock(self)
         self._more_connections = more_connections
         self._ended: deque[tuple[Permit, bool]] = deque()
         self._admission = Admission(
@@ -77,9 +73,8 @@ class Limiter:
         """What requests come to, for providers that charge what is produced."""
         self.standing = Standing()
         """Whether the key and the model work."""
-        # When each loop looks again. uvloop's handles do not always tell.
-        self._timers: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
-        self._placed: Holders[Permit] = Holders()
+        self._timers = Timers(self._on_timer)
+        self._held: HeldByLoop[Permit] = HeldByLoop()
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -121,7 +116,7 @@ class Limiter:
         with self._lock:
             at_once = self._admission.admit_at_once(permit, loop.time())
             if at_once:
-                self._placed.add(loop, permit)
+                self._held[loop].add(permit)
         if not at_once:
             await self._wait(permit)
         return permit
@@ -142,7 +137,7 @@ class Limiter:
         permit.says_when_it_leaves = leaves
         with self._lock:
             if self._admission.admit_at_once(permit, loop.time()):
-                self._placed.add(loop, permit)
+                self._held[loop].add(permit)
                 return permit
             if not self._admission.waiting:
                 self._admission.pump(loop.time())  # nobody waits for what was looked at
@@ -213,37 +208,13 @@ class Limiter:
         """Return the age of the oldest request in flight, or 0.0."""
         with self._lock:
             now = _now()
-            begun = (each.admitted_at for each in self._placed if each.state == ADMITTED)
+            begun = (each.admitted_at for each in self._held.all() if each.state == ADMITTED)
             return max(0.0, now - min(begun, default=now))
 
     def statistics(self) -> LimiterStatistics:
         """Return what the limiter is doing now."""
         with self._lock:
-            admission, now = self._admission, _now()
-            dimensions = admission.dimensions
-            buckets = dimensions.buckets
-            paused_for = max(0.0, admission.paused_until - now)
-            active = max(admission.active_at - admission.opened, 1e-9)
-            statistics = LimiterStatistics(
-                waiting=admission.waiting,
-                in_flight=admission.in_flight,
-                admitted=admission.admitted,
-                rejected=admission.rejected,
-                paused_for=paused_for,
-                paused_until=time.time() + paused_for if paused_for else None,
-                max_in_flight=admission.max_in_flight,
-                window=int(admission.window),
-                share=dimensions.portion,
-                limits=dimensions.limits(),
-                learned={each.dimension: each.limit for each in dimensions.learned()},
-                shares={b.name: 1.0 if b.estimated else b.share for b in buckets},
-                burst_seconds={b.name: b.window for b in buckets},
-                levels={b.name: b.level_at(now) for b in buckets},
-                utilisation={b.name: b.utilisation(admission.active_at) for b in buckets},
-                bound_by={
-                    name: min(1.0, seconds / active) for name, seconds in admission.bound.items()
-                },
-            )
+            statistics = LimiterStatistics.of(self._admission, _now())
         remedy = remedy_for(statistics, self.quota, self._more_connections)
         return statistics if remedy is None else replace(statistics, remedy=remedy)
 
@@ -265,61 +236,15 @@ class Limiter:
         with self._lock:
             self._admission.check_refusal(_now())
             self._admission.enqueue(permit)
-            swept = self._placed.others(permit._loop) and self._sweep()
+            swept = self._held.others(permit._loop) and self._sweep()
             # Behind others it changes nothing, as long as this loop looks after them.
-            if swept or self._admission.queue[0] is permit or permit._loop not in self._timers:
+            if swept or self._admission.queue[0] is permit or permit._loop not in self._timers.set:
                 self._pump()
         try:
             await future
         except BaseException:
             self._end(permit, sent=False)
             raise
-
-    def _leave(self, permit: Permit) -> None:
-        with self._lock:
-            self._admission.leave(permit, permit._loop.time())
-
-    def _settle(
-        self, permit: Permit, actual: Charge | None, signals: Sequence[QuotaSignal]
-    ) -> None:
-        with self._lock:
-            self._placed.discard(permit._loop, permit)
-            self._admission.finish(permit, actual, _now(), signals=signals)
-            self._pump()
-
-    def _reject(
-        self,
-        permit: Permit,
-        retry_after: float | None,
-        kind: type[RateLimitError],
-        dimension: str | None,
-        signals: Sequence[QuotaSignal],
-    ) -> float:
-        with self._lock:
-            self._placed.discard(permit._loop, permit)
-            now = _now()
-            until = self._admission.reject(
-                permit, retry_after, now, kind=kind, dimension=dimension, signals=signals
-            )
-            self._pump()
-            return max(0.0, until - now)
-
-    def _fail(
-        self,
-        permit: Permit,
-        overloaded: bool,
-        signals: Sequence[QuotaSignal],
-        reason: str,
-        rejected: bool,
-    ) -> None:
-        with self._lock:
-            self._placed.discard(permit._loop, permit)
-            if rejected:
-                self._admission.rejected += 1
-            self._admission.fail(
-                permit, _now(), overloaded=overloaded, signals=signals, reason=reason
-            )
-            self._pump()
 
     def _end(self, permit: Permit, *, sent: bool) -> None:
         """Take a permit back without an answer.
@@ -336,7 +261,7 @@ class Limiter:
             try:
                 while self._ended:
                     permit, sent = self._ended.popleft()
-                    self._placed.discard(permit._loop, permit)
+                    self._held[permit._loop].discard(permit)
                     if sent:
                         self._admission.fail(permit, _now())
                     else:
@@ -347,10 +272,10 @@ class Limiter:
 
     def _after_fork(self) -> None:
         """Forget the parent's requests: their loops and threads are not in this process."""
-        self._lock = TidyLock(self._tidy)
+        self._lock = _TidyLock(self)
         self._ended.clear()
-        self._timers.clear()
-        self._placed.clear()
+        self._timers.set.clear()
+        self._held.clear()
         self.standing.after_fork()
         self._admission.forget_requests()
 
@@ -361,7 +286,7 @@ class Limiter:
 
         They were sent, and what they were charged stays charged.
         """
-        abandoned = self._placed.abandoned()
+        abandoned = self._held.abandoned()
         for permit in abandoned:
             self._admission.fail(permit, _now())
         return bool(abandoned)
@@ -378,53 +303,167 @@ class Limiter:
             assert isinstance(head, Permit)
             if delay is None:
                 # Only an event helps, and a loop that is closed has none any more.
-                if not self._placed.others(head._loop):
+                if not self._held.others(head._loop):
                     return
-                delay = _LOOK_AFTER
-            if self._arm(delay, head._loop):
+                delay = LOOK_AFTER
+            if self._timers.arm(delay, head._loop):
                 return
             self._admission.cancel(head)
 
-    def _arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> bool:
-        """Have the loop of the queue's head look again in time; return False if it is closed."""
-        here = asyncio._get_running_loop()
-        if loop is here:
-            self._ring(loop, delay)
-            return True
-        if loop.is_closed():
-            return False
-        if here is not None:
-            # The head's loop may be closed while it waits: then this one sees to the rest.
-            self._ring(here, delay + _LOOK_AFTER)
-        timer = self._timers.get(loop)
-        if timer is None or timer[0] > loop.time() + delay:
-            # A loop may be touched from its own thread only: let it look for itself.
-            try:
-                loop.call_soon_threadsafe(self._on_timer)
-            except RuntimeError:  # closed a moment ago
-                return False
-        return True
-
-    def _ring(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
-        """Set the timer of the running loop, unless it rings before (and is set anew then)."""
-        when = loop.time() + (delay if delay > _SHORTEST_WAIT else _SHORTEST_WAIT)
-        timer = self._timers.get(loop)
-        if timer is None:
-            for closed in [each for each in self._timers if each.is_closed()]:
-                del self._timers[closed]
-        elif timer[0] <= when:
-            return
-        else:
-            timer[1].cancel()
-        self._timers[loop] = when, loop.call_at(when, self._on_timer)
-
     def _on_timer(self) -> None:
         with self._lock:
-            timer = self._timers.pop(asyncio.get_running_loop(), None)
-            if timer is not None:
-                timer[1].cancel()  # it may be another loop that called, earlier than the timer
+            self._timers.rang()
             self._sweep()
             self._pump()
+
+
+class Permit(Ticket):
+    """The right to send one request, until settled, rejected or released.
+
+    As an async context manager it is released at the end, whatever happened.
+    """
+
+    __slots__ = ("_expect", "_future", "_limiter", "_loop")
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        charge: Charge,
+        loop: asyncio.AbstractEventLoop,
+        expect: Callable[[], Charge] | None,
+    ) -> None:
+        super().__init__(charge)
+        self._limiter = limiter
+        self._loop = loop
+        self._expect = expect
+        self._future: asyncio.Future[None] | None = None
+
+    def leave(self) -> None:
+        """Tell that the request goes out: it has its connection.
+
+        Until then it has not arrived either, and what replies say is left does not count it.
+        Only for permits that were acquired with `leaves`; the others leave at once.
+        """
+        with self._limiter._lock:
+            self._limiter._admission.leave(self, self._loop.time())
+
+    def settle(self, actual: Charge | None = None, *, signals: Sequence[QuotaSignal] = ()) -> None:
+        """End with an answer.
+
+        Args:
+            actual: what the request was charged, where known.
+            signals: what the reply's headers say of the quota.
+        """
+        limiter = self._limiter
+        with limiter._lock:
+            limiter._held[self._loop].discard(self)
+            limiter._admission.finish(self, actual, _now(), signals=signals)
+            limiter._pump()
+
+    def reject(
+        self,
+        retry_after: float | None = None,
+        *,
+        kind: type[RateLimitError] = RateLimitError,
+        dimension: str | None = None,
+        signals: Sequence[QuotaSignal] = (),
+    ) -> float:
+        """End with a rate-limit rejection: the whole domain pauses.
+
+        Args:
+            retry_after: seconds that the server asked to wait, or None.
+            kind: the class of the limit: of a rate, of its growth, or of concurrency.
+            dimension: what was used up, such as ``"tpm"``, where the server says so.
+            signals: what the reply's headers say of the quota.
+
+        Returns:
+            Seconds until the pause ends.
+        """
+        limiter = self._limiter
+        with limiter._lock:
+            limiter._held[self._loop].discard(self)
+            now = _now()
+            until = limiter._admission.reject(
+                self, retry_after, now, kind=kind, dimension=dimension, signals=signals
+            )
+            limiter._pump()
+            return max(0.0, until - now)
+
+    def fail(
+        self,
+        *,
+        overloaded: bool,
+        signals: Sequence[QuotaSignal] = (),
+        reason: str = "",
+        rejected: bool = False,
+    ) -> None:
+        """End with another failure.
+
+        Args:
+            overloaded: whether it is a sign that the provider cannot cope: no capacity, a
+                server error, no answer in time, a broken connection.
+            signals: what the reply's headers say of the quota.
+            reason: what happened, for whoever asks why nothing is answered.
+            rejected: whether to count it among the rejections.
+        """
+        limiter = self._limiter
+        with limiter._lock:
+            limiter._held[self._loop].discard(self)
+            limiter._admission.rejected += rejected
+            limiter._admission.fail(
+                self, _now(), overloaded=overloaded, signals=signals, reason=reason
+            )
+            limiter._pump()
+
+    def release(self) -> None:
+        """End without an answer. Does nothing if the permit has ended already."""
+        if self.state == ADMITTED:
+            self._limiter._end(self, sent=True)
+
+    async def renew(self) -> None:
+        """Wait again after a rejection, in the queue's old place."""
+        if self.state != ADMITTED:
+            await self._limiter._wait(self)
+
+    def revise(self) -> None:
+        """Charge the present expectation of output; called by the limiter."""
+        if self._expect is not None:
+            self.charge = self._expect()
+
+    def grant(self) -> None:
+        """Wake the task that waits; called by the limiter."""
+        if wake(self._loop, self._future):
+            self._limiter._held[self._loop].add(self)
+        else:  # its loop is closed: nobody will send this request
+            self._limiter._admission.cancel(self)
+
+    def refuse(self, error: Exception) -> None:
+        """Have the task that waits fail; called by the limiter."""
+        wake(self._loop, self._future, error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
+class _TidyLock:
+    """A lock after whose release `Limiter._tidy` does what was deferred meanwhile."""
+
+    __slots__ = ("_limiter", "raw")
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self.raw = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.raw.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.release()
+        if self._limiter._ended:
+            self._limiter._tidy()
 
 
 _all: WeakSet[Limiter] = WeakSet()

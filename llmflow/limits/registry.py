@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Hashable
 from dataclasses import replace
 
-from llmflow.limits import memory
+from llmflow.limits import learned_limits
 from llmflow.limits.limiter import Limiter
 from llmflow.shares import part_of, share_of_environment
 from llmflow.transport import check_connections, how_to_have_more
@@ -21,7 +21,7 @@ START_IN_FLIGHT = 10
 
 _limiters: dict[Hashable, Limiter] = {}
 _explicit: set[Hashable] = set()
-_remembered: dict[str, memory.Remembered] | None = None
+_remembered: dict[str, learned_limits.Remembered] | None = None
 _lock = threading.Lock()
 
 
@@ -96,21 +96,21 @@ def remember_limits() -> None:
     Called at the end of the process; earlier, it saves what is known by then. It reads and
     writes a file: not for an event loop.
     """
-    path = memory.state_file()
+    path = learned_limits.state_file()
     if path is None:
         return
     with _lock:
         limiters, known = dict(_limiters), _remembered or {}
     now, found = time.time(), {}
     for domain, limiter in limiters.items():
-        key, learned = memory.digest(domain), limiter.learned()
+        key, learned = learned_limits.digest(domain), limiter.learned()
         if key is None or not learned:
             continue
         assert isinstance(domain, tuple)
-        before = known.get(key) or memory.Remembered(provider=domain[0], model=domain[-1])
+        before = known.get(key) or learned_limits.Remembered(provider=domain[0], model=domain[-1])
         rejected = limiter.statistics().rejected > 0
         found[key] = before.updated(learned, rejected=rejected, now=now)
-    memory.save(path, found, now=now)
+    learned_limits.save(path, found, now=now)
 
 
 def forget_limiters() -> None:
@@ -128,11 +128,11 @@ def forget_limiters() -> None:
 def _recall(domain: Hashable, limiter: Limiter) -> None:
     """Begin with what earlier runs have learned; the lock is held."""
     global _remembered  # noqa: PLW0603 - one memory per process
-    key = memory.digest(domain)
+    key = learned_limits.digest(domain)
     if key is None:
         return
     if _remembered is None:
-        _remembered = memory.load(memory.state_file())
+        _remembered = learned_limits.load(learned_limits.state_file())
         atexit.unregister(remember_limits)
         atexit.register(remember_limits)
     entry = _remembered.get(key)

@@ -1,4 +1,4 @@
-"""Reconciles reported balances with requests in flight and other clients.
+"""Reads balances that replies report: of when, how deep a bucket, how true.
 
 While a bucket is not full and nobody else spends, ``left + sent - rate * time`` is always
 the same, whatever happens in between: call it the balance. It tells two things that no
@@ -31,6 +31,11 @@ _FORGET_SECONDS: Final = 5.0
 _PRIOR_SECONDS: Final = 0.1
 _PRIOR: Final = 1.0
 _SEEN: Final = 0.2
+# As long as little is said to be left and nothing is refused, it may be just enough, or it may
+# be said of another account. After so many seconds it is tried out, which costs a rejection
+# where it was true; then it takes twice as long until it is tried again.
+_PATIENCE_SECONDS: Final = 4.0
+_ENOUGH: Final = 0.5
 
 
 class Spread:
@@ -74,31 +79,6 @@ class Reported:
         now: the time.
         at_reply: which of the two moments is believed in at first.
     """
-
-    __slots__ = (
-        "_at",
-        "_count",
-        "_early_before",
-        "_early_fall",
-        "_early_own",
-        "_groups",
-        "_is_full",
-        "_late_before",
-        "_late_fall",
-        "_late_own",
-        "_left",
-        "_long",
-        "_origin",
-        "_sent",
-        "_sent_at",
-        "_sent_before",
-        "_short",
-        "_since",
-        "_spent",
-        "_spent_before",
-        "at_reply",
-        "rate",
-    )
 
     def __init__(self, rate: float, now: float, *, at_reply: bool = False) -> None:
         self.rate = rate
@@ -194,3 +174,103 @@ class Reported:
             self.at_reply = any(each.is_steadier_at_reply(_TO_REPLY) for each in spreads)
         elif self._groups > _SHORT_STEPS[1]:
             self.at_reply = any(each.is_steadier_at_reply(1.0 / _TO_SENDING) for each in spreads)
+
+
+class Depth:
+    """The depth of a bucket, learned from balances and resets.
+
+    A ``reset`` in whole seconds was rounded up, perhaps, and so tells two bounds a second
+    apart. Replies at other moments of the second narrow them.
+
+    >>> depth = Depth()
+    >>> depth.note(7.0, 1.0, rate=10.0, most=600.0)  # 7 left, and all is back within a second
+    >>> depth.note(1.0, 1.0, rate=10.0, most=600.0)
+    >>> depth.value
+    11.0
+    """
+
+    __slots__ = ("_least", "_most", "value")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: the limit is another, or something was refused."""
+        self.value = self._least = 0.0
+        self._most = math.inf
+
+    def note(
+        self,
+        remaining: float,
+        reset: float | None,
+        *,
+        rate: float,
+        most: float,
+        least: float = 0.0,
+    ) -> None:
+        """Take note of a reply.
+
+        Args:
+            remaining: what it says is left.
+            reset: seconds until all is back; None where it does not say.
+            rate: what comes in per second.
+            most: the whole limit: no bucket holds more.
+            least: what the bucket is known to hold.
+        """
+        low = high = remaining
+        if reset is not None and 0.0 < reset < math.inf:
+            high = min(most, remaining + reset * rate)
+            low = max(remaining, high - rate) if reset.is_integer() else high
+            if low < high < self._most:
+                self._most = high
+        self._least = max(self._least, low, least)
+        self.value = max(self._least, min(high, self._most))
+
+
+class Trust:
+    """Decides whether reported balances control admission."""
+
+    __slots__ = ("_little_since", "_patience", "given")
+
+    def __init__(self) -> None:
+        self.given = True
+        self._patience = _PATIENCE_SECONDS
+        self._little_since: float | None = None
+
+    def note(self, left: float, *, held_back: bool, now: float) -> None:
+        """Take note of what replies say, while nothing is refused.
+
+        Args:
+            left: what is left, as a part of what there can be.
+            held_back: whether less is sent for it than the limit allows.
+            now: the time.
+        """
+        if not held_back or left >= _ENOUGH:
+            self._little_since = None
+        elif self._little_since is None:
+            self._little_since = now
+        elif now - self._little_since > self._patience:
+            self.given = False
+            self._little_since = None
+
+    def refuse(self, *, much_left: bool | None) -> None:
+        """Take note of a rejection.
+
+        Args:
+            much_left: whether it says itself that much is left, which is not so: what it
+                speaks of is not what requests are admitted by. None where it does not say.
+        """
+        self._little_since = None
+        if much_left is None:
+            return
+        if much_left:
+            self.given = False
+            self._patience = math.inf
+        elif not self.given and self._patience < math.inf:
+            self.given = True
+            self._patience *= 2.0
+
+    def move(self, shift: float) -> None:
+        """Follow a clock that has been set anew."""
+        if self._little_since is not None:
+            self._little_since += shift

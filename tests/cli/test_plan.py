@@ -14,8 +14,7 @@ import orjson
 import pytest
 
 from llmflow import LLM
-from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.memory import Remembered, digest, save, state_file
+from llmflow.limits.learned_limits import LearnedLimit, Remembered, digest, save, state_file
 from llmflow.simulator import SimulatorThread
 from llmflow.tokens import count_tokens
 from tests.cli.conftest import Run, listing, rows_of, write_rows

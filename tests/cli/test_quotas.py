@@ -13,8 +13,7 @@ import orjson
 import pytest
 
 from llmflow import LLM
-from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.memory import Remembered, digest, load, save, state_file
+from llmflow.limits.learned_limits import LearnedLimit, Remembered, digest, load, save, state_file
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, write_rows
 

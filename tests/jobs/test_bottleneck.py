@@ -8,7 +8,7 @@ import pytest
 
 from llmflow import LimiterStatistics, Quota
 from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
-from llmflow.limits.learned import LearnedLimit
+from llmflow.limits.learned_limits import LearnedLimit
 
 
 def statistics(bound_by: dict[str, float], **changes: Any) -> LimiterStatistics:

@@ -17,7 +17,7 @@ from llmflow.errors import (
     TooLargeForLimitError,
 )
 from llmflow.limits.admission import Admission
-from llmflow.limits.ticket import ADMITTED, OVER, WAITING, Ticket
+from llmflow.limits.dimensions import ADMITTED, OVER, WAITING, Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ import pytest
 from llmflow import Limiter
 from llmflow.errors import RampLimitError
 from llmflow.limits.admission import Admission
-from llmflow.limits.learned import LearnedLimit
+from llmflow.limits.dimensions import Ticket
+from llmflow.limits.learned_limits import LearnedLimit
 from llmflow.limits.learning import LearningBucket
-from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 

@@ -17,8 +17,16 @@ import pytest
 from llmflow import LLM, Quota
 from llmflow.errors import TooLargeForLimitError
 from llmflow.limits import Limiter
-from llmflow.limits.learned import LearnedLimit
-from llmflow.limits.memory import LIFETIME, Remembered, digest, forget, load, save, state_file
+from llmflow.limits.learned_limits import (
+    LIFETIME,
+    LearnedLimit,
+    Remembered,
+    digest,
+    forget,
+    load,
+    save,
+    state_file,
+)
 from llmflow.limits.registry import forget_limiters, limiter_for, remember_limits
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Charge, QuotaSignal

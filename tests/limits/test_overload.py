@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmflow.limits.overload import OUTAGE_PATIENCE, Overload
+from llmflow.limits.congestion import OUTAGE_PATIENCE, Overload
 
 
 def overload(now: float = 0.0) -> Overload:

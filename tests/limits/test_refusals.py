@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmflow import Limiter, Quota
 from llmflow.errors import OutageError, QuotaExhaustedError
-from llmflow.limits.permit import Permit
+from llmflow.limits import Permit
 from llmflow.testing import run_virtual
 from llmflow.types import Charge
 

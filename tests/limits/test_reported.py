@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmflow.limits.admission import Admission
+from llmflow.limits.dimensions import Ticket
 from llmflow.limits.reported import Reported
-from llmflow.limits.ticket import Ticket
 from llmflow.types import Charge, Quota, QuotaSignal
 
 RATE = 100.0

@@ -12,10 +12,10 @@ from llmflow import LLM, Quota
 from llmflow.errors import ConfigurationError, TooLargeForLimitError
 from llmflow.limits import Limiter
 from llmflow.limits.admission import Admission
-from llmflow.limits.learned import LearnedLimit
+from llmflow.limits.dimensions import Ticket
+from llmflow.limits.learned_limits import LearnedLimit
+from llmflow.limits.limiter_statistics import remedy_for
 from llmflow.limits.registry import forget_limiters, limiter_for
-from llmflow.limits.statistics import remedy_for
-from llmflow.limits.ticket import Ticket
 from llmflow.shares import part_of, share_text
 from llmflow.types import Charge, QuotaSignal
 from tests.limits.test_scenarios import RPM, expect, settings

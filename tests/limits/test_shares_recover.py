@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from benchmarks.harness.kinds import draw
 from benchmarks.harness.world import run
 from llmflow.limits.admission import Admission
-from llmflow.limits.depth import Depth
+from llmflow.limits.dimensions import Ticket
 from llmflow.limits.learning import LearningBucket
-from llmflow.limits.ticket import Ticket
-from llmflow.limits.trust import Trust
+from llmflow.limits.reported import Depth, Trust
 from llmflow.types import Charge, Quota, QuotaSignal
 
 pytestmark = pytest.mark.slow

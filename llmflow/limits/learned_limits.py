@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from llmflow.limits.learned import LearnedLimit
 from llmflow.private_files import make_private_folder
 from llmflow.rate_limits import RATE_LIMITS
 
@@ -44,6 +43,23 @@ _CLOCK_NOISE: Final = 300.0
 _LOCK_TRIES, _LOCK_SECONDS = 25, 0.02
 # Name, address, key and model; what has fewer parts is at no address that a later run finds.
 _FEWEST_PARTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedLimit:
+    """One limit, as far as it was learned while it was used.
+
+    Args:
+        dimension: the name of the field of `Quota`, such as ``"rpm"``.
+        limit: what it is, per minute or day.
+        burst_seconds: how many seconds' worth may be used at once.
+        estimated: whether it was found by trying; else a reply has named it.
+    """
+
+    dimension: str
+    limit: float
+    burst_seconds: float
+    estimated: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
+from llmflow.limits.admission import Admission
 from llmflow.types import Quota
 
 # Of the time since the first call.
@@ -60,6 +62,34 @@ class LimiterStatistics:
     bound_by: Mapping[str, float]
     share: float = 1.0
     remedy: str | None = None
+
+    @classmethod
+    def of(cls, admission: Admission, now: float) -> Self:
+        """Return those of an admission, without a remedy."""
+        dimensions = admission.dimensions
+        buckets = dimensions.buckets
+        paused_for = max(0.0, admission.paused_until - now)
+        active = max(admission.active_at - admission.opened, 1e-9)
+        return cls(
+            waiting=admission.waiting,
+            in_flight=admission.in_flight,
+            admitted=admission.admitted,
+            rejected=admission.rejected,
+            paused_for=paused_for,
+            paused_until=time.time() + paused_for if paused_for else None,
+            max_in_flight=admission.max_in_flight,
+            window=int(admission.window),
+            share=dimensions.portion,
+            limits=dimensions.limits(),
+            learned={each.dimension: each.limit for each in dimensions.learned()},
+            shares={b.name: 1.0 if b.estimated else b.share for b in buckets},
+            burst_seconds={b.name: b.window for b in buckets},
+            levels={b.name: b.level_at(now) for b in buckets},
+            utilisation={b.name: b.utilisation(admission.active_at) for b in buckets},
+            bound_by={
+                name: min(1.0, seconds / active) for name, seconds in admission.bound.items()
+            },
+        )
 
 
 def remedy_for(
