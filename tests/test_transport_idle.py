@@ -8,8 +8,8 @@ from typing import Any, Self
 import pytest
 
 from llmflow import transport
-from llmflow.transport import Timeout, idle
-from llmflow.transport.idle import LONGEST, UNKNOWN, Host, safe
+from llmflow.transport import Timeout, connections
+from llmflow.transport.connections import LONGEST_IDLE, UNKNOWN_IDLE, Host, safe
 from llmflow.types import WireRequest
 
 pytestmark = pytest.mark.every_loop
@@ -61,8 +61,8 @@ class Server:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is known at first, and the margin, be tenths of a second."""
-    monkeypatch.setattr(idle, "UNKNOWN", 0.2)
-    monkeypatch.setattr(idle, "_MARGIN", 0.1)
+    monkeypatch.setattr(connections, "UNKNOWN_IDLE", 0.2)
+    monkeypatch.setattr(connections, "_MARGIN", 0.1)
 
 
 async def burst(server: Server, number: int) -> None:
@@ -116,10 +116,10 @@ async def test_what_the_server_closes_while_idle_teaches_how_long_it_keeps(quick
         ('Keep-Alive: timeout="30", max=7\r\n', 27.0),
         ("Keep-Alive: timeout=1\r\n", 0.5),
         ("Keep-Alive: timeout=0\r\n", 0.0),
-        ("Keep-Alive: timeout=99999999999999999999\r\n", LONGEST),
-        ("Keep-Alive: max=5\r\n", UNKNOWN),
-        ("Keep-Alive: soon\r\n", UNKNOWN),
-        ("", UNKNOWN),
+        ("Keep-Alive: timeout=99999999999999999999\r\n", LONGEST_IDLE),
+        ("Keep-Alive: max=5\r\n", UNKNOWN_IDLE),
+        ("Keep-Alive: soon\r\n", UNKNOWN_IDLE),
+        ("", UNKNOWN_IDLE),
     ],
 )
 async def test_a_server_that_says_how_long_is_believed(says: str, usable: float) -> None:
@@ -176,7 +176,7 @@ def test_what_is_seen_last_counts() -> None:
     host.saw_open(20.0)
     assert host.usable == 19.5
     host.saw_open(1000.0)
-    assert host.usable == LONGEST
+    assert host.usable == LONGEST_IDLE
     host.told({"keep-alive": "timeout=5"})
     host.saw_open(30.0)
     assert host.usable == 4.5

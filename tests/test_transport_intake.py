@@ -12,7 +12,7 @@ import pytest
 from llmflow.batch_api import FileBounds
 from llmflow.errors import BadReplyError, ResultsTooLargeError
 from llmflow.transport.failures import TooLargeError
-from llmflow.transport.intake import Intake
+from llmflow.transport.streams import Intake
 
 URL = "https://key@host.example/v1/files/x/content"
 CONTENT = b"".join(b"line %d\n" % n for n in range(50_000))

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from llmflow import transport
-from llmflow.transport.limit import MOST_CONNECTIONS, how_to_have_more
+from llmflow.transport.connection_limit import MOST_CONNECTIONS, how_to_have_more
 
 resource = pytest.importorskip("resource")
 
@@ -159,7 +159,7 @@ def test_where_no_file_may_be_opened_any_more_the_error_says_what_to_do() -> Non
                 each.close()
             server.close()
 
-        import llmflow.transport.session
+        import llmflow.transport.http_session
         asyncio.run(main())
         """,
     )

@@ -22,8 +22,8 @@ from llmflow.errors import (
     RequestTimeoutError,
 )
 from llmflow.testing import VirtualLoop
-from llmflow.transport import Timeout, session
-from llmflow.transport.timeout import Watch
+from llmflow.transport import Timeout, http_session
+from llmflow.transport.http_session import Watch
 from llmflow.types import WireRequest
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -343,7 +343,7 @@ async def bomb(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def test_a_reply_larger_than_any_answer_is_given_up(
     handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_LARGEST_REPLY", 2**20)
+    monkeypatch.setattr(http_session, "LARGEST_REPLY", 2**20)
     peer = Peer(handler)
     async with serving(peer) as url:
         with pytest.raises(BadReplyError, match="larger than 1 MiB"):

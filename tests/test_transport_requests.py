@@ -11,8 +11,7 @@ from typing import Self
 import pytest
 
 from llmflow import transport
-from llmflow.transport import Timeout
-from llmflow.transport import requests as requests_module
+from llmflow.transport import Timeout, http_session
 from llmflow.transport.connections import Line
 from llmflow.types import WireRequest
 
@@ -97,7 +96,7 @@ async def test_what_goes_out_is_what_aiohttp_would_send(
         await send(server.url + path, headers=headers, method=method)
         await send(server.url + path, headers=headers, method=method)
         await transport.aclose()
-        monkeypatch.setattr(requests_module, "_head", lambda *_: None)
+        monkeypatch.setattr(http_session, "_head", lambda *_: None)
         await send(server.url + path, headers=headers, method=method)
     ours, again, theirs = (sorted(head.split(b"\r\n")) for head in server.heads)
     assert ours == again == theirs

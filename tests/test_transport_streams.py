@@ -220,7 +220,7 @@ async def test_no_request_follows_a_refused_upload_on_its_connection() -> None:
 async def test_a_reply_is_fetched_into_a_private_file_that_replaces_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmflow.transport.session._LARGEST_REPLY", 1000)
+    monkeypatch.setattr("llmflow.transport.http_session.LARGEST_REPLY", 1000)
     body = bytes(range(256)) * 20_000
     path = tmp_path / "out"
     path.write_text("older")

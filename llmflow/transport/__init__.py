@@ -12,13 +12,13 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from llmflow.transport.failures import mapped
-from llmflow.transport.limit import (
+from llmflow.transport.connection_limit import (
     check_connections,
     connection_limit,
     how_to_have_more,
     raise_connection_limit,
 )
+from llmflow.transport.failures import mapped
 from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmflow.batch_api import FileBounds, Upload
-    from llmflow.transport.session import Sending, Session
+    from llmflow.transport.http_session import Sending, Session
 
 __all__ = [
     "Timeout",
@@ -70,10 +70,12 @@ async def send(
     session = _sessions.get(loop)
     if session is None or session.client.closed:
         session = await _open(loop)
+    if body is not None:
+        from llmflow.transport.streams import stream  # with aiohttp, as in `_open`
+
+        return await stream(session, wire, timeout, body=body)
     try:
-        if body is None:
-            return await session.exchange(wire, timeout, sending)
-        return await session.stream(wire, timeout, body=body)
+        return await session.exchange(wire, timeout, sending)
     except Exception as error:
         failure = mapped(error, wire.url, timeout)
         if failure is None:
@@ -106,13 +108,9 @@ async def fetch(
     session = _sessions.get(loop)
     if session is None or session.client.closed:
         session = await _open(loop)
-    try:
-        return await session.stream(wire, timeout, path=path, bounds=bounds)
-    except Exception as error:
-        failure = mapped(error, wire.url, timeout)
-        if failure is None:
-            raise
-    raise failure
+    from llmflow.transport.streams import stream
+
+    return await stream(session, wire, timeout, path=path, bounds=bounds)
 
 
 async def aclose() -> None:
@@ -124,7 +122,7 @@ async def aclose() -> None:
 
 
 async def _open(loop: asyncio.AbstractEventLoop) -> Session:
-    from llmflow.transport.session import Session  # with aiohttp, which takes a while
+    from llmflow.transport.http_session import Session  # with aiohttp, which takes a while
 
     session = Session(loop, connections=connection_limit())
     with _changing:

@@ -1,9 +1,21 @@
-"""Opens connections, and closes those kept too long.
+"""Opens connections, keeps them while idle, and closes those kept too long.
 
 HTTP/1.1 matches replies to requests by their order alone. What a server sends on a
 connection on which nothing is asked would be taken for the answer to the next request, and
 every later answer for that of the one after. So a connection on which anything has come
 meanwhile is given up before a request goes out on it: at no cost, for nothing was sent.
+
+A request that goes out while the server closes the connection may have been read or not, and
+is not sent again from here. So a connection that was idle for as long as the server may keep
+it is not used. Nobody knows that time at first; 4 s are shorter than what servers have, the
+shortest common one being 5 s (uvicorn, and so vLLM; Node). After that it is known
+
+- from the header ``Keep-Alive: timeout=N`` (RFC 2068, 19.7.1.1), where there is one;
+- from a connection that the server has closed while it was idle;
+- from one that is still open: a few that are older than what is known are left open, and not
+  used, to see how long they last.
+
+What is seen last counts: another server may have taken the address over.
 """
 
 from __future__ import annotations
@@ -11,14 +23,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import re
 import select
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from llmflow.transport.idle import Host
 from llmflow.transport.openings import Openings
 
 if TYPE_CHECKING:
@@ -28,6 +40,10 @@ if TYPE_CHECKING:
 _READ_AT_ONCE: Final = 2**16
 _TLS_BUFFER: Final = 2**14
 _MOST_HOSTS: Final = 64
+# Whoever refuses a request may do so before its body is read, and hang up without saying so
+# (hyper does, and with it many gateways written in Rust); the next request on the connection
+# would fail. A smaller body comes with its head: ten segments (RFC 6928).
+_SURELY_READ: Final = 2**14
 # Gateways add headers by the hundred, and long ones; aiohttp's own limits are 128 and 8 KiB.
 _LIMITS: Final[dict[str, Any]] = {
     name: value
@@ -38,6 +54,15 @@ _LIMITS: Final[dict[str, Any]] = {
     )
     if name in inspect.signature(ResponseHandler.set_response_params).parameters
 }
+UNKNOWN_IDLE: Final = 4.0
+# Gateways of networks forget a silent connection after some minutes, and tell nobody (Azure's
+# after 4); what is sent on it then is lost until the time-out.
+LONGEST_IDLE: Final = 120.0
+# A request is on its way, and so is the news that the connection was closed.
+_MARGIN: Final = 0.5
+_MARGIN_SHARE: Final = 0.1
+_MOST_WATCHED: Final = 2
+_KEEP_ALIVE: Final = re.compile(r"(?:^|[,;\s])timeout\s*=\s*\"?(\d+)", re.IGNORECASE)
 
 
 class Line(ResponseHandler):
@@ -86,9 +111,10 @@ class Line(ResponseHandler):
         if self.asks == number:
             self.asks = 0
 
-    def part(self) -> None:
-        """See to it that the connection ends with this reply."""
-        self._should_close = True
+    def part_if_refused(self, status: int, sent: int) -> None:
+        """Let no other request follow one refused, maybe before it was read."""
+        if status >= 400 and sent > _SURELY_READ:
+            self._should_close = True
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server."""
@@ -120,6 +146,85 @@ class Line(ResponseHandler):
         if look is None:
             look = self._look = _looking_at(transport.get_extra_info("socket"))
         return bool(look())
+
+
+class Host:
+    """One host: its idle times, and connections that are watched.
+
+    Attributes:
+        usable: seconds for which a connection may have been idle and be used again.
+        watched: connections that are left open to see how long they last.
+    """
+
+    def __init__(self) -> None:
+        self.usable = UNKNOWN_IDLE
+        self.watched: list[Connection] = []
+        self._named: float | None = None
+
+    def told(self, headers: Mapping[str, str]) -> None:
+        """Read what a reply says."""
+        found = _KEEP_ALIVE.search(headers.get("keep-alive", ""))
+        named = None if found is None else min(LONGEST_IDLE, safe(float(found[1])))
+        if named is not None and named != self._named:
+            self._named = self.usable = named
+
+    def saw_end(self, seconds: float) -> None:
+        """Learn from a connection that the server closed when idle."""
+        self.usable = min(self.usable, safe(seconds))
+
+    def saw_open(self, seconds: float) -> None:
+        """Learn from an idle connection that is still open."""
+        most = LONGEST_IDLE if self._named is None else self._named
+        self.usable = max(self.usable, min(most, seconds - _MARGIN))
+
+    def may_use(self, line: Line) -> bool:
+        """Return whether a connection that is still open may be used."""
+        seconds = line.idle_seconds()
+        if seconds <= self.usable:
+            return True
+        self._look()
+        if seconds <= self.usable:
+            return True
+        self.saw_open(seconds)  # for the next ones: of the margin this one knows nothing
+        return False
+
+    def watch(self, connection: Connection) -> bool:
+        """Keep a connection open as a test; False if enough are."""
+        if len(self.watched) >= _MOST_WATCHED:
+            return False
+        self.watched.append(connection)
+        return True
+
+    def close(self) -> None:
+        """Close what is watched."""
+        watched, self.watched = self.watched, []
+        for connection in watched:
+            connection.close()
+
+    def _look(self) -> None:
+        """Learn from what is watched."""
+        watched, self.watched = self.watched, []
+        for connection in watched:
+            line = cast("Line", connection.protocol)
+            seconds = line.idle_seconds()
+            if seconds <= LONGEST_IDLE and line.is_fit():
+                self.saw_open(seconds)
+                self.watched.append(connection)
+            else:
+                connection.close()
+
+
+def safe(seconds: float) -> float:
+    """Return the safety margin before a connection's idle time ends.
+
+    >>> safe(5.0), safe(75.0), safe(0.6)
+    (4.5, 67.5, 0.3)
+
+    Args:
+        seconds: the idle time that a server allows.
+    """
+    margin = max(_MARGIN, _MARGIN_SHARE * seconds)
+    return max(seconds / 2, seconds - margin)
 
 
 def _lighten(transport: Any) -> None:

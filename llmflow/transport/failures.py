@@ -15,7 +15,7 @@ from llmflow.errors import (
     RequestTimeoutError,
     redact,
 )
-from llmflow.transport.limit import how_to_have_more
+from llmflow.transport.connection_limit import how_to_have_more
 from llmflow.transport.timeout import Timeout
 
 _NOT_SENT: Final = ("connecting", "sending", "sending stalled")

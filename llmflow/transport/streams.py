@@ -2,6 +2,10 @@
 
 A file of hundreds of megabytes may take an hour on a narrow line. So what is limited here,
 besides the whole, is standing still: every piece that moves begins the time anew.
+
+A file of results may be made to fill a disk or the memory: a few megabytes of gzip are
+gigabytes of blank lines. So what is sent is counted before it is decompressed, and what
+comes of it after each mebibyte.
 """
 
 from __future__ import annotations
@@ -10,22 +14,34 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import Callable
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
+import aiohttp
 from aiohttp.payload import Payload
 
-from llmflow.errors import JournalError, RequestTimeoutError
-from llmflow.transport.failures import too_late
+from llmflow.errors import (
+    BadReplyError,
+    JournalError,
+    LLMFlowError,
+    RequestTimeoutError,
+    ResultsTooLargeError,
+    redact,
+)
+from llmflow.transport.failures import TooLargeError, mapped, place, too_late
+from llmflow.transport.http_session import LARGEST_REPLY, Session, expect_reply, whole_body
+from llmflow.transport.timeout import Timeout
+from llmflow.types import WireReply, WireRequest
 
 if TYPE_CHECKING:
-    from aiohttp import StreamReader
+    from aiohttp import ClientResponse, StreamReader
     from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.connector import Connection
 
-    from llmflow.batch_api import Upload
-    from llmflow.transport.intake import Intake
-    from llmflow.transport.timeout import Timeout
+    from llmflow.batch_api import FileBounds, Upload
 
 _T = TypeVar("_T")
 
@@ -33,6 +49,77 @@ STALL: Final = 60.0
 """After how many seconds in which nothing moves an upload or a download is given up."""
 
 _WRITE_AT_ONCE: Final = 2**20
+_AT_ONCE: Final = 2**20
+_AUTOMATIC: Final = zlib.MAX_WBITS + 32  # gzip or zlib, as its first bytes say
+_RAW: Final = -zlib.MAX_WBITS
+_PLAIN: Final = ("", "identity")
+_GZIP: Final = ("gzip", "x-gzip")
+_DEFLATE: Final = "deflate"
+_ZLIB: Final = 8
+
+
+async def stream(
+    session: Session,
+    wire: WireRequest,
+    timeout: Timeout,
+    *,
+    body: Upload | None = None,
+    path: Path | None = None,
+    bounds: FileBounds | None = None,
+) -> WireReply:
+    """Send a streamed body, or stream a 200's reply to disk.
+
+    Raises:
+        JournalError: the file on this machine cannot be read or written.
+        ResultsTooLargeError: the reply is above the bounds.
+        LLMFlowError: as `Session.exchange`.
+    """
+    if path is not None:
+        wire = wire._replace(headers={**wire.headers, "Accept-Encoding": "gzip, deflate"})
+    pace = Pace(timeout)
+    payload = None if body is None else Pieces(body, pace)
+    connection: Connection | None = None
+    reply: ClientResponse | None = None
+    content = b""
+    failure: LLMFlowError | None = None
+    try:
+        request = session.requests.make(wire, payload)
+        async with pace.whole, pace.step:
+            connection = await session.connect(request, timeout)
+            if payload is None:
+                pace.wait()
+            else:
+                pace.send()
+            line, number = expect_reply(connection, wire.method, decompressed=path is None)
+            reply = await request.send(connection)
+            await reply.start(connection)
+            line.part_if_refused(reply.status, 0 if body is None else body.size)
+            pace.read()
+            if path is None:
+                content = await whole_body(reply)
+            else:
+                intake = Intake(reply.headers, wire.url, bounds)
+                if reply.status == 200:
+                    await save(reply.content, path, pace, intake)
+                else:
+                    content = intake.whole(await whole_body(reply), LARGEST_REPLY)
+            line.replied(number)
+    except BaseException as error:
+        pace.stop()
+        if reply is not None:
+            reply.close()
+        if connection is not None:
+            connection.close()
+        if isinstance(error, Exception):
+            failure = pace.late(wire.url) if isinstance(error, TimeoutError) else None
+            failure = failure or (payload and payload.failure) or mapped(error, wire.url, timeout)
+        if failure is None:
+            raise
+    pace.stop()
+    if failure is not None:
+        raise failure
+    assert reply is not None
+    return WireReply(reply.status, reply.headers, content, time.time())
 
 
 class Pace:
@@ -128,6 +215,107 @@ class Pieces(Payload):
             self.failure = JournalError("a file to be sent has changed meanwhile")
             raise OSError("the body has another size than was announced")
         self._pace.wait()
+
+
+class Intake:
+    """The bytes of one reply's body.
+
+    Args:
+        headers: the reply's.
+        url: where it is from, for messages.
+        bounds: what there may be of it, or None.
+
+    Raises:
+        BadReplyError: it is compressed in a way that nobody asked for.
+    """
+
+    def __init__(self, headers: Mapping[str, str], url: str, bounds: FileBounds | None) -> None:
+        self._encoding = headers.get("content-encoding", "").strip().lower()
+        self._place = place(url)
+        self._bounds = bounds
+        self._sent = self._size = self._lines = 0
+        self._inflater: zlib._Decompress | None = None
+        if self._encoding not in (*_PLAIN, *_GZIP, _DEFLATE):
+            raise BadReplyError(
+                f"{self._place}: the reply is compressed as {redact(self._encoding)!r}, "
+                "which was not asked for"
+            )
+
+    def take(self, piece: bytes) -> Iterator[bytes]:
+        """Yield what a piece of the body stands for.
+
+        Raises:
+            ResultsTooLargeError: the body is above its bounds.
+            aiohttp.ClientPayloadError: it is not compressed as it says.
+        """
+        self._sent += len(piece)
+        if self._bounds is not None and self._sent > self._bounds.size:
+            raise self._too_large(f"{self._bounds.size:,} bytes")
+        if self._encoding in _PLAIN:
+            yield self._counted(piece)
+            return
+        try:
+            for each in self._inflated(piece):
+                yield self._counted(each)
+        except zlib.error as error:
+            raise aiohttp.ClientPayloadError(f"the reply cannot be decompressed: {error}") from None
+
+    def end(self) -> None:
+        """Check that the body came to its end.
+
+        Raises:
+            aiohttp.ClientPayloadError: it is cut off.
+        """
+        if self._inflater is not None and not self._inflater.eof:
+            raise aiohttp.ClientPayloadError("the compressed reply is cut off")
+
+    def whole(self, body: bytes, most: int) -> bytes:
+        """Return a body that is in memory, decompressed.
+
+        Raises:
+            TooLargeError: it has more bytes than `most`.
+        """
+        pieces, size = [], 0
+        for piece in self.take(body):
+            size += len(piece)
+            if size > most:
+                raise TooLargeError(most)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _inflated(self, piece: bytes) -> Iterator[bytes]:
+        is_more = bool(piece)
+        while is_more:
+            if self._inflater is None or self._inflater.eof:  # gzip may have several members
+                self._inflater = zlib.decompressobj(self._window(piece))
+            inflater = self._inflater
+            made = inflater.decompress(piece, _AT_ONCE)
+            piece = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+            # All of the input may be taken while there is still output to come.
+            is_more = bool(piece) or (len(made) == _AT_ONCE and not inflater.eof)
+            if made:
+                yield made
+
+    def _window(self, start: bytes) -> int:
+        # Servers mean either by "deflate".
+        is_raw = self._encoding == _DEFLATE and start[0] & 0x0F != _ZLIB
+        return _RAW if is_raw else _AUTOMATIC
+
+    def _counted(self, piece: bytes) -> bytes:
+        if self._bounds is not None:
+            self._size += len(piece)
+            self._lines += piece.count(b"\n")
+            if self._size > self._bounds.size:
+                raise self._too_large(f"{self._bounds.size:,} bytes")
+            if self._lines > self._bounds.lines:
+                raise self._too_large(f"{self._bounds.lines:,} lines")
+        return piece
+
+    def _too_large(self, what: str) -> ResultsTooLargeError:
+        return ResultsTooLargeError(
+            f"{self._place}: the results have more than {what}, which is more than the rows of "
+            "the batch job can come to. They are kept at the provider"
+        )
 
 
 async def save(stream: StreamReader, path: Path, pace: Pace, intake: Intake) -> None:

@@ -1,13 +1,7 @@
-"""Time-outs by phase, and one timer for all attempts.
-
-A timer of its own for every request (``asyncio.timeout``, aiohttp's ``total``) costs a
-seventh of what the whole request costs. Requests that may all take equally long end
-their time in the order in which they began, so a queue and one timer, for its head, do.
-"""
+"""Time-outs by phase: an argument of `LLM`."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from llmflow.arguments import values_by_name
@@ -52,72 +46,3 @@ class Timeout:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigurationError(f"timeout {name} must be seconds above 0; got {value!r}")
-
-
-class Wait:
-    """One task that is given a limited time."""
-
-    __slots__ = ("cancelling", "ends", "expired", "task")
-
-    def __init__(self, task: asyncio.Task[object], ends: float) -> None:
-        self.task = task
-        self.ends = ends
-        self.expired = False
-        self.cancelling = task.cancelling()
-
-
-class Watch:
-    """Cancels tasks that take longer than a fixed time.
-
-    Args:
-        loop: the tasks' event loop.
-        seconds: what each may take.
-    """
-
-    __slots__ = ("_loop", "_timer", "_waiting", "seconds")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        self._loop = loop
-        self.seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-        self._waiting: dict[Wait, None] = {}  # in the order of their ends
-
-    def begin(self) -> Wait:
-        """Watch the running task from now on."""
-        loop = self._loop
-        task = asyncio.current_task(loop)
-        assert task is not None
-        wait = Wait(task, loop.time() + self.seconds)
-        self._waiting[wait] = None
-        if self._timer is None:
-            self._timer = loop.call_at(wait.ends, self._ring)
-        return wait
-
-    def end(self, wait: Wait) -> bool:
-        """Stop watching a task; return whether its time was over.
-
-        If it was, the task has been cancelled, and the cancellation ends here, unless
-        somebody else has cancelled it as well: as ``asyncio.timeout`` does it.
-        """
-        if wait.expired:
-            return wait.task.uncancel() <= wait.cancelling
-        # The timer is left alone: when it rings, it finds who is to be watched then.
-        del self._waiting[wait]
-        return False
-
-    def stop(self) -> None:
-        """Forget the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _ring(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        for wait in list(self._waiting):
-            if wait.ends > now:
-                self._timer = self._loop.call_at(wait.ends, self._ring)
-                return
-            del self._waiting[wait]
-            wait.expired = True
-            wait.task.cancel()
