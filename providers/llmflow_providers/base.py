@@ -153,7 +153,7 @@ class HTTPProvider(ABC):
         if not 200 <= reply.status < 300:
             raise self.classified(self.details(reply), reply)
         try:
-            return self.understand(lenient_json.loads(reply.body), reply)
+            return self.understand(_parsed(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self.unusable(self.details(reply), reply, f"HTTP {reply.status}") from None
 
@@ -361,6 +361,14 @@ def dollars(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < _MOST else None
+
+
+def _parsed(body: bytes) -> Any:
+    """Parse JSON, with what is odd in it replaced; most is strict."""
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return lenient_json.loads(body)
 
 
 def _plain(value: Any) -> dict[Any, Any]:

@@ -22,7 +22,7 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers import endings
+from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
     HTTPProvider,
     LimitHeaders,
@@ -38,7 +38,7 @@ from llmflow_providers.base import (
 from llmflow_providers.error_rules import ErrorTable
 
 if TYPE_CHECKING:
-    from llmflow_providers.anthropic.batch import AnthropicBatch
+    from llmflow_providers.anthropic.message_batches import AnthropicBatch
 
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -213,7 +213,7 @@ class AnthropicProvider(HTTPProvider):
             request_id=reply.headers.get("request-id") or data.get("id"),
             raw=data,
         )
-        if stop_reason not in endings.WHOLE or not text:
+        if stop_reason not in finish_reasons.WHOLE or not text:
             self._check_ending(response, stop_reason, reply)
         return response
 
@@ -221,8 +221,8 @@ class AnthropicProvider(HTTPProvider):
         """Raise the failure of an answer, by finish reason or error."""
         data = response.raw
         is_empty = not data["content"] or (stop_reason is None and not response.text)
-        counts = is_empty or endings.is_failure(stop_reason)
-        endings.check(
+        counts = is_empty or finish_reasons.is_failure(stop_reason)
+        finish_reasons.check(
             response,
             stop_reason,
             beside=[data.get("error")] if counts else (),
@@ -233,7 +233,7 @@ class AnthropicProvider(HTTPProvider):
     @property
     def batch(self) -> AnthropicBatch:
         """Its batch API."""
-        from llmflow_providers.anthropic.batch import AnthropicBatch
+        from llmflow_providers.anthropic.message_batches import AnthropicBatch
 
         return AnthropicBatch(self)
 
@@ -295,7 +295,7 @@ def model_class(model: str) -> str:
 
 
 def _finish_reason(stop_reason: str) -> str:
-    return FINISH_REASONS.get(stop_reason) or endings.plain(stop_reason)
+    return FINISH_REASONS.get(stop_reason) or finish_reasons.plain(stop_reason)
 
 
 def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

@@ -37,7 +37,7 @@ from llmflow.retry import Retry
 from llmflow.surrogates import well_formed, well_formed_value
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
-from llmflow_providers import endings
+from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
     EMPTY,
     checked_base_url,
@@ -251,7 +251,7 @@ class LiteLLMProvider:
         response = Response(
             text=text,
             usage=_usage(getattr(answer, "usage", None)),
-            finish_reason=endings.plain(finish_reason) if finish_reason else None,
+            finish_reason=finish_reasons.plain(finish_reason) if finish_reason else None,
             model=answer.model or self.model,
             provider=self.name,
             request_id=headers.get("x-request-id") or headers.get("request-id") or answer.id,
@@ -259,7 +259,7 @@ class LiteLLMProvider:
             signals=quota_signals(headers, dialect=self._dialect, received_at=time.time()),
             raw=answer.model_dump(warnings=False),
         )
-        if finish_reason not in endings.WHOLE or not text:
+        if finish_reason not in finish_reasons.WHOLE or not text:
             self._check_ending(response, choice, headers)
         return response
 
@@ -269,10 +269,10 @@ class LiteLLMProvider:
         # litellm calls an ending that is not there "stop".
         error = (getattr(choice, "provider_specific_fields", None) or EMPTY).get("error")
         is_empty = not response.text and not getattr(choice.message, "tool_calls", None)
-        endings.check(
+        finish_reasons.check(
             response,
             ending,
-            beside=[error] if is_empty or endings.is_failure(ending) else (),
+            beside=[error] if is_empty or finish_reasons.is_failure(ending) else (),
             error_of=lambda each: error_beside(each, headers, secret=self._key, model=self.model),
         )
 
@@ -312,7 +312,9 @@ def _finish_reason(choice: Any) -> str | None:
     """Return the ending, in the provider's word if it tells more."""
     fields = getattr(choice, "provider_specific_fields", None) or EMPTY
     native = fields.get("native_finish_reason")
-    if isinstance(native, str) and (endings.is_failure(native) or endings.is_filtered(native)):
+    if isinstance(native, str) and (
+        finish_reasons.is_failure(native) or finish_reasons.is_filtered(native)
+    ):
         return native
     finish_reason: str | None = choice.finish_reason
     return finish_reason

@@ -26,7 +26,7 @@ import orjson
 
 from llmflow import errors, lenient_json
 from llmflow.types import QuotaSignal, WireReply
-from llmflow_providers import endings
+from llmflow_providers import finish_reasons
 from llmflow_providers.anthropic import ERRORS as ANTHROPIC_ERRORS
 from llmflow_providers.anthropic import AnthropicProvider, anthropic_signals
 from llmflow_providers.base import EMPTY, mapping, said
@@ -445,9 +445,9 @@ def _is_odd(data: Mapping[str, Any]) -> bool:
 
 
 def _is_bad(ending: Any) -> bool:
-    if not isinstance(ending, str) or ending in endings.WHOLE:
+    if not isinstance(ending, str) or ending in finish_reasons.WHOLE:
         return False
-    return endings.is_failure(ending) or endings.is_filtered(ending)
+    return finish_reasons.is_failure(ending) or finish_reasons.is_filtered(ending)
 
 
 def _raise_failure(reply: WireReply, model: str, key: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import ProviderError
 from llmflow.types import Charge, QuotaSignal, Request, Response, Usage, WireReply, WireRequest
-from llmflow_providers import endings
+from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
     EMPTY,
     HTTPProvider,
@@ -31,7 +31,7 @@ from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai.dialects import ERRORS, classify, dialect_at, dialect_named
 
 if TYPE_CHECKING:
-    from llmflow_providers.openai.batch import OpenAIBatch
+    from llmflow_providers.openai.file_batches import OpenAIBatch
 
 _TICKS_PER_DOLLAR: Final = 1e10
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -100,7 +100,7 @@ class OpenAIProvider(HTTPProvider):
         if not isinstance(finish_reason, str):
             finish_reason = None
         elif finish_reason != "stop":
-            finish_reason = endings.plain(finish_reason)
+            finish_reason = finish_reasons.plain(finish_reason)
         usage = mapping(data.get("usage"))
         model = data.get("model")
         response = Response(
@@ -113,14 +113,14 @@ class OpenAIProvider(HTTPProvider):
             cost=_cost(usage),
             raw=data,
         )
-        if finish_reason not in endings.WHOLE or not text:
+        if finish_reason not in finish_reasons.WHOLE or not text:
             self._check_ending(response, choice, reply)
         return response
 
     @property
     def batch(self) -> OpenAIBatch | None:
         """Its batch API; None where the server has none."""
-        from llmflow_providers.openai.batch import BATCH_LIMITS, OpenAIBatch
+        from llmflow_providers.openai.file_batches import BATCH_LIMITS, OpenAIBatch
 
         limits = BATCH_LIMITS.get(self.dialect.name)
         return None if limits is None else OpenAIBatch(self, limits)
@@ -157,9 +157,9 @@ class OpenAIProvider(HTTPProvider):
         """Raise the failure of an answer, by finish reason or error."""
         ending = response.finish_reason
         has_content = response.text or mapping(choice.get("message")).get("tool_calls")
-        is_answer = has_content and ending is not None and not endings.is_failure(ending)
+        is_answer = has_content and ending is not None and not finish_reasons.is_failure(ending)
         beside = () if is_answer else (choice.get("error"), response.raw.get("error"))
-        endings.check(
+        finish_reasons.check(
             response, ending, beside=beside, error_of=lambda each: self.error_beside(each, reply)
         )
 
