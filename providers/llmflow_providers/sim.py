@@ -19,7 +19,7 @@ from llmflow_providers.openai.dialects import OPENAI_FIELDS
 
 if TYPE_CHECKING:
     from llmflow.simulator import SimulatorThread
-    from llmflow_providers.openai.file_batches import OpenAIBatch
+    from llmflow_providers.openai.openai_batch import OpenAIBatch
 
 QUOTA: Final = Quota(rpm=600, tpm=100_000, burst_seconds=1)
 
@@ -60,7 +60,7 @@ class SimProvider(OpenAIProvider):
     @property
     def batch(self) -> OpenAIBatch:
         """Its batch API, whose jobs take seconds."""
-        from llmflow_providers.openai.file_batches import OpenAIBatch
+        from llmflow_providers.openai.openai_batch import OpenAIBatch
 
         return OpenAIBatch(self, BatchLimits(poll=0.5, calls_per_minute=6000))
 

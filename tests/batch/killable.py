@@ -21,9 +21,9 @@ import orjson
 
 # Loaded by the server of forks, so that none of its children has to.
 import llmflow_providers.anthropic
-import llmflow_providers.anthropic.message_batches
+import llmflow_providers.anthropic.anthropic_batch
 import llmflow_providers.openai
-import llmflow_providers.openai.file_batches  # noqa: F401
+import llmflow_providers.openai.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
 from llmflow.batch import deadline, primer, queue, spool
 from llmflow.batch.deadline import Lateness
@@ -289,7 +289,7 @@ def _damage(program: Program) -> None:
     """Have one item's row be one that the provider refuses."""
     if program.bad is None:
         return
-    from llmflow_providers.openai.file_batches import OpenAIBatch
+    from llmflow_providers.openai.openai_batch import OpenAIBatch
 
     line: Callable[..., bytes] = OpenAIBatch.line
     bad = program.prompts[program.bad].encode()

@@ -14,7 +14,7 @@ from llmflow.batch_api import BatchAPI, BatchStatus
 from llmflow.types import Request
 from llmflow_providers import batch_base
 from llmflow_providers.anthropic import AnthropicProvider
-from llmflow_providers.anthropic.message_batches import AnthropicBatch
+from llmflow_providers.anthropic.anthropic_batch import AnthropicBatch
 from tests.providers.batching import NOW, Script, reply, rows_in
 
 BASE = "https://api.anthropic.com/v1/messages/batches"

@@ -17,7 +17,7 @@ from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.transport.channel import StreamChannel
 from llmflow.types import Request
 from llmflow_providers.openai import OpenAIProvider
-from llmflow_providers.openai.file_batches import OpenAIBatch
+from llmflow_providers.openai.openai_batch import OpenAIBatch
 from llmflow_providers.sim import SimProvider
 from tests.providers.batching import NOW, Script, reply, rows_in
 

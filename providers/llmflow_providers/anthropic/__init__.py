@@ -38,7 +38,7 @@ from llmflow_providers.base import (
 from llmflow_providers.error_rules import ErrorTable
 
 if TYPE_CHECKING:
-    from llmflow_providers.anthropic.message_batches import AnthropicBatch
+    from llmflow_providers.anthropic.anthropic_batch import AnthropicBatch
 
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -233,7 +233,7 @@ class AnthropicProvider(HTTPProvider):
     @property
     def batch(self) -> AnthropicBatch:
         """Its batch API."""
-        from llmflow_providers.anthropic.message_batches import AnthropicBatch
+        from llmflow_providers.anthropic.anthropic_batch import AnthropicBatch
 
         return AnthropicBatch(self)
 

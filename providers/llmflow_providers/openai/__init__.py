@@ -31,7 +31,7 @@ from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai.dialects import ERRORS, classify, dialect_at, dialect_named
 
 if TYPE_CHECKING:
-    from llmflow_providers.openai.file_batches import OpenAIBatch
+    from llmflow_providers.openai.openai_batch import OpenAIBatch
 
 _TICKS_PER_DOLLAR: Final = 1e10
 _CHARACTERS_PER_TOKEN: Final = 4
@@ -120,7 +120,7 @@ class OpenAIProvider(HTTPProvider):
     @property
     def batch(self) -> OpenAIBatch | None:
         """Its batch API; None where the server has none."""
-        from llmflow_providers.openai.file_batches import BATCH_LIMITS, OpenAIBatch
+        from llmflow_providers.openai.openai_batch import BATCH_LIMITS, OpenAIBatch
 
         limits = BATCH_LIMITS.get(self.dialect.name)
         return None if limits is None else OpenAIBatch(self, limits)
