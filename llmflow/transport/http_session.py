@@ -138,50 +138,6 @@ class Request(ClientRequest):
             ) from error
 
 
-class Requests:
-    """Makes the requests of one session."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, client: aiohttp.ClientSession) -> None:
-        self._loop = loop
-        self._client = client
-        self._kept: dict[tuple[str, str], Request] = {}
-
-    def get(self, wire: WireRequest) -> Request:
-        """Return the prepared request; its body comes when it is sent."""
-        if not 0 < len(wire.body) < _LARGE_BODY:
-            return self.make(wire)
-        key = wire.method, wire.url
-        kept = self._kept.get(key)
-        if kept is not None and kept.given == wire.headers:
-            return kept
-        request = self.make(wire)
-        request.head = _head(request, wire.headers)
-        if request.head is not None:
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.clear()
-            request.given = dict(wire.headers)
-            self._kept[key] = request
-        return request
-
-    def make(self, wire: WireRequest, body: Any = None) -> Request:
-        """Return a request with its own, possibly streamed body."""
-        url, proxy = target(wire.url)
-        if body is None:
-            body = wire.body or None
-        if isinstance(body, bytes) and len(body) >= _LARGE_BODY:
-            body = io.BytesIO(body)
-        return Request(
-            wire.method,
-            url,
-            headers=wire.headers,
-            data=body,
-            loop=self._loop,
-            response_class=ClientResponse,
-            session=self._client,
-            proxy=proxy,
-        )
-
-
 def _head(request: Request, given: Mapping[str, str]) -> bytes | None:
     """Return a request's head without the length of its body; None if it is not plain."""
     if request.proxy is not None or not _SPECIAL.isdisjoint(name.lower() for name in given):
@@ -312,7 +268,7 @@ class Session:
         self.client = aiohttp.ClientSession(
             connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
         )
-        self.requests = Requests(loop, self.client)
+        self._kept: dict[tuple[str, str], Request] = {}
         self._limits: dict[Timeout, _Limits] = {}
         self.lifetime = self._live()
 
@@ -327,7 +283,7 @@ class Session:
             aiohttp.ClientError, OSError: as `llmflow.transport.failures` lists them.
         """
         limits = self._limits.get(timeout) or self._limits_of(timeout)
-        request = self.requests.get(wire)
+        request = self._prepared(wire)
         connection: Connection | None = None
         reply: Reply | ClientResponse | None = None
         phase = "connecting"
@@ -367,10 +323,45 @@ class Session:
             raise too_late(wire.url, seconds=first.seconds, phase="first byte")
         raise too_late(wire.url, seconds=timeout.total, phase=phase)
 
+    def make(self, wire: WireRequest, body: Any = None) -> Request:
+        """Return a request with its own, possibly streamed body."""
+        url, proxy = target(wire.url)
+        if body is None:
+            body = wire.body or None
+        if isinstance(body, bytes) and len(body) >= _LARGE_BODY:
+            body = io.BytesIO(body)
+        return Request(
+            wire.method,
+            url,
+            headers=wire.headers,
+            data=body,
+            loop=self._loop,
+            response_class=ClientResponse,
+            session=self.client,
+            proxy=proxy,
+        )
+
     async def connect(self, request: Request, timeout: Timeout) -> Connection:
         """Return a connection for a request that is streamed."""
         limits = self._limits.get(timeout) or self._limits_of(timeout)
         return await self._connector.connect(request, [], limits.connecting)
+
+    def _prepared(self, wire: WireRequest) -> Request:
+        """Return the prepared request; its body comes when it is sent."""
+        if not 0 < len(wire.body) < _LARGE_BODY:
+            return self.make(wire)
+        key = wire.method, wire.url
+        kept = self._kept.get(key)
+        if kept is not None and kept.given == wire.headers:
+            return kept
+        request = self.make(wire)
+        request.head = _head(request, wire.headers)
+        if request.head is not None:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            request.given = dict(wire.headers)
+            self._kept[key] = request
+        return request
 
     def _limits_of(self, timeout: Timeout) -> _Limits:
         if len(self._limits) >= _MOST_TIMEOUTS:

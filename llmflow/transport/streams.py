@@ -83,7 +83,7 @@ async def stream(
     content = b""
     failure: LLMFlowError | None = None
     try:
-        request = session.requests.make(wire, payload)
+        request = session.make(wire, payload)
         async with pace.whole, pace.step:
             connection = await session.connect(request, timeout)
             if payload is None:
