@@ -1,4 +1,4 @@
-"""All limits of a quota domain, and the tickets of requests charged to them."""
+"""All limits of a quota domain, and tickets of requests."""
 
 from __future__ import annotations
 

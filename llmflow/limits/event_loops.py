@@ -15,7 +15,7 @@ _SHORTEST_WAIT: Final = 1e-3
 
 
 class HeldByLoop(dict[asyncio.AbstractEventLoop, set[_T]]):
-    """What calls hold, by their event loops. Not locked: its owner has a lock.
+    """Holdings of calls by their event loops; its owner locks it.
 
     A loop that is closed with calls in flight never ends them: their coroutines are not run
     any more, and as long as somebody refers to them not collected either.
@@ -53,7 +53,7 @@ class HeldByLoop(dict[asyncio.AbstractEventLoop, set[_T]]):
 
 
 class Timers:
-    """One timer for each event loop. Not locked: its owner has a lock.
+    """One timer for each event loop; its owner locks it.
 
     Args:
         ring: called by the loop whose timer rings; it calls `rang` first.
@@ -65,7 +65,7 @@ class Timers:
         self.set: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Handle]] = {}
 
     def arm(self, delay: float, loop: asyncio.AbstractEventLoop) -> bool:
-        """Have a loop ring after a delay, from any thread; return False if it is closed."""
+        """Set a loop's timer from any thread; False if it is closed."""
         here = asyncio._get_running_loop()
         if loop is here:
             self._set(loop, delay)
@@ -109,7 +109,7 @@ def wake(
     future: asyncio.Future[None] | None,
     error: Exception | None = None,
 ) -> bool:
-    """Wake who waits for a future, from any thread; return False if its loop is closed."""
+    """Wake a waiting task from any thread; False if its loop closed."""
     if loop is asyncio._get_running_loop():
         _end(future, error)
         return True

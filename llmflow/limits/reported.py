@@ -1,4 +1,4 @@
-"""Reads balances that replies report: of when, how deep a bucket, how true.
+"""Reads what replies report of a limit: balance, depth, trust in it.
 
 While a bucket is not full and nobody else spends, ``left + sent - rate * time`` is always
 the same, whatever happens in between: call it the balance. It tells two things that no
