@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from llmflow.arguments import checked_arguments
-from llmflow.calls.choice import Fallback, ModeName, as_choice, choosing
+from llmflow.calls.mode_options import Fallback, ModeName, as_mode_options, use_mode
 from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots
 from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
@@ -274,7 +274,7 @@ class AsyncFlow(Flow, AsyncNode):
     ) -> None:
         super().__init__(start, max_steps=max_steps)
         self.concurrency_limit = concurrency_limit
-        self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
+        self._mode_options = as_mode_options(mode, deadline=deadline, fallback=fallback)
 
     async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:  # noqa: ARG002
         """Return the last action, for the flow around this one."""
@@ -284,7 +284,7 @@ class AsyncFlow(Flow, AsyncNode):
         return AsyncNode._run(self, shared)
 
     async def _run_async(self, shared: Any) -> Any:
-        with choosing(self._choice):
+        with use_mode(self._mode_options):
             prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             post = self.post_async(shared, prep_res, await self._orch_async(shared))
             return await self._awaitable("post_async", post)
@@ -331,7 +331,7 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
         warn_of_turns(self, mode)
 
     async def _run_async(self, shared: Any) -> Any:
-        with choosing(self._choice):
+        with use_mode(self._mode_options):
             prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             await self._run_each(shared, async_items(self, prep_res))
             post = self.post_async(shared, prep_res, None)
@@ -405,7 +405,7 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         async def run_one(params: dict[str, Any], _attempt: Attempt) -> Any:
             return await self._orch_async(shared, {**self.params, **params})
 
-        with choosing(self._choice):
+        with use_mode(self._mode_options):
             prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             self.last_results = await run_pool(
                 self,

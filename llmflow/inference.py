@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from llmflow.arguments import checked_arguments
-from llmflow.calls.choice import Fallback, ModeName
+from llmflow.calls.mode_options import Fallback, ModeName
 from llmflow.calls.validate import Validate
 from llmflow.engine.hooks import async_items, each
 from llmflow.engine.results import OnError
@@ -157,10 +157,10 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         the same jobs.
         """
         assert isinstance(self.llm, LLM)
-        run, choice = current_run(), self.llm.choice
+        run, options = current_run(), self.llm.mode_options
         if run is None or run.name is None or yield_slot.get() is not None:
             return False
-        if choice is None or choice.mode != "batch":
+        if options is None or options.mode != "batch":
             return False
         return not hasattr(items, "__len__") or len(items) > MOST_WAITING
 

@@ -21,9 +21,15 @@ from llmflow.call_options import (
     merged_options,
 )
 from llmflow.calls.call import Call, Route
-from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, chosen
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import LiveMode
+from llmflow.calls.mode_options import (
+    Fallback,
+    ModeName,
+    ModeOptions,
+    as_mode_options,
+    current_mode,
+)
 from llmflow.calls.session import Session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
@@ -202,7 +208,7 @@ class LLM(Mappable, Copying):
             or (settings is not None and settings.price_over(None) is not None),
             dedupe=dedupe,
             cache=machine_cache() if cache else None,
-            choice=as_choice(mode, deadline=deadline, fallback=fallback),
+            mode_options=as_mode_options(mode, deadline=deadline, fallback=fallback),
             batch=batch or _configured_batch(settings),
         )
         self._configured = settings
@@ -394,7 +400,7 @@ class LLM(Mappable, Copying):
             raise UsageError('collect needs a run around it: async with Run("name"): ...')
         if not self._prepared:
             self.prepare()
-        run.session.batches.adopt(self._route, self.choice or Choice(mode="batch"))
+        run.session.batches.adopt(self._route, self.mode_options or ModeOptions(mode="batch"))
 
     @property
     def batch_queue(self) -> str:
@@ -409,10 +415,14 @@ class LLM(Mappable, Copying):
         return current_run() or self._run
 
     @property
-    def choice(self) -> Choice | None:
+    def mode_options(self) -> ModeOptions | None:
         """The mode that a call would be in here; None: parallel."""
         run = self.run_around
-        return self._route.choice or chosen.get() or (None if run is None else run.choice)
+        return (
+            self._route.mode_options
+            or current_mode.get()
+            or (None if run is None else run.mode_options)
+        )
 
     def call_for(self, prompt: Prompt, *, wanted: bool = True) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
@@ -426,14 +436,14 @@ class LLM(Mappable, Copying):
     def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
         run, route = current_run() or self._run, self._route
         session = _outside if run is None else run.session
-        choice = route.choice or chosen.get() or session.choice
+        options = route.mode_options or current_mode.get() or session.mode_options
         if not wanted:
-            choice = choice or Choice(mode="batch")
-            return session, Call(request, route, choice=choice, wanted=False)
-        if choice is not None and choice.is_live:
-            choice = None  # as if nobody had chosen
+            options = options or ModeOptions(mode="batch")
+            return session, Call(request, route, mode_options=options, wanted=False)
+        if options is not None and options.is_live:
+            options = None  # as if nobody had chosen
         validate = self.validate or validating.get()
-        return session, Call(request, route, choice=choice, validate=validate)
+        return session, Call(request, route, mode_options=options, validate=validate)
 
     def _request(
         self,

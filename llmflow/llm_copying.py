@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice
+from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options
 from llmflow.calls.validate import Validate, checked_validate
 from llmflow.errors import ConfigurationError, MissingKeyError
 from llmflow.runs.run import Run
@@ -40,7 +40,7 @@ class Copying:
     _route: Route
 
     @property
-    def choice(self) -> Choice | None:
+    def mode_options(self) -> ModeOptions | None:
         """The mode that a call would be in."""
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class Copying:
         Raises:
             ConfigurationError: one of them is wrong.
         """
-        twin, around = copy.copy(self), self.choice
+        twin, around = copy.copy(self), self.mode_options
         twin._route = _varied_route(
             self._route,
             mode=mode,
@@ -139,7 +139,7 @@ def _varied_route(
     deadline: float | str | None,
     fallback: Fallback | None,
     batch: Batch | None,
-    around: Choice | None,
+    around: ModeOptions | None,
 ) -> Route:
     """Return a route with another mode or other batch settings.
 
@@ -154,13 +154,13 @@ def _varied_route(
     Raises:
         ConfigurationError: one of them is wrong.
     """
-    choice = route.choice
+    options = route.mode_options
     if mode is not None or deadline is not None or fallback is not None:
         if mode is None and around is not None:
             mode, fallback = around.mode, fallback or around.fallback
             deadline = around.deadline if deadline is None else deadline
-        choice = as_choice(mode, deadline=deadline, fallback=fallback)
-    return replace(route, choice=choice, batch=batch or route.batch)
+        options = as_mode_options(mode, deadline=deadline, fallback=fallback)
+    return replace(route, mode_options=options, batch=batch or route.batch)
 
 
 def checked_batch(batch: Any) -> Batch | None:

@@ -19,7 +19,7 @@ from types import CoroutineType
 from typing import Any
 
 from llmflow.arguments import checked_arguments
-from llmflow.calls.choice import Choice, Fallback, ModeName, as_choice, choosing
+from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options, use_mode
 from llmflow.calls.validate import Validate, checked_validate, demanding
 from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
 from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
@@ -245,7 +245,7 @@ class AsyncNode(Node):
             check_seconds("timeout", timeout, above=True)
         self._timeout = timeout
         self._gates = as_gates(gate)
-        self._choice = as_choice(mode, deadline=deadline, fallback=fallback)
+        self._mode_options = as_mode_options(mode, deadline=deadline, fallback=fallback)
         self._validate = checked_validate(validate)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -261,7 +261,7 @@ class AsyncNode(Node):
                     f"write `async def {twin}`"
                 )
 
-    _choice: Choice | None = None
+    _mode_options: ModeOptions | None = None
     _validate: Validate | None = None
 
     async def prep_async(self, shared: Any, /) -> Any:
@@ -290,7 +290,7 @@ class AsyncNode(Node):
         )
 
     async def _run_async(self, shared: Any) -> Any:
-        with choosing(self._choice), demanding(self._validate):
+        with use_mode(self._mode_options), demanding(self._validate):
             prep_res = await self._awaitable("prep_async", self.prep_async(shared))
             exec_res = await self._exec(prep_res)
             post = self.post_async(shared, prep_res, exec_res)

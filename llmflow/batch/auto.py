@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from llmflow.calls.call import Call, Mode
-from llmflow.calls.choice import Choice
+from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.session import Session
 from llmflow.format import counted, duration
 from llmflow.items.idle import active_items
@@ -66,8 +66,8 @@ class AutoMode:
         decision: Decision | None = batches.auto.get(domain)
         if decision is None:
             if call.route.has_batch_api:
-                assert call.choice is not None
-                decision = decide(call, call.choice, self._session.spending)
+                assert call.mode_options is not None
+                decision = decide(call, call.mode_options, self._session.spending)
             else:
                 decision = Decision(True, "no batch API is known")
             batches.auto[domain] = decision
@@ -89,7 +89,7 @@ class Decision:
     why: str
 
 
-def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
+def decide(call: Call, options: ModeOptions, spending: Spending | None) -> Decision:
     """Decide for a whole crowd of calls, at its first.
 
     How many there are is known where a node, a flow or a map has counted its items; else it is
@@ -104,8 +104,8 @@ def decide(call: Call, choice: Choice, spending: Spending | None) -> Decision:
             False, f"{counted(count, 'call is', 'calls are')} more than the daily quota"
         )
     time = f"{counted(count, 'call takes', 'calls take')} about {duration(seconds)} in parallel"
-    if choice.deadline is not None and seconds > choice.deadline * _SHARE_OF_DEADLINE:
-        return Decision(False, f"{time}: too long for {duration(choice.deadline)}")
+    if options.deadline is not None and seconds > options.deadline * _SHARE_OF_DEADLINE:
+        return Decision(False, f"{time}: too long for {duration(options.deadline)}")
     if spending is not None and (dear := spending.is_too_dear(call, count)):
         return Decision(False, dear)
     return Decision(True, time)

@@ -25,8 +25,8 @@ from llmflow.batch.queue import Identity, Queue
 from llmflow.batch.record import JobRecord, JobStore, MemoryStore
 from llmflow.batch.sink import ResultSink
 from llmflow.calls.call import Call, Route
-from llmflow.calls.choice import Choice
 from llmflow.calls.key import server_of
+from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.session import Session
 from llmflow.clock import SystemClock
 from llmflow.errors import BatchUnsupportedError, JournalError, ProviderError, UsageError
@@ -142,7 +142,7 @@ class BatchMode:
             _put_row(queue, call, name)
             self._deadlines.note(queue, call.charge)
 
-    def adopt(self, route: Route, options: Choice) -> None:
+    def adopt(self, route: Route, options: ModeOptions) -> None:
         """Resume earlier processes' jobs of a model on this event loop.
 
         Raises:
@@ -197,11 +197,11 @@ class BatchMode:
         return loop is not None and loop is not asyncio._get_running_loop() and loop.is_running()
 
     def _queue_of(self, call: Call) -> Queue:
-        assert call.choice is not None
+        assert call.mode_options is not None
         self._enter_loop()
-        return self._queue(call.route, call.choice)
+        return self._queue(call.route, call.mode_options)
 
-    def _queue(self, route: Route, options: Choice) -> Queue:
+    def _queue(self, route: Route, options: ModeOptions) -> Queue:
         """Return the queue of a model, with the jobs of earlier processes."""
         domain = _domain(route)
         queue = self._queues.get(domain)

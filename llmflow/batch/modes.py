@@ -37,7 +37,7 @@ def _open_batches(session: Session) -> BatchMode:
 
 def resolve(session: Session, call: Call) -> Mode:
     """Return the mode that a call's options stand for."""
-    options, route = call.choice, call.route
+    options, route = call.mode_options, call.route
     assert options is not None
     left: tuple[type[Exception], ...] = (RunLive,)
     if options.mode == "auto" or options.fallback == "parallel":

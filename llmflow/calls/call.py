@@ -16,8 +16,8 @@ from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRe
 if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.cache import Cache
-    from llmflow.calls.choice import Choice
     from llmflow.calls.in_flight import InFlight
+    from llmflow.calls.mode_options import ModeOptions
     from llmflow.calls.payment import Payment
     from llmflow.pricing import Price
 
@@ -47,7 +47,7 @@ class Call:
     Args:
         request: what is asked.
         route: how it reaches its answer.
-        choice: the mode that is chosen for it; None: live.
+        mode_options: the mode that is chosen for it; None: live.
         validate: looks at its answer; None where any is accepted.
         wanted: whether the answer is waited for; else it comes into the journal.
 
@@ -70,12 +70,12 @@ class Call:
 
     __slots__ = (
         "charge",
-        "choice",
         "done",
         "id",
         "in_batch",
         "in_flight",
         "key",
+        "mode_options",
         "ordinal",
         "payment",
         "pending",
@@ -94,14 +94,14 @@ class Call:
         request: Request,
         route: Route,
         *,
-        choice: Choice | None = None,
+        mode_options: ModeOptions | None = None,
         validate: Callable[[Response], Any] | None = None,
         wanted: bool = True,
     ) -> None:
         self.id = _next_id()
         self.request = request
         self.route = route
-        self.choice = choice
+        self.mode_options = mode_options
         self.validate = validate
         self.wanted = wanted
         self.shares = False
@@ -123,7 +123,7 @@ class Call:
 
     def again(self, request: Request) -> Call:
         """Return a call for another request, in this route and mode."""
-        return Call(request, self.route, choice=self.choice, wanted=self.wanted)
+        return Call(request, self.route, mode_options=self.mode_options, wanted=self.wanted)
 
 
 Done: TypeAlias = Callable[["Response | Exception"], None]
@@ -163,7 +163,7 @@ class Route:
         overrides_cost: whether that price goes before a cost that the provider reports.
         dedupe: whether equal calls in flight share one; None: where the temperature is 0.
         cache: where answers of earlier runs are taken from, and kept for later ones; or None.
-        choice: the mode of its calls, whatever is chosen around them; None: what is.
+        mode_options: the mode of its calls, whatever is chosen around them; None: what is.
         batch: what is set about its batch jobs; None for the defaults.
     """
 
@@ -174,7 +174,7 @@ class Route:
     overrides_cost: bool = False
     dedupe: bool | None = None
     cache: Cache | None = None
-    choice: Choice | None = None
+    mode_options: ModeOptions | None = None
     batch: Batch | None = None
 
     def encoded(self, request: Request) -> WireRequest | None:

@@ -35,7 +35,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         JournalError: its row cannot be written.
         UsageError: another event loop looks after the jobs.
     """
-    if call.choice is None or call.validate is not None or listening():
+    if call.mode_options is None or call.validate is not None or listening():
         return False
     if session.journal is not None and not call.key:
         return False

@@ -33,7 +33,7 @@ def record(session: Session, ask: Step) -> Step:
         return response
 
     def step(call: Call) -> Coroutine[Any, Any, Response]:
-        return _recorded(session, ask, call) if call.choice is None else confirmed(call)
+        return _recorded(session, ask, call) if call.mode_options is None else confirmed(call)
 
     return step
 

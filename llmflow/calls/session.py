@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Ledger
     from llmflow.calls.call import Call, Mode, Route, Step
-    from llmflow.calls.choice import Choice
+    from llmflow.calls.mode_options import ModeOptions
     from llmflow.journal import Journal, Recorded
 
 
@@ -33,7 +33,7 @@ class Session:
         ledger: what may still be spent; None where nothing limits it.
         retry_failed: ask again what the journal knows as failed in an earlier session.
         run_id: what events call the run; None outside of runs.
-        choice: the mode of calls for which nothing nearer chooses one.
+        mode_options: the mode of calls for which nothing nearer chooses one.
         is_conclusive: whether a failure says something of its request, and is not asked
             again; by default, what is not fatal does.
     """
@@ -54,7 +54,7 @@ class Session:
         ledger: Ledger | None = None,
         retry_failed: bool = False,
         run_id: str | None = None,
-        choice: Choice | None = None,
+        mode_options: ModeOptions | None = None,
         is_conclusive: Callable[[ProviderError], bool] | None = None,
     ) -> None:
         self.tally = Tally()
@@ -63,7 +63,7 @@ class Session:
         self.journal = journal
         self.spending = None if ledger is None else Spending(ledger, journal)
         self.run_id = run_id
-        self.choice = choice
+        self.mode_options = mode_options
         self.coalescer = Coalescer()
         self.ordinals = Ordinals(journal)
         self.is_conclusive = is_conclusive or _is_not_fatal
@@ -228,11 +228,11 @@ class Session:
 
     def mode_of(self, call: Call) -> Mode:
         """Return the mode that answers a call."""
-        return call.route.live if call.choice is None else self.resolve(self, call)
+        return call.route.live if call.mode_options is None else self.resolve(self, call)
 
     def is_in_a_job(self, call: Call) -> bool:
         """Return whether a job has a call's row, which may be billed."""
-        return call.choice is not None and any(each.holds(call) for each in self.all_batches)
+        return call.mode_options is not None and any(each.holds(call) for each in self.all_batches)
 
     async def submit(self, call: Call) -> bool:
         """Have a batch job answer a call; return whether one does.

@@ -33,7 +33,7 @@ def check_options(task: Task) -> None:
     Raises:
         ConfigurationError: they do not, or the deadline is no time.
     """
-    from llmflow.calls.choice import as_choice
+    from llmflow.calls.mode_options import as_mode_options
 
     if task.detach and not task.in_batches:
         raise ConfigurationError(
@@ -50,7 +50,7 @@ def check_options(task: Task) -> None:
     if task.fallback == "batch" and task.mode == "batch":
         raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
     if task.mode is not None or task.fallback is not None:
-        as_choice(task.mode or "parallel", deadline=task.deadline, fallback=task.fallback)
+        as_mode_options(task.mode or "parallel", deadline=task.deadline, fallback=task.fallback)
 
 
 def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:

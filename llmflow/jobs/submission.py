@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from llmflow.calls.choice import Choice, choosing
+from llmflow.calls.mode_options import ModeOptions, use_mode
 from llmflow.errors import (
     BatchCancelledError,
     BatchUnsupportedError,
@@ -125,8 +125,8 @@ class Submission:
             self.detach = False
 
     def _may_ask_in_parallel(self) -> bool:
-        choice = self._llm.choice
-        return choice is not None and (choice.mode == "auto" or choice.fallback == "parallel")
+        options = self._llm.mode_options
+        return options is not None and (options.mode == "auto" or options.fallback == "parallel")
 
     async def put(self) -> None:
         """Submit the rows without answers during a parallel run.
@@ -137,8 +137,8 @@ class Submission:
             LLMFlowError: a row cannot be submitted.
         """
         self._run.session.submit_anew()
-        choice = self._llm.choice or Choice()
-        with choosing(replace(choice, mode="batch", fallback=None)):
+        options = self._llm.mode_options or ModeOptions()
+        with use_mode(replace(options, mode="batch", fallback=None)):
             await self._submit()
         self.is_read = True
 

@@ -14,7 +14,7 @@ from typing import (
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
-    from llmflow.calls.choice import Fallback, ModeName
+    from llmflow.calls.mode_options import Fallback, ModeName
     from llmflow.calls.validate import Validate
     from llmflow.mapping.async_map import Answers
     from llmflow.mapping.engine import OnError

@@ -34,7 +34,7 @@ from llmflow.types import Quota
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
-    from llmflow.calls.choice import Choice, Fallback, ModeName
+    from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions
     from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
     from llmflow.mapping.surroundings import Surroundings
@@ -237,7 +237,7 @@ class Asked(Protocol):
         ...
 
     @property
-    def choice(self) -> Choice | None:
+    def mode_options(self) -> ModeOptions | None:
         """The mode that a call would be in."""
         ...
 
@@ -356,7 +356,7 @@ def spec_of(
         raise _unnamed(given.place, unnamed)
     checked_flag("progress", progress)
     arguments = given.arguments(llm.known_options)
-    if concurrency is None and llm.choice is not None and llm.choice.mode != "parallel":
+    if concurrency is None and llm.mode_options is not None and llm.mode_options.mode != "parallel":
         concurrency = MOST_WAITING
     elif concurrency is None:
         concurrency = default_concurrency(llm.limiter.quota)

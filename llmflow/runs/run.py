@@ -20,7 +20,7 @@ import orjson
 
 from llmflow.arguments import checked_arguments, checked_flag, checked_total
 from llmflow.batch.modes import open_session
-from llmflow.calls.choice import Fallback, ModeName, as_choice
+from llmflow.calls.mode_options import Fallback, ModeName, as_mode_options
 from llmflow.calls.statistics import RunStatistics
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
@@ -121,7 +121,7 @@ class Run:
             )
         self.name = None if name is None else checked_name(name)
         self.budget = budget
-        self.choice = as_choice(mode, deadline=deadline, fallback=fallback)
+        self.mode_options = as_mode_options(mode, deadline=deadline, fallback=fallback)
         """How its calls are answered, where nothing nearer says so."""
         self.retry_failed = retry_failed
         self._is_conclusive = is_conclusive
@@ -224,7 +224,7 @@ class Run:
             ledger=self._ledger,
             retry_failed=self.retry_failed,
             run_id=self.id,
-            choice=self.choice,
+            mode_options=self.mode_options,
             is_conclusive=self._is_conclusive,
         )
         self._entered_at = time.monotonic()

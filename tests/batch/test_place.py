@@ -31,7 +31,7 @@ class Asking:
 
     def call(self, text: str, **options: Any) -> Call:
         request = self.llm._request(text, None, None, None, None, options, "here")
-        return Call(request, self.llm._route, choice=self.llm.choice)
+        return Call(request, self.llm._route, mode_options=self.llm.mode_options)
 
     async def place(self, text: str, *, call: Call | None = None) -> bool:
         call = call or self.call(text)

@@ -59,7 +59,11 @@ class TestSettings:
         assert twin is not llm
         for name in ("system", "max_tokens", "temperature", "options", "validate", "price"):
             assert getattr(twin, name) == getattr(llm, name)
-        assert (twin.model, twin.choice, twin.batch) == (llm.model, llm.choice, llm.batch)
+        assert (twin.model, twin.mode_options, twin.batch) == (
+            llm.model,
+            llm.mode_options,
+            llm.batch,
+        )
         assert twin._route.dedupe is True
         assert twin._route.cache is llm._route.cache
 
@@ -81,7 +85,7 @@ class TestSettings:
         assert (type(twin), twin.label, twin.temperature) == (Mine, "x", 0.5)
 
     def test_a_copy_of_another_mode_keeps_it(self, copied: Copy) -> None:
-        assert copied(LLM("sim/copied").varied(mode="batch")).choice.mode == "batch"
+        assert copied(LLM("sim/copied").varied(mode="batch")).mode_options.mode == "batch"
 
     def test_what_holds_an_llm_can_be_copied(self, copied: Copy) -> None:
         assert copied({"llm": [LLM("sim/copied")]})["llm"][0].model == "sim/copied"

@@ -13,7 +13,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.calls.choice import ModeName
+from llmflow.calls.mode_options import ModeName
 from llmflow.progress import painter
 from llmflow.runs.catalog import find_run
 from llmflow.runs.report import RunReport

@@ -21,7 +21,7 @@ _DAY: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ModeOptions:
     """Mode of calls, with its deadline and fallback.
 
     Args:
@@ -44,16 +44,16 @@ class Choice:
         return self.mode == "parallel" and self.fallback is None
 
 
-chosen: ContextVar[Choice | None] = ContextVar("llmflow_mode", default=None)
+current_mode: ContextVar[ModeOptions | None] = ContextVar("llmflow_mode", default=None)
 """What the node, flow or run around the running code has chosen; None: parallel calls."""
 
 
-def as_choice(
+def as_mode_options(
     mode: str | None, *, deadline: float | str | None = None, fallback: str | None = None
-) -> Choice | None:
-    """Return a checked choice; None where nothing is chosen.
+) -> ModeOptions | None:
+    """Return checked options; None where nothing is chosen.
 
-    >>> as_choice("batch", deadline="6h").deadline
+    >>> as_mode_options("batch", deadline="6h").deadline
     21600.0
 
     Raises:
@@ -73,20 +73,20 @@ def as_choice(
     seconds = None if deadline is None else _seconds(deadline)
     if seconds is not None and mode == "parallel":
         raise ConfigurationError('a deadline needs mode="auto" or mode="batch"')
-    return Choice(mode=mode, deadline=seconds, fallback=fallback)  # type: ignore[arg-type]
+    return ModeOptions(mode=mode, deadline=seconds, fallback=fallback)  # type: ignore[arg-type]
 
 
 @contextmanager
-def choosing(choice: Choice | None) -> Iterator[None]:
+def use_mode(options: ModeOptions | None) -> Iterator[None]:
     """Apply a mode to all calls of the block; None changes nothing."""
-    if choice is None:
+    if options is None:
         yield
         return
-    token = chosen.set(choice)
+    token = current_mode.set(options)
     try:
         yield
     finally:
-        chosen.reset(token)
+        current_mode.reset(token)
 
 
 def _seconds(deadline: float | str) -> float:
