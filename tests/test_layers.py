@@ -135,14 +135,6 @@ def test_modules_stay_small() -> None:
 CIRCLES = [
     {"llmflow.budget.ledger", "llmflow.budget.reservation"},
     {
-        "llmflow.batch.ingest",
-        "llmflow.batch.job",
-        "llmflow.batch.queue",
-        "llmflow.batch.refusals",
-        "llmflow.batch.results",
-        "llmflow.batch.whole",
-    },
-    {
         "llmflow.runs.context",
         "llmflow.runs.interruptions",
         "llmflow.runs.run_progress",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from llmflow.batch.creating import creating_at
-from llmflow.batch_api import (
+from llmflow.calls.refusals import is_of_all
+from llmflow.clock import Clock
+from llmflow.errors import ProviderError
+from llmflow.provider import (
     BatchAPI,
     BatchInput,
     BatchStatus,
@@ -18,9 +19,6 @@ from llmflow.batch_api import (
     FileBounds,
     Upload,
 )
-from llmflow.calls.refusals import is_of_all
-from llmflow.clock import Clock
-from llmflow.errors import ProviderError, QueueLimitError
 from llmflow.retry import backoff
 from llmflow.types import WireReply, WireRequest
 
@@ -33,10 +31,6 @@ _LONGEST_WAIT: Final = 60.0
 _LOOKS: Final = (0.1, 0.5, 1.5)
 # How long a refusal of what has worked is given to pass. In the same units.
 _REFUSED_PAUSE: Final = 0.5
-
-
-class Interrupted(Exception):  # noqa: N818 - nothing is wrong
-    """The job is being cancelled; its current request was ended."""
 
 
 class Control:
@@ -69,68 +63,25 @@ class Control:
         self.poll = poll
         self.trouble: ProviderError | None = None
         """What went wrong with the last request, if that is to be repeated."""
-        self._has_worked = False  # of key and model: whether there is a job
+        self.has_worked = False  # of key and model: whether there is a job
         self._wait = min(_FIRST_WAIT, poll)
 
     async def upload(self, rows: BatchInput) -> str | None:
         """Upload a file. A second upload costs nothing."""
         return await self._repeat(lambda: self.api.upload(rows, self.channel))
 
-    async def create(
-        self,
-        rows: BatchInput,
-        uploaded: str | None,
-        known: Callable[[], Collection[str]],
-        wake: asyncio.Event,
-    ) -> tuple[BatchStatus, bool]:
-        """Create a job, exactly once.
+    async def create(self, rows: BatchInput, uploaded: str | None) -> BatchStatus:
+        """Create a job; not repeated here, as it may be created."""
+        made = await self._heard(self.api.create(rows, uploaded, self.channel))
+        self.has_worked = True
+        return made
 
-        What was refused was not made. What nobody answered may have been, and is looked for
-        before anything is sent again.
-
-        Args:
-            rows: its rows.
-            uploaded: the provider's name of its file.
-            known: returns the ids of jobs that were created for something else.
-            wake: set when it is to be created no more.
-
-        Returns:
-            The job, and whether it was found rather than named in the answer.
-
-        Raises:
-            QueueLimitError: too much is waiting already.
-            ProviderError: it cannot be created.
-            Interrupted: it was not created, and is not to be.
-        """
-        began = self._clock.monotonic()
-        attempt, probes = 0, self._probes()
-        while True:
-            attempt += 1
-            if wake.is_set():
-                raise Interrupted
-            try:
-                made = await self._heard(self.api.create(rows, uploaded, self.channel))
-                self._has_worked = True
-                return made, False
-            except QueueLimitError:
-                raise
-            except ProviderError as error:
-                # A file that was uploaded a moment ago is not everywhere yet.
-                unseen = error.status == 404 and not error.fatal and attempt < len(_LOOKS)
-                repeats = error.transient or unseen or probes(error)
-                if not repeats or attempt >= _ATTEMPTS:
-                    raise
-                if is_ambiguous(error):
-                    # By this clock, which may have been put back since.
-                    since = self._clock.wall() - (self._clock.monotonic() - began)
-                    wanted = replace(rows, created_at=min(rows.created_at, since))
-                    try:
-                        found = await self.find(wanted, known())
-                    except ProviderError as failed:
-                        raise error from failed  # nobody knows: it is no refusal of the job
-                    if found is not None:
-                        return found, True
-                await self._sleep(attempt, error, wake)
+    async def back_off(self, attempt: int, error: ProviderError) -> None:
+        """Wait before a call is repeated."""
+        seconds = backoff(attempt, initial=self._wait, maximum=_LONGEST_WAIT, rng=self._rng)
+        if is_of_all(error):
+            seconds = self.poll * _REFUSED_PAUSE
+        await self._clock.sleep(max(seconds, error.retry_after or 0.0))
 
     async def find(self, rows: BatchInput, known: Collection[str]) -> BatchStatus | None:
         """Search for a job that may exist, repeatedly: lists lag behind."""
@@ -144,7 +95,7 @@ class Control:
     async def status(self, job: str) -> BatchStatus:
         """Ask for a job's status once; the next poll is near."""
         status = await self._heard(self.api.status(job, self.channel))
-        self._has_worked = True
+        self.has_worked = True
         return status
 
     async def cancel(self, job: str) -> None:
@@ -184,7 +135,7 @@ class Control:
 
         def probes(error: ProviderError) -> bool:
             nonlocal left
-            if not self._has_worked or not is_of_all(error):
+            if not self.has_worked or not is_of_all(error):
                 return False
             left -= 1
             return left >= 0
@@ -200,26 +151,7 @@ class Control:
             except ProviderError as error:
                 if not (error.transient or probes(error)) or attempt >= attempts:
                     raise
-                await self._sleep(attempt, error)
-
-    async def _sleep(
-        self, attempt: int, error: ProviderError, wake: asyncio.Event | None = None
-    ) -> None:
-        seconds = backoff(attempt, initial=self._wait, maximum=_LONGEST_WAIT, rng=self._rng)
-        if is_of_all(error):
-            seconds = self.poll * _REFUSED_PAUSE
-        sleeping = self._clock.sleep(max(seconds, error.retry_after or 0.0))
-        if wake is None:
-            await sleeping
-            return
-        waits = [asyncio.ensure_future(each) for each in (sleeping, wake.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
-        if wake.is_set():
-            raise Interrupted
+                await self.back_off(attempt, error)
 
 
 class _Bounded:
@@ -241,12 +173,3 @@ class _Bounded:
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
     ) -> WireReply:
         return await self._channel.fetch(wire, path, bounds or self._bounds)
-
-
-def is_ambiguous(error: ProviderError) -> bool:
-    """Return whether a call that failed may have been executed.
-
-    A reply in the 400s is a refusal. Without a reply, or with one that says only that
-    something went wrong behind it, nobody knows.
-    """
-    return error.status is None or not 400 <= error.status < 500

@@ -3,136 +3,131 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.reading import LONGEST_LINE, Results, Unread, files_in
+from llmflow.batch.pending import Outcome
+from llmflow.batch.record import JobRecord
+from llmflow.batch.result_files import LONGEST_LINE, Unread
+from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import name_in
 from llmflow.calls.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 from llmflow.errors import (
     BadReplyError,
     BatchRowLostError,
+    JournalError,
     ProviderError,
     ResultsTooLargeError,
 )
-
-if TYPE_CHECKING:
-    from llmflow.batch.job import Job
-    from llmflow.batch.queue import Queue
-    from llmflow.batch_api import BatchRow
-
-_MOST_OUTSTANDING: Final = 1000
-_PAUSE: Final = 0.005
-_PATIENCE: Final = 200
+from llmflow.provider import BatchRow
 
 
 class Ingest:
-    """Reads the results of one job, in whatever order they are.
+    """Takes the results of one job, in whatever order they are.
 
     The first answer to a row is its answer; an error counts only where no line has an answer.
-    Lines that cannot be read, and rows that the job never had, are counted and left out.
+    Lines that cannot be read, and rows that the job never had, are left out.
+
+    Args:
+        record: the job's.
+        names: its rows without an outcome; those that get one are removed.
+        keeper: hears of what is decided, and of rows that may have been billed.
+        deliver: gives a row its outcome.
     """
 
-    def __init__(self, job: Job, queue: Queue) -> None:
-        self._job = job
-        self._queue = queue
-        self.unreadable = 0
-        self.foreign = 0
-        self.has_answers = False
+    def __init__(
+        self,
+        record: JobRecord,
+        names: set[str],
+        keeper: ResultSink,
+        deliver: Callable[[str, Outcome], None],
+    ) -> None:
+        self._record = record
+        self._names = names
+        self._keeper = keeper
+        self._deliver = deliver
+        self._unreadable = 0
+        self._has_answers = False
         """Whether any row was answered: then key and model work."""
+        self._errors: dict[str, ProviderError] = {}
         self._unread: dict[str, ProviderError] = {}
         self._ran = 0
 
-    async def run(self, folder: Path) -> dict[str, ProviderError]:
-        """Deliver all outcomes; return rows to ask again, with reasons."""
-        job, queue = self._job, self._queue
-        errors: dict[str, ProviderError] = {}
-        async for batch in Results(files_in(folder), queue.control.api.read):
-            for row in batch:
-                if isinstance(row, Unread):
-                    self._note_unread(row)
-                else:
-                    self._take(row, errors)
-            await self._let_others_keep_up()
-        if self.unreadable:
-            queue.keeper.decided("unreadable results", record=job.record, rows=self.unreadable)
-        return self._sort(errors)
+    def take(self, rows: Sequence[BatchRow | Unread]) -> None:
+        """Give rows their answers, and note what failed."""
+        for row in rows:
+            if isinstance(row, Unread):
+                self._note_unread(row)
+            else:
+                self._take(row)
 
-    def _take(self, row: BatchRow, errors: dict[str, ProviderError]) -> None:
-        job, name = self._job, row.custom_id
-        if row.response is not None and not self.has_answers:
-            self.has_answers = True
-            self._queue.keeper.worked()
-        if name not in job.names:
-            self.foreign += 1  # or answered by an earlier line
-        elif row.response is not None and row.response.finish_reason == FILTERED:
+    def _take(self, row: BatchRow) -> None:
+        name, response, errors = row.custom_id, row.response, self._errors
+        if response is not None and not self._has_answers:
+            self._has_answers = True
+            self._keeper.worked()
+        if name not in self._names:
+            return  # another's, or answered by an earlier line
+        if response is not None and response.finish_reason == FILTERED:
             self._ran += name not in errors
-            errors.setdefault(name, filtered(row.response))
-        elif row.response is not None:
+            errors.setdefault(name, filtered(response))
+        elif response is not None:
             self._ran += 1
-            job.names.remove(name)
+            self._names.remove(name)
             errors.pop(name, None)
-            response = row.response
-            if job.record.round > 1:
-                response = replace(response, attempts=job.record.round)
-            self._queue.deliver(job, name, response)
+            if self._record.round > 1:
+                response = replace(response, attempts=self._record.round)
+            self._deliver(name, response)
         elif row.error is not None:
             self._ran += row.error.may_be_billed and name not in errors
             errors.setdefault(name, row.error)
 
     def _note_unread(self, line: Unread) -> None:
         """Count a line that is no row; if it says whose it is, that is why there is no answer."""
-        self.unreadable += 1
+        self._unreadable += 1
         name = name_in(line.start)
-        if name is None or name not in self._job.names:
+        if name is None or name not in self._names:
             return
-        where = f"in the results of the batch job {self._job.record.job}"
+        where = f"in the results of the batch job {self._record.job}"
         if line.is_too_long:
             text = f"the row's line {where} is longer than {LONGEST_LINE / 2**20:g} MiB"
             self._unread[name] = ResultsTooLargeError(text)
         else:
             self._unread[name] = BadReplyError(f"the row's line {where} cannot be read")
 
-    async def _let_others_keep_up(self) -> None:
-        """Give out no more answers than are written down about as fast.
+    def leftovers(self, is_over: Callable[[str], bool] | None) -> dict[str, ProviderError]:
+        """Deliver final failures; return rows to ask again, with reasons.
 
-        But not for ever: a caller may do something else first, and even wait for another row.
+        Args:
+            is_over: whether a row has its outcome from elsewhere; None: none has.
         """
-        for _ in range(_PATIENCE):
-            if self._job.outstanding < _MOST_OUTSTANDING:
-                return
-            await asyncio.sleep(_PAUSE)
-
-    def _sort(self, errors: dict[str, ProviderError]) -> dict[str, ProviderError]:
-        """Give out what failed for good, and return the rest."""
-        job, queue = self._job, self._queue
-        again: dict[str, ProviderError] = {}
-        for name in list(job.names):
-            error = errors.get(name) or self._unread.get(name) or self._lost()
-            if self.has_answers and is_of_input(error):
+        record, again = self._record, dict[str, ProviderError]()
+        if self._unreadable:
+            self._keeper.decided("unreadable results", record=record, rows=self._unreadable)
+        for name in list(self._names):
+            error = self._errors.get(name) or self._unread.get(name) or self._lost()
+            if self._has_answers and is_of_input(error):
                 error = of_content(error)
-            if job.adopted and queue.is_over(name):
-                job.names.remove(name)
+            if is_over is not None and is_over(name):
+                self._names.remove(name)
                 continue
-            error.provider = error.provider or job.record.provider
-            error.model = error.model or job.record.model
-            error.attempts = job.record.round
+            error.provider = error.provider or record.provider
+            error.model = error.model or record.model
+            error.attempts = record.round
             if error.transient or self._may_pass(error):
                 again[name] = error
-                queue.keeper.lost(name, error)
+                self._keeper.lost(name, error)
             else:
-                job.names.remove(name)
-                queue.deliver(job, name, error)
+                self._names.remove(name)
+                self._deliver(name, error)
         return again
 
     def _may_pass(self, error: ProviderError) -> bool:
         """Whether a refusal of key or model is looked at once more, as others were answered."""
-        return self.has_answers and self._job.record.round == 1 and is_of_all(error)
+        return self._has_answers and self._record.round == 1 and is_of_all(error)
 
     def _lost(self) -> BatchRowLostError:
-        record = self._job.record
+        record = self._record
         native = (record.native or "").lower()
         code = "missing"
         if native.startswith("cancel"):
@@ -148,15 +143,29 @@ class Ingest:
         return lost
 
 
-async def affordable(
-    job: Job, queue: Queue, names: set[str], why: Mapping[str, ProviderError]
-) -> set[str]:
-    """Return the rows that the budget covers again; end the others."""
-    refused = {name for name in names if why[name].may_be_billed and not queue.keeper.renew(name)}
-    for name in refused:
-        why[name].message += "; it may have been billed, and the budget has no more for it"
-        queue.deliver(job, name, why[name])
-    if refused:
-        job.names -= refused
-        await job.all_settled()
-    return names - refused
+class GivenOut:
+    """Counts a job's outcomes that are given out and not written down."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._done = asyncio.Event()
+        self._error: JournalError | None = None
+
+    def settled(self, error: JournalError | None = None) -> None:
+        """Count a recorded outcome; after an error the job stays open."""
+        self.count -= error is None
+        self._error = self._error or error
+        if not self.count or error is not None:
+            self._done.set()
+
+    async def written(self) -> None:
+        """Return when all are written down.
+
+        Raises:
+            JournalError: one cannot be.
+        """
+        while self.count and self._error is None:
+            self._done.clear()
+            await self._done.wait()
+        if self._error is not None:
+            raise self._error

@@ -1,201 +1,260 @@
-"""One batch job, from its input file to its results.
-
-Each step is written down before the next is begun, so that a process which finds a record
-knows what may have happened after it (`llmflow.batch.record`). Only the creation must not
-happen twice: a job that may have been created is looked for first.
-"""
+"""Runs one batch job by the steps of `llmflow.batch.lifecycle`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+import copy
+import shutil
+from collections.abc import Awaitable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
-from llmflow.batch import results
-from llmflow.batch.control import Interrupted
-from llmflow.batch.ingest import Ingest, affordable
+from llmflow.batch import result_files
+from llmflow.batch.admission import Admission
+from llmflow.batch.blocking import in_thread
+from llmflow.batch.collector import new_tag
+from llmflow.batch.control import Control
+from llmflow.batch.ingest import GivenOut, Ingest
+from llmflow.batch.lifecycle import next_step
+from llmflow.batch.pending import Outcome
 from llmflow.batch.record import JobRecord
-from llmflow.batch.refusals import refused_for, wait_for_room
-from llmflow.batch_api import BatchInput, BatchProblem, BatchStatus
+from llmflow.batch.refusals import Refusals
+from llmflow.batch.result_files import Results, files_in
+from llmflow.batch.settings import Batch
+from llmflow.batch.sink import ResultSink
+from llmflow.batch.spool import copy_rows, names_of, parts_of, remove_all
+from llmflow.batch.steps import FINAL, Event, Step
+from llmflow.clock import Clock
 from llmflow.errors import (
-    AuthenticationError,
     BatchCancelledError,
     BatchRowLostError,
-    JournalError,
     ProviderError,
     QueueLimitError,
-    ResultsTooLargeError,
 )
-
-if TYPE_CHECKING:
-    from llmflow.batch.queue import Queue
+from llmflow.private_files import make_private_folder
+from llmflow.provider import BatchInput, BatchStatus
 
 _T = TypeVar("_T")
 
-# In units of the first look's delay: 10, 20, 30, then 60 seconds; after an hour 120.
-_FIRST_LOOKS: Final = (1.0, 2.0, 3.0)
-_LATER_LOOKS: Final = 6.0
-_LAST_LOOKS: Final = 12.0
-_IS_OLD: Final = 360.0
-# A job that was made a moment ago is not everywhere yet.
-_UNKNOWN_PATIENCE: Final = 3.0
-_REFUSALS: Final = 5
-_CANCEL_PATIENCE: Final = 60.0
-_URGENT_PATIENCE: Final = 12.0
+# Answers that may be given out before they are written down, and how long that is waited for.
+_MOST_OUTSTANDING: Final = 1000
+_PAUSE: Final = 0.005
+_PATIENCE: Final = 200
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing is wrong
+    """The job is to be cancelled, or an action took too long."""
+
+
+class _Jobs(Protocol):
+    """What a job needs of the scheduler of those of its model."""
+
+    control: Control
+    keeper: ResultSink
+    admission: Admission
+    refusals: Refusals
+    folder: Path
+    settings: Batch
+    clock: Clock
+    is_late: bool
+
+    async def write(self, *records: JobRecord) -> None: ...
+    def known_ids(self) -> set[str]: ...
+    async def primed(self, record: JobRecord) -> None: ...
+    def deliver(self, job: Job, name: str, outcome: Outcome) -> None: ...
+    def is_over(self, name: str) -> bool: ...
+    def is_few(self, rows: int, of: int) -> bool: ...
+    def hand_over(self, names: set[str]) -> None: ...
+    async def next_round(self, job: Job, names: set[str]) -> None: ...
+    def launch(self, record: JobRecord, names: set[str], *, adopted: bool) -> Job: ...
 
 
 class Job:
-    """One job.
+    """One job, and its handle.
 
     Args:
         record: what is written down of it.
         names: its rows that have no outcome yet.
-        queue: what it belongs to.
+        jobs: those that it belongs to.
         adopted: whether an earlier process has begun it.
     """
 
-    def __init__(self, record: JobRecord, names: set[str], queue: Queue, *, adopted: bool) -> None:
-        self.record = record
+    def __init__(self, record: JobRecord, names: set[str], jobs: _Jobs, *, adopted: bool) -> None:
         self.names = names
         self.adopted = adopted
-        self.outstanding = 0
-        """How many outcomes were given out that are not written down yet."""
-        self._queue = queue
-        self._found_creating = adopted and record.state == "creating"
-        self._uploaded: str | None = None
+        self.given = GivenOut()
+        """The outcomes that were given out and are not written down yet."""
         self.placed = asyncio.Event()
         """Set when it is at the provider, or has to wait for room there, or is over."""
         self.ended = asyncio.Event()
         """Set when it is over."""
-        self._settled = asyncio.Event()
+        self.is_done = False
+        """Whether it is written down that it is over."""
+        self.path = jobs.folder / f"{record.tag}.jsonl"
+        self.results = jobs.folder / f"{record.tag}.results"
+        self._jobs = jobs
+        self._control = jobs.control
+        self._step = Step(
+            record=record,
+            poll=jobs.control.poll,
+            rounds=jobs.settings.rounds,
+            may_exist=adopted and record.state == "creating",
+        )
         self._wake = asyncio.Event()
         if record.cancel is not None:
             self._wake.set()
-        self._journal_error: JournalError | None = None
-        self._cancelled_at: float | None = None
-        self._cancel_told = False
-        self.is_refused = False
-        self.path = queue.folder / f"{record.tag}.jsonl"
-        self.results = queue.folder / f"{record.tag}.results"
+        self._cancel_parts: str | None = None
+        self._has_lock = False
+        self._began = 0.0
+        self._bad: dict[str, ProviderError] = {}
+        self._leftovers: dict[str, ProviderError] = {}
 
     def __repr__(self) -> str:
         return f"<Job {self.record.job or self.record.tag}: {self.record.state}>"
 
+    @property
+    def record(self) -> JobRecord:
+        """The record as it is now."""
+        return self._step.record
+
+    @property
+    def has_given_all(self) -> bool:
+        """True if every row has its outcome, to be recorded only."""
+        is_last = self.record.state in ("fetched", "done") or self._step.action == "fail_rows"
+        return is_last and not self.names
+
+    def request_cancel(self, reason: str) -> bool:
+        """Have the job cancelled; what it has answered until then is kept.
+
+        Returns:
+            Whether that is news, and there is anything left to cancel.
+        """
+        record = self.record
+        if self._step.action == "split":  # it is over, but others will have its rows
+            self._cancel_parts = reason
+            return False
+        if record.cancel is not None or record.state in ("fetched", "done"):
+            return False
+        self._step = replace(self._step, record=record.but(cancel=reason))
+        self._wake.set()
+        return True
+
     async def run(self) -> None:
         """Continue until every row has its outcome, from the recorded state."""
-        if self.record.state == "fetched":  # an earlier process may not have come to it
-            await results.are_ours(self, self._queue)
-            if results.are_here(self):
-                await self._clean_up(None)
-        while self.record.state != "fetched":
-            step = self._follow if self.record.state == "created" else self._submit
-            if not await step():
-                return
-        self.placed.set()
-        await self._ingest()
+        event = self._event()
+        try:
+            while (step := await self._next(event)).action not in FINAL:
+                event = await self._act(step)
+            if step.action == "split":
+                await self._split(step)
+            elif step.action == "end":
+                remove_all([self.path, self.results])
+            if step.error is not None:
+                cause = event.error if event.error is not step.error else None
+                raise step.error from cause
+        finally:
+            self._give_lock_back()
+
+    async def _next(self, event: Event) -> Step:
+        """Write the next step down, and tell of it."""
+        before, jobs = self._step, self._jobs
+        step = self._step = next_step(before, event)
+        record = step.record
+        if not step.has_lock:
+            self._give_lock_back()
+        if step.phase == "watch":
+            jobs.admission.enter_at_once(record.tag, record.tokens)
+        elif before.phase == "watch":
+            jobs.admission.leave(record.tag)
+        if step.says is not None:
+            why, rows = step.says
+            rows = len(self.names) if rows is None else rows
+            jobs.keeper.decided(why, record=before.record, rows=rows)
+        if step.unsaved:
+            await self._write()
+        if step.unsaved or record is not before.record:
+            jobs.keeper.changed(self.record)
+        if record.state in ("created", "fetched"):
+            self.placed.set()
+        return self._step
+
+    async def _write(self) -> None:
+        # What is being written is known before: a cancellation must not write down less. One
+        # that comes meanwhile is written down, too.
+        written: JobRecord | None = None
+        while written is not self.record:
+            written = self.record
+            await self._jobs.write(written)
+        self.is_done = not written.is_active
+
+    async def _act(self, step: Step) -> Event:
+        """Carry out a step's action."""
+        try:
+            brought = await getattr(self, f"_{step.action}")(step)
+        except Interrupted:
+            return self._event(interrupted=True)
+        except ProviderError as error:
+            return self._event(error=error)
+        return self._event(**(brought or {}))
+
+    def _event(self, **brought: Any) -> Event:
+        clock, has_worked = self._jobs.clock, self._control.has_worked
+        at, time = clock.wall(), clock.monotonic()
+        return Event(at=at, time=time, rows=len(self.names), has_worked=has_worked, **brought)
 
     # --- on the way there -----------------------------------------------------------------------
 
-    async def _submit(self) -> bool:
-        """Create the job at the provider; False if that became other jobs' work."""
-        queue = self._queue
-        if self.record.cancel is not None and not self._found_creating:
-            await self._give_up_unsent()
-            return False
-        try:
-            # Not placed while it is primed: nobody would send it once this process has ended.
-            await self._heeding(queue.primed(self.record))
-            tag, tokens, placed = self.record.tag, self.record.tokens, self.placed
-            await self._heeding(queue.admission.enter(tag, tokens, when_full=placed.set))
-        except Interrupted:
-            if not self._found_creating:
-                return True
-        try:
-            await self._create()
-        except Interrupted:
-            return True
-        except QueueLimitError as error:
-            await self.note(state="sealed", uploaded=None, sent_at=None)
-            return await wait_for_room(self, queue, error)
-        except ProviderError as error:
-            if error.transient or self._found_creating:
-                raise  # it may have been created: the next process looks for it
-            if not error.fatal:
-                await self.discard_upload()
-            await refused_for(self, queue, (BatchProblem(error),))
-            return False
-        return True
+    async def _await_primer(self, step: Step) -> None:
+        # Not placed while it is primed: nobody would send it once this process has ended.
+        await self._heeding(self._jobs.primed(step.record))
 
-    async def _create(self) -> None:
-        """Create the job, and write its name down.
+    async def _enter(self, step: Step) -> None:
+        tag, tokens, placed = step.record.tag, step.record.tokens, self.placed
+        await self._heeding(self._jobs.admission.enter(tag, tokens, when_full=placed.set))
 
-        One at a time: where jobs have no tag, one that was made without anybody hearing of it
-        is told from others because it is the only one that nobody knows.
+    async def _upload(self, _: Step) -> dict[str, Any]:
+        return {"uploaded": await self._heeding(self._control.upload(self._rows()))}
 
-        Raises:
-            Interrupted: it is to be cancelled, and was not created.
+    async def _lock(self, step: Step) -> None:
+        """Let nobody else create a job at the same place.
+
+        Where jobs have no tag, one that was made without anybody hearing of it is told from
+        others because it is the only one that nobody knows.
         """
-        control, rows = self._queue.control, self._rows()
-        if not self._found_creating:
-            await self._upload(rows)
-        async with self._alone():
-            found = await control.find(rows, self._known_ids()) if self._found_creating else None
-            if found is None:
-                self._found_creating = False
-                # Uploaded anew where it was found: the other file may have expired.
-                await self._upload(rows)
-                # Looked for from the first time on, if there were several.
-                sent_at = self.record.sent_at or self._queue.clock.wall()
-                await self.note(state="creating", uploaded=self._uploaded, sent_at=sent_at)
-                status, was_found = await control.create(
-                    self._rows(), self._uploaded, self._known_ids, self._wake
-                )
-            else:
-                status, was_found = found, True
-            control.creating.known.add(status.id)
-        uploaded, self._uploaded = status.uploaded or self.record.uploaded, None
-        self._found_creating = False
-        await self.note(
-            state="created",
-            job=status.id,
-            found=was_found and status.tag != self.record.tag,
-            created_at=self._queue.clock.wall(),
-            uploaded=uploaded,
-            expires_at=status.expires_at,
-            native=status.native,
-        )
-
-    def _known_ids(self) -> set[str]:
-        queue = self._queue
-        return {*queue.known_ids(), *queue.control.creating.known, *self.record.others}
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Let nobody else create a job at the same place in the block."""
-        lock = self._queue.control.creating.lock
-        acquiring = asyncio.ensure_future(lock.acquire())
+        acquiring = asyncio.ensure_future(self._control.creating.lock.acquire())
         try:
-            if self._found_creating:  # it may exist: looked for, whatever is wanted
-                await acquiring
-            await self._heeding(acquiring)
-            yield
+            # It may exist: searched for, whatever is wanted.
+            await (acquiring if step.may_exist else self._heeding(acquiring))
         finally:
-            if acquiring.done() and not acquiring.cancelled():
-                lock.release()
+            self._has_lock = acquiring.done() and not acquiring.cancelled()
 
-    async def _upload(self, rows: BatchInput) -> None:
-        """Bring the file to the provider, unless it is there since the last try."""
-        if self._uploaded is None:
-            self._uploaded = await self._heeding(self._queue.control.upload(rows))
+    def _give_lock_back(self) -> None:
+        if self._has_lock:
+            self._has_lock = False
+            self._control.creating.lock.release()
 
-    async def discard_upload(self) -> None:
-        """Delete a file of which no job was made."""
-        name, self._uploaded = self._uploaded, None
-        if name is not None and not self._queue.settings.keep_files:
-            unused = BatchStatus(id="", state="failed", uploaded=name)
-            with contextlib.suppress(ProviderError):
-                await self._queue.control.clean_up(unused)
+    async def _search(self, step: Step) -> dict[str, Any]:
+        rows, clock = self._rows(), self._jobs.clock
+        if step.error is not None:  # by this clock, which may have been put back since
+            since = clock.wall() - (clock.monotonic() - self._began)
+            rows = replace(rows, created_at=min(rows.created_at, since))
+        mine, ours = self._jobs.known_ids(), self._control.creating.known
+        known = {*mine, *ours, *step.record.others}
+        return self._created(await self._control.find(rows, known))
+
+    async def _create(self, step: Step) -> dict[str, Any]:
+        if self.record.cancel is not None:
+            raise Interrupted
+        if step.attempts == 1:
+            self._began = self._jobs.clock.monotonic()
+        return self._created(await self._control.create(self._rows(), step.uploaded))
+
+    def _created(self, status: BatchStatus | None) -> dict[str, Any]:
+        if status is not None:
+            self._control.creating.known.add(status.id)
+        return {"status": status}
 
     def _rows(self) -> BatchInput:
         record = self.record
@@ -208,213 +267,181 @@ class Job:
             created_at=record.sent_at or record.sealed_at,
         )
 
-    async def _give_up_unsent(self) -> None:
-        why, names = "cancelled before it was sent", self.names
-        self.names = set()
-        if self.record.cancel == "deadline":
-            self._queue.hand_over(self, names, f"{why}: deadline")
-        else:
-            await self._cancel_rows(names)
-        await self.discard_upload()
-        await self.end(why)
+    async def _back_off(self, step: Step) -> None:
+        assert step.error is not None
+        await self._heeding(self._control.back_off(step.attempts, step.error))
 
     # --- at the provider ------------------------------------------------------------------------
 
-    async def _follow(self) -> bool:
-        """Bring the results here; False if that became other jobs' work."""
+    async def _sleep(self, step: Step) -> None:
         self.placed.set()
-        queue = self._queue
-        queue.admission.enter_at_once(self.record.tag, self.record.tokens)
-        status = await self._watch()
-        queue.admission.leave(self.record.tag)
-        if status is not None and status.problems:
-            if _is_refusal(status.problems[0].error):
-                await self._clean_up(status)  # its rows are sent from here again
-            if await refused_for(self, queue, status.problems):
-                return False
+        with contextlib.suppress(Interrupted):
+            await self._heeding(self._jobs.clock.sleep(step.seconds))
+
+    async def _look(self, step: Step) -> dict[str, Any]:
+        return {"status": await self._control.status(step.record.job or "")}
+
+    async def _cancel(self, step: Step) -> None:
         try:
-            brought = await results.bring(self, queue, status)
-        except ResultsTooLargeError as error:
-            await results.refuse(self, queue, error)
-            return False
-        if not await results.are_ours(self, queue):
-            await self._look_for_another()
-            return True
-        await self.note(state="fetched", found=False, native=self.record.native or "ended")
-        # Before anybody has an answer: a program may end with its last one.
-        if brought is not None:
-            await self._clean_up(brought)
-        return True
+            async with asyncio.timeout(step.seconds):  # 3.11's wait_for may lose a cancellation
+                await self._control.cancel(step.record.job or "")
+        except TimeoutError:
+            raise Interrupted from None
 
-    async def _look_for_another(self) -> None:
-        """Leave a job alone that was found, and is somebody else's."""
-        record = self.record
-        assert record.job is not None
-        self._queue.keeper.decided("found another's job", record=record, rows=record.requests)
-        results.forget(self)
-        self._found_creating = True
-        self.record = record.unmade()
-        await self.note(state="creating", found=False, others=(*record.others, record.job))
-
-    async def _watch(self) -> BatchStatus | None:
-        """Look at the job until it has ended; None if the provider does not know it.
-
-        Where it was cancelled, and takes too long for that, it has not ended even so.
-        """
-        queue, record = self._queue, self.record
-        assert record.job is not None
-        looks, unknown, refusals = 0, 0, 0
-        asked_to_wait: float | None = None
-        status: BatchStatus | None = None
-        while True:
-            if await self._cancel_if_wanted():
-                return status
-            await self.sleep(self._next_look(looks, asked_to_wait))
-            looks += 1
-            try:
-                status = await queue.control.status(record.job)
-            except ProviderError as error:
-                asked_to_wait = error.retry_after
-                if error.status == 404:
-                    unknown += 1
-                    if unknown > _UNKNOWN_PATIENCE:
-                        return None
-                elif isinstance(error, AuthenticationError) or not error.transient:
-                    refusals += 1
-                    if refusals >= _REFUSALS:
-                        raise
-                continue  # one failed look is nothing
-            unknown = refusals = 0
-            asked_to_wait = status.retry_after
-            await self._heard(status)
+    async def _clean_up(self, step: Step) -> None:
+        """Delete the provider's files, if that can be done; else they expire there."""
+        job, status = step.record.job, step.status
+        if job is None or self._jobs.settings.keep_files:
+            return
+        if status is None and not files_in(self.results):
+            return
+        with contextlib.suppress(ProviderError):
+            status = status or await self._control.status(job)
             if status.has_ended:
-                return status
+                await self._control.clean_up(status)
 
-    def _next_look(self, looks: int, asked_to_wait: float | None) -> float:
-        poll = self._queue.control.poll
-        age = self._queue.clock.wall() - (self.record.created_at or 0.0)
-        if looks < len(_FIRST_LOOKS):
-            factor = _FIRST_LOOKS[looks]
-        else:
-            factor = _LAST_LOOKS if age > _IS_OLD * poll else _LATER_LOOKS
-        if self._cancelled_at is not None:
-            return poll * min(factor, 1.0)  # whatever is asked for: it is not for long
-        return max(poll * factor, asked_to_wait or 0.0)
+    # --- refused --------------------------------------------------------------------------------
 
-    async def _heard(self, status: BatchStatus) -> None:
-        news = {
-            "native": status.native or status.state,
-            "succeeded": status.succeeded,
-            "failed": status.failed,
-            "expires_at": status.expires_at,
-        }
-        if news["native"] != self.record.native:
-            await self.note(**news)
-        elif (status.succeeded, status.failed) != (self.record.succeeded, self.record.failed):
-            self.record = self.record.but(**news)
-            self._queue.keeper.changed(self.record)
+    async def _free_room(self, step: Step) -> dict[str, Any]:
+        admission, error = self._jobs.admission, step.problems[0].error
+        if isinstance(error, QueueLimitError) and error.limit is not None:
+            admission.learn(error.limit)
+        facts = {"most": admission.most_tokens, "alone": admission.inside <= 1}
+        admission.leave(step.record.tag)
+        return facts
 
-    async def _cancel_if_wanted(self) -> bool:
-        """Cancel the job once; True when the provider has had its time for that.
+    async def _find_bad_rows(self, step: Step) -> dict[str, Any]:
+        await self._discard_upload()
+        problems, concerns_all = step.problems, False
+        lines = {each.line: each.error for each in problems if each.line is not None}
+        rows = enumerate(names_of(self.path) if lines else (), start=1)
+        self._bad = {name: lines[number] for number, name in rows if number in lines}
+        if not self._bad and len(self.names) > 1:
+            concerns_all = self._jobs.refusals.note(step.record, problems[0].error)
+        return {"named": len(self._bad), "concerns_all": concerns_all}
 
-        Only a deadline is in a hurry: else what nobody has confirmed goes on, and may be paid.
-        What was found, and may be somebody else's, is not cancelled. At the deadline its end is
-        waited for even so: it says whose it is, and until then its rows may be paid for.
-        """
-        record, control = self.record, self._queue.control
-        if record.cancel is None:
-            return False
-        is_urgent = record.cancel == "deadline"
-        patience = (_URGENT_PATIENCE if is_urgent else _CANCEL_PATIENCE) * control.poll
-        if self._cancelled_at is None:
-            self._cancelled_at = asyncio.get_running_loop().time()
-            await self.note()  # the next session, too, is to know who did it
-            if record.found:
-                why = "not cancelled: it may be somebody else's"
-                self._queue.keeper.decided(why, record=record, rows=len(self.names))
-        if not (record.found or self._cancel_told):
-            assert record.job is not None
-            # At its end it is found to go on; and who was not heard says it again.
-            with contextlib.suppress(ProviderError, TimeoutError):
-                async with asyncio.timeout(patience):  # 3.11's wait_for may lose a cancellation
-                    await control.cancel(record.job)
-                self._cancel_told = True
-        if record.found or not is_urgent:
-            return False
-        return asyncio.get_running_loop().time() - self._cancelled_at > patience
+    async def _fail_rows(self, step: Step) -> None:
+        """Give rows their error, each its own."""
+        await self._discard_upload()  # before anybody has an answer: a program may end with it
+        bad = self._bad if step.error is None else dict.fromkeys(self.names, step.error)
+        for name in self.names & bad.keys():
+            self.names.remove(name)
+            self._deliver(name, copy.copy(bad[name]))
+        await self._recorded()
 
-    @property
-    def has_given_all(self) -> bool:
-        """True if every row has its outcome, to be recorded only."""
-        return (self.record.state == "fetched" or self.is_refused) and not self.names
+    async def _split(self, step: Step) -> None:
+        """Write down the jobs that have the rows of this one, and its end, and begin with them."""
+        await self._discard_upload()
+        old, part, jobs = step.record, step.part, self._jobs
+        assert part is not None
+        new: list[tuple[JobRecord, set[str]]] = []
+        for names in await in_thread(parts_of, self.path, self.names, step.parts):
+            path = jobs.folder / f"{new_tag()}.jsonl"
+            record = part.but(
+                tag=path.stem,
+                requests=len(names),
+                size=await in_thread(copy_rows, self.path, path, names.__contains__),
+                tokens=old.tokens * len(names) / max(1, old.requests),
+                sealed_at=jobs.clock.wall(),
+            )
+            new.append((record, names))
+        done = old.but(state="done", outcome=step.outcome, replaced=True)
+        self._step = replace(self._step, record=done)
+        await jobs.write(done, *[record for record, _ in new])
+        self.is_done = True
+        jobs.keeper.changed(done)
+        jobs.admission.leave(old.tag)
+        self.names = set()
+        remove_all([self.path, self.results])
+        for record, names in new:
+            job = jobs.launch(record, names, adopted=self.adopted)
+            if self._cancel_parts is not None:
+                job.request_cancel(self._cancel_parts)
 
-    def request_cancel(self, reason: str) -> bool:
-        """Have the job cancelled; what it has answered until then is kept.
-
-        Returns:
-            Whether that is news, and there is anything left to cancel.
-        """
-        if self.record.cancel is not None or self.record.state in ("fetched", "done"):
-            return False
-        self.record = self.record.but(cancel=reason)
-        self._wake.set()
-        return True
+    async def _discard_upload(self) -> None:
+        """Delete a file of which no job was made."""
+        name, self._step = self._step.uploaded, replace(self._step, uploaded=None)
+        if name is not None and not self._jobs.settings.keep_files:
+            unused = BatchStatus(id="", state="failed", uploaded=name)
+            with contextlib.suppress(ProviderError):
+                await self._control.clean_up(unused)
 
     # --- on the way back ------------------------------------------------------------------------
 
-    async def _clean_up(self, status: BatchStatus | None) -> None:
-        """Delete the provider's files, if that can be done; else they expire there."""
-        control, job = self._queue.control, self.record.job
-        if job is not None and not self._queue.settings.keep_files:
-            with contextlib.suppress(ProviderError):
-                status = status or await control.status(job)
-                if status.has_ended:
-                    await control.clean_up(status)
+    async def _fetch(self, step: Step) -> dict[str, Any]:
+        status, control, folder = step.status, self._control, self.results
+        assert status is not None
+        if status.results:
+            make_private_folder(folder)
+            await control.fetch(status, folder, result_files.bounds_for(step.record.requests))
+        elif status.succeeded:
+            return {"missing": ": no file is named"}
+        if not status.has_ended:
+            return {}
+        counted = min((status.succeeded or 0) + (status.failed or 0), step.record.requests)
+        seen = await result_files.look_through(folder, control.api.read, self._all_names, counted)
+        if not seen.needs_earlier:
+            result_files.forget_earlier(folder)
+        return {"seen": seen}
 
-    async def _ingest(self) -> None:
-        queue = self._queue
-        ingest = Ingest(self, queue)
-        leftovers = await ingest.run(self.results)
-        await self.all_settled()
-        why = ""
-        if leftovers:
-            why = await self._place(leftovers)
-        await self.end(f"{self.record.native or 'ended'}{why}")
+    async def _all_names(self) -> set[str]:
+        """Return the names of all rows, those with an outcome among them."""
+        if len(self.names) == self.record.requests:
+            return set(self.names)
+        return await in_thread(lambda: set(names_of(self.path)))
 
-    async def _place(self, leftovers: dict[str, ProviderError]) -> str:
-        """Find another way for rows that the job has not answered."""
-        queue, record = self._queue, self.record
+    async def _set_aside(self, step: Step) -> None:
+        result_files.set_aside(self.results)
+        await self._sleep(step)
+
+    async def _check_owner(self, step: Step) -> dict[str, Any]:
+        read, names = self._control.api.read, self.names
+        return {
+            "is_ours": await result_files.belong_to(
+                step.record, self.results, read, names, self.path
+            )
+        }
+
+    async def _delete_results(self, _: Step) -> None:
+        shutil.rmtree(self.results, ignore_errors=True)
+
+    async def _ingest(self, step: Step) -> dict[str, Any]:
+        record, jobs = step.record, self._jobs
+        ingest = Ingest(record, self.names, jobs.keeper, self._deliver)
+        async for rows in Results(files_in(self.results), self._control.api.read):
+            ingest.take(rows)
+            # Give out no more answers than are written down about as fast. But not for ever: a
+            # caller may do something else first, and even wait for another row.
+            for _ in range(_PATIENCE):
+                if self.given.count < _MOST_OUTSTANDING:
+                    break
+                await asyncio.sleep(_PAUSE)
+        left = self._leftovers = ingest.leftovers(jobs.is_over if self.adopted else None)
+        await self._recorded()
+        return {
+            "leftovers": len(left),
+            "were_cancelled": any(
+                isinstance(each, BatchRowLostError) and each.code == "cancelled"
+                for each in left.values()
+            ),
+            "is_few": jobs.is_few(len(left), record.requests),
+            "is_late": jobs.is_late,
+        }
+
+    def _deliver(self, name: str, outcome: Outcome) -> None:
+        self._jobs.deliver(self, name, outcome)
+
+    async def _go_live(self, step: Step) -> None:
         # This job has no more to say of them, even if the session ends now.
-        names, self.names = set(leftovers), set()
-        if record.cancel == "deadline" or queue.is_late:
-            queue.hand_over(self, names, "the deadline is near")
-            return f"; {len(names):,} asked in parallel"
-        # Where a job's own word is no more than "ended", its rows tell.
-        is_cancelled = (record.native or "").lower().startswith("cancel") or any(
-            isinstance(each, BatchRowLostError) and each.code == "cancelled"
-            for each in leftovers.values()
-        )
-        by_others = record.cancel is None and is_cancelled
-        if by_others or record.cancel == "user":
-            await self._cancel_rows(names)
-            return f"; {len(names):,} not asked again"
-        is_few = queue.is_few(len(names), record.requests)
-        again = names if is_few or record.round < queue.settings.rounds else set()
-        for name in again:
-            queue.keeper.retried(leftovers[name])
-        if is_few:
-            queue.hand_over(self, names, "few leftovers")
-            return f"; {len(names):,} asked in parallel"
-        self.names = again
-        for name in names - again:
-            queue.deliver(self, name, leftovers[name])
-        await self.all_settled()
-        if again := await affordable(self, queue, again, leftovers):
-            await queue.next_round(self, again)
-        return f"; {len(names):,} not answered"
+        names, self.names = self.names, set()
+        for name in names if step.asks_again else ():
+            self._jobs.keeper.retried(self._leftovers[name])
+        self._jobs.hand_over(names)
+        await self._discard_upload()
 
-    async def _cancel_rows(self, names: set[str]) -> None:
-        record = self.record
+    async def _cancel_rows(self, step: Step) -> None:
+        record = step.record
+        names, self.names = self.names, set()
         for name in names:
             error = BatchCancelledError(
                 f"the batch job {record.job or record.tag} was cancelled",
@@ -422,44 +449,35 @@ class Job:
                 model=record.model,
                 code="cancelled",
             )
-            self._queue.deliver(self, name, error)
-        await self.all_settled()
+            self._deliver(name, error)
+        await self._recorded()
+        await self._discard_upload()
+
+    async def _next_round(self, step: Step) -> None:
+        left, jobs = self._leftovers, self._jobs
+        names, self.names = self.names, self.names if step.asks_again else set()
+        for name in self.names:
+            jobs.keeper.retried(left[name])
+        for name in names - self.names:
+            self._deliver(name, left[name])
+        await self._recorded()
+        # The budget may have no more for them.
+        billed = [name for name in self.names if left[name].may_be_billed]
+        for name in billed:
+            if not jobs.keeper.renew(name):
+                self.names.discard(name)
+                left[name].message += "; it may have been billed, and the budget has no more for it"
+                self._deliver(name, left[name])
+        await self._recorded()
+        if self.names:
+            await jobs.next_round(self, self.names)
 
     # --- what is common to all steps ------------------------------------------------------------
 
-    def settled(self, error: JournalError | None = None) -> None:
-        """Count a recorded outcome; after an error the job stays open."""
-        self.outstanding -= error is None
-        self._journal_error = self._journal_error or error
-        if not self.outstanding or error is not None:
-            self._settled.set()
-
-    async def all_settled(self) -> None:
+    async def _recorded(self) -> None:
         """Return when what was given out is written down."""
-        while self.outstanding and self._journal_error is None:
-            self._settled.clear()
-            await self._settled.wait()
-        if self._journal_error is not None:
-            raise self._journal_error
-        await self._queue.keeper.drain()
-
-    async def end(self, outcome: str) -> None:
-        """Write down that it is over, and how."""
-        await self.note(state="done", outcome=outcome)
-        self._queue.remove_files(self)
-
-    async def note(self, **changes: Any) -> None:
-        """Write down what has changed."""
-        record = self.record.but(**changes)
-        await self._queue.write(record)
-        # A cancellation may have come meanwhile.
-        self.record = record.but(cancel=self.record.cancel or record.cancel)
-        self._queue.keeper.changed(self.record)
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, but not past a request to cancel."""
-        with contextlib.suppress(Interrupted):
-            await self._heeding(self._queue.clock.sleep(seconds))
+        await self.given.written()
+        await self._jobs.keeper.drain()
 
     async def _heeding(self, work: Awaitable[_T]) -> _T:
         """Wait for something, or until the job is to be cancelled.
@@ -467,7 +485,7 @@ class Job:
         Raises:
             Interrupted: it is to be cancelled, and the work was ended.
         """
-        if self._cancelled_at is None:
+        if self._step.cancelled_at is None:
             waking: asyncio.Future[Any] = asyncio.ensure_future(self._wake.wait())
         else:
             waking = asyncio.get_running_loop().create_future()
@@ -480,8 +498,3 @@ class Job:
         finally:
             waking.cancel()
             working.cancel()
-
-
-def _is_refusal(error: ProviderError) -> bool:
-    """Whether a job that failed so has no results to be fetched."""
-    return isinstance(error, QueueLimitError) or not error.transient

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llmflow.batch.admission import Admission
 from llmflow.batch.blocking import in_thread
@@ -27,12 +27,12 @@ from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.refusals import Refusals
 from llmflow.batch.settings import Batch
 from llmflow.batch.sink import ResultSink
-from llmflow.batch.spool import Spool, copy_rows, names_of, remove_all, rows_of
-from llmflow.batch_api import BatchLimits
+from llmflow.batch.spool import Spool, names_of, rows_of
 from llmflow.calls.call import Done
 from llmflow.clock import Clock
 from llmflow.errors import JournalError, LLMFlowError, OutageError, ProviderError
 from llmflow.private_files import make_private_folder
+from llmflow.provider import BatchLimits
 from llmflow.types import Response
 
 # For a few answers to be written down, and that the job is done.
@@ -242,9 +242,9 @@ class Queue:
         """Write jobs down, all or none, and begin with them."""
         await self.write(*[record for record, _ in jobs])
         for record, names in jobs:
-            self._launch(record, names, adopted=False)
+            job = self.launch(record, names, adopted=False)
             if self.is_late:
-                self._jobs[record.tag].request_cancel("deadline")
+                job.request_cancel("deadline")
 
     async def _after_primer(
         self, spool: Spool, record: JobRecord
@@ -286,22 +286,24 @@ class Queue:
             # A later job that has a row has it from an earlier one.
             for other in self._jobs.values():
                 other.names -= names
-            self._launch(record, names, adopted=True)
+            self.launch(record, names, adopted=True)
 
-    def _launch(self, record: JobRecord, names: set[str], *, adopted: bool) -> None:
+    def launch(self, record: JobRecord, names: set[str], *, adopted: bool) -> Job:
+        """Begin with a job that is written down."""
         job = Job(record, names, self, adopted=adopted)
         self._jobs[record.tag] = job
         self.keeper.changed(record)
         task = asyncio.create_task(self._run(job))
         self._tasks[task] = job
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return job
 
     async def _run(self, job: Job) -> None:
         try:
             await job.run()
         except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
             # What is written down of it stays, for the next process.
-            if job.record.is_active:
+            if not job.is_done:
                 self._stranded |= job.names
             self._fail(job.names, error)
         finally:
@@ -333,13 +335,13 @@ class Queue:
 
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
         """Deliver a row's outcome to its waiter, or record it."""
-        job.outstanding += 1
-        if self._pending.give(name, outcome, job.settled):
+        job.given.count += 1
+        if self._pending.give(name, outcome, job.given.settled):
             return
         if job.adopted and self.keeper.is_known(name, answered=isinstance(outcome, Response)):
-            job.settled()
+            job.given.settled()
         else:
-            self._keep(name, outcome, job.settled)
+            self._keep(name, outcome, job.given.settled)
 
     def is_over(self, name: str) -> bool:
         """Return whether a row's outcome is recorded and no call waits."""
@@ -349,9 +351,8 @@ class Queue:
         """Return whether a call waits for this row."""
         return name in self._pending
 
-    def hand_over(self, job: Job, names: Collection[str], why: str) -> None:
+    def hand_over(self, names: Collection[str]) -> None:
         """Have rows asked in parallel."""
-        self.keeper.decided(why, record=job.record, rows=len(names))
         alone = self._pending.run_live(names)
         self._taken_over |= alone
         self.keeper.let_go(alone)
@@ -377,37 +378,6 @@ class Queue:
     async def write(self, *records: JobRecord) -> None:
         """Write jobs down."""
         await in_thread(self.store.put, records)
-
-    async def replace(
-        self, job: Job, groups: Collection[set[str]], outcome: str, **changes: Any
-    ) -> None:
-        """Split a refused job into further ones, and record both."""
-        old, new = job.record, []
-        rows = {}
-        for names in groups:
-            path = self.folder / f"{new_tag()}.jsonl"
-            keep = frozenset(names)
-            size = await in_thread(copy_rows, job.path, path, keep.__contains__)
-            record = old.unmade().but(
-                tag=path.stem,
-                state="sealed",
-                requests=len(names),
-                size=size,
-                tokens=old.tokens * len(names) / max(1, old.requests),
-                sealed_at=self.clock.wall(),
-                uploaded=None,
-                **changes,
-            )
-            new.append(record)
-            rows[record.tag] = set(names)
-        job.record = old.but(state="done", outcome=outcome, replaced=True)
-        await self.write(job.record, *new)
-        self.keeper.changed(job.record)
-        self.admission.leave(old.tag)
-        job.names = set()
-        self.remove_files(job)
-        for record in new:
-            self._launch(record, rows[record.tag], adopted=job.adopted)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -491,7 +461,3 @@ class Queue:
     def end_calls(self, error: LLMFlowError) -> None:
         """Fail all waiting calls, as nobody polls their jobs."""
         self._pending.fail_all(error)
-
-    def remove_files(self, job: Job) -> None:
-        """Remove a job's files on this machine."""
-        remove_all([job.path, job.results])

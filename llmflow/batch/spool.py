@@ -138,6 +138,13 @@ def names_of(path: Path) -> Iterator[str]:
         yield name
 
 
+def parts_of(path: Path, names: Collection[str], parts: int) -> list[set[str]]:
+    """Divide the named rows of a file into parts of equal size."""
+    ordered = [name for name in names_of(path) if name in names]
+    size = -(-len(ordered) // max(1, min(parts, len(ordered)))) or 1
+    return [set(ordered[at : at + size]) for at in range(0, len(ordered), size)]
+
+
 def copy_rows(source: Path, target: Path, wanted: Callable[[str], bool]) -> int:
     """Copy wanted rows into another file, atomically; return its bytes."""
     part = target.with_name(f"{target.name}.part")

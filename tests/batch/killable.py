@@ -25,7 +25,7 @@ import llmflow_providers.anthropic.anthropic_batch
 import llmflow_providers.openai
 import llmflow_providers.openai.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
-from llmflow.batch import deadline, primer, queue, spool
+from llmflow.batch import deadline, job, primer, spool
 from llmflow.batch.deadline import Lateness
 from llmflow.calls.live import LiveMode
 from llmflow.errors import ProviderError
@@ -242,7 +242,7 @@ def _wrap_files(program: Program, at: Callable[[str], None]) -> None:
             die()
 
         streams._copy = half
-    copy = queue.copy_rows
+    copy = job.copy_rows
 
     def copied(*args: Any) -> int:
         at("before copy")
@@ -250,7 +250,7 @@ def _wrap_files(program: Program, at: Callable[[str], None]) -> None:
         at("after copy")
         return size
 
-    for each in (queue, primer):
+    for each in (job, primer):
         each.copy_rows = copied  # type: ignore[attr-defined]
 
 

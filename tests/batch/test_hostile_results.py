@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Run
-from llmflow.batch import Batch, reading
+from llmflow.batch import Batch, result_files
 from llmflow.errors import BadReplyError, OutageError, ProviderError, ResultsTooLargeError
 from llmflow.journal import read_jobs
 from tests.batch.hostile import DIALECTS, HostileJob, HostileServer, Results, Served, served
@@ -305,7 +305,7 @@ def test_results_without_end_fail_each_row_by_name(kind: str, dialect: str, tmp_
 def test_a_line_that_is_too_long_fails_its_row_alone(
     dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(result_files, "LONGEST_LINE", 2**20)
 
     def results(job: HostileJob) -> bytes:
         return whole(job).replace(b"re: 3", b"re: 3" + b"x" * 2**21)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llmflow.batch import whole
+from llmflow.batch import result_files
 from llmflow.batch.names import name_of
 from llmflow.batch.spool import name_in
 
@@ -38,12 +38,15 @@ def line_by_line(pending: set[str], contents: Sequence[bytes]) -> dict[bytes, in
 def looked_through(
     pending: set[str], contents: Sequence[bytes], *, at_once: int
 ) -> dict[bytes, int] | None:
-    with tempfile.TemporaryDirectory() as folder, patch.object(whole, "_READ_AT_ONCE", at_once):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(result_files, "_READ_AT_ONCE", at_once),
+    ):
         paths = []
         for number, content in enumerate(contents):
             paths.append(Path(folder) / f"{number}.jsonl")
             paths[-1].write_bytes(content)
-        return whole._last_of_distinct_rows(pending, paths)
+        return result_files._last_of_distinct_rows(pending, paths)
 
 
 FILE = st.lists(
@@ -72,6 +75,6 @@ def test_rows_alone_are_counted_wherever_a_piece_ends(
 def test_a_line_without_end_is_no_row_and_not_kept(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(whole, "_LONGEST_PLAIN", 1000)
+    monkeypatch.setattr(result_files, "_LONGEST_PLAIN", 1000)
     long = b'{"custom_id":"%b","x":"%b"' % (NAMES[0].encode(), b"x" * 5_000)
     assert looked_through(set(NAMES), [ROWS[1] + b"\n" + long], at_once=at_once) is None

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmflow import LLM, lenient_json
-from llmflow.batch import Batch, reading
-from llmflow.batch.reading import Results, Unread, bounds_for
+from llmflow.batch import Batch, result_files
+from llmflow.batch.result_files import Results, Unread, bounds_for
 from llmflow.batch_api import BatchRow
 from tests.batch.fakes import FakeBatchAPI, FakeProvider, FakeServer
 
@@ -58,7 +58,7 @@ async def test_a_row_does_not_go_on_in_the_next_file(tmp_path: Path) -> None:
 async def test_a_line_that_is_too_long_is_left_out_of_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LONGEST_LINE", 10_000)
+    monkeypatch.setattr(result_files, "LONGEST_LINE", 10_000)
     content = b'{"name":"a"}\n{"name":"' + b"x" * 5_000_000 + b'"}\n{"name":"c"}\n'
     first, long, last = await results_of(tmp_path, content)
     assert (first, last) == ("a", "c")
@@ -143,21 +143,21 @@ def test_the_loop_goes_on_while_a_large_row_is_read() -> None:
 def test_the_bounds_leave_room_for_what_is_honest() -> None:
     bounds = bounds_for(50_000)
     assert bounds.size > 50_000 * 2**20
-    assert bounds_for(1).size > reading.LONGEST_LINE
+    assert bounds_for(1).size > result_files.LONGEST_LINE
 
 
 async def test_rows_come_in_small_pieces_and_by_few_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = 0
-    run = reading.in_thread
+    run = result_files.in_thread
 
     async def counted(*work: object) -> object:
         nonlocal threads
         threads += 1
         return await run(*work)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reading, "in_thread", counted)
+    monkeypatch.setattr(result_files, "in_thread", counted)
     path = tmp_path / "0.jsonl"
     path.write_bytes(b"".join(b'{"name":"%d"}\n' % n for n in range(5000)))
     pieces = [batch async for batch in Results([path], read)]

@@ -147,7 +147,7 @@ def test_jobs_are_split_by_count_and_by_bytes() -> None:
     shared: dict[str, Any] = {"items": range(100)}
     by_count = FakeServer(limits=BatchLimits(requests=30))
     asyncio.run(Echoes(llm_at(by_count), mode="batch").run_async(shared))
-    assert by_count.sizes == [30, 30, 30, 10]
+    assert sorted(by_count.sizes) == [10, 30, 30, 30]
     by_size = FakeServer(limits=BatchLimits(size=5_000))
     asyncio.run(Echoes(llm_at(by_size), mode="batch").run_async(shared))
     assert len(by_size.sizes) > 1
