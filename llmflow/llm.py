@@ -30,6 +30,7 @@ from llmflow.calls.mode_options import (
     as_mode_options,
     current_mode,
 )
+from llmflow.calls.sendable import sendable
 from llmflow.calls.session import Session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
@@ -466,7 +467,7 @@ class LLM(Mappable, Copying):
             further = merged_options(
                 further, options, fields, known=self.known_options, place=place
             )
-        return Request(
+        request = Request(
             model=self.provider.model,
             messages=as_messages(prompt),
             system=self.system if system is None else system,
@@ -474,6 +475,7 @@ class LLM(Mappable, Copying):
             temperature=self.temperature if temperature is None else temperature,
             options=further,
         )
+        return request if isinstance(prompt, str) else sendable(request, self.provider)
 
 
 def _configured_batch(settings: Settings | None) -> Batch | None:

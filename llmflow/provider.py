@@ -49,8 +49,8 @@ class Provider(Protocol):
             elsewhere is not taken for an answer from here.
         server: optional: what takes the endpoint's place in that, if more than the endpoint
             decides who answers. It is hashed and never shown.
-        marked_prefix: optional: a method that returns the `MarkedPrefix` of a request, or None,
-            where the provider keeps such a beginning for later requests.
+        marked_prefix: optional: a method that returns a request's `MarkedPrefix`, or None.
+        sends: optional: the kinds of `llmflow.parts` that it takes beside texts; else none.
         known_options: optional: the names of the fields that calls may give as keywords, for its
             body; without it, or where it is None, any name that is not llmflow's own.
         batch: optional: its `BatchAPI`, or None where it has none.

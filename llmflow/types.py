@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
+from llmflow.parts import Output, OutputSchema, Parsed, Tool, ToolCall, ToolChoice, Vector, Wanted
 from llmflow.shares import parse_share, share_text
 
 _WITHOUT_TEXT = ("tool_calls", "function_call")
@@ -156,12 +157,16 @@ class Request:
 
     Args:
         model: the model's name at the provider, without the provider's prefix.
-        messages: chat messages, each with ``role`` and ``content``.
+        messages: chat messages, each with ``role`` and ``content``: a text, or a tuple of parts
+            (`llmflow.parts`).
         system: instructions that come before the messages.
         max_tokens: upper bound of the answer's tokens.
         temperature: sampling temperature.
         options: further fields of the provider's own body, sent as they are.
+        wanted: what the answer may hold beside a text: see `output`, `tools` and `tool_choice`.
 
+    Of parts, no provider of llmflow's own sends more than texts yet, and none takes what is
+    `wanted`: that is refused before anything is sent.
     """
 
     model: str
@@ -170,6 +175,23 @@ class Request:
     max_tokens: int | None = None
     temperature: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    # One field for all kinds, here and in `Response`: each field costs every call.
+    wanted: tuple[Wanted, ...] = ()
+
+    @property
+    def output(self) -> OutputSchema | None:
+        """The schema that the answer must fit, or None."""
+        return next((each for each in self.wanted if isinstance(each, OutputSchema)), None)
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools that the model may call."""
+        return tuple(each for each in self.wanted if isinstance(each, Tool))
+
+    @property
+    def tool_choice(self) -> str | None:
+        """The name of its `ToolChoice`, or None."""
+        return next((each.name for each in self.wanted if isinstance(each, ToolChoice)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +239,7 @@ class Response:
             ``cache`` of all runs, at no further cost; or ``shared``, from an equal call in flight.
         signals: what the reply said of the quota, from a provider with a client of its own.
         raw: the provider's whole reply, for fields that have no place above.
+        outputs: what was answered beside the text: see `parsed`, `tool_calls` and `vectors`.
 
     """
 
@@ -232,6 +255,22 @@ class Response:
     source: str = field(default="provider", compare=False)
     signals: Sequence[QuotaSignal] = field(default=(), repr=False, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    outputs: tuple[Output, ...] = ()
+
+    @property
+    def parsed(self) -> Any:
+        """The answer as JSON data; None if the provider gave none."""
+        return next((each.value for each in self.outputs if isinstance(each, Parsed)), None)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model wants to be run."""
+        return tuple(each for each in self.outputs if isinstance(each, ToolCall))
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """The embeddings, in the order of the inputs."""
+        return tuple(each for each in self.outputs if isinstance(each, Vector))
 
     @property
     def is_cut(self) -> bool:
@@ -240,9 +279,10 @@ class Response:
 
     @property
     def is_empty(self) -> bool:
-        """True if it holds no text and no tool call."""
+        """True if it holds neither text nor another output."""
         text = self.text
-        return (not text or text.isspace()) and self.finish_reason not in _WITHOUT_TEXT
+        without_text = self.outputs or self.finish_reason in _WITHOUT_TEXT
+        return (not text or text.isspace()) and not without_text
 
 
 class WireRequest(NamedTuple):

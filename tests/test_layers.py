@@ -16,7 +16,7 @@ ROOTS = {"llmflow": ROOT / "llmflow", "llmflow_providers": ROOT / "providers/llm
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = [
     {"_version", "errors"},
-    {"arguments", "failure_notes", "loops", "private_files", "rate_limits", "shares"},
+    {"arguments", "failure_notes", "loops", "parts", "private_files", "rate_limits", "shares"},
     {"types", "clock", "format", "headers", "lenient_json", "surrogates", "tables", "tokens"},
     {"events", "pricing"},
     {"items"},

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llmflow import LLM, Run
-from llmflow.journal import Journal, fingerprint
+from llmflow.calls.key import fingerprint
+from llmflow.journal import Journal
 from llmflow.types import Response, Usage
 from scenarios.checks import Check, checked
 from scenarios.measure import KEY, ROUNDS, Options, prompts, server, through_llmflow, timed

@@ -185,7 +185,10 @@ def _bound(request: Request) -> float | None:
 
 
 def prompt_tokens(request: Request) -> int:
-    """Return about how many tokens a prompt has, rather too many."""
+    """Return about how many tokens a prompt has, rather too many.
+
+    An image or document counts as an image of usual size.
+    """
     tokens = estimate_tokens(request.system) if request.system else 0
     for message in request.messages:
         content = message.get("content")
@@ -194,6 +197,8 @@ def prompt_tokens(request: Request) -> int:
             tokens += estimate_tokens(content)
         elif isinstance(content, list | tuple):
             tokens += sum(_part_tokens(content))
+    if request.wanted:
+        tokens += estimate_tokens(repr(request.wanted))
     if request.options:
         for name in _ALSO_SENT:
             if name in request.options:
@@ -203,5 +208,5 @@ def prompt_tokens(request: Request) -> int:
 
 def _part_tokens(parts: list[Any] | tuple[Any, ...]) -> Iterator[int]:
     for part in parts:
-        text = part.get("text") if isinstance(part, Mapping) else part
+        text = part.get("text") if isinstance(part, Mapping) else getattr(part, "text", part)
         yield estimate_tokens(text) if isinstance(text, str) else _PER_PICTURE

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmflow.calls.in_flight import Coalescer
-from llmflow.calls.key import canonical, server_of
+from llmflow.calls.key import canonical, fingerprint, server_of
 from llmflow.calls.ordinals import Ordinals
 from llmflow.calls.spending import Spending
 from llmflow.calls.statistics import Tally
@@ -134,18 +133,12 @@ class Session:
             ConfigurationError: an option of the call cannot be written down.
         """
         provider = call.route.provider
-        return self._fingerprint(
+        return fingerprint(
             provider=provider.name,
             endpoint=server_of(provider),
             model=provider.model,
             body=canonical(call.request),
         )
-
-    @cached_property
-    def _fingerprint(self) -> Callable[..., bytes]:
-        from llmflow.journal import fingerprint  # SQLite comes with it: not for who needs none
-
-        return fingerprint
 
     def number(self, call: Call) -> None:
         """Set a call's key and ordinal, unless a step did."""

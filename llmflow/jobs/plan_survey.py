@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llmflow.call_options import as_messages
-from llmflow.calls.key import canonical, server_of
+from llmflow.calls.key import canonical, fingerprint, server_of
+from llmflow.calls.sendable import sendable
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
 from llmflow.journal.asked import Asked
-from llmflow.journal.keys import fingerprint
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Request
@@ -59,7 +59,7 @@ def _texts(content: Any) -> Iterator[str]:
         yield content
     elif isinstance(content, list | tuple):
         for part in content:
-            text = part.get("text") if isinstance(part, Mapping) else part
+            text = part.get("text") if isinstance(part, Mapping) else getattr(part, "text", part)
             if isinstance(text, str):
                 yield text
 
@@ -241,7 +241,7 @@ class Survey:
     def request(self, question: Question) -> Request:
         """Return the request for an item, without a key."""
         llm = self._llm
-        return Request(
+        request = Request(
             model=self._provider.model,
             messages=question.messages,
             system=llm.system,
@@ -249,6 +249,7 @@ class Survey:
             temperature=llm.temperature,
             options=llm.options,
         )
+        return sendable(request, self._provider)
 
     # --- one row ----------------------------------------------------------------------
 

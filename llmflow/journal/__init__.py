@@ -4,7 +4,6 @@ Nothing here knows of LLMs or providers: fingerprints in, answers out.
 """
 
 from llmflow.journal.journal import Journal
-from llmflow.journal.keys import fingerprint
 from llmflow.journal.summary import RunSummary, read_jobs, read_summary
 from llmflow.journal.values import Durability, Recorded, RecordedFailure, Store, Totals
 
@@ -16,7 +15,6 @@ __all__ = [
     "RunSummary",
     "Store",
     "Totals",
-    "fingerprint",
     "read_jobs",
     "read_summary",
 ]

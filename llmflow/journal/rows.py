@@ -14,8 +14,9 @@ from typing import Any, Final
 import orjson
 
 from llmflow import errors
-from llmflow.errors import ProviderError
+from llmflow.errors import JournalError, ProviderError
 from llmflow.journal.values import RecordedFailure
+from llmflow.parts import Output, plain_whole, value_of
 from llmflow.types import Response, Usage
 
 Row = tuple[Any, ...]
@@ -64,6 +65,8 @@ INPUT_TOKENS, OUTPUT_TOKENS, COST = map(
     ANSWER_COLUMNS.index, ("input_tokens", "output_tokens", "cost")
 )
 ANSWER_ATTEMPTS, FAILURE_ATTEMPTS = ANSWER_COLUMNS.index("attempts"), 13
+_NOTHING: Final = b"{}"
+"""What cannot be written as JSON at all."""
 _LARGEST: Final = 2**63 - 1
 _NEEDED: Final = frozenset(
     {"ordinal", "uses", "attempts"} | {c for c in ANSWER_COLUMNS if c.endswith("_tokens")}
@@ -97,13 +100,30 @@ def answer_row(
         response.cost,
         response.attempts,
         response.waited,
-        to_json(response.raw) if whole and response.raw else None,
+        _with_outputs(response, whole=whole)
+        if response.outputs
+        else (to_json(response.raw) if whole and response.raw else None),
     )
 
 
+def _with_outputs(response: Response, *, whole: bool) -> str | bytes:
+    """Return a list of an answer's outputs and of its reply, as JSON."""
+    outputs = list(map(plain_whole, response.outputs))
+    text = to_json([outputs, response.raw if whole else {}])
+    return to_json([outputs, {}]) if text == _NOTHING else text
+
+
 def response_of(row: Sequence[Any]) -> Response:
-    """Return the answer that a row holds; its columns begin with ``at``."""
+    """Return the answer that a row holds; its columns begin with ``at``.
+
+    Raises:
+        JournalError: it has an output of a kind that this version does not know.
+    """
     *told, raw = row
+    reply = {} if raw is None else from_json(raw)
+    outputs: tuple[Output, ...] = ()
+    if type(reply) is list:  # no provider's reply is one: it is what `_with_outputs` has made
+        outputs, reply = _outputs(reply[0]), reply[1]
     if bytes in map(type, told):
         told = [_text(each) for each in told]
     (
@@ -141,8 +161,19 @@ def response_of(row: Sequence[Any]) -> Response:
         attempts=attempts,
         waited=waited or 0.0,
         source="journal",
-        raw={} if raw is None else from_json(raw),
+        outputs=outputs,
+        raw=reply,
     )
+
+
+def _outputs(written: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
+    try:
+        return tuple(map(value_of, written))
+    except (LookupError, TypeError) as error:
+        raise JournalError(
+            f"an answer has an output that this llmflow cannot read ({error}): "
+            "install a newer llmflow"
+        ) from error
 
 
 def failure_row(
@@ -189,7 +220,7 @@ def to_json(value: Any) -> str | bytes:
         text = json.dumps(value, default=str, skipkeys=True, ensure_ascii=False)
         return text.encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError):
-        return b"{}"
+        return _NOTHING
 
 
 def from_json(text: str | bytes) -> Any:

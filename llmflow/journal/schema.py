@@ -3,7 +3,8 @@
 ::
 
     answers    what was answered. One row serves the calls `ordinal` to `ordinal + uses - 1`
-               of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept.
+               of its fingerprint. `raw` is the provider's whole reply as JSON, where it is kept;
+               of an answer with outputs beside its text, a list of these and of the reply.
     failures   what failed for good and has not been answered since, likewise; `partial_text`
                is what was written of an answer that was stopped because of its content.
                Both have a `checksum` (CRC-32)

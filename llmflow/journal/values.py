@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Final, Literal
 
 from llmflow import errors
 from llmflow.errors import ProviderError
@@ -14,6 +14,11 @@ Store = Literal["full", "answers"]
 
 Durability = Literal["process", "power"]
 """What a record survives: the end of the process in any way, or a power cut, too."""
+
+_OF_ERRORS: Final = (
+    *("provider", "model", "status", "code", "request_id", "retry_after", "dimension"),
+    "attempts",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +62,10 @@ class RecordedFailure:
         cls = getattr(errors, self.kind, None)
         if not (isinstance(cls, type) and issubclass(cls, ProviderError)):
             cls = ProviderError
-        more: dict[str, Any] = {}
+        given = {name: getattr(self, name) for name in _OF_ERRORS}
         if self.partial_text and issubclass(cls, errors.ContentFilterError):
-            more["partial_text"] = self.partial_text
-        return cls(
-            self.message,
-            provider=self.provider,
-            model=self.model,
-            status=self.status,
-            code=self.code,
-            request_id=self.request_id,
-            retry_after=self.retry_after,
-            dimension=self.dimension,
-            attempts=self.attempts,
-            **more,
-        )
+            given["partial_text"] = self.partial_text
+        return cls(self.message, **given)
 
 
 Recorded = Response | RecordedFailure

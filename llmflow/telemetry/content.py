@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from llmflow.parts import VALUES, Text, plain
 from llmflow.telemetry import names
 from llmflow.types import Request, Response
 
@@ -31,7 +32,7 @@ def of_response(response: Response) -> dict[str, str]:
     """Return the attribute that holds the answer."""
     message: dict[str, Any] = {
         "role": "assistant",
-        "parts": _parts(response.text),
+        "parts": [*_parts(response.text), *map(_part, response.outputs)],
         "finish_reason": response.finish_reason or "unknown",
     }
     return {names.OUTPUT_MESSAGES: _json([message])}
@@ -47,7 +48,7 @@ def _parts(content: Any) -> list[Any]:
         return []
     if isinstance(content, str):
         return [{"type": "text", "content": content}]
-    if not isinstance(content, list):
+    if not isinstance(content, list | tuple):
         return [{"type": "unknown", "content": content}]
     return [_part(each) for each in content]
 
@@ -55,6 +56,10 @@ def _parts(content: Any) -> list[Any]:
 def _part(part: Any) -> Any:
     if isinstance(part, Mapping) and part.get("type") == "text":
         return {"type": "text", "content": part.get("text")}
+    if isinstance(part, Text):
+        return {"type": "text", "content": part.text}
+    if type(part) in VALUES:  # of bytes only how many there are
+        return {"type": part.kind, **plain(part, lambda data: f"{len(data)} bytes")}
     return part
 
 

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import TypeAlias
 
 from llmflow.errors import InvalidRequestError, ProviderError, UsageError
@@ -41,6 +41,7 @@ class ScriptedProvider:
         quota: the quota that this provider claims to have.
         retry: the retry policy that it asks for.
         model: the model's name.
+        sends: the kinds of parts and outputs that it takes beside texts, such as ``image``.
     """
 
     name = "scripted"
@@ -55,8 +56,10 @@ class ScriptedProvider:
         quota: Quota | None = None,
         retry: Retry | None = None,
         model: str = "model",
+        sends: Collection[str] = (),
     ) -> None:
         self.model = model
+        self.sends = frozenset(sends)
         self.default_quota = quota
         self.default_retry = retry
         self.requests: list[Request] = []

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, Batch, Price, Quota, tokens
+from llmflow.calls.key import fingerprint
 from llmflow.errors import AuthenticationError, ConfigurationError, ContentFilterError, InputError
 from llmflow.jobs.plan_estimates import MOST, Pairs, TokenSample
 from llmflow.jobs.plan_report import lines
 from llmflow.jobs.planning import Plan, Span, make_plan
-from llmflow.journal import Journal, fingerprint
+from llmflow.journal import Journal
 from llmflow.journal.lookup import Lookup
 from llmflow.limits.registry import forget_limiters
 from llmflow.rows import PromptTemplate

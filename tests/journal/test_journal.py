@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from llmflow import errors
+from llmflow.calls.key import fingerprint
 from llmflow.errors import ProviderError, RateLimitError
-from llmflow.journal import Journal, RecordedFailure, Totals, fingerprint, read_summary
+from llmflow.journal import Journal, RecordedFailure, Totals, read_summary
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
 from llmflow.types import Response, Usage
 from tests.journal.helpers import answer, key, opened
@@ -41,7 +42,8 @@ async def test_an_answer_is_found_as_it_was_given(tmp_path: Path) -> None:
 
 
 def test_every_field_of_an_answer_has_a_column() -> None:
-    kept = {each.name for each in fields(Response)} - {"usage", "source", "signals"}
+    # Outputs stand beside the reply, in its column.
+    kept = {each.name for each in fields(Response)} - {"usage", "source", "signals", "outputs"}
     assert kept | {each.name for each in fields(Usage)} <= set(ANSWER_COLUMNS)
 
 
