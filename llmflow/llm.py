@@ -243,7 +243,8 @@ class LLM(Mappable, Copying):
     @property
     def batch(self) -> Batch | None:
         """The settings of its batch jobs; None for the defaults."""
-        return self._route.batch
+        batch: Batch | None = self._route.batch
+        return batch
 
     @property
     def hedged(self) -> int:

@@ -14,7 +14,6 @@ from llmflow.provider import Provider
 from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRequest
 
 if TYPE_CHECKING:
-    from llmflow.batch import Batch
     from llmflow.cache import Cache
     from llmflow.calls.in_flight import InFlight
     from llmflow.calls.mode_options import ModeOptions
@@ -164,7 +163,7 @@ class Route:
         dedupe: whether equal calls in flight share one; None: where the temperature is 0.
         cache: where answers of earlier runs are taken from, and kept for later ones; or None.
         mode_options: the mode of its calls, whatever is chosen around them; None: what is.
-        batch: what is set about its batch jobs; None for the defaults.
+        batch: the `Batch` settings of its batch jobs; None for the defaults.
     """
 
     provider: Provider
@@ -175,7 +174,7 @@ class Route:
     dedupe: bool | None = None
     cache: Cache | None = None
     mode_options: ModeOptions | None = None
-    batch: Batch | None = None
+    batch: Any = None
 
     def encoded(self, request: Request) -> WireRequest | None:
         """Return the wire request; None for a provider with its client."""

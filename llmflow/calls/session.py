@@ -17,7 +17,6 @@ from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.batch.record import JobRecord
     from llmflow.budget import Ledger
     from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.mode_options import ModeOptions
@@ -186,7 +185,7 @@ class Session:
         return list(self._batches.values())
 
     @property
-    def batch_jobs(self) -> list[JobRecord]:
+    def batch_jobs(self) -> list[Any]:
         """Records of its batch jobs, those of earlier sessions included."""
         return list({each.tag: each for b in self.all_batches for each in b.jobs}.values())
 
