@@ -15,7 +15,7 @@ from llmflow import errors, events, telemetry
 from llmflow._version import __version__
 from llmflow.batch import Batch
 from llmflow.calls.hedge import Hedge
-from llmflow.calls.statistics import RunStatistics
+from llmflow.calls.observe import RunStatistics
 from llmflow.engine.graph import BaseNode
 from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.errors import LLMFlowError, ProviderError, UsageError
@@ -38,8 +38,7 @@ from llmflow.nodes import (
 )
 from llmflow.pricing import Price
 from llmflow.retry import Retry
-from llmflow.runs.context import current_run
-from llmflow.runs.run import Run
+from llmflow.runs.run import Run, current_run
 from llmflow.transport import Timeout, raise_connection_limit
 from llmflow.types import Quota, Response, Usage
 

@@ -17,7 +17,7 @@ from llmflow.items.idle import MOST_WAITING, yield_slot
 from llmflow.limits.gates import Gate
 from llmflow.llm import LLM
 from llmflow.nodes import AsyncParallelBatchNode
-from llmflow.runs.context import current_run
+from llmflow.runs.run import current_run
 from llmflow.types import Response
 
 if TYPE_CHECKING:

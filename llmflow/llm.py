@@ -31,22 +31,20 @@ from llmflow.calls.mode_options import (
     current_mode,
 )
 from llmflow.calls.sendable import sendable
-from llmflow.calls.session import Session
+from llmflow.calls.session import Session, current_session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
-from llmflow.llm_copying import Copying, checked_batch
+from llmflow.llm_copying import Copying, checked_batch, reduced
 from llmflow.mapping import Mappable
 from llmflow.pricing import Price, price_of
 from llmflow.provider import Provider, checked
 from llmflow.retry import Retry
-from llmflow.runs.caching import machine_cache
-from llmflow.runs.context import current_run
-from llmflow.runs.implicit import named_run
-from llmflow.runs.run import Run
+from llmflow.runs.catalog import machine_cache
+from llmflow.runs.run import Run, current_run, named_run
 from llmflow.transport import Timeout, connection_limit
 from llmflow.types import Quota, Request, Response
 
@@ -145,17 +143,18 @@ class LLM(Mappable, Copying):
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         given["api_key"] = None if api_key is None else "***"
-        if quota is not None and not isinstance(quota, Quota):
-            raise ConfigurationError(
-                f"quota must be a Quota, such as Quota(rpm=500); got {quota!r}"
-            )
-        if retry is not None and not isinstance(retry, Retry):
-            raise ConfigurationError(
-                f"retry must be a Retry, such as Retry(attempts=3); got {retry!r}"
-            )
+        for kind, value, example in (
+            (Quota, quota, "Quota(rpm=500)"),
+            (Retry, retry, "Retry(attempts=3)"),
+            (Hedge, hedge, "Hedge()"),
+            (Price, price, "Price(input=1, output=2)"),
+        ):
+            if value is not None and not isinstance(value, kind):
+                name = kind.__name__
+                raise ConfigurationError(
+                    f"{name.lower()} must be a {name}, such as {example}; got {value!r}"
+                )
         checked_batch(batch)
-        if hedge is not None and not isinstance(hedge, Hedge):
-            raise ConfigurationError(f"hedge must be a Hedge, such as Hedge(); got {hedge!r}")
         for name, text in (("base_url", base_url), ("api_key", api_key), ("system", system)):
             if text is not None and not isinstance(text, str):
                 raise ConfigurationError(f"{name} must be a string; got {type(text).__name__}")
@@ -169,10 +168,6 @@ class LLM(Mappable, Copying):
             )
         else:
             provider = checked(model)
-        if price is not None and not isinstance(price, Price):
-            raise ConfigurationError(
-                f"price must be a Price, such as Price(input=1, output=2); got {price!r}"
-            )
         self._price = price
         self.provider: Provider = provider
         self.system = system
@@ -204,7 +199,7 @@ class LLM(Mappable, Copying):
             provider=provider,
             live=self._mode,
             limiter=self.limiter,
-            price=lambda: self.price,
+            price=functools.cache(self._find_price),  # it answers without a frame of its own
             overrides_cost=price is not None
             or (settings is not None and settings.price_over(None) is not None),
             dedupe=dedupe,
@@ -219,6 +214,9 @@ class LLM(Mappable, Copying):
         self._own = frozenset({*vars(self), "_own"})
         telemetry.auto()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self, LLM, self._given, self._own)
+
     def __repr__(self) -> str:
         return f"LLM({self.model!r}, quota={self.limiter.quota!r})"
 
@@ -227,9 +225,12 @@ class LLM(Mappable, Copying):
         """The model string, ``provider/model``."""
         return f"{self.provider.name}/{self.provider.model}"
 
-    @functools.cached_property
+    @property
     def price(self) -> Price | None:
         """The price per million tokens, in US dollars; None if unknown."""
+        return self._route.price()
+
+    def _find_price(self) -> Price | None:
         if self._price is not None:
             return self._price
         known = price_of(self.model, base_url=self._route.endpoint or None)
@@ -436,8 +437,9 @@ class LLM(Mappable, Copying):
         return session.ask(call)
 
     def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
-        run, route = current_run() or self._run, self._route
-        session = _outside if run is None else run.session
+        session = current_session() or (_outside if self._run is None else self._run.session)
+        session.check()
+        route = self._route
         options = route.mode_options or current_mode.get() or session.mode_options
         if not wanted:
             options = options or ModeOptions(mode="batch")
@@ -468,15 +470,16 @@ class LLM(Mappable, Copying):
             further = merged_options(
                 further, options, fields, known=self.known_options, place=place
             )
+        is_text = isinstance(prompt, str)  # as nearly all are
         request = Request(
             model=self.provider.model,
-            messages=as_messages(prompt),
+            messages=({"role": "user", "content": prompt},) if is_text else as_messages(prompt),
             system=self.system if system is None else system,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
             options=further,
         )
-        return request if isinstance(prompt, str) else sendable(request, self.provider)
+        return request if is_text else sendable(request, self.provider)
 
 
 def _configured_batch(settings: Settings | None) -> Batch | None:

@@ -11,7 +11,7 @@ import copy
 import pickle
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options
 from llmflow.calls.validate import Validate, checked_validate
@@ -21,13 +21,9 @@ from llmflow.runs.run import Run
 if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.calls.call import Route
-    from llmflow.llm import LLM
-
-_LLMT = TypeVar("_LLMT", bound="LLM")
 
 # What may have been set anew since the object was made.
 _LIVE: Final = ("system", "max_tokens", "temperature", "options", "validate")
-_DERIVED: Final = frozenset({"price"})  # computed when it is first asked for
 
 
 class Copying:
@@ -49,9 +45,6 @@ class Copying:
         twin = type(self).__new__(type(self))
         twin.__dict__.update(vars(self))
         return twin
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return reduced(self, self._given, self._own)
 
     def varied(
         self,
@@ -91,12 +84,13 @@ class Copying:
 
 
 def reduced(
-    llm: Copying, given: Mapping[str, Any], own: frozenset[str]
+    llm: Copying, base: type[Any], given: Mapping[str, Any], own: frozenset[str]
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
     """Return what `pickle` and `copy.deepcopy` make a copy of.
 
     Args:
         llm: the object.
+        base: the class that is made with these arguments, whatever a class of the user's is.
         given: the arguments that it was made with.
         own: its attributes, without those that the user's code has added.
 
@@ -110,23 +104,19 @@ def reduced(
     settings = {name: value for name, value in settings.items() if value is not None}
     for name, value in settings.items():
         _check(name, value)
-    added = {
-        name: value for name, value in vars(llm).items() if name not in own and name not in _DERIVED
-    }
-    return rebuilt, (type(llm), settings, had_key), added or None
+    added = {name: value for name, value in vars(llm).items() if name not in own}
+    return rebuilt, (type(llm), base, settings, had_key), added or None
 
 
-def rebuilt(kind: type[_LLMT], settings: dict[str, Any], had_key: bool) -> _LLMT:
+def rebuilt(kind: type[Any], base: type[Any], settings: dict[str, Any], had_key: bool) -> Any:
     """Make an LLM of what `reduced` has carried.
 
     Raises:
         MissingKeyError: it had a key that was given in code, and none is found here.
         ConfigurationError: as for a new one.
     """
-    from llmflow.llm import LLM
-
-    llm = kind.__new__(kind)
-    LLM.__init__(llm, **settings)
+    llm: Any = object.__new__(kind)
+    base.__init__(llm, **settings)
     if had_key:
         _find_key(llm)
     return llm
@@ -194,12 +184,11 @@ def _refused(name: str, why: str) -> ConfigurationError:
     return ConfigurationError(f"an LLM with {name}=... cannot be pickled or copied deeply: {why}")
 
 
-def _find_key(llm: LLM) -> None:
+def _find_key(llm: Any) -> None:
     """See to it that there is a key in place of the one that was left behind."""
     llm.prepare()
-    provider: Any = llm.provider
-    variable = getattr(provider, "key_variable", None)
-    if variable is not None and getattr(provider, "key", None) is None:
+    variable = getattr(llm.provider, "key_variable", None)
+    if variable is not None and getattr(llm.provider, "key", None) is None:
         raise MissingKeyError(
             f"{llm.model} was copied without the key that was given in code: set the environment "
             f"variable {variable} where the copy is used"

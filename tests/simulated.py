@@ -75,7 +75,7 @@ class Network:
         try:
             async with asyncio.timeout(timeout.total):
                 if sending is not None:
-                    sending.in_flight = True
+                    sending.leave()
                 return await self._exchange(wire)
         except TimeoutError:
             raise RequestTimeoutError(f"no answer within {timeout.total:g} s") from None

@@ -81,7 +81,7 @@ class BatchMode:
             ProviderError: it failed for good.
             UsageError: another event loop looks after the jobs.
         """
-        self._session.number(call)
+        self._session.ordinals.number(call)
         spending = self._session.spending
         if spending is not None:
             spending.wait_for(call.row, call.payment)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmflow.batch.pending import RunLive
 from llmflow.calls.call import Call, Mode
-from llmflow.calls.pipeline import pipeline
+from llmflow.calls.pipeline import last_steps, pipeline
 from llmflow.calls.session import Session
 from llmflow.errors import BatchUnsupportedError, QuotaExhaustedError
 from llmflow.types import Response
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def open_session(**settings: Any) -> Session:
     """Return a session with its pipeline and modes; for settings see `Session`."""
     session = Session(**settings)
-    session.ask = pipeline(session)
+    session.compose = partial(pipeline, session)
+    session.send = last_steps(session)
     session.resolve = resolve
     session.open_batches = partial(_open_batches, session)
     return session

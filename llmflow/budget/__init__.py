@@ -3,8 +3,7 @@
 from llmflow.budget.forecast import OutputForecast, PromptForecast, estimate, prompt_tokens
 from llmflow.budget.ledger import Ledger
 from llmflow.budget.reservation import Reservation
-from llmflow.budget.state import LedgerState, Remaining
-from llmflow.budget.value import Budget, Estimate, Spent
+from llmflow.budget.value import Budget, Estimate, LedgerState, Remaining, Spent
 
 __all__ = [
     "Budget",

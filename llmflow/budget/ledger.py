@@ -11,8 +11,7 @@ from typing import Final
 
 from llmflow.budget.messages import refusal, too_large
 from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation
-from llmflow.budget.state import LedgerState, Remaining
-from llmflow.budget.value import Budget, Estimate, Spent
+from llmflow.budget.value import Budget, Estimate, LedgerState, Remaining, Spent
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
 from llmflow.limits.event_loops import HeldByLoop

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from llmflow.calls.plausible import plausible
 from llmflow.errors import ContentFilterError, JournalError, ProviderError
 from llmflow.limits import Limiter
 from llmflow.provider import Provider
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from llmflow.pricing import Price
 
 _next_id = count(1).__next__
+
+_TIMES_THE_ESTIMATE: Final = 100
+_UNBOUNDED_ANSWER: Final = 1024
+# No model's context is smaller.
+_ALWAYS_FITS: Final = 2048
 
 NOTHING: Final = Response(
     text="", usage=Usage(), finish_reason=None, model="", provider="", source="nothing"
@@ -103,7 +108,7 @@ class Call:
         self.mode_options = mode_options
         self.validate = validate
         self.wanted = wanted
-        self.shares = False
+        self.shares = route.shares(request)
         self.key = b""
         self.ordinal = 0
         self.in_flight: InFlight | None = None
@@ -240,3 +245,46 @@ class Route:
         price = self.price()
         if price is not None and (error.cost is None or self.overrides_cost):
             error.cost = price.cost(error.usage, batch=in_batch)
+
+
+def plausible(response: Response, provider: Provider, charge: Charge | None) -> Response:
+    """Return an answer, without its usage if that cannot be.
+
+    What is below zero would make calls free, and what is absurd would close a quota or a
+    budget for good: above the model's context, or above 100 times the estimate where the
+    context is not known.
+
+    Args:
+        response: the answer.
+        provider: who gave it.
+        charge: what it was expected to take; None where nobody knows.
+    """
+    usage = response.usage
+    read, written = usage.input_tokens, usage.output_tokens
+    total = read + written
+    if read >= 0 and written >= 0:
+        if charge is not None and total <= charge.input_tokens + charge.output_tokens:
+            return response
+        if total <= _ALWAYS_FITS and (
+            charge is None or total <= _TIMES_THE_ESTIMATE * charge.input_tokens
+        ):
+            return response
+        endpoint = getattr(provider, "endpoint", None) or None
+        most: float = _context(f"{provider.name}/{provider.model}", endpoint)
+        if not most and charge is not None:
+            answer = charge.output_tokens or _UNBOUNDED_ANSWER
+            most = _TIMES_THE_ESTIMATE * max(charge.tokens, charge.input_tokens + answer)
+        if not most or total <= most:
+            return response
+    return replace(response, usage=Usage(), cost=None)
+
+
+@functools.lru_cache(maxsize=256)
+def _context(model: str, endpoint: str | None) -> int:
+    """Return how many tokens a call of a model can use at the most; 0 where nobody knows."""
+    from llmflow.pricing import context_of
+
+    context = context_of(model, base_url=endpoint)
+    if context is None or not context.max_input_tokens:
+        return 0
+    return context.max_input_tokens + (context.max_output_tokens or 0)

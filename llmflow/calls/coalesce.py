@@ -24,12 +24,12 @@ def coalesce(session: Session, ask: Step) -> Step:
                 return await _lead(call, others, ask)
             return await _follow(session, call, others)
         finally:
-            session.give_back(call, others.unused())
+            session.ordinals.give_back(call, others.unused())
 
     async def later(call: Call) -> Response:
         """Leave a call that nobody waits for to the first one, whose answer it gets."""
         if call.ordinal:
-            session.note_twin(call)
+            session.ordinals.note_twin(call)
             return NOTHING
         return await ask(call)
 

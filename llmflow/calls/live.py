@@ -17,12 +17,10 @@ from functools import partial
 from typing import Final, TypeVar, cast
 
 from llmflow import transport
-from llmflow.calls.billing import may_be_billed
-from llmflow.calls.call import Call
+from llmflow.calls.call import Call, plausible
 from llmflow.calls.hedge import Hedge, Hedging
 from llmflow.calls.payment import Payment, Second, Sending
-from llmflow.calls.plausible import plausible
-from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page
+from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page, may_be_billed
 from llmflow.calls.reporter import CallReporter
 from llmflow.clock import Clock, SystemClock
 from llmflow.errors import (
@@ -60,6 +58,7 @@ class _Call:
         "id",
         "in_flight",
         "kind",
+        "now",
         "payment",
         "permit",
         "place",
@@ -73,9 +72,15 @@ class _Call:
     )
 
     def __init__(
-        self, call_id: int, request: Request, charge: Charge, wire: WireRequest | None
+        self,
+        call_id: int,
+        request: Request,
+        charge: Charge,
+        wire: WireRequest | None,
+        now: Callable[[], float],
     ) -> None:
         self.id = call_id
+        self.now = now
         self.request = request
         self.charge = charge
         self.wire = wire
@@ -138,6 +143,7 @@ class LiveMode:
         self._wire = None if own else cast("WireProvider", provider)
         self._reserves_output = provider.reserves_output
         self._clock = clock or SystemClock()
+        self._now = None if clock is None else clock.monotonic
         self._rng = rng or random.Random()
         self._reporter = CallReporter(provider, self._clock)
         self._refusals = Refusals(limiter, self._reporter, self._clock)
@@ -158,14 +164,15 @@ class LiveMode:
         request = asked.request
         charge = asked.charge or self.provider.reserve(request)
         wire = None if self._wire is None else self._wire.encode(request)
-        call = _Call(asked.id, request, charge, wire)
+        # Of the loop itself: a call asks for the time often.
+        now = self._now or asyncio.get_running_loop().time
+        call = _Call(asked.id, request, charge, wire, now)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
         call.retried = asked.retried
         call.payment = call.sending = asked.payment
-        clock = self._clock
-        started = clock.monotonic()
+        started = now()
         calls = item_calls.get()
         if calls is not None:
             calls.begin()
@@ -179,7 +186,7 @@ class LiveMode:
         finally:
             if calls is not None:
                 calls.end()
-        waited = clock.monotonic() - started - call.in_flight
+        waited = now() - started - call.in_flight
         if call.attempts == 1 and waited < _WORTH_TELLING:
             return response
         return replace(response, attempts=call.attempts, waited=max(0.0, waited))
@@ -202,15 +209,48 @@ class LiveMode:
 
     async def _attempt(self, call: _Call) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
-        if call.attempts and call.payment is not None:
-            await call.payment.renew()
-        asked = self._clock.monotonic() if RequestAdmitted.wanted else None
-        await self._pass_gates()
         send: Callable[[_Call, Permit], Awaitable[Response]]
         send = self._exchange if self.hedging is None else self._hedged
         if (calls := item_calls.get()) is not None:
             send = calls.sent(send)
+        permit, counted = None, 1
         try:
+            while True:
+                permit = await self._admitted(call, permit, counted)
+                counted = 0  # a rate limit is no attempt
+                try:
+                    return await send(call, permit)
+                except (RateLimitError, QuotaExhaustedError) as rejection:
+                    _charge(call.payment, rejection)
+                    self._pause(call, permit, rejection)
+                except ProviderError as error:
+                    _charge(call.payment, error)
+                    permit.fail(
+                        overloaded=error.transient, signals=error.signals, reason=str(error)
+                    )
+                    if error.transient:
+                        raise
+                    await self._refusals.let_pass(call, error, sent=permit.admitted_at)
+                    counted = 1
+        except ProviderError as error:
+            call.rejected_since = None
+            error.provider = error.provider or self.provider.name
+            error.model = error.model or self.provider.model
+            raise
+        finally:
+            if permit is not None:
+                permit.release()
+            if call.doubted:
+                self.limiter.standing.left(call)
+
+    async def _admitted(self, call: _Call, permit: Permit | None, counted: int) -> Permit:
+        """Return the permit of the next request; that of the one before, if there is one."""
+        if call.payment is not None:
+            await call.payment.renew()
+        asked = call.now() if RequestAdmitted.wanted else None
+        for gate in self.gates:
+            await gate.acquire()
+        if permit is None:
             permit = await self.limiter.acquire(
                 call.charge,
                 expect=call.expect,
@@ -219,57 +259,23 @@ class LiveMode:
                 leaves=self._wire is not None,
             )
             call.place = permit.number
-            call.attempts += 1  # only now is it sent: who was refused admission was not
-            try:
-                while True:
-                    counted = 0  # a rate limit is no attempt
-                    if asked is not None:
-                        waited = self._clock.monotonic() - asked
-                        self._reporter.admitted(call.id, call.attempts, waited)
-                    if call.payment is not None:
-                        call.payment.begin(call.attempts)
-                    try:
-                        return await send(call, permit)
-                    except (RateLimitError, QuotaExhaustedError) as rejection:
-                        _charge(call.payment, rejection)
-                        self._pause(call, permit, rejection)
-                    except ProviderError as error:
-                        _charge(call.payment, error)
-                        permit.fail(
-                            overloaded=error.transient, signals=error.signals, reason=str(error)
-                        )
-                        if error.transient:
-                            raise
-                        await self._refusals.let_pass(call, error, sent=permit.admitted_at)
-                        counted = 1
-                    if counted and call.payment is not None:
-                        await call.payment.renew()
-                    asked = self._clock.monotonic() if RequestAdmitted.wanted else None
-                    await self._pass_gates()
-                    await permit.renew()
-                    call.attempts += counted
-            finally:
-                permit.release()
-                if call.doubted:
-                    self.limiter.standing.left(call)
-        except ProviderError as error:
-            call.rejected_since = None
-            error.provider = error.provider or self.provider.name
-            error.model = error.model or self.provider.model
-            raise
-
-    async def _pass_gates(self) -> None:
-        for gate in self.gates:
-            await gate.acquire()
+        else:
+            await permit.renew()
+        call.attempts += counted  # only now is it sent: who was refused admission was not
+        if asked is not None:
+            self._reporter.admitted(call.id, call.attempts, call.now() - asked)
+        if call.payment is not None:
+            call.payment.begin(call.attempts)
+        return permit
 
     async def _exchange(self, call: _Call, permit: Permit) -> Response:
-        clock = self._clock
-        sent = clock.monotonic()
+        sent = call.now()
         try:
             if self._wire is not None:
                 assert call.wire is not None
                 call.permit = permit
-                reply = await transport.send(call.wire, timeout=self.timeout, sending=call)
+                sending = permit if call.sending is None else call
+                reply = await transport.send(call.wire, timeout=self.timeout, sending=sending)
                 signals = self._wire.signals(reply)
                 try:
                     response = self._wire.decode(reply)
@@ -283,7 +289,7 @@ class LiveMode:
                 response = await self._ask_client(call.request)
                 signals = response.signals
         finally:
-            call.in_flight += clock.monotonic() - sent
+            call.in_flight += call.now() - sent
         standing = self.limiter.standing
         if not standing.is_sound:
             standing.answered(call, sent=permit.admitted_at)
@@ -297,9 +303,9 @@ class LiveMode:
         return response
 
     async def _hedged(self, call: _Call, permit: Permit) -> Response:
-        clock, hedging = self._clock, self.hedging
+        hedging = self.hedging
         assert hedging is not None
-        before, sent = call.in_flight, clock.monotonic()
+        before, sent = call.in_flight, call.now()
         answered = False
         try:
             response = await hedging.race(
@@ -312,7 +318,7 @@ class LiveMode:
             return response
         finally:
             # Until the last of the two has ended, and not both times added.
-            call.in_flight = before + clock.monotonic() - sent
+            call.in_flight = before + call.now() - sent
             if call.second is not None:
                 _close_second(call, call.second, answered=answered)
 
@@ -321,9 +327,10 @@ class LiveMode:
 
     async def _exchange_again(self, call: _Call, sent: float) -> Response | None:
         """Send a request a second time; return None if it would have to wait for that."""
-        twin = _Call(call.id, call.request, call.charge, call.wire)
+        twin = _Call(call.id, call.request, call.charge, call.wire, call.now)
         twin.kind, twin.expect, twin.attempts = call.kind, call.expect, call.attempts
-        await self._pass_gates()
+        for gate in self.gates:
+            await gate.acquire()
         second = None if call.payment is None else call.payment.second()
         if call.payment is not None and second is None:
             return None
@@ -338,7 +345,7 @@ class LiveMode:
             return None
         call.second = twin.sending = second
         try:
-            self._reporter.hedged(call.id, self._clock.monotonic() - sent)
+            self._reporter.hedged(call.id, call.now() - sent)
             return await self._exchange(twin, permit)
         except ProviderError as error:
             self._tell(twin, permit, error)
@@ -388,7 +395,7 @@ class LiveMode:
             dimension=rejection.dimension,
             signals=rejection.signals,
         )
-        now = self._clock.monotonic()
+        now = call.now()
         if call.rejected_since is None:
             call.rejected_since = now
         self._reporter.rejected(call.id, call.attempts, rejection, seconds)

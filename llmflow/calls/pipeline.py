@@ -4,8 +4,8 @@ The journal comes before everything that costs, so that what a call was answered
 answer in every session. An equal call in flight comes before the cache, and the cache before
 the budget. An outcome is written down before anybody hears of it.
 
-A step gets the next one, and returns what answers a call: an awaitable of its own, or that of
-the next step where it has nothing to do. A call that wants no result passes the same steps.
+A step gets the next one, and returns what answers a call. A call passes the steps that have
+something to do for calls of its kind; one that wants no result passes the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llmflow.calls.budget import budget
 from llmflow.calls.cached import cached
 from llmflow.calls.call import Step
 from llmflow.calls.coalesce import coalesce
-from llmflow.calls.observe import observe
+from llmflow.calls.observe import observe, tell
 from llmflow.calls.recording import record
 from llmflow.calls.replay import replay
 from llmflow.calls.send import send
@@ -22,8 +22,43 @@ from llmflow.calls.session import Session
 from llmflow.calls.validate import validate
 
 
-def pipeline(session: Session) -> Step:
-    """Return the first step of the calls of a session."""
-    session.send = cached(budget(session, send(session)))
-    known = replay(session, coalesce(session, record(session, session.send)))
-    return validate(observe(session, known))
+def pipeline(
+    session: Session,
+    wanted: bool,
+    shares: bool,
+    in_mode: bool,
+    validates: bool,
+    caches: bool,
+    is_heard: bool,
+) -> Step:
+    """Return the first step for one kind of calls.
+
+    It is put together from the last step on.
+
+    Args:
+        session: what the steps share.
+        wanted: whether the answer is waited for.
+        shares: whether equal calls in flight have one answer.
+        in_mode: whether another mode than live calls is chosen.
+        validates: whether something looks at the answer.
+        caches: whether answers are kept for other runs.
+        is_heard: whether anybody listens to events.
+    """
+    step = record(session, last_steps(session, caches), in_mode=in_mode)
+    if shares:
+        step = coalesce(session, step)
+    if shares or not wanted or session.journal is not None:
+        step = replay(session.ordinals, session.tally, step)
+    if wanted:
+        step = observe(session.tally, step)
+    if wanted and is_heard:
+        step = tell(session.run_id, step)
+    if validates:
+        step = validate(step)
+    return step
+
+
+def last_steps(session: Session, caches: bool = True) -> Step:
+    """Return the steps below those that search the run."""
+    step = budget(session, send(session))
+    return cached(step) if caches else step

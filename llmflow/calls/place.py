@@ -39,10 +39,9 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         return False
     if session.journal is not None and not call.key:
         return False
-    call.shares = call.route.shares(call.request)
     if call.shares and not call.key:
-        session.identify(call)
-    session.number(call)
+        session.ordinals.identify(call)
+    session.ordinals.number(call)
     group = None
     if call.shares:
         group = session.coalescer.lead_new((call.key, call.route.cache), call.ordinal)
@@ -86,6 +85,5 @@ def _ended(
         else:
             group.give_up(ordinal)
         unused = group.unused()
-    if session.journal is not None:
-        session.ordinals.give_back(key, unused)
+    session.ordinals.free(key, unused)
     done(outcome)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any
 
 from llmflow.calls.call import NOTHING, Call, Done, Route, Step
 from llmflow.calls.session import Session
@@ -13,8 +12,14 @@ from llmflow.errors import JournalError, ProviderError
 from llmflow.types import Charge, Response
 
 
-def record(session: Session, ask: Step) -> Step:
-    """Return the step that writes outcomes down."""
+def record(session: Session, ask: Step, *, in_mode: bool = True) -> Step:
+    """Return the step that writes outcomes down.
+
+    Args:
+        session: what the steps share.
+        ask: the next step.
+        in_mode: whether a job may have brought an outcome, and waits for it to be durable.
+    """
 
     async def confirmed(call: Call) -> Response:
         """Tell the job that has brought an outcome when that is durable."""
@@ -32,10 +37,7 @@ def record(session: Session, ask: Step) -> Step:
             call.pending.mark_durable()
         return response
 
-    def step(call: Call) -> Coroutine[Any, Any, Response]:
-        return _recorded(session, ask, call) if call.mode_options is None else confirmed(call)
-
-    return step
+    return confirmed if in_mode else partial(_recorded, session, ask)
 
 
 async def _recorded(session: Session, ask: Step, call: Call) -> Response:
@@ -48,7 +50,7 @@ async def _recorded(session: Session, ask: Step, call: Call) -> Response:
         raise
     except BaseException:
         if call.in_flight is None:
-            session.give_back(call, (call.ordinal,))
+            session.ordinals.give_back(call, (call.ordinal,))
         raise
     if call.source == "provider":
         if response is NOTHING:
@@ -75,19 +77,21 @@ async def _write_answer(session: Session, call: Call, response: Response) -> Non
     writes: list[Awaitable[None]] = []
     if session.journal is not None:
         covered = range(nth, nth + 1) if others is None else others.cover(nth)
-        paid = call.source != "cache"
-        writes.append(session.write(key, covered, response, paid=paid))
+        writing = session.journal.record(
+            key, covered.start, response, uses=len(covered), paid=call.source != "cache"
+        )
+        writes.append(_counted(session, writing))
     if cache is not None:
         writes.append(cache.store(key, response))
     if others is None or not writes:
         for each in writes:
             await each
         return
-    writing = asyncio.ensure_future(_all(writes))
+    all_written = asyncio.ensure_future(_all(writes))
     try:
-        await asyncio.shield(writing)
+        await asyncio.shield(all_written)
     except asyncio.CancelledError:
-        others.succeed_after(writing, response, nth)
+        others.succeed_after(all_written, response, nth)
         raise
 
 
@@ -96,12 +100,18 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
     others, nth = call.in_flight, call.ordinal
     if session.journal is None or not session.is_conclusive(error):
         if others is None:
-            session.give_back(call, (nth,))
+            session.ordinals.give_back(call, (nth,))
         return
     covered = range(nth, nth + 1) if others is None else others.cover(nth)
+    writing = session.journal.record_failure(call.key, covered.start, error, uses=len(covered))
+    await _counted(session, writing)
+
+
+async def _counted(session: Session, writing: Awaitable[None]) -> None:
+    """Wait until something is durable; meanwhile the session counts it."""
     session.recording += 1
     try:
-        await session.journal.record_failure(call.key, covered.start, error, uses=len(covered))
+        await writing
     finally:
         session.recording -= 1
 

@@ -1,68 +1,209 @@
-"""Step 3: answer a call from the journal of its run."""
+"""Step 3: number a call, and answer it from its journal."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.call import NOTHING, Call, Step
-from llmflow.calls.session import Session
-from llmflow.events import listening
+from llmflow.calls.key import canonical, fingerprint, server_of
+from llmflow.calls.observe import Tally
+from llmflow.errors import UsageError
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.journal import Recorded
+    from llmflow.journal import Journal, Recorded
+    from llmflow.journal.asked import Asked
+
+# Of a program that asks again for ever, what the journal remembers is enough.
+_MOST: Final = 100_000
 
 
-def replay(session: Session, ask: Step) -> Step:
+def replay(ordinals: Ordinals, tally: Tally, ask: Step) -> Step:
     """Return the step that looks a call up in the journal."""
-    journal = session.journal
 
-    async def looked_up(call: Call) -> Response:
+    async def step(call: Call) -> Response:
         # With a key it was looked up before, and nothing is known.
-        found = None if call.key else session.identify(call)
+        found = None if call.key else ordinals.identify(call)
         if found is None:
             return await ask(call)
-        return outcome(session, found) if call.wanted else NOTHING
-
-    def step(call: Call) -> Coroutine[Any, Any, Response]:
-        call.shares = call.route.shares(call.request)
-        if journal is None and call.wanted and not call.shares:
-            return ask(call)  # nobody asks for its key
-        return looked_up(call)
+        return outcome(tally, found) if call.wanted else NOTHING
 
     return step
 
 
-def recall(session: Session, call: Call, *, submitted: bool = False) -> Response | None:
-    """Return an answer from the journal before the first step.
-
-    Args:
-        session: what is to ask the call.
-        call: the call; if nothing is known of it, that is not looked up again.
-        submitted: whether it has the number of a submitted one.
-
-    Raises:
-        ProviderError: it has failed for good.
-    """
-    if session.journal is None or call.validate is not None or listening():
-        return None
-    session.note_route(call.route)
-    call.shares = call.route.shares(call.request)
-    found = session.identify(call, submitted=submitted)
-    return None if found is None else outcome(session, found)
-
-
-def outcome(session: Session, found: Recorded) -> Response:
+def outcome(tally: Tally, found: Recorded) -> Response:
     """Count what the journal knows of a call, and return it.
 
     Raises:
         ProviderError: it has failed for good.
     """
     if isinstance(found, Response):
-        session.tally.known("replayed", found)
+        tally.known("replayed", found)
         return found
-    session.tally.known("failed_before")
+    tally.known("failed_before")
     error = found.error()
     error.source = "journal"
     raise error
+
+
+class Ordinals:
+    """Numbers equal calls of a session, and finds their outcomes.
+
+    Submitted calls are numbered apart from others: a program that submits all of its calls, and
+    asks them again later, finds the answers in the journal. A number that got no answer goes to
+    the next equal call, the lowest first: else a node that asks again after a time-out would
+    leave a place without an answer, to be asked for in every session.
+
+    Args:
+        journal: where outcomes are looked up; None where nothing is written down.
+        retry_failed: ask again what the journal knows as failed in an earlier session.
+        abandoned: returns, once, keys and ordinals of calls whose event loops were closed.
+    """
+
+    def __init__(
+        self,
+        journal: Journal | None,
+        *,
+        retry_failed: bool,
+        abandoned: Callable[[], Iterable[tuple[Any, set[int]]]],
+    ) -> None:
+        self.journal = journal
+        self._retry_failed = retry_failed
+        self._abandoned = abandoned
+        # Again by its own thread: a call may be collected at any line, the locked ones among them.
+        self._lock = threading.RLock()
+        self._free: dict[bytes, list[int]] = {}
+        self._unwritten: dict[bytes, int] = {}
+        self._twins: dict[bytes, int] = {}
+        self._submitted: Asked | None = None
+        self._has_asked = self._has_begun_again = False
+
+    def identify(self, call: Call, *, submitted: bool = False) -> Recorded | None:
+        """Set a call's key and ordinal; return its journal record.
+
+        Args:
+            call: the call.
+            submitted: whether it is numbered as if it wanted no result.
+
+        Raises:
+            ConfigurationError: an option of the call cannot be written down.
+            UsageError: it wants no result, and there is no journal for its answer.
+        """
+        key = call.key = self.fingerprint(call)
+        journal, cache = self.journal, call.route.cache
+        if call.shares:
+            for (other, its_cache), places in self._abandoned():
+                if its_cache is None:
+                    self.free(other, places)
+        if submitted or not call.wanted:
+            call.ordinal, may_be_known = self._next_submitted(key)
+        elif journal is None or (call.shares and cache is not None):
+            # With a cache an equal question has one answer, whenever it is asked.
+            self._has_asked = True
+            may_be_known = journal is not None
+        else:
+            self._has_asked = True
+            free = self._take(key) if self._free else None
+            call.ordinal = journal.ask(key) if free is None else free
+            # What this session asks for the first time, nothing can have been written down of.
+            is_new = not call.ordinal and free is None and self._submitted is None
+            may_be_known = not (is_new and journal.began_empty)
+        return self.recorded(call.row) if may_be_known else None
+
+    def recorded(self, row: tuple[bytes, int]) -> Recorded | None:
+        """Return the record of a row that is not asked again."""
+        journal = self.journal
+        found = None if journal is None else journal.find(*row)
+        if found is None or isinstance(found, Response) or not self._retry_failed:
+            return found
+        assert journal is not None
+        # What has failed in this session is not asked once more in it.
+        return found if found.at >= journal.opened_at else None
+
+    def number(self, call: Call) -> None:
+        """Set a call's key and ordinal, unless they are set."""
+        if not call.key:
+            key = call.key = self.fingerprint(call)
+            with self._lock:
+                call.ordinal = self._unwritten[key] = self._unwritten.get(key, -1) + 1
+
+    def give_back(self, call: Call, places: Iterable[int]) -> None:
+        """Give ordinals without a record back to equal calls."""
+        if call.wanted and call.route.cache is None:
+            self.free(call.key, places)
+
+    @property
+    def has_submitted(self) -> bool:
+        """True if any call wanted no result."""
+        return self._submitted is not None
+
+    def begin_again(self) -> None:
+        """Restart the ordinals for calls that are submitted once more."""
+        if self._submitted is not None:
+            self._submitted.close()
+            self._has_begun_again = True
+
+    def note_twin(self, call: Call) -> None:
+        """Note that a submitted call gets its first equal's answer."""
+        self._twins[call.key] = max(call.ordinal, self._twins.get(call.key, 0))
+
+    async def write_twins(self) -> None:
+        """Record answers of submitted calls for the equal ones, too."""
+        twins, self._twins = self._twins, {}
+        for key, last in twins.items():
+            assert self.journal is not None
+            found = self.journal.find(key, 0)
+            if isinstance(found, Response):
+                await self.journal.record(key, 1, found, uses=last, paid=False)
+            elif found is not None:
+                await self.journal.record_failure(key, 1, found.error(), uses=last, paid=False)
+
+    def close(self) -> None:
+        """Forget how often each call was submitted."""
+        if self._submitted is not None:
+            self._submitted.close()
+
+    def fingerprint(self, call: Call) -> bytes:
+        """Return what stands for a call in the journal."""
+        provider = call.route.provider
+        return fingerprint(
+            provider=provider.name,
+            endpoint=server_of(provider),
+            model=provider.model,
+            body=canonical(call.request),
+        )
+
+    def _next_submitted(self, key: bytes) -> tuple[int, bool]:
+        """Return the next ordinal of a call that wants no result, and if it may be known."""
+        if self.journal is None:
+            raise UsageError(
+                "calls can be submitted in a run with a name only: its journal keeps their answers"
+            )
+        if self._submitted is None:
+            from llmflow.journal.asked import Asked
+
+            self._submitted = Asked()
+        nth = self._submitted.count(key)
+        may_be_known = self._has_asked or self._has_begun_again or not self.journal.began_empty
+        return nth, bool(nth) or may_be_known
+
+    def free(self, key: bytes, places: Iterable[int]) -> None:
+        """Let the next calls with a key take these ordinals."""
+        if self.journal is not None:
+            with self._lock:
+                if len(self._free) < _MOST:
+                    self._free.setdefault(key, []).extend(places)
+
+    def _take(self, key: bytes) -> int | None:
+        """Return, once, the lowest ordinal that equal calls gave back; else None."""
+        with self._lock:
+            free = self._free.get(key)
+            if not free:
+                return None
+            first = min(free)
+            free.remove(first)
+            if not free:
+                del self._free[key]
+            return first

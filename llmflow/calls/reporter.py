@@ -42,6 +42,7 @@ class CallReporter:
 
     def __init__(self, provider: Provider, clock: Clock) -> None:
         self._provider = provider
+        self._name = f"{provider.name}/{provider.model}"
         self._clock = clock
 
     def admitted(self, call_id: int, attempt: int, waited: float) -> None:
@@ -52,14 +53,8 @@ class CallReporter:
         """Report a hedge, sent after so many seconds."""
         if RequestHedged.wanted:
             emit(RequestHedged(**self._of(call_id), seconds=seconds))
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "%s/%s: no answer for %.3g s: sent a second time",
-                self._provider.name,
-                self._provider.model,
-                seconds,
-                extra=self._extra(call_id, seconds=seconds),
-            )
+        text = "%s: no answer for %.3g s: sent a second time"
+        self._log(logging.DEBUG, call_id, text, self._name, seconds, seconds=seconds)
 
     def retried(self, call: Retried, attempt: int, error: ProviderError, delay: float) -> None:
         """Tell that an attempt failed and another one follows."""
@@ -68,14 +63,8 @@ class CallReporter:
             call.retried(error)
         if RequestRetried.wanted:
             emit(RequestRetried(**self._of(call_id), attempt=attempt, error=error, delay=delay))
-        if logger.isEnabledFor(logging.INFO):
-            kind = type(error).__name__
-            logger.info(
-                "retrying in %.3g s after: %s",
-                delay,
-                error,
-                extra=self._extra(call_id, attempt=attempt, error=kind, delay=delay),
-            )
+        facts = {"attempt": attempt, "error": type(error).__name__, "delay": delay}
+        self._log(logging.INFO, call_id, "retrying in %.3g s after: %s", delay, error, **facts)
 
     def rejected(
         self, call_id: int, attempt: int, rejection: ProviderError, seconds: float | None
@@ -101,15 +90,12 @@ class CallReporter:
         """Report a pause because a working key or model is refused."""
         if DomainPaused.wanted:
             self._domain_paused(refusal, seconds)
-        logger.warning(
-            "%s/%s: refused after it has worked: all calls pause for %.3g s, then one is sent "
-            "once more (%s)",
-            self._provider.name,
-            self._provider.model,
-            seconds,
-            refusal,
-            extra=self._extra(call_id, seconds=seconds, error=type(refusal).__name__),
+        text = (
+            "%s: refused after it has worked: all calls pause for %.3g s, then one is sent once "
+            "more (%s)"
         )
+        facts = {"seconds": seconds, "error": type(refusal).__name__}
+        self._log(logging.WARNING, call_id, text, self._name, seconds, refusal, **facts)
 
     def paused(
         self, call_id: int, rejection: ProviderError, *, before: float, seconds: float
@@ -123,25 +109,12 @@ class CallReporter:
             seconds: how long it pauses now.
         """
         news = seconds > _MUCH_LONGER * before
-        provider, model = self._provider.name, self._provider.model
         if news and DomainPaused.wanted:
             self._domain_paused(rejection, seconds)
         level = logging.INFO if news else logging.DEBUG
-        if logger.isEnabledFor(level):
-            logger.log(
-                level,
-                "%s/%s: rate limited, all calls pause for %.3g s (%s)",
-                provider,
-                model,
-                seconds,
-                rejection.message,
-                extra=self._extra(
-                    call_id,
-                    seconds=seconds,
-                    retry_after=rejection.retry_after,
-                    dimension=rejection.dimension,
-                ),
-            )
+        text, said = "%s: rate limited, all calls pause for %.3g s (%s)", rejection.message
+        asked = {"retry_after": rejection.retry_after, "dimension": rejection.dimension}
+        self._log(level, call_id, text, self._name, seconds, said, seconds=seconds, **asked)
 
     def _domain_paused(self, why: ProviderError, seconds: float) -> None:
         emit(
@@ -165,12 +138,9 @@ class CallReporter:
             "model": self._provider.model,
         }
 
-    def _extra(self, call_id: int, **facts: Any) -> dict[str, Any]:
-        """Return what a log line says in fields; none is named like one of the record's own."""
-        who = {
-            "call_id": call_id,
-            "run_id": current_run_id.get(),
-            "provider": self._provider.name,
-            "model": self._provider.model,
-        }
-        return {**who, **facts}
+    def _log(self, level: int, call_id: int, text: str, *arguments: object, **facts: Any) -> None:
+        """Log a line, with fields of which none is named like one of the record's own."""
+        if logger.isEnabledFor(level):
+            who = self._of(call_id)
+            del who["at"]
+            logger.log(level, text, *arguments, extra={**who, **facts})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from llmflow.calls.in_flight import Coalescer
-from llmflow.calls.key import canonical, fingerprint, server_of
-from llmflow.calls.ordinals import Ordinals
+from llmflow.calls.observe import Tally
+from llmflow.calls.replay import Ordinals, outcome
 from llmflow.calls.spending import Spending
-from llmflow.calls.statistics import Tally
-from llmflow.errors import ProviderError
+from llmflow.errors import ProviderError, UsageError
+from llmflow.events import Event, current_run_id
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.types import Response
 
@@ -20,7 +22,29 @@ if TYPE_CHECKING:
     from llmflow.budget import Ledger
     from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.mode_options import ModeOptions
-    from llmflow.journal import Journal, Recorded
+    from llmflow.journal import Journal
+
+_entered: ContextVar[Session | None] = ContextVar("llmflow_session", default=None)
+"""The session of the innermost run whose block the running code is in.
+
+It flows into tasks and into the threads of asyncio and of nodes, but not into those that
+a program starts by itself: they have no context but their own.
+"""
+_whole_program: list[Session] = []
+"""Sessions of runs whose blocks the main thread is in, and no event loop around them.
+
+Such a block is the whole program while it lasts, so its threads belong to it, too.
+"""
+
+
+def current_session() -> Session | None:
+    """Return the session that the running code belongs to, or None."""
+    session = _entered.get()
+    while session is not None and session.is_detached:
+        session = session.outer
+    if session is None and _whole_program:
+        session = _whole_program[-1]
+    return session
 
 
 class Session:
@@ -30,14 +54,15 @@ class Session:
         journal: what was answered before; None where nothing is written down.
         ledger: what may still be spent; None where nothing limits it.
         retry_failed: ask again what the journal knows as failed in an earlier session.
+        run: the run; None outside of runs.
         run_id: what events call the run; None outside of runs.
         mode_options: the mode of calls for which nothing nearer chooses one.
         is_conclusive: whether a failure says something of its request, and is not asked
             again; by default, what is not fatal does.
     """
 
-    ask: Step
-    """The first step of its calls; see `llmflow.calls.pipeline`."""
+    compose: Callable[..., Step]
+    """Returns the first step of calls of one kind; see `llmflow.calls.pipeline`."""
     send: Step
     """Its last steps: cache, budget, mode."""
     open_batches: Callable[[], Any]
@@ -51,31 +76,129 @@ class Session:
         journal: Journal | None = None,
         ledger: Ledger | None = None,
         retry_failed: bool = False,
+        run: object = None,
         run_id: str | None = None,
         mode_options: ModeOptions | None = None,
         is_conclusive: Callable[[ProviderError], bool] | None = None,
     ) -> None:
+        self._steps: dict[tuple[bool, ...], Step] = {}
         self.tally = Tally()
         self.recording = 0
         """How many calls have ended and are being written down."""
         self.journal = journal
         self.spending = None if ledger is None else Spending(ledger, journal)
+        self.run = run
         self.run_id = run_id
         self.mode_options = mode_options
         self.coalescer = Coalescer()
-        self.ordinals = Ordinals(journal)
+        self.ordinals = Ordinals(
+            journal, retry_failed=retry_failed, abandoned=self.coalescer.abandoned
+        )
         self.is_conclusive = is_conclusive or _is_not_fatal
-        self._retry_failed = retry_failed
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._batches: dict[asyncio.AbstractEventLoop | None, Any] = {}
         self.on_quota_used_up: list[Callable[[], None]] = []
         """Called by each call that goes into a job because the daily quota is used up."""
-        self._twins: dict[bytes, int] = {}
         self._fatal: ProviderError | None = None
         self._opening = threading.RLock()  # several event loops
+        self._pid = os.getpid()
+        self._is_over = False
+        self._tokens: tuple[Token[Session | None], Token[str | None]] | None = None
+        self.outer: Session | None = None
+        """The session around its block."""
+        self.is_detached = False
+        """Whether its block was left in another context than it was entered in."""
 
-    # --- which call it is, and what is known of it --------------------------------------------
+    # --- the block of its run -----------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Take in the calls of the running code and of its tasks."""
+        self.outer = _entered.get()
+        self._tokens = _entered.set(self), current_run_id.set(self.run_id)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and asyncio._get_running_loop() is None:
+            _whole_program.append(self)
+
+    def set_current(self) -> None:
+        """Do what `enter` does, in a context that nobody leaves."""
+        _entered.set(self)
+        current_run_id.set(self.run_id)
+
+    def leave(self) -> None:
+        """Undo `enter`; safe to repeat."""
+        if self in _whole_program:
+            _whole_program.remove(self)
+        tokens, self._tokens = self._tokens, None
+        if tokens is None:
+            return
+        # A generator's block may be left in another context than it was entered, or after the
+        # block around it. What it was entered in keeps it, and has to look through it.
+        self.is_detached = _entered.get() is not self
+        if not self.is_detached:
+            try:
+                _entered.reset(tokens[0])
+                current_run_id.reset(tokens[1])
+            except ValueError:
+                self.is_detached = True
+        if _entered.get() is not None:  # maybe of a block that was left out of order
+            inside = current_session()
+            current_run_id.set(None if inside is None else inside.run_id)
+
+    def end(self) -> None:
+        """Take no more calls."""
+        self._is_over = True
+
+    def check(self) -> None:
+        """Check that it takes calls.
+
+        Raises:
+            UsageError: its run is over, or another process's.
+        """
+        if self._is_over:
+            raise UsageError(
+                f"{self.run!r} is over, and something that was started in its block asks only "
+                "now: wait for it inside the block, or start it outside"
+            )
+        if self.run_id is not None and self._pid != os.getpid():
+            raise UsageError(
+                f"{self.run!r} belongs to the process that this one was forked from: enter a Run "
+                "of another name here, or let the other process ask"
+            )
+
+    def ask(self, call: Call) -> Coroutine[Any, Any, Response]:
+        """Return what answers a call, by the steps for its kind."""
+        route = call.route
+        if call.wanted:
+            self.note_route(route)
+        kind = (
+            call.wanted,
+            call.shares,
+            call.mode_options is not None,
+            call.validate is not None,
+            route.cache is not None,
+            Event.wanted,
+        )
+        step = self._steps.get(kind)
+        if step is None:
+            step = self._steps[kind] = self.compose(*kind)
+        return step(call)
+
+    def recall(self, call: Call, *, submitted: bool = False) -> Response | None:
+        """Return an answer from the journal before the first step.
+
+        Args:
+            call: the call; if nothing is known of it, that is not looked up again.
+            submitted: whether it has the number of a submitted one.
+
+        Raises:
+            ProviderError: it has failed for good.
+        """
+        if self.journal is None or call.validate is not None or Event.wanted:
+            return None
+        self.note_route(call.route)
+        found = self.ordinals.identify(call, submitted=submitted)
+        return None if found is None else outcome(self.tally, found)
 
     def note_route(self, route: Route) -> None:
         """Record a call's route, before the first call on it."""
@@ -97,74 +220,6 @@ class Session:
 
         return PRICES_AS_OF
 
-    def identify(self, call: Call, *, submitted: bool = False) -> Recorded | None:
-        """Set a call's key and ordinal; return its journal record."""
-        key = call.key = self.fingerprint(call)
-        ordinals, cache = self.ordinals, call.route.cache
-        if call.shares:
-            for (other, its_cache), places in self.coalescer.abandoned():
-                if its_cache is None:
-                    self._give_back(other, places)
-        if submitted or not call.wanted:
-            call.ordinal, may_be_known = ordinals.next_submitted(key)
-        elif self.journal is None or (call.shares and cache is not None):
-            # With a cache an equal question has one answer, whenever it is asked.
-            ordinals.note_asked()
-            may_be_known = self.journal is not None
-        else:
-            call.ordinal, may_be_known = ordinals.next(key)
-        return self.recorded(call.row) if may_be_known else None
-
-    def recorded(self, row: tuple[bytes, int]) -> Recorded | None:
-        """Return the record of a row that is not asked again."""
-        journal = self.journal
-        found = None if journal is None else journal.find(*row)
-        if found is None or isinstance(found, Response) or not self._retry_failed:
-            return found
-        assert journal is not None
-        # What has failed in this session is not asked once more in it.
-        return found if found.at >= journal.opened_at else None
-
-    def fingerprint(self, call: Call) -> bytes:
-        """Return what stands for a call in the journal.
-
-        Raises:
-            ConfigurationError: an option of the call cannot be written down.
-        """
-        provider = call.route.provider
-        return fingerprint(
-            provider=provider.name,
-            endpoint=server_of(provider),
-            model=provider.model,
-            body=canonical(call.request),
-        )
-
-    def number(self, call: Call) -> None:
-        """Set a call's key and ordinal, unless a step did."""
-        if not call.key:
-            call.key = self.fingerprint(call)
-            call.ordinal = self.ordinals.next_unwritten(call.key)
-
-    def give_back(self, call: Call, places: Iterable[int]) -> None:
-        """Give ordinals without a record back to equal calls."""
-        if call.wanted and call.route.cache is None:
-            self._give_back(call.key, places)
-
-    def _give_back(self, key: bytes, places: Iterable[int]) -> None:
-        if self.journal is not None:
-            self.ordinals.give_back(key, places)
-
-    async def write(
-        self, key: bytes, covered: range, response: Response, *, paid: bool = True
-    ) -> None:
-        """Record an answer for equal calls; returns once it is durable."""
-        assert self.journal is not None
-        self.recording += 1
-        try:
-            await self.journal.record(key, covered.start, response, uses=len(covered), paid=paid)
-        finally:
-            self.recording -= 1
-
     # --- its batch jobs -------------------------------------------------------------------------
 
     @property
@@ -183,25 +238,6 @@ class Session:
     def all_batches(self) -> list[Any]:
         """Those of all its event loops so far."""
         return list(self._batches.values())
-
-    @property
-    def batch_jobs(self) -> list[Any]:
-        """Records of its batch jobs, those of earlier sessions included."""
-        return list({each.tag: each for b in self.all_batches for each in b.jobs}.values())
-
-    @property
-    def batch_trouble(self) -> ProviderError | None:
-        """The error for which a batch request is being repeated, or None."""
-        return next(filter(None, (each.trouble for each in self.all_batches)), None)
-
-    @property
-    def batch_decisions(self) -> dict[str, int]:
-        """Decisions about batch jobs, with row counts."""
-        found: dict[str, int] = {}
-        for batches in self.all_batches:
-            for decision, rows in batches.decisions.items():
-                found[decision] = found.get(decision, 0) + rows
-        return found
 
     async def placed(self) -> None:
         """Return when all batch jobs are submitted, or wait for room."""
@@ -242,10 +278,6 @@ class Session:
         """Count the calls that are submitted from the first one again."""
         self.ordinals.begin_again()
 
-    def note_twin(self, call: Call) -> None:
-        """Note that a submitted call gets its first equal's answer."""
-        self._twins[call.key] = max(call.ordinal, self._twins.get(call.key, 0))
-
     def note_fatal(self, error: ProviderError) -> None:
         """Note an unawaited call's error that concerns all calls."""
         self._fatal = self._fatal or error
@@ -258,23 +290,12 @@ class Session:
         """
         for batches in self.all_batches:
             await batches.settle()
-        await self._write_twins()
+        await self.ordinals.write_twins()
         if self.spending is not None and self.ordinals.has_submitted:
             self.spending.release_rows()
         fatal, self._fatal = self._fatal, None
         if fatal is not None:
             raise fatal
-
-    async def _write_twins(self) -> None:
-        """Write the answers of submitted calls down for the equal ones that share them."""
-        twins, self._twins = self._twins, {}
-        for key, last in twins.items():
-            assert self.journal is not None
-            found = self.journal.find(key, 0)
-            if isinstance(found, Response):
-                await self.journal.record(key, 1, found, uses=last, paid=False)
-            elif found is not None:
-                await self.journal.record_failure(key, 1, found.error(), uses=last, paid=False)
 
     def close(self) -> None:
         """Release what the run held for its calls, except the journal."""

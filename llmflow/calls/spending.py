@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from llmflow.calls.call import Call, Route
 from llmflow.calls.payment import Payment, spent_on
 from llmflow.errors import BudgetExceededError, ProviderError
 from llmflow.format import counted
-from llmflow.types import Response, Usage
+from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.budget import Estimate, Ledger, OutputForecast, PromptForecast, Reservation
@@ -19,19 +19,11 @@ Row: TypeAlias = tuple[bytes, int]
 """Names a row of a batch job, as the journal does."""
 
 
-class _Learned:
+class _Learned(NamedTuple):
     """Forecasts for one model, learned from the answers of a run."""
 
-    __slots__ = ("outputs", "prompts")
-
-    def __init__(self, prompts: PromptForecast, outputs: OutputForecast) -> None:
-        self.prompts = prompts
-        self.outputs = outputs
-
-    def observe(self, payment: Payment, usage: Usage) -> None:
-        """Learn from the answer to a call."""
-        self.prompts.observe(payment.prompt, usage.input_tokens)
-        self.outputs.observe(usage.output_tokens)
+    prompts: PromptForecast
+    outputs: OutputForecast
 
 
 class Spending:
@@ -173,7 +165,9 @@ class Spending:
     def answered(self, payment: Payment, response: Response, route: Route) -> None:
         """Settle with an answer."""
         payment.answered(response)
-        self._of_model(route).observe(payment, response.usage)
+        prompts, outputs = self._of_model(route)
+        prompts.observe(payment.prompt, response.usage.input_tokens)
+        outputs.observe(response.usage.output_tokens)
 
     def arrived(self, reservation: Reservation | None, response: Response, route: Route) -> None:
         """Settle with a job's answer, with or without a reserve."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -27,8 +27,10 @@ _AGAIN: Final = (
 def validate(ask: Step) -> Step:
     """Return the step that validates answers and asks once more."""
 
-    async def validated(call: Call, judge: Validate) -> Response:
-        response = await ask(call)
+    async def step(call: Call) -> Response:
+        response, judge = await ask(call), call.validate
+        if judge is None:
+            return response
         problem = problem_of(response, judge)
         if problem is None:
             return response
@@ -39,9 +41,6 @@ def validate(ask: Step) -> Step:
         if (problem := problem_of(response, judge)) is not None:
             raise problem
         return response
-
-    def step(call: Call) -> Coroutine[Any, Any, Response]:
-        return ask(call) if call.validate is None else validated(call, call.validate)
 
     return step
 

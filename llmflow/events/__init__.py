@@ -26,8 +26,15 @@ An event is made only if somebody listens to its kind. Where nobody does, a plac
 could tell of one pays for the test of a class attribute.
 """
 
-from llmflow.events.calls import current_run_id, observed
-from llmflow.events.hooks import Hook, Subscription, emit, listening, subscribe
+from llmflow.events.hooks import (
+    Hook,
+    Subscription,
+    current_run_id,
+    emit,
+    listening,
+    observed,
+    subscribe,
+)
 from llmflow.events.kinds import (
     KINDS,
     BatchDecided,

@@ -1,18 +1,32 @@
-"""The registry of event hooks, and their invocation."""
+"""Event hooks: subscribing, emitting, and the two ends of a call."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
-from llmflow.errors import UsageError
-from llmflow.events.kinds import KINDS, Event
+from llmflow.clock import SystemClock
+from llmflow.errors import ProviderError, UsageError
+from llmflow.events.kinds import (
+    KINDS,
+    Event,
+    RequestCancelled,
+    RequestFailed,
+    RequestFinished,
+    RequestStarted,
+)
+from llmflow.types import Request, Response
 
 logger = logging.getLogger("llmflow")
+
+current_run_id: ContextVar[str | None] = ContextVar("llmflow_run_id", default=None)
+"""The run that the running code belongs to, as events name it; it flows into tasks."""
 
 Hook: TypeAlias = Callable[[Any], object]
 """A function of one event. What it returns is not looked at."""
@@ -129,6 +143,86 @@ def listening() -> bool:
     return bool(_listeners)
 
 
+async def observed(
+    ask: Callable[[], Awaitable[Response]],
+    *,
+    call_id: int,
+    provider: str,
+    model: str,
+    request: Request | None = None,
+    run_id: str | None = None,
+) -> Response:
+    """Ask, and tell of the call's start and of its one end.
+
+    Args:
+        ask: gets the answer, from wherever it comes.
+        call_id: the call's number.
+        provider: the provider's name.
+        model: the model's name at the provider.
+        request: what is asked, for hooks that want to see it.
+        run_id: the run that the call belongs to, for all events of the call; None: the one
+            that the running code is in.
+    """
+    if run_id is None:
+        run_id = current_run_id.get()
+    token = current_run_id.set(run_id)
+    who = {"run_id": run_id, "call_id": call_id, "provider": provider, "model": model}
+    try:
+        return await _observed(ask, request, who)
+    finally:
+        # An abandoned coroutine is closed in another context, where there is nothing to undo.
+        with contextlib.suppress(ValueError):
+            current_run_id.reset(token)
+
+
+async def _observed(
+    ask: Callable[[], Awaitable[Response]], request: Request | None, who: dict[str, Any]
+) -> Response:
+    started, wall = _clock.monotonic(), _clock.wall
+    if RequestStarted.wanted:
+        emit(RequestStarted(at=wall(), request=request, **who))
+    try:
+        response = await ask()
+    except GeneratorExit:
+        # The garbage collector is at work, at whatever line of this thread: a hook that
+        # takes a lock could wait for itself.
+        raise
+    except Exception as error:
+        if RequestFailed.wanted:
+            attempts = error.attempts if isinstance(error, ProviderError) else 0
+            source = getattr(error, "source", "provider")
+            took = _clock.monotonic() - started
+            emit(
+                RequestFailed(
+                    at=wall(), seconds=took, error=error, attempts=attempts, source=source, **who
+                )
+            )
+        raise
+    except BaseException:
+        if RequestCancelled.wanted:
+            emit(RequestCancelled(at=wall(), seconds=_clock.monotonic() - started, **who))
+        raise
+    if RequestFinished.wanted:
+        emit(
+            RequestFinished(
+                at=wall(),
+                seconds=_clock.monotonic() - started,
+                usage=response.usage,
+                cost=response.cost,
+                finish_reason=response.finish_reason,
+                attempts=response.attempts,
+                waited=response.waited,
+                source=response.source,
+                response_model=response.model,
+                request_id=response.request_id,
+                response=response,
+                **who,
+            )
+        )
+    return response
+
+
+_clock: Final = SystemClock()
 _lock: Final = threading.Lock()
 _subscriptions: list[Subscription] = []
 _listeners: dict[type[Event], tuple[Subscription, ...]] = {}
@@ -144,6 +238,7 @@ def _rewire() -> None:
     }
     for kind in KINDS:
         kind.wanted = kind in _listeners
+    Event.wanted = bool(_listeners)
 
 
 def _name(hook: Hook) -> str:

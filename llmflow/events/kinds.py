@@ -26,7 +26,7 @@ class Event:
     kind: ClassVar[str] = ""
     """The event's name in a log, such as ``request_finished``."""
     wanted: ClassVar[bool] = False
-    """Whether anybody listens: test this before an event is made."""
+    """Whether anybody listens to its kind, or to any, of `Event`: test this before one is made."""
 
     at: float
     run_id: str | None = None

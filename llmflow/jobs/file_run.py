@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.call import Call, Step
-from llmflow.calls.replay import outcome, recall
+from llmflow.calls.replay import outcome
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -43,7 +43,7 @@ from llmflow.rows import (
     failed_row,
 )
 from llmflow.rows.records import answer_details
-from llmflow.runs.context import current_run
+from llmflow.runs.run import current_run
 from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ class FileRun(Room):
             return
         for rows in self.submission.keys.read():
             for key, digest in rows:
-                yield key, digest, session.recorded(key)
+                yield key, digest, session.ordinals.recorded(key)
         self.submission.keys.close()
 
     def _prepare(self, index: int, row: Row) -> Any:
@@ -341,9 +341,9 @@ class FileRun(Room):
                 return ENDED
             session, call = self._llm.call_for(prompt)
             if digest != hash(prompt) or listening():
-                response = recall(session, call, submitted=self.submission is not None)
+                response = session.recall(call, submitted=self.submission is not None)
             elif found is not None:
-                response = outcome(session, found)
+                response = outcome(session.tally, found)
             else:
                 response, (call.key, call.ordinal) = None, key
         except _OF_ROWS as error:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from llmflow.events import current_run_id
 from llmflow.format import counted, duration
 from llmflow.mapping.engine import MapEngine
 from llmflow.progress.view import RunView
-from llmflow.runs.context import entered
 from llmflow.runs.run import Run
 from llmflow.runs.run_progress import RunProgress
 
@@ -87,6 +85,5 @@ class MapProgress(RunProgress):
 
 
 def _inside(run: Run, make: Callable[[], MapEngine[Any]]) -> MapEngine[Any]:
-    entered.set(run)
-    current_run_id.set(run.id)
+    run.session.set_current()
     return make()

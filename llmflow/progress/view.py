@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from llmflow.budget.state import LedgerState
+from llmflow.budget.value import LedgerState
 from llmflow.errors import redact
 from llmflow.format import compact, counted, dollars, duration, per_second
 from llmflow.limits import Limiter, LimiterStatistics

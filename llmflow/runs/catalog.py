@@ -1,4 +1,4 @@
-"""Catalog of the runs on this machine, and their folder."""
+"""Catalog of this machine's runs; the folders of runs and cache."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from llmflow.config import load_config
 from llmflow.errors import ConfigurationError, InputError, JournalError, redact
 
 if TYPE_CHECKING:
+    from llmflow.cache import Cache
     from llmflow.journal import RunSummary
 
 VARIABLE: Final = "LLMFLOW_JOURNAL_DIR"
+CACHE_VARIABLE: Final = "LLMFLOW_CACHE_DIR"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -52,6 +54,39 @@ def runs_folder() -> Path:
         raise ConfigurationError(
             f"there is no home folder to keep runs in: name a folder in {VARIABLE}"
         ) from None
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache's file, ``cache.db``.
+
+    ``LLMFLOW_CACHE_DIR`` names it. Else it is beside the runs, ``~/.local/state/llmflow`` on
+    Linux; where the folder of runs was chosen, what is beside it is not llmflow's, and the
+    cache is in that folder's ``.cache``.
+
+    Raises:
+        ConfigurationError: there is no home folder to keep it in, or the file is wrong.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        try:
+            return Path(named).expanduser().absolute()
+        except RuntimeError:  # no such user, or no home
+            raise ConfigurationError(f"there is no home folder for {CACHE_VARIABLE}") from None
+    runs = runs_folder()
+    chosen = os.environ.get(VARIABLE) or load_config().journal.dir is not None
+    return runs / ".cache" if chosen else runs.parent
+
+
+def machine_cache() -> Cache:
+    """Return this machine's cache, or one that stores nothing."""
+    from llmflow.cache import Cache, cache_at
+
+    whole = load_config().journal.store != "answers"
+    try:
+        folder = cache_folder()
+    except ConfigurationError as error:
+        return Cache(None, reason=str(error))
+    return cache_at(folder, whole=whole)
 
 
 def list_runs() -> list[RunSummary]:

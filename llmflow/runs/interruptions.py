@@ -7,13 +7,14 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, Final
 
+from llmflow.calls.session import current_session
 from llmflow.format import counted
 from llmflow.items.idle import yield_slot
 from llmflow.progress.display import in_notebook
-from llmflow.runs.context import current_run
 
 if TYPE_CHECKING:
-    from llmflow.runs.run import Run
+    from llmflow.batch.record import JobRecord
+    from llmflow.journal import Totals
 
 _TOLD: Final = "_llmflow_interruption_told"
 _GO_ON: Final = (
@@ -53,29 +54,33 @@ def tell_stream(error: BaseException, delivered: int) -> None:
         _tell(error, f"{handed} handed out, and no more is kept; {_GO_ON}")
 
 
-def tell_run(run: Run, error: BaseException | None) -> None:
+def tell_run(
+    error: BaseException | None, name: str | None, totals: Totals | None, jobs: list[JobRecord]
+) -> None:
     """Report what an interrupted run keeps, and how to resume.
 
     Args:
-        run: the run, whose numbers are final.
         error: what ended it.
+        name: the run's.
+        totals: what is in its journal; None without one.
+        jobs: its batch jobs.
     """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is None or not _is_interrupt(error):
         return
-    if (totals := run.totals) is None:
+    if totals is None:
         _tell(error, f"the run has no name, so nothing is kept; {_GO_ON}")
         return
-    jobs = sum(1 for each in run.batch_jobs if each.is_active)
+    active = sum(1 for each in jobs if each.is_active)
     at_provider = ""
-    if jobs:
-        noun = counted(jobs, "batch job goes", "batch jobs go")
+    if active:
+        noun = counted(active, "batch job goes", "batch jobs go")
         at_provider = f", and {noun} on at the provider"
     answers = counted(totals.answers, "answer is", "answers are")
     _tell(
         error,
-        f"{answers} kept in the run {run.name}{at_provider}; run the same code again, and it "
+        f"{answers} kept in the run {name}{at_provider}; run the same code again, and it "
         "goes on from there",
     )
 
@@ -89,8 +94,8 @@ def _is_interrupt(error: BaseException) -> bool:
 
 def _is_inside() -> bool:
     """Whether this is an item of a batch or a map, or in a run that will say it."""
-    run = current_run()
-    return yield_slot.get() is not None or (run is not None and run.totals is not None)
+    session = current_session()
+    return yield_slot.get() is not None or (session is not None and session.journal is not None)
 
 
 def _tell(error: BaseException, text: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmflow.calls.statistics import RunStatistics
+from llmflow.calls.observe import RunStatistics
 from llmflow.format import counted, dollars, duration, per_second
 from llmflow.progress.view import Traffic, budget_amounts, budget_words
 from llmflow.runs.oddities import answer_words, retry_words

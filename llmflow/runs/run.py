@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -11,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextvars import Token
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,22 +21,17 @@ import orjson
 from llmflow.arguments import checked_arguments, checked_flag, checked_total
 from llmflow.batch.modes import open_session
 from llmflow.calls.mode_options import Fallback, ModeName, as_mode_options
-from llmflow.calls.statistics import RunStatistics
+from llmflow.calls.observe import RunStatistics
+from llmflow.calls.session import current_session
 from llmflow.config import load_config
 from llmflow.config.settings import STORES
-from llmflow.errors import (
-    ConfigurationError,
-    JournalError,
-    LLMFlowError,
-    UsageError,
-    redact,
-)
-from llmflow.events import Hook, RunFinished, RunStarted, current_run_id, emit, subscribe
+from llmflow.errors import ConfigurationError, JournalError, LLMFlowError, UsageError, redact
+from llmflow.events import Hook, RunFinished, RunStarted, emit, subscribe
 from llmflow.runs.catalog import checked_name, runs_folder
-from llmflow.runs.context import current_run, entered, in_a_script, whole_program
 from llmflow.runs.oddities import altered_words
 
 if TYPE_CHECKING:
+    from llmflow.batch.batch_mode import BatchMode
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Budget, Ledger
     from llmflow.calls.session import Session
@@ -49,6 +44,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("llmflow")
 
 Store = Literal["full", "answers", "off"]
+
+_open: dict[str, Run] = {}
+"""The runs that LLMs have opened themselves, as they were made with ``journal=``."""
+_lock = threading.Lock()
 
 
 class Run:
@@ -133,11 +132,6 @@ class Run:
         self._journal: Journal | None = None
         self._ledger: Ledger | None = None
         self._session: Session | None = None
-        self._tokens: tuple[Token[Run | None], Token[str | None]] | None = None
-        self.outer: Run | None = None
-        """The run whose block this one's is in."""
-        self.is_detached = False
-        """Whether it is over without having left the context that it was entered in."""
         self._on_event = on_event
         self._subscription: Subscription | None = None
         self._shows_progress = checked_flag("progress", progress)
@@ -149,7 +143,7 @@ class Run:
         self._left_at: float | None = None
         self._pid = os.getpid()
         self._closing = threading.Lock()
-        self._closed = self._ended = False
+        self._ended = False
         self._jobs_at_end: list[JobRecord] | None = None
 
     def __repr__(self) -> str:
@@ -159,10 +153,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.open()
-        self.outer = entered.get()
-        self._tokens = entered.set(self), current_run_id.set(self.id)
-        if in_a_script():
-            whole_program.append(self)
+        self.session.enter()
         return self
 
     def __exit__(
@@ -171,7 +162,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave()
+        if self._session is not None:
+            self._session.leave()
         try:
             self.close(error)
         finally:
@@ -186,8 +178,8 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave()
         if self._session is not None:
+            self._session.leave()
             await self._session.stop_batches()
         try:
             # Writing down what is waiting takes a moment, in which others may go on.
@@ -223,6 +215,7 @@ class Run:
             journal=self._journal,
             ledger=self._ledger,
             retry_failed=self.retry_failed,
+            run=self,
             run_id=self.id,
             mode_options=self.mode_options,
             is_conclusive=self._is_conclusive,
@@ -250,22 +243,35 @@ class Run:
         for batches in self._session.all_batches:
             batches.stop_soon()
         with self._closing:  # whoever comes second returns when it is closed
-            self._closed = True
+            self._session.end()
             if not self._ended:
                 try:
-                    waiting = error is None and waits_for is not None
-                    end = ("waiting", waits_for) if waiting else self._state_after(error)
+                    end = _state_after(error)
+                    if error is None and waits_for is not None:
+                        end = "waiting", waits_for
+                    elif error is None and self._ledger is not None and self._ledger.reached:
+                        end = "stopped", f"the budget of {self._ledger.reached} is used up"
                     self._close(*end)
                 except Exception:
                     self._ended = True
                     raise
                 self._ended = True  # and not where a Ctrl-C came: whoever closes again goes on
-                self._tell(error)
+                if self.altered:
+                    logger.warning("llmflow: run %s: %s", self.name, altered_words(self.altered))
+                if error is not None and _state_after(error)[0] == "interrupted":
+                    from llmflow.runs.interruptions import tell_run
+
+                    tell_run(error, self.name, self.totals, self.batch_jobs)
 
     def _close(self, state: str, reason: str | None) -> None:
         try:
             if self._journal is not None:
-                self._end_jobs(self._journal)
+                if (self._journal.folder / "batches").is_dir():
+                    from llmflow.batch.journal_store import end_what_is_answered
+
+                    # Their event loop may be over before them.
+                    with contextlib.suppress(JournalError):  # it is said when that is closed
+                        end_what_is_answered(self._journal)
                 self._jobs_at_end = self.batch_jobs
                 self._journal.close(state=state, reason=reason)
         finally:
@@ -275,30 +281,10 @@ class Run:
             if self._progress is not None:
                 self._progress.stop(self.report().summary())
             if RunFinished.wanted:
-                seconds = self.seconds
-                emit(
-                    RunFinished(
-                        at=time.time(), run_id=self.id, seconds=seconds, state=state, reason=reason
-                    )
-                )
+                at, took = time.time(), self.seconds
+                emit(RunFinished(at=at, run_id=self.id, seconds=took, state=state, reason=reason))
             if self._subscription is not None:
                 self._subscription.close()
-
-    def _tell(self, error: BaseException | None) -> None:
-        if self.altered:
-            logger.warning("llmflow: run %s: %s", self.name, altered_words(self.altered))
-        if error is not None and _state_after(error)[0] == "interrupted":
-            from llmflow.runs.interruptions import tell_run
-
-            tell_run(self, error)
-
-    def _end_jobs(self, journal: Journal) -> None:
-        """End the batch jobs that have brought all: their event loop may be over before them."""
-        if (journal.folder / "batches").is_dir():
-            from llmflow.batch.journal_store import end_what_is_answered
-
-            with contextlib.suppress(JournalError):  # it is said when the journal is closed
-                end_what_is_answered(journal)
 
     def _open_journal(self, name: str) -> None:
         configured = load_config().journal
@@ -315,31 +301,6 @@ class Run:
                 from llmflow.batch.journal_store import tidy_up
 
                 tidy_up(self._journal)
-
-    def _state_after(self, error: BaseException | None) -> tuple[str, str | None]:
-        ledger = self._ledger
-        if error is None and ledger is not None and ledger.reached is not None:
-            return "stopped", f"the budget of {ledger.reached} is used up"
-        return _state_after(error)
-
-    def _leave(self) -> None:
-        if self in whole_program:
-            whole_program.remove(self)
-        tokens, self._tokens = self._tokens, None
-        if tokens is None:
-            return
-        # A generator's block may be left in another context than it was entered, or after the
-        # block around it. What it was entered in keeps it, and has to look through it.
-        self.is_detached = entered.get() is not self
-        if not self.is_detached:
-            try:
-                entered.reset(tokens[0])
-                current_run_id.reset(tokens[1])
-            except ValueError:
-                self.is_detached = True
-        if entered.get() is not None:  # maybe of a block that was left out of order
-            inside = current_run()
-            current_run_id.set(None if inside is None else inside.id)
 
     # --- its batch jobs -------------------------------------------------------------------
 
@@ -362,26 +323,32 @@ class Run:
     @property
     def has_batches(self) -> bool:
         """True if a call or an earlier job uses batch mode."""
-        return self._session is not None and bool(self._session.all_batches)
+        return bool(self._all_batches)
+
+    @property
+    def _all_batches(self) -> list[BatchMode]:
+        return [] if self._session is None else self._session.all_batches
 
     @property
     def batch_trouble(self) -> ProviderError | None:
         """The error for which a batch request is being repeated, or None."""
-        return None if self._session is None else self._session.batch_trouble
+        return next(filter(None, (each.trouble for each in self._all_batches)), None)
 
     @property
     def batch_decisions(self) -> dict[str, int]:
         """Decisions about batch jobs in this session, with row counts."""
-        return {} if self._session is None else self._session.batch_decisions
+        found: dict[str, int] = {}
+        for batches in self._all_batches:
+            for decision, rows in batches.decisions.items():
+                found[decision] = found.get(decision, 0) + rows
+        return found
 
     @property
     def batch_jobs(self) -> list[JobRecord]:
         """Records of its batch jobs, those of earlier sessions included."""
         if self._jobs_at_end is not None:
             return self._jobs_at_end
-        if self._session is None:
-            return []
-        known = self._session.batch_jobs
+        known = list({each.tag: each for b in self._all_batches for each in b.jobs}.values())
         if not known and self._journal is not None:
             from llmflow.batch.record import JobRecord
 
@@ -399,16 +366,7 @@ class Run:
         """
         if self._session is None:
             raise UsageError(f"{self!r} is not open: use it in a `with` or `async with` block")
-        if self._closed:
-            raise UsageError(
-                f"{self!r} is over, and something that was started in its block asks only now: "
-                "wait for it inside the block, or start it outside"
-            )
-        if self._pid != os.getpid():
-            raise UsageError(
-                f"{self!r} belongs to the process that this one was forked from: enter a Run of "
-                "another name here, or let the other process ask"
-            )
+        self._session.check()
         return self._session
 
     @property
@@ -460,12 +418,59 @@ class Run:
     def _new_ledger(self, budget: Budget) -> Ledger:
         from llmflow.budget import Ledger, Spent
 
-        totals = self.totals
-        if totals is None:
+        if (totals := self.totals) is None:
             return Ledger(budget)
         tokens = totals.input_tokens + totals.output_tokens + totals.unsaid_tokens
         usd = (totals.cost or 0.0) + totals.unsaid_cost
         return Ledger(budget, spent=Spent(usd=usd, tokens=tokens, requests=totals.requests))
+
+
+def current_run() -> Run | None:
+    """Return the run that the running code belongs to, or None.
+
+    >>> current_run() is None
+    True
+    """
+    session = current_session()
+    run = None if session is None else session.run
+    return run if isinstance(run, Run) else None
+
+
+def named_run(journal: str | Run) -> Run:
+    """Return an LLM's own run, open until the process ends.
+
+    LLMs with the same name share one.
+
+    Raises:
+        ConfigurationError: the name cannot be a run's.
+        JournalError: its journal cannot be opened.
+    """
+    if isinstance(journal, Run):
+        return journal
+    if not isinstance(journal, str):
+        raise ConfigurationError(
+            f"journal must be a run's name or a Run; got {type(journal).__name__}"
+        )
+    with _lock:
+        run = _open.get(journal)
+        if run is None:
+            run = Run(journal)
+            run.open()
+            if not _open:
+                # Only now: what is registered later ends earlier, and the journal has its own.
+                atexit.register(_close_all)
+            _open[journal] = run
+        return run
+
+
+def _close_all() -> None:
+    with _lock:
+        runs = list(_open.values())
+        _open.clear()
+    # What ended the program, where it was an error. An interactive session keeps its last one.
+    error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+    for run in runs:
+        run.close(error)
 
 
 def _checked_about(about: Mapping[str, Any] | None) -> dict[str, Any]:

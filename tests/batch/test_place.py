@@ -38,7 +38,7 @@ class Asking:
         session = self.run.session
         call.shares = call.route.shares(call.request)
         if session.journal is not None and not call.key:
-            assert session.identify(call) is None
+            assert session.ordinals.identify(call) is None
         return await place(session, call, self._taken(text))
 
     def _taken(self, text: str) -> Callable[[Response | Exception], None]:
@@ -81,7 +81,7 @@ async def test_answers_come_back_after_they_are_recorded(tmp_path: Path, name: s
         assert run.ledger.state().under_way == 0
         if name:
             again = asking.call("0")
-            assert run.session.fingerprint(again)
+            assert run.session.ordinals.fingerprint(again)
     if name:
         async with Run(name, mode="batch", folder=tmp_path) as run:
             assert await llm("0") == "batch: 0"
@@ -127,7 +127,7 @@ async def test_equal_calls_share_the_row_of_the_first(tmp_path: Path) -> None:
         assert await asking.place("same")
         other = asking.call("same")
         other.shares = True
-        assert run.session.identify(other) is None
+        assert run.session.ordinals.identify(other) is None
         assert not await place(run.session, other, print)
         waiting = asyncio.ensure_future(llm("same"))
         assert (await run.session.ask(other)).text == "batch: same"

@@ -15,7 +15,7 @@ import pytest
 from llmflow import LLM, Response, Run, Usage
 from llmflow.cache import Cache
 from llmflow.errors import ContentFilterError
-from llmflow.runs.caching import cache_folder
+from llmflow.runs.catalog import cache_folder
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
 

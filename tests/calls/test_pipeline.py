@@ -51,7 +51,8 @@ def pooled(session: Session, members: list[Route]) -> Step:
     """Return the pipeline of a pool: what is known or shared is so for all of its members."""
     each = cached(budget(session, send(session)))
     whole = record(session, pool(members, each))
-    return validate(observe(session, replay(session, coalesce(session, whole))))
+    known = replay(session.ordinals, session.tally, coalesce(session, whole))
+    return validate(observe(session.tally, known))
 
 
 def routes(*scripts: list[str | ProviderError]) -> list[Route]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Price, Run
-from llmflow.calls.plausible import plausible
+from llmflow.calls.call import plausible
 from llmflow.errors import BudgetExceededError, ContentFilterError
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Charge, Quota, Request, Response, Usage

@@ -11,7 +11,7 @@ import pytest
 
 from llmflow import LLM, Budget, Hedge, Price, Quota, Retry, Run, Timeout
 from llmflow.budget import estimate
-from llmflow.calls.billing import may_be_billed
+from llmflow.calls.refusals import may_be_billed
 from llmflow.errors import (
     AuthenticationError,
     BadReplyError,

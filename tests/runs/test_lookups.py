@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmflow.batch import Batch
-from llmflow.calls.ordinals import Returned
+from llmflow.calls.call import Call
 from llmflow.errors import InvalidRequestError
 from llmflow.journal import Journal
 from llmflow.llm import LLM
@@ -195,10 +195,18 @@ def test_a_failure_of_the_first_session_is_known_in_the_second() -> None:
 
 
 def test_places_are_taken_again_from_the_first_one_and_once() -> None:
-    returned = Returned()
-    assert returned.take(b"a") is None
-    returned.add(b"a", (3, 1))
-    returned.add(b"b", (0,))
-    assert [returned.take(b"a") for _ in range(3)] == [1, 3, None]
-    assert returned.take(b"b") == 0
-    assert returned.take(b"b") is None
+    llm = LLM(ScriptedProvider())
+    with Run("run") as run:
+        ordinals = run.session.ordinals
+
+        def asked(text: str) -> Call:
+            call = Call(llm._request(text, None, None, None, None, {}, "here"), llm._route)
+            ordinals.identify(call)
+            return call
+
+        first, *_ = [asked("a") for _ in range(4)]
+        other = asked("b")
+        ordinals.give_back(first, (3, 1))
+        ordinals.give_back(other, (0,))
+        assert [asked("a").ordinal for _ in range(3)] == [1, 3, 4]
+        assert [asked("b").ordinal for _ in range(2)] == [0, 1]

@@ -10,7 +10,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.calls.statistics import kind_of
+from llmflow.calls.observe import kind_of
 from llmflow.errors import (
     BatchRowLostError,
     ConnectionFailedError,

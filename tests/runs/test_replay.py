@@ -24,8 +24,7 @@ from llmflow import (
     Quota,
     Retry,
 )
-from llmflow.runs.context import current_run
-from llmflow.runs.run import Run
+from llmflow.runs.run import Run, current_run
 from llmflow.simulator import Latency, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, VirtualLoop
 from llmflow.types import Request

@@ -33,7 +33,7 @@ from llmflow.errors import (
 from llmflow.events import current_run_id
 from llmflow.journal import Journal
 from llmflow.runs.catalog import find_run
-from llmflow.runs.context import current_run
+from llmflow.runs.run import current_run
 from llmflow.testing import ScriptedProvider
 from tests.runs.asking import in_run, numbered, play
 
