@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from llmflow.errors import redact
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.cache.worker import Worker
+    from llmflow.cache.store import StoreWorker
 
 logger = logging.getLogger("llmflow")
 
@@ -69,7 +70,7 @@ class Cache:
         self._pause = pause
         self._reason = redact(reason)
         self._wall = wall
-        self._worker: Worker | None = None
+        self._worker: StoreWorker | None = None
         self._starting = threading.Lock()
         self._warned = False
         _all.add(self)
@@ -80,10 +81,9 @@ class Cache:
     async def find(self, fingerprint: bytes) -> Response | None:
         """Return what was answered to a question, or None."""
         worker = self._worker or self._start()
-        if worker is None or not worker.reads:
+        if worker is None or worker.is_paused("find"):
             return None
-        found: Response | None = await worker.find(fingerprint)
-        return found
+        return await worker.find(fingerprint)
 
     async def store(self, fingerprint: bytes, response: Response) -> None:
         """Store an answer; returns once it is durable, or not storable.
@@ -91,7 +91,7 @@ class Cache:
         The first answer to a question stays. Cancelled, it is kept all the same.
         """
         worker = self._worker or self._start()
-        if worker is None or not worker.writes:
+        if worker is None or worker.is_paused("add"):
             return
         from llmflow.journal.rows import answer_row
 
@@ -105,21 +105,18 @@ class Cache:
         if worker is not None:
             worker.close()
 
-    def _start(self) -> Worker | None:
+    def _start(self) -> StoreWorker | None:
         if self.path is None:
             self._warn(self._reason)
             return None
-        from llmflow.cache.worker import Worker
+        from llmflow.cache.store import Store, StoreWorker
 
+        open_store = partial(Store, self.path, most_bytes=self._most_bytes, patience=self._patience)
         with self._starting:
             if self._worker is None:
                 try:
-                    self._worker = Worker(
-                        self.path,
-                        most_bytes=self._most_bytes,
-                        patience=self._patience,
-                        pause=self._pause,
-                        warn=self._warn,
+                    self._worker = StoreWorker(
+                        self.path, open_store, pause=self._pause, warn=self._warn
                     )
                 except (RuntimeError, MemoryError) as error:  # there are no more threads
                     self._warn(redact(str(error)) or type(error).__name__)
@@ -182,8 +179,8 @@ def _after_fork_in_child() -> None:
     _lock.release()
 
 
-_held: list[Worker] = []
-_parents: Final[list[Worker]] = []
+_held: list[StoreWorker] = []
+_parents: Final[list[StoreWorker]] = []
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

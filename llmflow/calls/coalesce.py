@@ -63,7 +63,7 @@ async def _follow(session: Session, call: Call, others: InFlight) -> Response:
         session.tally.failure(0)
         error.source = "shared"
         if journal is not None and others.covered and not covered:
-            await journal.record_failure(call.key, call.ordinal, error, paid=False)
+            await journal.record(call.key, call.ordinal, error, paid=False)
         raise
     if journal is not None and not covered:
         await journal.record(call.key, call.ordinal, response, paid=False)

@@ -103,7 +103,7 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
             session.ordinals.give_back(call, (nth,))
         return
     covered = range(nth, nth + 1) if others is None else others.cover(nth)
-    writing = session.journal.record_failure(call.key, covered.start, error, uses=len(covered))
+    writing = session.journal.record(call.key, covered.start, error, uses=len(covered))
     await _counted(session, writing)
 
 
@@ -173,7 +173,7 @@ def _put_failure(
         session.tally.failure(error.attempts, error)
     if session.journal is None or not session.is_conclusive(error):
         return None
-    return session.journal.put_failure(*row, error)
+    return session.journal.put(*row, error)
 
 
 def _call_back(

@@ -14,7 +14,7 @@ from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.journal import Journal, Recorded
-    from llmflow.journal.asked import Asked
+    from llmflow.journal.reading import Asked
 
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
@@ -158,7 +158,7 @@ class Ordinals:
             if isinstance(found, Response):
                 await self.journal.record(key, 1, found, uses=last, paid=False)
             elif found is not None:
-                await self.journal.record_failure(key, 1, found.error(), uses=last, paid=False)
+                await self.journal.record(key, 1, found.error(), uses=last, paid=False)
 
     def close(self) -> None:
         """Forget how often each call was submitted."""
@@ -182,7 +182,7 @@ class Ordinals:
                 "calls can be submitted in a run with a name only: its journal keeps their answers"
             )
         if self._submitted is None:
-            from llmflow.journal.asked import Asked
+            from llmflow.journal.reading import Asked
 
             self._submitted = Asked()
         nth = self._submitted.count(key)

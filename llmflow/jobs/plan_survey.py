@@ -13,13 +13,13 @@ from llmflow.calls.key import canonical, fingerprint, server_of
 from llmflow.calls.sendable import sendable
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
-from llmflow.journal.asked import Asked
+from llmflow.journal.reading import Asked
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Request
 
 if TYPE_CHECKING:
-    from llmflow.journal.lookup import Lookup
+    from llmflow.journal.reading import Lookup
     from llmflow.llm import LLM
     from llmflow.mapping.prompts import MakePrompt
 

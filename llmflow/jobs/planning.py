@@ -90,7 +90,7 @@ def make_plan(
     # Not before: `from llmflow import *` must not load SQLite.
     from llmflow.jobs.plan_survey import Survey
     from llmflow.journal import read_summary
-    from llmflow.journal.lookup import Lookup
+    from llmflow.journal.reading import Lookup
     from llmflow.runs.catalog import checked_name, runs_folder
 
     usd = _checked(llm, budget, sample)

@@ -11,21 +11,35 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from llmflow._version import __version__
-from llmflow.errors import JournalError, ProviderError
+from llmflow.errors import JournalError
 from llmflow.journal import schema
-from llmflow.journal.asked import Asked
-from llmflow.journal.checksums import sealed_answer, sealed_failure
+from llmflow.journal.group_commit import transaction
 from llmflow.journal.lock import Lock
-from llmflow.journal.problems import explain
-from llmflow.journal.reading import Reader
-from llmflow.journal.rows import answer_row, failure_row, to_json
-from llmflow.journal.summary import RunSummary, jobs_of, read_meta, summary_of, totals_of
+from llmflow.journal.protocol import Key, Outcome
+from llmflow.journal.reading import (
+    Asked,
+    Reader,
+    RunSummary,
+    jobs_of,
+    read_meta,
+    summary_of,
+    totals_of,
+)
+from llmflow.journal.rows import (
+    answer_row,
+    failure_row,
+    sealed_answer,
+    sealed_failure,
+    to_json,
+)
+from llmflow.journal.schema import explain
 from llmflow.journal.values import Durability, Recorded, Store, Totals
 from llmflow.journal.writer import Charged, Writer
 from llmflow.private_files import make_private_folder
@@ -35,6 +49,7 @@ _PUT_JOB: Final = (
     "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
 )
+_T = TypeVar("_T")
 _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
@@ -157,14 +172,7 @@ class Journal:
         return replace(known, totals=self.totals)
 
     def begin(self, about: Mapping[str, Any]) -> None:
-        """Note that a session begins, before anything is recorded in it.
-
-        Args:
-            about: what to keep with the run: plain values, no secrets.
-
-        Raises:
-            JournalError: it cannot be written.
-        """
+        """Note that a session begins, before anything is recorded in it."""
         self._check()
         now = self._wall()
         self._note(
@@ -184,7 +192,7 @@ class Journal:
         return self._asked.count(fingerprint)
 
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
-        """Return the record of a question's `nth` answer.
+        """Return the record of a question's `nth` answer, or None.
 
         A row that was altered since it was written is not known: what is recorded next for
         its question takes its place.
@@ -192,102 +200,46 @@ class Journal:
         Raises:
             JournalError: the journal is damaged or closed.
         """
-        self._check()
-        try:
-            with self._reading:
-                if self._reader is None:
-                    raise JournalError(self._over)
-                # Where nothing has failed, nothing has to be looked up.
-                return self._reader.find(fingerprint, nth, failures=self._has_failures)
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise explain(self._path, error, doing="read") from error
+        # Where nothing has failed, nothing has to be looked up.
+        failures = self._has_failures
+        return self._read(lambda reader: reader.find((fingerprint, nth), failures=failures))
 
-    async def record(
-        self,
-        fingerprint: bytes,
-        nth: int,
-        response: Response,
-        *,
-        uses: int = 1,
-        paid: bool = True,
-    ) -> None:
-        """Write an answer down; returns when it is durable.
+    async def find_many(self, keys: Sequence[Key]) -> dict[Key, Recorded]:
+        """Do what `find` does for many questions; it never waits."""
+        failures = self._has_failures
+        return self._read(lambda reader: reader.find_many(keys, failures=failures))
 
-        Cancelled, it is written all the same.
-
-        Args:
-            fingerprint: what was asked.
-            nth: how often it was asked before in this session.
-            response: the answer.
-            uses: how many equal calls it is for: this one and those that come next.
-            paid: whether it counts as spent: not if it is another call's answer.
+    def put(
+        self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
+    ) -> asyncio.Future[None]:
+        """Write an outcome down; the future ends when it is durable.
 
         Raises:
             JournalError: it cannot be written; nothing that was written before is lost.
         """
-        await self.put(fingerprint, nth, response, uses=uses, paid=paid)
-
-    def put(
-        self,
-        fingerprint: bytes,
-        nth: int,
-        response: Response,
-        *,
-        uses: int = 1,
-        paid: bool = True,
-    ) -> asyncio.Future[None]:
-        """Do `record` without waiting; the future ends when it is durable."""
         self._check()
-        row = answer_row(fingerprint, nth, uses, self._wall(), response, whole=self._whole)
-        return self._writer.put(sealed_answer(row), paid=paid)
-
-    async def record_failure(
-        self,
-        fingerprint: bytes,
-        nth: int,
-        error: ProviderError,
-        *,
-        uses: int = 1,
-        paid: bool = True,
-    ) -> None:
-        """Write down that a call failed for good. Arguments as in `record`.
-
-        It never takes the place of an answer, and an answer takes its place.
-        """
-        await self.put_failure(fingerprint, nth, error, uses=uses, paid=paid)
-
-    def put_failure(
-        self,
-        fingerprint: bytes,
-        nth: int,
-        error: ProviderError,
-        *,
-        uses: int = 1,
-        paid: bool = True,
-    ) -> asyncio.Future[None]:
-        """Do what `record_failure` does without waiting."""
-        self._check()
+        if isinstance(outcome, Response):
+            row = answer_row(fingerprint, nth, uses, self._wall(), outcome, whole=self._whole)
+            return self._writer.put(sealed_answer(row), paid=paid)
         self._has_failures = True
-        row = failure_row(fingerprint, nth, uses, self._wall(), error)
+        row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
         return self._writer.put(sealed_failure(row), failed=True, paid=paid)
 
-    def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
-        """Count spending without a row, for the budgets of later sessions.
+    async def record(
+        self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
+    ) -> None:
+        """Do what `put` does; returns when the outcome is durable."""
+        await self.put(fingerprint, nth, outcome, uses=uses, paid=paid)
 
-        Args:
-            cost: US dollars.
-            tokens: input and output tokens.
-            requests: how many requests of no row it took.
-        """
+    put_failure, record_failure = put, record
+
+    def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
+        """Count spending without a row, for the budgets of later sessions."""
         if self._pid == os.getpid():
             self._writer.charge(Charged(cost, tokens, requests))
 
     def note(self, name: str, value: Any) -> None:
-        """Store a plain value with the run, under the caller's name.
-
-        Raises:
-            JournalError: it cannot be written.
-        """
+        """Store a plain value with the run, under the caller's name."""
         self._check()
         self._note(**{f"note.{name}": value})
 
@@ -298,28 +250,17 @@ class Journal:
     def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Record batch jobs by tag: atomic, and durable in power cuts.
 
-        A job that is forgotten would be paid for twice: these few rows are worth their disk's
-        delay.
-
-        Raises:
-            JournalError: they cannot be written.
+        These few rows are worth their disk's delay.
         """
         self._check()
         now = self._wall()
         rows = [(tag, now, to_json(dict(record))) for tag, record in records.items()]
-        with self._writer.using, schema.whole_group(self._connection, self._explain) as connection:
-            connection.executemany(_PUT_JOB, rows)
+        with self._writing(schema.durable):
+            self._connection.executemany(_PUT_JOB, rows)
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the records of all batch jobs, in order of creation."""
-        self._check()
-        try:
-            with self._reading:
-                if self._reader is None:
-                    raise JournalError(self._over)
-                return jobs_of(self._reader.connection)
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise explain(self._path, error, doing="read") from error
+        return self._read(lambda reader: jobs_of(reader.connection))
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""
@@ -332,13 +273,6 @@ class Journal:
 
     def close(self, *, state: str | None = "complete", reason: str | None = None) -> None:
         """Write pending rows, record the session's end, and close the file.
-
-        Doing so twice is fine.
-
-        Args:
-            state: how it ended: ``complete``, ``interrupted`` or ``stopped``; None says nothing,
-                and it is taken for interrupted.
-            reason: why it ended before its end, or None.
 
         Raises:
             JournalError: its end could not be noted. All that was recorded is there.
@@ -374,15 +308,29 @@ class Journal:
 
     def _note(self, **values: Any) -> None:
         rows = [(name, to_json(value)) for name, value in values.items()]
-        with self._writer.using:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                schema.roll_back(self._connection)
-                raise self._explain(error) from error
+        with self._writing(transaction):
+            self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         self._meta.update(values)
+
+    def _read(self, function: Callable[[Reader], _T]) -> _T:
+        self._check()
+        try:
+            with self._reading:
+                if self._reader is None:
+                    raise JournalError(self._over)
+                return function(self._reader)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise explain(self._path, error, doing="read") from error
+
+    @contextlib.contextmanager
+    def _writing(
+        self, group: Callable[[sqlite3.Connection], AbstractContextManager[None]]
+    ) -> Iterator[None]:
+        try:
+            with self._writer.using, group(self._connection):
+                yield
+        except sqlite3.Error as error:
+            raise self._explain(error) from error
 
     def _explain(self, error: BaseException) -> JournalError:
         return explain(self._path, error)

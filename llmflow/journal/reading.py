@@ -1,37 +1,103 @@
-"""Reads rows back and verifies each one."""
+"""Reads a journal: recorded outcomes, and the summary of a run.
+
+`Reader` is for the process that writes the journal. `Lookup` and `read_summary` take no lock
+and write nothing, while another process works.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Final
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from llmflow.journal.checksums import CHECKSUM, answer_checksum, checksum
+from llmflow.errors import JournalError
+from llmflow.journal import schema
+from llmflow.journal.group_commit import filled, pieces
+from llmflow.journal.lock import holder
+from llmflow.journal.protocol import Key
 from llmflow.journal.rows import (
     ANSWER_COLUMNS,
+    CHECKSUM,
     FAILURE_COLUMNS,
     KEY_COLUMNS,
     Row,
+    answer_checksum,
+    checksum,
     failure_of,
+    from_json,
     response_of,
 )
-from llmflow.journal.values import Recorded, RecordedFailure
+from llmflow.journal.schema import explain
+from llmflow.journal.values import Recorded, Totals
+
+_T = TypeVar("_T")
 
 # Only the nearest row below is looked at: of a question that is asked ten thousand times,
 # all the rows would be.
-_FIND: Final = (
-    "SELECT id, {} FROM {} WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
+_ONE: Final = """
+SELECT {columns}, id, ?2 FROM {table}
+WHERE fingerprint = ?1 AND ordinal <= ?2 ORDER BY ordinal DESC LIMIT 1"""
+_MANY: Final = """
+WITH asked (key, nth) AS (VALUES {{}})
+SELECT {columns}, id, nth FROM asked CROSS JOIN {table} ON id = (
+    SELECT id FROM {table} WHERE fingerprint = key AND ordinal <= nth
+    ORDER BY ordinal DESC LIMIT 1)"""
+_IDS: Final = (
+    "SELECT id FROM {table} WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
 )
-_ID: Final = {table: _FIND.replace(", {}", "").format(table) for table in ("answers", "failures")}
+# More rows at once do not stay in the processor's cache until they are values.
+_MOST_AT_ONCE: Final = 32
 
 
-def _statement(table: str, columns: Sequence[str]) -> str:
-    """Return what selects the nearest row: its id for its fingerprint, and its checksum last."""
-    return _FIND.format(", ".join((*columns[1:], CHECKSUM)), table)
+class _Table:
+    """Statements for a table, and what its rows become."""
+
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str],
+        checksum_of: Callable[[Row], int],
+        value_of: Callable[[Row], Recorded],
+    ) -> None:
+        named = {"table": name, "columns": ", ".join((*columns, CHECKSUM))}
+        self.name = name
+        self.one, self.many, self.ids = (each.format(**named) for each in (_ONE, _MANY, _IDS))
+        self.width = len(columns)
+        self.checksum_of = checksum_of
+        self.value_of = value_of
 
 
-_ANSWER: Final = _statement("answers", ANSWER_COLUMNS)
-_FAILURE: Final = _statement("failures", FAILURE_COLUMNS)
+_ANSWERED: Final = _Table("answers", ANSWER_COLUMNS, answer_checksum, response_of)
+_FAILED: Final = _Table("failures", FAILURE_COLUMNS, checksum, failure_of)
+_BY_KEY: Final = "WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
+_KNOWN_ANSWER: Final = f"SELECT ordinal + uses, input_tokens, output_tokens FROM answers {_BY_KEY}"  # noqa: S608
+_KNOWN_FAILURE: Final = f"SELECT ordinal + uses FROM failures {_BY_KEY}"  # noqa: S608
+_TOTALS: Final = frozenset(each.name for each in fields(Totals))
+_OF_META: Final = ("reason", "id", "version", "created_at", "last_used_at", "sessions")
+_ASK: Final = (
+    "INSERT INTO asked VALUES (?, 0) "
+    "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
+)
+
+_IN_MEMORY: Final = 100_000
+"""Questions that are counted in a dictionary, of some 110 bytes each."""
+
+_PAGES: Final = -8000
+"""How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
+
+
+class Altered(NamedTuple):
+    """A row that was altered since it was written."""
+
+    fingerprint: bytes
+    table: str
+    id: int
 
 
 class Reader:
@@ -39,15 +105,15 @@ class Reader:
 
     Args:
         connection: the journal, for reading.
-        replace: is told of each row that was altered: its fingerprint, table and id.
+        replace: is told of each row that was altered.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, *, replace: Callable[[bytes, str, int], None]
+        self, connection: sqlite3.Connection, *, replace: Callable[[Altered], None]
     ) -> None:
         self._connection = connection
         self._replace = replace
-        self._altered: set[tuple[str, int]] = set()
+        self._altered: set[Altered] = set()
 
     @property
     def altered(self) -> int:
@@ -65,46 +131,328 @@ class Reader:
         found = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in tables)  # noqa: S608
         return not any(each.fetchall() for each in found)
 
-    def find(self, fingerprint: bytes, nth: int, *, failures: bool) -> Recorded | None:
-        """Return the record of a question's `nth` answer.
+    def find(self, key: Key, *, failures: bool) -> Recorded | None:
+        """Return the record of a question's answer, or None.
 
         Args:
-            fingerprint: what was asked.
-            nth: how often it was asked before.
+            key: what was asked, and how often it was asked before.
             failures: whether to look among failures, too.
         """
-        row = self._row(_ANSWER, "answers", fingerprint, nth)
-        if row is not None:
-            if row[-1] != answer_checksum(fingerprint, row[1:-1]):
-                self._give_up(fingerprint, "answers", row[0])
-            elif row[1] + row[2] > nth:
-                return response_of(row[KEY_COLUMNS:-1])
-        return self._failure(fingerprint, nth) if failures else None
-
-    def _failure(self, fingerprint: bytes, nth: int) -> RecordedFailure | None:
-        row = self._row(_FAILURE, "failures", fingerprint, nth)
-        if row is None:
-            return None
-        if row[-1] == checksum((fingerprint, *row[1:-1])):
-            return failure_of(row[KEY_COLUMNS:-1]) if row[1] + row[2] > nth else None
-        self._give_up(fingerprint, "failures", row[0])
+        for table in (_ANSWERED, _FAILED) if failures else (_ANSWERED,):
+            for row in self._nearest(table, (key,)):
+                if (found := self._value(table, row)) is not None:
+                    return found
         return None
 
-    def _row(self, query: str, table: str, fingerprint: bytes, nth: int) -> Row | None:
-        """Return the row that is nearest to a question, if it can be read."""
+    def find_many(self, keys: Sequence[Key], *, failures: bool) -> dict[Key, Recorded]:
+        """Return the records of the questions that have one."""
+        found: dict[Key, Recorded] = {}
+        for table in (_ANSWERED, _FAILED) if failures else (_ANSWERED,):
+            left = [each for each in keys if each not in found]
+            for piece in pieces(self._connection, left, 2, most=_MOST_AT_ONCE):
+                for row in self._nearest(table, piece):
+                    if (value := self._value(table, row)) is not None:
+                        found[row[0], row[-1]] = value
+        return found
+
+    def _value(self, table: _Table, row: Row) -> Recorded | None:
+        width = table.width
+        if row[width] != table.checksum_of(row[:width]):
+            self._give_up(Altered(row[0], table.name, row[width + 1]))
+        elif row[1] + row[2] > row[-1]:
+            return table.value_of(row[KEY_COLUMNS:width])
+        return None
+
+    def _nearest(self, table: _Table, keys: Sequence[Key]) -> list[Row]:
+        """Return the rows that are nearest to questions, if they can be read."""
+        execute = self._connection.execute
         try:
-            rows = self._connection.execute(query, (fingerprint, nth)).fetchall()
+            if len(keys) == 1:
+                return execute(table.one, keys[0]).fetchall()
+            values = list(chain.from_iterable(keys))
+            return execute(filled(table.many, len(keys), 2), values).fetchall()
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", None) is not None:
                 raise
-            # Python's, not SQLite's: text that is no UTF-8, which is never written as text.
-            for (number,) in self._connection.execute(_ID[table], (fingerprint, nth)).fetchall():
-                self._give_up(fingerprint, table, number)
-            return None
-        return rows[0] if rows else None
+        # Python's, not SQLite's: text that is no UTF-8, which is never written as text.
+        if len(keys) > 1:
+            return [row for key in keys for row in self._nearest(table, (key,))]
+        for (number,) in execute(table.ids, keys[0]).fetchall():
+            self._give_up(Altered(keys[0][0], table.name, number))
+        return []
 
-    def _give_up(self, fingerprint: bytes, table: str, number: int) -> None:
+    def _give_up(self, row: Altered) -> None:
         # Once only: its id may be another row's by now.
-        if (table, number) not in self._altered:
-            self._altered.add((table, number))
-            self._replace(fingerprint, table, number)
+        if row not in self._altered:
+            self._altered.add(row)
+            self._replace(row)
+
+
+class Asked:
+    """Exact counts, in 20 MB of memory, then in a file.
+
+    A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
+    it is twenty times as fast, and most runs need no more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: dict[bytes, int] = {}
+        self._beyond: sqlite3.Connection | None = None
+
+    def count(self, fingerprint: bytes) -> int:
+        """Return how often this was asked before, and count it.
+
+        Raises:
+            JournalError: there is no room in the temporary folder.
+        """
+        first = self._first
+        with self._lock:
+            times = first.get(fingerprint)
+            if times is not None:
+                first[fingerprint] = times = times + 1
+                return times
+            # Once it is full nothing new is put in: a question is in one of the two.
+            if len(first) < _IN_MEMORY:
+                first[fingerprint] = 0
+                return 0
+            try:
+                if self._beyond is None:
+                    self._beyond = _database()
+                return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
+            except sqlite3.Error as error:
+                raise _no_room(error) from error
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._first.clear()
+            if self._beyond is not None:
+                self._beyond.close()
+                self._beyond = None
+
+
+def _no_room(error: sqlite3.Error) -> JournalError:
+    return JournalError(
+        f"questions of this run cannot be counted in the temporary folder: {error}; make room "
+        "there, or name another folder in TMPDIR, and run again; what was answered is kept"
+    )
+
+
+def _database() -> sqlite3.Connection:
+    # A database without a name is private, and removed when it is closed.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = {_PAGES}"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(
+        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    # Never committed: a commit would write what can stay in memory.
+    connection.execute("BEGIN")
+    return connection
+
+
+class Known(NamedTuple):
+    """The outcome of a question: its answer's tokens, or its final failure."""
+
+    answered: bool
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Lookup:
+    """Finds questions that a run asked before, while another process works.
+
+    It counts equal questions as a `Journal` does: the second of two is known if two were
+    asked. What is written while it looks is seen, or not.
+
+    >>> lookup = Lookup.open(folder)  # doctest: +SKIP
+    >>> lookup.find(fingerprint, lookup.ask(fingerprint))  # doctest: +SKIP
+    Known(answered=True, input_tokens=12, output_tokens=40)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = schema.open_to_look(path)
+        self._asked = Asked()
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self | None:
+        """Open the journal of a run's folder; None if there is none.
+
+        Raises:
+            JournalError: it cannot be read; the message says what to do.
+        """
+        path = Path(folder) / schema.NAME
+        try:
+            if not path.stat().st_size:
+                return None
+            schema.check_file(path)
+            return cls(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise explain(path, error, doing="read") from error
+
+    def ask(self, fingerprint: bytes) -> int:
+        """Return how often this was asked before here, and count it."""
+        return self._asked.count(fingerprint)
+
+    def find(self, fingerprint: bytes, nth: int) -> Known | None:
+        """Return the record of a question's `nth` answer.
+
+        Raises:
+            JournalError: the journal is damaged.
+        """
+        try:
+            try:
+                return self._find((fingerprint, nth))
+            except sqlite3.Error:
+                # Somebody has begun to write, or has put the log away, since it was opened.
+                self._connection.close()
+                self._connection = schema.open_to_look(self._path)
+                return self._find((fingerprint, nth))
+        except (sqlite3.Error, OSError) as error:
+            raise explain(self._path, error, doing="read") from error
+
+    def close(self) -> None:
+        """Let go of the file. Doing so twice is fine."""
+        self._connection.close()
+        self._asked.close()
+
+    def _find(self, key: tuple[bytes, int]) -> Known | None:
+        rows = self._connection.execute(_KNOWN_ANSWER, key).fetchall()
+        if rows and rows[0][0] > key[1]:
+            return Known(True, rows[0][1], rows[0][2])
+        rows = self._connection.execute(_KNOWN_FAILURE, key).fetchall()
+        return Known(False) if rows and rows[0][0] > key[1] else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Facts about a run.
+
+    Args:
+        name: the run's name.
+        folder: where it is.
+        state: ``running``; ``complete``; ``waiting`` for batch jobs, which go on without it;
+            ``interrupted``, also by a crash; ``stopped``; or ``unreadable``.
+        reason: why it stopped, or cannot be read; else None.
+        id: a random name that no other run has.
+        version: the llmflow that used it last.
+        created_at: when it was first entered, in seconds since 1970.
+        last_used_at: when something was last written down.
+        sessions: how often it was entered.
+        about: what was kept with it.
+        totals: what it holds.
+        busy: whether a process works on it now.
+        pid: that process, where it is known.
+        bytes: the size of its files.
+    """
+
+    name: str
+    folder: Path
+    state: str
+    reason: str | None = None
+    id: str = ""
+    version: str = ""
+    created_at: float = 0.0
+    last_used_at: float = 0.0
+    sessions: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    busy: bool = False
+    pid: int | None = None
+    bytes: int = 0
+
+
+def read_summary(folder: str | os.PathLike[str]) -> RunSummary | None:
+    """Return the summary of a folder's run, or None.
+
+    Nothing is written and no lock is kept. A journal that cannot be read is a summary that
+    says so.
+    """
+    folder = Path(folder)
+    path = folder / schema.NAME
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not found.st_size:
+        return None
+    busy, pid = holder(folder)
+    try:
+        meta = _look(path, read_meta)
+    except (sqlite3.Error, OSError, ValueError, JournalError) as error:
+        reason = str(explain(path, error, doing="read"))
+        meta = {"state": "unreadable", "reason": reason, "last_used_at": found.st_mtime}
+    return summary_of(folder, meta, busy=busy, pid=pid)
+
+
+def summary_of(folder: Path, meta: Mapping[str, Any], *, busy: bool, pid: int | None) -> RunSummary:
+    """Return what a journal says of its run."""
+    state = str(meta.get("state", "interrupted"))
+    return RunSummary(
+        name=folder.name,
+        folder=folder,
+        # Nobody works on it, and nobody said how it ended: its process died.
+        state="interrupted" if state == "running" and not busy else state,
+        about=meta.get("about") or {},
+        totals=totals_of(meta),
+        busy=busy,
+        pid=pid,
+        bytes=_size(folder),
+        **{name: meta[name] for name in _OF_META if name in meta},
+    )
+
+
+def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return what the file says of its run."""
+    return {name: from_json(value) for name, value in connection.execute("SELECT * FROM meta")}
+
+
+def jobs_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Return the records of all batch jobs, in order of creation."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'jobs'").fetchall():
+        return []  # its making was cut off
+    records = connection.execute("SELECT record FROM jobs ORDER BY id")
+    return [from_json(record) for (record,) in records]
+
+
+def read_jobs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the batch jobs of a folder's run, without disturbing it.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    path = Path(folder) / schema.NAME
+    try:
+        return _look(path, jobs_of)
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise explain(path, error, doing="read") from error
+
+
+def totals_of(meta: Mapping[str, Any]) -> Totals:
+    """Return the sums that the file keeps."""
+    known = meta.get("totals") or {}
+    return Totals(**{name: value for name, value in known.items() if name in _TOTALS})
+
+
+def _look(path: Path, read: Callable[[sqlite3.Connection], _T], *, again: bool = True) -> _T:
+    schema.check_file(path)
+    try:
+        with closing(schema.open_to_look(path)) as connection:
+            return read(connection)
+    except sqlite3.Error:
+        if not again:
+            raise
+    # A process may have begun to write, or have put its log away, in between.
+    return _look(path, read, again=False)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for suffix in ("", "-wal"):
+        with suppress(OSError):
+            total += (folder / f"{schema.NAME}{suffix}").stat().st_size
+    return total

@@ -1,15 +1,22 @@
-"""Answers and failures as rows of a table, and back.
+"""Answers and failures as rows of a table with checksums, and back.
 
 What a provider sends is foreign. Values are bound as they come, which is cheap; only when
 SQLite refuses a row is each of its values made `plain`.
+
+A disk, a copy or a person can change what SQLite cannot know to be wrong. CRC-32 finds that;
+it is no protection against somebody who writes a new checksum, too. A row is checked as SQLite
+gives it back. Nearly all rows are text and numbers that come back as they were bound; others
+are made `plain` before they are bound, and after that they do, too.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from zlib import crc32
 
 import orjson
 
@@ -21,44 +28,47 @@ from llmflow.types import Response, Usage
 
 Row = tuple[Any, ...]
 
-ANSWER_COLUMNS: Final = (
-    "fingerprint",
-    "ordinal",
-    "uses",
-    "at",
-    "text",
-    "finish_reason",
-    "model",
-    "provider",
-    "request_id",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "cost",
-    "attempts",
-    "waited",
-    "raw",
-)
-FAILURE_COLUMNS: Final = (
-    "fingerprint",
-    "ordinal",
-    "uses",
-    "at",
-    "error",
-    "message",
-    "provider",
-    "model",
-    "status",
-    "code",
-    "request_id",
-    "retry_after",
-    "dimension",
-    "attempts",
-    "partial_text",
-)
+_KEY: Final = {
+    "fingerprint": "BLOB NOT NULL",
+    "ordinal": "INTEGER NOT NULL",
+    "uses": "INTEGER NOT NULL",
+    "at": "REAL NOT NULL",
+}
+ANSWERS: Final = _KEY | {
+    "text": "TEXT NOT NULL",
+    "finish_reason": "TEXT",
+    "model": "TEXT",
+    "provider": "TEXT",
+    "request_id": "TEXT",
+    "input_tokens": "INTEGER NOT NULL",
+    "output_tokens": "INTEGER NOT NULL",
+    "cached_tokens": "INTEGER NOT NULL",
+    "reasoning_tokens": "INTEGER NOT NULL",
+    "cache_write_tokens": "INTEGER NOT NULL",
+    "cache_write_1h_tokens": "INTEGER NOT NULL",
+    "cost": "REAL",
+    "attempts": "INTEGER NOT NULL",
+    "waited": "REAL",
+    "raw": "TEXT",
+}
+"""The columns of the answers' table, with their types."""
+FAILURES: Final = _KEY | {
+    "error": "TEXT NOT NULL",
+    "message": "TEXT NOT NULL",
+    "provider": "TEXT",
+    "model": "TEXT",
+    "status": "INTEGER",
+    "code": "TEXT",
+    "request_id": "TEXT",
+    "retry_after": "REAL",
+    "dimension": "TEXT",
+    "attempts": "INTEGER NOT NULL",
+    "partial_text": "TEXT",
+}
+"""Those of the failures' table."""
+ANSWER_COLUMNS: Final = tuple(ANSWERS)
+FAILURE_COLUMNS: Final = tuple(FAILURES)
+CHECKSUM: Final = "checksum"
 KEY_COLUMNS: Final = 3
 """How many columns come before those that `response_of` and `failure_of` read."""
 INPUT_TOKENS, OUTPUT_TOKENS, COST = map(
@@ -68,12 +78,9 @@ ANSWER_ATTEMPTS, FAILURE_ATTEMPTS = ANSWER_COLUMNS.index("attempts"), 13
 _NOTHING: Final = b"{}"
 """What cannot be written as JSON at all."""
 _LARGEST: Final = 2**63 - 1
-_NEEDED: Final = frozenset(
-    {"ordinal", "uses", "attempts"} | {c for c in ANSWER_COLUMNS if c.endswith("_tokens")}
-)
-_INTEGERS: Final = _NEEDED | {"status"}
-_REALS: Final = frozenset({"at", "cost", "waited", "retry_after"})
-_TEXTS: Final = frozenset({"text", "message", "error"})
+_TYPES: Final = ANSWERS | FAILURES
+_pack: Final = struct.Struct("<qqdqqqqqqdqd").pack
+_NOT_PLAIN: Final = (TypeError, ValueError, struct.error, OverflowError)
 
 
 def answer_row(
@@ -249,11 +256,12 @@ def _text(value: Any) -> Any:
 
 
 def _plain(value: Any, column: str) -> Any:
+    kind, _, needed = _TYPES[column].partition(" ")
     if value is None:
-        return "" if column in _TEXTS else 0 if column in _NEEDED else None
-    if column in _REALS:
+        return None if not needed or kind == "REAL" else "" if kind == "TEXT" else 0
+    if kind == "REAL":
         return _real(value)
-    if column in _INTEGERS:
+    if kind == "INTEGER":
         number = int(value) if isinstance(value, int) else int(_real(value) or 0)
         return max(-_LARGEST, min(_LARGEST, number))
     if isinstance(value, bytes):
@@ -273,3 +281,72 @@ def _real(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number + 0.0 if math.isfinite(number) else None  # minus zero is not kept
+
+
+def sealed_answer(row: Row) -> Row:
+    """Return the row of an answer with its checksum."""
+    try:
+        return (*row, _of_plain_answer(row))
+    except _NOT_PLAIN:
+        row = plain_row(row, ANSWER_COLUMNS)
+        return (*row, answer_checksum(row))
+
+
+def sealed_failure(row: Row) -> Row:
+    """Return the row of a failure with its checksum."""
+    row = plain_row(row, FAILURE_COLUMNS)
+    return (*row, checksum(row))
+
+
+def sealed_plain(row: Row, *, failed: bool) -> Row:
+    """Return a row that SQLite refused with storable values and checksum."""
+    if failed:
+        return sealed_failure(row[:-1])
+    row = plain_row(row[:-1], ANSWER_COLUMNS)
+    return (*row, answer_checksum(row))
+
+
+def answer_checksum(row: Row) -> int:
+    """Return the checksum of an answer that SQLite gives back."""
+    try:
+        return _of_plain_answer(row)
+    except _NOT_PLAIN:
+        return checksum(row)
+
+
+def checksum(row: Row) -> int:
+    """Return the checksum of any values that SQLite gives back.
+
+    >>> checksum((b"key", 0, 1.5, "text", None)) == checksum((b"key", 0, 1.5, "texT", None))
+    False
+    """
+    found = 0
+    for value in row:
+        if isinstance(value, bytes):
+            found = crc32(value, crc32(b"\0b", found))
+        else:
+            text = str(value).encode("utf-8", "surrogatepass")
+            found = crc32(text, crc32(b"\0s" if isinstance(value, str) else b"\0n", found))
+    return found
+
+
+def _of_plain_answer(row: Row) -> int:
+    """Return the checksum of text and numbers, in two passes; anything else is an error.
+
+    SQLite keeps a NaN as NULL, and minus zero as zero.
+    """
+    key, ordinal, uses, at, text, reason, model, provider, request = row[:9]
+    read, written, cached, thought, put, put_1h, cost, attempts, waited, raw = row[9:]
+    cost = math.nan if cost is None or cost != cost else cost + 0.0
+    waited = math.nan if waited is None or waited != waited else waited + 0.0
+    tokens = (read, written, cached, thought, put, put_1h)
+    numbers = _pack(ordinal, uses, at + 0.0, *tokens, cost, attempts, waited)
+    texts = (
+        text,
+        "" if reason is None else reason,
+        "" if model is None else model,
+        "" if provider is None else provider,
+        "" if request is None else request,
+        "" if raw is None else raw,
+    )
+    return crc32("\0".join(texts).encode(), crc32(numbers, crc32(key)))

@@ -1,4 +1,4 @@
-"""The journal's file: its tables, its versions, and how it is opened.
+"""The journal's file: its tables, its versions, its opening, and its errors.
 
 ::
 
@@ -23,16 +23,18 @@ fingerprints, writing one costs 24 µs and finding one 9 µs; in a table that is
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from llmflow.errors import JournalError
-from llmflow.journal.problems import damaged, foreign, newer, older
+from llmflow.errors import JournalError, redact
+from llmflow.journal.group_commit import transaction
+from llmflow.journal.rows import ANSWERS, CHECKSUM, FAILURES
 from llmflow.journal.values import Durability
 
 NAME: Final = "journal.db"
@@ -46,59 +48,15 @@ _PATIENCE_SECONDS: Final = 10.0
 _CHECKPOINT_PAGES: Final = 4000
 _LOG_LIMIT: Final = _CHECKPOINT_PAGES * 4096 * 2
 
-_FIRST: Final = """
-CREATE TABLE answers (
-    id INTEGER PRIMARY KEY,
-    fingerprint BLOB NOT NULL,
-    ordinal INTEGER NOT NULL,
-    uses INTEGER NOT NULL,
-    at REAL NOT NULL,
-    text TEXT NOT NULL,
-    finish_reason TEXT,
-    model TEXT,
-    provider TEXT,
-    request_id TEXT,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL,
-    reasoning_tokens INTEGER NOT NULL,
-    cache_write_tokens INTEGER NOT NULL,
-    cache_write_1h_tokens INTEGER NOT NULL,
-    cost REAL,
-    attempts INTEGER NOT NULL,
-    waited REAL,
-    raw TEXT,
-    checksum INTEGER
-);
-CREATE UNIQUE INDEX answers_key ON answers (fingerprint, ordinal);
-CREATE TABLE failures (
-    id INTEGER PRIMARY KEY,
-    fingerprint BLOB NOT NULL,
-    ordinal INTEGER NOT NULL,
-    uses INTEGER NOT NULL,
-    at REAL NOT NULL,
-    error TEXT NOT NULL,
-    message TEXT NOT NULL,
-    provider TEXT,
-    model TEXT,
-    status INTEGER,
-    code TEXT,
-    request_id TEXT,
-    retry_after REAL,
-    dimension TEXT,
-    attempts INTEGER NOT NULL,
-    partial_text TEXT,
-    checksum INTEGER
-);
-CREATE UNIQUE INDEX failures_key ON failures (fingerprint, ordinal);
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY,
-    tag TEXT NOT NULL UNIQUE,
-    at REAL NOT NULL,
-    record TEXT NOT NULL
-);
-"""
+_META: Final = "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_JOBS: Final = {"tag": "TEXT NOT NULL UNIQUE", "at": "REAL NOT NULL", "record": "TEXT NOT NULL"}
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER: Final = (errno.ENOTDIR, errno.EEXIST)
+_DENIED: Final = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+_TAKEN: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_KEPT: Final = "what was written down is kept"
+_ELSEWHERE: Final = "name a folder that can be written in LLMFLOW_JOURNAL_DIR, or keep no journal"
 
 _looking = threading.Lock()
 _in_use: Final[set[tuple[int, int]]] = set()
@@ -108,9 +66,16 @@ Migration = Callable[[sqlite3.Connection], None]
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    for statement in _FIRST.split(";"):
-        if statement.strip():
-            connection.execute(statement)
+    for name, columns in (("answers", ANSWERS), ("failures", FAILURES)):
+        connection.execute(_table(name, columns | {CHECKSUM: "INTEGER"}))
+        connection.execute(f"CREATE UNIQUE INDEX {name}_key ON {name} (fingerprint, ordinal)")
+    connection.execute(_META)
+    connection.execute(_table("jobs", _JOBS))
+
+
+def _table(name: str, columns: Mapping[str, str]) -> str:
+    lines = ["id INTEGER PRIMARY KEY", *map(" ".join, columns.items())]
+    return f"CREATE TABLE {name} (\n    " + ",\n    ".join(lines) + "\n)"
 
 
 # Fingerprints of versions before were of encoded bodies: their answers would not be found, and
@@ -292,41 +257,23 @@ def _connect(address: str) -> sqlite3.Connection:
 def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[Migration]) -> None:
     # In the main file and not in a log beside it, so that its header tells the version.
     connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for migration in migrations[max(0, version - OLDEST + 1) :]:
             migration(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {OLDEST + len(migrations) - 1}")
-        connection.execute("COMMIT")
-    except BaseException:
-        roll_back(connection)
-        raise
 
 
 @contextlib.contextmanager
-def whole_group(
-    connection: sqlite3.Connection, explain: Callable[[Exception], JournalError]
-) -> Iterator[sqlite3.Connection]:
-    """Run statements in one transaction, durable when the block ends."""
+def durable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction that survives a power cut."""
     (level,) = connection.execute("PRAGMA synchronous").fetchone()
     try:
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        yield connection
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        roll_back(connection)
-        raise explain(error) from error
+        with transaction(connection):
+            yield
     finally:
         connection.execute(f"PRAGMA synchronous = {level}")
-
-
-def roll_back(connection: sqlite3.Connection) -> None:
-    """Roll back a failed transaction that SQLite has not ended."""
-    with contextlib.suppress(sqlite3.Error):
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
@@ -336,6 +283,73 @@ def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
         raise damaged(path, f"it has no table {', '.join(missing)}")
     for table in ("answers", "failures"):
         connection.execute(f"SELECT * FROM {table} ORDER BY id DESC LIMIT 1").fetchall()  # noqa: S608
+
+
+def damaged(path: Path, reason: str) -> JournalError:
+    """Return the error for a file that is not a journal."""
+    return JournalError(
+        f"the journal {path} is damaged ({redact(reason)}). It is left as it is: move the folder "
+        f"{path.parent} away to begin anew; `sqlite3 {path.name} .recover` may save its answers"
+    )
+
+
+def foreign(path: Path) -> JournalError:
+    """Return the error for another program's database."""
+    return JournalError(
+        f"{path} is a database of another program. It is left as it is: name another run or folder"
+    )
+
+
+def newer(path: Path, version: int, newest: int) -> JournalError:
+    """Return the error for a file that a newer llmflow has changed."""
+    return JournalError(
+        f"the journal {path} has version {version}, and this llmflow knows versions up to "
+        f"{newest}: install a newer llmflow, or name another run"
+    )
+
+
+def older(path: Path, version: int, oldest: int) -> JournalError:
+    """Return the error for a file of a development version before 0.1.0."""
+    return JournalError(
+        f"the journal {path} has version {version}, and this llmflow knows versions from {oldest} "
+        "on: its answers would not be found, and bought again. It is left as it is: name another "
+        "run, or go on with the llmflow that wrote it"
+    )
+
+
+def explain(path: Path, error: BaseException, *, doing: str = "written") -> JournalError:
+    """Return the problem and remedy for a journal that cannot be used.
+
+    Args:
+        path: the journal's file.
+        error: what was raised.
+        doing: what could not be done with it: ``"written"`` or ``"read"``.
+    """
+    if isinstance(error, JournalError):
+        return error
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(path, str(error))
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    reason = redact(text).rstrip(".").lower() or type(error).__name__
+    remedy = _remedy(path, primary, number)
+    return JournalError(f"the journal {path} cannot be {doing}: {reason}; {remedy}")
+
+
+def _remedy(path: Path, primary: int | None, number: int | None) -> str:
+    if primary == sqlite3.SQLITE_FULL or number in _NO_ROOM:
+        return f"make room on the disk and run again; {_KEPT}"
+    if number in _NO_FOLDER:
+        return f"{path.parent} must be a folder: name another run, or move what is there away"
+    if primary in _DENIED or number is not None:
+        return _ELSEWHERE
+    if primary in _TAKEN:
+        return f"another program holds it: close what has it open, and run again; {_KEPT}"
+    if primary == sqlite3.SQLITE_IOERR:
+        return f"see to the disk and the room on it, and run again; {_KEPT}"
+    return _KEPT
 
 
 def _after_fork() -> None:

@@ -1,61 +1,35 @@
-"""The writer thread, which groups records into few commits.
-
-SQLite gives the interpreter's lock away at every step and has to get it back afterwards. So
-many rows are one statement. An event loop that is never idle gives the lock away, too, for
-moments that are too short for another thread to wake up in, and by that keeps the interpreter
-from counting the switch interval: the writer could wait for seconds. So a loop whose rows
-wait for long stands still for as long as writing them takes.
-"""
+"""The writing of a journal's rows, its totals and charges."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
-from itertools import chain
+from functools import partial
 from math import isfinite
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from llmflow.errors import JournalError
-from llmflow.journal.checksums import CHECKSUM, sealed_plain
+from llmflow.journal.group_commit import ODD_VALUE, GroupWorker, insert, transaction
+from llmflow.journal.reading import Altered
 from llmflow.journal.rows import (
     ANSWER_ATTEMPTS,
     ANSWER_COLUMNS,
+    CHECKSUM,
     COST,
     FAILURE_ATTEMPTS,
     FAILURE_COLUMNS,
     INPUT_TOKENS,
     OUTPUT_TOKENS,
     Row,
+    sealed_plain,
     to_json,
 )
-from llmflow.journal.schema import roll_back
 from llmflow.journal.values import Totals
 
-# Long enough for a group to form, and short beside any answer of a model.
-_LINGER_SECONDS: Final = 0.004
-# A group takes a few milliseconds if it is let.
-_PATIENCE_SECONDS: Final = 0.02
-_LENT_SECONDS: Final = 0.025
-_PATIENCE_MOST: Final = 0.2
-_SIZES: Final = (128, 32, 8, 1)
 _MOST_PER_COMMIT: Final = 4096
-# What SQLite's binding says of values that are odd; everything else is the disk's.
-_ODD: Final = (
-    UnicodeError,
-    OverflowError,
-    TypeError,
-    ValueError,
-    sqlite3.DataError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-)
 
 _ANSWER_COLUMNS: Final = (*ANSWER_COLUMNS, CHECKSUM)
 _FAILURE_COLUMNS: Final = (*FAILURE_COLUMNS, CHECKSUM)
@@ -87,14 +61,8 @@ _NONE_LESS: Final = partial(max, 0.0)
 _NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at', ?)"
 
 
-class Entry(NamedTuple):
-    """A row to write, or a marker, and its waiters."""
-
-    row: Row
-    failed: bool
-    paid: bool
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
+Entry: TypeAlias = tuple[Row, bool, bool]
+"""A row to write, whether it is a failure's, and whether it counts as spent."""
 
 
 class Charged(NamedTuple):
@@ -105,8 +73,10 @@ class Charged(NamedTuple):
     requests: int
 
 
-class Writer:
+class Writer(GroupWorker):
     """Writes rows in groups and notifies waiters when they are durable.
+
+    What cannot be written is an error for all who wait, and nothing is written ever after.
 
     Args:
         connection: the journal's only writing connection; to use it, hold `using`.
@@ -125,28 +95,14 @@ class Writer:
         wall: Callable[[], float],
         closed: str,
     ) -> None:
+        too_late = JournalError(closed)
+        super().__init__("llmflow-journal", most=_MOST_PER_COMMIT, too_late=too_late, urgent=True)
         self.totals = totals
-        self.failure: JournalError | None = None
-        """Why nothing can be written any more, or None."""
-        self.using = threading.Lock()
         self._connection = connection
         self._explain = explain
         self._wall = wall
-        self._closed = closed
-        most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-        self._sizes = [each for each in _SIZES if each * len(_ANSWER_COLUMNS) <= most]
-        self._waiting: deque[Entry] = deque()
-        self._group: Sequence[Entry] = ()
         self._charges: deque[Charged] = deque()
-        self._altered: dict[bytes, list[tuple[str, int]]] = {}
-        self._news = threading.Event()
-        self._told = False
-        self._closing = False
-        self._thread: threading.Thread | None = None
-        self._gate = threading.Lock()
-        self._progress = threading.Event()
-        self._handed = self._done = 0
-        self._lenders: set[asyncio.AbstractEventLoop] = set()
+        self._altered: defaultdict[bytes, set[Altered]] = defaultdict(set)
 
     def put(self, row: Row, *, failed: bool = False, paid: bool = True) -> asyncio.Future[None]:
         """Write a row; the future ends when earlier ones are durable, too.
@@ -159,135 +115,51 @@ class Writer:
         Raises:
             JournalError: nothing can be written any more.
         """
-        loop = asyncio.get_running_loop()
-        done = loop.create_future()
-        with self._gate:
-            if self.failure is not None:
-                raise JournalError(str(self.failure))
-            if self._closing:
-                raise JournalError(self._closed)
-            if self._thread is None:
-                self._start()
-            self._waiting.append(Entry(row, failed, paid, loop, done))
-            self._handed += 1
-            if not self._told:
-                self._told = True
-                self._news.set()
-            if loop not in self._lenders:
-                self._lenders = {each for each in self._lenders if not each.is_closed()} | {loop}
-                loop.call_later(_PATIENCE_SECONDS, self._lend, loop, self._handed)
-        return done
+        return self._hand(self._rows, (row, failed, paid))
 
     def charge(self, charged: Charged) -> None:
         """Add to the totals with the next group; lock-free, never fails."""
         self._charges.append(charged)
 
-    def replace(self, fingerprint: bytes, table: str, number: int) -> None:
+    def replace(self, altered: Altered) -> None:
         """Let the question's next row replace an altered one.
 
         Until then that one stays: somebody may want to look at it.
-
-        Args:
-            fingerprint: the question.
-            table: ``answers`` or ``failures``.
-            number: the row's id there.
         """
         with self._gate:
-            self._altered.setdefault(fingerprint, []).append((table, number))
-
-    def _lend(
-        self, loop: asyncio.AbstractEventLoop, number: int, patience: float = _PATIENCE_SECONDS
-    ) -> None:
-        """Leave the interpreter to the writer for a moment, if it has not come to a row."""
-        if self._done < number:
-            self._progress.clear()
-            if self._done < number:
-                self._progress.wait(_LENT_SECONDS)
-        if self._done >= number:
-            with self._gate:
-                self._lenders.discard(loop)
-        else:  # it waits for the disk: standing still does not help
-            patience = min(_PATIENCE_MOST, patience * 2)
-            loop.call_later(patience, self._lend, loop, number, patience)
+            self._altered[altered.fingerprint].add(altered)
 
     def close(self) -> None:
         """Write what is waiting, and end the thread."""
-        with self._gate:
-            self._closing = True
-            thread = self._thread
-        if thread is not None:
-            self._news.set()
-            thread.join()
+        super().close()
         if self._charges and self.failure is None:
             self._write(())
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._serve, name="llmflow-journal", daemon=True)
         try:
-            thread.start()
+            super()._start()
         except (RuntimeError, MemoryError) as error:  # no more threads, or no memory for one
-            self.failure = self._said_of(error)
+            self.failure = self._on_death(error)
             raise JournalError(str(self.failure)) from error
-        self._thread = thread
 
-    def _serve(self) -> None:
-        try:
-            self._write_until_closed()
-        except BaseException as error:  # noqa: BLE001 - whoever waits would wait for ever
-            self._die(error)
-
-    def _die(self, error: BaseException) -> None:
-        """Have all who wait fail, and all who come: nobody writes any more."""
-        with self._gate:
-            if self.failure is None:
-                self.failure = self._said_of(error)
-            waiting = [*self._group, *self._waiting]
-            self._waiting.clear()
-            self._done = self._handed
-        self._progress.set()
-        _tell(waiting, self.failure)
-
-    def _said_of(self, error: BaseException) -> JournalError:
+    def _on_death(self, error: BaseException) -> Exception:
+        if self.failure is not None:
+            return self.failure
         try:
             return self._explain(error)
         except Exception:  # noqa: BLE001 - without memory for its words, too, it must be told
             return JournalError(f"the journal cannot be written: {type(error).__name__}")
 
-    def _write_until_closed(self) -> None:
-        while True:
-            self._news.wait()
-            if not self._closing:
-                time.sleep(_LINGER_SECONDS)
-            with self._gate:
-                closing = self._closing
-                self._told = False
-                if not closing:
-                    self._news.clear()
-            self._write_waiting()
-            if closing:
-                return
-
-    def _write_waiting(self) -> None:
-        waiting = self._waiting
-        while waiting:
-            group: list[Entry] = []
-            self._group = group  # before its first entry: none is lost, whatever happens
-            group.extend(waiting.popleft() for _ in range(min(len(waiting), _MOST_PER_COMMIT)))
-            _tell(group, self.failure or self._write(group))
-            self._group = ()
-            self._done += len(group)
-            self._progress.set()
-
-    def _write(self, group: Sequence[Entry]) -> JournalError | None:
+    def _write(self, group: Sequence[Entry]) -> Exception | None:
         """Write a group in one transaction, or nothing of it and nothing ever after."""
         try:
-            rows = [each for each in group if each.row]
+            rows = [each for each in group if each[0]]
             with self.using:
                 try:
                     self._commit(rows)
-                except _ODD:
+                except ODD_VALUE:
                     # One odd row must not be the others' failure.
-                    self._commit([_plain(each) for each in rows])
+                    self._commit([_plain(*each) for each in rows])
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             self.failure = self._explain(error)
         return self.failure
@@ -296,56 +168,44 @@ class Writer:
         charges = list(self._charges)
         if not rows and not charges:
             return
-        execute = self._connection.execute
-        altered = self._altered_before(rows) if self._altered else {}
-        try:
-            execute("BEGIN IMMEDIATE")
+        altered = self._altered_before(rows) if self._altered else []
+        with transaction(self._connection):
             totals = self._insert(rows, charges, self._remove(altered))
-            execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
-            execute("COMMIT")
-        except BaseException:
-            roll_back(self._connection)
-            raise
+            self._connection.execute(_NOTE, (to_json(asdict(totals)), to_json(self._wall())))
         self.totals = totals
         for _ in charges:
             self._charges.popleft()
-        if altered:
-            self._forget(altered)
+        with self._gate:
+            for each in altered:
+                self._altered[each.fingerprint].discard(each)
 
-    def _altered_before(self, rows: Sequence[Entry]) -> dict[bytes, list[tuple[str, int]]]:
+    def _altered_before(self, rows: Sequence[Entry]) -> list[Altered]:
         """Return the altered rows that some new ones take the place of."""
         with self._gate:
-            asked = self._altered.keys() & {each.row[0] for each in rows}
-            return {fingerprint: list(self._altered[fingerprint]) for fingerprint in asked}
+            asked = self._altered.keys() & {row[0] for row, _, _ in rows}
+            return [each for fingerprint in asked for each in self._altered[fingerprint]]
 
-    def _forget(self, altered: Mapping[bytes, Sequence[tuple[str, int]]]) -> None:
-        with self._gate:
-            for fingerprint, rows in altered.items():
-                left = [each for each in self._altered.pop(fingerprint) if each not in rows]
-                if left:  # found while the others were removed
-                    self._altered[fingerprint] = left
-
-    def _remove(self, altered: dict[bytes, list[tuple[str, int]]]) -> dict[str, int]:
+    def _remove(self, altered: Sequence[Altered]) -> Counter[str]:
         """Remove altered rows; return how many of each table."""
-        removed = {"answers": 0, "failures": 0}
-        for table, number in chain.from_iterable(altered.values()):
+        removed = Counter[str]()
+        for _, table, number in altered:
             statement = f"DELETE FROM {table} WHERE id = ?"  # noqa: S608
             removed[table] += self._connection.execute(statement, (number,)).rowcount
         return removed
 
     def _insert(
-        self, rows: Sequence[Entry], charges: Sequence[Charged], removed: Mapping[str, int]
+        self, rows: Sequence[Entry], charges: Sequence[Charged], removed: Counter[str]
     ) -> Totals:
-        answers = [each.row for each in rows if not each.failed]
-        failures = [each.row for each in rows if each.failed]
+        answers = [row for row, failed, _ in rows if not failed]
+        failures = [row for row, failed, _ in rows if failed]
         failed = self.totals.failures - removed["failures"]
         if failures:
             last = self._last("failures")
-            self._insert_rows(_FAILURES, failures)
+            insert(self._connection, _FAILURES, failures)
             failed += self._last("failures") - last
         last = self._last("answers") if failed else 0
         answered = self.totals.answers - removed["answers"]
-        answered += self._insert_rows(_ANSWERS, answers)
+        answered += insert(self._connection, _ANSWERS, answers)
         if failed and answers:
             failed -= self._connection.execute(_ANSWERED, (last,)).rowcount
         return replace(self._spent(rows, charges), answers=answered, failures=failed)
@@ -353,8 +213,8 @@ class Writer:
     def _spent(self, rows: Sequence[Entry], charges: Sequence[Charged]) -> Totals:
         """Return what has been spent, with these rows and charges."""
         before = self.totals
-        answers = [each.row for each in rows if each.paid and not each.failed]
-        failures = [each.row for each in rows if each.paid and each.failed]
+        answers = [row for row, failed, paid in rows if paid and not failed]
+        failures = [row for row, failed, paid in rows if paid and failed]
         requests = sum([row[ANSWER_ATTEMPTS] for row in answers])
         costs = [row[COST] for row in answers if row[COST] is not None and isfinite(row[COST])]
         requests += sum([row[FAILURE_ATTEMPTS] for row in failures])
@@ -369,49 +229,10 @@ class Writer:
             unsaid_tokens=before.unsaid_tokens + sum([each.tokens for each in charges]),
         )
 
-    def _insert_rows(self, statement: str, rows: Sequence[Row]) -> int:
-        changed = start = 0
-        while start < len(rows):
-            left = len(rows) - start
-            size = next(each for each in self._sizes if each <= left)
-            values = [value for row in rows[start : start + size] for value in row]
-            cursor = self._connection.execute(_sized(statement, size, len(rows[0])), values)
-            changed += cursor.rowcount
-            start += size
-        return changed
-
     def _last(self, table: str) -> int:
         row = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()  # noqa: S608
         return int(row[0] or 0)
 
 
-def _plain(entry: Entry) -> Entry:
-    return entry._replace(row=sealed_plain(entry.row, failed=entry.failed))
-
-
-@cache
-def _sized(statement: str, rows: int, columns: int) -> str:
-    one = f"({', '.join('?' * columns)})"
-    return statement.format(", ".join([one] * rows))
-
-
-def _tell(group: Iterable[Entry], error: JournalError | None) -> None:
-    """Wake who waits: each event loop once, in its own thread."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for each in group:
-        by_loop.setdefault(each.loop, []).append(each.done)
-    for loop, futures in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_wake, futures, error)
-        except RuntimeError:
-            continue  # the loop is closed: nobody waits any more
-
-
-def _wake(futures: Iterable[asyncio.Future[None]], error: JournalError | None) -> None:
-    for future in futures:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(JournalError(str(error)))
+def _plain(row: Row, failed: bool, paid: bool) -> Entry:
+    return sealed_plain(row, failed=failed), failed, paid

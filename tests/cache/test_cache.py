@@ -328,12 +328,12 @@ class TestTheThreadThatDies:
     async def test_calls_go_on_without_the_cache_and_it_is_said_once(
         self, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from llmflow.cache.worker import Worker
+        from llmflow.cache.store import StoreWorker
 
         def die(*_: object) -> None:
             raise SystemExit("the thread is gone")
 
-        monkeypatch.setattr(Worker, where, die)
+        monkeypatch.setattr(StoreWorker, where, die)
         llm = LLM(numbered(), cache=True)
         with caplog.at_level(logging.WARNING, "llmflow"):
             answers = await asyncio.wait_for(asyncio.gather(*(llm(f"Hi {n}") for n in range(9))), 9)

@@ -19,7 +19,7 @@ from llmflow.jobs.plan_estimates import MOST, Pairs, TokenSample
 from llmflow.jobs.plan_report import lines
 from llmflow.jobs.planning import Plan, Span, make_plan
 from llmflow.journal import Journal
-from llmflow.journal.lookup import Lookup
+from llmflow.journal.reading import Lookup
 from llmflow.limits.registry import forget_limiters
 from llmflow.rows import PromptTemplate
 from llmflow.runs.catalog import find_run, runs_folder

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from llmflow.errors import ContentFilterError, RateLimitError
 from llmflow.journal import Journal, schema
-from llmflow.journal.lookup import Lookup
+from llmflow.journal.reading import Lookup
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
 from tests.journal.helpers import answer, key, opened
 from tests.journal.test_odd_values import texts, values

@@ -284,7 +284,7 @@ class TestTheThreadThatDies:
     """Whoever waits for a row is told the error, whatever ended the thread, and wherever."""
 
     @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
-    @pytest.mark.parametrize("where", ["_commit", "_write_waiting", "_write_until_closed"])
+    @pytest.mark.parametrize("where", ["_commit", "_write_waiting", "_work"])
     async def test_all_calls_that_wait_and_that_come_fail(
         self, where: str, end: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -309,7 +309,7 @@ class TestTheThreadThatDies:
     async def test_between_writing_and_telling(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import llmflow.journal.writer as module
+        import llmflow.journal.group_commit as module
 
         tell, dead = module._tell, False
 

@@ -1,0 +1,135 @@
+"""Protocol of a journal, wherever it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from llmflow.errors import ProviderError
+from llmflow.journal.values import Recorded, Totals
+from llmflow.types import Response
+
+Key: TypeAlias = tuple[bytes, int]
+"""What was asked, as its fingerprint, and how often it was asked before in the session."""
+Outcome: TypeAlias = Response | ProviderError
+"""What is recorded of a call: its answer, or its final failure."""
+
+
+class JournalProtocol(Protocol):
+    """Protocol: the answers, failures and batch jobs that one run keeps.
+
+    A session has it open alone, and any number of event loops in threads use it. What cannot
+    be read or written is a `JournalError`, and so is all that comes after `close`.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """A local folder for other files, such as those of batch jobs."""
+        ...
+
+    @property
+    def opened_at(self) -> float:
+        """Seconds since 1970: what is recorded later is of this session."""
+        ...
+
+    @property
+    def began_empty(self) -> bool:
+        """True if it had no records when it was opened."""
+        ...
+
+    @property
+    def totals(self) -> Totals:
+        """Totals over all sessions."""
+        ...
+
+    @property
+    def altered(self) -> int:
+        """The number of records that were altered since they were written."""
+        ...
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Note that a session begins, before anything is recorded in it.
+
+        Args:
+            about: what to keep with the run: plain values, no secrets.
+        """
+        ...
+
+    def ask(self, fingerprint: bytes) -> int:
+        """Return and increase how often this was asked in this session."""
+        ...
+
+    async def find_many(self, keys: Sequence[Key]) -> Mapping[Key, Recorded]:
+        """Return the records of the questions that have one."""
+        ...
+
+    def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
+        """Do what `find_many` does, for one question and at once.
+
+        It may block the event loop: a journal that is far away answers from memory what
+        `find_many` has brought before.
+        """
+        ...
+
+    def put(
+        self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
+    ) -> asyncio.Future[None]:
+        """Record an outcome; the future ends when it is durable.
+
+        What comes together is written together. What nobody awaits is written all the same.
+        The first answer stays, an answer takes the place of a failure, and a failure never
+        that of an answer.
+
+        Args:
+            fingerprint: what was asked.
+            nth: how often it was asked before in this session.
+            outcome: the answer, or why there is none.
+            uses: how many equal calls it is for: this one and those that come next.
+            paid: whether it counts as spent: not if it is another call's answer.
+        """
+        ...
+
+    def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
+        """Count spending without a record, for the budgets of later sessions.
+
+        Args:
+            cost: US dollars.
+            tokens: input and output tokens.
+            requests: how many requests of no record it took.
+        """
+        ...
+
+    def note(self, name: str, value: Any) -> None:
+        """Store a plain value with the run, under the caller's name."""
+        ...
+
+    def noted(self, name: str) -> Any:
+        """Return the value that `note` stored in any session, or None."""
+        ...
+
+    def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record batch jobs by tag: atomic, and durable in power cuts.
+
+        A job that is forgotten would be paid for twice.
+        """
+        ...
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return the records of all batch jobs, in order of creation."""
+        ...
+
+    async def drain(self) -> None:
+        """Return once everything that was put before is durable."""
+        ...
+
+    def close(self, *, state: str | None = "complete", reason: str | None = None) -> None:
+        """Write what is waiting, and record the session's end; safe to repeat.
+
+        Args:
+            state: how it ended: ``complete``, ``interrupted`` or ``stopped``; None says nothing,
+                and it is taken for interrupted.
+            reason: why it ended before its end, or None.
+        """
+        ...
