@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.batch import Batch
 from llmflow.batch.control import Control
-from llmflow.batch.deadline import Deadlines
 from llmflow.batch.journal_store import FOLDER, JournalStore
 from llmflow.batch.names import name_of
 from llmflow.batch.pending import PendingCall, RunLive
@@ -29,13 +28,15 @@ from llmflow.calls.key import server_of
 from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.session import Session
 from llmflow.clock import SystemClock
-from llmflow.errors import BatchUnsupportedError, JournalError, ProviderError, UsageError
+from llmflow.errors import BatchUnsupportedError, ConfigurationError, JournalError, ProviderError
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
+from llmflow.limits import Limiter
 from llmflow.provider import batch_api_of
 from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.batch.auto import Decision
+    from llmflow.batch.deadline import Deadlines
 
 _DIGEST: Final = 8
 
@@ -64,7 +65,7 @@ class BatchMode:
         journal = session.journal
         self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
         self._folder: Path | None = None
-        self._deadlines = Deadlines(self._store, self._clock, in_run=session.run_id is not None)
+        self._deadlines: Deadlines | None = None
 
     # --- its calls ------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class BatchMode:
             RunLive: it is to be asked live.
             BatchUnsupportedError: the provider has no batch API.
             ProviderError: it failed for good.
-            UsageError: another event loop looks after the jobs.
+            ConfigurationError: another event loop looks after the jobs.
         """
         self._session.ordinals.number(call)
         spending = self._session.spending
@@ -124,7 +125,7 @@ class BatchMode:
         Raises:
             RunLive: it is to be asked live.
             BatchUnsupportedError: the provider has no batch API.
-            UsageError: another event loop looks after the jobs.
+            ConfigurationError: another event loop looks after the jobs.
         """
         queue, name = self._queue_of(call), name_of(*call.row)
         # A cache may have taken its time, and a job have brought the answer meanwhile.
@@ -140,7 +141,8 @@ class BatchMode:
     def _put(self, queue: Queue, call: Call, name: str) -> None:
         if not queue.holds(name):
             _put_row(queue, call, name)
-            self._deadlines.note(queue, call.charge)
+            if self._deadlines is not None:
+                self._deadlines.note(queue, call.charge)
 
     def adopt(self, route: Route, options: ModeOptions) -> None:
         """Resume earlier processes' jobs of a model on this event loop.
@@ -148,7 +150,7 @@ class BatchMode:
         Raises:
             BatchUnsupportedError: the provider has no batch API.
             JournalError: a job cannot be gone on with.
-            UsageError: another event loop looks after the jobs.
+            ConfigurationError: another event loop looks after the jobs.
         """
         self._enter_loop()
         self._queue(route, options)
@@ -173,14 +175,14 @@ class BatchMode:
         """Look after the jobs on this event loop.
 
         Raises:
-            UsageError: another one does, and has not ended.
+            ConfigurationError: another one does, and has not ended.
         """
         here = asyncio.get_running_loop()
         with self._lock:
             if self._loop is here:
                 return
             if self._runs_elsewhere():
-                raise UsageError(
+                raise ConfigurationError(  # all other calls would fail, too
                     "the batch jobs of a run belong to one event loop, and another one, which is "
                     "still running, looks after them: make all batch calls of the run on one "
                     "loop, or by the synchronous API (llm.map_sync, llm.complete_sync), which "
@@ -190,7 +192,7 @@ class BatchMode:
                 queue.abandon()
             self._loop, self._queues = here, {}
             self._met.clear()
-            self._deadlines.clear()
+            self._stop_deadlines()
 
     def _runs_elsewhere(self) -> bool:
         loop = self._loop
@@ -209,8 +211,21 @@ class BatchMode:
             queue = self._queues[domain] = self._open(route)
         queue.takes_over = options.fallback == "parallel" or options.mode == "auto"
         if options.deadline is not None:
-            self._deadlines.begin(queue, route.limiter, options.deadline)
+            self._begin_deadline(queue, route.limiter, options.deadline)
         return queue
+
+    def _begin_deadline(self, queue: Queue, limiter: Limiter, seconds: float) -> None:
+        if self._deadlines is None:
+            from llmflow.batch.deadline import Deadlines
+
+            in_run = self._session.run_id is not None
+            self._deadlines = Deadlines(self._store, self._clock, in_run=in_run)
+        self._deadlines.begin(queue, limiter, seconds)
+
+    def _stop_deadlines(self) -> None:
+        deadlines, self._deadlines = self._deadlines, None
+        if deadlines is not None:
+            deadlines.stop()
 
     def _open(self, route: Route) -> Queue:
         api = batch_api_of(route.provider)
@@ -297,7 +312,7 @@ class BatchMode:
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""
         queues, self._queues = self._queues, {}
-        self._deadlines.clear()
+        self._stop_deadlines()
         if self._loop is not None and self._loop.is_running():  # else they have ended with it
             await self._for_each(queues, _stop)
 

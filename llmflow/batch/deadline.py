@@ -128,8 +128,7 @@ class Deadlines:
         if (current := self._by_queue.get(queue)) is not None:
             current.charge = charge
 
-    def clear(self) -> None:
+    def stop(self) -> None:
         """Look no longer."""
         for each in self._by_queue.values():
             each.stop()
-        self._by_queue.clear()

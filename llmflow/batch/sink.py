@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmflow.batch.names import call_of
 from llmflow.batch.pending import Outcome
@@ -89,37 +89,29 @@ class ResultSink:
     def changed(self, record: JobRecord) -> None:
         """Tell of a job's state."""
         self._met.add(record.tag)
-        if BatchJobChanged.wanted:
-            emit(
-                BatchJobChanged(
-                    at=time.time(),
-                    run_id=self._session.run_id,
-                    provider=record.provider,
-                    model=record.model,
-                    job=record.job or record.tag,
-                    state=record.state,
-                    native=record.native,
-                    rows=record.requests,
-                    answered=record.succeeded,
-                    failed=record.failed,
-                    outcome=record.outcome,
-                )
-            )
+        self._emit(
+            BatchJobChanged,
+            record,
+            state=record.state,
+            native=record.native,
+            rows=record.requests,
+            answered=record.succeeded,
+            failed=record.failed,
+            outcome=record.outcome,
+        )
 
     def decided(self, decision: str, *, record: JobRecord | None = None, rows: int = 0) -> None:
         """Tell of a decision and keep it; without rows, once."""
         if record is None and not rows and decision in self._decisions:
             return
         self._decisions[decision] = self._decisions.get(decision, 0) + rows
-        if BatchDecided.wanted:
-            emit(
-                BatchDecided(
-                    at=time.time(),
-                    run_id=self._session.run_id,
-                    provider=self._route.provider.name,
-                    model=self._route.provider.model,
-                    job=None if record is None else record.job or record.tag,
-                    decision=decision,
-                    rows=rows,
-                )
-            )
+        self._emit(BatchDecided, record, decision=decision, rows=rows)
+
+    def _emit(
+        self, kind: type[BatchDecided | BatchJobChanged], record: JobRecord | None, **facts: Any
+    ) -> None:
+        if kind.wanted:
+            provider, run_id = self._route.provider, self._session.run_id
+            job = None if record is None else record.job or record.tag
+            who: Any = {"provider": provider.name, "model": provider.model, "job": job}
+            emit(kind(at=time.time(), run_id=run_id, **who, **facts))

@@ -53,7 +53,7 @@ async def test_a_synchronous_call_beside_a_notebook_s_loop_is_refused(tmp_path: 
         with pytest.raises(UsageError, match=REFUSED):
             await asyncio.to_thread(llm.run, "2")
         with pytest.raises(UsageError, match=REFUSED):
-            await asyncio.to_thread(lambda: llm.map_sync(["3"], on_error="raise"))
+            await asyncio.to_thread(lambda: llm.map_sync(["3"] * 100))
         await run.settled()
 
 
