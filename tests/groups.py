@@ -111,6 +111,8 @@ def _functions(value: Any) -> Iterator[FunctionType]:
             yield inner
 
 
+# Whether there is IPv6; when litellm is imported.
+_ASKED_BY_URLLIB3 = (("::1", 0),)
 _EVENTS = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn"}
 
 
@@ -122,8 +124,9 @@ class Opened:
         sys.addaudithook(self._hear)  # it cannot be taken away again
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.events is not None and event in _EVENTS:
-            self.events.append(f"{event}{arguments[1:]}")
+        if self.events is None or event not in _EVENTS or arguments[1:] == _ASKED_BY_URLLIB3:
+            return
+        self.events.append(f"{event}{arguments[1:]}")
 
     @contextmanager
     def nothing(self) -> Iterator[None]:

@@ -46,7 +46,6 @@ def ask(run: Run) -> Run:
     return call  # type: ignore[return-value]
 
 
-@pytest.mark.http
 class TestBeforeTheRun:
     """Nothing is asked, and nothing is written."""
 

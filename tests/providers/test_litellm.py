@@ -174,7 +174,6 @@ def test_a_base_url_that_cannot_be_called_is_refused(url: str) -> None:
 # Preparing
 
 
-@pytest.mark.http
 @pytest.mark.parametrize("name", ["opnai/gpt-4o", "foo/bar", "litellm/nonsense"])
 def test_a_provider_that_litellm_does_not_know_is_an_error_before_anything_is_sent(
     name: str, capfd: pytest.CaptureFixture[str]
