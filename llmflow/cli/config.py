@@ -41,7 +41,9 @@ def check(config: str | None) -> int:
 
     Exit codes: 0 it is valid, 2 it is not, or there is no file.
     """
-    loaded = _load(config)
+    from llmflow.config import load_config
+
+    loaded = load_config(config)
     if loaded.source is None:
         raise ConfigurationError("there is no llmflow.toml in this folder or above it")
     missing = set()
@@ -68,12 +70,19 @@ def show(config: str | None, model: str | None, as_json: bool) -> int:
 
     Keys are not shown, only whether their variables are set.
     """
-    loaded = _load(config)
+    from llmflow.config import load_config
+
+    loaded = load_config(config)
     if model is not None:
         found, journal = {model: list(_rows(_resolved(loaded, model)))}, {}
     else:
-        found = {each: _told(_rows(_resolved(loaded, each))) for each in _models(loaded)}
-        rows = list(_journal(loaded))
+        found = {
+            each: list(filter(_is_told, _rows(_resolved(loaded, each)))) for each in _models(loaded)
+        }
+        rows = [
+            _Row(name, redact(str(getattr(loaded.journal, name))), origin)
+            for name, origin in loaded.journal.origins.items()
+        ]
         journal = {"journal": rows} if rows else {}
     if as_json:
         whole = {"file": _name(loaded), "models": _plain(found), **_plain(journal)}
@@ -89,16 +98,8 @@ class _Row(NamedTuple):
     origin: str
 
 
-def _told(rows: Iterator[_Row]) -> list[_Row]:
-    return [
-        row for row in rows if not row.origin.startswith((_DEFAULT, _PUBLIC)) or row.name == "key"
-    ]
-
-
-def _load(config: str | None) -> Config:
-    from llmflow.config import load_config
-
-    return load_config(config)
+def _is_told(row: _Row) -> bool:
+    return not row.origin.startswith((_DEFAULT, _PUBLIC)) or row.name == "key"
 
 
 def _name(config: Config) -> str | None:
@@ -130,12 +131,13 @@ def _resolved(config: Config, model: str) -> Settings:
 
 
 def _rows(settings: Settings) -> Iterator[_Row]:
+    from llmflow.provider import FALLBACK_PROVIDER, installed_providers
     from llmflow.retry import Retry
     from llmflow.transport import Timeout
     from llmflow.types import Quota
 
-    provider = settings.provider()
-    kind = _kind(settings)
+    provider, kind = settings.provider(), settings.target.partition("/")[0]
+    kind = kind if kind in installed_providers() else FALLBACK_PROVIDER
     if settings.name is not None:
         yield _Row("kind", kind, settings.origins.get("kind", _DEFAULT))
     yield from _address(settings, provider, kind)
@@ -153,13 +155,6 @@ def _rows(settings: Settings) -> Iterator[_Row]:
         from llmflow.batch import Batch
 
         yield from _values("batch", Batch(**settings.batch), settings)
-
-
-def _kind(settings: Settings) -> str:
-    from llmflow.provider import FALLBACK_PROVIDER, installed_providers
-
-    kind = settings.target.partition("/")[0]
-    return kind if kind in installed_providers() else FALLBACK_PROVIDER
 
 
 def _address(settings: Settings, provider: Provider, kind: str) -> Iterator[_Row]:
@@ -216,29 +211,20 @@ def _price(settings: Settings, provider: Provider) -> Iterator[_Row]:
             yield _Row(row.name, row.value, origin)
 
 
-def _journal(config: Config) -> Iterator[_Row]:
-    """Yield what the file says of the journals of runs."""
-    for name, origin in config.journal.origins.items():
-        value = getattr(config.journal, name)
-        yield _Row(name, redact(str(value)), origin)
-
-
 def _lines(config: Config, found: dict[str, list[_Row]]) -> Iterator[str]:
     name = _name(config)
     yield printable(f"configuration: {name}" if name else "configuration: no file here or above")
     for model, rows in found.items():
-        yield ""
-        yield printable(model)
-        values = [printable(_text(row.value)) for row in rows]
-        wide = max(map(len, values))
-        for row, value in zip(rows, values, strict=True):
-            yield f"  {row.name:<27} {value:<{wide}}  {printable(row.origin)}"
+        yield from ("", printable(model))
+        cells = [(f"  {row.name:<27}", _text(row.value), printable(row.origin)) for row in rows]
+        width = max(len(value) for _, value, _ in cells)
+        yield from (f"{label} {value:<{width}}  {origin}" for label, value, origin in cells)
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "none"
-    return f"{value:,.15g}" if isinstance(value, (int, float)) else str(value)
+    return printable(f"{value:,.15g}" if isinstance(value, (int, float)) else str(value))
 
 
 def _plain(found: dict[str, list[_Row]]) -> dict[str, dict[str, Any]]:

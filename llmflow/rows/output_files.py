@@ -69,7 +69,6 @@ class Appender:
 
         Raises:
             ConfigurationError: the disk is full, the reader is gone, ...
-
         """
         self._due = self._now() + self._interval
         waiting, self._waiting = self._waiting, bytearray()

@@ -42,7 +42,6 @@ def need_pyarrow() -> Any:
 
     Raises:
         MissingExtraError: it is not installed.
-
     """
     try:
         import pyarrow as pa
@@ -103,7 +102,6 @@ def write_parquet(
         kinds: the types that `note_kinds` saw in these rows.
         types: Arrow types that columns are to have. One whose values do not fit its type,
             after all, has a type by its values.
-
     """
     pa = need_pyarrow()
     kept = {name: kind for name, kind in (types or {}).items() if name in kinds}

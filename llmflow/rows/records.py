@@ -92,7 +92,6 @@ def answer_row(
         response_text: the model's answer.
         index: the row's position in the input, counted from 0.
         details: what `answer_details` says, to be added.
-
     """
     if details is not None:
         own = _renamed(row, _ANSWER_AND_DETAILS)
@@ -116,7 +115,6 @@ def failed_row(
         error: why there is no answer.
         index: the row's position in the input, counted from 0.
         details: whether the other columns of `DETAILS` are added.
-
     """
     reason = {
         "type": type(error).__name__,

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from types import TracebackType
 from typing import IO, Any, Final, Literal, Self
 
 from llmflow.errors import InputError
@@ -126,7 +125,6 @@ class RowSource:
 
         Raises:
             InputError: the source cannot be read, or has no rows.
-
         """
         if not self.once:
             rows = iter(self)
@@ -163,12 +161,7 @@ class RowSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -233,7 +226,6 @@ def open_rows(
     Raises:
         InputError: there is nothing to read, or its format is not known.
         MissingExtraError: Parquet without pyarrow.
-
     """
     if limit is not None and (isinstance(limit, bool) or limit < 1):
         raise InputError(f"limit must be at least 1 row; got {limit!r}")

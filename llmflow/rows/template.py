@@ -50,7 +50,6 @@ class PromptTemplate:
 
     Raises:
         InputError: the prompt has no field, or a brace that belongs to none.
-
     """
 
     __slots__ = ("_fields", "_only", "_pieces", "fields", "text")
@@ -79,7 +78,6 @@ class PromptTemplate:
         Raises:
             InputError: the row cannot be read; or a field is missing, or has no
                 value (null, NaN, NaT). It names the row and its fields.
-
         """
         if type(row) is BadRow:
             raise row.error
@@ -104,7 +102,6 @@ class PromptTemplate:
 
         Raises:
             InputError: as `render` does.
-
         """
         self.render(row, index=index)
 
@@ -113,7 +110,6 @@ class PromptTemplate:
 
         Raises:
             InputError: it is not; with the nearest name.
-
         """
         for _, name, field in self._fields:
             if name not in names and field.steps[0] not in names:
@@ -128,7 +124,6 @@ class PromptTemplate:
 
         Raises:
             InputError: the row cannot be read, or a field is missing.
-
         """
         if type(row) is BadRow:
             raise row.error

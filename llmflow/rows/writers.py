@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, BinaryIO, Self, cast
 
 from llmflow.errors import ConfigurationError
@@ -87,7 +86,6 @@ class RowWriter:
 
         Raises:
             ConfigurationError: the disk is full, or standard output's reader is gone.
-
         """
         self._out.append(self._format.encode(row))
         self.written += 1
@@ -97,7 +95,6 @@ class RowWriter:
 
         Raises:
             ConfigurationError: the file cannot be written.
-
         """
         if self._failures is None:
             path = partial_path(self.failed_path)
@@ -120,7 +117,6 @@ class RowWriter:
         Raises:
             ConfigurationError: a file cannot be written; what was written stays in
                 the partial file.
-
         """
         if self._done:
             return
@@ -138,7 +134,6 @@ class RowWriter:
 
         Args:
             keep: leave the rows so far in the partial files; else remove those.
-
         """
         if self._done:
             return
@@ -155,12 +150,7 @@ class RowWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             self.commit()
             return
@@ -248,7 +238,6 @@ def open_output(
     Raises:
         ConfigurationError: it cannot be written, or its format is not known.
         MissingExtraError: Parquet without pyarrow.
-
     """
     name = os.fspath(path)
     if escape_formulas and (is_stdout(name) or is_stream(name)):
