@@ -56,11 +56,6 @@ def check_options(task: Task) -> None:
 def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
     """Check that the task can use batch jobs, if it asks to.
 
-    Args:
-        task: what was asked for.
-        llm: its model.
-        keeps: whether the run keeps answers.
-
     Raises:
         ConfigurationError: the run keeps no answers, or there is no batch API.
         InputError: the rows cannot be read twice.
@@ -176,10 +171,7 @@ def state_of(record: JobRecord) -> str:
 class RunJobs:
     """The batch jobs of a run.
 
-    Args:
-        run: the run.
-        jobs: what is known of them, those that have ended among them.
-        notes: why there is nothing newer to be told, in words.
+    `notes` say why there is nothing newer to be told.
     """
 
     run: RunSummary

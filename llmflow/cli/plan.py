@@ -76,11 +76,6 @@ def command(
 def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
     """Print the plan of a task, and return the exit code.
 
-    Args:
-        task: what would be run; ``no_journal`` looks into no run.
-        sample: how many items are really asked, and paid, to learn how long answers are.
-        exact: whether the tokens of every item are counted.
-
     Raises:
         UsageError: as `llmflow run` would.
     """

@@ -57,11 +57,7 @@ def check_prompt(
 ) -> None:
     """Check that the prompt fits some rows, and print remarks on them.
 
-    Args:
-        rows: the rows.
-        selection: has the prompt.
-        quiet: whether nothing is said.
-        each: called for every row that is read.
+    `each` is called for every row that is read.
 
     Raises:
         InputError: the prompt is not for these rows.
@@ -94,14 +90,7 @@ def _stdin(task: Task) -> IO[bytes] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """The model of a task, and its settings.
-
-    Args:
-        llm: what is asked; a run prepares it, a plan has no need to.
-        contact: notes whether the provider was reached.
-        settings: what the configuration says of the model.
-        given: the limits that options set.
-    """
+    """The model of a task, and its settings."""
 
     llm: LLM
     contact: Reachability

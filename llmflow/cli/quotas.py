@@ -111,14 +111,8 @@ def _check(options: Mapping[str, Any]) -> None:
 class _Model:
     """A model as ``llmflow run`` would use it.
 
-    Args:
-        name: the model string.
-        quota: the configured limits.
-        origins: who has set them, by dimension.
-        blank: what is known of it without any memory.
-        key: what stands for it in the memory; "" for what is not remembered.
-        settings: its settings.
-        provider: its provider, or None if that cannot be made.
+    `blank` is what is known of it without any memory; `key` stands for it in the memory, "" for
+    what is not remembered.
     """
 
     name: str
@@ -178,15 +172,7 @@ class _Limit(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    """The known limits of one model.
-
-    Args:
-        model: the model.
-        note: what is particular about it, or None.
-        limits: its limits.
-        statistics: of a limiter as a run would begin with it.
-        signals: what the reply to a probe named; None where nobody asked.
-    """
+    """The known limits of one model."""
 
     model: _Model
     note: str | None

@@ -131,11 +131,6 @@ class Task:
     def restored(cls, kept: Mapping[str, Any], *, name: str, **changes: Any) -> Self:
         """Return what a run has kept, as a task of that run.
 
-        Args:
-            kept: what `stored` returned.
-            name: the run's name.
-            changes: other values for some of it.
-
         Raises:
             InputError: it was kept by another version, and cannot be read.
         """

@@ -71,9 +71,6 @@ class TerminalRows(io.RawIOBase):
 
     JSON escapes only some control characters. A model's answer may hold the others,
     and characters that turn the direction of writing around.
-
-    Args:
-        stream: the terminal.
     """
 
     def __init__(self, stream: IO[str]) -> None:

@@ -18,16 +18,7 @@ from llmflow.runs.run_progress import RunWatch
 
 
 class FileProgress(AbstractAsyncContextManager["FileProgress"]):
-    """Shows what a job is doing while the ``async with`` block runs.
-
-    Args:
-        job: the job.
-        limiter: the limiter, for what waits and what is rejected.
-        total: rows in all, or None where that is not known.
-        stream: a text stream, usually standard error; None shows nothing.
-        run: the run that the job belongs to.
-        now: a clock in seconds that never goes back.
-    """
+    """Shows what a job is doing while the ``async with`` block runs."""
 
     def __init__(
         self,

@@ -39,14 +39,7 @@ def correction(survey: Survey) -> Span:
 
 
 def output_of(survey: Survey, llm: LLM, asked: Sampled | None, *, most: int | None) -> Output:
-    """Return how long answers are expected to be.
-
-    Args:
-        survey: the items, with what is known of their answers.
-        llm: who answers.
-        asked: the sample that was asked, or None.
-        most: the longest answer that the model gives; None where that is not known.
-    """
+    """Return how long answers are expected to be."""
     bound = llm.max_tokens or math.inf
     if known := survey.outputs.count:
         each = survey.outputs.of_others(survey.items_left)
@@ -82,11 +75,8 @@ def cost_of(
 ) -> Span | None:
     """Return a cost in US dollars; None where no price is known.
 
-    Args:
-        price: what tokens cost.
-        inputs: by the tier of the price, the number of prompts and their tokens.
-        each: the tokens of one answer.
-        batch: whether they are asked in a batch job.
+    `inputs` are, by the tier of the price, the number of prompts and their tokens; `each` are the
+    tokens of one answer.
     """
     if price is None or (batch and not price.has_batch):
         return None
@@ -130,17 +120,7 @@ def paces(
     asked: Sampled | None,
     concurrency: int | None,
 ) -> Iterator[Pace]:
-    """Yield how long each limit that is known makes a run take.
-
-    Args:
-        llm: whose limits they are: configured, given, or learned by an earlier run.
-        survey: the items that are left to ask.
-        inputs: the tokens of their prompts.
-        each: the tokens of one answer.
-        origins: who has set the configured limits.
-        asked: the sample that was asked, which tells how long an answer takes.
-        concurrency: how many items are asked at once at the most.
-    """
+    """Yield how long each limit that is known makes a run take."""
     statistics, count = llm.limiter.statistics(), survey.items_left
     if not count:
         return

@@ -191,10 +191,6 @@ class Survey:
     def read(self, rows: Iterable[Any], seen: Callable[[int], None]) -> None:
         """Look at each row once.
 
-        Args:
-            rows: the rows.
-            seen: is told now and then how many there were.
-
         Raises:
             InputError: the rows cannot be read.
             JournalError: the run's journal cannot.

@@ -22,10 +22,6 @@ async def probe(
     """Ask for one token; return the reply's limits and any error.
 
     Nobody is asked for admission, and nothing is sent again after a failure.
-
-    Args:
-        provider: whom to ask; `prepare` has been called.
-        timeout: how long it may take.
     """
     refusal: ProviderError | None = None
     for most in _FEWEST_TOKENS:

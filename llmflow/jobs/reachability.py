@@ -36,9 +36,7 @@ class Reachability:
     >>> contact = Reachability()
     >>> llm = LLM("openai/gpt-6-luna", retry=contact.policy())  # doctest: +SKIP
 
-    Args:
-        patience: seconds that the first connection may take to succeed, retries included.
-        now: a clock in seconds that never goes back.
+    `patience` are the seconds that the first connection may take, retries included.
     """
 
     def __init__(

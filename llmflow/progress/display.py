@@ -33,11 +33,7 @@ class Display(Protocol):
         ...
 
     def close(self, last: str | None = None) -> None:
-        """Show nothing any more; nothing of a bar stays on a terminal.
-
-        Args:
-            last: a line that stays.
-        """
+        """Show nothing any more; nothing of a bar stays on a terminal."""
         ...
 
 

@@ -15,12 +15,6 @@ class Pace:
     What the journal or the cache answers comes thousands of times as fast as what is
     asked, and mostly at the start. Time in which nothing but that came is left out: it
     says nothing of how fast the rest will come.
-
-    Args:
-        now: the time in seconds.
-        new: what had come by then.
-        known: what had come by then and was known before.
-        requests: requests that had been sent by then.
     """
 
     def __init__(self, now: float, *, new: int = 0, known: int = 0, requests: int = 0) -> None:

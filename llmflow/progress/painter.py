@@ -23,12 +23,6 @@ class Painter:
     There is one at work in a process at a time, as two bars on one terminal draw over each
     other: another one shows nothing. What cannot be drawn, since the terminal is gone,
     ends the drawing and nothing else.
-
-    Args:
-        stream: a text stream, usually standard error; None shows nothing.
-        view: returns what to draw.
-        now: a clock in seconds that never goes back.
-        display: returns what draws on a stream.
     """
 
     def __init__(
@@ -71,8 +65,7 @@ class Painter:
     def tick(self, *, news: bool = False) -> None:
         """Look, and draw if it is time to.
 
-        Args:
-            news: something has changed that must not wait for the display's own time.
+        With `news`, something must not wait for the display's own time.
         """
         display = self._display
         if display is None:

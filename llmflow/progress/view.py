@@ -48,11 +48,7 @@ class Traffic:
 
     @classmethod
     def of(cls, limiters: Mapping[Limiter, LimiterStatistics]) -> Traffic:
-        """Return what is going on.
-
-        Args:
-            limiters: each with its statistics of when the work began.
-        """
+        """Return what is going on."""
         now = {limiter: limiter.statistics() for limiter in limiters}
         rates = [each.limits.get("rpm") for each in now.values()]
         busiest = max(now.values(), key=lambda each: each.waiting, default=None)

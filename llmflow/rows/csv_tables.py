@@ -34,13 +34,7 @@ _NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def csv_header(open_bytes: Open, how: Reading, default: str) -> tuple[str, ...]:
-    """Return the first line's columns, detecting their delimiter.
-
-    Args:
-        open_bytes: how the file is opened.
-        how: how it is read; its delimiter is set.
-        default: what separates columns unless the text says otherwise.
-    """
+    """Return the first line's columns, detecting their delimiter."""
     with _text(open_bytes, how) as text:
         sample = list(islice(text, _SAMPLE))
     if how.delimiter is None:
@@ -82,12 +76,7 @@ def _rows_after(
 
 
 class _Span(NamedTuple):
-    """The lines of a record that cannot be read.
-
-    Args:
-        first: the number of its first line, counted from 1.
-        last: the number of its last line.
-    """
+    """The lines of a record that cannot be read."""
 
     first: int
     last: int
@@ -145,14 +134,8 @@ def _rows(
 ) -> _Rows:
     """Yield the rows of the records to come.
 
-    Args:
-        reader: where they come from.
-        header: the columns.
-        how: how they are read.
-        marks: `marks_so_far` before the text was opened.
-        skipped: how many lines came before the reader's first.
-        lines: the reader's lines, if they are kept; of an unreadable record, those after its
-            first are.
+    `skipped` lines came before the reader's first, `marks` were there before the text was opened.
+    If `lines` are kept, those of an unreadable record after its first are kept, too.
 
     Returns:
         An unreadable record over several lines, after which another reader is to go on; None

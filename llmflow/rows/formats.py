@@ -29,12 +29,7 @@ class Format(Protocol):
         ...
 
     def finish(self, partial: Path, mode: int | None, /) -> Path:
-        """Return the final file, made from the partial one.
-
-        Args:
-            partial: the rows.
-            mode: the mode of a file that is made from them.
-        """
+        """Return the final file, made from the partial one."""
         ...
 
 
@@ -71,12 +66,6 @@ class Csv:
     any that later rows bring. Where later rows brought some, the file is written
     once more at the end with the full header: nothing is dropped, and the usual
     file costs nothing extra.
-
-    Args:
-        suffix: ``.csv`` or ``.tsv``, which has tabs between its fields.
-        fields: the fields known beforehand.
-        escape_formulas: put an apostrophe before text that a spreadsheet would take for a
-            formula; else values are not changed to please one.
     """
 
     def __init__(
@@ -159,10 +148,6 @@ class Parquet:
     the types come from all rows. Columns hold truth values, 64-bit integers, 64-bit
     floats or text; mixed kinds, lists and objects become text. Columns of a Parquet
     input keep its types.
-
-    Args:
-        fields: the fields known beforehand.
-        types: Arrow types of some of them.
     """
 
     suffix = ".jsonl"

@@ -107,11 +107,6 @@ class Reading:
     def bad(self, message: str, *, error_from: BaseException | None = None, **known: Any) -> BadRow:
         """Return the row that stands for one that cannot be read.
 
-        Args:
-            message: what is wrong with it, and where it is.
-            error_from: what has said so.
-            known: what is known of the row: ``line``, ``raw``, ``file``.
-
         Raises:
             InputError: such rows are not kept.
         """
@@ -188,13 +183,7 @@ def marks_so_far() -> int:
 
 @contextmanager
 def decoded(raw: IO[bytes], encoding: str | None, *, newline: str) -> Iterator[io.TextIOWrapper]:
-    """Decode bytes while reading; invalid ones become `MARK`. Stays open.
-
-    Args:
-        raw: the bytes.
-        encoding: None is UTF-8, with or without a mark at its begin.
-        newline: as in `open`.
-    """
+    """Decode bytes while reading; invalid ones become `MARK`. Stays open."""
     text = io.TextIOWrapper(raw, encoding=encoding or "utf-8-sig", errors=_HANDLER, newline=newline)
     try:
         yield text

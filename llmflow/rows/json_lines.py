@@ -88,11 +88,6 @@ def stream_rows(stream: IO[bytes], how: Reading, kind: str | None = None) -> Row
 
     A line that begins with ``{`` promises JSON. A prompt is never made from what
     only might be JSON: a broken line is an error, not a text to pay for.
-
-    Args:
-        stream: the bytes; they are not closed.
-        how: how it is read.
-        kind: ``jsonl`` or ``txt``, where that is known.
     """
     with reading(how.name):
         rows = FORMATS[kind] if kind is not None else _guessed

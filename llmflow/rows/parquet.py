@@ -96,12 +96,7 @@ def write_parquet(
 ) -> None:
     """Turn a file of JSON lines into Parquet, batch by batch.
 
-    Args:
-        spool: the rows as JSON lines.
-        target: the open file to write.
-        kinds: the types that `note_kinds` saw in these rows.
-        types: Arrow types that columns are to have. One whose values do not fit its type,
-            after all, has a type by its values.
+    A column whose values do not fit its given Arrow type has a type by its values.
     """
     pa = need_pyarrow()
     kept = {name: kind for name, kind in (types or {}).items() if name in kinds}

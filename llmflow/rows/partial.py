@@ -104,9 +104,6 @@ class Partial:
     def put_in_place(self, whole: Path) -> None:
         """Rename a finished file to the target, atomically and durably.
 
-        Args:
-            whole: this file, or one made from it.
-
         Raises:
             ConfigurationError: the system does not allow it, or another run was faster.
         """

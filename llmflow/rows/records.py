@@ -86,12 +86,6 @@ def answer_row(
 
     >>> answer_row({"text": "Hello", "index": "A7"}, "Hi", 0)
     {'index': 0, 'text': 'Hello', 'input_index': 'A7', 'response': 'Hi'}
-
-    Args:
-        row: the input row.
-        response_text: the model's answer.
-        index: the row's position in the input, counted from 0.
-        details: what `answer_details` says, to be added.
     """
     if details is not None:
         own = _renamed(row, _ANSWER_AND_DETAILS)
@@ -109,12 +103,6 @@ def failed_row(
     ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
     ``request_id``; what is not known is null. Of an answer that was stopped because of its
     content it holds what was written, as ``partial_text``.
-
-    Args:
-        row: the input row.
-        error: why there is no answer.
-        index: the row's position in the input, counted from 0.
-        details: whether the other columns of `DETAILS` are added.
     """
     reason = {
         "type": type(error).__name__,

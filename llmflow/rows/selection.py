@@ -84,11 +84,6 @@ def check_fits(
     Usually that is the first one, and no other is read. A source that can be read again is
     read as far as the first such row, of a pipe the first hundred rows.
 
-    Args:
-        rows: the rows.
-        template: makes a prompt of a row.
-        each: called for every row that is read.
-
     Raises:
         InputError: there is no such row, or the source cannot be read.
     """

@@ -120,9 +120,6 @@ class RowSource:
         Nothing is used up: iterating afterwards starts at the first row, also on
         standard input.
 
-        Args:
-            count: how many rows at most.
-
         Raises:
             InputError: the source cannot be read, or has no rows.
         """

@@ -71,10 +71,6 @@ class PromptTemplate:
     def render(self, row: Mapping[str, Any], index: int | None = None) -> str:
         """Return the prompt for one row.
 
-        Args:
-            row: the row's fields.
-            index: the row's position, counted from 0, for error messages.
-
         Raises:
             InputError: the row cannot be read; or a field is missing, or has no
                 value (null, NaN, NaT). It names the row and its fields.

@@ -132,8 +132,7 @@ class RowWriter:
     def abort(self, *, keep: bool = True) -> None:
         """Finish without the output's name: the run did not reach its end.
 
-        Args:
-            keep: leave the rows so far in the partial files; else remove those.
+        Without `keep`, the partial files are removed.
         """
         if self._done:
             return
