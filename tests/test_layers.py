@@ -136,7 +136,6 @@ def test_modules_stay_small() -> None:
 CIRCLES = [
     {"llmflow.budget.ledger", "llmflow.budget.reservation"},
     {
-        "llmflow.runs.run_progress",
         "llmflow.runs.report",
         "llmflow.runs.run",
     },

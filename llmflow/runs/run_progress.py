@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from llmflow.errors import redact
 from llmflow.progress.pace import Pace
@@ -17,14 +17,42 @@ from llmflow.progress.view import BatchView, RunView, Traffic
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
+    from llmflow.budget import Ledger
     from llmflow.calls.session import Session
+    from llmflow.calls.statistics import RunStatistics
+    from llmflow.errors import ProviderError
+    from llmflow.journal import Totals
     from llmflow.limits import Limiter, LimiterStatistics
-    from llmflow.runs.run import Run
 
 _STOP_SECONDS: Final = 2.0
 _LEAST_SHARE: Final = 0.05
 _LOOK_SECONDS: Final = 1.0
 _WORDS: Final = {"sealed": "to be sent", "creating": "on the way", "fetched": "being read"}
+
+
+class _WatchedRun(Protocol):
+    """The part of a `Run` that snapshots and reports read."""
+
+    name: str | None
+    known: int
+
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def ledger(self) -> Ledger | None: ...
+    @property
+    def totals(self) -> Totals | None: ...
+    @property
+    def altered(self) -> int: ...
+    @property
+    def has_batches(self) -> bool: ...
+    @property
+    def batch_jobs(self) -> list[JobRecord]: ...
+    @property
+    def batch_trouble(self) -> ProviderError | None: ...
+    @property
+    def batch_decisions(self) -> dict[str, int]: ...
+    def statistics(self) -> RunStatistics: ...
 
 
 class RunWatch:
@@ -38,7 +66,7 @@ class RunWatch:
 
     def __init__(
         self,
-        run: Run,
+        run: _WatchedRun,
         limiters: Callable[[], Mapping[Limiter, LimiterStatistics]],
         *,
         now: Callable[[], float] = time.monotonic,
@@ -106,7 +134,7 @@ class RunWatch:
         return self._jobs
 
 
-def batch_view(run: Run, now: float) -> BatchView | None:
+def batch_view(run: _WatchedRun, now: float) -> BatchView | None:
     """Return the batch jobs of a run; None if all have ended.
 
     Args:
@@ -162,7 +190,7 @@ class RunProgress:
 
     def __init__(
         self,
-        run: Run,
+        run: _WatchedRun,
         session: Session,
         *,
         total: int | None = None,
