@@ -13,7 +13,7 @@ from llmflow.runs.oddities import answer_words, retry_words
 
 if TYPE_CHECKING:
     from llmflow.calls.session import Session
-    from llmflow.runs.run import Run
+    from llmflow.runs.run_progress import _WatchedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ def request_lines(done: _Requests, money: str | None) -> list[str]:
     return [*lines, retry_words(done.retries)] if done.retries else lines
 
 
-def report_of(run: Run, session: Session | None) -> RunReport:
+def report_of(run: _WatchedRun, session: Session | None) -> RunReport:
     """Return the report of a run.
 
     Args:

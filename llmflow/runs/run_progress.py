@@ -18,8 +18,8 @@ from llmflow.progress.view import BatchView, RunView, Traffic
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Ledger
+    from llmflow.calls.observe import RunStatistics
     from llmflow.calls.session import Session
-    from llmflow.calls.statistics import RunStatistics
     from llmflow.errors import ProviderError
     from llmflow.journal import Totals
     from llmflow.limits import Limiter, LimiterStatistics
