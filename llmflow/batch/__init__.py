@@ -3,18 +3,18 @@
 ::
 
     settings      what may be set: how long to wait for more calls, how often to look, ...
-    record        what is written down of a job, before anything of it is sent
-    names         a row's name: what it asks, and for which time
-    spool         the file of a job's rows, as it grows
-    collector     the files that grow
-    admission     how many jobs are at the provider at once
-    control       calls of the provider's batch API, repeated where that is safe
+    modes         which mode answers a call; batch_mode, auto, deadline, pending, sink: its parts
+    record        what is written down of a job, before anything of it is sent, and where
+    spool         the file of a job's rows, as it grows, and their names
+    collector     the files that grow, and what goes before them
+    scheduler     all of one model: the jobs that wait, those that run
+    job_limits    how many jobs are at the provider at once, and what it has refused
     steps         the steps of a job, and what their actions bring
     lifecycle     which step follows from another: a pure function
     job           one job: carries out its steps
+    client        calls of the provider's batch API, repeated where that is safe
     result_files  what a job has brought, and whether it is whole
     ingest        what becomes of each row
-    queue         all of one model: the jobs that wait, those that run
 """
 
 from llmflow.batch.settings import Batch

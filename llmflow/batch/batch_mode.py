@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.batch import Batch
-from llmflow.batch.control import Control
-from llmflow.batch.journal_store import FOLDER, JournalStore
-from llmflow.batch.names import name_of
+from llmflow.batch.client import BatchClient
 from llmflow.batch.pending import PendingCall, RunLive
-from llmflow.batch.queue import Identity, Queue
-from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch.record import FOLDER, JobRecord, JobStore, JournalStore, MemoryStore
+from llmflow.batch.scheduler import BatchScheduler, Identity
 from llmflow.batch.sink import ResultSink
+from llmflow.batch.spool import name_of
 from llmflow.calls.call import Call, Route
 from llmflow.calls.key import server_of
 from llmflow.calls.mode_options import ModeOptions
@@ -60,7 +59,7 @@ class BatchMode:
         self._rng = random.Random()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queues: dict[Hashable, Queue] = {}
+        self._queues: dict[Hashable, BatchScheduler] = {}
         self._met: set[str] = set()
         journal = session.journal
         self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
@@ -95,7 +94,7 @@ class BatchMode:
     async def _answer(self, call: Call) -> Response:
         queue, name = self._queue_of(call), name_of(*call.row)
         keeping = queue.keeping(name)
-        if keeping is not None or (queue.has_kept and queue.keeper.is_known(name, answered=True)):
+        if keeping is not None or (queue.has_kept and queue.sink.is_known(name, answered=True)):
             return await _read(queue, call, name, keeping)
         queue.check(name)
         call.pending = pending = PendingCall()
@@ -130,7 +129,7 @@ class BatchMode:
         queue, name = self._queue_of(call), name_of(*call.row)
         # A cache may have taken its time, and a job have brought the answer meanwhile.
         may_be_kept = queue.has_kept and call.route.cache is not None
-        if queue.keeping(name) or (may_be_kept and queue.keeper.is_known(name, answered=True)):
+        if queue.keeping(name) or (may_be_kept and queue.sink.is_known(name, answered=True)):
             return
         queue.check(name)
         self._put(queue, call, name)
@@ -138,7 +137,7 @@ class BatchMode:
             queue.call_back(name, call.done)
         call.placed = True
 
-    def _put(self, queue: Queue, call: Call, name: str) -> None:
+    def _put(self, queue: BatchScheduler, call: Call, name: str) -> None:
         if not queue.holds(name):
             _put_row(queue, call, name)
             if self._deadlines is not None:
@@ -198,12 +197,12 @@ class BatchMode:
         loop = self._loop
         return loop is not None and loop is not asyncio._get_running_loop() and loop.is_running()
 
-    def _queue_of(self, call: Call) -> Queue:
+    def _queue_of(self, call: Call) -> BatchScheduler:
         assert call.mode_options is not None
         self._enter_loop()
         return self._queue(call.route, call.mode_options)
 
-    def _queue(self, route: Route, options: ModeOptions) -> Queue:
+    def _queue(self, route: Route, options: ModeOptions) -> BatchScheduler:
         """Return the queue of a model, with the jobs of earlier processes."""
         domain = _domain(route)
         queue = self._queues.get(domain)
@@ -214,7 +213,7 @@ class BatchMode:
             self._begin_deadline(queue, route.limiter, options.deadline)
         return queue
 
-    def _begin_deadline(self, queue: Queue, limiter: Limiter, seconds: float) -> None:
+    def _begin_deadline(self, queue: BatchScheduler, limiter: Limiter, seconds: float) -> None:
         if self._deadlines is None:
             from llmflow.batch.deadline import Deadlines
 
@@ -227,16 +226,16 @@ class BatchMode:
         if deadlines is not None:
             deadlines.stop()
 
-    def _open(self, route: Route) -> Queue:
+    def _open(self, route: Route) -> BatchScheduler:
         api = batch_api_of(route.provider)
         if api is None:
             raise _unsupported(route)
         from llmflow.transport.channel import StreamChannel
 
         settings, provider = route.batch or Batch(), route.provider
-        queue = Queue(
+        queue = BatchScheduler(
             identity_of(route),
-            Control(
+            BatchClient(
                 api,
                 StreamChannel(calls_per_minute=api.limits.calls_per_minute),
                 clock=self._clock,
@@ -245,7 +244,7 @@ class BatchMode:
                 account=(provider.name, getattr(provider, "base_url", provider.domain)),
             ),
             store=self._store,
-            keeper=self._sink(route),
+            sink=self._sink(route),
             folder=self._folder_here(),
             settings=settings,
             clock=self._clock,
@@ -284,7 +283,7 @@ class BatchMode:
     @property
     def trouble(self) -> ProviderError | None:
         """The error for which a request is being repeated, or None."""
-        return next(filter(None, [each.control.trouble for each in self._queues.values()]), None)
+        return next(filter(None, [each.client.trouble for each in self._queues.values()]), None)
 
     def cancel_all(self) -> int:
         """Cancel all jobs that are running; their answers are kept.
@@ -303,11 +302,11 @@ class BatchMode:
 
     async def settle(self) -> None:
         """Return when all jobs have ended and their rows are recorded."""
-        await self._for_each(self._queues, Queue.settle)
+        await self._for_each(self._queues, BatchScheduler.settle)
 
     async def placed(self) -> None:
         """Return when all rows are submitted, or wait for room."""
-        await self._for_each(self._queues, Queue.placed)
+        await self._for_each(self._queues, BatchScheduler.placed)
 
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""
@@ -317,7 +316,9 @@ class BatchMode:
             await self._for_each(queues, _stop)
 
     async def _for_each(
-        self, queues: Mapping[Hashable, Queue], work: Callable[[Queue], Awaitable[None]]
+        self,
+        queues: Mapping[Hashable, BatchScheduler],
+        work: Callable[[BatchScheduler], Awaitable[None]],
     ) -> None:
         """Wait for work on the event loop of the jobs: a run may be left on another one."""
 
@@ -339,13 +340,13 @@ class BatchMode:
                 loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.stop()))
 
 
-async def _stop(queue: Queue) -> None:
+async def _stop(queue: BatchScheduler) -> None:
     await queue.stop()
     queue.end_calls(JournalError("the run is over, and nobody waits for its batch jobs any more"))
 
 
 async def _read(
-    queue: Queue, call: Call, name: str, keeping: asyncio.Future[None] | None
+    queue: BatchScheduler, call: Call, name: str, keeping: asyncio.Future[None] | None
 ) -> Response:
     """Return an answer that came into the journal after the call had looked there.
 
@@ -354,7 +355,7 @@ async def _read(
     """
     if keeping is not None:
         await asyncio.shield(keeping)
-    found = queue.keeper.find(name)
+    found = queue.sink.find(name)
     if isinstance(found, Response):
         call.source = "journal"
         return found
@@ -362,7 +363,7 @@ async def _read(
     raise found.error()
 
 
-def _put_row(queue: Queue, call: Call, name: str) -> None:
+def _put_row(queue: BatchScheduler, call: Call, name: str) -> None:
     """Encode a call and put it into a file, and note its charge.
 
     Raises:
@@ -377,7 +378,7 @@ def _put_row(queue: Queue, call: Call, name: str) -> None:
     charge = call.charge = call.charge or route.provider.reserve(call.request)
     queue.add(
         name,
-        queue.control.api.line(name, wire),
+        queue.client.api.line(name, wire),
         tokens=charge.input_tokens or charge.tokens,
         schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
         prefix=_prefix(queue, call) if queue.settings.primer else None,
@@ -402,7 +403,7 @@ def identity_of(route: Route) -> Identity:
     return Identity(key=digest, provider=provider.name, model=provider.model)
 
 
-def _prefix(queue: Queue, call: Call) -> bytes | None:
+def _prefix(queue: BatchScheduler, call: Call) -> bytes | None:
     """Return what tells a marked beginning from others, if a primer pays for it."""
     route = call.route
     marked = route.marked_prefix(call.request)
@@ -411,7 +412,7 @@ def _prefix(queue: Queue, call: Call) -> bytes | None:
     price = route.price()
     if price is not None and price.saved_by_cache(marked, batch=True):
         return marked.digest
-    queue.keeper.decided("no cache primer: no price says that it saves anything")
+    queue.sink.decided("no cache primer: no price says that it saves anything")
     return None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
-from llmflow.batch.spool import Spool
+from llmflow.batch.record import JobRecord
+from llmflow.batch.spool import Spool, copy_rows
 from llmflow.errors import InvalidRequestError, JournalError
 from llmflow.items.idle import active_items
 
@@ -17,6 +19,7 @@ _GRACE_SECONDS: Final = 0.02
 _PATIENCE: Final = 30
 # Of what the provider takes: it may count what is around the rows, too.
 _SHARE_OF_SIZE: Final = 0.98
+_LEAST_PRIMED: Final = 2
 
 Finish = Callable[[Spool, str, int], Awaitable[None]]
 
@@ -195,6 +198,66 @@ class Collector:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.discard()
+
+
+class Primers:
+    """The jobs of this process that warm the provider's cache.
+
+    Rows of one job are worked on at the same time, and so none finds in the provider's prompt
+    cache what another one has put there: each pays for writing it. A row that was answered
+    before them spares them that.
+    """
+
+    def __init__(self) -> None:
+        self._tags: dict[bytes, str] = {}
+
+    def choose(self, spool: Spool) -> tuple[dict[bytes, str], str | None]:
+        """Choose what goes before a file.
+
+        Returns:
+            A row for each beginning that several rows share and no primer has, and the tag of
+            the latest job that is the primer of another one.
+        """
+        rows, last = dict[bytes, str](), None
+        for digest, names in spool.prefixes.items():
+            if (tag := self._tags.get(digest)) is not None:
+                last = tag
+                continue
+            sharing = list(islice(filter(spool.names.__contains__, names), _LEAST_PRIMED))
+            if len(sharing) == _LEAST_PRIMED:  # so that others are left for the job after it
+                rows[digest] = sharing[0]
+        return rows, last
+
+    def note(self, digests: dict[bytes, str], tag: str) -> None:
+        """Note that a job has the rows of these beginnings."""
+        self._tags.update(dict.fromkeys(digests, tag))
+
+
+def divide(
+    spool: Spool, record: JobRecord, first: set[str], path: Path
+) -> tuple[JobRecord, JobRecord]:
+    """Split a sealed file into primer and rest; return their records.
+
+    Blocks for as long as the disk takes. Until the records are written down, the files
+    belong to nobody.
+
+    Args:
+        spool: the file; what is left of it has the rest.
+        record: what was to be written down of it.
+        first: the rows of the primer.
+        path: where the primer's file will be.
+    """
+    size = copy_rows(spool.path, path, first.__contains__)
+    rest = copy_rows(spool.path, spool.path, lambda name: name not in first)
+    tokens = record.tokens * len(first) / record.requests
+    primer = record.but(tag=path.stem, requests=len(first), size=size, tokens=tokens)
+    others = record.but(
+        requests=record.requests - len(first),
+        size=rest,
+        tokens=record.tokens - tokens,
+        after=primer.tag,
+    )
+    return primer, others
 
 
 def new_tag() -> str:

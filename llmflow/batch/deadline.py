@@ -9,8 +9,8 @@ from llmflow.batch.auto import seconds_in_parallel
 from llmflow.types import Charge
 
 if TYPE_CHECKING:
-    from llmflow.batch.queue import Queue
     from llmflow.batch.record import JobStore
+    from llmflow.batch.scheduler import BatchScheduler
     from llmflow.clock import Clock
     from llmflow.limits import Limiter
 
@@ -39,7 +39,9 @@ class Lateness:
         passed: how many of them have passed, in earlier processes.
     """
 
-    def __init__(self, queue: Queue, limiter: Limiter, *, seconds: float, passed: float) -> None:
+    def __init__(
+        self, queue: BatchScheduler, limiter: Limiter, *, seconds: float, passed: float
+    ) -> None:
         self.charge: Charge | None = None
         """What the latest row would be charged in parallel; None where none is known."""
         self._queue = queue
@@ -104,9 +106,9 @@ class Deadlines:
         self._store = store
         self._clock = clock
         self._in_run = in_run
-        self._by_queue: dict[Queue, Lateness] = {}
+        self._by_queue: dict[BatchScheduler, Lateness] = {}
 
-    def begin(self, queue: Queue, limiter: Limiter, seconds: float) -> None:
+    def begin(self, queue: BatchScheduler, limiter: Limiter, seconds: float) -> None:
         """Have what is left asked live, early enough before the deadline."""
         current = self._by_queue.get(queue)
         if current is not None:
@@ -123,7 +125,7 @@ class Deadlines:
         passed = max(0.0, now - min(begun)) if begun else 0.0
         self._by_queue[queue] = Lateness(queue, limiter, seconds=seconds, passed=passed)
 
-    def note(self, queue: Queue, charge: Charge | None) -> None:
+    def note(self, queue: BatchScheduler, charge: Charge | None) -> None:
         """Note what the latest row of a queue would be charged live."""
         if (current := self._by_queue.get(queue)) is not None:
             current.charge = charge

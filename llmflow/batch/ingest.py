@@ -31,7 +31,7 @@ class Ingest:
     Args:
         record: the job's.
         names: its rows without an outcome; those that get one are removed.
-        keeper: hears of what is decided, and of rows that may have been billed.
+        sink: hears of what is decided, and of rows that may have been billed.
         deliver: gives a row its outcome.
     """
 
@@ -39,12 +39,12 @@ class Ingest:
         self,
         record: JobRecord,
         names: set[str],
-        keeper: ResultSink,
+        sink: ResultSink,
         deliver: Callable[[str, Outcome], None],
     ) -> None:
         self._record = record
         self._names = names
-        self._keeper = keeper
+        self._sink = sink
         self._deliver = deliver
         self._unreadable = 0
         self._has_answers = False
@@ -65,7 +65,7 @@ class Ingest:
         name, response, errors = row.custom_id, row.response, self._errors
         if response is not None and not self._has_answers:
             self._has_answers = True
-            self._keeper.worked()
+            self._sink.worked()
         if name not in self._names:
             return  # another's, or answered by an earlier line
         if response is not None and response.finish_reason == FILTERED:
@@ -103,7 +103,7 @@ class Ingest:
         """
         record, again = self._record, dict[str, ProviderError]()
         if self._unreadable:
-            self._keeper.decided("unreadable results", record=record, rows=self._unreadable)
+            self._sink.decided("unreadable results", record=record, rows=self._unreadable)
         for name in list(self._names):
             error = self._errors.get(name) or self._unread.get(name) or self._lost()
             if self._has_answers and is_of_input(error):
@@ -116,7 +116,7 @@ class Ingest:
             error.attempts = record.round
             if error.transient or self._may_pass(error):
                 again[name] = error
-                self._keeper.lost(name, error)
+                self._sink.lost(name, error)
             else:
                 self._names.remove(name)
                 self._deliver(name, error)

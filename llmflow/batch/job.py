@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from llmflow.batch import result_files
-from llmflow.batch.admission import Admission
-from llmflow.batch.blocking import in_thread
+from llmflow.batch.client import BatchClient
 from llmflow.batch.collector import new_tag
-from llmflow.batch.control import Control
 from llmflow.batch.ingest import GivenOut, Ingest
+from llmflow.batch.job_limits import JobSlots, Refusals
 from llmflow.batch.lifecycle import next_step
 from llmflow.batch.pending import Outcome
 from llmflow.batch.record import JobRecord
-from llmflow.batch.refusals import Refusals
 from llmflow.batch.result_files import Results, files_in
 from llmflow.batch.settings import Batch
 from llmflow.batch.sink import ResultSink
-from llmflow.batch.spool import copy_rows, names_of, parts_of, remove_all
+from llmflow.batch.spool import copy_rows, in_thread, names_of, parts_of, remove_all
 from llmflow.batch.steps import FINAL, Event, Step
 from llmflow.clock import Clock
 from llmflow.errors import (
@@ -51,9 +49,9 @@ class Interrupted(Exception):  # noqa: N818 - nothing is wrong
 class _Jobs(Protocol):
     """What a job needs of the scheduler of those of its model."""
 
-    control: Control
-    keeper: ResultSink
-    admission: Admission
+    client: BatchClient
+    sink: ResultSink
+    admission: JobSlots
     refusals: Refusals
     folder: Path
     settings: Batch
@@ -95,10 +93,10 @@ class Job:
         self.path = jobs.folder / f"{record.tag}.jsonl"
         self.results = jobs.folder / f"{record.tag}.results"
         self._jobs = jobs
-        self._control = jobs.control
+        self._client = jobs.client
         self._step = Step(
             record=record,
-            poll=jobs.control.poll,
+            poll=jobs.client.poll,
             rounds=jobs.settings.rounds,
             may_exist=adopted and record.state == "creating",
         )
@@ -171,11 +169,11 @@ class Job:
         if step.says is not None:
             why, rows = step.says
             rows = len(self.names) if rows is None else rows
-            jobs.keeper.decided(why, record=before.record, rows=rows)
+            jobs.sink.decided(why, record=before.record, rows=rows)
         if step.unsaved:
             await self._write()
         if step.unsaved or record is not before.record:
-            jobs.keeper.changed(self.record)
+            jobs.sink.changed(self.record)
         if record.state in ("created", "fetched"):
             self.placed.set()
         return self._step
@@ -200,7 +198,7 @@ class Job:
         return self._event(**(brought or {}))
 
     def _event(self, **brought: Any) -> Event:
-        clock, has_worked = self._jobs.clock, self._control.has_worked
+        clock, has_worked = self._jobs.clock, self._client.has_worked
         at, time = clock.wall(), clock.monotonic()
         return Event(at=at, time=time, rows=len(self.names), has_worked=has_worked, **brought)
 
@@ -215,7 +213,7 @@ class Job:
         await self._heeding(self._jobs.admission.enter(tag, tokens, when_full=placed.set))
 
     async def _upload(self, _: Step) -> dict[str, Any]:
-        return {"uploaded": await self._heeding(self._control.upload(self._rows()))}
+        return {"uploaded": await self._heeding(self._client.upload(self._rows()))}
 
     async def _lock(self, step: Step) -> None:
         """Let nobody else create a job at the same place.
@@ -223,7 +221,7 @@ class Job:
         Where jobs have no tag, one that was made without anybody hearing of it is told from
         others because it is the only one that nobody knows.
         """
-        acquiring = asyncio.ensure_future(self._control.creating.lock.acquire())
+        acquiring = asyncio.ensure_future(self._client.create_lock.lock.acquire())
         try:
             # It may exist: searched for, whatever is wanted.
             await (acquiring if step.may_exist else self._heeding(acquiring))
@@ -233,27 +231,27 @@ class Job:
     def _give_lock_back(self) -> None:
         if self._has_lock:
             self._has_lock = False
-            self._control.creating.lock.release()
+            self._client.create_lock.lock.release()
 
     async def _search(self, step: Step) -> dict[str, Any]:
         rows, clock = self._rows(), self._jobs.clock
         if step.error is not None:  # by this clock, which may have been put back since
             since = clock.wall() - (clock.monotonic() - self._began)
             rows = replace(rows, created_at=min(rows.created_at, since))
-        mine, ours = self._jobs.known_ids(), self._control.creating.known
+        mine, ours = self._jobs.known_ids(), self._client.create_lock.known
         known = {*mine, *ours, *step.record.others}
-        return self._created(await self._control.find(rows, known))
+        return self._created(await self._client.find(rows, known))
 
     async def _create(self, step: Step) -> dict[str, Any]:
         if self.record.cancel is not None:
             raise Interrupted
         if step.attempts == 1:
             self._began = self._jobs.clock.monotonic()
-        return self._created(await self._control.create(self._rows(), step.uploaded))
+        return self._created(await self._client.create(self._rows(), step.uploaded))
 
     def _created(self, status: BatchStatus | None) -> dict[str, Any]:
         if status is not None:
-            self._control.creating.known.add(status.id)
+            self._client.create_lock.known.add(status.id)
         return {"status": status}
 
     def _rows(self) -> BatchInput:
@@ -269,7 +267,7 @@ class Job:
 
     async def _back_off(self, step: Step) -> None:
         assert step.error is not None
-        await self._heeding(self._control.back_off(step.attempts, step.error))
+        await self._heeding(self._client.back_off(step.attempts, step.error))
 
     # --- at the provider ------------------------------------------------------------------------
 
@@ -279,12 +277,12 @@ class Job:
             await self._heeding(self._jobs.clock.sleep(step.seconds))
 
     async def _look(self, step: Step) -> dict[str, Any]:
-        return {"status": await self._control.status(step.record.job or "")}
+        return {"status": await self._client.status(step.record.job or "")}
 
     async def _cancel(self, step: Step) -> None:
         try:
             async with asyncio.timeout(step.seconds):  # 3.11's wait_for may lose a cancellation
-                await self._control.cancel(step.record.job or "")
+                await self._client.cancel(step.record.job or "")
         except TimeoutError:
             raise Interrupted from None
 
@@ -296,9 +294,9 @@ class Job:
         if status is None and not files_in(self.results):
             return
         with contextlib.suppress(ProviderError):
-            status = status or await self._control.status(job)
+            status = status or await self._client.status(job)
             if status.has_ended:
-                await self._control.clean_up(status)
+                await self._client.clean_up(status)
 
     # --- refused --------------------------------------------------------------------------------
 
@@ -349,7 +347,7 @@ class Job:
         self._step = replace(self._step, record=done)
         await jobs.write(done, *[record for record, _ in new])
         self.is_done = True
-        jobs.keeper.changed(done)
+        jobs.sink.changed(done)
         jobs.admission.leave(old.tag)
         self.names = set()
         remove_all([self.path, self.results])
@@ -364,12 +362,12 @@ class Job:
         if name is not None and not self._jobs.settings.keep_files:
             unused = BatchStatus(id="", state="failed", uploaded=name)
             with contextlib.suppress(ProviderError):
-                await self._control.clean_up(unused)
+                await self._client.clean_up(unused)
 
     # --- on the way back ------------------------------------------------------------------------
 
     async def _fetch(self, step: Step) -> dict[str, Any]:
-        status, control, folder = step.status, self._control, self.results
+        status, control, folder = step.status, self._client, self.results
         assert status is not None
         if status.results:
             make_private_folder(folder)
@@ -395,7 +393,7 @@ class Job:
         await self._sleep(step)
 
     async def _check_owner(self, step: Step) -> dict[str, Any]:
-        read, names = self._control.api.read, self.names
+        read, names = self._client.api.read, self.names
         return {
             "is_ours": await result_files.belong_to(
                 step.record, self.results, read, names, self.path
@@ -407,8 +405,8 @@ class Job:
 
     async def _ingest(self, step: Step) -> dict[str, Any]:
         record, jobs = step.record, self._jobs
-        ingest = Ingest(record, self.names, jobs.keeper, self._deliver)
-        async for rows in Results(files_in(self.results), self._control.api.read):
+        ingest = Ingest(record, self.names, jobs.sink, self._deliver)
+        async for rows in Results(files_in(self.results), self._client.api.read):
             ingest.take(rows)
             # Give out no more answers than are written down about as fast. But not for ever: a
             # caller may do something else first, and even wait for another row.
@@ -435,7 +433,7 @@ class Job:
         # This job has no more to say of them, even if the session ends now.
         names, self.names = self.names, set()
         for name in names if step.asks_again else ():
-            self._jobs.keeper.retried(self._leftovers[name])
+            self._jobs.sink.retried(self._leftovers[name])
         self._jobs.hand_over(names)
         await self._discard_upload()
 
@@ -457,14 +455,14 @@ class Job:
         left, jobs = self._leftovers, self._jobs
         names, self.names = self.names, self.names if step.asks_again else set()
         for name in self.names:
-            jobs.keeper.retried(left[name])
+            jobs.sink.retried(left[name])
         for name in names - self.names:
             self._deliver(name, left[name])
         await self._recorded()
         # The budget may have no more for them.
         billed = [name for name in self.names if left[name].may_be_billed]
         for name in billed:
-            if not jobs.keeper.renew(name):
+            if not jobs.sink.renew(name):
                 self.names.discard(name)
                 left[name].message += "; it may have been billed, and the budget has no more for it"
                 self._deliver(name, left[name])
@@ -477,7 +475,7 @@ class Job:
     async def _recorded(self) -> None:
         """Return when what was given out is written down."""
         await self.given.written()
-        await self._jobs.keeper.drain()
+        await self._jobs.sink.drain()
 
     async def _heeding(self, work: Awaitable[_T]) -> _T:
         """Wait for something, or until the job is to be cancelled.

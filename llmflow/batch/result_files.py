@@ -14,9 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import BinaryIO, Final, Generic, NamedTuple, TypeVar
 
-from llmflow.batch.blocking import in_thread
 from llmflow.batch.record import JobRecord
-from llmflow.batch.spool import name_in, names_of
+from llmflow.batch.spool import in_thread, name_in, names_of
 from llmflow.batch.steps import Seen
 from llmflow.errors import BadReplyError
 from llmflow.format import counted

@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from llmflow.batch.names import call_of
 from llmflow.batch.pending import Outcome
 from llmflow.batch.record import JobRecord
+from llmflow.batch.spool import call_of
 from llmflow.calls.call import Done, Route
 from llmflow.calls.recording import keep
 from llmflow.calls.session import Session

@@ -1,4 +1,9 @@
-"""The file of a job's rows, as it grows on this machine."""
+"""File of a job's rows, as it grows, and their names.
+
+A row's name says all that is needed to give an answer to whom it belongs, in any later process:
+what it asks, and for which time. No list of rows has to be kept beside a job. It fits every
+provider: at most 64 characters of ``A-Z a-z 0-9 - _``, and no number.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 from llmflow.private_files import private
 
@@ -16,7 +21,9 @@ _NAMED_BY: Final = 4096
 _BUFFER: Final = 2**20
 _MOST_PREFIXES: Final = 1000
 # Whatever a provider calls it, the name comes before the call's body.
-_NAME: Final = re.compile(rb'"(r[0-9a-f]{32}-\d{1,18})"')
+_NAME_IN: Final = re.compile(rb'"(r[0-9a-f]{32}-\d{1,18})"')
+_NAME: Final = re.compile(r"r([0-9a-f]{32})-(\d{1,18})")
+_T = TypeVar("_T")
 
 
 class Spool:
@@ -107,6 +114,25 @@ class Spool:
                 path.unlink()
 
 
+def name_of(fingerprint: bytes, nth: int) -> str:
+    """Return the ``custom_id`` of a call.
+
+    >>> name_of(bytes(16), 2)
+    'r00000000000000000000000000000000-2'
+    """
+    return f"r{fingerprint.hex()}-{nth}"
+
+
+def call_of(name: str) -> tuple[bytes, int] | None:
+    """Return the fingerprint and ordinal of a ``custom_id``, or None.
+
+    >>> call_of("r00000000000000000000000000000000-2")[1], call_of("request-7")
+    (2, None)
+    """
+    found = _NAME.fullmatch(name)
+    return None if found is None else (bytes.fromhex(found[1]), int(found[2]))
+
+
 def rows_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and line of each row, without its line break."""
     with path.open("rb") as file:
@@ -128,7 +154,7 @@ def row_name(line: bytes) -> str:
 
 def name_in(line: bytes) -> str | None:
     """Return the first of our names near a line's start, or None."""
-    found = _NAME.search(line, 0, _NAMED_BY)
+    found = _NAME_IN.search(line, 0, _NAMED_BY)
     return None if found is None else found[1].decode()
 
 
@@ -187,3 +213,12 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def in_thread(work: Callable[..., _T], *args: Any) -> _T:
+    """Run blocking work in a thread, or inline at the program's end."""
+    try:
+        done = asyncio.get_running_loop().run_in_executor(None, lambda: work(*args))
+    except RuntimeError:
+        return work(*args)
+    return await done

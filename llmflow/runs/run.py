@@ -267,7 +267,7 @@ class Run:
         try:
             if self._journal is not None:
                 if (self._journal.folder / "batches").is_dir():
-                    from llmflow.batch.journal_store import end_what_is_answered
+                    from llmflow.batch.record import end_what_is_answered
 
                     # Their event loop may be over before them.
                     with contextlib.suppress(JournalError):  # it is said when that is closed
@@ -298,7 +298,7 @@ class Run:
                 folder, store="full" if store == "full" else "answers", durability=durability
             )
             if (folder / "batches").is_dir():
-                from llmflow.batch.journal_store import tidy_up
+                from llmflow.batch.record import tidy_up
 
                 tidy_up(self._journal)
 

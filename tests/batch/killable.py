@@ -25,7 +25,7 @@ import llmflow_providers.anthropic.anthropic_batch
 import llmflow_providers.openai
 import llmflow_providers.openai.openai_batch  # noqa: F401
 from llmflow import LLM, AsyncParallelBatchNode, Batch, Run
-from llmflow.batch import deadline, job, primer, spool
+from llmflow.batch import collector, deadline, job, spool
 from llmflow.batch.deadline import Lateness
 from llmflow.calls.live import LiveMode
 from llmflow.errors import ProviderError
@@ -250,7 +250,7 @@ def _wrap_files(program: Program, at: Callable[[str], None]) -> None:
         at("after copy")
         return size
 
-    for each in (job, primer):
+    for each in (collector, job):
         each.copy_rows = copied  # type: ignore[attr-defined]
 
 

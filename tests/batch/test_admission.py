@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from llmflow.batch.admission import Admission
+from llmflow.batch.job_limits import JobSlots
 
 pytestmark = pytest.mark.virtual_time
 
 
 async def test_jobs_that_come_at_the_same_moment_are_told_that_they_wait() -> None:
-    admission = Admission(tokens=None, jobs=1)
+    admission = JobSlots(tokens=None, jobs=1)
     told: list[str] = []
 
     async def enter(tag: str) -> None:
@@ -31,7 +31,7 @@ async def test_jobs_that_come_at_the_same_moment_are_told_that_they_wait() -> No
 
 
 async def test_a_job_that_is_cancelled_while_it_waits_makes_room_for_the_next() -> None:
-    admission = Admission(tokens=100, jobs=None)
+    admission = JobSlots(tokens=100, jobs=None)
     waits: list[str] = []
     await admission.enter("a", 90, when_full=lambda: waits.append("a"))
     large = asyncio.ensure_future(admission.enter("b", 50, when_full=lambda: waits.append("b")))

@@ -12,8 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmflow.batch import result_files
-from llmflow.batch.names import name_of
-from llmflow.batch.spool import name_in
+from llmflow.batch.spool import name_in, name_of
 
 NAMES = [name_of(bytes([number]) * 16, 0) for number in range(5)]
 ROWS = [b'{"id":"x%d","custom_id":"%b"}' % (n, name.encode()) for n, name in enumerate(NAMES)]

@@ -1,17 +1,26 @@
-"""Limits on batch jobs: how many run, how many tokens are enqueued."""
+"""Limits on batch jobs: how many may run, which rows are refused."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from llmflow.batch.record import JobRecord
+from llmflow.errors import ProviderError
+
 # What is estimated here is counted there, by another tokenizer.
 _MARGIN: Final = 0.95
+# A half of a half of the rows, four times.
+_ENOUGH_QUARTERS: Final = 1.0
+_QUARTER: Final = 2
+# What tells one refusal from the same one for another job: ids and numbers.
+_PARTICULAR: Final = re.compile(r"[\w-]*\d[\w-]*")
 
 
-class Admission:
+class JobSlots:
     """Admits jobs to the provider in order, within its limits.
 
     Args:
@@ -87,3 +96,24 @@ class Admission:
         if self._jobs is not None and len(self._inside) >= self._jobs:
             return False
         return self._tokens is None or self.enqueued + tokens <= self._tokens * _MARGIN
+
+
+class Refusals:
+    """Refusals of jobs that name no row.
+
+    A job is halved until the rows are found that it is refused for; if it is refused for every
+    row, that is seen after two such steps, and not after as many jobs as there are rows.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[tuple[str, int, str], float] = {}
+
+    def note(self, record: JobRecord, error: ProviderError) -> bool:
+        """Note a refusal; return whether it concerns every row."""
+        family, whole = record.family or record.tag, record.whole or record.requests
+        text = _PARTICULAR.sub("#", f"{type(error).__name__} {error.code} {error.message}")
+        key = (family, record.halved, text)
+        share = record.requests / max(1, whole)
+        self._refused[key] = self._refused.get(key, 0.0) + share
+        quarters = self._refused.get((family, _QUARTER, text), 0.0)
+        return quarters > _ENOUGH_QUARTERS - 1e-9

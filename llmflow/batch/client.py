@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from llmflow.batch.creating import creating_at
 from llmflow.calls.refusals import is_of_all
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError
@@ -33,8 +34,40 @@ _LOOKS: Final = (0.1, 0.5, 1.5)
 _REFUSED_PAUSE: Final = 0.5
 
 
-class Control:
-    """The calls for one queue.
+class CreateLock:
+    """Lets the schedulers of one account create one job at a time.
+
+    Where jobs have no tag, one that was made without anybody hearing of it is told from others
+    because it is the only one that nobody knows. So nobody else may make one meanwhile.
+
+    Attributes:
+        lock: held while a job is created.
+        known: the provider's names of all jobs that were created here.
+    """
+
+    __slots__ = ("__weakref__", "known", "lock")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.known: set[str] = set()
+
+
+_shared: Final[
+    WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[Hashable, CreateLock]]
+] = WeakKeyDictionary()
+
+
+def create_lock_at(account: Hashable) -> CreateLock:
+    """Return the lock of this account on the running loop."""
+    by_account = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+    found = by_account.get(account)
+    if found is None:
+        found = by_account[account] = CreateLock()
+    return found
+
+
+class BatchClient:
+    """The calls for one scheduler.
 
     Args:
         api: the provider's.
@@ -55,7 +88,7 @@ class Control:
         poll: float,
         account: Hashable = None,
     ) -> None:
-        self.creating = creating_at(account or object())
+        self.create_lock = create_lock_at(account or object())
         self.api = api
         self.channel = channel
         self._clock = clock

@@ -16,18 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from llmflow.batch.admission import Admission
-from llmflow.batch.blocking import in_thread
-from llmflow.batch.collector import Collector, cannot_write, new_tag
-from llmflow.batch.control import Control
+from llmflow.batch.client import BatchClient
+from llmflow.batch.collector import Collector, Primers, cannot_write, divide, new_tag
 from llmflow.batch.job import Job
+from llmflow.batch.job_limits import JobSlots, Refusals
 from llmflow.batch.pending import Outcome, PendingCall, PendingCalls, RunLive, Settled
-from llmflow.batch.primer import Primers, divide
 from llmflow.batch.record import JobRecord, JobStore
-from llmflow.batch.refusals import Refusals
 from llmflow.batch.settings import Batch
 from llmflow.batch.sink import ResultSink
-from llmflow.batch.spool import Spool, names_of, rows_of
+from llmflow.batch.spool import Spool, in_thread, names_of, rows_of
 from llmflow.calls.call import Done
 from llmflow.clock import Clock
 from llmflow.errors import JournalError, LLMFlowError, OutageError, ProviderError
@@ -54,14 +51,14 @@ class Identity:
     model: str
 
 
-class Queue:
+class BatchScheduler:
     """The batch work for one model, on one event loop.
 
     Args:
         identity: whose it is.
-        control: the calls of the provider's batch API.
+        client: the calls of the provider's batch API.
         store: where jobs are written down.
-        keeper: where outcomes are written down.
+        sink: where outcomes are written down.
         folder: where files are.
         settings: what may be set.
         clock: where time and sleep come from.
@@ -70,22 +67,22 @@ class Queue:
     def __init__(
         self,
         identity: Identity,
-        control: Control,
+        client: BatchClient,
         *,
         store: JobStore,
-        keeper: ResultSink,
+        sink: ResultSink,
         folder: Path,
         settings: Batch,
         clock: Clock,
     ) -> None:
         self.identity = identity
-        self.control = control
+        self.client = client
         self.store = store
-        self.keeper = keeper
+        self.sink = sink
         self.folder = folder
         self.settings = settings
         self.clock = clock
-        self.limits: BatchLimits = control.api.limits
+        self.limits: BatchLimits = client.api.limits
         self.takes_over = False
         """Whether few leftovers are asked in parallel rather than in another job."""
         self.is_late = False
@@ -93,7 +90,7 @@ class Queue:
         self.refusals = Refusals()
         self.failure: LLMFlowError | None = None
         """What ended a job before its time; it can be gone on with in another process."""
-        self.admission = Admission(
+        self.admission = JobSlots(
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
@@ -200,7 +197,7 @@ class Queue:
         self._pending.place(name, done)
 
     def _keep(self, name: str, outcome: Outcome, settled: Settled) -> None:
-        kept = self.keeper.keep(name, outcome, self._pending.callback(name))
+        kept = self.sink.keep(name, outcome, self._pending.callback(name))
         if kept is None:
             settled(None)
             return
@@ -257,7 +254,7 @@ class Queue:
         path = self.folder / f"{new_tag()}.jsonl"
         primer, others = await in_thread(divide, spool, record, names, path)
         self._primers.note(rows, primer.tag)
-        self.keeper.decided("cache primer first", record=primer, rows=len(names))
+        self.sink.decided("cache primer first", record=primer, rows=len(names))
         return [(primer, names), (others, spool.names - names)]
 
     async def primed(self, record: JobRecord) -> None:
@@ -292,7 +289,7 @@ class Queue:
         """Begin with a job that is written down."""
         job = Job(record, names, self, adopted=adopted)
         self._jobs[record.tag] = job
-        self.keeper.changed(record)
+        self.sink.changed(record)
         task = asyncio.create_task(self._run(job))
         self._tasks[task] = job
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
@@ -338,14 +335,14 @@ class Queue:
         job.given.count += 1
         if self._pending.give(name, outcome, job.given.settled):
             return
-        if job.adopted and self.keeper.is_known(name, answered=isinstance(outcome, Response)):
+        if job.adopted and self.sink.is_known(name, answered=isinstance(outcome, Response)):
             job.given.settled()
         else:
             self._keep(name, outcome, job.given.settled)
 
     def is_over(self, name: str) -> bool:
         """Return whether a row's outcome is recorded and no call waits."""
-        return name not in self._pending and self.keeper.is_known(name)
+        return name not in self._pending and self.sink.is_known(name)
 
     def is_waited_for(self, name: str) -> bool:
         """Return whether a call waits for this row."""
@@ -355,7 +352,7 @@ class Queue:
         """Have rows asked in parallel."""
         alone = self._pending.run_live(names)
         self._taken_over |= alone
-        self.keeper.let_go(alone)
+        self.sink.let_go(alone)
 
     def is_few(self, rows: int, of: int) -> bool:
         """Return whether so few leftovers are not worth another job."""
@@ -372,7 +369,7 @@ class Queue:
                     name, line, tokens=tokens, schema=record.schema, round_=again
                 )
                 spools.add(spool)
-        self.keeper.decided("next round", record=record, rows=len(names))
+        self.sink.decided("next round", record=record, rows=len(names))
         await asyncio.gather(*[each.handed_on.wait() for each in spools])
 
     async def write(self, *records: JobRecord) -> None:
@@ -386,7 +383,7 @@ class Queue:
         self.is_late = True
         names = self._collector.discard()
         if names:
-            self.keeper.decided(why, record=None, rows=len(names))
+            self.sink.decided(why, record=None, rows=len(names))
         self._pending.run_live(names)
         for job in list(self._jobs.values()):
             job.request_cancel("deadline")
