@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -134,10 +135,8 @@ class HTTPProvider(ABC):
         """One quota per server, key digest and model."""
         return (self.name, self.base_url, self._key_digest, self.model)
 
-    @property
-    def endpoint(self) -> str:
-        """Its address: what another server answers is another answer."""
-        return self.base_url
+    endpoint = property(attrgetter("base_url"))  # in C: each call asks for it
+    """Its address: what another server answers is another answer."""
 
     def prepare(self) -> None:
         """Check that a required key exists and can be sent."""

@@ -58,6 +58,7 @@ from llmflow_providers.litellm.replies import (
     translate,
     vendor_dialect,
 )
+from llmflow_providers.openai import reserved, settled
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
@@ -179,7 +180,7 @@ class LiteLLMProvider:
             *texts(request.system),
             *[text for message in request.messages for text in texts(message.get("content"))],
         )
-        return self._dialect.reserve(prompt, request.max_tokens or 0)
+        return reserved(self._dialect, prompt, request.max_tokens or 0)
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return the real charge, and learn from it for estimates."""
@@ -189,7 +190,7 @@ class LiteLLMProvider:
         # Where it does not reserve, the limiter itself learns what requests come to.
         if self.reserves_output and isinstance(estimate, int):
             self._tokens.observe(estimate, usage.input_tokens)
-        return self._dialect.settle(charge, usage)
+        return settled(self._dialect, charge, usage)
 
     async def _ask(
         self, client: LiteLLMClient, arguments: Mapping[str, Any], timeout: float

@@ -33,7 +33,7 @@ from llmflow_providers.base import EMPTY, mapping, said
 from llmflow_providers.error_body import LIMITED, ErrorDetails, error_details, read_error
 from llmflow_providers.error_rules import as_error
 from llmflow_providers.litellm.client import Look
-from llmflow_providers.openai import OpenAIProvider
+from llmflow_providers.openai import OpenAIProvider, told
 from llmflow_providers.openai.dialects import (
     COMPATIBLE,
     DIALECT_NAMES,
@@ -182,7 +182,7 @@ def quota_signals(
         received_at: when it came, in seconds since 1970.
     """
     found = anthropic_signals(headers, received_at=received_at)
-    return found or dialect.signals(headers, received_at=received_at)
+    return found or told(dialect, headers, received_at=received_at)
 
 
 def lower_headers(headers: Any) -> Mapping[str, str]:

@@ -10,10 +10,13 @@ OpenRouter, DeepSeek, xAI).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import ProviderError
+from llmflow.headers import server_time
 from llmflow.types import Charge, QuotaSignal, Request, Response, Usage, WireReply, WireRequest
 from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
@@ -28,13 +31,25 @@ from llmflow_providers.base import (
     tokens,
 )
 from llmflow_providers.error_body import ErrorDetails
-from llmflow_providers.openai.dialects import ERRORS, classify, dialect_at, dialect_named
+from llmflow_providers.openai.dialects import (
+    ERRORS,
+    MINUTE,
+    Dialect,
+    Rule,
+    classify,
+    dialect_at,
+    dialect_named,
+)
 
 if TYPE_CHECKING:
     from llmflow_providers.openai.openai_batch import OpenAIBatch
 
 _TICKS_PER_DOLLAR: Final = 1e10
 _CHARACTERS_PER_TOKEN: Final = 4
+# OpenAI's models that refuse "max_tokens", also behind a gateway that passes it on.
+_REASONING_MODEL: Final = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
+# Mistral's models on Azure, which refuse "max_completion_tokens".
+_MISTRAL_MODEL: Final = re.compile(r"[sx]tral", re.IGNORECASE)  # Codestral, Pixtral ...
 
 
 class OpenAIProvider(HTTPProvider):
@@ -82,7 +97,9 @@ class OpenAIProvider(HTTPProvider):
             messages.insert(0, {"role": "system", "content": request.system})
         body: dict[str, Any] = {"model": request.model, "messages": messages}
         if request.max_tokens is not None:
-            body[self.dialect.bound_of(request.model)] = request.max_tokens
+            dialect = self.dialect
+            bound = bound_field(dialect.name, dialect.max_tokens_field, request.model)
+            body[bound] = request.max_tokens
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.options:
@@ -131,7 +148,7 @@ class OpenAIProvider(HTTPProvider):
 
     def signals(self, reply: WireReply) -> list[QuotaSignal]:
         """Read the ``x-ratelimit-*`` headers."""
-        return self.dialect.signals(reply.headers, received_at=reply.received_at)
+        return told(self.dialect, reply.headers, received_at=reply.received_at)
 
     def reserve(self, request: Request) -> Charge:
         """Return what arrives at the limiter, by the server's rule.
@@ -145,11 +162,11 @@ class OpenAIProvider(HTTPProvider):
             characters += _characters(message.get("content"))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
         most = request.max_tokens or count(request.options.get("max_completion_tokens"))
-        return self.dialect.reserve(float(prompt), float(most))
+        return reserved(self.dialect, float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return the final charge: OpenAI's reserve, else the usage."""
-        return self.dialect.settle(charge, usage)
+        return settled(self.dialect, charge, usage)
 
     def _check_ending(
         self, response: Response, choice: Mapping[str, Any], reply: WireReply
@@ -162,6 +179,79 @@ class OpenAIProvider(HTTPProvider):
         finish_reasons.check(
             response, ending, beside=beside, error_of=lambda each: self.error_beside(each, reply)
         )
+
+
+def reserved(dialect: Dialect, prompt: float, most: float) -> Charge:
+    """Return what a request is charged on arrival, or at most.
+
+    Args:
+        dialect: whose rule counts.
+        prompt: the prompt's tokens.
+        most: the bound of the answer's tokens, 0 where there is none.
+    """
+    tokens = prompt + most
+    if dialect.rule is Rule.LARGER:
+        tokens = most if most > prompt else prompt
+    elif dialect.rule is Rule.PROMPT:
+        tokens, most = prompt, 0.0
+    return Charge(1.0, tokens, prompt, most)
+
+
+def settled(dialect: Dialect, charge: Charge, usage: Usage) -> Charge:
+    """Return what a request was charged in the end."""
+    if dialect.rule in {Rule.LARGER, Rule.SUM} or not usage.total_tokens:
+        return charge
+    read = usage.input_tokens - (usage.cached_tokens if dialect.cache_is_free else 0)
+    output = 0 if dialect.rule is Rule.PROMPT else usage.output_tokens
+    return Charge(charge.requests, float(read + output), float(read), float(output))
+
+
+def told(dialect: Dialect, headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
+    """Read what a reply's headers say of the quota.
+
+    Args:
+        dialect: whose headers they are.
+        headers: a reply's headers, with lower-case names.
+        received_at: when it came, in seconds since 1970.
+    """
+    limits = [names for names in dialect.headers if names.limit in headers]
+    limits = limits or [names for names in dialect.other_headers if names.limit in headers]
+    if not limits:
+        return []
+    found: dict[str, QuotaSignal] = {}
+    now = server_time(headers, received_at)
+    for names in limits:
+        signal = names.signal(headers, now)
+        if dialect.fixed_minute and names.reset not in headers:
+            signal = signal._replace(reset=MINUTE - now % MINUTE)
+        first = found.get(names.dimension)
+        # Of an organisation's limit and a project's, the smaller one counts.
+        if first is None or _is_smaller(signal.limit, first.limit):
+            found[names.dimension] = signal
+    return list(found.values())
+
+
+def _is_smaller(limit: float | None, other: float | None) -> bool:
+    return limit is not None and (other is None or limit < other)
+
+
+@lru_cache(maxsize=1024)
+def bound_field(dialect: str, field: str, model: str) -> str:
+    """Return the field that bounds an answer of a model.
+
+    Whoever sends the wrong one is refused, or not bounded.
+
+    Args:
+        dialect: the dialect's name.
+        field: what it calls the bound elsewhere.
+        model: the model.
+    """
+    name = model.rpartition("/")[2]
+    if dialect == "azure":  # a deployment has any name; most are of OpenAI's models
+        return "max_tokens" if _MISTRAL_MODEL.search(name) else "max_completion_tokens"
+    if dialect == "compatible" and _REASONING_MODEL.match(name):
+        return "max_completion_tokens"
+    return field
 
 
 def _no_message(choice: Mapping[str, Any]) -> Mapping[str, Any]:

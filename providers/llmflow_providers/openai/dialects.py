@@ -12,27 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
 from llmflow import errors
 from llmflow.errors import ConfigurationError
 from llmflow.headers import server_delay, server_time
-from llmflow.types import Charge, QuotaSignal, Usage, WireReply
+from llmflow.types import WireReply
 from llmflow_providers.base import LimitHeaders, field_names
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.error_rules import ErrorTable, Kind, as_error
 
-_MINUTE: Final = 60.0
-# OpenAI's models that refuse "max_tokens", also behind a gateway that passes it on.
-_REASONING_MODEL: Final = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
-# Mistral's models on Azure, which refuse "max_completion_tokens".
-_MISTRAL_MODEL: Final = re.compile(r"[sx]tral", re.IGNORECASE)  # Codestral, Pixtral ...
-
-# Servers of models of several makers: what bounds an answer is a matter of the model.
-_OF_MANY: Final = frozenset(("azure", "compatible"))
-
+MINUTE: Final = 60.0
 
 OPENAI_FIELDS: Final = field_names("""
     audio frequency_penalty function_call functions logit_bias logprobs
@@ -90,16 +81,6 @@ class Rule(Enum):
     """The prompt, and the answer as it is produced."""
 
 
-@lru_cache(maxsize=1024)
-def _bound_of(server: str, model: str) -> str:
-    name = model.rpartition("/")[2]
-    if server == "azure":  # a deployment has any name; most are of OpenAI's models
-        is_new = _MISTRAL_MODEL.search(name) is None
-    else:
-        is_new = _REASONING_MODEL.match(name) is not None
-    return "max_completion_tokens" if is_new else "max_tokens"
-
-
 def _headers(dimension: str, ending: str) -> LimitHeaders:
     return LimitHeaders.named(dimension, f"x-ratelimit-{{}}-{ending}")
 
@@ -118,10 +99,6 @@ _CEREBRAS_HEADERS: Final = (
 )
 
 
-def _is_smaller(limit: float | None, other: float | None) -> bool:
-    return limit is not None and (other is None or limit < other)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """The ways of one server, where they are its own.
@@ -131,7 +108,7 @@ class Dialect:
         hosts: its hosts; one that begins with a dot stands for all hosts below it.
         rule: what counts against the tokens per minute.
         cache_is_free: whether tokens read from a prompt cache do not count.
-        max_tokens_field: the name of the bound of an answer; see `bound_of`.
+        max_tokens_field: the name of the bound of an answer; see `bound_field`.
         headers: the limits that its replies tell.
         other_headers: those to look for where a reply has none of `headers`.
         by_status: what a status means that means something else elsewhere.
@@ -155,64 +132,11 @@ class Dialect:
         """True if ``max_tokens`` is charged when a request arrives."""
         return self.rule not in {Rule.PROMPT, Rule.PRODUCED}
 
-    def bound_of(self, model: str) -> str:
-        """Return the field that bounds an answer of a model.
-
-        Whoever sends the wrong one is refused, or not bounded.
-        """
-        if self.max_tokens_field == "max_tokens" and self.name in _OF_MANY:
-            return _bound_of(self.name, model)
-        return self.max_tokens_field
-
-    def reserve(self, prompt: float, most: float) -> Charge:
-        """Return what a request is charged on arrival, or at most.
-
-        Args:
-            prompt: the prompt's tokens.
-            most: the bound of the answer's tokens, 0 where there is none.
-        """
-        tokens = prompt + most
-        if self.rule is Rule.LARGER:
-            tokens = most if most > prompt else prompt
-        elif self.rule is Rule.PROMPT:
-            tokens, most = prompt, 0.0
-        return Charge(1.0, tokens, prompt, most)
-
-    def settle(self, charge: Charge, usage: Usage) -> Charge:
-        """Return what a request was charged in the end."""
-        if self.rule in {Rule.LARGER, Rule.SUM} or not usage.total_tokens:
-            return charge
-        read = usage.input_tokens - (usage.cached_tokens if self.cache_is_free else 0)
-        output = 0 if self.rule is Rule.PROMPT else usage.output_tokens
-        return Charge(charge.requests, float(read + output), float(read), float(output))
-
-    def signals(self, headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
-        """Read what a reply's headers say of the quota.
-
-        Args:
-            headers: a reply's headers, with lower-case names.
-            received_at: when it came, in seconds since 1970.
-        """
-        told = [names for names in self.headers if names.limit in headers]
-        told = told or [names for names in self.other_headers if names.limit in headers]
-        found: dict[str, QuotaSignal] = {}
-        if told:
-            now = server_time(headers, received_at)
-            for names in told:
-                signal = names.signal(headers, now)
-                if self.fixed_minute and names.reset not in headers:
-                    signal = signal._replace(reset=_MINUTE - now % _MINUTE)
-                first = found.get(names.dimension)
-                # Of an organisation's limit and a project's, the smaller one counts.
-                if first is None or _is_smaller(signal.limit, first.limit):
-                    found[names.dimension] = signal
-        return list(found.values())
-
     def minute_left(self, headers: Mapping[str, str], *, received_at: float) -> float | None:
         """Return the seconds until the server's next minute, or None."""
         if not self.fixed_minute:
             return None
-        return _MINUTE - server_time(headers, received_at) % _MINUTE
+        return MINUTE - server_time(headers, received_at) % MINUTE
 
 
 OPENAI: Final = Dialect(
