@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 _outside: Final = open_session()
 """For calls that belong to no run."""
 
+Arguments: TypeAlias = tuple[Any, Any, Any, Any]
+"""System, max_tokens, temperature and options of a call, checked."""
+_NONE: Final[Arguments] = (None, None, None, None)
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
 
@@ -420,17 +423,14 @@ class LLM(Mappable, Copying):
     @property
     def mode_options(self) -> ModeOptions | None:
         """The mode that a call would be in here; None: parallel."""
-        run = self.run_around
-        return (
-            self._route.mode_options
-            or current_mode.get()
-            or (None if run is None else run.mode_options)
-        )
+        run, options = self.run_around, self._route.mode_options or current_mode.get()
+        return options or (None if run is None else run.mode_options)
 
-    def call_for(self, prompt: Prompt, *, wanted: bool = True) -> tuple[Session, Call]:
+    def call_for(
+        self, prompt: Prompt, arguments: Arguments = _NONE, *, wanted: bool = True
+    ) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
-        request = self._request(prompt, None, None, None, None, {}, "llm(...)")
-        return self._call(request, wanted=wanted)
+        return self._call(self._request(prompt, *arguments, {}, "llm(...)"), wanted=wanted)
 
     def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
         session, call = self._call(request)
@@ -439,15 +439,14 @@ class LLM(Mappable, Copying):
     def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
         session = current_session() or (_outside if self._run is None else self._run.session)
         session.check()
-        route = self._route
-        options = route.mode_options or current_mode.get() or session.mode_options
+        options = self._route.mode_options or current_mode.get() or session.mode_options
         if not wanted:
             options = options or ModeOptions(mode="batch")
-            return session, Call(request, route, mode_options=options, wanted=False)
-        if options is not None and options.is_live:
+        elif options is not None and options.is_live:
             options = None  # as if nobody had chosen
-        validate = self.validate or validating.get()
-        return session, Call(request, route, mode_options=options, validate=validate)
+        validate = self.validate or validating.get() if wanted else None
+        call = Call(request, self._route, mode_options=options, validate=validate, wanted=wanted)
+        return session, call
 
     def _request(
         self,

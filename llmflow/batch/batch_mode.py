@@ -137,6 +137,12 @@ class BatchMode:
             queue.call_back(name, call.done)
         call.placed = True
 
+    def withdraw(self, route: Route, row: tuple[bytes, int]) -> None:
+        """Forget who placed a row, and the row unless it was sent."""
+        queue = self._queues.get(_domain(route))
+        if queue is not None:
+            queue.withdraw(name_of(*row))
+
     def _put(self, queue: BatchScheduler, call: Call, name: str) -> None:
         if not queue.holds(name):
             _put_row(queue, call, name)

@@ -196,6 +196,15 @@ class BatchScheduler:
         """Call a function with a row's outcome, once recorded."""
         self._pending.place(name, done)
 
+    def withdraw(self, name: str) -> None:
+        """Call nobody back with a row; without a job, forget it."""
+        if self._collector.drop(name):
+            for job in self._jobs.values():  # that of the round before
+                job.names.discard(name)
+            self.sink.let_go([name])
+        if (done := self._pending.callback(name)) is not None:
+            done(RunLive())
+
     def _keep(self, name: str, outcome: Outcome, settled: Settled) -> None:
         kept = self.sink.keep(name, outcome, self._pending.callback(name))
         if kept is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
@@ -80,7 +81,8 @@ class ItemRunner(Generic[ItemT]):
         sends_after_stop: whether items under way may still send requests after a stop. If not,
             what waits to be sent is dropped, and answers on their way are waited for.
         prepare: returns what `work` gets of an item, or `ENDED` where it needs no task: its
-            outcome is known, or it waits somewhere else. What it raises ends the run.
+            outcome is known, or it is `placed`. What it raises ends the run.
+        on_cancel: called when items under way are cancelled.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class ItemRunner(Generic[ItemT]):
         cancels_with_source: bool = False,
         sends_after_stop: bool = True,
         prepare: Callable[[int, Any], Any] = lambda _, item: item,
+        on_cancel: Callable[[], None] = lambda: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.failure: BaseException | None = None
@@ -104,6 +107,8 @@ class ItemRunner(Generic[ItemT]):
         """Whether the source was read to its end."""
         self.read = 0
         """Items that were read."""
+        self.placed = 0
+        """Items that wait somewhere else, without a task."""
         self.sends = True
         """Whether items under way may send requests."""
         self.sending = 0
@@ -112,6 +117,7 @@ class ItemRunner(Generic[ItemT]):
         """What to await when all is closed, with what ended it early."""
         self._work = work
         self._prepare = prepare
+        self._on_cancel = on_cancel
         self._source = source
         self._room = room
         self._on_end = on_end
@@ -121,6 +127,7 @@ class ItemRunner(Generic[ItemT]):
         self._context: Context = copy_context()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._calls: dict[int, ItemCalls] = {}
+        self._back: deque[tuple[int, Any]] = deque()
         self._cancelled = self._reading = self._again = False
         self._ended: asyncio.Future[None] | None = None
         self._drain: asyncio.TimerHandle | None = None
@@ -133,7 +140,7 @@ class ItemRunner(Generic[ItemT]):
     @property
     def over(self) -> bool:
         """True once nothing is under way, and nothing more will be."""
-        return (self.exhausted or self.stopped) and not self._tasks
+        return (self.exhausted or self.stopped) and not (self._tasks or self.placed or self._back)
 
     def start(self) -> None:
         """Start the source, and the first items."""
@@ -154,7 +161,7 @@ class ItemRunner(Generic[ItemT]):
 
     def _read_items(self) -> None:
         turn, until = _ITEMS_PER_TURN, 0.0
-        while not (self.stopped or self.exhausted) and self._room.has_room():
+        while not (self.stopped or (self.exhausted and not self._back)) and self._room.has_room():
             if turn != _ITEMS_PER_TURN:
                 # A source that takes its time must not hold up what is under way.
                 until = until or self.loop.time() + _SECONDS_PER_TURN
@@ -162,6 +169,9 @@ class ItemRunner(Generic[ItemT]):
                     self._go_on_later()
                     return
             turn -= 1
+            if self._back:
+                self._begin(*self._back.popleft())
+                continue
             item = self._take()
             if item is NOTHING:
                 return
@@ -169,16 +179,27 @@ class ItemRunner(Generic[ItemT]):
             self.read += 1
             try:
                 item = self._context.run(self._prepare, index, item)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns all items
-                self.stop(error)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
+                self.stop(error, cancel=not isinstance(error, Exception))
                 return
-            if item is ENDED:
-                continue
-            self._room.enter()
-            # Not by loop.create_task: an eager task factory would run it here and now.
-            self._tasks[index] = asyncio.Task(
-                self._run(index, item), loop=self.loop, context=self._context.copy()
-            )
+            if item is not ENDED:
+                self._begin(index, item)
+
+    def _begin(self, index: int, item: Any) -> None:
+        self._room.enter()
+        # Not by loop.create_task: an eager task factory would run it here and now.
+        self._tasks[index] = asyncio.Task(
+            self._run(index, item), loop=self.loop, context=self._context.copy()
+        )
+
+    def end_placed(self, again: tuple[int, Any] | None = None) -> None:
+        """End the wait of a placed item, perhaps with a task."""
+        if self._cancelled:
+            return
+        self.placed -= 1
+        if again is not None and not self.stopped:
+            self._back.append(again)
+        self.advance()
 
     def _take(self) -> Any:
         """Return the next item, or `NOTHING` for now, at the end, and where reading it failed."""
@@ -251,6 +272,7 @@ class ItemRunner(Generic[ItemT]):
         if self.failure is None:
             self.failure = error
         self.stopped = True
+        self._back.clear()
         if cancel:
             self.cancel()
             return
@@ -277,6 +299,11 @@ class ItemRunner(Generic[ItemT]):
             self._cancelled = True
             for index, task in self._tasks.items():
                 self._cancel(index, task)
+            self._back.clear()
+            if self.placed:
+                self.placed = 0
+                self._on_cancel()
+                self.advance()
 
     def _cancel(self, index: int, task: asyncio.Task[None]) -> None:
         if task is not asyncio.current_task(self.loop):  # which has ended, but for what it says

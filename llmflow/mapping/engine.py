@@ -3,7 +3,7 @@
 There is room for another item while fewer than ``concurrency`` are under way *and* fewer than
 ``window`` were read and not handed out: a consumer that is slow, or one straggler that holds up
 an ordered stream, stops the reading of the source, and memory stays bounded. Items that wait
-for batch jobs count for neither: a job is to hold as many of them as it can.
+for batch jobs count for neither, and have no task: a job is to hold as many of them as it can.
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
+from llmflow.batch.pending import RunLive
+from llmflow.calls.call import Call, Route
+from llmflow.calls.place import place
+from llmflow.calls.session import Session
 from llmflow.errors import (
     AuthenticationError,
     BillingError,
@@ -23,11 +28,11 @@ from llmflow.errors import (
     QuotaExhaustedError,
 )
 from llmflow.failure_notes import note_item
-from llmflow.items.idle import active_items, yield_slot
-from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.idle import active_items, time_limits, yield_slot
+from llmflow.items.runner import ENDED, ItemRunner, concerns_all
 from llmflow.items.slots import ItemSlots
 from llmflow.items.sources import Source
-from llmflow.mapping.prompts import MakePrompt
+from llmflow.mapping.prompts import MakePrompt, Prompt
 from llmflow.mapping.result import MapCounts, Result
 from llmflow.types import Response
 
@@ -37,8 +42,25 @@ ItemT = TypeVar("ItemT")
 
 Ask: TypeAlias = Callable[[Any], Awaitable[Response]]
 """The bound call: everything but the prompt is settled."""
+Begin: TypeAlias = Callable[[Any], tuple[Session, Call]]
+"""The same, not asked yet, and the session that asks it."""
 
 OnError: TypeAlias = Literal["collect", "raise"]
+
+
+class _Prompted(NamedTuple):
+    """An item whose prompt was made."""
+
+    item: Any
+    prompt: Any
+
+
+class _Returned(NamedTuple):
+    """An item that was placed and no job answers, with its row."""
+
+    item: Any
+    row: tuple[bytes, int]
+
 
 _UNREAD_AT_LEAST: Final = 100
 _HELD_AT_LEAST: Final = 1_000
@@ -76,6 +98,7 @@ class MapEngine(Generic[ItemT]):
         ordered: whether results come out in the order of the items.
         on_error: whether an item's failure ends the others.
         total: how many items there are, if that is known.
+        begin: returns the call of a prompt, where it may be placed in a batch job; or None.
     """
 
     def __init__(
@@ -89,11 +112,23 @@ class MapEngine(Generic[ItemT]):
         ordered: bool,
         on_error: OnError,
         total: int | None,
+        begin: Begin | None = None,
     ) -> None:
         self.ready: deque[Result[ItemT]] = deque()
         """Results that can be handed out; take them by `pop`."""
-        self.runner: ItemRunner[ItemT] = ItemRunner(self._answer, source, self, on_end=self._finish)
+        self.runner: ItemRunner[ItemT] = ItemRunner(
+            self._answer,
+            source,
+            self,
+            on_end=self._finish,
+            prepare=self._prepare,
+            on_cancel=self._withdraw,
+        )
         self._ask = ask
+        # Within an item or an attempt of somebody else, these are to know who waits for jobs.
+        alone = yield_slot.get() is None and not time_limits.get()
+        self._begin = begin if alone else None
+        self._placed: dict[int, tuple[Session, Route, tuple[bytes, int]]] = {}
         self._make_prompt = make_prompt
         self._slots = ItemSlots(concurrency, self.runner.advance)
         self.enter, self.leave = self._slots.enter, self._slots.leave
@@ -103,7 +138,7 @@ class MapEngine(Generic[ItemT]):
         self._total = total
         self._held: dict[int, Result[ItemT]] = {}  # of items after one that has not ended
         self._next = self._expected = 0
-        self._answered = self._failed = self._delivered = 0
+        self._answered = self._failed_items = self._delivered = 0
         self._cut = self._empty = 0
         self._told = False
         self._waiter: asyncio.Future[None] | None = None
@@ -123,7 +158,7 @@ class MapEngine(Generic[ItemT]):
             total=total,
             read=read,
             answered=self._answered,
-            failed=self._failed,
+            failed=self._failed_items,
             delivered=self._delivered,
             cut=self._cut,
             empty=self._empty,
@@ -145,35 +180,115 @@ class MapEngine(Generic[ItemT]):
         unread = self.runner.read - self._delivered - slots.aside
         return unread < self._window and slots.has_room()
 
-    async def _answer(self, index: int, item: ItemT) -> None:
-        """Ask for one item, and keep what comes of it."""
-        response: Response | None = None
-        failed: LLMFlowError | None = None
-        yield_slot.set(self._slots.yield_slot)
+    def _prepare(self, index: int, item: ItemT) -> Any:
+        """Place an item in a batch job, without a task for it, if it goes into one."""
+        if self._begin is None:
+            return item
         try:
-            response = await self._ask(self._make_prompt(item, index))
-        except LLMFlowError as error:
-            failed = error
+            prompt = self._make_prompt(item, index)
+            session, call = self._begin(prompt)
+            in_jobs = call.mode_options is not None and session.mode_of(call).is_batch(call)
+            if call.route.cache is not None or not in_jobs:
+                return _Prompted(item, prompt)
+            response = session.recall(call)
+            if response is None:
+                return self._place(index, item, prompt, session, call)
+        except BaseException as error:  # noqa: BLE001 - what is not ours is raised again
+            self._failed(index, item, error)
+        else:
+            self._answered_by(index, item, response)
+        return ENDED
+
+    def _place(self, index: int, item: ItemT, prompt: Prompt, session: Session, call: Call) -> Any:
+        # It does not suspend where there is no cache.
+        placing = place(session, call, partial(self._came, index, item))
+        try:
+            placing.send(None)
+        except StopIteration as end:
+            if end.value:
+                self._placed[index] = session, call.route, call.row
+                self._slots.aside += 1
+                self.runner.placed += 1
+                return ENDED
+        except LLMFlowError:
+            pass  # its task meets it again
+        if call.key:  # the task makes the call anew
+            session.ordinals.give_back(call, (call.ordinal,))
+        return _Prompted(item, prompt)
+
+    def _came(self, index: int, item: ItemT, outcome: Response | Exception) -> None:
+        """Take the outcome of a placed item, which needs a task where no job answers it."""
+        placed = self._placed.pop(index, None)
+        if placed is None:
+            return  # it was cancelled
+        self._slots.aside -= 1
+        if isinstance(outcome, RunLive):
+            self.runner.end_placed((index, _Returned(item, placed[2])))
+            return
+        if isinstance(outcome, Response):
+            self._answered_by(index, item, outcome)
+        elif isinstance(outcome, LLMFlowError):
+            self._failed(index, item, outcome)
+        else:
+            self.runner.stop(outcome)
+        self.runner.end_placed()
+
+    def _withdraw(self) -> None:
+        """Leave placed items to their jobs; forget those not sent."""
+        placed, self._placed = self._placed, {}
+        self._slots.aside -= len(placed)
+        for session, route, row in placed.values():
+            session.batches.withdraw(route, row)
+
+    async def _answer(self, index: int, item: Any) -> None:
+        """Ask for one item, and keep what comes of it."""
+        yield_slot.set(self._slots.yield_slot)
+        kind = type(item)
+        if kind is _Prompted or kind is _Returned:
+            item, begun = item
+        try:
+            if kind is _Prompted:
+                response = await self._ask(begun)
+            elif kind is _Returned:
+                response = await self._ask_live(self._make_prompt(item, index), begun)
+            else:
+                response = await self._ask(self._make_prompt(item, index))
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - likewise
+            self._failed(index, item, error)
+        else:
+            self._answered_by(index, item, response)
+
+    async def _ask_live(self, prompt: Prompt, row: tuple[bytes, int]) -> Response:
+        """Ask for what no job answers; a journal has taken its number back."""
+        assert self._begin is not None
+        session, call = self._begin(prompt)
+        if session.journal is None:
+            call.key, call.ordinal = row
+        return await session.ask(call)
+
+    def _answered_by(self, index: int, item: ItemT, response: Response) -> None:
+        self._answered += 1
+        self._cut += response.is_cut
+        self._empty += response.is_empty
+        self._keep(Result(index=index, item=item, response=response))
+
+    def _failed(self, index: int, item: ItemT, error: BaseException) -> None:
+        """Keep an item's failure, or end the map with it."""
+        if not isinstance(error, LLMFlowError):
             note_item(error, index, item, owner="the map")
-            raise
-        if failed is not None:
-            if concerns_all(failed):
-                # It says nothing of this item, which the next run asks again.
-                self.runner.stop(failed, cancel=_refuses_all(failed, answered=self._answered))
-                return
-            note_item(failed, index, item, owner="the map")
-            self._failed += 1
-            if self._raises:
-                self.runner.stop(failed, cancel=True)
-                return
-        elif response is not None:
-            self._answered += 1
-            self._cut += response.is_cut
-            self._empty += response.is_empty
-        self._keep(Result(index=index, item=item, response=response, error=failed))
+            raise error
+        if concerns_all(error):
+            # It says nothing of this item, which the next run asks again.
+            self.runner.stop(error, cancel=_refuses_all(error, answered=self._answered))
+            return
+        note_item(error, index, item, owner="the map")
+        self._failed_items += 1
+        if self._raises:
+            self.runner.stop(error, cancel=True)
+            return
+        self._keep(Result(index=index, item=item, error=error))
 
     def _keep(self, result: Result[ItemT]) -> None:
         if not self._ordered:

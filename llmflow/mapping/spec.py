@@ -25,7 +25,7 @@ from llmflow.items.sources import (
     Source,
     checked_items,
 )
-from llmflow.mapping.engine import Ask, MapEngine, OnError, window_of
+from llmflow.mapping.engine import Ask, Begin, MapEngine, OnError, window_of
 from llmflow.mapping.frames import Columns, Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.mapping.result import MapCounts, Result, ResultList, error_text
@@ -34,7 +34,9 @@ from llmflow.types import Quota
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.calls.call import Call
     from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions
+    from llmflow.calls.session import Session
     from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
     from llmflow.mapping.surroundings import Surroundings
@@ -81,6 +83,7 @@ class MapSpec:
         window: how many items may be read and not handed out; None: as `window_of` says.
         surroundings: makes what goes on around the map; None if that is nothing.
         details: whether a frame says how its answers came about, in further columns.
+        begin: returns the call of a prompt, where it may be placed in a batch job; or None.
     """
 
     ask: Ask
@@ -92,6 +95,7 @@ class MapSpec:
     window: int | None = None
     surroundings: Callable[[], Surroundings] | None = None
     details: bool = False
+    begin: Begin | None = None
 
     def __post_init__(self) -> None:
         limit = self.concurrency
@@ -153,6 +157,7 @@ class MapSpec:
             ordered=self.ordered,
             on_error=self.on_error,
             total=ready.total,
+            begin=self.begin,
         )
 
 
@@ -266,6 +271,12 @@ class Asked(Protocol):
     def prepare(self) -> None:
         """Check key, model and extras."""
 
+    def call_for(
+        self, prompt: Prompt, arguments: tuple[Any, Any, Any, Any]
+    ) -> tuple[Session, Call]:
+        """Return an unasked call, and the session that asks it."""
+        ...
+
     def complete(
         self,
         prompt: Prompt,
@@ -356,7 +367,8 @@ def spec_of(
         raise _unnamed(given.place, unnamed)
     checked_flag("progress", progress)
     arguments = given.arguments(llm.known_options)
-    if concurrency is None and llm.mode_options is not None and llm.mode_options.mode != "parallel":
+    in_jobs = llm.mode_options is not None and llm.mode_options.mode != "parallel"
+    if concurrency is None and in_jobs:
         concurrency = MOST_WAITING
     elif concurrency is None:
         concurrency = default_concurrency(llm.limiter.quota)
@@ -374,6 +386,7 @@ def spec_of(
         on_error=on_error,
         surroundings=partial(_surroundings, llm) if progress else None,
         details=details,
+        begin=partial(llm.call_for, arguments=(*arguments.values(),)) if in_jobs else None,
     )
 
 
