@@ -442,7 +442,7 @@ class LLM(Mappable, Copying):
         options = self._route.mode_options or current_mode.get() or session.mode_options
         if not wanted:
             options = options or ModeOptions(mode="batch")
-        elif options is not None and options.is_live:
+        elif options is not None and options.mode == "parallel" and options.fallback is None:
             options = None  # as if nobody had chosen
         validate = self.validate or validating.get() if wanted else None
         call = Call(request, self._route, mode_options=options, validate=validate, wanted=wanted)

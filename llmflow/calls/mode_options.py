@@ -38,11 +38,6 @@ class ModeOptions:
     deadline: float | None = None
     fallback: Fallback | None = None
 
-    @property
-    def is_live(self) -> bool:
-        """True if calls are live, whatever happens to them."""
-        return self.mode == "parallel" and self.fallback is None
-
 
 current_mode: ContextVar[ModeOptions | None] = ContextVar("llmflow_mode", default=None)
 """What the node, flow or run around the running code has chosen; None: parallel calls."""

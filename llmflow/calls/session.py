@@ -86,6 +86,12 @@ class Session:
         self.recording = 0
         """How many calls have ended and are being written down."""
         self.journal = journal
+        self.ledger = ledger
+        self.known = 0
+        """How many calls of earlier sessions need not be asked again."""
+        if journal is not None:
+            totals = journal.totals
+            self.known = totals.answers + (0 if retry_failed else totals.failures)
         self.spending = None if ledger is None else Spending(ledger, journal)
         self.run = run
         self.run_id = run_id
@@ -238,6 +244,20 @@ class Session:
     def all_batches(self) -> list[Any]:
         """Those of all its event loops so far."""
         return list(self._batches.values())
+
+    @property
+    def batch_trouble(self) -> ProviderError | None:
+        """The error for which a batch request is being repeated, or None."""
+        return next(filter(None, (each.trouble for each in self.all_batches)), None)
+
+    @property
+    def batch_decisions(self) -> dict[str, int]:
+        """Decisions about batch jobs, with row counts."""
+        found: dict[str, int] = {}
+        for batches in self.all_batches:
+            for decision, rows in batches.decisions.items():
+                found[decision] = found.get(decision, 0) + rows
+        return found
 
     async def placed(self) -> None:
         """Return when all batch jobs are submitted, or wait for room."""

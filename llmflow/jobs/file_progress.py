@@ -33,7 +33,9 @@ class FileProgress(AbstractAsyncContextManager["FileProgress"]):
         self._job, self._run = job, run
         self.total = total
         limiters = {limiter: limiter.statistics()}
-        self._watch = RunWatch(run, lambda: limiters, now=now)
+        self._watch = RunWatch(
+            run.session, lambda: run.batch_jobs, limiters=lambda: limiters, now=now
+        )
         # The loop's clock, as the waiting is: under a virtual clock both go together.
         self._painter = Painter(stream, self.view, now=lambda: asyncio.get_running_loop().time())
         self._task: asyncio.Task[None] | None = None

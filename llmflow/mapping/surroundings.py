@@ -63,7 +63,7 @@ class MapProgress(RunProgress):
     """
 
     def __init__(self, run: Run, engine: MapEngine[Any]) -> None:
-        super().__init__(run, run.session)
+        super().__init__(run.session, lambda: run.batch_jobs)
         self._engine = engine
         self._begun = time.monotonic()
 

@@ -12,8 +12,8 @@ from llmflow.progress.view import Traffic, budget_amounts, budget_words
 from llmflow.runs.oddities import answer_words, retry_words
 
 if TYPE_CHECKING:
+    from llmflow.batch.record import JobRecord
     from llmflow.calls.session import Session
-    from llmflow.runs.run_progress import _WatchedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,35 +176,38 @@ def request_lines(done: _Requests, money: str | None) -> list[str]:
     return [*lines, retry_words(done.retries)] if done.retries else lines
 
 
-def report_of(run: _WatchedRun, session: Session | None) -> RunReport:
+def report_of(
+    session: Session, name: str | None, seconds: float, jobs: list[JobRecord]
+) -> RunReport:
     """Return the report of a run.
 
     Args:
-        run: the run, open or closed.
-        session: what its calls went through; None if it was never opened.
+        session: what its calls went through.
+        name: the run's; None for one without.
+        seconds: how long it took.
+        jobs: its batch jobs.
     """
-    done, totals = run.statistics(), run.totals
-    state = None if run.ledger is None else run.ledger.state()
+    done, journal = session.tally.statistics(), session.journal
+    state = None if session.ledger is None else session.ledger.state()
     budget, spent = ({}, {}) if state is None else budget_amounts(state)
     if "seconds" in spent:
-        spent["seconds"] = run.seconds  # of a run that is over, they stand still
-    jobs = [each for each in run.batch_jobs if not each.replaced]
-    limiters = {} if session is None else session.limiters()
+        spent["seconds"] = seconds  # of a run that is over, they stand still
+    jobs = [each for each in jobs if not each.replaced]
     return RunReport(
         **asdict(done),
-        name=run.name,
-        resumable=totals is not None,
-        seconds=run.seconds,
-        rejected=Traffic.of(limiters).rejected,
-        total_cost=done.cost if totals is None else totals.cost,
+        name=name,
+        resumable=journal is not None,
+        seconds=seconds,
+        rejected=Traffic.of(session.limiters()).rejected,
+        total_cost=done.cost if journal is None else journal.totals.cost,
         budget=budget,
         spent=spent,
         reached=None if state is None else state.reached,
-        prices_as_of=session.prices_as_of() if session is not None and done.cost else None,
+        prices_as_of=session.prices_as_of() if done.cost else None,
         batch_jobs=len(jobs),
         batch_rounds=max((each.round for each in jobs), default=0),
         batch_rows=sum(each.requests for each in jobs),
         batch_jobs_left=sum(each.is_active for each in jobs),
-        decisions=run.batch_decisions,
-        altered=run.altered,
+        decisions=session.batch_decisions,
+        altered=0 if journal is None else journal.altered,
     )

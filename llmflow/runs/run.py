@@ -31,7 +31,6 @@ from llmflow.runs.catalog import checked_name, runs_folder
 from llmflow.runs.oddities import altered_words
 
 if TYPE_CHECKING:
-    from llmflow.batch.batch_mode import BatchMode
     from llmflow.batch.record import JobRecord
     from llmflow.budget import Budget, Ledger
     from llmflow.calls.session import Session
@@ -137,8 +136,6 @@ class Run:
         self._shows_progress = checked_flag("progress", progress)
         self._total = checked_total(total)
         self._progress: RunProgress | None = None
-        self.known = 0
-        """How many calls of earlier sessions need not be asked again."""
         self._entered_at = 0.0
         self._left_at: float | None = None
         self._pid = os.getpid()
@@ -221,12 +218,10 @@ class Run:
             is_conclusive=self._is_conclusive,
         )
         self._entered_at = time.monotonic()
-        if (totals := self.totals) is not None:
-            self.known = totals.answers + (0 if self.retry_failed else totals.failures)
         if self._shows_progress:
             from llmflow.runs.run_progress import RunProgress
 
-            self._progress = RunProgress(self, self._session, total=self._total)
+            self._progress = RunProgress(self._session, lambda: self.batch_jobs, total=self._total)
             self._progress.start()
         if RunStarted.wanted:
             emit(RunStarted(at=time.time(), run_id=self.id))
@@ -321,34 +316,17 @@ class Run:
         await self.session.settle()
 
     @property
-    def has_batches(self) -> bool:
-        """True if a call or an earlier job uses batch mode."""
-        return bool(self._all_batches)
-
-    @property
-    def _all_batches(self) -> list[BatchMode]:
-        return [] if self._session is None else self._session.all_batches
-
-    @property
     def batch_trouble(self) -> ProviderError | None:
         """The error for which a batch request is being repeated, or None."""
-        return next(filter(None, (each.trouble for each in self._all_batches)), None)
-
-    @property
-    def batch_decisions(self) -> dict[str, int]:
-        """Decisions about batch jobs in this session, with row counts."""
-        found: dict[str, int] = {}
-        for batches in self._all_batches:
-            for decision, rows in batches.decisions.items():
-                found[decision] = found.get(decision, 0) + rows
-        return found
+        return None if self._session is None else self._session.batch_trouble
 
     @property
     def batch_jobs(self) -> list[JobRecord]:
         """Records of its batch jobs, those of earlier sessions included."""
         if self._jobs_at_end is not None:
             return self._jobs_at_end
-        known = list({each.tag: each for b in self._all_batches for each in b.jobs}.values())
+        batches = [] if self._session is None else self._session.all_batches
+        known = list({each.tag: each for b in batches for each in b.jobs}.values())
         if not known and self._journal is not None:
             from llmflow.batch.record import JobRecord
 
@@ -411,9 +389,11 @@ class Run:
 
     def report(self) -> RunReport:
         """Return the report, to be printed: ``print(run.report())``."""
-        from llmflow.runs.report import report_of
+        from llmflow.runs.report import RunReport, report_of
 
-        return report_of(self, self._session)
+        if self._session is None:
+            return RunReport(name=self.name)
+        return report_of(self._session, self.name, self.seconds, self.batch_jobs)
 
     def _new_ledger(self, budget: Budget) -> Ledger:
         from llmflow.budget import Ledger, Spent

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from llmflow.errors import redact
 from llmflow.progress.pace import Pace
@@ -17,11 +17,8 @@ from llmflow.progress.view import BatchView, RunView, Traffic
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
-    from llmflow.budget import Ledger
-    from llmflow.calls.observe import RunStatistics
     from llmflow.calls.session import Session
     from llmflow.errors import ProviderError
-    from llmflow.journal import Totals
     from llmflow.limits import Limiter, LimiterStatistics
 
 _STOP_SECONDS: Final = 2.0
@@ -30,49 +27,28 @@ _LOOK_SECONDS: Final = 1.0
 _WORDS: Final = {"sealed": "to be sent", "creating": "on the way", "fetched": "being read"}
 
 
-class _WatchedRun(Protocol):
-    """The part of a `Run` that snapshots and reports read."""
-
-    name: str | None
-    known: int
-
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def ledger(self) -> Ledger | None: ...
-    @property
-    def totals(self) -> Totals | None: ...
-    @property
-    def altered(self) -> int: ...
-    @property
-    def has_batches(self) -> bool: ...
-    @property
-    def batch_jobs(self) -> list[JobRecord]: ...
-    @property
-    def batch_trouble(self) -> ProviderError | None: ...
-    @property
-    def batch_decisions(self) -> dict[str, int]: ...
-    def statistics(self) -> RunStatistics: ...
-
-
 class RunWatch:
     """Takes snapshots of a run: counts, pace, cost, limits and batch jobs.
 
     Args:
-        run: the run.
-        limiters: returns those of its calls, each with its statistics of the start.
+        session: what its calls go through.
+        jobs: returns its batch jobs.
+        limiters: returns those of its calls, each with its statistics of the start; None for
+            those that the session knows.
         now: a clock in seconds that never goes back.
     """
 
     def __init__(
         self,
-        run: _WatchedRun,
-        limiters: Callable[[], Mapping[Limiter, LimiterStatistics]],
+        session: Session,
+        jobs: Callable[[], list[JobRecord]],
         *,
+        limiters: Callable[[], Mapping[Limiter, LimiterStatistics]] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run, self._limiters, self._now = run, limiters, now
-        self._written = run.known
+        self._session, self._read_jobs, self._now = session, jobs, now
+        self._limiters = limiters or session.limiters
+        self._written = session.known
         self._pace = Pace(now())
         self._looked_at: float | None = None
         self._jobs: BatchView | None = None
@@ -95,7 +71,7 @@ class RunWatch:
             failed: how many failed for good.
             new: how many have ended by now, for the pace; known ones among them.
         """
-        run, counts = self._run, self._run.statistics()
+        counts, ledger = self._session.tally.statistics(), self._session.ledger
         traffic, pace = Traffic.of(self._limiters()), self._pace
         before = counts.replayed + counts.failed_before
         came = counts.done if new is None else new
@@ -121,7 +97,7 @@ class RunWatch:
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             cost=counts.cost,
-            budget=None if run.ledger is None else run.ledger.state(),
+            budget=None if ledger is None else ledger.state(),
             traffic=traffic,
             batch=self._batch(),
         )
@@ -130,27 +106,30 @@ class RunWatch:
         """Return the jobs, read once a second."""
         now = self._now()
         if self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
-            self._jobs, self._looked_at = batch_view(self._run, time.time()), now
+            self._looked_at, session = now, self._session
+            jobs = self._read_jobs() if session.all_batches else []
+            self._jobs = batch_view(jobs, session.batch_trouble, time.time())
         return self._jobs
 
 
-def batch_view(run: _WatchedRun, now: float) -> BatchView | None:
+def batch_view(
+    jobs: list[JobRecord], trouble: ProviderError | None, now: float
+) -> BatchView | None:
     """Return the batch jobs of a run; None if all have ended.
 
     Args:
-        run: the run.
+        jobs: the jobs.
+        trouble: the error for which a request about them is being repeated, or None.
         now: the time of day, in seconds since 1970.
     """
-    if not run.has_batches:
-        return None
-    active = [each for each in run.batch_jobs if each.is_active and not each.replaced]
+    active = [each for each in jobs if each.is_active and not each.replaced]
     if not active:
         return None
     states = Counter(redact(each.native or _WORDS.get(each.state, each.state)) for each in active)
     ends = [each.expires_at for each in active]
     age = max(0.0, now - min(each.sealed_at for each in active))
     latest = None if None in ends else max(0.0, max(filter(None, ends)) - now)
-    left, trouble = _seconds_left(active, age), run.batch_trouble
+    left = _seconds_left(active, age)
     return BatchView(
         states=dict(states),
         rows=sum(each.requests for each in active),
@@ -182,21 +161,21 @@ class RunProgress:
     event loop. It looks four times a second and keeps no process alive.
 
     Args:
-        run: the run, which is open.
-        session: what its calls go through.
+        session: what the run's calls go through.
+        jobs: returns its batch jobs.
         total: calls in all, or None where that is not known.
         now: a clock in seconds that never goes back.
     """
 
     def __init__(
         self,
-        run: _WatchedRun,
         session: Session,
+        jobs: Callable[[], list[JobRecord]],
         *,
         total: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.watch = RunWatch(run, session.limiters, now=now)
+        self.watch = RunWatch(session, jobs, now=now)
         self._total = total
         self._painter = Painter(sys.stderr, self.view, now=now)
         self._over = threading.Event()

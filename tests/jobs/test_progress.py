@@ -42,9 +42,10 @@ def progress(
     run: Run | None = None,
     **options: Any,
 ) -> FileProgress:
-    return FileProgress(
-        job, job._llm.limiter, total=total, stream=stream, run=run or Run(), **options
-    )
+    if run is None:
+        run = Run()
+        run.open()
+    return FileProgress(job, job._llm.limiter, total=total, stream=stream, run=run, **options)
 
 
 def line(shown: FileProgress) -> str:
@@ -148,7 +149,7 @@ class TestText:
     ) -> None:
         run = Run("known", folder=tmp_path)
         run.open()
-        run.known = 500
+        run.session.known = 500
         time = [0.0]
         shown = progress(job, total=1000, run=run, now=lambda: time[0])
         for second in range(1, 11):

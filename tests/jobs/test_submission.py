@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,14 +87,16 @@ def test_what_somebody_else_cancels_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_jobs_are_shown_until_they_have_ended(tmp_path: Path) -> None:
     def look(submission: Submission, run: Run) -> Any:
-        return batch_view(run, run.batch_jobs[0].sealed_at + 90)
+        return batch_view(run.batch_jobs, None, run.batch_jobs[0].sealed_at + 90)
 
     found = submit(FakeServer(looks=9), tmp_path, detach=True, after=look)
     assert (found.rows, found.age, sum(found.states.values())) == (9, 90, 1)
 
 
 def test_jobs_that_have_ended_are_shown_no_more(tmp_path: Path) -> None:
-    shown = submit(FakeServer(), tmp_path, after=lambda sub, run: batch_view(run, 0.0))
+    shown = submit(
+        FakeServer(), tmp_path, after=lambda sub, run: batch_view(run.batch_jobs, None, 0.0)
+    )
     assert shown is None
 
 
@@ -116,8 +117,7 @@ def test_the_rest_is_taken_to_go_on_as_before(
         JobRecord(tag="t", queue="q", provider="p", model="m", requests=rows, succeeded=done)
         for rows, done in jobs
     ]
-    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
-    view = batch_view(run, 100.0)
+    view = batch_view(records, None, 100.0)
     assert view is not None
     assert view.left == (None if left is None else pytest.approx(left))
 
@@ -128,7 +128,6 @@ def test_what_is_told_of_jobs_is_of_those_that_have_not_ended() -> None:
         JobRecord(tag="a", state="done", requests=9, succeeded=7, **both),
         JobRecord(tag="b", state="created", requests=2, succeeded=1, round=2, **both),
     ]
-    run: Any = SimpleNamespace(has_batches=True, batch_jobs=records, batch_trouble=None)
-    view = batch_view(run, 0.0)
+    view = batch_view(records, None, 0.0)
     assert view is not None
     assert (view.rows, view.done) == (2, 1)
