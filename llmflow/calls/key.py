@@ -66,12 +66,13 @@ def canonical(request: Request) -> bytes:
     Raises:
         ConfigurationError: an option cannot be written down.
     """
+    options = request.options
     parts: list[Any] = [
         request.messages,
         request.system,
         request.max_tokens,
         request.temperature,
-        dict(request.options),
+        options if type(options) is dict else dict(options),
     ]
     if request.wanted:
         parts.append(request.wanted)
