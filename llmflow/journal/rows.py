@@ -15,6 +15,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 from zlib import crc32
 
@@ -75,6 +76,7 @@ INPUT_TOKENS, OUTPUT_TOKENS, COST = map(
     ANSWER_COLUMNS.index, ("input_tokens", "output_tokens", "cost")
 )
 ANSWER_ATTEMPTS, FAILURE_ATTEMPTS = ANSWER_COLUMNS.index("attempts"), 13
+_of_error: Final = attrgetter(*FAILURE_COLUMNS[len(_KEY) + 1 : -1])
 _NOTHING: Final = b"{}"
 """What cannot be written as JSON at all."""
 _LARGEST: Final = 2**63 - 1
@@ -133,37 +135,22 @@ def response_of(row: Sequence[Any]) -> Response:
         outputs, reply = _outputs(reply[0]), reply[1]
     if bytes in map(type, told):
         told = [_text(each) for each in told]
-    (
-        _,
-        text,
-        finish_reason,
-        model,
-        provider,
-        request_id,
-        input_tokens,
-        output_tokens,
-        cached_tokens,
-        reasoning_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        cost,
-        attempts,
-        waited,
-    ) = told
+    _, text, reason, model, provider, request = told[:6]
+    read, written, cached, thought, put, put_1h, cost, attempts, waited = told[6:]
     return Response(
         text=text,
         usage=Usage(
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cached_tokens=cached_tokens,
-            reasoning_tokens=reasoning_tokens,
-            cache_write_tokens=cache_write_tokens,
-            cache_write_1h_tokens=cache_write_1h_tokens,
+            input_tokens=read,
+            output_tokens=written,
+            cached_tokens=cached,
+            reasoning_tokens=thought,
+            cache_write_tokens=put,
+            cache_write_1h_tokens=put_1h,
         ),
-        finish_reason=finish_reason,
+        finish_reason=reason,
         model=model,
         provider=provider,
-        request_id=request_id,
+        request_id=request,
         cost=cost,
         attempts=attempts,
         waited=waited or 0.0,
@@ -187,23 +174,8 @@ def failure_row(
     fingerprint: bytes, ordinal: int, uses: int, at: float, error: ProviderError
 ) -> Row:
     """Return the row of a failure."""
-    return (
-        fingerprint,
-        ordinal,
-        uses,
-        at,
-        _kind(error),
-        error.message,
-        error.provider,
-        error.model,
-        error.status,
-        error.code,
-        error.request_id,
-        error.retry_after,
-        error.dimension,
-        error.attempts,
-        getattr(error, "partial_text", None) or None,
-    )
+    partial_text = getattr(error, "partial_text", None) or None
+    return (fingerprint, ordinal, uses, at, _kind(error), *_of_error(error), partial_text)
 
 
 def failure_of(row: Sequence[Any]) -> RecordedFailure:
