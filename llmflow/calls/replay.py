@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.calls.call import NOTHING, Call, Step
 from llmflow.calls.key import canonical, fingerprint, server_of
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from llmflow.journal import Journal, Recorded
     from llmflow.journal.reading import Asked
 
+Row: TypeAlias = tuple[bytes, int]
+"""Fingerprint and ordinal of a call."""
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
 
@@ -112,15 +114,21 @@ class Ordinals:
             may_be_known = not (is_new and journal.began_empty)
         return self.recorded(call.row) if may_be_known else None
 
-    def recorded(self, row: tuple[bytes, int]) -> Recorded | None:
+    def recorded(self, row: Row) -> Recorded | None:
         """Return the record of a row that is not asked again."""
-        journal = self.journal
-        found = None if journal is None else journal.find(*row)
-        if found is None or isinstance(found, Response) or not self._retry_failed:
-            return found
-        assert journal is not None
+        found = None if self.journal is None else self.journal.find(*row)
+        return None if found is None or self._is_asked_again(found) else found
+
+    async def recorded_many(self, rows: Sequence[Row]) -> dict[Row, Recorded]:
+        """Return the records of the rows that are not asked again."""
+        found = {} if self.journal is None else await self.journal.find_many(rows)
+        return {row: each for row, each in found.items() if not self._is_asked_again(each)}
+
+    def _is_asked_again(self, found: Recorded) -> bool:
+        if isinstance(found, Response) or not self._retry_failed or self.journal is None:
+            return False
         # What has failed in this session is not asked once more in it.
-        return found if found.at >= journal.opened_at else None
+        return found.at < self.journal.opened_at
 
     def number(self, call: Call) -> None:
         """Set a call's key and ordinal, unless they are set."""

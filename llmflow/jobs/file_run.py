@@ -7,7 +7,8 @@ was stopped, has neither and can be asked by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ from llmflow.errors import (
     ProviderError,
     redact,
 )
-from llmflow.events import listening
+from llmflow.events import Event
 from llmflow.items.idle import yield_slot
 from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room
 from llmflow.items.sending import item_calls
@@ -47,6 +48,7 @@ from llmflow.runs.run import current_run
 from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
+    from llmflow.calls.session import Session
     from llmflow.journal import Recorded
 
 DEFAULT_CONCURRENCY = 100
@@ -174,7 +176,11 @@ class FileRun(Room):
         self._submitting: asyncio.Task[None] | None = None
         self._runner: ItemRunner[Row] | None = None
         self._context: Context | None = None
-        self._outcomes: Iterator[tuple[Key, int, Recorded | None]] = iter(())
+        self._session: Session | None = None
+        self._submitted: Iterator[Sequence[tuple[Key, int]]] = iter(())
+        self._all_looked_up = True
+        self._looking: asyncio.Task[None] | None = None
+        self._outcomes: deque[tuple[Key, int, Recorded | None]] = deque()
 
     @property
     def once(self) -> bool:
@@ -222,7 +228,14 @@ class FileRun(Room):
             sends_after_stop=False,
             prepare=self._prepare,
         )
-        self._outcomes = self._known()
+        try:
+            self._session, call = self._llm.call_for("")
+        except LLMFlowError as error:
+            self.stopped_by = error
+            return
+        self._session.note_route(call.route)
+        if self.submission is not None and self.submission.keys is not None:
+            self._submitted, self._all_looked_up = self.submission.keys.read(), False
         try:
             if not self.stopping:
                 runner.start()
@@ -232,8 +245,8 @@ class FileRun(Room):
             if putting is not None:
                 putting.cancel()
             await runner.close()
-            if putting is not None:
-                await asyncio.wait((putting,))
+            if rest := list(filter(None, (putting, self._looking))):
+                await asyncio.wait(rest)
         if isinstance(runner.failure, asyncio.CancelledError):
             self.interrupted = True
         elif self.stopped_by is None:
@@ -291,6 +304,9 @@ class FileRun(Room):
         """Return whether another row may begin; none while jobs are made."""
         putting = self._overflowing is not None and not self._overflowing.done()
         assert self._runner is not None
+        if not (self._outcomes or self._all_looked_up):
+            self._looking = self._looking or asyncio.create_task(self._look_up())
+            return False
         return self._runner.under_way < self.concurrency and not putting
 
     def interrupt(self) -> None:
@@ -320,32 +336,38 @@ class FileRun(Room):
         if self._runner is not None:
             self._runner.stop(error)
 
-    def _known(self) -> Iterator[tuple[Key, int, Recorded | None]]:
-        """Yield key, hash of the prompt and outcome of submitted rows."""
-        session, call = self._llm.call_for("")
-        session.note_route(call.route)
-        if self.submission is None or self.submission.keys is None:
-            return
-        for rows in self.submission.keys.read():
-            for key, digest in rows:
-                yield key, digest, session.ordinals.recorded(key)
-        self.submission.keys.close()
+    async def _look_up(self) -> None:
+        """Look up the next rows that were submitted, all at once."""
+        assert self._session is not None
+        assert self._runner is not None
+        rows = next(self._submitted, None)
+        try:
+            if rows is not None:
+                found = await self._session.ordinals.recorded_many([key for key, _ in rows])
+                self._outcomes.extend((key, digest, found.get(key)) for key, digest in rows)
+        except JournalError:
+            rows = None  # whoever asks for a row meets it
+        self._looking, self._all_looked_up = None, rows is None
+        self._runner.advance()
 
     def _prepare(self, index: int, row: Row) -> Any:
         """Return what a row's task gets; `ENDED` if none is needed."""
+        key, digest, found = self._outcomes.popleft() if self._outcomes else _UNKNOWN
         try:
-            key, digest, found = next(self._outcomes, _UNKNOWN)
             prompt = self._selection.prompt(row, index)
             if isinstance(prompt, LeftOut):
                 self.counters.leave_out(prompt)
                 return ENDED
+            is_same = digest == hash(prompt) and not Event.wanted
+            if is_same and found is not None and self._session is not None:
+                self._write(row, outcome(self._session.tally, found), index)
+                return ENDED
             session, call = self._llm.call_for(prompt)
-            if digest != hash(prompt) or listening():
-                response = session.recall(call, submitted=self.submission is not None)
-            elif found is not None:
-                response = outcome(session.tally, found)
+            response = None
+            if is_same:
+                call.key, call.ordinal = key
             else:
-                response, (call.key, call.ordinal) = None, key
+                response = session.recall(call, submitted=self.submission is not None)
         except _OF_ROWS as error:
             self._failed(row, error, index)
             return ENDED
