@@ -67,17 +67,17 @@ class Copying:
         Raises:
             ConfigurationError: one of them is wrong.
         """
-        twin, around = copy.copy(self), self.mode_options
-        twin._route = _varied_route(
-            self._route,
-            mode=mode,
-            deadline=deadline,
-            fallback=fallback,
-            batch=checked_batch(batch),
-            around=around,
-        )
         changed = {"mode": mode, "deadline": deadline, "fallback": fallback, "batch": batch}
-        twin._given = {**self._given, **{k: v for k, v in changed.items() if v is not None}}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        around, options = self.mode_options, self._route.mode_options
+        if mode is not None or deadline is not None or fallback is not None:
+            if mode is None and around is not None:
+                mode, fallback = around.mode, fallback or around.fallback
+                deadline = around.deadline if deadline is None else deadline
+            options = as_mode_options(mode, deadline=deadline, fallback=fallback)
+        twin, batch = copy.copy(self), checked_batch(batch) or self._route.batch
+        twin._route = replace(self._route, mode_options=options, batch=batch)
+        twin._given = {**self._given, **changed}
         if validate is not None:
             twin.validate = checked_validate(validate)
         return twin
@@ -88,11 +88,8 @@ def reduced(
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any] | None]:
     """Return what `pickle` and `copy.deepcopy` make a copy of.
 
-    Args:
-        llm: the object.
-        base: the class that is made with these arguments, whatever a class of the user's is.
-        given: the arguments that it was made with.
-        own: its attributes, without those that the user's code has added.
+    It was made by `base` with the arguments `given`, and has its `own` attributes beside those
+    that the user's code has added.
 
     Raises:
         ConfigurationError: an argument cannot be carried; the message names it.
@@ -120,37 +117,6 @@ def rebuilt(kind: type[Any], base: type[Any], settings: dict[str, Any], had_key:
     if had_key:
         _find_key(llm)
     return llm
-
-
-def _varied_route(
-    route: Route,
-    *,
-    mode: ModeName | None,
-    deadline: float | str | None,
-    fallback: Fallback | None,
-    batch: Batch | None,
-    around: ModeOptions | None,
-) -> Route:
-    """Return a route with another mode or other batch settings.
-
-    Args:
-        route: the LLM's.
-        mode: the mode; None: what is chosen already, changed by the next two.
-        deadline: when all is to be answered.
-        fallback: the other way.
-        batch: how calls become jobs; None: as before.
-        around: what is chosen already; None if nothing is.
-
-    Raises:
-        ConfigurationError: one of them is wrong.
-    """
-    options = route.mode_options
-    if mode is not None or deadline is not None or fallback is not None:
-        if mode is None and around is not None:
-            mode, fallback = around.mode, fallback or around.fallback
-            deadline = around.deadline if deadline is None else deadline
-        options = as_mode_options(mode, deadline=deadline, fallback=fallback)
-    return replace(route, mode_options=options, batch=batch or route.batch)
 
 
 def checked_batch(batch: Any) -> Batch | None:

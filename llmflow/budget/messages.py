@@ -18,13 +18,7 @@ def refusal(
 ) -> str:
     """Return why a call is refused, and what to do.
 
-    Args:
-        reached: the limit, as the field of `Budget` is called.
-        budget: what may be spent.
-        spent: what was.
-        reserved: what the calls under way may come to.
-        under_way: how many calls those are.
-        estimate: what the refused call may come to.
+    `reached` is the limit, as the field of `Budget` is called.
     """
     limit = float(getattr(budget, reached))
     remedy = "Raise the budget and run again: what is in the journal costs nothing."
@@ -42,13 +36,7 @@ def refusal(
 
 
 def too_large(dimension: str, budget: Budget, estimate: Estimate) -> TooLargeForBudgetError:
-    """Return the refusal of a call that exceeds the whole budget.
-
-    Args:
-        dimension: what is too small, as the field of `Budget` is called.
-        budget: what may be spent.
-        estimate: what the call may come to.
-    """
+    """Return the refusal of a call that exceeds the whole budget."""
     limit, needed = float(getattr(budget, dimension)), float(getattr(estimate, dimension))
     return TooLargeForBudgetError(
         f"this call alone may come to {_amount(dimension, needed)}, which is above the whole "

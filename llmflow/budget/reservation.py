@@ -64,16 +64,17 @@ class Reservation:
         return spent
 
     def settle_with(self, response: Response, *, counted: float = 0.0) -> Spent:
-        """Settle with an answer: its cost, tokens and uncounted attempts.
+        """Settle with an answer; return what was spent beyond what it tells.
 
         An answer that does not say what it used is taken to have used what was reserved.
         """
-        tokens = response.usage.total_tokens
-        return self.settle(
-            usd=response.cost if tokens or response.cost else None,
+        tokens, cost = response.usage.total_tokens, response.cost
+        spent = self.settle(
+            usd=cost if tokens or cost else None,
             tokens=tokens or None,
             requests=response.attempts - counted,
         )
+        return Spent(spent.usd - max(0.0, cost or 0.0), spent.tokens - max(0, tokens))
 
     def release(self) -> None:
         """Give everything back: nothing was spent. Does nothing after `settle`."""

@@ -179,12 +179,7 @@ class Coalescer:
         self._loops: dict[asyncio.AbstractEventLoop, dict[Hashable, InFlight]] = {}
 
     def join(self, key: Hashable, nth: int) -> InFlight:
-        """Return the calls that equal this one, including it.
-
-        Args:
-            key: what makes calls equal.
-            nth: how many equal calls there were before this one.
-        """
+        """Return the calls with the same key as this one, including it."""
         groups = self._loops.setdefault(asyncio.get_running_loop(), {})
         group = groups.get(key)
         if group is None:

@@ -14,7 +14,7 @@ import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from llmflow import transport
 from llmflow.calls.call import Call, plausible
@@ -43,8 +43,6 @@ _WORTH_TELLING: Final = 1e-3
 _TEMPLATE_CHARACTERS: Final = 16
 # The share of calls that fail above which nothing is sent that need not be.
 _STRUGGLING: Final = 0.5
-
-_Error = TypeVar("_Error", bound=ProviderError)
 
 
 class _Call:
@@ -408,13 +406,16 @@ class LiveMode:
         if long and seconds <= self.retry.daily_limit_patience:
             call.rejected_since = now + seconds  # as long as one waits for the quota of a day
             return
-        end = _impatient(
-            rejection,
-            QuotaExhaustedError if long else RateLimitError,
-            waited=now - call.rejected_since,
-            more=seconds,
-            most=patience,
-            back=clock_time(self._clock.wall() + seconds),
+        kind = QuotaExhaustedError if long else RateLimitError
+        end = kind(
+            f"only rate limits, {now - call.rejected_since:,.0f} s so far and {seconds:,.0f} s "
+            f"still to wait, until {clock_time(self._clock.wall() + seconds)}, which is over "
+            f"rate_limit_patience={patience:.0f}; the provider said: {rejection.message}",
+            status=rejection.status,
+            code=rejection.code,
+            request_id=rejection.request_id,
+            retry_after=rejection.retry_after,
+            dimension=rejection.dimension,
         )
         if long:
             self.limiter.refuse(end, seconds=seconds)
@@ -432,27 +433,6 @@ def _close_second(call: _Call, second: Second, *, answered: bool) -> None:
     call.second = None
     first = call.payment is not None and call.payment.may_have_run
     second.close(charged=second.may_have_run and (first or not answered))
-
-
-def _impatient(
-    rejection: ProviderError,
-    kind: type[_Error],
-    *,
-    waited: float,
-    more: float,
-    most: float,
-    back: str,
-) -> _Error:
-    return kind(
-        f"only rate limits, {waited:,.0f} s so far and {more:,.0f} s still to wait, until "
-        f"{back}, which is over rate_limit_patience={most:.0f}; "
-        f"the provider said: {rejection.message}",
-        status=rejection.status,
-        code=rejection.code,
-        request_id=rejection.request_id,
-        retry_after=rejection.retry_after,
-        dimension=rejection.dimension,
-    )
 
 
 def _kind(request: Request) -> Hashable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from llmflow import errors
@@ -85,23 +85,7 @@ class Tally:
         self._lock = threading.RLock()
         self.in_flight: set[int] = set()
         """The ids of the calls that have not ended; those that jobs have are only counted."""
-        self._counts: dict[str, int] = dict.fromkeys(
-            (
-                "answered",
-                "replayed",
-                "cached",
-                "shared",
-                "failed",
-                "failed_before",
-                "in_flight",
-                "requests",
-                "input_tokens",
-                "output_tokens",
-                "cut",
-                "empty",
-            ),
-            0,
-        )
+        self._counts = {each.name: 0 for each in fields(RunStatistics) if each.default == 0}
         self._cost: float | None = None
         self._retries: Counter[str] = Counter()
         self._brought = {"replayed": 0, "failed_before": 0}
@@ -112,12 +96,7 @@ class Tally:
             self._counts[name] += number
 
     def taken(self, name: str, response: Response) -> None:
-        """Count an answer that cost nothing.
-
-        Args:
-            name: where it is from: ``cached`` or ``shared``.
-            response: the answer.
-        """
+        """Count an answer that cost nothing, ``cached`` or ``shared``."""
         with self._lock:
             self._counts[name] += 1
             self._look_at(response)
@@ -152,12 +131,7 @@ class Tally:
             self._brought[name] += 1
 
     def known(self, name: str, response: Response | None = None) -> None:
-        """Count a call with a known outcome, unless counted already.
-
-        Args:
-            name: ``replayed`` or ``failed_before``.
-            response: its answer, if it has one.
-        """
+        """Count a ``replayed`` call or one that ``failed_before``, once."""
         with self._lock:
             if self._brought[name]:
                 self._brought[name] -= 1

@@ -155,14 +155,9 @@ class Payment(Sending):
     def answered(self, response: Response) -> None:
         """Settle with an answer."""
         reservation, self.reservation = self.reservation, None
-        if reservation is None:
-            return
-        spent, usage = reservation.settle_with(response, counted=self._counted), response.usage
-        self._charge(
-            spent.usd - max(0.0, response.cost or 0.0),
-            spent.tokens - max(0, usage.total_tokens),
-            0,
-        )
+        if reservation is not None:
+            usd, tokens, _ = reservation.settle_with(response, counted=self._counted)
+            self._charge(usd, tokens, 0)
 
     def failed(self, error: ProviderError, *, is_kept: bool) -> None:
         """Settle with a failure.

@@ -33,16 +33,8 @@ def pipeline(
 ) -> Step:
     """Return the first step for one kind of calls.
 
-    It is put together from the last step on.
-
-    Args:
-        session: what the steps share.
-        wanted: whether the answer is waited for.
-        shares: whether equal calls in flight have one answer.
-        in_mode: whether another mode than live calls is chosen.
-        validates: whether something looks at the answer.
-        caches: whether answers are kept for other runs.
-        is_heard: whether anybody listens to events.
+    `Session.ask` tells kinds apart. Steps are put together from the last one on. A call is
+    `wanted` if its answer is waited for, and `is_heard` if anybody listens to events.
     """
     step = record(session, last_steps(session, caches), in_mode=in_mode)
     if shares:

@@ -15,10 +15,7 @@ from llmflow.types import Charge, Response
 def record(session: Session, ask: Step, *, in_mode: bool = True) -> Step:
     """Return the step that writes outcomes down.
 
-    Args:
-        session: what the steps share.
-        ask: the next step.
-        in_mode: whether a job may have brought an outcome, and waits for it to be durable.
+    With `in_mode`, a job may have brought an outcome and waits for it to be durable.
     """
 
     async def confirmed(call: Call) -> Response:

@@ -85,9 +85,7 @@ class Ordinals:
     def identify(self, call: Call, *, submitted: bool = False) -> Recorded | None:
         """Set a call's key and ordinal; return its journal record.
 
-        Args:
-            call: the call.
-            submitted: whether it is numbered as if it wanted no result.
+        With `submitted`, it is numbered as if it wanted no result.
 
         Raises:
             ConfigurationError: an option of the call cannot be written down.

@@ -102,11 +102,7 @@ class CallReporter:
     ) -> None:
         """Report a pause once, however many calls meet it.
 
-        Args:
-            call_id: whose rejection it was.
-            rejection: what the provider said.
-            before: seconds that the domain would have paused without it.
-            seconds: how long it pauses now.
+        Without the rejection, the domain would have paused for `before` seconds.
         """
         news = seconds > _MUCH_LONGER * before
         if news and DomainPaused.wanted:

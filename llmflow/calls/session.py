@@ -175,7 +175,7 @@ class Session:
     def ask(self, call: Call) -> Coroutine[Any, Any, Response]:
         """Return what answers a call, by the steps for its kind."""
         route = call.route
-        if call.wanted:
+        if call.wanted and self.run_id is not None:
             self.note_route(route)
         kind = (
             call.wanted,
@@ -193,9 +193,8 @@ class Session:
     def recall(self, call: Call, *, submitted: bool = False) -> Response | None:
         """Return an answer from the journal before the first step.
 
-        Args:
-            call: the call; if nothing is known of it, that is not looked up again.
-            submitted: whether it has the number of a submitted one.
+        If nothing is known of the call, that is not looked up again. With `submitted`, it has
+        the number of a submitted one.
 
         Raises:
             ProviderError: it has failed for good.
@@ -293,10 +292,6 @@ class Session:
         """
         await self.ask(call)
         return call.placed
-
-    def submit_anew(self) -> None:
-        """Count the calls that are submitted from the first one again."""
-        self.ordinals.begin_again()
 
     def note_fatal(self, error: ProviderError) -> None:
         """Note an unawaited call's error that concerns all calls."""

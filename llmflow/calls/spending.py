@@ -177,10 +177,8 @@ class Spending:
         if reservation is None:
             self._ledger.charge(Spent(response.cost or 0.0, usage.total_tokens, response.attempts))
             return
-        spent = reservation.settle_with(response)
-        self._charge(
-            spent.usd - max(0.0, response.cost or 0.0), spent.tokens - max(0, usage.total_tokens)
-        )
+        usd, tokens, _ = reservation.settle_with(response)
+        self._charge(usd, tokens)
         self._of_model(route).outputs.observe(usage.output_tokens)
 
     def failed(self, reservation: Reservation, error: ProviderError) -> None:

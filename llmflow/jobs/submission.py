@@ -90,7 +90,7 @@ class Submission:
             # wants the rest.
             if not was_cancelled:
                 raise
-            run.session.submit_anew()
+            run.session.ordinals.begin_again()
             await self._read()
             await self._wait()
         self.is_over = True
@@ -136,7 +136,7 @@ class Submission:
         Raises:
             LLMFlowError: a row cannot be submitted.
         """
-        self._run.session.submit_anew()
+        self._run.session.ordinals.begin_again()
         options = self._llm.mode_options or ModeOptions()
         with use_mode(replace(options, mode="batch", fallback=None)):
             await self._submit()

@@ -43,12 +43,7 @@ def tell_results(error: BaseException, done: int, total: int | None) -> None:
 
 
 def tell_stream(error: BaseException, delivered: int) -> None:
-    """Say that an interrupt has ended a stream of answers.
-
-    Args:
-        error: what ended it; nothing is said of what is no interrupt.
-        delivered: how many results were handed out.
-    """
+    """Say that an interrupt has ended a stream of answers."""
     if _is_interrupt(error) and not _is_inside():
         handed = counted(delivered, "result was", "results were")
         _tell(error, f"{handed} handed out, and no more is kept; {_GO_ON}")
@@ -57,14 +52,7 @@ def tell_stream(error: BaseException, delivered: int) -> None:
 def tell_run(
     error: BaseException | None, name: str | None, totals: Totals | None, jobs: list[JobRecord]
 ) -> None:
-    """Report what an interrupted run keeps, and how to resume.
-
-    Args:
-        error: what ended it.
-        name: the run's.
-        totals: what is in its journal; None without one.
-        jobs: its batch jobs.
-    """
+    """Report what an interrupted run keeps, and how to resume."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is None or not _is_interrupt(error):

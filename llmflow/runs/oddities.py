@@ -28,11 +28,7 @@ def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str
     >>> answer_words(600, cut=12, empty=3, option="--max-tokens")
     ['12 answers cut at max_tokens, 3 empty', '2.0% of the answers were cut: raise --max-tokens']
 
-    Args:
-        answers: how many there are in all.
-        cut: how many of them were cut off.
-        empty: how many of them are empty.
-        option: what sets the bound.
+    `option` is what sets the bound.
     """
     parts = []
     if cut:

@@ -119,7 +119,7 @@ def test_what_is_submitted_again_in_a_session_is_not_asked_again(
         async with Run("c", mode="batch") as run:
             first = [await llm.submit("Hi"), await llm.submit("Hi")]
             await run.settled()
-            run.session.submit_anew()
+            run.session.ordinals.begin_again()
             return [*first, await llm.submit("Hi"), await llm.submit("Hi"), await llm.submit("Hi")]
 
     assert asyncio.run(main()) == [True, True, False, False, True]
@@ -132,7 +132,7 @@ def test_what_a_job_brings_while_others_are_submitted_is_not_asked_again() -> No
         async with Run("d", mode="batch") as run:
             first = [await llm.submit(text) for text in TEXTS[:5]]
             await asyncio.sleep(0.3)  # some are answered by then
-            run.session.submit_anew()
+            run.session.ordinals.begin_again()
             again = [await llm.submit(text) for text in TEXTS[:6]]
             await run.settled()
             assert run.statistics().answered == 6
