@@ -231,9 +231,8 @@ async def _work(job: FileRun, progress: FileProgress, *, quiet: bool) -> None:
         job.interrupt()
         progress.refresh()
 
-    with on_signals(interrupt):
-        async with progress:
-            await job.run()
+    with on_signals(interrupt), progress:
+        await job.run()
 
 
 def _partial(task: Task) -> list[int] | None:

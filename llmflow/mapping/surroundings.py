@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextvars import copy_context
@@ -63,7 +64,7 @@ class MapProgress(RunProgress):
     """
 
     def __init__(self, run: Run, engine: MapEngine[Any]) -> None:
-        super().__init__(run.session, lambda: run.batch_jobs)
+        super().__init__(run.session, lambda: run.batch_jobs, stream=sys.stderr)
         self._engine = engine
         self._begun = time.monotonic()
 

@@ -221,7 +221,9 @@ class Run:
         if self._shows_progress:
             from llmflow.runs.run_progress import RunProgress
 
-            self._progress = RunProgress(self._session, lambda: self.batch_jobs, total=self._total)
+            self._progress = RunProgress(
+                self._session, lambda: self.batch_jobs, total=self._total, stream=sys.stderr
+            )
             self._progress.start()
         if RunStarted.wanted:
             emit(RunStarted(at=time.time(), run_id=self.id))

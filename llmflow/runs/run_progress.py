@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from llmflow.errors import redact
 from llmflow.progress.pace import Pace
@@ -163,7 +162,9 @@ class RunProgress:
     Args:
         session: what the run's calls go through.
         jobs: returns its batch jobs.
+        limiters: as in `RunWatch`.
         total: calls in all, or None where that is not known.
+        stream: where to show it, or None.
         now: a clock in seconds that never goes back.
     """
 
@@ -172,13 +173,15 @@ class RunProgress:
         session: Session,
         jobs: Callable[[], list[JobRecord]],
         *,
+        limiters: Callable[[], Mapping[Limiter, LimiterStatistics]] | None = None,
         total: int | None = None,
+        stream: IO[str] | None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.watch = RunWatch(session, jobs, now=now)
-        self._total = total
-        self._painter = Painter(sys.stderr, self.view, now=now)
-        self._over = threading.Event()
+        self.total = total
+        self.watch = RunWatch(session, jobs, limiters=limiters, now=now)
+        self._painter = Painter(stream, self.view, now=now)
+        self._over, self._news = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._draw, name="llmflow-progress", daemon=True)
 
     def start(self) -> None:
@@ -192,6 +195,7 @@ class RunProgress:
         """Take everything away but a last line. Doing so twice is fine."""
         atexit.unregister(self.stop)
         self._over.set()
+        self._news.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)  # a terminal may be stopped with Ctrl-S
         if not self._thread.is_alive():
@@ -199,8 +203,17 @@ class RunProgress:
 
     def view(self) -> RunView:
         """Return what is shown."""
-        return self.watch.view(total=self._total)
+        return self.watch.view(total=self.total)
+
+    def refresh(self) -> None:
+        """Show the state at once: an important change has happened."""
+        self._news.set()
 
     def _draw(self) -> None:
-        while self._painter.active and not self._over.wait(self._painter.wait()):
-            self._painter.tick()
+        painter = self._painter
+        while painter.active:
+            news = self._news.wait(painter.wait())
+            self._news.clear()
+            if self._over.wait(painter.wait(news=True) if news else 0.0):
+                return
+            painter.tick(news=news)

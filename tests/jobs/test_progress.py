@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from llmflow.runs.report import RunReport
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Response, Usage
+
+PATIENCE = 90.0
 
 
 class Broken(io.StringIO):
@@ -190,41 +194,47 @@ class TestText:
         await job.run()
 
 
-class TestDisplays:
-    @pytest.mark.virtual_time
-    async def test_lines_come_every_ten_seconds(self, job: FileRun) -> None:
-        stream = io.StringIO()
-        async with progress(job, stream=stream):
-            await asyncio.sleep(35.0)
-        lines = stream.getvalue().splitlines()
-        assert len(lines) == 3
-        assert lines[0].startswith("0 of 100 done, ")
+def wait_for(stream: io.StringIO) -> None:
+    """Wait until something is written, while nothing else runs."""
+    deadline = time.monotonic() + PATIENCE
+    while not stream.getvalue():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
-    @pytest.mark.virtual_time
-    async def test_news_are_shown_at_once(self, job: FileRun) -> None:
+
+class TestDisplays:
+    def test_it_is_shown_while_the_event_loop_is_blocked(
+        self, job: FileRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("llmflow.progress.display.Lines.seconds", 0.0)
         stream = io.StringIO()
-        async with progress(job, None, stream) as shown:
-            await asyncio.sleep(1.0)
+        with progress(job, stream=stream):
+            wait_for(stream)
+        assert stream.getvalue().startswith("0 of 100 done, ")
+
+    def test_news_are_shown_at_once(self, job: FileRun, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("llmflow.progress.display.Lines.seconds", 10 * PATIENCE)
+        stream = io.StringIO()
+        with progress(job, None, stream) as shown:
             shown.refresh()
-            await asyncio.sleep(1.0)
+            wait_for(stream)
         assert stream.getvalue().startswith("0 done, ")
 
-    async def test_a_stream_that_is_gone_does_not_stop_the_run(self, job: FileRun) -> None:
-        async with progress(job, stream=Broken()) as shown:
+    def test_a_stream_that_is_gone_does_not_stop_the_run(self, job: FileRun) -> None:
+        with progress(job, stream=Broken()) as shown:
             shown.refresh()
-            await asyncio.sleep(0.01)
 
-    async def test_without_a_stream_nothing_is_shown(self, job: FileRun) -> None:
-        async with progress(job, stream=None):
-            await asyncio.sleep(0)
+    def test_without_a_stream_nothing_is_shown(self, job: FileRun) -> None:
+        before = threading.active_count()
+        with progress(job, stream=None):
+            assert threading.active_count() == before
 
-    @pytest.mark.virtual_time
-    async def test_only_one_progress_is_shown(self, job: FileRun) -> None:
+    def test_only_one_progress_is_shown(self, job: FileRun) -> None:
         first, second = io.StringIO(), io.StringIO()
-        async with progress(job, stream=first), progress(job, stream=second) as hidden:
+        with progress(job, stream=first) as shown, progress(job, stream=second) as hidden:
             hidden.refresh()
-            await asyncio.sleep(11.0)
-        assert first.getvalue()
+            shown.refresh()
+            wait_for(first)
         assert not second.getvalue()
 
 

@@ -43,7 +43,7 @@ def model(**options: Any) -> LLM:
 
 def progress(run: Run, **options: Any) -> RunProgress:
     assert run._session is not None
-    return RunProgress(run._session, lambda: run.batch_jobs, **options)
+    return RunProgress(run._session, lambda: run.batch_jobs, stream=sys.stderr, **options)
 
 
 class Stderr:
