@@ -23,15 +23,7 @@ READER_GONE = 141
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Outcome of a run.
-
-    Args:
-        code: the exit code.
-        output: where the answers are, or None if there are none.
-        failures: where the failures are, or None if there are none.
-        stopped_by: why it ended before the last row, or None.
-        waits_for: the batch jobs that were left to another session, in words, or None.
-    """
+    """Outcome of a run."""
 
     code: int
     output: str | None

@@ -52,9 +52,7 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
 
     What can be checked is checked first; nothing is written before.
 
-    Args:
-        task: what to do.
-        runs: the folder of the run's folder; by default what `runs_folder` says.
+    `runs` is the folder of the run's folder; by default what `runs_folder` says.
     """
     found: tuple[RowSource, Selection] | None = None
     with ExitStack() as stack:

@@ -201,9 +201,7 @@ def run_name(output: str, *, task: Iterable[str | None] = ()) -> str:
     >>> run_name("/data/summaries.jsonl")
     'summaries-3cb11b'
 
-    Args:
-        output: the path, or ``-``.
-        task: what is asked of what, for an output that is a stream.
+    `task` is what is asked of what, for an output that is a stream.
 
     Raises:
         ConfigurationError: the path leads to itself.

@@ -165,16 +165,7 @@ def report_of(
 ) -> Report:
     """Return the closing report of a job.
 
-    Args:
-        job: the job.
-        run: what it belongs to.
-        llm: its model.
-        view: what its progress showed at last.
-        seconds: how long it took.
-        cpu_seconds: how much of that this process computed.
-        output: where the answers are, or None if there are none.
-        failures: where the failures are, or None if there are none.
-        stopped_by: why it ended before the last row, or None.
+    `view` is what its progress showed at last.
     """
     limiter, counters, done = llm.limiter, job.counters, run.statistics()
     statistics = limiter.statistics()

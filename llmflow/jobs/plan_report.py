@@ -14,6 +14,7 @@ from llmflow.tables import Line, html_table, text_table
 if TYPE_CHECKING:
     from llmflow.pricing import Price
 
+COUNTS: Final = ("items", "unusable", "empty", "too_long", "answered", "failed_before", "repeated")
 _NARROW: Final = 0.005
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -89,54 +90,11 @@ class Group:
             self.counted += sign * tokens
 
 
-@dataclass(slots=True)
-class Counts:
-    """Counts of rows by what became of them, named as in `Plan`."""
-
-    items: int = 0
-    unusable: int = 0
-    first_unusable: tuple[int, str] | None = None
-    empty: int = 0
-    first_empty: int | None = None
-    too_long: int = 0
-    first_too_long: int | None = None
-    answered: int = 0
-    failed_before: int = 0
-    repeated: int = 0
-
-    def note_unusable(self, index: int, reason: str) -> None:
-        """Count a row that no prompt can be made of."""
-        self.unusable += 1
-        if self.first_unusable is None:
-            self.first_unusable = (index, redact(reason))
-
-    def note_empty(self, index: int) -> None:
-        """Count a row with nothing in its prompt fields."""
-        self.empty += 1
-        if self.first_empty is None:
-            self.first_empty = index
-
-    def note_too_long(self, index: int) -> None:
-        """Count a row with more tokens than the model takes."""
-        self.too_long += 1
-        if self.first_too_long is None:
-            self.first_too_long = index
-
-
 class Survey:
     """Counts what the rows ask, in one pass.
 
-    Args:
-        llm: who would be asked; nothing is sent, and no key is needed.
-        make_prompt: makes a prompt of a row and its index, or says why it is left out.
-        is_empty: whether a row has nothing to ask about, by the row and its prompt.
-        lookup: the run's journal; None where there is none.
-        tiers: tokens above which a prompt has another price.
-        max_input_tokens: the most that the model takes; None where that is not known.
-        retry_failed: whether what failed before is asked again.
-        cache: whether equal questions have one answer.
-        exact: whether the tokens of all rows are counted, however many.
-        keep: how many prompts to keep for a sample.
+    `tiers` are tokens above which a prompt has another price, `keep` is how many questions to keep
+    for a sample. The other arguments are those of `make_plan`.
     """
 
     def __init__(
@@ -153,7 +111,10 @@ class Survey:
         exact: bool,
         keep: int,
     ) -> None:
-        self.counts = Counts()
+        self.counts: Counter[str] = Counter()
+        """Rows by what became of them, named as in `Plan`."""
+        self.first: dict[str, Any] = {}
+        """The index of the first row of some kinds; what is wrong with it, if it is unusable."""
         self.every = Group()
         """All items that can be asked."""
         self.left = [Group() for _ in range(len(tiers) + 1)]
@@ -212,7 +173,7 @@ class Survey:
         beside = Span.exactly(self._fixed * group.items + group.certain)
         if self._sample.complete:
             return beside + Span.exactly(group.counted)
-        return beside + self._sample.ratio(self.counts.items).times(group.size)
+        return beside + self._sample.ratio(self.counts["items"]).times(group.size)
 
     def kept(self) -> list[Question]:
         """Return the questions kept for a sample, evenly spread, in order."""
@@ -229,7 +190,7 @@ class Survey:
         self._note_answer(question, tokens, *used)
         if not kept:
             return
-        self.counts.answered += 1
+        self.counts["answered"] += 1
         left = self.left[self._tier(question, tokens) if large else 0]
         left.add(question, tokens, large=large, sign=-1)
         self._reserve(self.request(question), sign=-1)
@@ -250,34 +211,36 @@ class Survey:
     # --- one row ----------------------------------------------------------------------
 
     def _add(self, index: int, row: Any, ask: Callable[[bytes], int]) -> None:
-        counts = self.counts
-        counts.items += 1
+        self.counts["items"] += 1
         try:
             prompt = self._make_prompt(row, index)
             if isinstance(prompt, LeftOut):
-                if prompt.empty:
-                    counts.note_empty(index)
-                else:
-                    counts.note_unusable(index, prompt.reason)
+                self._note("empty" if prompt.empty else "unusable", index, prompt.reason)
                 return
             question = Question.of(prompt)
         except InputError as error:
-            counts.note_unusable(index, str(error))
+            self._note("unusable", index, str(error))
             return
         if self._is_empty(row, prompt):
-            counts.note_empty(index)
+            self._note("empty", index)
         text, tokens = question.text, None
         if large := self._is_large(text):
             self._large += 1
             tokens = self._count(text)
             if self._most is not None and self._whole(question, tokens) > self._most:
-                counts.note_too_long(index)
+                self._note("too_long", index)
                 return
         elif self._sample.wants(index):
             tokens = self._count(text)
             self._sample.add(index, len(text), tokens)
         if self._place(question, tokens, ask, large=large) and self._keep:
             self._offer(index, question)
+
+    def _note(self, kind: str, index: int, reason: str = "") -> None:
+        """Count a row of a kind, and keep the first one."""
+        self.counts[kind] += 1
+        if kind not in self.first:
+            self.first[kind] = (index, redact(reason)) if kind == "unusable" else index
 
     def _is_large(self, text: str) -> bool:
         """Return whether a prompt may exceed a bound: its bytes do."""
@@ -296,14 +259,14 @@ class Survey:
         request = self.request(question)
         key = fingerprint(body=canonical(request), **self._asks)
         nth = ask(key)
-        counts.repeated += nth > 0
+        counts["repeated"] += nth > 0
         known = None if self._lookup is None else self._lookup.find(key, 0 if self._cache else nth)
         self.every.add(question, tokens or 0, large=large)
         if known is not None and known.answered:
-            counts.answered += 1
+            counts["answered"] += 1
             self._note_answer(question, tokens, known.input_tokens, known.output_tokens)
         elif known is not None and not self._retry_failed:
-            counts.failed_before += 1
+            counts["failed_before"] += 1
         elif not (self._cache and nth):
             left = self.left[self._tier(question, tokens or 0) if large else 0]
             left.add(question, tokens or 0, large=large)

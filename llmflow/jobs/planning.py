@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from llmflow.arguments import checked_arguments
@@ -15,7 +15,7 @@ from llmflow.errors import InputError, LLMFlowError, ProviderError, UsageError, 
 from llmflow.items.sources import checked_items
 from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan_estimates import Span
-from llmflow.jobs.plan_report import BudgetReach, Output, Pace, Plan, Primer, Sampled
+from llmflow.jobs.plan_report import COUNTS, BudgetReach, Output, Pace, Plan, Primer, Sampled
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
@@ -121,7 +121,8 @@ def make_plan(
     if asked is not None and folder is not None:
         summary = read_summary(folder)
     facts: dict[str, Any] = {
-        **asdict(survey.counts),
+        **{name: survey.counts[name] for name in COUNTS},
+        **{f"first_{name}": survey.first.get(name) for name in ("unusable", "empty", "too_long")},
         "skips_unusable": isinstance(prompt, Selection) and prompt.skips_bad,
         "skips_empty": isinstance(prompt, Selection) and prompt.skips_empty,
         "max_input_tokens": most_in,

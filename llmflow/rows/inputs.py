@@ -49,13 +49,7 @@ class BadRow(dict[str, Any]):
 
 @dataclass(slots=True, kw_only=True)
 class Repaired:
-    """Counts of JSON values that were repaired while reading.
-
-    Args:
-        texts: halves of surrogate pairs, read as U+FFFD.
-        numbers: NaN and infinite numbers, read as null.
-        first_line: the line of the first one; 0 where there is none.
-    """
+    """Counts of JSON values that were repaired while reading."""
 
     texts: int = 0
     numbers: int = 0

@@ -21,9 +21,7 @@ _AHEAD: Final = 100
 class LeftOut(NamedTuple):
     """A row that is not asked.
 
-    Args:
-        empty: whether it has nothing in its prompt's fields; else no prompt can be made of it.
-        reason: what is wrong with it.
+    It is empty if it has nothing in its prompt's fields; else no prompt can be made of it.
     """
 
     empty: bool

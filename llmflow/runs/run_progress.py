@@ -117,9 +117,9 @@ def batch_view(
     """Return the batch jobs of a run; None if all have ended.
 
     Args:
-        jobs: the jobs.
-        trouble: the error for which a request about them is being repeated, or None.
-        now: the time of day, in seconds since 1970.
+    jobs: the jobs.
+    trouble: the error for which a request about them is being repeated, or None.
+    now: the time of day, in seconds since 1970.
     """
     active = [each for each in jobs if each.is_active and not each.replaced]
     if not active:
