@@ -236,7 +236,7 @@ class BatchMode:
         api = batch_api_of(route.provider)
         if api is None:
             raise _unsupported(route)
-        from llmflow.transport.channel import StreamChannel
+        from llmflow.transport import StreamChannel
 
         settings, provider = route.batch or Batch(), route.provider
         queue = BatchScheduler(

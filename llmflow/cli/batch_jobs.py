@@ -226,7 +226,7 @@ class RunJobs:
 
     async def refresh(self, llms: Mapping[str, LLM]) -> None:
         """Replace the recorded states of the jobs by the provider's."""
-        from llmflow.transport.channel import StreamChannel
+        from llmflow.transport import StreamChannel
 
         async def fresh(job: JobRecord) -> JobRecord:
             llm = llms.get(job.queue)

@@ -110,7 +110,7 @@ async def _cancel_idle(run_jobs: RunJobs, llms: Mapping[str, LLM], wait: float) 
 
 async def _tell(jobs: Sequence[JobRecord], llms: Mapping[str, LLM]) -> list[str]:
     """Tell the provider to cancel jobs; return its errors."""
-    from llmflow.transport.channel import StreamChannel
+    from llmflow.transport import StreamChannel
 
     untold: list[str] = []
 
@@ -156,7 +156,7 @@ async def _settled(run: Run, wait: float) -> bool:
 
 async def _cancel_busy(run_jobs: RunJobs, llms: Mapping[str, LLM], wait: float) -> None:
     """Cancel the jobs of a run that another process collects."""
-    from llmflow.transport.channel import StreamChannel
+    from llmflow.transport import StreamChannel
 
     name = run_jobs.run.name
     jobs = list(filter(_is_there, run_jobs.unfinished))

@@ -8,8 +8,10 @@ in ``benchmarks/README.md``). Every way in which it can fail is mapped onto
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from llmflow.transport.connection_limit import (
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from llmflow.transport.http_session import Sending, Session
 
 __all__ = [
+    "StreamChannel",
     "Timeout",
     "aclose",
     "check_connections",
@@ -38,6 +41,9 @@ __all__ = [
     "raise_connection_limit",
     "send",
 ]
+
+_CONTROL: Final = Timeout(total=60.0)
+_STREAM: Final = Timeout(first_byte=300.0, total=3600.0)
 
 _sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictionary()
 _changing = threading.Lock()  # loops in several threads begin and end at the same time
@@ -111,6 +117,60 @@ async def fetch(
     from llmflow.transport.streams import stream
 
     return await stream(session, wire, timeout, path=path, bounds=bounds)
+
+
+class StreamChannel:
+    """A `llmflow.batch_api.Channel` over HTTP.
+
+    Args:
+        timeout: how long a request with a small body and reply may take.
+        stream_timeout: how long a file may take. Servers look through a file before they
+            answer, so the first byte may be minutes after the last of the upload.
+        calls_per_minute: the pace of requests once so many were sent at once; None: any.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: Timeout = _CONTROL,
+        stream_timeout: Timeout = _STREAM,
+        calls_per_minute: float | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._stream_timeout = stream_timeout
+        self._pace: AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        if calls_per_minute is not None:
+            from aiolimiter import AsyncLimiter
+
+            # Equal requests at a fixed rate, and nothing to give back: what it is made for.
+            self._pace = AsyncLimiter(calls_per_minute, 60.0)
+
+    async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
+        """Send a request with a streamed body, and return the reply.
+
+        Raises:
+            ProviderError: there was no reply; a reply of any status is returned.
+            LLMFlowError: as `send`.
+        """
+        async with self._pace:
+            pass
+        if body is None:
+            return await send(wire, timeout=self._timeout)
+        return await send(wire, timeout=self._stream_timeout, body=body)
+
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
+        """Send a request and save a reply of status 200, atomically.
+
+        Raises:
+            ProviderError: there was no whole reply.
+            ResultsTooLargeError: it is above the bounds.
+            LLMFlowError: as `fetch`.
+        """
+        async with self._pace:
+            pass
+        return await fetch(wire, path, timeout=self._stream_timeout, bounds=bounds)
 
 
 async def aclose() -> None:

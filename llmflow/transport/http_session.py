@@ -20,20 +20,25 @@ passing one: the retry policy sends again, and the limiter counts it. What makes
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
+import ipaddress
 import math
 import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yarl
 from aiohttp import ClientRequest, ClientResponse, hdrs, http
 
 from llmflow._version import __version__
+from llmflow.errors import ConfigurationError, redact
 from llmflow.transport.connections import LONGEST_IDLE, Connector, Line
 from llmflow.transport.failures import TooLargeError, too_late
-from llmflow.transport.target import target
 from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
@@ -90,6 +95,52 @@ class Reply:
     def close(self) -> None:
         """Give the connection up."""
         self._connection.close()
+
+
+@functools.lru_cache(maxsize=256)
+def target(url: str) -> tuple[yarl.URL, yarl.URL | None]:
+    """Parse a URL, and find its proxy in the environment, once.
+
+    Raises:
+        ConfigurationError: the URL, or its proxy, cannot be used.
+    """
+    try:
+        parts, parsed = urlsplit(url), yarl.URL(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the URL cannot be called: {redact(str(error))}") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
+        raise ConfigurationError(
+            f"the URL cannot be called: it must begin with https:// or http:// and a host; "
+            f"got {redact(url)!r}"
+        )
+    proxy = _proxy(parts.scheme, parts.hostname or "", parts.netloc)
+    return parsed, None if proxy is None else yarl.URL(proxy)
+
+
+def _proxy(scheme: str, host: str, place: str) -> str | None:
+    """Return the proxy that the environment names for a host; none on the way to oneself."""
+    proxy = getproxies().get(scheme)
+    if not proxy or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(place):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        usable = urlsplit(proxy).scheme in {"http", "https"}
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"the proxy for {scheme} must be an address such as http://host:3128; "
+            f"got {redact(proxy)!r}: set {scheme.upper()}_PROXY, or NO_PROXY={host}"
+        )
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class Request(ClientRequest):

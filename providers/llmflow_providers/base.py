@@ -152,7 +152,7 @@ class HTTPProvider(ABC):
         if not 200 <= reply.status < 300:
             raise self.classified(self.details(reply), reply)
         try:
-            return self.understand(_parsed(reply.body), reply)
+            return self.understand(parsed(reply.body), reply)
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self.unusable(self.details(reply), reply, f"HTTP {reply.status}") from None
 
@@ -285,6 +285,18 @@ def dump_body(body: dict[str, Any]) -> bytes:
             raise ConfigurationError(f"the request cannot be written as JSON: {error}") from error
 
 
+def parsed(data: bytes | str) -> Any:
+    """Parse JSON, with what is odd in it replaced; most is strict.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return lenient_json.loads(data)
+
+
 def field_names(text: str) -> frozenset[str]:
     """Return the names that stand in a text."""
     return frozenset(text.split())
@@ -360,14 +372,6 @@ def dollars(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 <= value < _MOST else None
-
-
-def _parsed(body: bytes) -> Any:
-    """Parse JSON, with what is odd in it replaced; most is strict."""
-    try:
-        return orjson.loads(body)
-    except ValueError:
-        return lenient_json.loads(body)
 
 
 def _plain(value: Any) -> dict[Any, Any]:

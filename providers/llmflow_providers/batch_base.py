@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from llmflow import lenient_json
 from llmflow.errors import (
     BadReplyError,
     BatchRowLostError,
@@ -23,7 +22,7 @@ from llmflow.errors import (
 from llmflow.headers import parse_reset, server_delay
 from llmflow.provider import BatchInput, BatchLimits, BatchRow, BatchStatus, Channel
 from llmflow.types import WireReply, WireRequest
-from llmflow_providers.base import HTTPProvider, mapping
+from llmflow_providers.base import HTTPProvider, mapping, parsed
 from llmflow_providers.error_body import ErrorDetails, error_details
 
 AT_ONCE: Final = 2**19
@@ -158,7 +157,7 @@ class HTTPBatch(ABC):
         Raises:
             ValueError: it is cut off, or no result.
         """
-        row = lenient_json.loads(line)
+        row = parsed(line)
         found = None
         if isinstance(row, dict) and isinstance(row.get("custom_id"), str):
             found = self._read_row(row["custom_id"], row)
@@ -199,7 +198,7 @@ class HTTPBatch(ABC):
         if not is_success(reply):
             raise self._failure(reply)
         try:
-            data = lenient_json.loads(reply.body)
+            data = parsed(reply.body)
         except ValueError:
             data = None
         if not isinstance(data, dict) or name not in data:

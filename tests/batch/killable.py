@@ -31,8 +31,7 @@ from llmflow.calls.live import LiveMode
 from llmflow.errors import ProviderError
 from llmflow.journal import Journal
 from llmflow.pricing import Price
-from llmflow.transport import streams
-from llmflow.transport.channel import StreamChannel
+from llmflow.transport import StreamChannel, streams
 
 ITEMS = 40
 POLL = 0.02

@@ -29,7 +29,7 @@ from llmflow.errors import (
 )
 from llmflow.journal import read_jobs
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
-from llmflow.transport.channel import StreamChannel
+from llmflow.transport import StreamChannel
 from tests.batch.fakes import FakeBatchAPI, FakeJob, FakeProvider, FakeServer
 
 QUICK = Batch(quiet=0.02, poll=0.005)

@@ -14,7 +14,7 @@ from llmflow import errors, transport
 from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus
 from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batch_settings import BatchSettings
-from llmflow.transport.channel import StreamChannel
+from llmflow.transport import StreamChannel
 from llmflow.types import Request
 from llmflow_providers.openai import OpenAIProvider
 from llmflow_providers.openai.openai_batch import OpenAIBatch

@@ -26,7 +26,7 @@ from llmflow.errors import (
 )
 from llmflow.transport import Timeout
 from llmflow.transport.failures import mapped, table
-from llmflow.transport.target import target
+from llmflow.transport.http_session import target
 from llmflow.types import WireRequest
 
 

@@ -17,7 +17,7 @@ import pytest
 from llmflow import transport
 from llmflow.errors import ConnectionFailedError
 from llmflow.transport import Timeout
-from llmflow.transport.openings import FEWEST, MOST, Host, Openings
+from llmflow.transport.connections import FEWEST_TURNS, MOST_TURNS, Openings, Turns
 from llmflow.types import WireRequest
 
 pytestmark = pytest.mark.every_loop
@@ -115,7 +115,7 @@ async def test_the_handshakes_of_others_do_not_time_ours_out(context: ssl.SSLCon
     async with SlowServer(context, at_once=16, seconds=0.2) as server:
         answers = await asyncio.gather(*(server.ask(connect=2.5) for _ in range(300)))
         assert answers == [b"{}"] * 300
-        assert server.most_opening <= 2 * FEWEST
+        assert server.most_opening <= 2 * FEWEST_TURNS
         assert server.connections == 300
 
 
@@ -130,7 +130,7 @@ async def test_a_host_that_does_not_answer_holds_up_no_other(context: ssl.SSLCon
         SlowServer(context, at_once=1, seconds=60.0) as dead,
         SlowServer(context, at_once=9, seconds=0.0) as alive,
     ):
-        waiting = [asyncio.ensure_future(dead.ask(connect=30.0)) for _ in range(3 * FEWEST)]
+        waiting = [asyncio.ensure_future(dead.ask(connect=30.0)) for _ in range(3 * FEWEST_TURNS)]
         await asyncio.sleep(0.2)
         assert await asyncio.wait_for(alive.ask(), 5.0) == b"{}"
         for each in waiting:
@@ -140,7 +140,7 @@ async def test_a_host_that_does_not_answer_holds_up_no_other(context: ssl.SSLCon
 
 async def test_cancelled_openings_give_their_turns_back(context: ssl.SSLContext) -> None:
     async with SlowServer(context, at_once=1000, seconds=0.3) as server:
-        given_up = [asyncio.ensure_future(server.ask()) for _ in range(3 * FEWEST)]
+        given_up = [asyncio.ensure_future(server.ask()) for _ in range(3 * FEWEST_TURNS)]
         await asyncio.sleep(0.1)  # some have a turn, the others wait for one
         for each in given_up:
             each.cancel()
@@ -148,8 +148,8 @@ async def test_cancelled_openings_give_their_turns_back(context: ssl.SSLContext)
             isinstance(each, asyncio.CancelledError)
             for each in await asyncio.gather(*given_up, return_exceptions=True)
         )
-        answers = await asyncio.gather(*(server.ask(connect=5.0) for _ in range(2 * FEWEST)))
-        assert answers == [b"{}"] * 2 * FEWEST
+        answers = await asyncio.gather(*(server.ask(connect=5.0) for _ in range(2 * FEWEST_TURNS)))
+        assert answers == [b"{}"] * 2 * FEWEST_TURNS
 
 
 async def test_a_connection_over_tls_takes_no_buffer_of_a_quarter_of_a_mebibyte(
@@ -191,7 +191,7 @@ async def test_turns_are_given_in_the_order_in_which_they_were_asked_for() -> No
             order.append(number)
             await asyncio.sleep(0.001)
 
-    await asyncio.gather(*(take(number) for number in range(5 * FEWEST)))
+    await asyncio.gather(*(take(number) for number in range(5 * FEWEST_TURNS)))
     assert order == sorted(order)
 
 
@@ -207,7 +207,7 @@ async def test_a_turn_that_comes_together_with_a_cancellation_is_given_on() -> N
         async with openings.turn("host"):
             entered.append(number)
 
-    holding = [asyncio.ensure_future(hold()) for _ in range(FEWEST)]
+    holding = [asyncio.ensure_future(hold()) for _ in range(FEWEST_TURNS)]
     await asyncio.sleep(0)
     waiting = [asyncio.ensure_future(late(number)) for number in range(3)]
     await asyncio.sleep(0)
@@ -222,24 +222,24 @@ async def test_a_turn_that_comes_together_with_a_cancellation_is_given_on() -> N
 
 
 def test_turns_grow_in_number_while_openings_take_no_longer() -> None:
-    host = Host()
+    host = Turns()
     for _ in range(4000):
         assert host.may_begin()
         host.end(0.4)
-    assert host.window == MOST
+    assert host.window == MOST_TURNS
 
 
 def test_turns_stay_few_where_openings_wait_for_each_other() -> None:
-    host = Host()
+    host = Turns()
     for _ in range(2000):
         host.open += 1
         host.end(0.001 * host.window)  # one after the other: so long as there are turns
-    assert host.window <= 2 * FEWEST + 1
+    assert host.window <= 2 * FEWEST_TURNS + 1
 
 
 def test_turns_are_few_again_after_a_failure() -> None:
-    host = Host()
+    host = Turns()
     for seconds in [0.4] * 100 + [None]:
         assert host.may_begin()
         host.end(seconds)
-    assert host.window == FEWEST
+    assert host.window == FEWEST_TURNS

@@ -394,7 +394,9 @@ async def test_a_proxy_is_asked_for_the_whole_address_with_its_own_password(
 
     async with serving(Peer(handler)) as url:
         place = url.removeprefix("http://").removesuffix("/x")
-        monkeypatch.setattr("llmflow.transport.target.getproxies", lambda: {"http": f"u:p@{place}"})
+        monkeypatch.setattr(
+            "llmflow.transport.http_session.getproxies", lambda: {"http": f"u:p@{place}"}
+        )
         wire = post("http://proxied.invalid/v1")
         assert (await transport.send(wire, timeout=Timeout())).body == b"hi"
     assert seen[0].startswith(b"POST http://proxied.invalid/v1 HTTP/1.1\r\n")

@@ -20,8 +20,7 @@ from llmflow.errors import (
     LLMFlowError,
     RequestTimeoutError,
 )
-from llmflow.transport import Timeout, streams
-from llmflow.transport.channel import StreamChannel
+from llmflow.transport import StreamChannel, Timeout, streams
 from llmflow.types import WireRequest
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from llmflow import errors, lenient_json
+from llmflow import errors
 from llmflow.headers import server_delay
 from llmflow.provider import (
     BatchInput,
@@ -30,7 +30,7 @@ from llmflow.provider import (
     Upload,
 )
 from llmflow.types import WireReply, WireRequest, parse_amount
-from llmflow_providers.base import mapping
+from llmflow_providers.base import mapping, parsed
 from llmflow_providers.batch_base import (
     HTTPBatch,
     in_path,
@@ -265,6 +265,6 @@ def _queue_limit(
 
 def _parsed(text: str) -> Any:
     try:
-        return lenient_json.loads(text)
+        return parsed(text)
     except ValueError:
         return text
