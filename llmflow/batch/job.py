@@ -8,6 +8,7 @@ import copy
 import shutil
 from collections.abc import Awaitable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -93,6 +94,7 @@ class Job:
         self.path = jobs.folder / f"{record.tag}.jsonl"
         self.results = jobs.folder / f"{record.tag}.results"
         self._jobs = jobs
+        self._deliver = partial(jobs.deliver, self)
         self._client = jobs.client
         self._step = Step(
             record=record,
@@ -367,17 +369,17 @@ class Job:
     # --- on the way back ------------------------------------------------------------------------
 
     async def _fetch(self, step: Step) -> dict[str, Any]:
-        status, control, folder = step.status, self._client, self.results
+        status, client, folder = step.status, self._client, self.results
         assert status is not None
         if status.results:
             make_private_folder(folder)
-            await control.fetch(status, folder, result_files.bounds_for(step.record.requests))
+            await client.fetch(status, folder, result_files.bounds_for(step.record.requests))
         elif status.succeeded:
             return {"missing": ": no file is named"}
         if not status.has_ended:
             return {}
         counted = min((status.succeeded or 0) + (status.failed or 0), step.record.requests)
-        seen = await result_files.look_through(folder, control.api.read, self._all_names, counted)
+        seen = await result_files.look_through(folder, client.api.read, self._all_names, counted)
         if not seen.needs_earlier:
             result_files.forget_earlier(folder)
         return {"seen": seen}
@@ -425,9 +427,6 @@ class Job:
             "is_few": jobs.is_few(len(left), record.requests),
             "is_late": jobs.is_late,
         }
-
-    def _deliver(self, name: str, outcome: Outcome) -> None:
-        self._jobs.deliver(self, name, outcome)
 
     async def _go_live(self, step: Step) -> None:
         # This job has no more to say of them, even if the session ends now.
