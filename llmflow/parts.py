@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
@@ -240,6 +240,17 @@ KINDS: Final[Mapping[str, type]] = {
 }
 """All values by their kind."""
 VALUES: Final = frozenset(KINDS.values())
+
+
+def texts(content: Any) -> Iterator[str]:
+    """Yield the texts of a message's content and of its parts."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list | tuple):
+        for part in content:
+            text = part.get("text") if isinstance(part, Mapping) else getattr(part, "text", part)
+            if isinstance(text, str):
+                yield text
 
 
 def plain(value: Any, stored: Callable[[bytes], Any]) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def test_providers_know_the_protocol_and_nothing_above() -> None:
         "errors",
         "headers",
         "lenient_json",
+        "parts",
         "provider",
         "rate_limits",
         "retry",

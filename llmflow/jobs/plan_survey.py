@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from llmflow.calls.sendable import sendable
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
 from llmflow.journal.reading import Asked
+from llmflow.parts import texts
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Request
@@ -51,18 +52,8 @@ class Question(NamedTuple):
         messages = as_messages(prompt)
         if isinstance(prompt, str):
             return cls(messages, prompt)
-        text = "\n".join(part for each in messages for part in _texts(each.get("content")))
+        text = "\n".join(part for each in messages for part in texts(each.get("content")))
         return cls(messages, text, _PER_MESSAGE * (len(messages) - 1))
-
-
-def _texts(content: Any) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list | tuple):
-        for part in content:
-            text = part.get("text") if isinstance(part, Mapping) else getattr(part, "text", part)
-            if isinstance(text, str):
-                yield text
 
 
 @dataclass(slots=True)

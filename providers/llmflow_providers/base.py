@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import orjson
 from llmflow import lenient_json
 from llmflow.errors import BadReplyError, ConfigurationError, MissingKeyError, ProviderError, redact
 from llmflow.headers import parse_number, parse_reset, server_time
+from llmflow.parts import texts
 from llmflow.provider import key_digest
 from llmflow.retry import Retry
 from llmflow.surrogates import well_formed_value
@@ -300,16 +301,6 @@ def parsed(data: bytes | str) -> Any:
 def field_names(text: str) -> frozenset[str]:
     """Return the names that stand in a text."""
     return frozenset(text.split())
-
-
-def texts(content: Any) -> Iterator[str]:
-    """Yield the texts of a message: strings, or parts."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list | tuple):
-        for part in content:
-            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                yield part["text"]
 
 
 def text_of(content: Any) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow import errors
+from llmflow.parts import texts
 from llmflow.tokens import estimate_tokens
 from llmflow.types import (
     Charge,
@@ -31,7 +32,6 @@ from llmflow_providers.base import (
     field_names,
     mapping,
     said,
-    texts,
     tokens,
     told_limits,
 )

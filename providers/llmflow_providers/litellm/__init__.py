@@ -27,6 +27,7 @@ from llmflow.errors import (
     RequestTimeoutError,
     UnknownModelError,
 )
+from llmflow.parts import texts
 from llmflow.provider import (
     FALLBACK_PROVIDER,
     installed_providers,
@@ -45,7 +46,6 @@ from llmflow_providers.base import (
     dollars,
     said,
     text_of,
-    texts,
     tokens,
 )
 from llmflow_providers.litellm.client import INSTALL, LiteLLMClient, is_installed, loader

@@ -159,7 +159,7 @@ class OpenAIProvider(HTTPProvider):
         """
         characters = len(request.system or "")
         for message in request.messages:
-            characters += _characters(message.get("content"))
+            characters += len(text_of(message.get("content")))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
         most = request.max_tokens or count(request.options.get("max_completion_tokens"))
         return reserved(self.dialect, float(prompt), float(most))
@@ -258,12 +258,6 @@ def _no_message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     if choice.get("error"):
         return EMPTY
     raise TypeError("a choice without a message")
-
-
-def _characters(content: Any) -> int:
-    if isinstance(content, str):
-        return len(content)
-    return len(text_of(content))
 
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
