@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from llmflow.batch import Batch
 from llmflow.batch.client import BatchClient
@@ -29,13 +29,8 @@ from llmflow.calls.session import Session
 from llmflow.clock import SystemClock
 from llmflow.errors import BatchUnsupportedError, ConfigurationError, JournalError, ProviderError
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
-from llmflow.limits import Limiter
 from llmflow.provider import batch_api_of
 from llmflow.types import Response
-
-if TYPE_CHECKING:
-    from llmflow.batch.auto import Decision
-    from llmflow.batch.deadline import Deadlines
 
 _DIGEST: Final = 8
 
@@ -52,8 +47,8 @@ class BatchMode:
     def __init__(self, session: Session) -> None:
         self.decisions: dict[str, int] = {}
         """What was decided, and for how many rows; 0 where it was not for rows."""
-        self.auto: dict[Hashable, Decision] = {}
-        """What the automatic mode has decided, by provider and model."""
+        self.auto: dict[Hashable, bool] = {}
+        """Whether the automatic mode asks live, by provider and model."""
         self._session = session
         self._clock = SystemClock()
         self._rng = random.Random()
@@ -64,7 +59,6 @@ class BatchMode:
         journal = session.journal
         self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
         self._folder: Path | None = None
-        self._deadlines: Deadlines | None = None
 
     # --- its calls ------------------------------------------------------------------------------
 
@@ -146,8 +140,8 @@ class BatchMode:
     def _put(self, queue: BatchScheduler, call: Call, name: str) -> None:
         if not queue.holds(name):
             _put_row(queue, call, name)
-            if self._deadlines is not None:
-                self._deadlines.note(queue, call.charge)
+            if queue.deadline is not None:
+                queue.deadline.charge = call.charge
 
     def adopt(self, route: Route, options: ModeOptions) -> None:
         """Resume earlier processes' jobs of a model on this event loop.
@@ -197,7 +191,6 @@ class BatchMode:
                 queue.abandon()
             self._loop, self._queues = here, {}
             self._met.clear()
-            self._stop_deadlines()
 
     def _runs_elsewhere(self) -> bool:
         loop = self._loop
@@ -216,21 +209,11 @@ class BatchMode:
             queue = self._queues[domain] = self._open(route)
         queue.takes_over = options.fallback == "parallel" or options.mode == "auto"
         if options.deadline is not None:
-            self._begin_deadline(queue, route.limiter, options.deadline)
-        return queue
-
-    def _begin_deadline(self, queue: BatchScheduler, limiter: Limiter, seconds: float) -> None:
-        if self._deadlines is None:
-            from llmflow.batch.deadline import Deadlines
+            from llmflow.batch import deadline
 
             in_run = self._session.run_id is not None
-            self._deadlines = Deadlines(self._store, self._clock, in_run=in_run)
-        self._deadlines.begin(queue, limiter, seconds)
-
-    def _stop_deadlines(self) -> None:
-        deadlines, self._deadlines = self._deadlines, None
-        if deadlines is not None:
-            deadlines.stop()
+            deadline.begin(queue, route.limiter, options.deadline, in_run=in_run)
+        return queue
 
     def _open(self, route: Route) -> BatchScheduler:
         api = batch_api_of(route.provider)
@@ -317,7 +300,6 @@ class BatchMode:
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""
         queues, self._queues = self._queues, {}
-        self._stop_deadlines()
         if self._loop is not None and self._loop.is_running():  # else they have ended with it
             await self._for_each(queues, _stop)
 

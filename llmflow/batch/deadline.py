@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch.auto import seconds_in_parallel
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge
 
 if TYPE_CHECKING:
-    from llmflow.batch.record import JobStore
     from llmflow.batch.scheduler import BatchScheduler
-    from llmflow.clock import Clock
     from llmflow.limits import Limiter
 
 # Of the deadline, for what is asked in parallel: what that takes, but no less and no more.
@@ -21,6 +20,9 @@ _MOST_LEAD: Final = 0.5
 _MARGIN: Final = 1.25
 _LOOKS: Final = 50
 _SHORTEST_WAIT: Final = 0.01
+# Where no quota is known: so many calls at once, each of so many seconds.
+_AT_ONCE: Final = 100
+_SECONDS_PER_CALL: Final = 5.0
 
 
 class Lateness:
@@ -89,48 +91,43 @@ class Lateness:
         return Charge(1.0, tokens, tokens, 0.0)
 
 
-class Deadlines:
-    """The deadlines of the queues of a session.
+def begin(queue: BatchScheduler, limiter: Limiter, seconds: float, *, in_run: bool) -> None:
+    """Have what is left of a queue asked live in time.
 
-    Each is counted from the first call of a run, which may have been in an earlier process;
-    but jobs that were done before this deadline could have begun had another one. Outside of
-    runs, which never end, it begins anew with the first call after it.
+    The deadline is counted from the first call of a run, which may have been in an earlier
+    process; but jobs that were done before this deadline could have begun had another one.
+    Outside of runs, which never end, it begins anew with the first call after it.
+    """
+    if queue.deadline is not None:
+        if in_run or not queue.deadline.is_over or not queue.is_idle:
+            return
+        queue.is_late = False
+    now, spent = queue.clock.wall(), seconds if in_run else 0.0
+    begun = [
+        each.sealed_at
+        for each in queue.store.all()
+        if each.queue == queue.identity.key and (each.is_active or each.sealed_at > now - spent)
+    ]
+    passed = max(0.0, now - min(begun)) if begun else 0.0
+    queue.deadline = Lateness(queue, limiter, seconds=seconds, passed=passed)
+
+
+def seconds_in_parallel(count: int, charge: Charge, limiter: Limiter) -> float:
+    """Return the seconds of so many calls; infinite beyond daily quotas.
 
     Args:
-        store: where jobs are written down.
-        clock: what time it is.
-        in_run: whether the queues are those of a run.
+        count: how many calls.
+        charge: what one of them is charged.
+        limiter: whose quota counts.
     """
-
-    def __init__(self, store: JobStore, clock: Clock, *, in_run: bool) -> None:
-        self._store = store
-        self._clock = clock
-        self._in_run = in_run
-        self._by_queue: dict[BatchScheduler, Lateness] = {}
-
-    def begin(self, queue: BatchScheduler, limiter: Limiter, seconds: float) -> None:
-        """Have what is left asked live, early enough before the deadline."""
-        current = self._by_queue.get(queue)
-        if current is not None:
-            if self._in_run or not current.is_over or not queue.is_idle:
-                return
-            queue.is_late = False
-        key, now = queue.identity.key, self._clock.wall()
-        spent = seconds if self._in_run else 0.0
-        begun = [
-            each.sealed_at
-            for each in self._store.all()
-            if each.queue == key and (each.is_active or each.sealed_at > now - spent)
-        ]
-        passed = max(0.0, now - min(begun)) if begun else 0.0
-        self._by_queue[queue] = Lateness(queue, limiter, seconds=seconds, passed=passed)
-
-    def note(self, queue: BatchScheduler, charge: Charge | None) -> None:
-        """Note what the latest row of a queue would be charged live."""
-        if (current := self._by_queue.get(queue)) is not None:
-            current.charge = charge
-
-    def stop(self) -> None:
-        """Look no longer."""
-        for each in self._by_queue.values():
-            each.stop()
+    limits = dict(limiter.statistics().limits)
+    paces = []
+    for name, (unit, period, _) in RATE_LIMITS.items():
+        amount, limit = count * charge[unit], limits.get(name)
+        if limit and period < DAY:
+            paces.append(period * amount / limit)
+        elif limit and amount > limit:
+            return math.inf
+    if paces:
+        return float(max(paces))
+    return math.ceil(count / _AT_ONCE) * _SECONDS_PER_CALL

@@ -6,18 +6,26 @@ other leaves, and `AutoMode` decides between the two.
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.batch.pending import RunLive
 from llmflow.calls.call import Call, Mode
+from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.pipeline import last_steps, pipeline
 from llmflow.calls.session import Session
 from llmflow.errors import BatchUnsupportedError, QuotaExhaustedError
+from llmflow.format import counted, duration
+from llmflow.items.idle import active_items
 from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.batch.batch_mode import BatchMode
+    from llmflow.calls.spending import Spending
+
+# Of the deadline: quotas are shared, and what fails is sent again.
+_SHARE_OF_DEADLINE: Final = 0.8
 
 
 def open_session(**settings: Any) -> Session:
@@ -50,8 +58,6 @@ def resolve(session: Session, call: Call) -> Mode:
         live = Fallback(session, live, jobs, (QuotaExhaustedError,))
     if options.mode == "parallel":
         return live
-    from llmflow.batch.auto import AutoMode
-
     return AutoMode(session, live, jobs)
 
 
@@ -109,3 +115,71 @@ class Fallback:
             self._session.batches.decided(why, call.route)
             for each in self._session.on_quota_used_up:
                 each()
+
+
+class AutoMode:
+    """Answers calls live or by batch jobs, decided once per model.
+
+    Args:
+        session: the session of the calls.
+        live: the mode of live calls.
+        jobs: the mode of batch jobs.
+    """
+
+    __slots__ = ("_jobs", "_live", "_session")
+
+    def __init__(self, session: Session, live: Mode, jobs: Mode) -> None:
+        self._session = session
+        self._live = live
+        self._jobs = jobs
+
+    def is_batch(self, call: Call) -> bool:
+        """Return whether batch jobs were decided for."""
+        return self._mode(call).is_batch(call)
+
+    def place(self, call: Call) -> None:
+        """Put a call into a job, if these were decided for."""
+        self._mode(call).place(call)
+
+    async def complete(self, call: Call) -> Response:
+        """Answer a call in the mode that was decided for.
+
+        Raises:
+            ProviderError: it failed for good.
+        """
+        return await self._mode(call).complete(call)
+
+    def _mode(self, call: Call) -> Mode:
+        batches, provider = self._session.batches, call.route.provider
+        domain = (provider.domain, provider.model)
+        is_live = batches.auto.get(domain)
+        if is_live is None:
+            is_live, why = True, "no batch API is known"
+            if call.route.has_batch_api:
+                assert call.mode_options is not None
+                is_live, why = decide(call, call.mode_options, self._session.spending)
+            batches.auto[domain] = is_live
+            batches.decided(f"{'parallel' if is_live else 'batch'}: {why}", call.route)
+        return self._live if is_live else self._jobs
+
+
+def decide(call: Call, options: ModeOptions, spending: Spending | None) -> tuple[bool, str]:
+    """Return whether to ask a whole crowd of calls live, and why.
+
+    How many there are is known where a node, a flow or a map has counted its items; else it is
+    this one alone. All are taken to be like the first.
+    """
+    from llmflow.batch.deadline import seconds_in_parallel
+
+    count = max(1, active_items().expected)
+    route = call.route
+    charge = route.provider.reserve(call.request)
+    seconds = seconds_in_parallel(count, charge, route.limiter)
+    if math.isinf(seconds):
+        return False, f"{counted(count, 'call is', 'calls are')} more than the daily quota"
+    time = f"{counted(count, 'call takes', 'calls take')} about {duration(seconds)} in parallel"
+    if options.deadline is not None and seconds > options.deadline * _SHARE_OF_DEADLINE:
+        return False, f"{time}: too long for {duration(options.deadline)}"
+    if spending is not None and (dear := spending.is_too_dear(call, count)):
+        return False, dear
+    return True, time

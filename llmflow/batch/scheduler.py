@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from llmflow.batch.client import BatchClient
 from llmflow.batch.collector import Collector, Primers, cannot_write, divide, new_tag
@@ -87,6 +87,8 @@ class BatchScheduler:
         """Whether few leftovers are asked in parallel rather than in another job."""
         self.is_late = False
         """Whether the deadline is near: whatever is left is asked in parallel."""
+        self.deadline: Any = None
+        """What sees to that; see `llmflow.batch.deadline`."""
         self.refusals = Refusals()
         self.failure: LLMFlowError | None = None
         """What ended a job before its time; it can be gone on with in another process."""
@@ -445,6 +447,7 @@ class BatchScheduler:
 
     async def stop(self) -> None:
         """Stop polling jobs; they continue at the provider and stay recorded."""
+        self._stop_deadline()
         tasks = list(self._tasks)
         # A program that ends with its last answer leaves no job behind that has none to give.
         ending = [task for task, job in self._tasks.items() if job.has_given_all]
@@ -459,8 +462,13 @@ class BatchScheduler:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _stop_deadline(self) -> None:
+        if self.deadline is not None:
+            self.deadline.stop()
+
     def abandon(self) -> None:
         """Leave all jobs to another event loop; this one has stopped."""
+        self._stop_deadline()
         for task in [*self._tasks, *self._collector.under_way]:
             task.cancel()
 

@@ -33,7 +33,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
     Raises:
         InvalidRequestError: its row is larger than a job may be.
         JournalError: its row cannot be written.
-        UsageError: another event loop looks after the jobs.
+        ConfigurationError: another event loop looks after the jobs.
     """
     if call.mode_options is None or call.validate is not None or listening():
         return False
