@@ -3,7 +3,7 @@
 ::
 
     settings      what may be set: how long to wait for more calls, how often to look, ...
-    modes         which mode answers a call; batch_mode, auto, deadline, pending, sink: its parts
+    modes         which mode answers a call; batch_mode, deadline, outcomes: its parts
     record        what is written down of a job, before anything of it is sent, and where
     spool         the file of a job's rows, as it grows, and their names
     collector     the files that grow, and what goes before them

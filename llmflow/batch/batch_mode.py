@@ -17,12 +17,11 @@ from typing import Any, Final
 
 from llmflow.batch import Batch
 from llmflow.batch.client import BatchClient
-from llmflow.batch.pending import PendingCall, RunLive
+from llmflow.batch.outcomes import PendingCall, ResultSink
 from llmflow.batch.record import FOLDER, JobRecord, JobStore, JournalStore, MemoryStore
 from llmflow.batch.scheduler import BatchScheduler, Identity
-from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import name_of
-from llmflow.calls.call import Call, Route
+from llmflow.calls.call import Call, Route, RunLive
 from llmflow.calls.key import server_of
 from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.session import Session

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from llmflow.batch.pending import Outcome
+from llmflow.batch.outcomes import Outcome, ResultSink
 from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import LONGEST_LINE, Unread
-from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import name_in
 from llmflow.calls.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 from llmflow.errors import (

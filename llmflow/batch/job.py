@@ -18,11 +18,10 @@ from llmflow.batch.collector import new_tag
 from llmflow.batch.ingest import GivenOut, Ingest
 from llmflow.batch.job_limits import JobSlots, Refusals
 from llmflow.batch.lifecycle import next_step
-from llmflow.batch.pending import Outcome
+from llmflow.batch.outcomes import Outcome, ResultSink
 from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import Results, files_in
 from llmflow.batch.settings import Batch
-from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import copy_rows, in_thread, names_of, parts_of, remove_all
 from llmflow.batch.steps import FINAL, Event, Step
 from llmflow.clock import Clock

@@ -10,8 +10,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.batch.pending import RunLive
-from llmflow.calls.call import Call, Mode
+from llmflow.calls.call import Call, Mode, RunLive
 from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.pipeline import last_steps, pipeline
 from llmflow.calls.session import Session

@@ -20,12 +20,11 @@ from llmflow.batch.client import BatchClient
 from llmflow.batch.collector import Collector, Primers, cannot_write, divide, new_tag
 from llmflow.batch.job import Job
 from llmflow.batch.job_limits import JobSlots, Refusals
-from llmflow.batch.pending import Outcome, PendingCall, PendingCalls, RunLive, Settled
+from llmflow.batch.outcomes import Outcome, PendingCall, PendingCalls, ResultSink, Settled
 from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.settings import Batch
-from llmflow.batch.sink import ResultSink
 from llmflow.batch.spool import Spool, in_thread, names_of, rows_of
-from llmflow.calls.call import Done
+from llmflow.calls.call import Done, RunLive
 from llmflow.clock import Clock
 from llmflow.errors import JournalError, LLMFlowError, OutageError, ProviderError
 from llmflow.private_files import make_private_folder

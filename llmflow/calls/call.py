@@ -135,6 +135,10 @@ Step: TypeAlias = Callable[[Call], Coroutine[Any, Any, Response]]
 """One step of a call: it answers the call itself, or passes it on."""
 
 
+class RunLive(Exception):  # noqa: N818 - nothing is wrong
+    """No batch job answers the call: ask it live."""
+
+
 class Mode(Protocol):
     """Protocol: gets answers, by live calls or by batch jobs."""
 

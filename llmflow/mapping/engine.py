@@ -15,8 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-from llmflow.batch.pending import RunLive
-from llmflow.calls.call import Call, Route
+from llmflow.calls.call import Call, Route, RunLive
 from llmflow.calls.place import place
 from llmflow.calls.session import Session
 from llmflow.errors import (

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Batch, Budget, Price, Run
-from llmflow.batch.pending import RunLive
-from llmflow.calls.call import Call
+from llmflow.calls.call import Call, RunLive
 from llmflow.calls.place import place
 from llmflow.errors import ContentFilterError, InvalidRequestError, ProviderError
 from llmflow.types import Response
