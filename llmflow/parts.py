@@ -13,8 +13,6 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 
 from llmflow.errors import InputError, redact
 
-_FLOAT_BYTES: Final = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
@@ -216,7 +214,7 @@ class Vector:
         return struct.unpack(f"<{len(self)}f", self.data)
 
     def __len__(self) -> int:
-        return len(self.data) // _FLOAT_BYTES
+        return len(self.data) // 4
 
     def __repr__(self) -> str:
         return f"Vector({len(self):,} dimensions)"
@@ -253,7 +251,12 @@ def texts(content: Any) -> Iterator[str]:
                 yield text
 
 
-def plain(value: Any, stored: Callable[[bytes], Any]) -> dict[str, Any]:
+def as_base64(data: bytes) -> str:
+    """Return bytes as a text that `value_of` reads."""
+    return b64encode(data).decode()
+
+
+def plain(value: Any, stored: Callable[[bytes], Any] = as_base64) -> dict[str, Any]:
     """Return a value as JSON data: its kind and given fields.
 
     Args:
@@ -268,13 +271,8 @@ def plain(value: Any, stored: Callable[[bytes], Any]) -> dict[str, Any]:
     return found
 
 
-def plain_whole(value: Output) -> dict[str, Any]:
-    """Return an output as JSON data that `value_of` reads; bytes as base64."""
-    return plain(value, lambda data: b64encode(data).decode())
-
-
 def value_of(data: Mapping[str, Any]) -> Any:
-    """Return the output that `plain_whole` wrote.
+    """Return the output that `plain` wrote.
 
     Raises:
         LookupError: it is of a kind that this version does not know.

@@ -26,7 +26,7 @@ from llmflow.parts import (
     ToolChoice,
     ToolResult,
     Vector,
-    plain_whole,
+    plain,
     value_of,
 )
 from llmflow.telemetry import content
@@ -102,7 +102,7 @@ def test_any_value_can_be_pickled_and_shown(value: Any) -> None:
 
 @given(value=outputs)
 def test_any_output_comes_back_from_json(value: Any) -> None:
-    assert value_of(json.loads(json.dumps(plain_whole(value)))) == value
+    assert value_of(json.loads(json.dumps(plain(value)))) == value
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import orjson
 from llmflow import errors
 from llmflow.errors import JournalError, ProviderError
 from llmflow.journal.values import RecordedFailure
-from llmflow.parts import Output, plain_whole, value_of
+from llmflow.parts import Output, plain, value_of
 from llmflow.types import Response, Usage
 
 Row = tuple[Any, ...]
@@ -117,7 +117,7 @@ def answer_row(
 
 def _with_outputs(response: Response, *, whole: bool) -> str | bytes:
     """Return a list of an answer's outputs and of its reply, as JSON."""
-    outputs = list(map(plain_whole, response.outputs))
+    outputs = list(map(plain, response.outputs))
     text = to_json([outputs, response.raw if whole else {}])
     return to_json([outputs, {}]) if text == _NOTHING else text
 
@@ -163,7 +163,7 @@ def response_of(row: Sequence[Any]) -> Response:
 def _outputs(written: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
     try:
         return tuple(map(value_of, written))
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise JournalError(
             f"an answer has an output that this llmflow cannot read ({error}): "
             "install a newer llmflow"
