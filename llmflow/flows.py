@@ -181,13 +181,7 @@ class BatchFlow(Flow):
     >>> shared["lengths"]
     [1, 3]
 
-    Args:
-        start: the first node.
-        max_steps: how many nodes one run may go through, or None.
-        on_error: ``"raise"`` ends the batch at the first failure, with the results
-            so far on the exception (`partial_results`); ``"collect"`` puts a
-            `Failure` in the place of the result and goes on.
-
+    The arguments are those of `Flow`, and `on_error` as in `BatchNode`.
     """
 
     last_results: list[Any]
@@ -246,16 +240,9 @@ class AsyncFlow(Flow, AsyncNode):
     >>> asyncio.run(AsyncFlow(start=Ask()).run_async({}))
     'yes'
 
-    Args:
-        start: the first node.
-        concurrency_limit: checked and otherwise without effect here and in
-            `AsyncBatchFlow`, where only one run is at work; `AsyncParallelBatchFlow`
-            obeys it.
-        max_steps: how many nodes one run may go through, or None.
-        mode: as in `AsyncNode`.
-        deadline: as in `AsyncNode`.
-        fallback: as in `AsyncNode`.
-
+    The arguments are those of `Flow` and, as in `AsyncNode`, `mode`, `deadline` and `fallback`.
+    `concurrency_limit` is checked and otherwise without effect here and in `AsyncBatchFlow`,
+    where only one run is at work; `AsyncParallelBatchFlow` obeys it.
     """
 
     concurrency_limit = ConcurrencyLimit()
@@ -296,15 +283,7 @@ class AsyncFlow(Flow, AsyncNode):
 class AsyncBatchFlow(AsyncFlow, BatchFlow):
     """An async `BatchFlow`: one run after another.
 
-    Args:
-        start: the first node.
-        concurrency_limit: checked and otherwise without effect: runs do not overlap.
-        max_steps: how many nodes one run may go through, or None.
-        on_error: as in `BatchFlow`.
-        mode: as in `AsyncNode`.
-        deadline: as in `AsyncNode`.
-        fallback: as in `AsyncNode`.
-
+    The arguments are those of `AsyncFlow`, and `on_error` as in `BatchNode`.
     """
 
     @checked_arguments()
@@ -360,19 +339,11 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
     >>> shared["texts"]
     ['text of a', 'text of b']
 
-    Args:
-        start: the first node.
-        concurrency_limit: how many runs are at work at once, in all copies of this
-            flow together; None for all. A run that waits for this same flow inside
-            itself does not count meanwhile.
-        max_steps: how many nodes one run may go through, or None.
-        on_error: as in `BatchFlow`; with ``"raise"``, the other runs are cancelled
-            and awaited before the error is raised.
-        mode: as in `AsyncNode`: with ``"batch"``, the runs go on together, and what they ask
-            at the same stage becomes one round of jobs.
-        deadline: as in `AsyncNode`.
-        fallback: as in `AsyncNode`.
-
+    The arguments are those of `AsyncBatchFlow`. `concurrency_limit` is how many runs are at
+    work at once, in all copies of this flow together; None for all. A run that waits for this
+    same flow inside itself does not count meanwhile. With ``on_error="raise"``, the other runs
+    are cancelled and awaited before the error is raised. With ``mode="batch"``, the runs go on
+    together, and what they ask at the same stage becomes one round of jobs.
     """
 
     @checked_arguments()

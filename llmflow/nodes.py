@@ -158,16 +158,10 @@ class BatchNode(Node):
     >>> shared["lengths"]
     [1, 3]
 
-    Args:
-        max_retries: how many attempts each item has, at least 1.
-        wait: seconds between two attempts.
-        exponential_backoff: double the wait after each attempt.
-        max_wait: upper bound of the wait in seconds; None for none.
-        on_error: ``"raise"`` ends the batch at the first failure, with the results
-            so far on the exception (`partial_results`); ``"collect"`` puts a
-            `Failure` in the place of the result and goes on. What every other item
-            would meet, too, ends the batch either way: a used-up budget, a wrong key.
-
+    The arguments are those of `Node`, for each item, and `on_error`: ``"raise"`` ends the batch
+    at the first failure, with the results so far on the exception (`partial_results`);
+    ``"collect"`` puts a `Failure` in the place of the result and goes on. What every other item
+    would meet, too, ends the batch either way: a used-up budget, a wrong key.
     """
 
     @checked_arguments()
@@ -222,7 +216,6 @@ class AsyncNode(Node):
         fallback: ``"parallel"`` for what batch jobs leave over; ``"batch"`` where a daily quota
             is used up.
         validate: what is demanded of every answer of an LLM; see `LLM`.
-
     """
 
     @checked_arguments()
@@ -350,19 +343,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
 
     ``prep_async`` may return an async iterable too, such as an async generator.
 
-    Args:
-        max_retries: how many attempts each item has, at least 1.
-        wait: seconds between two attempts.
-        exponential_backoff: double the wait after each attempt.
-        max_wait: upper bound of the wait in seconds; None for none.
-        timeout: seconds that one attempt may take, or None.
-        on_error: as in `BatchNode`.
-        gate: what to pass before each attempt, as in `AsyncNode`.
-        mode: as in `AsyncNode`.
-        deadline: as in `AsyncNode`.
-        fallback: as in `AsyncNode`.
-        validate: as in `AsyncNode`.
-
+    The arguments are those of `AsyncNode`, for each item, and `on_error` of `BatchNode`.
     """
 
     @checked_arguments()
@@ -435,20 +416,8 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
     error is raised (`partial_results` has what was finished), unless `on_error`
     says to collect.
 
-    Args:
-        max_retries: how many attempts each item has, at least 1.
-        wait: seconds between two attempts.
-        exponential_backoff: double the wait after each attempt.
-        max_wait: upper bound of the wait in seconds; None for none.
-        concurrency_limit: how many items are worked on at once; None for all.
-        timeout: seconds that one attempt may take, or None.
-        on_error: as in `BatchNode`.
-        gate: what to pass before each attempt, as in `AsyncNode`.
-        mode: as in `AsyncNode`.
-        deadline: as in `AsyncNode`.
-        fallback: as in `AsyncNode`.
-        validate: as in `AsyncNode`.
-
+    The arguments are those of `AsyncBatchNode`, and `concurrency_limit`: how many items are
+    worked on at once; None for all.
     """
 
     concurrency_limit = ConcurrencyLimit()

@@ -36,7 +36,9 @@ def pipeline(
     `Session.ask` tells kinds apart. Steps are put together from the last one on. A call is
     `wanted` if its answer is waited for, and `is_heard` if anybody listens to events.
     """
-    step = record(session, last_steps(session, caches), in_mode=in_mode)
+    step = last_steps(session, caches)
+    if wanted or caches:
+        step = record(session, step, in_mode=in_mode)
     if shares:
         step = coalesce(session, step)
     if shares or not wanted or session.journal is not None:

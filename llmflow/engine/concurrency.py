@@ -142,11 +142,6 @@ class HeldSlot:
         self.outer = _held.get()
         _held.set(self)
 
-    def take_free(self) -> bool:
-        """Take a slot if one is free."""
-        self.taken = self.slots.take_free()
-        return self.taken
-
     async def take(self) -> None:
         """Take a slot, waiting for it if need be."""
         await self.slots.take()
@@ -161,7 +156,8 @@ class HeldSlot:
         if self._aside:
             self._aside = 0
             self._pool.step_back()
-        self._count()
+        if self._idle:
+            self._count()
         if self.taken:
             self.taken = False
             self.slots.give_back()

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Sized
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
-from llmflow.engine.attempts import Attempt, current_attempt
+from llmflow.engine.attempts import Attempt
 from llmflow.engine.concurrency import HeldSlot, held, lend_slots, step_aside
 from llmflow.engine.hooks import Items
 from llmflow.engine.results import NotRun, OnError, Results
 from llmflow.errors import BudgetExceededError
 from llmflow.items.idle import MOST_WAITING, active_items, yield_slot
-from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.runner import ItemRunner, Work, concerns_all
 from llmflow.items.slots import LoopSlots
 from llmflow.items.sources import READ_AHEAD, AsyncIterableSource, IterableSource, Source
 
@@ -27,13 +28,23 @@ _ASIDE_PER_SLOT = 10
 class Worker(Attempt):
     """Attempts of one item after another, and the slot for them."""
 
-    __slots__ = ("clean", "hold", "pool")
+    __slots__ = ("_clean", "hold")
 
-    def __init__(self, owner: object, hold: HeldSlot, pool: Pool) -> None:
+    def __init__(self, owner: object, hold: HeldSlot) -> None:
         super().__init__(owner)
         self.hold = hold
-        self.pool = pool
-        self.clean: Context | None = None
+        self._clean: Context | None = None
+
+    def begin(self) -> None:
+        """Remember what a further item may see."""
+        self._clean = copy_context()
+
+    def is_clean(self) -> bool:
+        """Return whether a further item would see nothing of the last one."""
+        try:
+            return copy_context() == self._clean
+        except Exception:  # noqa: BLE001 (values of any kind are compared)
+            return False
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next attempt, on no slot."""
@@ -86,7 +97,7 @@ class Pool:
         else:
             source = IterableSource(items)
         self._runner: ItemRunner[Any] = ItemRunner(
-            self._item,
+            self._first,
             source,
             self,
             drain_seconds=None,
@@ -143,33 +154,22 @@ class Pool:
         """Count items that begin (or, negative, end) to be at work."""
         self._active.add(number)
 
-    def _goes_on(self, worker: Worker) -> bool:
-        """Return whether a task works on another item, which must see nothing of the last one."""
-        if self._working > self._slots.limit:
-            return False
-        try:
-            return copy_context() == worker.clean
-        except Exception:  # noqa: BLE001 (values of any kind are compared)
-            return False
+    def _first(self, index: int, item: Any) -> Coroutine[Any, Any, Work | None]:
+        """Work on the first item of a task."""
+        worker = Worker(self._owner, HeldSlot(self._slots, self))
+        worker.enter()
+        worker.hold.enter()
+        yield_slot.set(self._aside_limit)
+        worker.begin()
+        return self._item(worker, index, item)
 
-    def _worker(self) -> Worker:
-        """Return the worker of the running task, which it gets with its first item."""
-        worker = current_attempt(self._owner)
-        if not isinstance(worker, Worker) or worker.pool is not self:
-            worker = Worker(self._owner, HeldSlot(self._slots, self), self)
-            worker.enter()
-            worker.hold.enter()
-            yield_slot.set(self._aside_limit)
-            worker.clean = copy_context()
-        return worker
-
-    async def _item(self, index: int, item: Any) -> bool:
-        worker, values = self._worker(), self._results.values
+    async def _item(self, worker: Worker, index: int, item: Any) -> Work | None:
+        values, hold, slots = self._results.values, worker.hold, self._slots
         if index == len(values):
             values.append(NotRun)  # the place of an item in the same task as the one before
-        hold = worker.hold
         try:
-            if not hold.take_free():
+            hold.taken = slots.take_free()
+            if not hold.taken:
                 await hold.take()
             values[index] = await self._call(item, worker)
         except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
@@ -182,7 +182,8 @@ class Pool:
             raise
         finally:
             hold.end_item()
-        return self._goes_on(worker)
+        goes_on = self._working <= slots.limit and worker.is_clean()
+        return partial(self._item, worker) if goes_on else None
 
     def _item_failed(self, error: Exception) -> None:
         """Go on, end, or stop at once, as the error and the policy want it."""

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
-from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from llmflow.errors import ConfigurationError, LLMFlowError
@@ -17,7 +16,7 @@ from llmflow.items.sources import END, NOTHING, Source
 
 ItemT = TypeVar("ItemT")
 
-Work: TypeAlias = Callable[[int, Any], Awaitable[object]]
+Work: TypeAlias = Callable[[int, Any], Awaitable[Any]]
 
 ENDED: Final[Any] = object()
 """What `prepare` returns of an item that needs no task."""
@@ -72,7 +71,7 @@ class ItemRunner(Generic[ItemT]):
 
     Args:
         work: an async function of an item's index and the item. What it raises ends the run. If
-            it returns a true value, the item's task works on the next one, too.
+            it returns another such function, the item's task works on the next one by that.
         source: where items come from.
         room: bounds how many items are under way.
         on_end: called once nothing is under way and nothing more will be.
@@ -125,8 +124,7 @@ class ItemRunner(Generic[ItemT]):
         self._cancels_with_source = cancels_with_source
         self._sends_after_stop = sends_after_stop
         self._context: Context = copy_context()
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._calls: dict[int, ItemCalls] = {}
+        self._tasks: dict[asyncio.Task[None], ItemCalls | None] = {}  # in the order of items
         self._back: deque[tuple[int, Any]] = deque()
         self._cancelled = self._reading = self._again = False
         self._ended: asyncio.Future[None] | None = None
@@ -188,9 +186,8 @@ class ItemRunner(Generic[ItemT]):
     def _begin(self, index: int, item: Any) -> None:
         self._room.enter()
         # Not by loop.create_task: an eager task factory would run it here and now.
-        self._tasks[index] = asyncio.Task(
-            self._run(index, item), loop=self.loop, context=self._context.copy()
-        )
+        context = self._context.copy()
+        self._tasks[asyncio.Task(self._run(index, item), loop=self.loop, context=context)] = None
 
     def end_placed(self, again: tuple[int, Any] | None = None) -> None:
         """End the wait of a placed item, perhaps with a task."""
@@ -224,12 +221,14 @@ class ItemRunner(Generic[ItemT]):
 
     async def _run(self, index: int, item: Any) -> None:
         """Work on an item, and perhaps on others. Nothing is raised: the owner gets it."""
+        task = asyncio.current_task(self.loop)
+        assert task is not None
         try:
             if not self._sends_after_stop:
-                self._calls[index] = calls = ItemCalls(self, self._tasks[index])
+                self._tasks[task] = calls = ItemCalls(self, task)
                 item_calls.set(calls)
-            goes_on, turn = await self._work(index, item), _ITEMS_PER_TURN
-            while goes_on and not (self.stopped or self.exhausted):
+            work, turn = await self._work(index, item), _ITEMS_PER_TURN
+            while work is not None and not (self.stopped or self.exhausted):
                 turn -= 1
                 if not turn:
                     # Items that wait for nothing must not hold up others.
@@ -238,27 +237,21 @@ class ItemRunner(Generic[ItemT]):
                     continue
                 if (item := self._take()) is NOTHING:
                     break
-                index = self._next(index)
-                goes_on = await self._work(index, item)
+                index = self.read
+                self.read += 1
+                work = await work(index, item)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
             if not (isinstance(error, asyncio.CancelledError) and self.stopped):
                 self.stop(error, cancel=not isinstance(error, Exception))
         finally:
-            self._end(index)
+            self._end(task)
             self.advance()
 
-    def _next(self, index: int) -> int:
-        """Return the number of the next item, which the task of an item that has ended takes."""
-        following = self.read
-        self.read += 1
-        self._tasks[following] = self._tasks.pop(index)
-        return following
-
-    def _end(self, index: int) -> bool:
-        """Forget an item that has ended; False if that was done before."""
-        if self._tasks.pop(index, None) is None:
+    def _end(self, task: asyncio.Task[None]) -> bool:
+        """Forget a task that has ended; False if that was done before."""
+        if task not in self._tasks:
             return False
-        self._calls.pop(index, None)
+        del self._tasks[task]
         self._room.leave()
         return True
 
@@ -286,9 +279,9 @@ class ItemRunner(Generic[ItemT]):
 
     def _send_no_more(self) -> None:
         self.sends = False
-        for index, calls in list(self._calls.items()):
-            if calls.waits:
-                self._cancel(index, self._tasks[index])
+        for task, calls in list(self._tasks.items()):
+            if calls is not None and calls.waits:
+                self._cancel(task)
 
     def cancel(self) -> None:
         """Cancel everything that is under way, and read no more."""
@@ -297,22 +290,22 @@ class ItemRunner(Generic[ItemT]):
         self.stopped = True
         if not self._cancelled:
             self._cancelled = True
-            for index, task in self._tasks.items():
-                self._cancel(index, task)
+            for task in self._tasks:
+                self._cancel(task)
             self._back.clear()
             if self.placed:
                 self.placed = 0
                 self._on_cancel()
                 self.advance()
 
-    def _cancel(self, index: int, task: asyncio.Task[None]) -> None:
+    def _cancel(self, task: asyncio.Task[None]) -> None:
         if task is not asyncio.current_task(self.loop):  # which has ended, but for what it says
             # One that has not begun never comes to the end of `_run`.
-            task.add_done_callback(partial(self._gone, index))
+            task.add_done_callback(self._gone)
             task.cancel()
 
-    def _gone(self, index: int, _task: asyncio.Task[None]) -> None:
-        if self._end(index):
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        if self._end(task):
             self.advance()
 
     def _finish(self) -> None:
@@ -347,7 +340,7 @@ class ItemRunner(Generic[ItemT]):
 
     async def _end_all(self) -> None:
         if self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+            await asyncio.wait(list(self._tasks))
         if self._drain is not None:
             self._drain.cancel()
         try:

@@ -41,9 +41,7 @@ class Answers(Generic[ItemT, CollectedT]):
     @property
     def counts(self) -> MapCounts:
         """Counts of the items so far."""
-        if self._engine is None:
-            return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
-        return self._engine.counts
+        return MapCounts() if self._engine is None else self._engine.counts
 
     if not TYPE_CHECKING:  # to a type checker these are simply not there
 

@@ -312,25 +312,8 @@ class Mappable:
         >>> for result in llm.map_sync(ten_million, stream=True):  # doctest: +SKIP
         ...     out.write(result.text)
 
-        Args:
-            items: as in `map`.
-            prompt: as in `map`.
-            stream: iterate instead of waiting for all.
-            ordered: the order of a stream, as in `map`; the rest is always in order.
-            on_error: as in `map`, like all that follows.
-            concurrency: how many items may be under way at once.
-            system: instructions for every item.
-            max_tokens: upper bound of each answer in tokens.
-            temperature: sampling temperature.
-            options: further fields of the body, as in `map`.
-            mode: as in `map`, like all that follows.
-            deadline: when all is to be answered.
-            fallback: the other way, for what the mode leaves over.
-            batch: how calls become jobs.
-            validate: what is demanded of every answer.
-            progress: show how far the map is.
-            details: further columns of a frame.
-            **fields: further fields of the body.
+        The arguments are those of `map`; `ordered` is the order of a stream, as the rest is
+        always in order. With `stream`, iterate instead of waiting for all.
 
         Raises:
             LLMFlowError: as in `map`.

@@ -80,11 +80,11 @@ class MapCounts:
         empty: how many of the answers are empty.
     """
 
-    total: int | None
-    read: int
-    answered: int
-    failed: int
-    delivered: int
+    total: int | None = None
+    read: int = 0
+    answered: int = 0
+    failed: int = 0
+    delivered: int = 0
     cut: int = 0
     empty: int = 0
 

@@ -73,17 +73,8 @@ def default_concurrency(quota: Quota) -> int:
 class MapSpec:
     """One map, checked, not begun.
 
-    Args:
-        ask: the bound call.
-        items: what the user passed.
-        prompt: what the user passed.
-        concurrency: how many items may be under way at once.
-        ordered: whether a stream is in the order of the items.
-        on_error: whether an item's failure ends the others.
-        window: how many items may be read and not handed out; None: as `window_of` says.
-        surroundings: makes what goes on around the map; None if that is nothing.
-        details: whether a frame says how its answers came about, in further columns.
-        begin: returns the call of a prompt, where it may be placed in a batch job; or None.
+    `items` and `prompt` are what the user passed, `surroundings` makes what goes on around the
+    map, and `details` puts further columns into a frame. For the rest see `MapEngine`.
     """
 
     ask: Ask
@@ -293,13 +284,8 @@ class Asked(Protocol):
 class Given(NamedTuple):
     """Settings of every call of a map, beside its prompt.
 
-    Args:
-        place: what was called.
-        system: instructions.
-        max_tokens: upper bound of each answer.
-        temperature: sampling temperature.
-        options: further fields of the body.
-        fields: those that were given as keywords.
+    `place` is what was called, `options` are further fields of the body, and `fields` those
+    that were given as keywords.
     """
 
     place: str

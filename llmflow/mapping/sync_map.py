@@ -48,9 +48,7 @@ class AnswerStream(Generic[ItemT]):
     def counts(self) -> MapCounts:
         """Counts of the items so far."""
         engine = None if self._exchange is None else self._exchange.engine
-        if engine is None:
-            return MapCounts(total=None, read=0, answered=0, failed=0, delivered=0)
-        return engine.counts
+        return MapCounts() if engine is None else engine.counts
 
     def __iter__(self) -> Iterator[Result[ItemT]]:
         if self._begun:
