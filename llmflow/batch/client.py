@@ -12,14 +12,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from llmflow.calls.refusals import is_of_all
 from llmflow.clock import Clock
 from llmflow.errors import ProviderError
-from llmflow.provider import (
-    BatchAPI,
-    BatchInput,
-    BatchStatus,
-    Channel,
-    FileBounds,
-    Upload,
-)
+from llmflow.provider import BatchAPI, BatchInput, BatchStatus, Channel, FileBounds, Upload
 from llmflow.retry import backoff
 from llmflow.types import WireReply, WireRequest
 
@@ -34,21 +27,18 @@ _LOOKS: Final = (0.1, 0.5, 1.5)
 _REFUSED_PAUSE: Final = 0.5
 
 
-class CreateLock:
+class CreateLock(asyncio.Lock):
     """Lets the schedulers of one account create one job at a time.
 
     Where jobs have no tag, one that was made without anybody hearing of it is told from others
     because it is the only one that nobody knows. So nobody else may make one meanwhile.
 
     Attributes:
-        lock: held while a job is created.
         known: the provider's names of all jobs that were created here.
     """
 
-    __slots__ = ("__weakref__", "known", "lock")
-
     def __init__(self) -> None:
-        self.lock = asyncio.Lock()
+        super().__init__()
         self.known: set[str] = set()
 
 
@@ -158,32 +148,19 @@ class BatchClient:
         self.trouble = None
         return reply
 
-    def _probes(self) -> Callable[[ProviderError], bool]:
-        """Return what tells of one call whether to look at a refusal once more.
-
-        A key that has worked is not wrong because a gateway restarts. The second refusal of
-        the same call is believed.
-        """
-        left = 1
-
-        def probes(error: ProviderError) -> bool:
-            nonlocal left
-            if not self.has_worked or not is_of_all(error):
-                return False
-            left -= 1
-            return left >= 0
-
-        return probes
-
     async def _repeat(self, send: Callable[[], Awaitable[_T]], *, attempts: int = _ATTEMPTS) -> _T:
-        attempt, probes = 0, self._probes()
+        attempt, has_probed = 0, False
         while True:
             attempt += 1
             try:
                 return await self._heard(send())
             except ProviderError as error:
-                if not (error.transient or probes(error)) or attempt >= attempts:
+                # A key that has worked is not wrong because a gateway restarts; the second
+                # refusal of the same call is believed.
+                probes = self.has_worked and is_of_all(error) and not has_probed
+                if not (error.transient or probes) or attempt >= attempts:
                     raise
+                has_probed = has_probed or probes
                 await self.back_off(attempt, error)
 
 

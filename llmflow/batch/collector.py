@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from llmflow.batch.job_limits import JobSlots
 from llmflow.batch.record import JobRecord
 from llmflow.batch.spool import Spool, copy_rows
 from llmflow.errors import InvalidRequestError, JournalError
@@ -24,15 +25,6 @@ _LEAST_PRIMED: Final = 2
 Finish = Callable[[Spool, str, int], Awaitable[None]]
 
 
-class Most(Protocol):
-    """Settings that may change while rows come."""
-
-    @property
-    def most_tokens(self) -> float | None:
-        """The token limit of one job; None where unknown."""
-        ...
-
-
 class Collector:
     """The open files of one queue: one per schema and round.
 
@@ -43,7 +35,7 @@ class Collector:
         folder: where files are.
         requests: the most rows of a file.
         size: the most bytes of one.
-        most: the most tokens of one.
+        slots: say the most tokens of one, which may change.
         quiet: seconds without a new row after which files are handed on.
         finish: makes a job of a file, given its schema and round.
     """
@@ -54,14 +46,14 @@ class Collector:
         *,
         requests: int,
         size: int,
-        most: Most,
+        slots: JobSlots,
         quiet: float,
         finish: Finish,
     ) -> None:
         self._folder = folder
         self._requests = requests
         self._size = int(size * _SHARE_OF_SIZE)
-        self._most = most
+        self._slots = slots
         self._quiet = quiet
         self._finish = finish
         self._open: dict[tuple[str, int], Spool] = {}
@@ -126,7 +118,7 @@ class Collector:
         return False
 
     def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
-        most = self._most.most_tokens
+        most = self._slots.most_tokens
         return (
             spool.requests >= self._requests
             or spool.size + 1 + len(line) > self._size

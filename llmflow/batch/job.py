@@ -23,7 +23,7 @@ from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import Results, files_in
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import copy_rows, in_thread, names_of, parts_of, remove_all
-from llmflow.batch.steps import FINAL, Event, Step
+from llmflow.batch.steps import FINAL, TIMED, Event, Step
 from llmflow.clock import Clock
 from llmflow.errors import (
     BatchCancelledError,
@@ -51,7 +51,7 @@ class _Jobs(Protocol):
 
     client: BatchClient
     sink: ResultSink
-    admission: JobSlots
+    slots: JobSlots
     refusals: Refusals
     folder: Path
     settings: Batch
@@ -164,9 +164,9 @@ class Job:
         if not step.has_lock:
             self._give_lock_back()
         if step.phase == "watch":
-            jobs.admission.enter_at_once(record.tag, record.tokens)
+            jobs.slots.enter_at_once(record.tag, record.tokens)
         elif before.phase == "watch":
-            jobs.admission.leave(record.tag)
+            jobs.slots.leave(record.tag)
         if step.says is not None:
             why, rows = step.says
             rows = len(self.names) if rows is None else rows
@@ -199,9 +199,10 @@ class Job:
         return self._event(**(brought or {}))
 
     def _event(self, **brought: Any) -> Event:
-        clock, has_worked = self._jobs.clock, self._client.has_worked
-        at, time = clock.wall(), clock.monotonic()
-        return Event(at=at, time=time, rows=len(self.names), has_worked=has_worked, **brought)
+        clock = self._jobs.clock
+        if self._step.action in TIMED:
+            brought |= {"at": clock.wall(), "time": clock.monotonic()}
+        return Event(rows=len(self.names), has_worked=self._client.has_worked, **brought)
 
     # --- on the way there -----------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Job:
 
     async def _enter(self, step: Step) -> None:
         tag, tokens, placed = step.record.tag, step.record.tokens, self.placed
-        await self._heeding(self._jobs.admission.enter(tag, tokens, when_full=placed.set))
+        await self._heeding(self._jobs.slots.enter(tag, tokens, when_full=placed.set))
 
     async def _upload(self, _: Step) -> dict[str, Any]:
         return {"uploaded": await self._heeding(self._client.upload(self._rows()))}
@@ -222,7 +223,7 @@ class Job:
         Where jobs have no tag, one that was made without anybody hearing of it is told from
         others because it is the only one that nobody knows.
         """
-        acquiring = asyncio.ensure_future(self._client.create_lock.lock.acquire())
+        acquiring = asyncio.ensure_future(self._client.create_lock.acquire())
         try:
             # It may exist: searched for, whatever is wanted.
             await (acquiring if step.may_exist else self._heeding(acquiring))
@@ -232,7 +233,7 @@ class Job:
     def _give_lock_back(self) -> None:
         if self._has_lock:
             self._has_lock = False
-            self._client.create_lock.lock.release()
+            self._client.create_lock.release()
 
     async def _search(self, step: Step) -> dict[str, Any]:
         rows, clock = self._rows(), self._jobs.clock
@@ -302,11 +303,11 @@ class Job:
     # --- refused --------------------------------------------------------------------------------
 
     async def _free_room(self, step: Step) -> dict[str, Any]:
-        admission, error = self._jobs.admission, step.problems[0].error
+        slots, error = self._jobs.slots, step.problems[0].error
         if isinstance(error, QueueLimitError) and error.limit is not None:
-            admission.learn(error.limit)
-        facts = {"most": admission.most_tokens, "alone": admission.inside <= 1}
-        admission.leave(step.record.tag)
+            slots.learn(error.limit)
+        facts = {"most": slots.most_tokens, "alone": slots.inside <= 1}
+        slots.leave(step.record.tag)
         return facts
 
     async def _find_bad_rows(self, step: Step) -> dict[str, Any]:
@@ -349,7 +350,7 @@ class Job:
         await jobs.write(done, *[record for record, _ in new])
         self.is_done = True
         jobs.sink.changed(done)
-        jobs.admission.leave(old.tag)
+        jobs.slots.leave(old.tag)
         self.names = set()
         remove_all([self.path, self.results])
         for record, names in new:

@@ -28,72 +28,42 @@ class JobRecord:
         created    the provider has named it
         fetched    it has ended, and its results are on this machine
         done       each of its rows is in the journal, or in another job
-
-    Args:
-        tag: its name at llmflow, and of its files.
-        queue: which scheduler it belongs to: a digest of provider, server and model.
-        provider: the provider's name.
-        model: the model's name at the provider.
-        state: see above.
-        requests: its rows.
-        size: the bytes of its file.
-        tokens: prompt tokens of its rows, estimated.
-        sealed_at: when its file was complete, in seconds since 1970.
-        round: how often its rows went into a job, this one included.
-        schema: what tells its rows' JSON schema from others, where that matters.
-        after: the tag of the job that has to end before this one is sent; else None.
-        failures: how often it, or what it was split from, was refused for a bad row.
-        refused: how often it had to wait because too much was enqueued.
-        family: the tag of the job that it was split from, and that one perhaps, when none of
-            their rows was named; else None.
-        whole: the rows of that one.
-        halved: how often that was done.
-        sent_at: when its creation was begun, in seconds since 1970.
-        found: whether it was found at the provider by its size and time only, so that it may
-            be somebody else's as long as no row of its results is known.
-        others: jobs that were found so, and are somebody else's.
-        uploaded: the provider's name of its file.
-        job: the provider's name of the job.
-        created_at: when the provider named it.
-        native: what the provider last said that it is doing.
-        succeeded: how many of its rows were answered, when last looked at.
-        failed: how many had failed.
-        expires_at: when the provider gives it up.
-        cancel: why it is to be cancelled: ``deadline``, or ``user``; else None.
-        outcome: how it ended, in one line, when it is done.
-        replaced: whether it was refused as a whole, and other jobs have its rows.
     """
 
-    tag: str
-    queue: str
+    tag: str  # its name at llmflow, and of its files
+    queue: str  # which scheduler it belongs to: a digest of provider, server and model
     provider: str
     model: str
     state: State = "sealed"
-    requests: int = 0
-    size: int = 0
-    tokens: float = 0.0
-    sealed_at: float = 0.0
-    round: int = 1
-    schema: str = ""
-    after: str | None = None
-    failures: int = 0
-    refused: int = 0
+    requests: int = 0  # its rows
+    size: int = 0  # of its file, in bytes
+    tokens: float = 0.0  # of its rows' prompts, estimated
+    sealed_at: float = 0.0  # when its file was complete, in seconds since 1970
+    round: int = 1  # how often its rows went into a job, this one included
+    schema: str = ""  # what tells its rows' JSON schema from others, where that matters
+    after: str | None = None  # the tag of the job that has to end before this one is sent
+    failures: int = 0  # how often it, or what it was split from, was refused for a bad row
+    refused: int = 0  # how often it had to wait because too much was enqueued
+    # The tag of the job that it was split from, and that one perhaps, when none of their rows
+    # was named; the rows of that one; how often that was done.
     family: str | None = None
     whole: int = 0
     halved: int = 0
-    sent_at: float | None = None
+    sent_at: float | None = None  # when its creation was begun
+    # It was found at the provider by its size and time only, so that it may be somebody else's
+    # as long as no row of its results is known; jobs that were found so, and are.
     found: bool = False
     others: tuple[str, ...] = ()
-    uploaded: str | None = None
-    job: str | None = None
-    created_at: float | None = None
-    native: str | None = None
-    succeeded: int | None = None
+    uploaded: str | None = None  # the provider's name of its file
+    job: str | None = None  # the provider's name of the job
+    created_at: float | None = None  # when the provider named it
+    native: str | None = None  # what the provider last said that it is doing
+    succeeded: int | None = None  # how many of its rows were answered, when last looked at
     failed: int | None = None
-    expires_at: float | None = None
-    cancel: str | None = None
-    outcome: str | None = None
-    replaced: bool = False
+    expires_at: float | None = None  # when the provider gives it up
+    cancel: str | None = None  # why it is to be cancelled: ``deadline``, or ``user``
+    outcome: str | None = None  # how it ended, in one line, when it is done
+    replaced: bool = False  # it was refused as a whole, and other jobs have its rows
 
     def but(self, **changes: Any) -> JobRecord:
         """Return it with these changes."""
@@ -101,15 +71,8 @@ class JobRecord:
 
     def unmade(self) -> JobRecord:
         """Return it without all that the provider has said of the job."""
-        return replace(
-            self,
-            job=None,
-            created_at=None,
-            native=None,
-            succeeded=None,
-            failed=None,
-            expires_at=None,
-        )
+        said = ("job", "created_at", "native", "succeeded", "failed", "expires_at")
+        return self.but(**dict.fromkeys(said))
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values, without what is None."""

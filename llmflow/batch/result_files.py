@@ -364,7 +364,7 @@ async def belong_to(
         record: the job's.
         folder: where its results are.
         read: reads one line; raises `ValueError` where it is no row.
-        names: its rows that have no outcome yet.
+        names: its rows that have no outcome yet, which are looked at first.
         path: the file of all its rows.
 
     Raises:

@@ -91,7 +91,7 @@ class BatchScheduler:
         self.refusals = Refusals()
         self.failure: LLMFlowError | None = None
         """What ended a job before its time; it can be gone on with in another process."""
-        self.admission = JobSlots(
+        self.slots = JobSlots(
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
@@ -110,7 +110,7 @@ class BatchScheduler:
             folder,
             requests=min(self.limits.requests, settings.requests or self.limits.requests),
             size=min(self.limits.size, settings.size or self.limits.size),
-            most=self.admission,
+            slots=self.slots,
             quiet=settings.quiet,
             finish=self._finish,
         )
@@ -316,7 +316,7 @@ class BatchScheduler:
         finally:
             job.placed.set()
             job.ended.set()
-            self.admission.leave(job.record.tag)
+            self.slots.leave(job.record.tag)
             self._jobs.pop(job.record.tag, None)
 
     def _fail(self, names: Collection[str], cause: Exception) -> None:

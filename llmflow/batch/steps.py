@@ -41,6 +41,8 @@ Action = Literal[
     "fail",  # raise the error: another process can go on from what is written down
 ]
 FINAL: Final = ("split", "end", "fail")
+TIMED: Final = ("begin", "upload", "lock", "search", "create", "look", "cancel")
+"""After these the next step depends on the moment."""
 
 
 class Seen(NamedTuple):
@@ -66,7 +68,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Result of a step's action, and the moment of it."""
+    """Result of a step's action; its moment, where that matters."""
 
     at: float = 0.0  # the time of day, in seconds since 1970
     time: float = 0.0  # of a clock that never goes back
