@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from llmflow.batch.spool import call_of, names_of, remove_all
 
 if TYPE_CHECKING:
-    from llmflow.journal import Journal
+    from llmflow.journal import JournalProtocol
 
 State = Literal["sealed", "creating", "created", "fetched", "done"]
 
@@ -126,7 +126,7 @@ class MemoryStore:
 class JournalStore:
     """Records in a run's journal."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: JournalProtocol) -> None:
         self._journal = journal
 
     def put(self, records: Collection[JobRecord]) -> None:
@@ -138,7 +138,7 @@ class JournalStore:
         return [JobRecord.of(each) for each in self._journal.jobs()]
 
 
-def end_what_is_answered(journal: Journal) -> set[str]:
+def end_what_is_answered(journal: JournalProtocol) -> set[str]:
     """End jobs whose rows are all recorded; return the other tags.
 
     Where all is answered no call comes that would wake such a job.
@@ -163,7 +163,7 @@ def end_what_is_answered(journal: Journal) -> set[str]:
     return wanted
 
 
-def tidy_up(journal: Journal) -> None:
+def tidy_up(journal: JournalProtocol) -> None:
     """Remove batch files of an earlier session that was killed.
 
     Raises:
@@ -175,7 +175,7 @@ def tidy_up(journal: Journal) -> None:
             remove_all([path])
 
 
-def _is_known(journal: Journal, names: Iterable[str]) -> Iterator[bool]:
+def _is_known(journal: JournalProtocol, names: Iterable[str]) -> Iterator[bool]:
     for name in names:
         found = call_of(name)
         yield found is not None and journal.find(*found) is not None

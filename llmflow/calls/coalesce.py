@@ -63,9 +63,9 @@ async def _follow(session: Session, call: Call, others: InFlight) -> Response:
         session.tally.failure(0)
         error.source = "shared"
         if journal is not None and others.covered and not covered:
-            await journal.record(call.key, call.ordinal, error, paid=False)
+            await journal.put(call.key, call.ordinal, error, paid=False)
         raise
     if journal is not None and not covered:
-        await journal.record(call.key, call.ordinal, response, paid=False)
+        await journal.put(call.key, call.ordinal, response, paid=False)
     session.tally.taken("shared", response)
     return replace(response, source="shared")

@@ -74,7 +74,7 @@ async def _write_answer(session: Session, call: Call, response: Response) -> Non
     writes: list[Awaitable[None]] = []
     if session.journal is not None:
         covered = range(nth, nth + 1) if others is None else others.cover(nth)
-        writing = session.journal.record(
+        writing = session.journal.put(
             key, covered.start, response, uses=len(covered), paid=call.source != "cache"
         )
         writes.append(_counted(session, writing))
@@ -100,7 +100,7 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
             session.ordinals.give_back(call, (nth,))
         return
     covered = range(nth, nth + 1) if others is None else others.cover(nth)
-    writing = session.journal.record(call.key, covered.start, error, uses=len(covered))
+    writing = session.journal.put(call.key, covered.start, error, uses=len(covered))
     await _counted(session, writing)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.calls.call import NOTHING, Call, Step
@@ -13,21 +15,24 @@ from llmflow.errors import UsageError
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.journal import Journal, Recorded
+    from llmflow.journal import JournalProtocol, Recorded
     from llmflow.journal.reading import Asked
 
 Row: TypeAlias = tuple[bytes, int]
 """Fingerprint and ordinal of a call."""
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
+_Waiting: TypeAlias = "list[tuple[Row, asyncio.Future[Recorded | None]]]"
 
 
 def replay(ordinals: Ordinals, tally: Tally, ask: Step) -> Step:
     """Return the step that looks a call up in the journal."""
 
     async def step(call: Call) -> Response:
-        # With a key it was looked up before, and nothing is known.
-        found = None if call.key else ordinals.identify(call)
+        found = None
+        if not call.key:  # else it was looked up before, and nothing is known
+            waits = ordinals.waits and call.wanted
+            found = await ordinals.find(call) if waits else ordinals.identify(call)
         if found is None:
             return await ask(call)
         return outcome(tally, found) if call.wanted else NOTHING
@@ -50,6 +55,51 @@ def outcome(tally: Tally, found: Recorded) -> Response:
     raise error
 
 
+class LookUps:
+    """Makes one look-up of those of one turn of an event loop."""
+
+    def __init__(self, journal: JournalProtocol) -> None:
+        self._journal = journal
+        self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
+
+    def find(self, row: Row) -> asyncio.Future[Recorded | None]:
+        """Look a row up, together with others of the same turn."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Recorded | None] = loop.create_future()
+        waiting = self._waiting.get(loop)
+        if waiting is None:
+            waiting = self._waiting[loop] = []
+            task = loop.create_task(self._find(loop, waiting))
+            task.add_done_callback(partial(self._tell, loop, waiting))
+        waiting.append((row, found))
+        return found
+
+    async def _find(
+        self, loop: asyncio.AbstractEventLoop, waiting: _Waiting
+    ) -> Mapping[Row, Recorded]:
+        del self._waiting[loop]
+        return await self._journal.find_many([row for row, _ in waiting])
+
+    def _tell(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        waiting: _Waiting,
+        task: asyncio.Task[Mapping[Row, Recorded]],
+    ) -> None:
+        if self._waiting.get(loop) is waiting:  # it was cancelled before it began
+            del self._waiting[loop]
+        error = None if task.cancelled() else task.exception()
+        for row, found in waiting:
+            if found.done():
+                continue
+            if task.cancelled():
+                found.cancel()
+            elif error is not None:
+                found.set_exception(type(error)(str(error)))
+            else:
+                found.set_result(task.result().get(row))
+
+
 class Ordinals:
     """Numbers equal calls of a session, and finds their outcomes.
 
@@ -66,12 +116,15 @@ class Ordinals:
 
     def __init__(
         self,
-        journal: Journal | None,
+        journal: JournalProtocol | None,
         *,
         retry_failed: bool,
         abandoned: Callable[[], Iterable[tuple[Any, set[int]]]],
     ) -> None:
         self.journal = journal
+        self.waits = journal is not None and not journal.is_local
+        """Whether it is better to wait for the journal than to block."""
+        self._look_ups = None if journal is None else LookUps(journal)
         self._retry_failed = retry_failed
         self._abandoned = abandoned
         # Again by its own thread: a call may be collected at any line, the locked ones among them.
@@ -91,6 +144,22 @@ class Ordinals:
             ConfigurationError: an option of the call cannot be written down.
             UsageError: it wants no result, and there is no journal for its answer.
         """
+        may_be_known = self._number(call, submitted=submitted)
+        return self.recorded(call.row) if may_be_known else None
+
+    async def find(self, call: Call) -> Recorded | None:
+        """Do what `identify` does, in one look-up with other calls."""
+        if self._look_ups is None or not self._number(call):
+            return None
+        try:
+            found = await self._look_ups.find(call.row)
+        except BaseException:
+            self.give_back(call, (call.ordinal,))
+            raise
+        return None if found is None or self._is_asked_again(found) else found
+
+    def _number(self, call: Call, *, submitted: bool = False) -> bool:
+        """Set a call's key and ordinal; return whether it may have a record."""
         key = call.key = self.fingerprint(call)
         journal, cache = self.journal, call.route.cache
         if call.shares:
@@ -110,7 +179,7 @@ class Ordinals:
             # What this session asks for the first time, nothing can have been written down of.
             is_new = not call.ordinal and free is None and self._submitted is None
             may_be_known = not (is_new and journal.began_empty)
-        return self.recorded(call.row) if may_be_known else None
+        return may_be_known and journal is not None
 
     def recorded(self, row: Row) -> Recorded | None:
         """Return the record of a row that is not asked again."""
@@ -162,9 +231,9 @@ class Ordinals:
             assert self.journal is not None
             found = self.journal.find(key, 0)
             if isinstance(found, Response):
-                await self.journal.record(key, 1, found, uses=last, paid=False)
+                await self.journal.put(key, 1, found, uses=last, paid=False)
             elif found is not None:
-                await self.journal.record(key, 1, found.error(), uses=last, paid=False)
+                await self.journal.put(key, 1, found.error(), uses=last, paid=False)
 
     def close(self) -> None:
         """Forget how often each call was submitted."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmflow.budget import Ledger
     from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.mode_options import ModeOptions
-    from llmflow.journal import Journal
+    from llmflow.journal import JournalProtocol
 
 _entered: ContextVar[Session | None] = ContextVar("llmflow_session", default=None)
 """The session of the innermost run whose block the running code is in.
@@ -73,7 +73,7 @@ class Session:
     def __init__(
         self,
         *,
-        journal: Journal | None = None,
+        journal: JournalProtocol | None = None,
         ledger: Ledger | None = None,
         retry_failed: bool = False,
         run: object = None,

@@ -13,7 +13,7 @@ from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.budget import Estimate, Ledger, OutputForecast, PromptForecast, Reservation
-    from llmflow.journal import Journal
+    from llmflow.journal import JournalProtocol
 
 Row: TypeAlias = tuple[bytes, int]
 """Names a row of a batch job, as the journal does."""
@@ -34,7 +34,7 @@ class Spending:
         journal: where what no row tells of is noted for later sessions, or None.
     """
 
-    def __init__(self, ledger: Ledger, journal: Journal | None) -> None:
+    def __init__(self, ledger: Ledger, journal: JournalProtocol | None) -> None:
         self._ledger = ledger
         self._journal = journal
         self._learned: dict[Hashable, _Learned] = {}

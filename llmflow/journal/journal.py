@@ -59,6 +59,8 @@ class Journal:
     Any number of event loops in threads may use it. One process at a time has it open.
     """
 
+    is_local = True
+
     def __init__(
         self,
         folder: Path,

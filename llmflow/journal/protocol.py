@@ -30,6 +30,11 @@ class JournalProtocol(Protocol):
         ...
 
     @property
+    def is_local(self) -> bool:
+        """True if `find` takes microseconds: less than it takes to wait."""
+        ...
+
+    @property
     def opened_at(self) -> float:
         """Seconds since 1970: what is recorded later is of this session."""
         ...
@@ -68,8 +73,8 @@ class JournalProtocol(Protocol):
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Do what `find_many` does, for one question and at once.
 
-        It may block the event loop: a journal that is far away answers from memory what
-        `find_many` has brought before.
+        It may block the event loop. Calls use it where the journal `is_local`, and batch jobs
+        for the few rows whose outcome may have come another way.
         """
         ...
 

@@ -33,6 +33,8 @@ _kept: dict[Path, Kept] = {}
 class MemoryJournal:
     """Keeps a run for as long as the process lives; what is put is kept a turn later."""
 
+    is_local = False
+
     def __init__(self, folder: Path, kept: Kept) -> None:
         self.folder = folder
         self.opened_at = time.time()

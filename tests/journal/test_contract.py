@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llmflow.batch.journal_store import JournalStore
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.batch.record import JobRecord, JobStore, MemoryStore
+from llmflow.batch.record import JobRecord, JobStore, JournalStore, MemoryStore
 from llmflow.errors import InvalidRequestError, JournalError, ProviderError, RateLimitError
 from llmflow.journal import Journal, JournalProtocol, RecordedFailure
 from llmflow.types import Request, Response
