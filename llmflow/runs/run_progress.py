@@ -116,10 +116,7 @@ def batch_view(
 ) -> BatchView | None:
     """Return the batch jobs of a run; None if all have ended.
 
-    Args:
-    jobs: the jobs.
-    trouble: the error for which a request about them is being repeated, or None.
-    now: the time of day, in seconds since 1970.
+    `trouble` is why a request about them is repeated, `now` is the time in seconds since 1970.
     """
     active = [each for each in jobs if each.is_active and not each.replaced]
     if not active:
