@@ -49,9 +49,9 @@ class Question(NamedTuple):
         Raises:
             InputError: it is neither.
         """
+        if type(prompt) is str:
+            return cls(({"role": "user", "content": prompt},), prompt)
         messages = as_messages(prompt)
-        if isinstance(prompt, str):
-            return cls(messages, prompt)
         text = "\n".join(part for each in messages for part in texts(each.get("content")))
         return cls(messages, text, _PER_MESSAGE * (len(messages) - 1))
 
@@ -106,8 +106,8 @@ class Survey:
         """Rows by what became of them, named as in `Plan`."""
         self.first: dict[str, Any] = {}
         """The index of the first row of some kinds; what is wrong with it, if it is unusable."""
-        self.every = Group()
-        """All items that can be asked."""
+        self.others = Group()
+        """Items that can be asked and are not left to ask."""
         self.left = [Group() for _ in range(len(tiers) + 1)]
         """Those that are left to ask, by the tier of their price."""
         self.reserved = [0.0, 0.0, 0.0, 0.0]
@@ -150,6 +150,7 @@ class Survey:
         with closing(Asked()) as asked:
             ask = asked.count if self._lookup is None else self._lookup.ask
             for index, row in enumerate(rows):
+                self.counts["items"] = index + 1
                 self._add(index, row, ask)
                 if not index % 256:
                     seen(index + 1)
@@ -184,6 +185,7 @@ class Survey:
         self.counts["answered"] += 1
         left = self.left[self._tier(question, tokens) if large else 0]
         left.add(question, tokens, large=large, sign=-1)
+        self.others.add(question, tokens, large=large)
         self._reserve(self.request(question), sign=-1)
 
     def request(self, question: Question) -> Request:
@@ -202,7 +204,6 @@ class Survey:
     # --- one row ----------------------------------------------------------------------
 
     def _add(self, index: int, row: Any, ask: Callable[[bytes], int]) -> None:
-        self.counts["items"] += 1
         try:
             prompt = self._make_prompt(row, index)
             if isinstance(prompt, LeftOut):
@@ -215,7 +216,7 @@ class Survey:
         if self._is_empty(row, prompt):
             self._note("empty", index)
         text, tokens = question.text, None
-        if large := self._is_large(text):
+        if large := self._certainly_small is not None and self._is_large(text):
             self._large += 1
             tokens = self._count(text)
             if self._most is not None and self._whole(question, tokens) > self._most:
@@ -236,11 +237,9 @@ class Survey:
     def _is_large(self, text: str) -> bool:
         """Return whether a prompt may exceed a bound: its bytes do."""
         small = self._certainly_small
-        return (
-            small is not None
-            and len(text) * _MOST_BYTES > small
-            and len(text.encode("utf-8", "surrogatepass")) > small
-        )
+        if small is None or len(text) * _MOST_BYTES <= small:
+            return False
+        return bool(len(text.encode("utf-8", "surrogatepass")) > small)
 
     def _place(
         self, question: Question, tokens: int | None, ask: Callable[[bytes], int], *, large: bool
@@ -250,9 +249,9 @@ class Survey:
         request = self.request(question)
         key = fingerprint(body=canonical(request), **self._asks)
         nth = ask(key)
-        counts["repeated"] += nth > 0
+        if nth:
+            counts["repeated"] += 1
         known = None if self._lookup is None else self._lookup.find(key, 0 if self._cache else nth)
-        self.every.add(question, tokens or 0, large=large)
         if known is not None and known.answered:
             counts["answered"] += 1
             self._note_answer(question, tokens, known.input_tokens, known.output_tokens)
@@ -263,6 +262,7 @@ class Survey:
             left.add(question, tokens or 0, large=large)
             self._reserve(request)
             return True
+        self.others.add(question, tokens or 0, large=large)
         return False
 
     def _reserve(self, request: Request, sign: int = 1) -> None:

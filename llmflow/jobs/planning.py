@@ -178,7 +178,7 @@ def _plan(
         model=llm.model,
         **facts,
         left=left,
-        input_tokens=survey.tokens(survey.every).by(factor),
+        input_tokens=whole + survey.tokens(survey.others).by(factor),
         input_tokens_left=whole,
         measured=survey.measured,
         counting=survey.counting,
