@@ -10,10 +10,10 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.batch import Batch
 from llmflow.batch.client import BatchClient
@@ -31,7 +31,11 @@ from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
 from llmflow.provider import batch_api_of
 from llmflow.types import Response
 
+if TYPE_CHECKING:
+    from llmflow.calls.spending import Spending
+
 _DIGEST: Final = 8
+_NO_LIMITS: Final = contextlib.nullcontext()
 
 
 class BatchMode:
@@ -48,6 +52,8 @@ class BatchMode:
         """What was decided, and for how many rows; 0 where it was not for rows."""
         self.auto: dict[Hashable, bool] = {}
         """Whether the automatic mode asks live, by provider and model."""
+        self.last_mode: tuple[Any, ...] = (None, None, None)
+        """Route and options of the last call, and the mode they stand for."""
         self._session = session
         self._clock = SystemClock()
         self._rng = random.Random()
@@ -65,7 +71,7 @@ class BatchMode:
         """Return True: a job answers each call."""
         return True
 
-    async def complete(self, call: Call) -> Response:
+    def complete(self, call: Call) -> Coroutine[Any, Any, Response]:
         """Have a call answered by a job.
 
         Raises:
@@ -76,13 +82,14 @@ class BatchMode:
         """
         self._session.ordinals.number(call)
         spending = self._session.spending
-        if spending is not None:
-            spending.wait_for(call.row, call.payment)
+        return self._answer(call) if spending is None else self._paid(call, spending)
+
+    async def _paid(self, call: Call, spending: Spending) -> Response:
+        spending.wait_for(call.row, call.payment)
         try:
             return await self._answer(call)
         finally:
-            if spending is not None:
-                spending.wait_for(call.row, None)
+            spending.wait_for(call.row, None)
 
     async def _answer(self, call: Call) -> Response:
         queue, name = self._queue_of(call), name_of(*call.row)
@@ -94,7 +101,7 @@ class BatchMode:
         self._put(queue, call, name)
         call.in_batch = True
         try:
-            with suspend_timeouts() if time_limits.get() else contextlib.nullcontext():
+            with suspend_timeouts() if time_limits.get() else _NO_LIMITS:
                 aside = yield_slot.get()
                 if aside is None:
                     return await queue.wait(name, pending)

@@ -10,7 +10,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.calls.call import Call, Mode, RunLive
+from llmflow.calls.call import Call, Mode, Route, RunLive
 from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.pipeline import last_steps, pipeline
 from llmflow.calls.session import Session
@@ -45,8 +45,16 @@ def _open_batches(session: Session) -> BatchMode:
 
 def resolve(session: Session, call: Call) -> Mode:
     """Return the mode that a call's options stand for."""
-    options, route = call.mode_options, call.route
+    options, route, batches = call.mode_options, call.route, session.batches
     assert options is not None
+    last = batches.last_mode
+    if last[:2] != (route, options):  # of most programs, all calls have one
+        last = batches.last_mode = route, options, _resolved(session, route, options)
+    mode: Mode = last[2]
+    return mode
+
+
+def _resolved(session: Session, route: Route, options: ModeOptions) -> Mode:
     left: tuple[type[Exception], ...] = (RunLive,)
     if options.mode == "auto" or options.fallback == "parallel":
         left = (RunLive, BatchUnsupportedError)

@@ -250,13 +250,13 @@ class ReleasedSlots:
     def __init__(self, holds: Iterable[HeldSlot], *, aside: bool) -> None:
         self._holds = holds
         self._aside = aside
-        self._lent: list[tuple[HeldSlot, int]] = []
+        self._lent: tuple[tuple[HeldSlot, int], ...] = ()
 
     async def __aenter__(self) -> None:
         for hold in self._holds:
             item = hold.lend(aside=self._aside)
             if item is not None:
-                self._lent.append((hold, item))
+                self._lent = (*self._lent, (hold, item))
         self._holds = ()
 
     async def __aexit__(
