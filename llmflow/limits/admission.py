@@ -47,12 +47,8 @@ PAUSE, PROBE, IN_FLIGHT, START = "pause", "probe", "in_flight", "start"
 class Admission:
     """The admission state of one quota domain.
 
-    Args:
-        quota: the configured limits; those left out may be learned from headers.
-        max_in_flight: requests in flight at once where the quota does not say.
-        start_in_flight: of those, how many at first while no rate is known; None: all.
-        now: the time, in seconds on the caller's clock.
-        jitter: returns a factor around 1 for delays that no server gave.
+    `start_in_flight` is how many requests may be in flight at first while no rate is known; None:
+    all.
     """
 
     def __init__(

@@ -120,10 +120,8 @@ class TokenBucket:
     def retune(self, limit: float, *, burst_seconds: float, widest: float = 0.0) -> None:
         """Change the limit; the level stays, up to the new capacity.
 
-        Args:
-            limit: how many per period.
-            burst_seconds: how many seconds' worth of it are used at once.
-            widest: how many the provider lets through at once, where that is more.
+        `burst_seconds`' worth of it is used at once; the provider lets through `widest` seconds'
+        worth, where that is more.
         """
         self.limit = limit
         self.rate = self.share * limit / self.period

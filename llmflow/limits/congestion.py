@@ -43,12 +43,7 @@ _DOUBLINGS: Final = 12
 
 
 class SlowStart:
-    """A limit on requests in flight that doubles with every round trip.
-
-    Args:
-        first: how many at first.
-        now: the time, in seconds on the caller's clock.
-    """
+    """A limit on requests in flight that doubles with every round trip."""
 
     __slots__ = ("_first", "_free", "_grown_at", "_left_at", "window")
 
@@ -96,12 +91,7 @@ class SlowStart:
 
 
 class Overload:
-    """Counts the outcomes of requests, and limits those in flight.
-
-    Args:
-        now: the time, in seconds on the caller's clock.
-        jitter: returns a factor around 1 for its pauses.
-    """
+    """Counts the outcomes of requests, and limits those in flight."""
 
     def __init__(self, *, now: float, jitter: Callable[[], float]) -> None:
         self.cap = math.inf
@@ -137,11 +127,7 @@ class Overload:
                 self._review(now)
 
     def fail(self, *, sent: float, in_flight: int, now: float) -> float | None:
-        """Register a request that failed because the provider is unhealthy.
-
-        Returns:
-            Seconds for which nothing may be sent, or None.
-        """
+        """Register a failure of the provider; return seconds of pause, or None."""
         self.failing += (1.0 - self.failing) / _MEMORY
         if sent >= self._since:
             self._bad += 1
@@ -217,12 +203,10 @@ def _lower(cap: float) -> float:
 class Recovery:
     """Admission between the end of a pause and normal service.
 
-    First one request, the probe. When it is answered, or not rejected within a
-    grace time, the rest follows: at the buckets' own pace where a request limit
-    is known, else twice as many with every step of time.
-
-    Args:
-        round_trip: seconds from sending to the rejection that caused the pause.
+    First one request, the probe. When it is answered, or not rejected within a grace time, the
+    rest follows: at the buckets' own pace where a request limit is known, else twice as many with
+    every step of time. `round_trip` is the time from sending to the rejection that caused the
+    pause.
     """
 
     __slots__ = ("_cleared_at", "_probe", "_probe_at", "_released", "grace", "step")

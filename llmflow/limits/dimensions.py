@@ -91,12 +91,7 @@ class _Guess:
 
 
 class Dimensions:
-    """The buckets of one quota domain, taken all or nothing.
-
-    Args:
-        quota: the configured limits; what replies name can only be lower.
-        now: the time, in seconds on the caller's clock.
-    """
+    """The buckets of one quota domain, taken all or nothing."""
 
     def __init__(self, quota: Quota, *, now: float) -> None:
         self.buckets: list[LearningBucket] = []
@@ -233,16 +228,10 @@ class Dimensions:
         *,
         answered: bool = False,
     ) -> bool:
-        """Learn from what a reply's headers say. Configured limits are a ceiling.
+        """Learn from a reply's headers; return whether a limit changed.
 
-        Args:
-            signals: what they say.
-            ticket: the request that was answered, or None where that is not known.
-            now: the time.
-            answered: whether the request was answered, and not refused.
-
-        Returns:
-            Whether a limit is another than before.
+        Configured limits are a ceiling. `ticket` is None where the request is not known;
+        `answered` says that it was not refused.
         """
         changed = False
         for signal in signals:
@@ -287,18 +276,11 @@ class Dimensions:
         sent_at: float,
         now: float,
     ) -> None:
-        """Learn from a rejection.
+        """Learn from a rejection of a charge.
 
-        Args:
-            dimension: what was used up, where the provider says so.
-            signals: what the rejection's headers say.
-            charge: what the request would have been charged.
-            until: when the provider will have room again; None where it does not say.
-            ramp: whether traffic grew too fast.
-            explained: whether nothing is to be learned of the rate: the headers name another
-                limit than was known, or it was a probe.
-            sent_at: when the request was sent.
-            now: the time.
+        `until` is when the provider will have room again, where it says so; `ramp` means that
+        traffic grew too fast. Nothing is to be learned of the rate if it is `explained`: the
+        headers name another limit than was known, or it was a probe.
         """
         told = {signal.dimension: signal for signal in signals}
         fresh = None

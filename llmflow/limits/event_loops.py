@@ -55,8 +55,7 @@ class HeldByLoop(dict[asyncio.AbstractEventLoop, set[_T]]):
 class Timers:
     """One timer for each event loop; its owner locks it.
 
-    Args:
-        ring: called by the loop whose timer rings; it calls `rang` first.
+    The loop whose timer rings calls `ring`, and that calls `rang` first.
     """
 
     def __init__(self, ring: Callable[[], None]) -> None:

@@ -62,9 +62,8 @@ class Expectation:
     def of(self, kind: Hashable, most: Charge) -> Charge:
         """Return what a request is expected to be charged.
 
-        Args:
-            kind: what it has in common with others, such as its system prompt.
-            most: its estimated input, and the most that it can produce.
+        `kind` is what it has in common with others, such as its system prompt; `most` is its
+        estimated input, and the most that it can produce.
         """
         known = self._kinds.get(kind) or self._all
         produced = known.output

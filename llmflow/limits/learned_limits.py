@@ -49,11 +49,7 @@ _FEWEST_PARTS: Final = 3
 class LearnedLimit:
     """One limit, as far as it was learned while it was used.
 
-    Args:
-        dimension: the name of the field of `Quota`, such as ``"rpm"``.
-        limit: what it is, per minute or day.
-        burst_seconds: how many seconds' worth may be used at once.
-        estimated: whether it was found by trying; else a reply has named it.
+    It was found by trying where it is `estimated`; else a reply has named it.
     """
 
     dimension: str
@@ -64,13 +60,9 @@ class LearnedLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """Learned limits of one quota domain.
+    """Learned limits of one quota domain, and when each was learned.
 
-    Args:
-        provider: the provider's name.
-        model: the model's name there, or that of a class of models with one quota.
-        limits: what was learned, by dimension.
-        times: when, by dimension, in seconds since 1970.
+    `model` may be the name of a class of models with one quota.
     """
 
     provider: str
@@ -91,13 +83,8 @@ class Remembered:
     def updated(self, learned: Iterable[LearnedLimit], *, rejected: bool, now: float) -> Remembered:
         """Return what is known after a run that began with this.
 
-        What did not change keeps its time, so that it is not believed for ever. An estimate
-        begins below the one of before: where nothing was refused, that is no news.
-
-        Args:
-            learned: what the run's limiter knew at its end.
-            rejected: whether it was ever refused.
-            now: the time, in seconds since 1970.
+        What did not change keeps its time, so that it is not believed for ever. An estimate begins
+        below the one of before: where nothing was refused, that is no news.
         """
         limits, times = dict(self.limits), dict(self.times)
         for each in learned:
@@ -157,12 +144,7 @@ def state_file() -> Path | None:
 
 
 def load(path: Path | None, *, now: float | None = None) -> dict[str, Remembered]:
-    """Return recent entries of the file, by domain digest.
-
-    Args:
-        path: the file; None holds nothing.
-        now: the time, in seconds since 1970; by default the present one.
-    """
+    """Return recent entries of the file, by domain digest."""
     if path is None:
         return {}
     try:
@@ -181,13 +163,7 @@ def load(path: Path | None, *, now: float | None = None) -> dict[str, Remembered
 
 
 def save(path: Path | None, entries: Mapping[str, Remembered], *, now: float | None = None) -> None:
-    """Write the entries into the file, merged with other processes'.
-
-    Args:
-        path: the file; None writes nothing.
-        entries: what is known, by the digests of the domains.
-        now: the time, in seconds since 1970; by default the present one.
-    """
+    """Write the entries into the file, merged with other processes'."""
     if path is None or not entries:
         return
     try:
@@ -207,9 +183,7 @@ def save(path: Path | None, entries: Mapping[str, Remembered], *, now: float | N
 def forget(path: Path | None, keys: Iterable[str] | None = None) -> int:
     """Take domains out of the file, and return how many were there.
 
-    Args:
-        path: the file; None holds nothing.
-        keys: the digests of the domains; None takes the whole file away, whatever it holds.
+    Without `keys`, the digests of the domains, the whole file goes, whatever it holds.
 
     Raises:
         OSError: the file cannot be written.

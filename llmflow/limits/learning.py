@@ -58,17 +58,10 @@ _MOST_GROWTH: Final = 16.0
 class LearningBucket(TokenBucket):
     """A token bucket that corrects itself.
 
-    Args:
-        name: the dimension, such as ``"rpm"``.
-        unit: index of this dimension's amount in a `Charge`.
-        limit: how many per period; where it is estimated, a first guess.
-        portion: the part of it that is this program's own. The bucket is as one of so much
-            less; replies speak of the whole.
-        period: seconds.
-        burst_seconds: how many seconds' worth may be used at once, as far as is known.
-        minimum: the least capacity that is useful.
-        estimated: whether nobody has named the limit: it then has no upper bound.
-        configured: whether it was known from the start, and not learned from a reply.
+    Arguments as `TokenBucket`. `portion` is the part of the limit that is this program's own: the
+    bucket is as one of so much less, while replies speak of the whole. A limit that is `estimated`
+    was named by nobody, and has no upper bound; one that is not `configured` was learned from a
+    reply.
     """
 
     __slots__ = (
@@ -190,15 +183,10 @@ class LearningBucket(TokenBucket):
         What it says is as old as the request, or as the answer: since then the bucket was
         refilled, and requests were sent that the server had not seen. `Reported` tells which.
 
-        Args:
-            signal: what the reply says.
-            sent_at: when its request was sent.
-            sent: what had been sent from here by then, in all, the request included.
-            spent: what has been charged here by now, in all.
-            opening: the part of that which has not been sent yet.
-            settled: whether the server had charged, by then, all that was charged here.
-            answered: whether the request was answered; a rejection is learned from by `refuse`.
-            now: the time.
+        When the request was sent, `sent` had been sent from here in all, itself included. By now
+        `spent` has been charged, `opening` of it for requests that are not sent yet. `settled`:
+        the server had charged, by then, all that was charged here. From a rejection (not
+        `answered`) `refuse` learns.
         """
         remaining = signal.remaining
         if remaining is None or not self.is_believed or not 0.0 <= remaining < math.inf:
@@ -247,11 +235,8 @@ class LearningBucket(TokenBucket):
     def _deepen(self, left: float, level: float, ours: float, *, part: float) -> None:
         """Have more to spend than a slice of the limit, where replies say that it is there.
 
-        Args:
-            left: what they say was left.
-            level: what is left of that by now.
-            ours: the most of it that is ours by agreement.
-            part: the part of it that may be spent from here.
+        They say that `left` was there, of which by now `level` is; at most `ours` of it is ours by
+        agreement, and `part` of it may be spent from here.
         """
         base = self.limit / self.period
         keep = base / self.portion * _KEEP_SECONDS
@@ -278,12 +263,7 @@ class LearningBucket(TokenBucket):
         """Return how much of what is left is ours: as much as in a bucket of our own.
 
         What the others leave of their parts is not ours: it would not be there when they come.
-
-        Args:
-            remaining: what a reply says is left.
-            elapsed: seconds since its request was sent.
-            spent: what was charged here since then.
-            now: the time.
+        Since the reply's request was sent, `elapsed` seconds ago, `spent` was charged here.
         """
         if self.portion == 1.0:
             return self._depth.value
@@ -338,10 +318,7 @@ class LearningBucket(TokenBucket):
     def refuse(self, signal: QuotaSignal | None, *, ramp: bool, now: float) -> None:
         """Learn from a rejection that was not foreseen.
 
-        Args:
-            signal: what the rejection itself says of this dimension, or None.
-            ramp: whether traffic grew too fast, rather than being too much.
-            now: the time.
+        `signal` is what it says itself of this dimension; `ramp`: traffic grew too fast.
         """
         # After a long calm somebody else has come, and is about as fast. The others with whom
         # a limit is shared by agreement are not news, and what was sent before anybody knew the

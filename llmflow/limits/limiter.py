@@ -158,9 +158,7 @@ class Limiter:
     def refuse(self, error: ProviderError, *, seconds: float | None = None) -> None:
         """Fail all calls with this error, waiting and future ones.
 
-        Args:
-            error: what they fail with; each with a copy of its own.
-            seconds: how long; None: a minute, after which one call finds out.
+        Without `seconds`, for a minute, after which one call finds out.
         """
         with self._lock:
             now = _now()
@@ -170,9 +168,7 @@ class Limiter:
     def pause(self, seconds: float, *, round_trip: float = 0.0) -> None:
         """Pause admission for so many seconds; never shortens a pause.
 
-        Args:
-            seconds: how long.
-            round_trip: how long the one request that goes first may take to be refused.
+        `round_trip`: the seconds that the one request which goes first may take to be refused.
         """
         with self._lock:
             now = _now()

@@ -97,10 +97,7 @@ def remedy_for(
 ) -> str | None:
     """Return the remedy for too few calls in flight, or None.
 
-    Args:
-        statistics: the limiter's, without it.
-        quota: the configured limits.
-        connections: says how there could be more connections, where they are the cap.
+    `connections` says how there could be more connections, where they are the cap.
     """
     if statistics.bound_by.get("in_flight", 0.0) < _WORTH_TELLING:
         return None

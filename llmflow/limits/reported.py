@@ -41,9 +41,7 @@ _ENOUGH: Final = 0.5
 class Spread:
     """The steadiness of the balance for each moment, over some seconds.
 
-    Args:
-        seconds: of a step, at least.
-        enough: how many steps tell something.
+    A step takes so many `seconds` at least; more than `enough` of them tell something.
     """
 
     __slots__ = ("_before", "_early", "_enough", "_late", "_seconds", "_since", "_steps")
@@ -74,10 +72,7 @@ class Spread:
 class Reported:
     """The balance of one limit, from what replies say.
 
-    Args:
-        rate: what comes in per second.
-        now: the time.
-        at_reply: which of the two moments is believed in at first.
+    `rate` is what comes in per second.
     """
 
     def __init__(self, rate: float, now: float, *, at_reply: bool = False) -> None:
@@ -96,16 +91,11 @@ class Reported:
     def note(
         self, left: float, *, sent_at: float, sent: float, spent: float, now: float, is_full: bool
     ) -> None:
-        """Take note of a reply.
+        """Take note of a reply: so much is left.
 
-        Args:
-            left: what it says is left.
-            sent_at: when its request was sent.
-            sent: what had been sent from here by then, in all, the request among it.
-            spent: what has been sent from here by now, in all.
-            now: the time.
-            is_full: whether the bucket may be full: then the balance falls by itself, and a
-                group of replies with this one among them tells nothing of it.
+        By the time its request was sent, `sent` had been sent from here in all, itself included;
+        by now `spent`. While the bucket may be full (`is_full`) the balance falls by itself, and a
+        group of replies with this one among them tells nothing of it.
         """
         if self._count and now - self._since > _GROUP_SECONDS:
             self._close(now - self._since)
@@ -123,10 +113,7 @@ class Reported:
     def level(self, rate: float, *, spent: float, now: float) -> tuple[float, float]:
         """Return the present balance, and the last reported one.
 
-        Args:
-            rate: what has come in per second meanwhile, for us.
-            spent: what has been sent from here by now, in all.
-            now: the time.
+        At `rate` tokens have come in for us meanwhile; `spent` was sent from here by now, in all.
         """
         count = self._count
         left = self._left / count
@@ -208,14 +195,10 @@ class Depth:
         most: float,
         least: float = 0.0,
     ) -> None:
-        """Take note of a reply.
+        """Take note of a reply: so much is left.
 
-        Args:
-            remaining: what it says is left.
-            reset: seconds until all is back; None where it does not say.
-            rate: what comes in per second.
-            most: the whole limit: no bucket holds more.
-            least: what the bucket is known to hold.
+        All is back in `reset` seconds, at `rate`; the bucket holds `most` (the whole limit) at the
+        most, and is known to hold `least`.
         """
         low = high = remaining
         if reset is not None and 0.0 < reset < math.inf:
@@ -240,10 +223,8 @@ class Trust:
     def note(self, left: float, *, held_back: bool, now: float) -> None:
         """Take note of what replies say, while nothing is refused.
 
-        Args:
-            left: what is left, as a part of what there can be.
-            held_back: whether less is sent for it than the limit allows.
-            now: the time.
+        `left` is a part of what there can be; for it, less is sent than the limit allows if it is
+        `held_back`.
         """
         if not held_back or left >= _ENOUGH:
             self._little_since = None
@@ -256,9 +237,8 @@ class Trust:
     def refuse(self, *, much_left: bool | None) -> None:
         """Take note of a rejection.
 
-        Args:
-            much_left: whether it says itself that much is left, which is not so: what it
-                speaks of is not what requests are admitted by. None where it does not say.
+        `much_left`: it says itself that much is left, which is not so. What it speaks of is not
+        what requests are admitted by. None where it does not say.
         """
         self._little_since = None
         if much_left is None:

@@ -71,12 +71,7 @@ class Standing:
         self._lock = threading.RLock()
 
     def answered(self, call: object, *, sent: float) -> None:
-        """Take note of an answer.
-
-        Args:
-            call: whose it is.
-            sent: when it was sent.
-        """
+        """Take note of an answer to a call sent at `sent`."""
         with self._lock:
             self.has_worked = True
             if self._prober is None:
@@ -103,15 +98,9 @@ class Standing:
     ) -> Verdict:
         """Take note of a refusal, and return what follows from it.
 
-        Who is told to probe or to wait calls `left` in the end, whatever happens.
-
-        Args:
-            call: whose it is.
-            sent: when it was sent.
-            now: the time.
-            probed: whether the call was told to probe before.
-            is_gone: whether nobody goes on with the call any more, nor says that it has left:
-                its event loop was closed.
+        Who is told to probe or to wait calls `left` in the end, whatever happens. `probed` says
+        that the call was told to probe before, `is_gone` whether nobody goes on with it any more,
+        nor says that it has left: its event loop was closed.
         """
         with self._lock:
             if not self.has_worked:
@@ -133,10 +122,7 @@ class Standing:
     def wait(self, call: object, tell: Tell, is_gone: IsGone = _never) -> bool:
         """Notify a call of the doubt's outcome; False if none exists.
 
-        Args:
-            call: a call that was refused with `Verdict.WAIT`.
-            tell: called once, from any thread; with `Verdict.PROBE` where it is its turn.
-            is_gone: as in `refused`.
+        `tell` is called once, from any thread; with `Verdict.PROBE` where it is the call's turn.
         """
         with self._lock:
             if self._prober is None:

@@ -122,11 +122,9 @@ async def fetch(
 class StreamChannel:
     """A `llmflow.batch_api.Channel` over HTTP.
 
-    Args:
-        timeout: how long a request with a small body and reply may take.
-        stream_timeout: how long a file may take. Servers look through a file before they
-            answer, so the first byte may be minutes after the last of the upload.
-        calls_per_minute: the pace of requests once so many were sent at once; None: any.
+    Servers look through a file before they answer, so in `stream_timeout` the first byte may be
+    minutes after the last of the upload. `calls_per_minute` is the pace of requests once so many
+    were sent at once.
     """
 
     def __init__(

@@ -55,14 +55,10 @@ def raise_connection_limit(connections: int | None = None) -> int:
 
 
 def check_connections(name: str, number: int | None) -> None:
-    """Refuse more calls in flight than connections are possible.
-
-    Args:
-        name: what the number was given as.
-        number: how many calls may be in flight at once; None is not checked.
+    """Refuse more calls in flight, given as `name`, than connections.
 
     Raises:
-        ConfigurationError: it is above `connection_limit`.
+        ConfigurationError: the number is above `connection_limit`.
     """
     most = connection_limit()
     if number is not None and number > most:
@@ -73,11 +69,7 @@ def check_connections(name: str, number: int | None) -> None:
 
 
 def how_to_have_more(wanted: int = MOST_CONNECTIONS) -> str:
-    """Return in words how more connections could be open than `connection_limit` says.
-
-    Args:
-        wanted: how many are wanted.
-    """
+    """Return in words how more connections could be open than `connection_limit` says."""
     limits = _open_files()
     if limits is None or connection_limit() >= MOST_CONNECTIONS:
         return "several processes, each with its LLMFLOW_SHARE of the quota, open more"

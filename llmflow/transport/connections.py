@@ -221,13 +221,12 @@ class Host:
 
 
 def safe(seconds: float) -> float:
-    """Return the safety margin before a connection's idle time ends.
+    """Return for how long a connection may be idle at most.
+
+    `seconds` is what its server allows.
 
     >>> safe(5.0), safe(75.0), safe(0.6)
     (4.5, 67.5, 0.3)
-
-    Args:
-        seconds: the idle time that a server allows.
     """
     margin = max(_MARGIN, _MARGIN_SHARE * seconds)
     return max(seconds / 2, seconds - margin)
@@ -255,11 +254,7 @@ class Openings:
 
     @asynccontextmanager
     async def turn(self, name: Hashable) -> AsyncGenerator[None, None]:
-        """Wait for a turn; it ends with the block, however that ends.
-
-        Args:
-            name: what tells one host from another.
-        """
+        """Wait for a host's turn; it ends with the block."""
         host = self._hosts.get(name) or self._turns_of(name)
         if not host.may_begin():
             await host.wait(self._loop.create_future())
@@ -314,11 +309,7 @@ class Turns:
             raise
 
     def end(self, seconds: float | None) -> None:
-        """Give a turn back.
-
-        Args:
-            seconds: what opening took; None if no connection came of it.
-        """
+        """Give a turn back; None if no connection came of it."""
         if seconds is None:
             self.window = FEWEST_TURNS
         elif seconds > _CROWDED * self._quickest:

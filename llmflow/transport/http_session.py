@@ -229,13 +229,9 @@ class Wait:
 class Watch:
     """Cancels tasks that take longer than a fixed time.
 
-    A timer of its own for every request (``asyncio.timeout``, aiohttp's ``total``) costs a
-    seventh of what the whole request costs. Requests that may all take equally long end
-    their time in the order in which they began, so a queue and one timer, for its head, do.
-
-    Args:
-        loop: the tasks' event loop.
-        seconds: what each may take.
+    A timer of its own for every request (``asyncio.timeout``, aiohttp's ``total``) costs a seventh
+    of what the whole request costs. Requests that may all take equally long end their time in the
+    order in which they began, so a queue and one timer, for its head, do.
     """
 
     __slots__ = ("_loop", "_timer", "_waiting", "seconds")
@@ -304,11 +300,8 @@ class _Limits(NamedTuple):
 class Session:
     """The session of one loop.
 
-    TLS contexts are made once for all sessions, and IPv6 and IPv4 race for a connection
-    (RFC 8305): both are aiohttp's doing.
-
-    Args:
-        connections: how many may be open at once; further requests wait for a free one.
+    Beyond so many `connections`, requests wait for a free one. TLS contexts are made once for all
+    sessions, and IPv6 and IPv4 race for a connection (RFC 8305): both are aiohttp's doing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, connections: int) -> None:

@@ -175,11 +175,7 @@ class Pace:
 class Pieces(Payload):
     """A request's body that is made while it is sent.
 
-    The pieces are made in a thread: most are read from a disk.
-
-    Args:
-        upload: where they come from.
-        pace: is told of each.
+    The pieces are made in a thread: most are read from a disk. The pace is told of each.
     """
 
     _value: Upload
@@ -219,11 +215,6 @@ class Pieces(Payload):
 
 class Intake:
     """The bytes of one reply's body.
-
-    Args:
-        headers: the reply's.
-        url: where it is from, for messages.
-        bounds: what there may be of it, or None.
 
     Raises:
         BadReplyError: it is compressed in a way that nobody asked for.

@@ -44,12 +44,7 @@ class LimitHeaders(NamedTuple):
         return cls(dimension, *map(pattern.format, ("limit", "remaining", "reset")))
 
     def signal(self, headers: Mapping[str, str], now: float) -> QuotaSignal:
-        """Read them.
-
-        Args:
-            headers: a reply's headers, with lower-case names.
-            now: the server's time, in seconds since 1970.
-        """
+        """Read them, with lower-case names, at the server's time `now`."""
         reset = headers.get(self.reset)
         return QuotaSignal(
             self.dimension,

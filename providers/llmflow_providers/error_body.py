@@ -105,12 +105,7 @@ def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
 
 
 def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
-    """Read the JSON value of an error body.
-
-    Args:
-        data: the value.
-        secret: the key, to be masked.
-    """
+    """Read the JSON value of an error body, and mask the secret."""
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):

@@ -148,12 +148,7 @@ class ErrorTable:
     by_status: Mapping[int, Kind] = field(default_factory=dict)
 
     def classify(self, details: ErrorDetails, reply: WireReply) -> errors.ProviderError:
-        """Return a reply's error, with the server's delay.
-
-        Args:
-            details: what its body says.
-            reply: what it came with; its status may be the one that the body names.
-        """
+        """Return a reply's error, with the server's delay. Arguments as `HTTPProvider.classify`."""
         kind = self.kind_by_body(details, reply.status) or self.kind_by_status(reply.status)
         return as_error(kind, details, reply)
 
@@ -162,10 +157,7 @@ class ErrorTable:
     ) -> Kind | None:
         """Return the error kind that the body names, or None.
 
-        Args:
-            details: what it says.
-            status: the reply's HTTP status, or the one that its body names.
-            is_late: whether the quota of a 429 comes back in a day at the earliest.
+        `is_late`: the quota of a 429 comes back in a day at the earliest.
         """
         if {details.code, details.type} & self.unpaid:
             return errors.BillingError
@@ -236,12 +228,7 @@ def is_daily(details: ErrorDetails) -> bool:
 
 
 def names_content(details: ErrorDetails, status: int) -> bool:
-    """Return whether an error concerns the content of prompt or answer.
-
-    Args:
-        details: what the body says.
-        status: the reply's HTTP status, or the one that its body names.
-    """
+    """Return whether an error concerns the content of prompt or answer."""
     if status not in _MAY_BE_CONTENT:
         return False
     if details.names_content:
@@ -271,14 +258,12 @@ def is_passing(details: ErrorDetails, status: int) -> bool:
 def dimension_of(text: str, *codes: str | None) -> str | None:
     """Return the field of `Quota` that a rejection names, or None.
 
+    All is in lower case: what the server said, and the codes and types beside it.
+
     >>> dimension_of("rate limit of 50,000 input tokens per minute")
     'itpm'
     >>> dimension_of("Slow down.", "rate_limit_exceeded", "requests")
     'rpm'
-
-    Args:
-        text: what the server said, in lower case.
-        codes: the codes and types beside it, in lower case.
     """
     found = _IN_WORDS.search(text)
     name = _named(found) if found else None

@@ -99,12 +99,8 @@ def check(
 ) -> None:
     """Raise the failure of an answer, by finish reason or error.
 
-    Args:
-        response: the answer.
-        ending: the word.
-        beside: errors that stand beside the answer, or nothing in their place.
-        error_of: reads one of them.
-        said: more of the reason, where the provider gives it.
+    `error_of` reads one of the errors that stand beside the answer, or nothing in their place;
+    `said` is more of the reason, where the provider gives it.
     """
     if is_filtered(ending):
         shown = errors.redact(str(ending))

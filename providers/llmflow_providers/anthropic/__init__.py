@@ -269,14 +269,10 @@ class AnthropicProvider(HTTPProvider):
 
 
 def anthropic_signals(headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
-    """Read what Anthropic's headers say of the quota.
+    """Read what Anthropic's headers, with lower-case names, say of the quota.
 
-    The pair ``tokens`` repeats the tightest of the other limits: it counts only where the
-    others are missing.
-
-    Args:
-        headers: a reply's headers, with lower-case names.
-        received_at: when it came, in seconds since 1970.
+    The pair ``tokens`` repeats the tightest of the other limits: it counts only where the others
+    are missing.
     """
     found = told_limits(_APART, headers, received_at)
     if _TOGETHER.limit in headers and all(each.dimension == "rpm" for each in found):

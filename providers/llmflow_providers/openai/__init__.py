@@ -184,10 +184,7 @@ class OpenAIProvider(HTTPProvider):
 def reserved(dialect: Dialect, prompt: float, most: float) -> Charge:
     """Return what a request is charged on arrival, or at most.
 
-    Args:
-        dialect: whose rule counts.
-        prompt: the prompt's tokens.
-        most: the bound of the answer's tokens, 0 where there is none.
+    `most` is the bound of the answer's tokens, 0 where there is none.
     """
     tokens = prompt + most
     if dialect.rule is Rule.LARGER:
@@ -207,13 +204,7 @@ def settled(dialect: Dialect, charge: Charge, usage: Usage) -> Charge:
 
 
 def told(dialect: Dialect, headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
-    """Read what a reply's headers say of the quota.
-
-    Args:
-        dialect: whose headers they are.
-        headers: a reply's headers, with lower-case names.
-        received_at: when it came, in seconds since 1970.
-    """
+    """Read what a reply's headers, with lower-case names, say of the quota."""
     limits = [names for names in dialect.headers if names.limit in headers]
     limits = limits or [names for names in dialect.other_headers if names.limit in headers]
     if not limits:
@@ -239,12 +230,8 @@ def _is_smaller(limit: float | None, other: float | None) -> bool:
 def bound_field(dialect: str, field: str, model: str) -> str:
     """Return the field that bounds an answer of a model.
 
-    Whoever sends the wrong one is refused, or not bounded.
-
-    Args:
-        dialect: the dialect's name.
-        field: what it calls the bound elsewhere.
-        model: the model.
+    Whoever sends the wrong one is refused, or not bounded. `field` is what the dialect of that
+    name calls it elsewhere.
     """
     name = model.rpartition("/")[2]
     if dialect == "azure":  # a deployment has any name; most are of OpenAI's models
