@@ -282,8 +282,10 @@ def _write(path: Path, entries: Mapping[str, Remembered]) -> None:
 
 def _plain(entry: Remembered) -> dict[str, Any]:
     return {
-        "provider": _name(entry.provider),
-        "model": _name(entry.model),
+        # What the environment has that is no UTF-8 cannot stand in JSON.
+        name: text[:_LONGEST_NAME].encode("utf-8", "replace").decode()
+        for name, text in (("provider", entry.provider), ("model", entry.model))
+    } | {
         "limits": {
             name: {
                 "limit": limit.limit,
@@ -294,11 +296,6 @@ def _plain(entry: Remembered) -> dict[str, Any]:
             for name, limit in entry.limits.items()
         },
     }
-
-
-def _name(text: str) -> str:
-    # What the environment has that is no UTF-8 cannot stand in JSON.
-    return text[:_LONGEST_NAME].encode("utf-8", "replace").decode()
 
 
 @contextlib.contextmanager

@@ -53,8 +53,13 @@ def limiter_for(
     with _lock:
         given = quota is not None
         if given or domain not in _explicit:
-            quota = _with_share(quota if given else default)
-            _check_connections(quota)
+            quota = quota if given else default
+            has_share = quota is not None and quota.share is not None
+            share = None if has_share else share_of_environment()
+            if share is not None:
+                quota = replace(quota or Quota(), share=share)
+            if quota is not None and quota.max_concurrent is not None:
+                check_connections("max_concurrent", part_of(quota.max_concurrent, quota.part))
         if given:
             _explicit.add(domain)
         limiter = _limiters.get(domain)
@@ -77,17 +82,6 @@ def limiter_for(
             )
         limiter.retune(quota)
     return limiter
-
-
-def _with_share(quota: Quota | None) -> Quota | None:
-    """Return the quota with the environment's share, where it has none of its own."""
-    share = None if quota is not None and quota.share is not None else share_of_environment()
-    return quota if share is None else replace(quota or Quota(), share=share)
-
-
-def _check_connections(quota: Quota | None) -> None:
-    if quota is not None and quota.max_concurrent is not None:
-        check_connections("max_concurrent", part_of(quota.max_concurrent, quota.part))
 
 
 def remember_limits() -> None:

@@ -267,7 +267,7 @@ class Openings:
 
     def _turns_of(self, name: Hashable) -> Turns:
         if len(self._hosts) >= _MOST_HOSTS:
-            self._hosts = {each: host for each, host in self._hosts.items() if host.is_busy}
+            self._hosts = {each: host for each, host in self._hosts.items() if host.open}
         host = self._hosts[name] = Turns()
         return host
 
@@ -285,11 +285,6 @@ class Turns:
         self.open = 0
         self._quickest = float("inf")
         self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def is_busy(self) -> bool:
-        """True if a connection is being opened."""
-        return self.open > 0
 
     def may_begin(self) -> bool:
         """Take a turn if there is one."""
@@ -367,7 +362,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(**options)
-        self._factory = functools.partial(_line, loop)
+        self._factory = functools.partial(cast("type[ResponseHandler]", Line), loop)
         self._openings = Openings(loop)
         self._hosts: dict[Any, Host] = {}
 
@@ -388,7 +383,9 @@ class Connector(aiohttp.TCPConnector):
                 host = line.host
                 if not line.used or host is None or host.may_use(line):
                     return connection
-                if not (self._may_watch() and host.watch(connection)):
+                # Of those that may be open, there are some to spare.
+                watched = sum(len(each.watched) for each in self._hosts.values())
+                if watched >= self.limit // 64 or not host.watch(connection):
                     connection.close()
                 continue
             connection.close()
@@ -400,10 +397,6 @@ class Connector(aiohttp.TCPConnector):
         for host in self._hosts.values():
             host.close()
         return super().close(**options)
-
-    def _may_watch(self) -> bool:
-        """Whether there are connections to spare, of those that may be open."""
-        return sum(len(host.watched) for host in self._hosts.values()) < self.limit // 64
 
     def _host(self, name: Any) -> Host:
         host = self._hosts.get(name)
@@ -438,7 +431,3 @@ class Connector(aiohttp.TCPConnector):
         if isinstance(line, Line):
             line.host = self._host(name)
         return line
-
-
-def _line(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
-    return Line(loop)

@@ -52,13 +52,6 @@ def table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
     )
 
 
-@functools.cache
-def _never_connected() -> tuple[type[Exception], ...]:
-    import aiohttp
-
-    return (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
-
-
 def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
     """Translate aiohttp's error; None if no connection failed."""
     if isinstance(error, TooLargeError):
@@ -75,7 +68,10 @@ def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
                 )
             )
             if isinstance(failure, ConnectionFailedError):
-                failure.may_be_billed = not issubclass(kind, _never_connected())
+                import aiohttp
+
+                never_sent = (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
+                failure.may_be_billed = not issubclass(kind, never_sent)
             return failure
     return None
 

@@ -172,7 +172,15 @@ class Request(ClientRequest):
             except BaseException:
                 reply.close()
                 raise
-        _write(line, b"%bContent-Length: %d\r\n\r\n" % (self.head, len(body)), body)
+        head = b"%bContent-Length: %d\r\n\r\n" % (self.head, len(body))
+        transport = line.transport
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the connection is closing")
+        if len(body) <= _WORTH_COPYING:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
         try:
             while True:
                 message, content = await line.read()
@@ -201,17 +209,6 @@ def _head(request: Request, given: Mapping[str, str]) -> bytes | None:
     if any(_FORBIDDEN.search(line) for line in lines):
         return None  # aiohttp refuses it
     return "".join(f"{line}\r\n" for line in lines).encode()
-
-
-def _write(line: Line, head: bytes, body: bytes) -> None:
-    transport = line.transport
-    if transport is None or transport.is_closing():
-        raise aiohttp.ClientConnectionResetError("the connection is closing")
-    if len(body) <= _WORTH_COPYING:
-        transport.write(head + body)
-    else:
-        transport.write(head)
-        transport.write(body)
 
 
 class Wait:
@@ -457,18 +454,14 @@ async def whole_body(reply: Reply | ClientResponse) -> bytes:
     piece = await stream.readany()
     if stream.at_eof() and len(piece) <= LARGEST_REPLY:
         return piece
-    if _length(reply) > LARGEST_REPLY:
+    size = reply.headers.get("content-length", "")
+    if size.isdecimal() and int(size) > LARGEST_REPLY:
         raise TooLargeError(LARGEST_REPLY)
-    pieces, size = [], 0
+    pieces, length = [], 0
     while piece:
-        size += len(piece)
-        if size > LARGEST_REPLY:
+        length += len(piece)
+        if length > LARGEST_REPLY:
             raise TooLargeError(LARGEST_REPLY)
         pieces.append(piece)
         piece = await stream.readany()
     return b"".join(pieces)
-
-
-def _length(reply: Reply | ClientResponse) -> int:
-    size = reply.headers.get("content-length", "")
-    return int(size) if size.isdecimal() else 0

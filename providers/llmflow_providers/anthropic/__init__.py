@@ -207,7 +207,9 @@ class AnthropicProvider(HTTPProvider):
         response = Response(
             text=text,
             usage=_usage(mapping(data.get("usage"))),
-            finish_reason=_finish_reason(stop_reason) if stop_reason else None,
+            finish_reason=FINISH_REASONS.get(stop_reason) or finish_reasons.plain(stop_reason)
+            if stop_reason
+            else None,
             model=model if isinstance(model, str) else self.model,
             provider=self.name,
             request_id=reply.headers.get("request-id") or data.get("id"),
@@ -288,10 +290,6 @@ def model_class(model: str) -> str:
     """
     shared = _CLASS.fullmatch(model)
     return shared[1] if shared else _VERSION_ENDING.sub("", model)
-
-
-def _finish_reason(stop_reason: str) -> str:
-    return FINISH_REASONS.get(stop_reason) or finish_reasons.plain(stop_reason)
 
 
 def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

@@ -111,7 +111,9 @@ class OpenAIProvider(HTTPProvider):
         choice = data["choices"][0]
         message: Any = choice.get("message")
         if message is None:
-            message = _no_message(choice)
+            if not choice.get("error"):
+                raise TypeError("a choice without a message")
+            message = EMPTY
         text = text_of(message.get("content")) or text_of(message.get("refusal"))
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
@@ -239,12 +241,6 @@ def bound_field(dialect: str, field: str, model: str) -> str:
     if dialect == "compatible" and _REASONING_MODEL.match(name):
         return "max_completion_tokens"
     return field
-
-
-def _no_message(choice: Mapping[str, Any]) -> Mapping[str, Any]:
-    if choice.get("error"):
-        return EMPTY
-    raise TypeError("a choice without a message")
 
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
