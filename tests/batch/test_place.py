@@ -118,6 +118,25 @@ async def test_what_a_job_leaves_over_is_to_be_asked_live(tmp_path: Path) -> Non
     assert server.sizes == [3]
 
 
+async def test_what_a_deadline_leaves_over_is_to_be_asked_live(tmp_path: Path) -> None:
+    server = FakeServer(looks=10**9, fate=lambda prompt, job: None)
+    llm = llm_at(
+        server, mode="batch", deadline=1.0, batch=Batch(quiet=0.02, poll=0.005, requests=2)
+    )
+    async with Run("run", folder=tmp_path) as run:
+        asking = Asking(run, llm)
+        for n in range(3):
+            assert await asking.place(f"{n}")
+        came = await asking.until(3)
+        assert [type(each) for each in came.values()] == [RunLive] * 3
+        assert run.statistics().in_flight == 0
+        assert not await asking.place("4"), "and nothing goes into a job any more"
+        assert await asyncio.gather(*(llm(f"{n}") for n in range(3))) == [
+            f"live: {n}" for n in range(3)
+        ]
+    assert len(server.billed) == len(set(server.billed))
+
+
 async def test_equal_calls_share_the_row_of_the_first(tmp_path: Path) -> None:
     server = FakeServer()
     llm = llm_at(server, temperature=0)
