@@ -97,6 +97,8 @@ class BatchMode:
         if keeping is not None or (queue.has_kept and queue.sink.is_known(name, answered=True)):
             return await _read(queue, call, name, keeping)
         queue.check(name)
+        if call.pending is not None:  # of a job in which it failed: another model is asked now
+            call.pending.mark_durable()
         call.pending = pending = PendingCall()
         self._put(queue, call, name)
         call.in_batch = True
