@@ -17,11 +17,10 @@ class Pace:
     says nothing of how fast the rest will come.
     """
 
-    def __init__(self, now: float, *, new: int = 0, known: int = 0, requests: int = 0) -> None:
-        self._at, self._new, self._known = now, new, known
-        self._active = 0.0
-        self._seen: list[tuple[float, int, int]] = [(0.0, new, requests)]
-        self._requests = requests
+    def __init__(self, now: float) -> None:
+        self._at, self._active = now, 0.0
+        self._new = self._known = self._requests = 0
+        self._seen: list[tuple[float, int, int]] = [(0.0, 0, 0)]
         self._reading: tuple[float, int] | None = None
         self._last_known: float | None = None
 

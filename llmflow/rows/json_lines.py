@@ -94,12 +94,6 @@ def stream_rows(stream: IO[bytes], how: Reading, kind: str | None = None) -> Row
         yield from _of_stream(stream, how, rows)
 
 
-def count_lines(open_bytes: Open, *, name: str) -> int:
-    """Return how many lines have content."""
-    with reading(name), open_bytes() as lines:
-        return sum(not line.isspace() for line in lines)
-
-
 def _of_stream(
     raw: IO[bytes], how: Reading, rows: Callable[[Iterable[Line], Reading], Rows]
 ) -> Rows:

@@ -53,14 +53,14 @@ def need_pyarrow() -> Any:
     return pa
 
 
-def describe(path: Path) -> tuple[Types, int]:
-    """Return columns, types and row count from a file's footer."""
+def column_types(path: Path) -> Types:
+    """Return columns and their types from a file's footer."""
     pa = need_pyarrow()
     with reading(str(path)):
         try:
             with pa.parquet.ParquetFile(path) as file:
                 schema = file.schema_arrow
-                return dict(zip(schema.names, schema.types, strict=True)), file.metadata.num_rows
+                return dict(zip(schema.names, schema.types, strict=True))
         except pa.ArrowInvalid as error:
             raise InputError(_unreadable(path, error)) from None
 

@@ -27,7 +27,7 @@ from llmflow.rows.inputs import (
     reading,
 )
 from llmflow.rows.json_lines import FORMATS as _LINES
-from llmflow.rows.json_lines import count_lines, line_rows, stream_rows
+from llmflow.rows.json_lines import line_rows, stream_rows
 from llmflow.surrogates import well_formed
 
 READABLE = ".jsonl, .ndjson, .csv, .tsv, .txt (also with .gz), .parquet, a folder, or - for stdin"
@@ -67,7 +67,6 @@ class RowSource:
         fields: tuple[str, ...] | None = None,
         types: Mapping[str, Any] | None = None,
         limit: int | None = None,
-        count: Callable[[], int] | None = None,
         once: bool = False,
     ) -> None:
         self.name = how.name
@@ -79,7 +78,6 @@ class RowSource:
         """Their Arrow types, of a Parquet file."""
         self._start = start
         self._limit = limit
-        self._count = count
         self.once = once
         """Whether it can be read once only, and may block: a pipe or standard input."""
         self._single: Rows | None = None
@@ -137,17 +135,6 @@ class RowSource:
         if not self._ahead:
             raise InputError(f"{self.name} has no rows")
         return self._ahead[:wanted]
-
-    def count(self) -> int | None:
-        """Return the number of rows, or None without reading all.
-
-        A file of lines is counted at about ten million lines a second, a CSV at a
-        million.
-        """
-        if self._count is None:
-            return None
-        total = self._count()
-        return total if self._limit is None else min(total, self._limit)
 
     def close(self) -> None:
         """Close what is open. Doing so twice is fine."""
@@ -281,28 +268,17 @@ def _open_file(path: Path, how: Reading, kind: str | None, limit: int | None) ->
     kind = kind or _SUFFIXES.get(suffix)
     if kind in _LINES:
         _check_options(how, kind)
-        start = partial(line_rows, opened, how, _LINES[kind])
-        lines = partial(count_lines, opened, name=how.name)
-        return RowSource(
-            start,
-            how=how,
-            limit=limit,
-            count=lines if how.encoding is None else partial(_sum, start),
-        )
+        return RowSource(partial(line_rows, opened, how, _LINES[kind]), how=how, limit=limit)
     if kind in _TABLES:
         fields = csv_header(opened, how, _TABLES[kind])
-        start = partial(csv_rows, opened, how)
-        count = partial(_sum, start)
-        return RowSource(start, how=how, fields=fields, limit=limit, count=count)
+        return RowSource(partial(csv_rows, opened, how), how=how, fields=fields, limit=limit)
     if suffix == ".parquet" and not packed:
         from llmflow.rows import parquet
 
         _check_options(how, "Parquet", text=False)
-        types, total = parquet.describe(path)
+        types = parquet.column_types(path)
         start = partial(parquet.parquet_rows, path)
-        return RowSource(
-            start, how=how, fields=tuple(types), types=types, limit=limit, count=lambda: total
-        )
+        return RowSource(start, how=how, fields=tuple(types), types=types, limit=limit)
     remedy = "" if suffix in _SUFFIXES else " --format names that of another file."
     if suffix == ".json":
         remedy = " `jq -c '.[]' FILE.json > FILE.jsonl` rewrites a JSON array."
@@ -320,7 +296,6 @@ def _open_folder(path: Path, how: Reading, kind: str | None, limit: int | None) 
         how=how,
         fields=("file", how.text_field),
         limit=limit,
-        count=lambda: sum(1 for _ in _folder_files(path)),
     )
 
 
@@ -370,10 +345,6 @@ def _check_options(how: Reading, what: str, *, text: bool = True) -> None:
         raise InputError(f"delimiter is for CSV, and {how.name} is {what}: leave it out")
     if not text and how.encoding is not None:
         raise InputError(f"encoding is for text, and {how.name} is {what}: leave it out")
-
-
-def _sum(start: Callable[[], Rows]) -> int:
-    return sum(1 for _ in start())
 
 
 def _close(rows: Rows) -> None:

@@ -116,10 +116,6 @@ class RunReport(RunStatistics):
             lines.append(f"decided: {'; '.join(told)}")
         return lines
 
-    def odd_answers(self, option: str) -> list[str]:
-        """A remark on cut and empty answers; `option` names the bound."""
-        return answer_words(self.answers, cut=self.cut, empty=self.empty, option=option)
-
     @property
     def _head(self) -> str:
         """How many calls in how long; what was known before is no speed."""
@@ -141,7 +137,7 @@ class RunReport(RunStatistics):
         if self.done:
             lines.append(self.ways)
         lines += request_lines(self, self.money)
-        lines += self.odd_answers("max_tokens")
+        lines += answer_words(self.answers, cut=self.cut, empty=self.empty, option="max_tokens")
         lines += self.batches
         if self.budget_spent is not None:
             end = f": {self.reached} reached" if self.reached else ""

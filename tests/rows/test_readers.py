@@ -124,7 +124,6 @@ class TestFolders:
             {"file": "c.txt", "text": "third\nline"},
         ]
         assert open_rows(tmp_path).fields == ("file", "text")
-        assert open_rows(tmp_path).count() == 3
 
     def test_a_folder_without_texts_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has no text files"):
@@ -166,7 +165,6 @@ class TestStandardInput:
         assert list(source) == [{"text": "one"}]
         with pytest.raises(InputError, match="can be read only once"):
             list(source)
-        assert source.count() is None
 
     def test_without_a_line_is_an_error_already_at_the_first_look(self) -> None:
         with pytest.raises(InputError, match="<stdin> has no rows"):
@@ -196,7 +194,6 @@ class TestParquet:
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
         source = open_rows(tmp_path / "a.parquet")
         assert source.fields == ("n", "text", "tags")
-        assert source.count() == 600
         assert list(source) == rows
 
     def test_a_broken_file_is_named(self, tmp_path: Path) -> None:
@@ -279,17 +276,14 @@ class TestAnySource:
         with pytest.raises(InputError, match="has no rows"):
             list(source)
 
-    def test_can_be_looked_at_read_twice_and_counted(self, tmp_path: Path) -> None:
+    def test_can_be_looked_at_and_read_twice(self, tmp_path: Path) -> None:
         source = open_rows(put(tmp_path / "a.jsonl", '{"a":1}\n\n{"a":2}\n'))
         assert source.head() == [{"a": 1}]
         assert list(source) == list(source) == [{"a": 1}, {"a": 2}]
-        assert source.count() == 2
-        assert open_rows(put(tmp_path / "a.csv", 'a\n"1\n2"\n3\n')).count() == 2
 
     def test_stops_at_the_limit_before_a_broken_line(self, tmp_path: Path) -> None:
         source = open_rows(put(tmp_path / "a.jsonl", '{"a":1}\nbroken\n'), limit=1)
         assert list(source) == [{"a": 1}]
-        assert source.count() == 1
 
     @pytest.mark.parametrize("limit", [0, -1, True])
     def test_refuses_a_limit_below_one(self, limit: int) -> None:
