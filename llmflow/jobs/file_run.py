@@ -30,8 +30,7 @@ from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room
 from llmflow.items.sending import item_calls
 from llmflow.items.sources import IterableSource, Source, ThreadSource
 from llmflow.jobs.reachability import Reachability
-from llmflow.jobs.row_keys import NO_HASH, NO_KEY, Key
-from llmflow.jobs.submission import Submission
+from llmflow.jobs.submission import NO_HASH, NO_KEY, Key, Submission
 from llmflow.llm import LLM
 from llmflow.rows import (
     LeftOut,

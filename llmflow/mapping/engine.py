@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from llmflow.calls.call import Call, Route, RunLive
 from llmflow.calls.place import place
+from llmflow.calls.replay import Row
 from llmflow.calls.session import Session
 from llmflow.errors import (
     AuthenticationError,
@@ -47,18 +48,12 @@ Begin: TypeAlias = Callable[[Any], tuple[Session, Call]]
 OnError: TypeAlias = Literal["collect", "raise"]
 
 
-class _Prompted(NamedTuple):
-    """An item whose prompt was made."""
+class _Begun(NamedTuple):
+    """An item with its prompt, or, if it was placed and no job answers it, its row."""
 
     item: Any
-    prompt: Any
-
-
-class _Returned(NamedTuple):
-    """An item that was placed and no job answers, with its row."""
-
-    item: Any
-    row: tuple[bytes, int]
+    prompt: Any = None
+    row: Row | None = None
 
 
 _UNREAD_AT_LEAST: Final = 100
@@ -127,7 +122,7 @@ class MapEngine(Generic[ItemT]):
         # Within an item or an attempt of somebody else, these are to know who waits for jobs.
         alone = yield_slot.get() is None and not time_limits.get()
         self._begin = begin if alone else None
-        self._placed: dict[int, tuple[Session, Route, tuple[bytes, int]]] = {}
+        self._placed: dict[int, tuple[Session, Route, Row]] = {}
         self._make_prompt = make_prompt
         self._slots = ItemSlots(concurrency, self.runner.advance)
         self.enter, self.leave = self._slots.enter, self._slots.leave
@@ -188,7 +183,7 @@ class MapEngine(Generic[ItemT]):
             session, call = self._begin(prompt)
             in_jobs = call.mode_options is not None and session.mode_of(call).is_batch(call)
             if call.route.cache is not None or not in_jobs:
-                return _Prompted(item, prompt)
+                return _Begun(item, prompt)
             response = session.recall(call)
             if response is None:
                 return self._place(index, item, prompt, session, call)
@@ -213,7 +208,7 @@ class MapEngine(Generic[ItemT]):
             pass  # its task meets it again
         if call.key:  # the task makes the call anew
             session.ordinals.give_back(call, (call.ordinal,))
-        return _Prompted(item, prompt)
+        return _Begun(item, prompt)
 
     def _came(self, index: int, item: ItemT, outcome: Response | Exception) -> None:
         """Take the outcome of a placed item, which needs a task where no job answers it."""
@@ -222,7 +217,7 @@ class MapEngine(Generic[ItemT]):
             return  # it was cancelled
         self._slots.aside -= 1
         if isinstance(outcome, RunLive):
-            self.runner.end_placed((index, _Returned(item, placed[2])))
+            self.runner.end_placed((index, _Begun(item, row=placed[2])))
             return
         if isinstance(outcome, Response):
             self._answered_by(index, item, outcome)
@@ -242,16 +237,13 @@ class MapEngine(Generic[ItemT]):
     async def _answer(self, index: int, item: Any) -> None:
         """Ask for one item, and keep what comes of it."""
         yield_slot.set(self._slots.yield_slot)
-        kind = type(item)
-        if kind is _Prompted or kind is _Returned:
-            item, begun = item
+        prompt = row = None
+        if type(item) is _Begun:
+            item, prompt, row = item
         try:
-            if kind is _Prompted:
-                response = await self._ask(begun)
-            elif kind is _Returned:
-                response = await self._ask_live(self._make_prompt(item, index), begun)
-            else:
-                response = await self._ask(self._make_prompt(item, index))
+            if prompt is None:
+                prompt = self._make_prompt(item, index)
+            response = await (self._ask(prompt) if row is None else self._ask_live(prompt, row))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - likewise
@@ -259,13 +251,13 @@ class MapEngine(Generic[ItemT]):
         else:
             self._answered_by(index, item, response)
 
-    async def _ask_live(self, prompt: Prompt, row: tuple[bytes, int]) -> Response:
+    def _ask_live(self, prompt: Prompt, row: Row) -> Awaitable[Response]:
         """Ask for what no job answers; a journal has taken its number back."""
         assert self._begin is not None
         session, call = self._begin(prompt)
         if session.journal is None:
             call.key, call.ordinal = row
-        return await session.ask(call)
+        return session.ask(call)
 
     def _answered_by(self, index: int, item: ItemT, response: Response) -> None:
         self._answered += 1
