@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from llmflow.calls.mode_options import ModeOptions
     from llmflow.calls.payment import Payment
     from llmflow.pricing import Price
-
-_next_id = count(1).__next__
 
 _TIMES_THE_ESTIMATE: Final = 100
 _UNBOUNDED_ANSWER: Final = 1024
@@ -45,6 +43,7 @@ class Pending(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Call:
     """One call, as its steps hand it on.
 
@@ -72,53 +71,28 @@ class Call:
             nobody asks.
     """
 
-    __slots__ = (
-        "charge",
-        "done",
-        "id",
-        "in_batch",
-        "in_flight",
-        "key",
-        "mode_options",
-        "ordinal",
-        "payment",
-        "pending",
-        "placed",
-        "request",
-        "retried",
-        "route",
-        "shares",
-        "source",
-        "validate",
-        "wanted",
-    )
+    request: Request
+    route: Route
+    _: KW_ONLY
+    mode_options: ModeOptions | None = None
+    validate: Callable[[Response], Any] | None = None
+    wanted: bool = True
+    id: int = field(init=False, default_factory=count(1).__next__)
+    shares: bool = field(init=False)
+    key: bytes = field(init=False, default=b"")
+    ordinal: int = field(init=False, default=0)
+    in_flight: InFlight | None = field(init=False, default=None)
+    source: str = field(init=False, default="provider")
+    in_batch: bool = field(init=False, default=False)
+    pending: Pending | None = field(init=False, default=None)
+    placed: bool = field(init=False, default=False)
+    done: Done | None = field(init=False, default=None)
+    charge: Charge | None = field(init=False, default=None)
+    payment: Payment | None = field(init=False, default=None)
+    retried: Callable[[ProviderError], None] | None = field(init=False, default=None)
 
-    def __init__(
-        self,
-        request: Request,
-        route: Route,
-        *,
-        mode_options: ModeOptions | None = None,
-        validate: Callable[[Response], Any] | None = None,
-        wanted: bool = True,
-    ) -> None:
-        self.id = _next_id()
-        self.request = request
-        self.route = route
-        self.mode_options = mode_options
-        self.validate = validate
-        self.wanted = wanted
-        self.shares = route.shares(request)
-        self.key = b""
-        self.ordinal = 0
-        self.in_flight: InFlight | None = None
-        self.source = "provider"
-        self.in_batch = self.placed = False
-        self.done: Done | None = None
-        self.pending: Pending | None = None
-        self.charge: Charge | None = None
-        self.payment: Payment | None = None
-        self.retried: Callable[[ProviderError], None] | None = None
+    def __post_init__(self) -> None:
+        self.shares = self.route.shares(self.request)
 
     @property
     def row(self) -> tuple[bytes, int]:

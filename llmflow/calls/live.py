@@ -12,7 +12,7 @@ import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, cast
 
@@ -45,55 +45,28 @@ _TEMPLATE_CHARACTERS: Final = 16
 _STRUGGLING: Final = 0.5
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Call:
     """State of one request between its attempts."""
 
-    __slots__ = (
-        "attempts",
-        "charge",
-        "doubted",
-        "expect",
-        "id",
-        "in_flight",
-        "kind",
-        "now",
-        "payment",
-        "permit",
-        "place",
-        "probed",
-        "rejected_since",
-        "request",
-        "retried",
-        "second",
-        "sending",
-        "wire",
-    )
-
-    def __init__(
-        self,
-        call_id: int,
-        request: Request,
-        charge: Charge,
-        wire: WireRequest | None,
-        now: Callable[[], float],
-    ) -> None:
-        self.id = call_id
-        self.now = now
-        self.request = request
-        self.charge = charge
-        self.wire = wire
-        self.kind: Hashable = None
-        self.expect: Callable[[], Charge] | None = None
-        self.attempts = 0
-        self.place = 0
-        self.in_flight = 0.0
-        self.doubted = self.probed = False
-        self.rejected_since: float | None = None
-        self.retried: Callable[[ProviderError], None] | None = None
-        self.payment: Payment | None = None
-        self.second: Second | None = None
-        self.sending: Sending | None = None
-        self.permit: Permit | None = None
+    id: int
+    request: Request
+    charge: Charge
+    wire: WireRequest | None
+    now: Callable[[], float]
+    kind: Hashable = None
+    expect: Callable[[], Charge] | None = None
+    attempts: int = 0
+    place: int = 0
+    in_flight: float = 0.0
+    doubted: bool = False
+    probed: bool = False
+    rejected_since: float | None = None
+    retried: Callable[[ProviderError], None] | None = None
+    payment: Payment | None = None
+    second: Second | None = None
+    sending: Sending | None = None
+    permit: Permit | None = None
 
     def leave(self) -> None:
         """Take note that the request goes out."""
