@@ -3,7 +3,7 @@
 ::
 
     settings      what may be set: how long to wait for more calls, how often to look, ...
-    modes         which mode answers a call; batch_mode, deadline, outcomes: its parts
+    modes         which mode answers a call; batch_mode, deadline: its parts
     record        what is written down of a job, before anything of it is sent, and where
     spool         the file of a job's rows, as it grows, and their names
     collector     the files that grow, and what goes before them
@@ -14,7 +14,7 @@
     job           one job: carries out its steps
     client        calls of the provider's batch API, repeated where that is safe
     result_files  what a job has brought, and whether it is whole
-    ingest        what becomes of each row
+    outcomes      what becomes of each row, who waits for it, where it is recorded
 """
 
 from llmflow.batch.settings import Batch

@@ -112,7 +112,7 @@ class BatchMode:
         except asyncio.CancelledError:
             # It may have its answer by now, and have waited for its slot.
             call.pending = None
-            queue.keep_after_all(name, pending)
+            queue.record_cancelled(name, pending)
             raise
         except RunLive:
             call.pending, call.charge, call.in_batch = None, None, False

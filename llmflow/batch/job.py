@@ -15,10 +15,9 @@ from typing import Any, Final, Protocol, TypeVar
 from llmflow.batch import result_files
 from llmflow.batch.client import BatchClient
 from llmflow.batch.collector import new_tag
-from llmflow.batch.ingest import GivenOut, Ingest
 from llmflow.batch.job_limits import JobSlots, Refusals
 from llmflow.batch.lifecycle import next_step
-from llmflow.batch.outcomes import Outcome, ResultSink
+from llmflow.batch.outcomes import Ingest, Outcome, ResultSink, Unrecorded
 from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import Results, files_in
 from llmflow.batch.settings import Batch
@@ -60,11 +59,11 @@ class _Jobs(Protocol):
 
     async def write(self, *records: JobRecord) -> None: ...
     def known_ids(self) -> set[str]: ...
-    async def primed(self, record: JobRecord) -> None: ...
+    async def wait_for_primer(self, record: JobRecord) -> None: ...
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None: ...
     def is_over(self, name: str) -> bool: ...
-    def is_few(self, rows: int, of: int) -> bool: ...
-    def hand_over(self, names: set[str]) -> None: ...
+    def is_too_few(self, rows: int, of: int) -> bool: ...
+    def run_live(self, names: set[str]) -> None: ...
     async def next_round(self, job: Job, names: set[str]) -> None: ...
     def launch(self, record: JobRecord, names: set[str], *, adopted: bool) -> Job: ...
 
@@ -82,7 +81,7 @@ class Job:
     def __init__(self, record: JobRecord, names: set[str], jobs: _Jobs, *, adopted: bool) -> None:
         self.names = names
         self.adopted = adopted
-        self.given = GivenOut()
+        self.unrecorded = Unrecorded()
         """The outcomes that were given out and are not written down yet."""
         self.placed = asyncio.Event()
         """Set when it is at the provider, or has to wait for room there, or is over."""
@@ -119,7 +118,7 @@ class Job:
         return self._step.record
 
     @property
-    def has_given_all(self) -> bool:
+    def is_only_recording(self) -> bool:
         """True if every row has its outcome, to be recorded only."""
         is_last = self.record.state in ("fetched", "done") or self._step.action == "fail_rows"
         return is_last and not self.names
@@ -208,7 +207,7 @@ class Job:
 
     async def _await_primer(self, step: Step) -> None:
         # Not placed while it is primed: nobody would send it once this process has ended.
-        await self._heeding(self._jobs.primed(step.record))
+        await self._heeding(self._jobs.wait_for_primer(step.record))
 
     async def _enter(self, step: Step) -> None:
         tag, tokens, placed = step.record.tag, step.record.tokens, self.placed
@@ -413,7 +412,7 @@ class Job:
             # Give out no more answers than are written down about as fast. But not for ever: a
             # caller may do something else first, and even wait for another row.
             for _ in range(_PATIENCE):
-                if self.given.count < _MOST_OUTSTANDING:
+                if self.unrecorded.count < _MOST_OUTSTANDING:
                     break
                 await asyncio.sleep(_PAUSE)
         left = self._leftovers = ingest.leftovers(jobs.is_over if self.adopted else None)
@@ -424,7 +423,7 @@ class Job:
                 isinstance(each, BatchRowLostError) and each.code == "cancelled"
                 for each in left.values()
             ),
-            "is_few": jobs.is_few(len(left), record.requests),
+            "is_few": jobs.is_too_few(len(left), record.requests),
             "is_late": jobs.is_late,
         }
 
@@ -433,7 +432,7 @@ class Job:
         names, self.names = self.names, set()
         for name in names if step.asks_again else ():
             self._jobs.sink.retried(self._leftovers[name])
-        self._jobs.hand_over(names)
+        self._jobs.run_live(names)
         await self._discard_upload()
 
     async def _cancel_rows(self, step: Step) -> None:
@@ -473,7 +472,7 @@ class Job:
 
     async def _recorded(self) -> None:
         """Return when what was given out is written down."""
-        await self.given.written()
+        await self.unrecorded.wait()
         await self._jobs.sink.drain()
 
     async def _heeding(self, work: Awaitable[_T]) -> _T:

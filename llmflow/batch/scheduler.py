@@ -164,7 +164,7 @@ class BatchScheduler:
                     for job in self._jobs.values():  # that of the round before
                         job.names.discard(name)
             elif isinstance(sys.exception(), asyncio.CancelledError):
-                self.keep_after_all(name, call)
+                self.record_cancelled(name, call)
             raise
 
     def holds(self, name: str) -> bool:
@@ -183,7 +183,7 @@ class BatchScheduler:
         """
         return self._keeping.get(name)
 
-    def keep_after_all(self, name: str, call: PendingCall) -> None:
+    def record_cancelled(self, name: str, call: PendingCall) -> None:
         """Record an answer given to a call that was cancelled meanwhile."""
         settled = call.taken()
         if settled is None:
@@ -267,7 +267,7 @@ class BatchScheduler:
         self.sink.decided("cache primer first", record=primer, rows=len(names))
         return [(primer, names), (others, spool.names - names)]
 
-    async def primed(self, record: JobRecord) -> None:
+    async def wait_for_primer(self, record: JobRecord) -> None:
         """Return once the job that this one waits for has ended."""
         job = self._jobs.get(record.after or "")
         if job is not None:
@@ -342,13 +342,13 @@ class BatchScheduler:
 
     def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
         """Deliver a row's outcome to its waiter, or record it."""
-        job.given.count += 1
-        if self._pending.give(name, outcome, job.given.settled):
+        job.unrecorded.count += 1
+        if self._pending.give(name, outcome, job.unrecorded.recorded):
             return
         if job.adopted and self.sink.is_known(name, answered=isinstance(outcome, Response)):
-            job.given.settled()
+            job.unrecorded.recorded()
         else:
-            self._keep(name, outcome, job.given.settled)
+            self._keep(name, outcome, job.unrecorded.recorded)
 
     def is_over(self, name: str) -> bool:
         """Return whether a row's outcome is recorded and no call waits."""
@@ -358,13 +358,13 @@ class BatchScheduler:
         """Return whether a call waits for this row."""
         return name in self._pending
 
-    def hand_over(self, names: Collection[str]) -> None:
+    def run_live(self, names: Collection[str]) -> None:
         """Have rows asked in parallel."""
         alone = self._pending.run_live(names)
         self._taken_over |= alone
         self.sink.let_go(alone)
 
-    def is_few(self, rows: int, of: int) -> bool:
+    def is_too_few(self, rows: int, of: int) -> bool:
         """Return whether so few leftovers are not worth another job."""
         return self.takes_over and rows <= max(self.settings.few, of // 100)
 
@@ -449,7 +449,7 @@ class BatchScheduler:
         self._stop_deadline()
         tasks = list(self._tasks)
         # A program that ends with its last answer leaves no job behind that has none to give.
-        ending = [task for task, job in self._tasks.items() if job.has_given_all]
+        ending = [task for task, job in self._tasks.items() if job.is_only_recording]
         for task in tasks:
             if task not in ending:
                 task.cancel()
