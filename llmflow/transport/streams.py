@@ -222,13 +222,13 @@ class Intake:
 
     def __init__(self, headers: Mapping[str, str], url: str, bounds: FileBounds | None) -> None:
         self._encoding = headers.get("content-encoding", "").strip().lower()
-        self._place = place(url)
+        self._url = url
         self._bounds = bounds
         self._sent = self._size = self._lines = 0
         self._inflater: zlib._Decompress | None = None
         if self._encoding not in (*_PLAIN, *_GZIP, _DEFLATE):
             raise BadReplyError(
-                f"{self._place}: the reply is compressed as {redact(self._encoding)!r}, "
+                f"{place(url)}: the reply is compressed as {redact(self._encoding)!r}, "
                 "which was not asked for"
             )
 
@@ -304,8 +304,8 @@ class Intake:
 
     def _too_large(self, what: str) -> ResultsTooLargeError:
         return ResultsTooLargeError(
-            f"{self._place}: the results have more than {what}, which is more than the rows of "
-            "the batch job can come to. They are kept at the provider"
+            f"{place(self._url)}: the results have more than {what}, which is more than the rows "
+            "of the batch job can come to. They are kept at the provider"
         )
 
 

@@ -253,6 +253,8 @@ def next_look(reply: WireReply) -> float | None:
     """
     names = ("retry-after-ms", "retry-after", "date")
     headers = {name: reply.headers[name] for name in names if name in reply.headers}
+    if headers.keys() <= {"date"}:
+        return None
     return server_delay(headers, "", now=reply.received_at)
 
 

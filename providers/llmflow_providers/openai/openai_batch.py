@@ -188,13 +188,13 @@ class OpenAIBatch(HTTPBatch):
         if name is None:
             raise self._odd(reply)
         native = str(job.get("status") or "")
-        state = _STATES.get(native.lower(), "running")
+        state = _STATES.get(native.lower())
         counts = mapping(job.get("request_counts"))
         results = (word(job.get("output_file_id")), word(job.get("error_file_id")))
         return BatchStatus(
             id=name,
-            state=state,
-            native=errors.redact(native),
+            state=state or "running",
+            native=native if state else errors.redact(native),
             total=whole(counts.get("total")),
             succeeded=whole(counts.get("completed")),
             failed=whole(counts.get("failed")),
