@@ -49,6 +49,7 @@ _PUT_JOB: Final = (
     "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
 )
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
@@ -89,9 +90,10 @@ class Journal:
         self._closing = threading.Lock()
         self._altered = 0
         self._asked = Asked()
-        self._has_failures = bool(self.totals.failures)
         reader = Reader(schema.open_reader(self._path), replace=self._writer.replace)
         try:
+            if self.totals.failures:
+                reader.note_failures()
             self.began_empty = reader.is_empty()
             """Whether it knows nothing but what this session has written down."""
         except BaseException:  # such as a page that is damaged
@@ -202,14 +204,11 @@ class Journal:
         Raises:
             JournalError: the journal is damaged or closed.
         """
-        # Where nothing has failed, nothing has to be looked up.
-        failures = self._has_failures
-        return self._read(lambda reader: reader.find((fingerprint, nth), failures=failures))
+        return self._read(Reader.find, (fingerprint, nth))
 
     async def find_many(self, keys: Sequence[Key]) -> dict[Key, Recorded]:
         """Do what `find` does for many questions; it never waits."""
-        failures = self._has_failures
-        return self._read(lambda reader: reader.find_many(keys, failures=failures))
+        return self._read(Reader.find_many, keys)
 
     def put(
         self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
@@ -223,7 +222,8 @@ class Journal:
         if isinstance(outcome, Response):
             row = answer_row(fingerprint, nth, uses, self._wall(), outcome, whole=self._whole)
             return self._writer.put(sealed_answer(row), paid=paid)
-        self._has_failures = True
+        if self._reader is not None:
+            self._reader.note_failures()
         row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
         return self._writer.put(sealed_failure(row), failed=True, paid=paid)
 
@@ -262,7 +262,7 @@ class Journal:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the records of all batch jobs, in order of creation."""
-        return self._read(lambda reader: jobs_of(reader.connection))
+        return self._read(lambda reader, _: jobs_of(reader.connection), None)
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""
@@ -314,13 +314,13 @@ class Journal:
             self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         self._meta.update(values)
 
-    def _read(self, function: Callable[[Reader], _T]) -> _T:
+    def _read(self, function: Callable[[Reader, _A], _T], argument: _A) -> _T:
         self._check()
         try:
             with self._reading:
                 if self._reader is None:
                     raise JournalError(self._over)
-                return function(self._reader)
+                return function(self._reader, argument)
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise explain(self._path, error, doing="read") from error
 

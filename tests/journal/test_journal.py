@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import sqlite3
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from llmflow import errors
 from llmflow.calls.key import fingerprint
 from llmflow.errors import ProviderError, RateLimitError
-from llmflow.journal import Journal, RecordedFailure, Totals, read_summary
+from llmflow.journal import Journal, RecordedFailure, Totals, read_summary, schema
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
 from llmflow.types import Response, Usage
 from tests.journal.helpers import answer, key, opened
@@ -296,3 +298,51 @@ async def test_the_time_is_the_given_clocks(tmp_path: Path) -> None:
     summary = read_summary(tmp_path / "run")
     assert summary is not None
     assert (summary.created_at, summary.last_used_at) == (12.5, 12.5)
+
+
+@pytest.mark.parametrize("order", ["written", "backwards", "shuffled", "shuffled nearby", "twice"])
+async def test_answers_are_found_in_whatever_order_they_are_asked_for(
+    order: str, tmp_path: Path
+) -> None:
+    """Those that are asked for in the order in which they were written are read ahead."""
+    keys = [(key(number), nth) for number in range(150) for nth in (0, 3)]
+    with opened(tmp_path / "run") as journal:
+        for number, each in enumerate(keys):
+            journal.put(*each, answer(number), uses=2)
+        await journal.put(key(999), 0, ProviderError("no"))
+    chosen = list(enumerate(keys))
+    generator = random.Random(order)
+    if order == "backwards":
+        chosen.reverse()
+    elif order == "shuffled":
+        generator.shuffle(chosen)
+    elif order == "shuffled nearby":
+        chosen.sort(key=lambda each: each[0] + 20 * generator.random())
+    elif order == "twice":
+        chosen = [each for each in chosen for _ in range(2)]
+    with opened(tmp_path / "run") as journal:
+        for number, (fingerprint, nth) in chosen:
+            assert journal.find(fingerprint, nth) == answer(number)
+            assert journal.find(fingerprint, nth + 1) == answer(number)
+            assert journal.find(fingerprint, nth + 2) is None
+        assert isinstance(journal.find(key(999), 0), RecordedFailure)
+        await journal.record(key(1000), 0, answer(1000))
+        assert journal.find(key(1000), 0) == answer(1000)
+
+
+async def test_a_row_that_is_altered_is_not_replayed_though_it_was_read_ahead(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path / "run") as journal:
+        for number in range(50):
+            await journal.record(key(number), 0, answer(number))
+    connection = sqlite3.connect(tmp_path / "run" / schema.NAME)
+    connection.execute("UPDATE answers SET text = 'x' WHERE id = 20")
+    connection.commit()
+    connection.close()
+    with opened(tmp_path / "run") as journal:
+        found = [journal.find(key(number), 0) for number in range(50)]
+        assert [number for number, each in enumerate(found) if each is None] == [19]
+        assert journal.altered == 1
+        await journal.record(key(19), 0, answer(19))
+        assert journal.find(key(19), 0) == answer(19)
