@@ -172,19 +172,6 @@ class _Race(Generic[_T]):
     cancels it, and takes that cancellation back, unless somebody else cancels it as well.
     """
 
-    __slots__ = (
-        "_again",
-        "_hedging",
-        "_interrupted",
-        "_loop",
-        "_over",
-        "_patience",
-        "_ready",
-        "_second",
-        "_task",
-        "_timer",
-    )
-
     def __init__(
         self,
         hedging: Hedging,
@@ -193,10 +180,8 @@ class _Race(Generic[_T]):
         again: Callable[[], Coroutine[Any, Any, _T | None]],
         ready: Callable[[], bool],
     ) -> None:
-        self._hedging = hedging
-        self._again = again
-        self._ready = ready
-        self._patience = patience
+        self._hedging, self._patience = hedging, patience
+        self._again, self._ready = again, ready
         self._loop = asyncio.get_running_loop()
         task: asyncio.Task[Any] | None = asyncio.current_task()
         assert task is not None

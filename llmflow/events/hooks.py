@@ -166,22 +166,12 @@ async def observed(
     if run_id is None:
         run_id = current_run_id.get()
     token = current_run_id.set(run_id)
+    who: dict[str, Any]
     who = {"run_id": run_id, "call_id": call_id, "provider": provider, "model": model}
-    try:
-        return await _observed(ask, request, who)
-    finally:
-        # An abandoned coroutine is closed in another context, where there is nothing to undo.
-        with contextlib.suppress(ValueError):
-            current_run_id.reset(token)
-
-
-async def _observed(
-    ask: Callable[[], Awaitable[Response]], request: Request | None, who: dict[str, Any]
-) -> Response:
     started, wall = _clock.monotonic(), _clock.wall
-    if RequestStarted.wanted:
-        emit(RequestStarted(at=wall(), request=request, **who))
     try:
+        if RequestStarted.wanted:
+            emit(RequestStarted(at=wall(), request=request, **who))
         response = await ask()
     except GeneratorExit:
         # The garbage collector is at work, at whatever line of this thread: a hook that
@@ -202,24 +192,29 @@ async def _observed(
         if RequestCancelled.wanted:
             emit(RequestCancelled(at=wall(), seconds=_clock.monotonic() - started, **who))
         raise
-    if RequestFinished.wanted:
-        emit(
-            RequestFinished(
-                at=wall(),
-                seconds=_clock.monotonic() - started,
-                usage=response.usage,
-                cost=response.cost,
-                finish_reason=response.finish_reason,
-                attempts=response.attempts,
-                waited=response.waited,
-                source=response.source,
-                response_model=response.model,
-                request_id=response.request_id,
-                response=response,
-                **who,
+    else:
+        if RequestFinished.wanted:
+            emit(
+                RequestFinished(
+                    at=wall(),
+                    seconds=_clock.monotonic() - started,
+                    usage=response.usage,
+                    cost=response.cost,
+                    finish_reason=response.finish_reason,
+                    attempts=response.attempts,
+                    waited=response.waited,
+                    source=response.source,
+                    response_model=response.model,
+                    request_id=response.request_id,
+                    response=response,
+                    **who,
+                )
             )
-        )
-    return response
+        return response
+    finally:
+        # An abandoned coroutine is closed in another context, where there is nothing to undo.
+        with contextlib.suppress(ValueError):
+            current_run_id.reset(token)
 
 
 _clock: Final = SystemClock()
