@@ -27,7 +27,7 @@ from llmflow.types import WireReply, WireRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmflow.batch_api import FileBounds, Upload
+    from llmflow.provider import FileBounds, Upload
     from llmflow.transport.http_session import Sending, Session
 
 __all__ = [
@@ -120,7 +120,7 @@ async def fetch(
 
 
 class StreamChannel:
-    """A `llmflow.batch_api.Channel` over HTTP.
+    """A `llmflow.provider.Channel` over HTTP.
 
     Servers look through a file before they answer, so in `stream_timeout` the first byte may be
     minutes after the last of the upload. `calls_per_minute` is the pace of requests once so many

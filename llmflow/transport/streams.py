@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.connector import Connection
 
-    from llmflow.batch_api import FileBounds, Upload
+    from llmflow.provider import FileBounds, Upload
 
 _T = TypeVar("_T")
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final
 
-from llmflow.batch_api import BatchLimits
+from llmflow.provider import BatchLimits
 from llmflow.types import Quota
 from llmflow_providers.openai import OpenAIProvider
 from llmflow_providers.openai.dialects import OPENAI_FIELDS

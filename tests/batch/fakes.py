@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 
-from llmflow.batch_api import (
+from llmflow.errors import ProviderError, ServerError
+from llmflow.provider import (
     BatchInput,
     BatchLimits,
     BatchProblem,
@@ -19,7 +20,6 @@ from llmflow.batch_api import (
     BatchStatus,
     Channel,
 )
-from llmflow.errors import ProviderError, ServerError
 from llmflow.retry import Retry
 from llmflow.types import (
     Charge,

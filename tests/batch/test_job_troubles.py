@@ -15,7 +15,6 @@ import pytest
 from llmflow import LLM, Run
 from llmflow.batch import Batch
 from llmflow.batch.record import JobRecord
-from llmflow.batch_api import BatchInput, BatchLimits, BatchProblem, BatchRow, BatchStatus
 from llmflow.errors import (
     BatchCancelledError,
     BatchRowLostError,
@@ -28,6 +27,7 @@ from llmflow.errors import (
     TooLargeForLimitError,
 )
 from llmflow.journal import read_jobs
+from llmflow.provider import BatchInput, BatchLimits, BatchProblem, BatchRow, BatchStatus
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 from llmflow.transport import StreamChannel
 from tests.batch.fakes import FakeBatchAPI, FakeJob, FakeProvider, FakeServer

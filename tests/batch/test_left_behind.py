@@ -11,9 +11,9 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.batch_api import BatchRow
 from llmflow.events import BatchDecided, Event
 from llmflow.journal import read_jobs
+from llmflow.provider import BatchRow
 from tests.batch.fakes import FakeProvider, FakeServer
 
 QUICK = Batch(quiet=0.02, poll=0.005)

@@ -10,7 +10,6 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.batch_api import BatchInput, BatchLimits, BatchProblem, BatchState
 from llmflow.errors import (
     AuthenticationError,
     BatchCancelledError,
@@ -25,6 +24,7 @@ from llmflow.errors import (
     QueueLimitError,
     ServerError,
 )
+from llmflow.provider import BatchInput, BatchLimits, BatchProblem, BatchState
 from tests.batch.fakes import FakeProvider, FakeServer
 
 QUICK = Batch(quiet=0.02, poll=0.005)

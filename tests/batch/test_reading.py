@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmflow import LLM, lenient_json
 from llmflow.batch import Batch, result_files
 from llmflow.batch.result_files import Results, Unread, bounds_for
-from llmflow.batch_api import BatchRow
+from llmflow.provider import BatchRow
 from tests.batch.fakes import FakeBatchAPI, FakeProvider, FakeServer
 
 pytestmark = pytest.mark.every_python

@@ -19,7 +19,7 @@ from llmflow import (
     Run,
 )
 from llmflow.batch import Batch
-from llmflow.batch_api import BatchLimits
+from llmflow.provider import BatchLimits
 from tests.batch.fakes import FakeProvider, FakeServer
 
 pytestmark = pytest.mark.every_python

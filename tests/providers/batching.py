@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from llmflow.batch_api import BatchInput, Upload
+from llmflow.provider import BatchInput, Upload
 from llmflow.types import WireReply, WireRequest
 
 NOW = 1_788_220_760.0

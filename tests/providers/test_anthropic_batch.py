@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from llmflow import errors
-from llmflow.batch_api import BatchAPI, BatchStatus
+from llmflow.provider import BatchAPI, BatchStatus
 from llmflow.types import Request
 from llmflow_providers import batch_base
 from llmflow_providers.anthropic import AnthropicProvider

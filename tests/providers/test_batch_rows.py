@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.batch_api import BatchAPI
 from llmflow.errors import ProviderError
+from llmflow.provider import BatchAPI
 from llmflow_providers.anthropic import AnthropicProvider
 from llmflow_providers.openai import OpenAIProvider
 

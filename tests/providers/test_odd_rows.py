@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from llmflow import errors
-from llmflow.batch_api import BatchAPI, BatchRow
+from llmflow.provider import BatchAPI, BatchRow
 from llmflow_providers.anthropic import AnthropicProvider
 from llmflow_providers.openai import OpenAIProvider
 from tests.providers.batching import Script, reply

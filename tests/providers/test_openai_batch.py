@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from llmflow import errors, transport
-from llmflow.batch_api import BatchAPI, BatchInput, BatchStatus
+from llmflow.provider import BatchAPI, BatchInput, BatchStatus
 from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.transport import StreamChannel

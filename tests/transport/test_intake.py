@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import aiohttp
 import pytest
 
-from llmflow.batch_api import FileBounds
 from llmflow.errors import BadReplyError, ResultsTooLargeError
+from llmflow.provider import FileBounds
 from llmflow.transport.failures import TooLargeError
 from llmflow.transport.streams import Intake
 

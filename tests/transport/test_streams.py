@@ -13,13 +13,13 @@ from typing import IO
 import pytest
 
 from llmflow import transport
-from llmflow.batch_api import Channel, Upload
 from llmflow.errors import (
     ConnectionFailedError,
     JournalError,
     LLMFlowError,
     RequestTimeoutError,
 )
+from llmflow.provider import Channel, Upload
 from llmflow.transport import StreamChannel, Timeout, streams
 from llmflow.types import WireRequest
 
