@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
@@ -72,18 +73,14 @@ class Ticket:
         """Be told that there will be no admission; likewise."""
 
 
+@dataclass
 class _Guess:
     """What a limit was estimated from."""
 
-    __slots__ = ("bucket", "made_at", "seconds", "sent")
-
-    def __init__(
-        self, bucket: LearningBucket, *, sent: float, seconds: float, made_at: float
-    ) -> None:
-        self.bucket = bucket
-        self.sent = sent
-        self.seconds = seconds
-        self.made_at = made_at
+    bucket: LearningBucket
+    sent: float
+    seconds: float
+    made_at: float
 
     def limit(self) -> float:
         bucket = self.bucket

@@ -63,26 +63,17 @@ _NAMES_KEPT = 300
 _MOST_TIMEOUTS = 64
 
 
-class Reply:
+class Reply(NamedTuple):
     """The head of a reply, and the stream of its body."""
 
-    __slots__ = ("_connection", "content", "headers", "status")
-
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        content: StreamReader,
-        connection: Connection,
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.content = content
-        self._connection = connection
+    status: int
+    headers: Mapping[str, str]
+    content: StreamReader
+    connection: Connection
 
     def release(self) -> None:
         """Give the connection back: the reply is whole."""
-        connection = self._connection
+        connection = self.connection
         line = connection.protocol
         # A server that answers before it has read everything would take the rest of this
         # request for the beginning of the next one.
@@ -94,7 +85,7 @@ class Reply:
 
     def close(self) -> None:
         """Give the connection up."""
-        self._connection.close()
+        self.connection.close()
 
 
 @functools.lru_cache(maxsize=256)

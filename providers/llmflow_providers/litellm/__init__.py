@@ -158,10 +158,6 @@ class LiteLLMProvider:
     async def complete(self, request: Request, *, timeout: float) -> Response:
         """Send one request through litellm, once, and return its answer.
 
-        Args:
-            request: what to ask.
-            timeout: seconds until the attempt is given up.
-
         Raises:
             ProviderError: the same class as the provider's status and body mean elsewhere.
             ConfigurationError: as `prepare`, or the request asks for a stream.

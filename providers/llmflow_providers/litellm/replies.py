@@ -129,11 +129,7 @@ def translate(
 ) -> errors.LLMFlowError:
     """Return the error of llmflow that an exception of litellm means.
 
-    Args:
-        error: what litellm raised.
-        outer: what was being handled before the call: where our part of the chain ends.
-        secret: the key, to be masked.
-        model: the model's name, for messages.
+    `outer` was being handled before the call: there our part of the chain ends.
     """
     if isinstance(error, errors.LLMFlowError):
         return error
@@ -174,13 +170,7 @@ def vendor_dialect(model: str) -> Dialect:
 def quota_signals(
     headers: Mapping[str, str], *, dialect: Dialect, received_at: float
 ) -> Sequence[QuotaSignal]:
-    """Return a reply's quota signals, in either style of headers.
-
-    Args:
-        headers: the reply's headers, with lower-case names.
-        dialect: the vendor's dialect.
-        received_at: when it came, in seconds since 1970.
-    """
+    """Return a reply's quota signals, in either style of headers."""
     found = anthropic_signals(headers, received_at=received_at)
     return found or told(dialect, headers, received_at=received_at)
 
@@ -390,12 +380,7 @@ def _code(error: BaseException) -> str | None:
 
 
 def looking(model: str, key: str | None) -> Look:
-    """Return what looks at the replies to a call.
-
-    Args:
-        model: the model's name at litellm.
-        key: to be masked in errors.
-    """
+    """Return what looks at replies to a call, and masks the key."""
 
     def look(reply: Any) -> None:
         """Put the reply's body right; raise the failure that it is."""
