@@ -41,17 +41,20 @@ class Trace:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str, str] | None] = {}
         self._seen: set[FrameType] = set()
+        self._runs = False
         self.entered: list[tuple[str, str, str]] = []
         """Of each function its package, its file and its name."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Trace this thread and those that begin meanwhile."""
+        """Trace this thread and those that begin meanwhile, until the block ends."""
+        self._runs = True
         threading.setprofile(self._on_event)
         sys.setprofile(self._on_event)
         try:
             yield
         finally:
+            self._runs = False  # a thread that began meanwhile goes on with its profile
             sys.setprofile(None)
             threading.setprofile(None)
 
@@ -68,7 +71,7 @@ class Trace:
 
     def _on_event(self, frame: FrameType, event: str, _argument: Any) -> None:
         # A coroutine that goes on is the same frame as when it was entered.
-        if event != "call" or frame in self._seen:
+        if event != "call" or not self._runs or frame in self._seen:
             return
         code = frame.f_code
         if code.co_filename not in self._known:
