@@ -14,11 +14,6 @@ Items = Iterable[Any] | AsyncIterable[Any]
 def awaitable(owner: object, hook: str, returned: Any) -> Any:
     """Return what an async method returned, to be awaited.
 
-    Args:
-        owner: the node.
-        hook: the method's name.
-        returned: what a call of it returned, which is no coroutine.
-
     Raises:
         ConfigurationError: it cannot be awaited; the message says how the method is written.
     """

@@ -227,17 +227,11 @@ async def run_pool(
 ) -> list[Any]:
     """Call for every item, many at once; results keep input order.
 
-    Args:
-        owner: the node or flow, for its `cur_retry`.
-        call: an async function of an item and its `Worker`.
-        items: consumed as slots get free. An async iterator is closed at the end.
-        slots: how many may be at work at once.
-        on_error: with ``"raise"``, the first failure stops the others, which are
-            awaited, and is raised with the results so far attached; with
-            ``"collect"``, a `Failure` takes the place of the result. What every other item
-            would meet, too, ends the run either way: no item begins any more, those that
-            have begun end, and it is raised.
-
+    The items are consumed as slots get free; an async iterator is closed at the end. With
+    ``on_error="raise"``, the first failure stops the others, which are awaited, and is raised with
+    the results so far attached; with ``"collect"``, a `Failure` takes the place of the result. What
+    every other item would meet, too, ends the run either way: no item begins any more, those that
+    have begun end, and it is raised.
     """
     results = Results(items, on_error)
     async with lend_slots(slots):

@@ -22,12 +22,7 @@ class Stoppable(Protocol):
 
 
 class ItemCalls:
-    """The state of one item's calls: waiting to be sent, or sent.
-
-    Args:
-        run: the run over the items.
-        task: the item's.
-    """
+    """The state of one item's calls: waiting to be sent, or sent."""
 
     __slots__ = ("_run", "_sending", "_task", "_waiting")
 

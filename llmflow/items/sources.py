@@ -81,10 +81,7 @@ class IterableSource(Generic[ItemT]):
 class AsyncIterableSource(Generic[ItemT]):
     """Items of an async iterable, read a few ahead.
 
-    Args:
-        items: what to read.
-        read_ahead: items that may wait here.
-        count: is told 1 when an item is waited for, and -1 when none is any more.
+    `count` is told 1 when an item is waited for, and -1 when none is any more.
     """
 
     def __init__(
@@ -169,10 +166,6 @@ class ThreadSource(Generic[ItemT]):
     """Items of an iterable that may block, read ahead by a thread.
 
     The thread is a daemon: a pipe on which nothing comes must not keep the process alive.
-
-    Args:
-        items: what to read.
-        read_ahead: items that may wait here.
     """
 
     def __init__(self, items: Iterable[ItemT], *, read_ahead: int = 256) -> None:

@@ -119,21 +119,10 @@ class FileRun(Room):
     >>> job = FileRun(llm, rows, template, writer)  # doctest: +SKIP
     >>> await job.run()  # doctest: +SKIP
 
-    Args:
-        llm: the model.
-        source: the rows.
-        template: makes a prompt of a row; as a selection, it leaves out some.
-        writer: takes the answers and the failures.
-        concurrency: how many rows are under way at once.
-        fail_fast: whether the first row that fails ends the job.
-        drain_seconds: how long answers on their way are waited for once the job is stopped.
-        contact: what the LLM's retry policy notes of its connections; where it is
-            lost, the job stops.
-        submission: puts the rows into batch jobs before they are asked for one by one; None
-            where they are asked at once.
-        overflow: puts the rows that are left into batch jobs when the daily quota is used up;
-            None where that ends the job, or each row goes into a job by itself.
-        details: whether rows say how their answers came about, in further columns.
+    `concurrency` rows are under way at once. `contact` is what the LLM's retry policy notes of its
+    connections; where it is lost, the run stops. `submission` puts the rows into batch jobs before
+    they are asked for one by one. `overflow` puts what is left into batch jobs when the daily quota
+    is used up; without it that ends the run, or each row goes into a job by itself.
     """
 
     def __init__(

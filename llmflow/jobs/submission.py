@@ -48,14 +48,9 @@ class Submission:
     Afterwards the outcomes are in the run's journal, where whoever asks for the rows finds
     them.
 
-    Args:
-        llm: the model.
-        run: the run, which is open and has a journal.
-        source: the rows; to be read again afterwards.
-        template: makes a prompt of a row; as a selection, it leaves out some.
-        total: how many rows there are, for a mode that decides; None where nobody knows.
-        detach: whether to return once the jobs are at the provider. It is without effect if
-            no job goes on there.
+    The run is open and has a journal, and the source is read again afterwards. `total` is how many
+    rows there are, for a mode that decides. `detach`: return once the jobs are at the provider; it
+    is without effect if no job goes on there.
     """
 
     def __init__(

@@ -83,16 +83,8 @@ def window_of(concurrency: int, *, ordered: bool) -> int:
 class MapEngine(Generic[ItemT]):
     """One map, in one event loop.
 
-    Args:
-        ask: what answers a prompt.
-        make_prompt: what makes an item's prompt.
-        source: where items come from.
-        concurrency: how many items may be under way at once.
-        window: how many items may be read and not handed out.
-        ordered: whether results come out in the order of the items.
-        on_error: whether an item's failure ends the others.
-        total: how many items there are, if that is known.
-        begin: returns the call of a prompt, where it may be placed in a batch job; or None.
+    `ask` answers a prompt. `window` is how many items may be read and not handed out. `begin`
+    returns the call of a prompt, where it may be placed in a batch job.
     """
 
     def __init__(

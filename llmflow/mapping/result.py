@@ -119,12 +119,7 @@ class MapCounts:
 
 
 class ResultList(list[Result[ItemT]]):
-    """All results, in the order of the input.
-
-    Args:
-        results: in the order of their indexes.
-        counts: what became of the items.
-    """
+    """All results, in the order of the input."""
 
     def __init__(self, results: Iterable[Result[ItemT]], counts: MapCounts) -> None:
         super().__init__(results)

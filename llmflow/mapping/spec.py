@@ -57,9 +57,6 @@ def default_concurrency(quota: Quota) -> int:
 
     >>> default_concurrency(Quota()), default_concurrency(Quota(rpm=60))
     (100, 1000)
-
-    Args:
-        quota: the configured limits.
     """
     if not quota.rpm:
         return DEFAULT_CONCURRENCY
@@ -129,12 +126,7 @@ class MapSpec:
         return Prepared(table.rows(), make_prompt, len(table), table, self.details)
 
     def engine(self, ready: Prepared, source: Source | None = None) -> MapEngine[Any]:
-        """Return a engine for the running event loop.
-
-        Args:
-            ready: items and prompts.
-            source: where items come from, if not from themselves.
-        """
+        """Return a engine for the running event loop."""
         make = partial(self._engine, ready, source)
         return make() if self.surroundings is None else self.surroundings().begin(make)
 

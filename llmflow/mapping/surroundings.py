@@ -20,10 +20,6 @@ class Surroundings:
 
     Outside of every run the map gets one without a name, which counts its calls and keeps
     nothing: the code around the map, which goes on while a stream is read, is not in it.
-
-    Args:
-        run: the run that the map's calls belong to; None if there is none.
-        progress: whether to show how far the map is.
     """
 
     def __init__(self, run: Run | None, *, progress: bool) -> None:
@@ -56,12 +52,7 @@ class Surroundings:
 
 
 class MapProgress(RunProgress):
-    """Shows a map's progress: its items, and its run.
-
-    Args:
-        run: the run.
-        engine: the engine of the map.
-    """
+    """Shows a map's progress: its items, and its run."""
 
     def __init__(self, run: Run, engine: MapEngine[Any]) -> None:
         super().__init__(run.session, lambda: run.batch_jobs, stream=sys.stderr)
