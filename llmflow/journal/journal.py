@@ -233,8 +233,6 @@ class Journal:
         """Do what `put` does; returns when the outcome is durable."""
         await self.put(fingerprint, nth, outcome, uses=uses, paid=paid)
 
-    put_failure, record_failure = put, record
-
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
         """Count spending without a row, for the budgets of later sessions."""
         if self._pid == os.getpid():

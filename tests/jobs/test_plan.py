@@ -394,7 +394,7 @@ class TestJournal:
             nth = journal.ask(keys[number])
             if number == 3:
                 error = ContentFilterError("no")
-                await journal.record_failure(keys[number], nth, error, uses=uses)
+                await journal.record(keys[number], nth, error, uses=uses)
             else:
                 await journal.record(keys[number], nth, response, uses=uses)
         journal.close()

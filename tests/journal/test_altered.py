@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
             for number in range(5):
                 await journal.record(key(number), 0, answer(number))
             error = ContentFilterError("no", status=400, code="filter", partial_text="half of it")
-            await journal.record_failure(key(9), 0, error)
+            await journal.record(key(9), 0, error)
 
     asyncio.run(fill())
     return tmp_path / "run"
@@ -126,7 +126,7 @@ async def test_a_failure_that_was_altered_is_replaced_by_whatever_comes(folder: 
         with opened(folder) as journal:
             assert journal.find(key(9), 0) is None
             if outcome == "failure":
-                await journal.record_failure(key(9), 0, RateLimitError("again"))
+                await journal.record(key(9), 0, RateLimitError("again"))
                 assert getattr(journal.find(key(9), 0), "message", "") == "again"
                 assert journal.totals.failures == 1
             else:
@@ -191,7 +191,7 @@ def test_nothing_that_a_provider_may_send_looks_altered(
             await asyncio.gather(
                 journal.record(key(1), 0, first),
                 journal.record(key(2), 0, odd),
-                journal.record_failure(key(3), 0, error),
+                journal.record(key(3), 0, error),
                 journal.record(key(4), 0, answer(4)),
             )
         with opened(folder) as journal:

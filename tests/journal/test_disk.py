@@ -46,7 +46,7 @@ async def test_a_full_database_ends_every_record_and_loses_none(tmp_path: Path) 
     assert done
     for recording in (
         journal.record(key(999_999), 0, answer()),
-        journal.record_failure(key(), 0, ProviderError("no")),
+        journal.record(key(), 0, ProviderError("no")),
     ):
         with pytest.raises(JournalError, match="make room"):
             await recording

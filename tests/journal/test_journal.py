@@ -107,7 +107,7 @@ async def test_a_failure_is_raised_anew_as_its_class(tmp_path: Path) -> None:
         attempts=4,
     )
     with opened(tmp_path / "run") as journal:
-        await journal.record_failure(key(), 0, error)
+        await journal.record(key(), 0, error)
         found = journal.find(key(), 0)
     assert isinstance(found, RecordedFailure)
     again = found.error()
@@ -125,7 +125,7 @@ PROVIDER_ERRORS = [
 async def test_every_class_of_failure_comes_back(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
         for number, kind in enumerate(PROVIDER_ERRORS):
-            await journal.record_failure(key(number), 0, kind("no"))
+            await journal.record(key(number), 0, kind("no"))
         found = [journal.find(key(number), 0) for number in range(len(PROVIDER_ERRORS))]
     assert [type(each.error()) for each in found if isinstance(each, RecordedFailure)] == (
         PROVIDER_ERRORS
@@ -139,7 +139,7 @@ async def test_a_class_from_elsewhere_comes_back_as_the_one_it_is_made_from(
         pass
 
     with opened(tmp_path / "run") as journal:
-        await journal.record_failure(key(), 0, OwnError("no"))
+        await journal.record(key(), 0, OwnError("no"))
         found = journal.find(key(), 0)
     assert isinstance(found, RecordedFailure)
     assert type(found.error()) is RateLimitError
@@ -152,7 +152,7 @@ def test_an_unknown_class_is_a_provider_error(kind: str) -> None:
 
 async def test_an_answer_takes_the_place_of_a_failure(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
-        await journal.record_failure(key(), 0, ProviderError("no", attempts=3))
+        await journal.record(key(), 0, ProviderError("no", attempts=3))
         assert journal.totals.failures == 1
         await journal.record(key(), 0, answer())
         assert journal.find(key(), 0) == answer()
@@ -163,8 +163,8 @@ async def test_an_answer_takes_the_place_of_a_failure(tmp_path: Path) -> None:
 async def test_an_answer_takes_the_place_of_all_failures_that_it_serves(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
         for nth in range(4):
-            await journal.record_failure(key(), nth, ProviderError("no"))
-        await journal.record_failure(key(1), 1, ProviderError("no"))
+            await journal.record(key(), nth, ProviderError("no"))
+        await journal.record(key(1), 1, ProviderError("no"))
         await journal.record(key(), 1, answer(), uses=2)
         kinds = [type(journal.find(key(), nth)) for nth in range(4)]
         assert kinds == [RecordedFailure, Response, Response, RecordedFailure]
@@ -175,15 +175,15 @@ async def test_a_failure_never_takes_the_place_of_an_answer(tmp_path: Path) -> N
     with opened(tmp_path / "run") as journal:
         await journal.record(key(), 0, answer(), uses=3)
         for nth in range(3):
-            await journal.record_failure(key(), nth, ProviderError("no"))
+            await journal.record(key(), nth, ProviderError("no"))
         assert [journal.find(key(), nth) for nth in range(3)] == [answer()] * 3
         assert (journal.totals.answers, journal.totals.failures) == (1, 0)
 
 
 async def test_a_later_failure_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
-        await journal.record_failure(key(), 0, ProviderError("first"))
-        await journal.record_failure(key(), 0, ProviderError("second"))
+        await journal.record(key(), 0, ProviderError("first"))
+        await journal.record(key(), 0, ProviderError("second"))
         found = journal.find(key(), 0)
         assert isinstance(found, RecordedFailure)
         assert found.message == "second"
@@ -202,7 +202,7 @@ async def test_of_two_answers_the_first_stays(tmp_path: Path) -> None:
 async def test_a_failure_and_its_answer_may_come_in_one_group(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
         await asyncio.gather(
-            *(journal.record_failure(key(n), 0, ProviderError("no")) for n in range(300)),
+            *(journal.record(key(n), 0, ProviderError("no")) for n in range(300)),
             *(journal.record(key(n), 0, answer(n)) for n in range(300)),
         )
         assert all(journal.find(key(n), 0) == answer(n) for n in range(300))
@@ -215,7 +215,7 @@ async def test_totals_are_those_of_all_sessions(tmp_path: Path) -> None:
         with opened(folder) as journal:
             await asyncio.gather(
                 *(journal.record(key(n), session, answer(n, attempts=2)) for n in range(150)),
-                *(journal.record_failure(key(n + 999), session, ProviderError("")) for n in (1, 2)),
+                *(journal.record(key(n + 999), session, ProviderError("")) for n in (1, 2)),
             )
     expected = Totals(
         answers=300,
@@ -237,7 +237,7 @@ async def test_what_another_call_paid_for_is_not_counted_as_spent(tmp_path: Path
         await asyncio.gather(
             journal.record(key(1), 0, answer()),
             journal.record(key(2), 0, answer(), paid=False),
-            journal.record_failure(key(3), 0, ProviderError("no"), paid=False),
+            journal.record(key(3), 0, ProviderError("no"), paid=False),
         )
         assert journal.totals == Totals(
             answers=2, failures=1, requests=1, input_tokens=10, output_tokens=20, cost=0.25
@@ -290,7 +290,7 @@ def test_requests_differ_in_every_part() -> None:
 async def test_the_time_is_the_given_clocks(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "run", wall=lambda: 12.5)
     journal.begin({})
-    await journal.record_failure(key(), 0, ProviderError("no"))
+    await journal.record(key(), 0, ProviderError("no"))
     found = journal.find(key(), 0)
     journal.close()
     assert isinstance(found, RecordedFailure)

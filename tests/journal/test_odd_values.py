@@ -48,7 +48,7 @@ def test_any_text_and_any_reply_come_back(
         with opened(folder) as journal:
             await asyncio.gather(
                 journal.record(key(1), 0, first),
-                journal.record_failure(key(2), 0, ProviderError(text, code=reason)),
+                journal.record(key(2), 0, ProviderError(text, code=reason)),
             )
             found, failure = journal.find(key(1), 0), journal.find(key(2), 0)
         assert found == first
@@ -111,7 +111,7 @@ async def test_odd_rows_do_not_fail_their_neighbours(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
         await asyncio.gather(
             *(journal.record(key(n), 0, each) for n, each in enumerate(odd)),
-            *(journal.record_failure(key(50 + n), 0, each) for n, each in enumerate(errors)),
+            *(journal.record(key(50 + n), 0, each) for n, each in enumerate(errors)),
             *(journal.record(key(100 + n), 0, answer(n)) for n in range(100)),
         )
         assert all(journal.find(key(100 + n), 0) == answer(n) for n in range(100))

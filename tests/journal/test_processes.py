@@ -36,7 +36,7 @@ async def main():
             if number % 7:
                 await journal.record(key(number), 0, answer(number, text="x" * 3000))
             else:
-                await journal.record_failure(key(number), 0, ProviderError(str(number)))
+                await journal.record(key(number), 0, ProviderError(str(number)))
             print(number, flush=True)
     await asyncio.gather(*(work(first + n) for n in range(20)))
 
@@ -324,5 +324,5 @@ async def test_a_program_that_writes_by_hand_is_named_in_the_error(
         with pytest.raises(JournalError, match="another program holds it"):
             await journal.record(key(), 0, answer())
         with pytest.raises(JournalError, match="another program holds it"):
-            await journal.record_failure(key(), 0, ProviderError("no"))
+            await journal.record(key(), 0, ProviderError("no"))
         connection.close()

@@ -117,7 +117,7 @@ async def test_after_the_end_everything_says_so(tmp_path: Path) -> None:
             call()
     for recording in (
         journal.record(key(), 0, answer()),
-        journal.record_failure(key(), 0, ProviderError("no")),
+        journal.record(key(), 0, ProviderError("no")),
         journal.drain(),
     ):
         with pytest.raises(JournalError, match="is closed"):

@@ -157,7 +157,7 @@ def test_what_was_recorded_for_nobody_who_asked_is_found(tmp_path: Path) -> None
 
 def test_a_journal_with_a_row_or_a_batch_job_did_not_begin_empty(tmp_path: Path) -> None:
     async def failed(journal: Journal) -> None:
-        await journal.record_failure(key(), 0, InvalidRequestError("no"))
+        await journal.record(key(), 0, InvalidRequestError("no"))
 
     async def answered(journal: Journal) -> None:
         await journal.record(key(), 0, answer())
