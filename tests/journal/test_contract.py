@@ -306,3 +306,67 @@ class TestRuns:
         again = asyncio.run(main())
         assert [each.text for each in again] == first
         assert {each.source for each in again} == {"journal"}
+
+
+class TestJournalsThatAreFarAway:
+    """They are waited for, by all calls of a turn at once."""
+
+    @pytest.fixture(autouse=True)
+    def _use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("llmflow.journal.Journal", MemoryJournal)
+
+    def test_look_ups_of_one_turn_are_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sizes: list[int] = []
+        find_many = MemoryJournal.find_many
+
+        async def counted(self: MemoryJournal, keys: Any) -> Any:
+            sizes.append(len(keys))
+            return await find_many(self, keys)
+
+        monkeypatch.setattr(MemoryJournal, "find_many", counted)
+        provider = numbered()
+
+        async def main(run: Run) -> list[str]:
+            llm = LLM(provider)
+            return list(await asyncio.gather(*(llm(f"item {n}", temperature=1) for n in range(30))))
+
+        first = in_run(main)
+        assert sizes == []
+        assert in_run(main) == first
+        assert sizes == [30]
+
+    def test_a_call_that_is_cancelled_as_it_waits_gives_its_place_back(self) -> None:
+        provider = numbered()
+
+        async def ask(run: Run) -> str:
+            return await LLM(provider)("Hi", temperature=1)
+
+        async def ask_again(run: Run) -> str:
+            llm = LLM(provider)
+            task = asyncio.create_task(llm("Hi", temperature=1))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await llm("Hi", temperature=1)
+
+        assert in_run(ask) == in_run(ask_again) == in_run(ask_again)
+        assert len(provider.requests) == 1
+
+    def test_a_journal_that_cannot_be_read_is_every_calls_error(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*_: object) -> Any:
+            raise JournalError("the server is gone")
+
+        provider = numbered()
+
+        async def main(run: Run) -> list[str | BaseException]:
+            llm = LLM(provider)
+            calls = (llm(f"item {n}") for n in range(5))
+            return list(await asyncio.gather(*calls, return_exceptions=True))
+
+        assert all(isinstance(each, str) for each in in_run(main))
+        monkeypatch.setattr(MemoryJournal, "find_many", fail)
+        assert {str(each) for each in in_run(main)} == {"the server is gone"}
+        assert len(provider.requests) == 5
