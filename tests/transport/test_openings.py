@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
 import ssl
@@ -61,12 +62,15 @@ class SlowServer:
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self._socket.setblocking(False)
         self.url = f"https://127.0.0.1:{self._socket.getsockname()[1]}/x"
-        self._tasks = {asyncio.ensure_future(self._accept())}
+        self._tasks: set[asyncio.Future[None]] = set()
         self._accepted: list[socket.socket] = []
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await transport.aclose()
+        # Not a task: uvloop loses the connection of an accept that is cancelled too late.
+        asyncio.get_running_loop().remove_reader(self._socket)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -78,12 +82,13 @@ class SlowServer:
         wire = WireRequest("POST", self.url, {"Authorization": "Bearer k"}, body)
         return (await transport.send(wire, timeout=Timeout(**timeout))).body
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            sock, _ = await loop.sock_accept(self._socket)
-            self._accepted.append(sock)
-            self._tasks.add(asyncio.ensure_future(self._serve(sock)))
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock, _ = self._socket.accept()
+                sock.setblocking(False)
+                self._accepted.append(sock)
+                self._tasks.add(asyncio.ensure_future(self._serve(sock)))
 
     async def _serve(self, sock: socket.socket) -> None:
         self.opening += 1
@@ -218,7 +223,7 @@ async def test_a_turn_that_comes_together_with_a_cancellation_is_given_on() -> N
     assert entered == [1, 2]
     leave.set()
     await asyncio.gather(*holding, return_exceptions=True)
-    assert not any(host.is_busy for host in openings._hosts.values())
+    assert not any(host.open or host._waiting for host in openings._hosts.values())
 
 
 def test_turns_grow_in_number_while_openings_take_no_longer() -> None:
