@@ -22,14 +22,14 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = asyncio.Event()
         self.reached = asyncio.Event()
-        record = Journal.record
+        put = Journal.put
 
         async def held(journal: Journal, *args: Any, **options: Any) -> None:
             self.reached.set()
             await self.opened.wait()
-            await record(journal, *args, **options)
+            await put(journal, *args, **options)
 
-        monkeypatch.setattr(Journal, "record", held)
+        monkeypatch.setattr(Journal, "put", held)
 
 
 async def test_while_an_answer_is_being_written_an_equal_call_joins(
