@@ -181,10 +181,11 @@ class Job:
     async def _write(self) -> None:
         # What is being written is known before: a cancellation must not write down less. One
         # that comes meanwhile is written down, too.
-        written: JobRecord | None = None
-        while written is not self.record:
+        while True:
             written = self.record
             await self._jobs.write(written)
+            if written is self.record:
+                break
         self.is_done = not written.is_active
 
     async def _act(self, step: Step) -> Event:

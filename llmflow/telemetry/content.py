@@ -54,8 +54,9 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _part(part: Any) -> Any:
-    if isinstance(part, Mapping) and part.get("type") == "text":
-        return {"type": "text", "content": part.get("text")}
+    if isinstance(part, Mapping):
+        is_text = part.get("type") == "text"
+        return {"type": "text", "content": part.get("text")} if is_text else part
     if isinstance(part, Text):
         return {"type": "text", "content": part.text}
     if type(part) in VALUES:  # of bytes only how many there are
