@@ -14,6 +14,7 @@ import contextlib
 import sqlite3
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
@@ -46,7 +47,7 @@ Waiting: TypeAlias = tuple[Any, asyncio.AbstractEventLoop, asyncio.Future[Any]]
 """Something to do, and who waits for it: an event loop, and a future that ends with it."""
 
 
-class GroupWorker:
+class GroupWorker(ABC):
     """A thread that writes in groups, and looks up in between.
 
     Args:
@@ -79,19 +80,19 @@ class GroupWorker:
         self._handed = self._done = 0
         self._lenders: set[asyncio.AbstractEventLoop] = set()
 
+    @abstractmethod
     def _write(self, group: Sequence[Any]) -> Exception | None:
         """Write a group in one transaction; return what those who wait are told."""
-        raise NotImplementedError
 
     def _look_up(self, group: Sequence[Any]) -> Mapping[Any, Any]:
-        """Return what is known of a group."""
-        raise NotImplementedError
+        """Return what is known of a group; the journal's thread is asked nothing."""
+        raise NotImplementedError(f"{self._name} looks nothing up")
 
+    @abstractmethod
     def _on_death(self, error: BaseException) -> Exception | None:
         """Return what all are told from now on, as the thread has died."""
-        raise NotImplementedError
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> None:  # noqa: B027 - not everybody has anything
         """Let go of what the thread has opened."""
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -134,7 +135,7 @@ def _watch_stdin(
         loop.call_soon_threadsafe(stop.set)
 
 
-class _Running:
+class _Running(ABC):
     """A simulator that runs beside the program, until it is closed."""
 
     url: str
@@ -150,12 +151,12 @@ class _Running:
         """Return the counts so far; after `close`, the final ones."""
         return self._last if self._last is not None else self._count()
 
+    @abstractmethod
     def close(self) -> None:
         """Stop, and wait for the end."""
-        raise NotImplementedError
 
-    def _count(self) -> SimulatorStats:
-        raise NotImplementedError
+    @abstractmethod
+    def _count(self) -> SimulatorStats: ...
 
     def __enter__(self) -> Self:
         return self
