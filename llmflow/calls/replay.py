@@ -22,6 +22,8 @@ Row: TypeAlias = tuple[bytes, int]
 """Fingerprint and ordinal of a call."""
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
+# While so many are looked up, the event loop stands still for some milliseconds.
+_AT_ONCE: Final = 500
 _Waiting: TypeAlias = "list[tuple[Row, asyncio.Future[Recorded | None]]]"
 
 
@@ -31,8 +33,7 @@ def replay(ordinals: Ordinals, tally: Tally, ask: Step) -> Step:
     async def step(call: Call) -> Response:
         found = None
         if not call.key:  # else it was looked up before, and nothing is known
-            waits = ordinals.waits and call.wanted
-            found = await ordinals.find(call) if waits else ordinals.identify(call)
+            found = await ordinals.find(call) if ordinals.waits else ordinals.identify(call)
         if found is None:
             return await ask(call)
         return outcome(tally, found) if call.wanted else NOTHING
@@ -227,13 +228,14 @@ class Ordinals:
     async def write_twins(self) -> None:
         """Record answers of submitted calls for the equal ones, too."""
         twins, self._twins = self._twins, {}
-        for key, last in twins.items():
-            assert self.journal is not None
-            found = self.journal.find(key, 0)
-            if isinstance(found, Response):
-                await self.journal.put(key, 1, found, uses=last, paid=False)
-            elif found is not None:
-                await self.journal.put(key, 1, found.error(), uses=last, paid=False)
+        rows, journal = [(key, 0) for key in twins], self.journal
+        for start in range(0, len(rows), _AT_ONCE):
+            assert journal is not None
+            found = await journal.find_many(rows[start : start + _AT_ONCE])
+            for (key, _), each in found.items():
+                outcome = each if isinstance(each, Response) else each.error()
+                journal.put(key, 1, outcome, uses=twins[key], paid=False)
+            await journal.drain()
 
     def close(self) -> None:
         """Forget how often each call was submitted."""

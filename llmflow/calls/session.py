@@ -194,12 +194,12 @@ class Session:
         """Return an answer from the journal before the first step.
 
         If nothing is known of the call, that is not looked up again. With `submitted`, it has
-        the number of a submitted one.
+        the number of a submitted one. Where the journal is waited for, the step does so.
 
         Raises:
             ProviderError: it has failed for good.
         """
-        if self.journal is None or call.validate is not None or Event.wanted:
+        if self.journal is None or self.ordinals.waits or call.validate is not None or Event.wanted:
             return None
         self.note_route(call.route)
         found = self.ordinals.identify(call, submitted=submitted)

@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 
 # Plain tuples: making one with names takes as long as putting a row in line.
-Waiting: TypeAlias = tuple[Any, asyncio.AbstractEventLoop, asyncio.Future[Any]]
+Waiting: TypeAlias = tuple[Any, asyncio.AbstractEventLoop, asyncio.Future[Any] | None]
 """Something to do, and who waits for it: an event loop, and a future that ends with it."""
 
 
@@ -104,8 +104,10 @@ class GroupWorker(ABC):
             self._news.set()
             thread.join()
 
-    def _hand(self, line: list[Waiting], what: Any) -> asyncio.Future[Any]:
-        """Put something into a line; the future ends when it is done."""
+    def _hand(
+        self, line: list[Waiting], what: Any, before: Sequence[Any] = ()
+    ) -> asyncio.Future[Any]:
+        """Put something into a line, after other things; the future ends when all is done."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         with self._gate:
@@ -117,9 +119,10 @@ class GroupWorker(ABC):
             if self._thread is None:
                 self._start()
             is_first = not line
+            line.extend([(each, loop, None) for each in before])
             line.append((what, loop, done))
             if self._urgent:
-                self._handed += 1
+                self._handed += 1 + len(before)
                 if loop not in self._lenders:
                     open_ones = {each for each in self._lenders if not each.is_closed()}
                     self._lenders = open_ones | {loop}
@@ -221,7 +224,8 @@ def _tell(
     """Wake who waits: each event loop once, in its own thread."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
     for each in group:
-        by_loop.setdefault(each[1], []).append(each)
+        if each[2] is not None:
+            by_loop.setdefault(each[1], []).append(each)
     for loop, waiting in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_wake, waiting, problem, found)
@@ -231,7 +235,7 @@ def _wake(
     waiting: Iterable[Waiting], problem: Exception | None, found: Mapping[Any, Any] | None
 ) -> None:
     for what, _, done in waiting:
-        if done.done():
+        if done is None or done.done():
             continue
         if problem is None:
             done.set_result(None if found is None else found.get(what))

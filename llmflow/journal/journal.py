@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ from llmflow.journal.rows import (
 )
 from llmflow.journal.schema import explain
 from llmflow.journal.values import Durability, Recorded, Store, Totals
-from llmflow.journal.writer import Charged, Writer
+from llmflow.journal.writer import NO_ROW, Charged, Entry, Writer
 from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
@@ -219,13 +219,24 @@ class Journal:
             JournalError: it cannot be written; nothing that was written before is lost.
         """
         self._check()
+        return self._writer.put(self._entry(fingerprint, nth, outcome, uses, paid))
+
+    def put_many(self, outcomes: Iterable[tuple[Key, Outcome]]) -> asyncio.Future[None]:
+        """Do what `put` does for many outcomes, with one future."""
+        self._check()
+        *before, last = [self._entry(*key, outcome) for key, outcome in outcomes] or [NO_ROW]
+        return self._writer.put(last, before)
+
+    def _entry(
+        self, fingerprint: bytes, nth: int, outcome: Outcome, uses: int = 1, paid: bool = True
+    ) -> Entry:
         if isinstance(outcome, Response):
             row = answer_row(fingerprint, nth, uses, self._wall(), outcome, whole=self._whole)
-            return self._writer.put(sealed_answer(row), paid=paid)
+            return sealed_answer(row), False, paid
         if self._reader is not None:
             self._reader.note_failures()
         row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
-        return self._writer.put(sealed_failure(row), failed=True, paid=paid)
+        return sealed_failure(row), True, paid
 
     async def record(
         self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
@@ -265,7 +276,7 @@ class Journal:
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""
         self._check()
-        await self._writer.put(())
+        await self._writer.put(NO_ROW)
 
     async def aclose(self, *, state: str | None = "complete", reason: str | None = None) -> None:
         """Do what `close` does while the event loop goes on."""

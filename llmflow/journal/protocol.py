@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -73,8 +73,7 @@ class JournalProtocol(Protocol):
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Do what `find_many` does, for one question and at once.
 
-        It may block the event loop. Calls use it where the journal `is_local`, and batch jobs
-        for the few rows whose outcome may have come another way.
+        Only where the journal `is_local`; elsewhere, as a run is opened or closed.
         """
         ...
 
@@ -94,6 +93,10 @@ class JournalProtocol(Protocol):
             uses: how many equal calls it is for: this one and those that come next.
             paid: whether it counts as spent: not if it is another call's answer.
         """
+        ...
+
+    def put_many(self, outcomes: Iterable[tuple[Key, Outcome]]) -> asyncio.Future[None]:
+        """Do what `put` does for many outcomes, with one future for all."""
         ...
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
@@ -117,12 +120,12 @@ class JournalProtocol(Protocol):
     def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Record batch jobs by tag: atomic, and durable in power cuts.
 
-        A job that is forgotten would be paid for twice.
+        A job that is forgotten would be paid for twice. It may block: jobs call it in a thread.
         """
         ...
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Return the records of all batch jobs, in order of creation."""
+        """Return the records of all batch jobs, in order of creation; it never waits."""
         ...
 
     async def drain(self) -> None:

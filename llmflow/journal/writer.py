@@ -63,6 +63,7 @@ _NOTE: Final = "INSERT OR REPLACE INTO meta VALUES ('totals', ?), ('last_used_at
 
 Entry: TypeAlias = tuple[Row, bool, bool]
 """A row to write, whether it is a failure's, and whether it counts as spent."""
+NO_ROW: Final[Entry] = (), False, False
 
 
 class Charged(NamedTuple):
@@ -104,18 +105,17 @@ class Writer(GroupWorker):
         self._charges: deque[Charged] = deque()
         self._altered: defaultdict[bytes, set[Altered]] = defaultdict(set)
 
-    def put(self, row: Row, *, failed: bool = False, paid: bool = True) -> asyncio.Future[None]:
-        """Write a row; the future ends when earlier ones are durable, too.
+    def put(self, entry: Entry, before: Sequence[Entry] = ()) -> asyncio.Future[None]:
+        """Write rows; the future ends when they and earlier ones are durable.
 
         Args:
-            row: the row; an empty one only waits for those before it.
-            failed: whether it is of the failures' table.
-            paid: whether it counts as spent.
+            entry: a row; an empty one only waits for those before it.
+            before: rows that come before it.
 
         Raises:
             JournalError: nothing can be written any more.
         """
-        return self._hand(self._rows, (row, failed, paid))
+        return self._hand(self._rows, entry, before)
 
     def charge(self, charged: Charged) -> None:
         """Add to the totals with the next group; lock-free, never fails."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -92,14 +92,35 @@ class MemoryJournal:
         uses: int = 1,
         paid: bool = True,
     ) -> asyncio.Future[None]:
+        self._add(fingerprint, nth, outcome, uses, paid)
+        return self._promise()
+
+    def put_many(
+        self, outcomes: Iterable[tuple[Key, Response | ProviderError]]
+    ) -> asyncio.Future[None]:
+        for key, outcome in outcomes:
+            self._add(*key, outcome)
+        return self._promise()
+
+    def _add(
+        self,
+        fingerprint: bytes,
+        nth: int,
+        outcome: Response | ProviderError,
+        uses: int = 1,
+        paid: bool = True,
+    ) -> None:
         self._check()
-        loop = asyncio.get_running_loop()
         kept: Response | RecordedFailure
         if isinstance(outcome, Response):
             kept = dataclasses.replace(outcome, source="journal")
         else:
             kept = failure_of(failure_row(fingerprint, nth, uses, time.time(), outcome)[3:])
         self._waiting.append(((fingerprint, nth), kept, uses, paid))
+
+    def _promise(self) -> asyncio.Future[None]:
+        self._check()
+        loop = asyncio.get_running_loop()
         self._done.append(loop.create_future())
         if len(self._done) == 1:
             loop.call_soon(self._write)

@@ -156,6 +156,40 @@ class TestManyAtOnce:
         assert await journal.find_many([(key(), 0)] * 3) == {(key(), 0): answer()}
 
 
+    @pytest.mark.parametrize("count", [0, 1, 300, 5000])
+    async def test_many_outcomes_are_recorded_with_one_future(
+        self, reopen: Open, count: int
+    ) -> None:
+        journal = reopen()
+        outcomes = [((key(n), n % 3), answer(n)) for n in range(count)]
+        await journal.put_many(iter(outcomes))
+        assert await journal.find_many([each for each, _ in outcomes]) == dict(outcomes)
+        totals = journal.totals
+        assert (totals.answers, totals.requests) == (count, count)
+        assert await reopen().find_many([each for each, _ in outcomes]) == dict(outcomes)
+
+    async def test_answers_and_failures_may_be_recorded_together(
+        self, journal: JournalProtocol
+    ) -> None:
+        await journal.put(key(2), 0, answer(2))
+        no = ProviderError("no", attempts=2)
+        await journal.put_many(
+            [((key(0), 0), no), ((key(1), 0), answer(1)), ((key(2), 0), no), ((key(1), 0), no)]
+        )
+        found = await journal.find_many([(key(n), 0) for n in range(3)])
+        assert isinstance(found.pop((key(0), 0)), RecordedFailure)
+        assert found == {(key(n), 0): answer(n) for n in (1, 2)}
+        assert (journal.totals.answers, journal.totals.failures) == (2, 1)
+
+    async def test_many_put_later_come_after_those_before(self, reopen: Open) -> None:
+        journal = reopen()
+        journal.put(key(0), 0, answer(0))
+        await journal.put_many([((key(0), 0), answer(9)), ((key(1), 0), answer(1))])
+        assert journal.find(key(0), 0) == answer(0)
+        journal.put_many([((key(2), 0), answer(2))])  # nobody waits
+        assert reopen().find(key(2), 0) == answer(2)
+
+
 class TestSessions:
     async def test_questions_are_counted_anew_in_each(self, reopen: Open) -> None:
         for _ in range(2):
@@ -194,6 +228,8 @@ class TestSessions:
             lambda: journal.ask(key()),
             lambda: journal.find(key(), 0),
             lambda: journal.put(key(), 0, answer()),
+            lambda: journal.put_many([((key(), 0), answer())]),
+            lambda: journal.put_many([]),
             lambda: journal.put_jobs({"tag": {}}),
             lambda: journal.begin({}),
         ]
