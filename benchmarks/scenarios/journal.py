@@ -41,7 +41,7 @@ async def journal_alone(folder: Path, texts: list[str]) -> int:
             await journal.record(key, nth, response)
 
     await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
-    await journal.aclose()
+    await asyncio.to_thread(journal.close)
     return len(texts)
 
 

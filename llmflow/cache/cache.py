@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +28,10 @@ PATIENCE: Final = 5.0
 PAUSE: Final = 60.0
 """Seconds until what did not work is tried again."""
 
-_caches: dict[Path, Cache] = {}
+_caches: Final[dict[Path, Cache]] = {}
 _all: Final[weakref.WeakSet[Cache]] = weakref.WeakSet()
+_held: Final[list[StoreWorker]] = []
+_parents: Final[list[StoreWorker]] = []
 _lock = threading.Lock()
 
 
@@ -109,14 +110,17 @@ class Cache:
         if self.path is None:
             self._warn(self._reason)
             return None
-        from llmflow.cache.store import Store, StoreWorker
+        from llmflow.cache.store import StoreWorker
 
-        open_store = partial(Store, self.path, most_bytes=self._most_bytes, patience=self._patience)
         with self._starting:
             if self._worker is None:
                 try:
                     self._worker = StoreWorker(
-                        self.path, open_store, pause=self._pause, warn=self._warn
+                        self.path,
+                        most_bytes=self._most_bytes,
+                        patience=self._patience,
+                        pause=self._pause,
+                        warn=self._warn,
                     )
                 except (RuntimeError, MemoryError) as error:  # there are no more threads
                     self._warn(redact(str(error)) or type(error).__name__)
@@ -151,11 +155,9 @@ def _close_all() -> None:
 
 def _before_fork() -> None:
     """Wait for moments in which no thread is inside SQLite: a child would copy its locks."""
-    global _held  # noqa: PLW0603
     _lock.acquire()
-    workers = [worker for cache in list(_all) if (worker := cache._worker) is not None]
-    _held = workers
-    for worker in workers:
+    _held.extend(worker for cache in list(_all) if (worker := cache._worker) is not None)
+    for worker in _held:
         worker.using.acquire()
 
 
@@ -173,14 +175,8 @@ def _after_fork_in_child() -> None:
         if cache._worker is not None:
             _parents.append(cache._worker)  # never closed here: the file is the parent's
         cache._worker = None
-    for worker in _held:
-        worker.using.release()
-    _held.clear()
-    _lock.release()
+    _after_fork_in_parent()
 
-
-_held: list[StoreWorker] = []
-_parents: Final[list[StoreWorker]] = []
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(

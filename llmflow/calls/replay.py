@@ -16,7 +16,7 @@ from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.journal import JournalProtocol, Recorded
-    from llmflow.journal.reading import Asked
+    from llmflow.journal.journal import Asked
 
 Row: TypeAlias = tuple[bytes, int]
 """Fingerprint and ordinal of a call."""
@@ -259,7 +259,7 @@ class Ordinals:
                 "calls can be submitted in a run with a name only: its journal keeps their answers"
             )
         if self._submitted is None:
-            from llmflow.journal.reading import Asked
+            from llmflow.journal.journal import Asked
 
             self._submitted = Asked()
         nth = self._submitted.count(key)

@@ -14,7 +14,7 @@ from llmflow.calls.key import canonical, fingerprint, server_of
 from llmflow.calls.sendable import sendable
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
-from llmflow.journal.reading import Asked
+from llmflow.journal.journal import Asked
 from llmflow.parts import texts
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
@@ -148,10 +148,9 @@ class Survey:
             JournalError: the run's journal cannot.
         """
         with closing(Asked()) as asked:
-            ask = asked.count if self._lookup is None else self._lookup.ask
             for index, row in enumerate(rows):
                 self.counts["items"] = index + 1
-                self._add(index, row, ask)
+                self._add(index, row, asked.count)
                 if not index % 256:
                     seen(index + 1)
 

@@ -4,9 +4,16 @@ Nothing here knows of LLMs or providers: fingerprints in, answers out.
 """
 
 from llmflow.journal.journal import Journal
-from llmflow.journal.protocol import JournalProtocol, Key
+from llmflow.journal.protocol import (
+    Durability,
+    JournalProtocol,
+    Key,
+    Recorded,
+    RecordedFailure,
+    Store,
+    Totals,
+)
 from llmflow.journal.reading import RunSummary, read_jobs, read_summary
-from llmflow.journal.values import Durability, Recorded, RecordedFailure, Store, Totals
 
 __all__ = [
     "Durability",

@@ -13,25 +13,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from llmflow._version import __version__
 from llmflow.errors import JournalError
 from llmflow.journal import schema
-from llmflow.journal.group_commit import transaction
 from llmflow.journal.lock import Lock
-from llmflow.journal.protocol import Key, Outcome
-from llmflow.journal.reading import (
-    Asked,
-    Reader,
-    RunSummary,
-    jobs_of,
-    read_meta,
-    summary_of,
-    totals_of,
-)
+from llmflow.journal.protocol import Durability, Key, Outcome, Recorded, Store, Totals
+from llmflow.journal.reading import Reader, jobs_of, read_meta, totals_of
 from llmflow.journal.rows import (
     answer_row,
     failure_row,
@@ -40,8 +31,7 @@ from llmflow.journal.rows import (
     to_json,
 )
 from llmflow.journal.schema import explain
-from llmflow.journal.values import Durability, Recorded, Store, Totals
-from llmflow.journal.writer import NO_ROW, Charged, Entry, Writer
+from llmflow.journal.writer import NO_ROW, Entry, Writer, transaction
 from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
@@ -49,6 +39,15 @@ _PUT_JOB: Final = (
     "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
 )
+_ASK: Final = (
+    "INSERT INTO asked VALUES (?, 0) "
+    "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
+)
+_IN_MEMORY: Final = 100_000
+"""Questions that are counted in a dictionary, of some 110 bytes each."""
+_PAGES: Final = -8000
+"""How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
+
 _A = TypeVar("_A")
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Journal] = weakref.WeakSet()
@@ -84,7 +83,11 @@ class Journal:
         self._meta = read_meta(connection)
         self._over = f"the run {folder.name} is over: its journal is closed"
         self._writer = Writer(
-            connection, totals_of(self._meta), self._explain, wall=wall, closed=self._over
+            connection,
+            totals_of(self._meta),
+            partial(explain, self._path),
+            wall=wall,
+            closed=self._over,
         )
         self._reading = threading.Lock()
         self._closing = threading.Lock()
@@ -135,24 +138,18 @@ class Journal:
         """
         folder = Path(folder)
         path = folder / schema.NAME
-        lock = None
-        try:
-            make_private_folder(folder)
-            lock = Lock(folder)
-            connection = schema.open_writer(path, durability=durability)
+        with contextlib.ExitStack() as undo:
             try:
-                return cls(folder, lock, connection, whole=store == "full", wall=wall)
-            except BaseException:
-                schema.close_writer(path, connection)
-                raise
-        except (sqlite3.Error, OSError, ValueError) as error:
-            if lock is not None:
-                lock.release()
-            raise explain(path, error, doing="opened") from error
-        except BaseException:
-            if lock is not None:
-                lock.release()
-            raise
+                make_private_folder(folder)
+                lock = Lock(folder)
+                undo.callback(lock.release)
+                connection = schema.open_writer(path, durability=durability)
+                undo.callback(schema.close_writer, path, connection)
+                journal = cls(folder, lock, connection, whole=store == "full", wall=wall)
+            except (sqlite3.Error, OSError, ValueError) as error:
+                raise explain(path, error, doing="opened") from error
+            undo.pop_all()
+        return journal
 
     @property
     def totals(self) -> Totals:
@@ -169,11 +166,6 @@ class Journal:
     def sessions(self) -> int:
         """The number of sessions, this one included."""
         return int(self._meta.get("sessions", 0))
-
-    def describe(self) -> RunSummary:
-        """Return what is known of the run."""
-        known = summary_of(self.folder, self._meta, busy=self._reader is not None, pid=self._pid)
-        return replace(known, totals=self.totals)
 
     def begin(self, about: Mapping[str, Any]) -> None:
         """Note that a session begins, before anything is recorded in it."""
@@ -200,9 +192,6 @@ class Journal:
 
         A row that was altered since it was written is not known: what is recorded next for
         its question takes its place.
-
-        Raises:
-            JournalError: the journal is damaged or closed.
         """
         return self._read(Reader.find, (fingerprint, nth))
 
@@ -213,11 +202,7 @@ class Journal:
     def put(
         self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
     ) -> asyncio.Future[None]:
-        """Write an outcome down; the future ends when it is durable.
-
-        Raises:
-            JournalError: it cannot be written; nothing that was written before is lost.
-        """
+        """Write an outcome down; the future ends when it is durable."""
         self._check()
         return self._writer.put(self._entry(fingerprint, nth, outcome, uses, paid))
 
@@ -238,16 +223,14 @@ class Journal:
         row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
         return sealed_failure(row), True, paid
 
-    async def record(
-        self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
-    ) -> None:
+    async def record(self, fingerprint: bytes, nth: int, outcome: Outcome, **options: Any) -> None:
         """Do what `put` does; returns when the outcome is durable."""
-        await self.put(fingerprint, nth, outcome, uses=uses, paid=paid)
+        await self.put(fingerprint, nth, outcome, **options)
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
         """Count spending without a row, for the budgets of later sessions."""
         if self._pid == os.getpid():
-            self._writer.charge(Charged(cost, tokens, requests))
+            self._writer.charge(cost, tokens, requests)
 
     def note(self, name: str, value: Any) -> None:
         """Store a plain value with the run, under the caller's name."""
@@ -259,10 +242,7 @@ class Journal:
         return self._meta.get(f"note.{name}")
 
     def put_jobs(self, records: Mapping[str, Mapping[str, Any]]) -> None:
-        """Record batch jobs by tag: atomic, and durable in power cuts.
-
-        These few rows are worth their disk's delay.
-        """
+        """Record batch jobs by tag, at once durable in power cuts, too."""
         self._check()
         now = self._wall()
         rows = [(tag, now, to_json(dict(record))) for tag, record in records.items()]
@@ -278,16 +258,8 @@ class Journal:
         self._check()
         await self._writer.put(NO_ROW)
 
-    async def aclose(self, *, state: str | None = "complete", reason: str | None = None) -> None:
-        """Do what `close` does while the event loop goes on."""
-        await asyncio.to_thread(self.close, state=state, reason=reason)
-
     def close(self, *, state: str | None = "complete", reason: str | None = None) -> None:
-        """Write pending rows, record the session's end, and close the file.
-
-        Raises:
-            JournalError: its end could not be noted. All that was recorded is there.
-        """
+        """Write pending rows, record the session's end, and close the file."""
         if self._pid != os.getpid():
             return
         with self._closing:
@@ -341,10 +313,68 @@ class Journal:
             with self._writer.using, group(self._connection):
                 yield
         except sqlite3.Error as error:
-            raise self._explain(error) from error
+            raise explain(self._path, error) from error
 
-    def _explain(self, error: BaseException) -> JournalError:
-        return explain(self._path, error)
+
+class Asked:
+    """Exact counts, in 20 MB of memory, then in a file.
+
+    A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
+    it is twenty times as fast, and most runs need no more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: dict[bytes, int] = {}
+        self._beyond: sqlite3.Connection | None = None
+
+    def count(self, fingerprint: bytes) -> int:
+        """Return how often this was asked before, and count it.
+
+        Raises:
+            JournalError: there is no room in the temporary folder.
+        """
+        first = self._first
+        with self._lock:
+            times = first.get(fingerprint)
+            if times is not None:
+                first[fingerprint] = times = times + 1
+                return times
+            # Once it is full nothing new is put in: a question is in one of the two.
+            if len(first) < _IN_MEMORY:
+                first[fingerprint] = 0
+                return 0
+            try:
+                if self._beyond is None:
+                    self._beyond = _database()
+                return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
+            except sqlite3.Error as error:
+                raise JournalError(
+                    f"questions of this run cannot be counted in the temporary folder: {error}; "
+                    "make room there, or name another folder in TMPDIR, and run again; what was "
+                    "answered is kept"
+                ) from error
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._first.clear()
+            if self._beyond is not None:
+                self._beyond.close()
+                self._beyond = None
+
+
+def _database() -> sqlite3.Connection:
+    # A database without a name is private, and removed when it is closed.
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = {_PAGES}"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(
+        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
+    )
+    # Never committed: a commit would write what can stay in memory.
+    connection.execute("BEGIN")
+    return connection
 
 
 # What a forked process must not close: to SQLite it would be the parent's closing.

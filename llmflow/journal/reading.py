@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -18,9 +17,8 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from llmflow.errors import JournalError
 from llmflow.journal import schema
-from llmflow.journal.group_commit import filled, pieces
 from llmflow.journal.lock import holder
-from llmflow.journal.protocol import Key
+from llmflow.journal.protocol import Key, Recorded, Totals
 from llmflow.journal.rows import (
     ANSWER_COLUMNS,
     CHECKSUM,
@@ -30,27 +28,26 @@ from llmflow.journal.rows import (
     answer_checksum,
     checksum,
     failure_of,
+    filled,
     from_json,
+    pieces,
     response_of,
 )
 from llmflow.journal.schema import explain
-from llmflow.journal.values import Recorded, Totals
+from llmflow.journal.writer import Altered
 
 _T = TypeVar("_T")
 
 # Only the nearest row below is looked at: of a question that is asked ten thousand times,
 # all the rows would be.
-_ONE: Final = """
-SELECT {columns}, id, ?2 FROM {table}
-WHERE fingerprint = ?1 AND ordinal <= ?2 ORDER BY ordinal DESC LIMIT 1"""
+_BY_KEY: Final = "WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
+_ONE: Final = f"SELECT {{others}}, id FROM {{table}} {_BY_KEY}"  # noqa: S608 - names of ours
+_IDS: Final = f"SELECT id FROM {{table}} {_BY_KEY}"  # noqa: S608
 _MANY: Final = """
 WITH asked (key, nth) AS (VALUES {{}})
 SELECT {columns}, id, nth FROM asked CROSS JOIN {table} ON id = (
     SELECT id FROM {table} WHERE fingerprint = key AND ordinal <= nth
     ORDER BY ordinal DESC LIMIT 1)"""
-_IDS: Final = (
-    "SELECT id FROM {table} WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
-)
 _AFTER: Final = "SELECT {columns}, id, ordinal FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
 # Rows that are read ahead, and after how many in their order.
 _AHEAD: Final = 32
@@ -70,7 +67,11 @@ class _Table:
         checksum_of: Callable[[Row], int],
         value_of: Callable[[Row], Recorded],
     ) -> None:
-        named = {"table": name, "columns": ", ".join((*columns, CHECKSUM))}
+        named = {
+            "table": name,
+            "columns": ", ".join((*columns, CHECKSUM)),
+            "others": ", ".join((*columns[1:], CHECKSUM)),
+        }
         self.name = name
         self.one, self.many, self.ids, self.after = (
             each.format(**named) for each in (_ONE, _MANY, _IDS, _AFTER)
@@ -82,29 +83,10 @@ class _Table:
 
 _ANSWERED: Final = _Table("answers", ANSWER_COLUMNS, answer_checksum, response_of)
 _FAILED: Final = _Table("failures", FAILURE_COLUMNS, checksum, failure_of)
-_BY_KEY: Final = "WHERE fingerprint = ? AND ordinal <= ? ORDER BY ordinal DESC LIMIT 1"
 _KNOWN_ANSWER: Final = f"SELECT ordinal + uses, input_tokens, output_tokens FROM answers {_BY_KEY}"  # noqa: S608
 _KNOWN_FAILURE: Final = f"SELECT ordinal + uses FROM failures {_BY_KEY}"  # noqa: S608
 _TOTALS: Final = frozenset(each.name for each in fields(Totals))
 _OF_META: Final = ("reason", "id", "version", "created_at", "last_used_at", "sessions")
-_ASK: Final = (
-    "INSERT INTO asked VALUES (?, 0) "
-    "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
-)
-
-_IN_MEMORY: Final = 100_000
-"""Questions that are counted in a dictionary, of some 110 bytes each."""
-
-_PAGES: Final = -8000
-"""How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
-
-
-class Altered(NamedTuple):
-    """A row that was altered since it was written."""
-
-    fingerprint: bytes
-    table: str
-    id: int
 
 
 class Reader:
@@ -118,7 +100,7 @@ class Reader:
     def __init__(
         self, connection: sqlite3.Connection, *, replace: Callable[[Altered], None]
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self._replace = replace
         # Where nothing has failed, nothing has to be looked up.
         self._tables: tuple[_Table, ...] = (_ANSWERED,)
@@ -135,28 +117,24 @@ class Reader:
         """The number of rows that fail their checksum."""
         return len(self._altered)
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The journal, for reading."""
-        return self._connection
-
     def is_empty(self) -> bool:
         """Return whether it has no row and no pending batch job."""
         tables = ("answers", "failures", "jobs")
-        found = (self._connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in tables)  # noqa: S608
+        found = (self.connection.execute(f"SELECT 1 FROM {name} LIMIT 1") for name in tables)  # noqa: S608
         return not any(each.fetchall() for each in found)
 
     def find(self, key: Key) -> Recorded | None:
         """Return the record of a question's answer, or None."""
-        row = self._ahead.pop(key, None)
-        if row is not None and (found := self._value(_ANSWERED, row)) is not None:
-            return found
+        if self._ahead:
+            row = self._ahead.pop(key, None)
+            if row is not None and (found := self._value(_ANSWERED, row)) is not None:
+                return found
         for table in self._tables:
-            for row in self._nearest(table, (key,)):
-                if (found := self._value(table, row)) is not None:
-                    if table is _ANSWERED:
-                        self._read_ahead(row[-2])
-                    return found
+            row = self._nearest(table, key)
+            if row is not None and (found := self._value(table, row)) is not None:
+                if table is _ANSWERED:
+                    self._read_ahead(row[-2])
+                return found
         return None
 
     def _read_ahead(self, number: int) -> None:
@@ -169,7 +147,7 @@ class Reader:
         self._in_order = self._in_order + 1 if was_in_order else 0
         if self._in_order >= _SURE:
             with suppress(sqlite3.Error):  # whoever needs such a row meets it again
-                rows = self._connection.execute(_ANSWERED.after, (number, _AHEAD)).fetchall()
+                rows = self.connection.execute(_ANSWERED.after, (number, _AHEAD)).fetchall()
                 # With its own ordinal a row is certainly the nearest one.
                 self._ahead = {(row[0], row[1]): row for row in rows}
 
@@ -178,107 +156,51 @@ class Reader:
         found: dict[Key, Recorded] = {}
         for table in self._tables:
             left = [each for each in keys if each not in found]
-            for piece in pieces(self._connection, left, 2, most=_MOST_AT_ONCE):
-                for row in self._nearest(table, piece):
+            for piece in pieces(self.connection, left, 2, most=_MOST_AT_ONCE):
+                for row in self._all_nearest(table, piece):
                     if (value := self._value(table, row)) is not None:
                         found[row[0], row[-1]] = value
         return found
 
     def _value(self, table: _Table, row: Row) -> Recorded | None:
         width = table.width
-        if row[width] != table.checksum_of(row[:width]):
+        columns = row[:width]
+        if row[width] != table.checksum_of(columns):
             self._give_up(Altered(row[0], table.name, row[width + 1]))
         elif row[1] + row[2] > row[-1]:
-            return table.value_of(row[KEY_COLUMNS:width])
+            return table.value_of(columns[KEY_COLUMNS:])
         return None
 
-    def _nearest(self, table: _Table, keys: Sequence[Key]) -> list[Row]:
-        """Return the rows that are nearest to questions, if they can be read."""
-        execute = self._connection.execute
+    def _nearest(self, table: _Table, key: Key) -> Row | None:
+        """Return the row that is nearest to a question, if it can be read."""
+        execute = self.connection.execute
         try:
-            if len(keys) == 1:
-                return execute(table.one, keys[0]).fetchall()
-            values = list(chain.from_iterable(keys))
-            return execute(filled(table.many, len(keys), 2), values).fetchall()
+            rows = execute(table.one, key).fetchall()
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", None) is not None:
                 raise
-        # Python's, not SQLite's: text that is no UTF-8, which is never written as text.
-        if len(keys) > 1:
-            return [row for key in keys for row in self._nearest(table, (key,))]
-        for (number,) in execute(table.ids, keys[0]).fetchall():
-            self._give_up(Altered(keys[0][0], table.name, number))
-        return []
+            # Python's, not SQLite's: text that is no UTF-8, which is never written as text.
+            for (number,) in execute(table.ids, key).fetchall():
+                self._give_up(Altered(key[0], table.name, number))
+            return None
+        return (key[0], *rows[0], key[1]) if rows else None
+
+    def _all_nearest(self, table: _Table, keys: Sequence[Key]) -> Iterable[Row]:
+        """Do what `_nearest` does, for many questions."""
+        values = list(chain.from_iterable(keys))
+        try:
+            statement = filled(table.many, len(keys), 2)
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", None) is not None:
+                raise
+        return filter(None, [self._nearest(table, key) for key in keys])
 
     def _give_up(self, row: Altered) -> None:
         # Once only: its id may be another row's by now.
         if row not in self._altered:
             self._altered.add(row)
             self._replace(row)
-
-
-class Asked:
-    """Exact counts, in 20 MB of memory, then in a file.
-
-    A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
-    it is twenty times as fast, and most runs need no more.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._first: dict[bytes, int] = {}
-        self._beyond: sqlite3.Connection | None = None
-
-    def count(self, fingerprint: bytes) -> int:
-        """Return how often this was asked before, and count it.
-
-        Raises:
-            JournalError: there is no room in the temporary folder.
-        """
-        first = self._first
-        with self._lock:
-            times = first.get(fingerprint)
-            if times is not None:
-                first[fingerprint] = times = times + 1
-                return times
-            # Once it is full nothing new is put in: a question is in one of the two.
-            if len(first) < _IN_MEMORY:
-                first[fingerprint] = 0
-                return 0
-            try:
-                if self._beyond is None:
-                    self._beyond = _database()
-                return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
-            except sqlite3.Error as error:
-                raise _no_room(error) from error
-
-    def close(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._first.clear()
-            if self._beyond is not None:
-                self._beyond.close()
-                self._beyond = None
-
-
-def _no_room(error: sqlite3.Error) -> JournalError:
-    return JournalError(
-        f"questions of this run cannot be counted in the temporary folder: {error}; make room "
-        "there, or name another folder in TMPDIR, and run again; what was answered is kept"
-    )
-
-
-def _database() -> sqlite3.Connection:
-    # A database without a name is private, and removed when it is closed.
-    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = {_PAGES}"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute(
-        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
-    )
-    # Never committed: a commit would write what can stay in memory.
-    connection.execute("BEGIN")
-    return connection
 
 
 class Known(NamedTuple):
@@ -292,18 +214,16 @@ class Known(NamedTuple):
 class Lookup:
     """Finds questions that a run asked before, while another process works.
 
-    It counts equal questions as a `Journal` does: the second of two is known if two were
-    asked. What is written while it looks is seen, or not.
+    What is written while it looks is seen, or not.
 
     >>> lookup = Lookup.open(folder)  # doctest: +SKIP
-    >>> lookup.find(fingerprint, lookup.ask(fingerprint))  # doctest: +SKIP
+    >>> lookup.find(fingerprint, 0)  # doctest: +SKIP
     Known(answered=True, input_tokens=12, output_tokens=40)
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection = schema.open_to_look(path)
-        self._asked = Asked()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self | None:
@@ -323,16 +243,8 @@ class Lookup:
         except (sqlite3.Error, OSError, ValueError) as error:
             raise explain(path, error, doing="read") from error
 
-    def ask(self, fingerprint: bytes) -> int:
-        """Return how often this was asked before here, and count it."""
-        return self._asked.count(fingerprint)
-
     def find(self, fingerprint: bytes, nth: int) -> Known | None:
-        """Return the record of a question's `nth` answer.
-
-        Raises:
-            JournalError: the journal is damaged.
-        """
+        """Return the record of a question's `nth` answer."""
         try:
             try:
                 return self._find((fingerprint, nth))
@@ -347,7 +259,6 @@ class Lookup:
     def close(self) -> None:
         """Let go of the file. Doing so twice is fine."""
         self._connection.close()
-        self._asked.close()
 
     def _find(self, key: tuple[bytes, int]) -> Known | None:
         rows = self._connection.execute(_KNOWN_ANSWER, key).fetchall()
@@ -362,8 +273,6 @@ class RunSummary:
     """Facts about a run.
 
     Args:
-        name: the run's name.
-        folder: where it is.
         state: ``running``; ``complete``; ``waiting`` for batch jobs, which go on without it;
             ``interrupted``, also by a crash; ``stopped``; or ``unreadable``.
         reason: why it stopped, or cannot be read; else None.
@@ -371,11 +280,8 @@ class RunSummary:
         version: the llmflow that used it last.
         created_at: when it was first entered, in seconds since 1970.
         last_used_at: when something was last written down.
-        sessions: how often it was entered.
         about: what was kept with it.
-        totals: what it holds.
-        busy: whether a process works on it now.
-        pid: that process, where it is known.
+        pid: the process that works on it now, where it is known.
         bytes: the size of its files.
     """
 
@@ -415,11 +321,6 @@ def read_summary(folder: str | os.PathLike[str]) -> RunSummary | None:
     except (sqlite3.Error, OSError, ValueError, JournalError) as error:
         reason = str(explain(path, error, doing="read"))
         meta = {"state": "unreadable", "reason": reason, "last_used_at": found.st_mtime}
-    return summary_of(folder, meta, busy=busy, pid=pid)
-
-
-def summary_of(folder: Path, meta: Mapping[str, Any], *, busy: bool, pid: int | None) -> RunSummary:
-    """Return what a journal says of its run."""
     state = str(meta.get("state", "interrupted"))
     return RunSummary(
         name=folder.name,
@@ -430,7 +331,7 @@ def summary_of(folder: Path, meta: Mapping[str, Any], *, busy: bool, pid: int | 
         totals=totals_of(meta),
         busy=busy,
         pid=pid,
-        bytes=_size(folder),
+        bytes=_size(path) + _size(path.with_name(f"{path.name}-wal")),
         **{name: meta[name] for name in _OF_META if name in meta},
     )
 
@@ -449,11 +350,7 @@ def jobs_of(connection: sqlite3.Connection) -> list[dict[str, Any]]:
 
 
 def read_jobs(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the batch jobs of a folder's run, without disturbing it.
-
-    Raises:
-        JournalError: the journal cannot be read.
-    """
+    """Return the batch jobs of a folder's run, without disturbing it."""
     path = Path(folder) / schema.NAME
     try:
         return _look(path, jobs_of)
@@ -479,9 +376,8 @@ def _look(path: Path, read: Callable[[sqlite3.Connection], _T], *, again: bool =
     return _look(path, read, again=False)
 
 
-def _size(folder: Path) -> int:
-    total = 0
-    for suffix in ("", "-wal"):
-        with suppress(OSError):
-            total += (folder / f"{schema.NAME}{suffix}").stat().st_size
-    return total
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import chain
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 import orjson
 
 from llmflow import errors
 from llmflow.errors import JournalError, ProviderError
-from llmflow.journal.values import RecordedFailure
+from llmflow.journal.protocol import RecordedFailure
 from llmflow.parts import Output, plain, value_of
 from llmflow.types import Response, Usage
 
 Row = tuple[Any, ...]
+_T = TypeVar("_T")
 
 _KEY: Final = {
     "fingerprint": "BLOB NOT NULL",
@@ -82,6 +86,7 @@ _NOTHING: Final = b"{}"
 _LARGEST: Final = 2**63 - 1
 _TYPES: Final = ANSWERS | FAILURES
 _pack: Final = struct.Struct("<qqdqqqqqqdqd").pack
+_SIZES: Final = (128, 32, 8, 1)
 _NOT_PLAIN: Final = (TypeError, ValueError, struct.error, OverflowError)
 
 
@@ -128,15 +133,14 @@ def response_of(row: Sequence[Any]) -> Response:
     Raises:
         JournalError: it has an output of a kind that this version does not know.
     """
-    *told, raw = row
+    _, text, reason, model, provider, request, *numbers, raw = row
+    if bytes in map(type, row[1:6]):
+        text, reason, model, provider, request = map(_text, row[1:6])
     reply = {} if raw is None else from_json(raw)
     outputs: tuple[Output, ...] = ()
     if type(reply) is list:  # no provider's reply is one: it is what `_with_outputs` has made
         outputs, reply = _outputs(reply[0]), reply[1]
-    if bytes in map(type, told):
-        told = [_text(each) for each in told]
-    _, text, reason, model, provider, request = told[:6]
-    read, written, cached, thought, put, put_1h, cost, attempts, waited = told[6:]
+    read, written, cached, thought, put, put_1h, cost, attempts, waited = numbers
     return Response(
         text=text,
         usage=Usage(
@@ -307,12 +311,11 @@ def _of_plain_answer(row: Row) -> int:
 
     SQLite keeps a NaN as NULL, and minus zero as zero.
     """
-    key, ordinal, uses, at, text, reason, model, provider, request = row[:9]
-    read, written, cached, thought, put, put_1h, cost, attempts, waited, raw = row[9:]
+    key, ordinal, uses, at, text, reason, model, provider, request, *numbers, raw = row
+    cost, attempts, waited = numbers[6:]
     cost = math.nan if cost is None or cost != cost else cost + 0.0
     waited = math.nan if waited is None or waited != waited else waited + 0.0
-    tokens = (read, written, cached, thought, put, put_1h)
-    numbers = _pack(ordinal, uses, at + 0.0, *tokens, cost, attempts, waited)
+    packed = _pack(ordinal, uses, at + 0.0, *numbers[:6], cost, attempts, waited)
     texts = (
         text,
         "" if reason is None else reason,
@@ -321,4 +324,33 @@ def _of_plain_answer(row: Row) -> int:
         "" if request is None else request,
         "" if raw is None else raw,
     )
-    return crc32("\0".join(texts).encode(), crc32(numbers, crc32(key)))
+    return crc32("\0".join(texts).encode(), crc32(packed, crc32(key)))
+
+
+def pieces(
+    connection: sqlite3.Connection, rows: Sequence[_T], columns: int, *, most: int = _SIZES[0]
+) -> Iterator[Sequence[_T]]:
+    """Yield rows in pieces of few sizes, whose statements are kept."""
+    most = min(most, connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // columns)
+    start = 0
+    while start < len(rows):
+        left = min(most, len(rows) - start)
+        size = next(each for each in _SIZES if each <= left)
+        yield rows[start : start + size]
+        start += size
+
+
+def insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Insert rows; return how many are new."""
+    changed = 0
+    columns = len(rows[0]) if rows else 1
+    for piece in pieces(connection, rows, columns):
+        values = list(chain.from_iterable(piece))
+        changed += connection.execute(filled(statement, len(piece), columns), values).rowcount
+    return changed
+
+
+@cache
+def filled(statement: str, rows: int, columns: int) -> str:
+    """Return a statement with placeholders for so many rows of values."""
+    return statement.format(", ".join([f"({', '.join('?' * columns)})"] * rows))

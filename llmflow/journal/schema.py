@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Final
 
 from llmflow.errors import JournalError, redact
-from llmflow.journal.group_commit import transaction
+from llmflow.journal.protocol import Durability
 from llmflow.journal.rows import ANSWERS, CHECKSUM, FAILURES
-from llmflow.journal.values import Durability
+from llmflow.journal.writer import transaction
 
 NAME: Final = "journal.db"
 APPLICATION: Final = 0x6C6C6D66  # "llmf"
@@ -179,7 +179,7 @@ def check_file(path: Path, *, newest: int = VERSION) -> None:
     if not head:
         return  # made a moment ago, by a process that was stopped there
     if len(head) < _HEADER or not head.startswith(_MAGIC):
-        raise damaged(path, "it is not a database")
+        raise _damaged(path, "it is not a database")
     application, version = int.from_bytes(head[68:72]), int.from_bytes(head[60:64])
     if path.with_name(f"{path.name}-journal").exists():
         return  # its making was cut off, and SQLite undoes that
@@ -192,15 +192,16 @@ def check_file(path: Path, *, newest: int = VERSION) -> None:
             )
             filled = connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
         if application != APPLICATION and (application or filled):
-            raise foreign(path)
-    if version > newest:
-        raise newer(path, version, newest)
-    if application == APPLICATION and version < OLDEST:
-        raise older(path, version, OLDEST)
+            raise JournalError(
+                f"{path} is a database of another program. It is left as it is: name another run "
+                "or folder"
+            )
+    if version > newest or (application == APPLICATION and version < OLDEST):
+        raise _of_other_version(path, version, newest)
     page, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
     # After a kill the end may still be in the log.
     if not logged and pages * (65_536 if page == 1 else page) > size:
-        raise damaged(path, "its end is missing")
+        raise _damaged(path, "its end is missing")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -280,12 +281,12 @@ def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
     """Look where a look costs little: whether the tables are there, and at the last rows."""
     found = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if missing := sorted(_TABLES - found):
-        raise damaged(path, f"it has no table {', '.join(missing)}")
+        raise _damaged(path, f"it has no table {', '.join(missing)}")
     for table in ("answers", "failures"):
         connection.execute(f"SELECT * FROM {table} ORDER BY id DESC LIMIT 1").fetchall()  # noqa: S608
 
 
-def damaged(path: Path, reason: str) -> JournalError:
+def _damaged(path: Path, reason: str) -> JournalError:
     """Return the error for a file that is not a journal."""
     return JournalError(
         f"the journal {path} is damaged ({redact(reason)}). It is left as it is: move the folder "
@@ -293,44 +294,28 @@ def damaged(path: Path, reason: str) -> JournalError:
     )
 
 
-def foreign(path: Path) -> JournalError:
-    """Return the error for another program's database."""
+def _of_other_version(path: Path, version: int, newest: int) -> JournalError:
+    """Return the error for a file of a newer llmflow, or of one before 0.1.0."""
+    if version > newest:
+        known = f"up to {newest}: install a newer llmflow, or name another run"
+    else:
+        known = (
+            f"from {OLDEST} on: its answers would not be found, and bought again. It is left as it "
+            "is: name another run, or go on with the llmflow that wrote it"
+        )
     return JournalError(
-        f"{path} is a database of another program. It is left as it is: name another run or folder"
-    )
-
-
-def newer(path: Path, version: int, newest: int) -> JournalError:
-    """Return the error for a file that a newer llmflow has changed."""
-    return JournalError(
-        f"the journal {path} has version {version}, and this llmflow knows versions up to "
-        f"{newest}: install a newer llmflow, or name another run"
-    )
-
-
-def older(path: Path, version: int, oldest: int) -> JournalError:
-    """Return the error for a file of a development version before 0.1.0."""
-    return JournalError(
-        f"the journal {path} has version {version}, and this llmflow knows versions from {oldest} "
-        "on: its answers would not be found, and bought again. It is left as it is: name another "
-        "run, or go on with the llmflow that wrote it"
+        f"the journal {path} has version {version}, and this llmflow knows versions {known}"
     )
 
 
 def explain(path: Path, error: BaseException, *, doing: str = "written") -> JournalError:
-    """Return the problem and remedy for a journal that cannot be used.
-
-    Args:
-        path: the journal's file.
-        error: what was raised.
-        doing: what could not be done with it: ``"written"`` or ``"read"``.
-    """
+    """Return the error and remedy for a journal that cannot be used."""
     if isinstance(error, JournalError):
         return error
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return damaged(path, str(error))
+        return _damaged(path, str(error))
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     number = error.errno if isinstance(error, OSError) else None
     reason = redact(text).rstrip(".").lower() or type(error).__name__

@@ -402,7 +402,6 @@ class TestJournal:
         assert lookup is not None
         for number in questions:
             nth = journal.ask(keys[number])
-            assert lookup.ask(keys[number]) == nth
             found, known = journal.find(keys[number], nth), lookup.find(keys[number], nth)
             assert (known is None) == (found is None)
             if known is not None:

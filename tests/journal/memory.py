@@ -66,11 +66,15 @@ class MemoryJournal:
 
     async def find_many(self, keys: Sequence[Key]) -> Mapping[Key, Recorded]:
         await asyncio.sleep(0)  # as one that is far away
-        found = {key: self.find(*key) for key in keys}
+        self._check()
+        found = {key: self._known(*key) for key in keys}
         return {key: record for key, record in found.items() if record is not None}
 
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         self._check()
+        return self._known(fingerprint, nth)
+
+    def _known(self, fingerprint: bytes, nth: int) -> Recorded | None:
         return self._at(self._kept.answers, fingerprint, nth) or self._at(
             self._kept.failures, fingerprint, nth
         )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmflow.journal import reading
-from llmflow.journal.reading import Asked
+from llmflow.journal import journal
+from llmflow.journal.journal import Asked
 
 _LISTS = st.lists(st.integers(0, 12).map(lambda number: b"%016d" % number), max_size=60)
 
@@ -17,7 +17,7 @@ _LISTS = st.lists(st.integers(0, 12).map(lambda number: b"%016d" % number), max_
 @given(questions=_LISTS, room=st.integers(0, 8))
 def test_counts_are_exact_in_memory_and_beyond_it(questions: list[bytes], room: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_IN_MEMORY", room)
+        patch.setattr(journal, "_IN_MEMORY", room)
         counts, seen = Asked(), Counter[bytes]()
         for question in questions:
             assert counts.count(question) == seen[question]

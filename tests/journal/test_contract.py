@@ -155,7 +155,6 @@ class TestManyAtOnce:
         await journal.put(key(), 0, answer())
         assert await journal.find_many([(key(), 0)] * 3) == {(key(), 0): answer()}
 
-
     @pytest.mark.parametrize("count", [0, 1, 300, 5000])
     async def test_many_outcomes_are_recorded_with_one_future(
         self, reopen: Open, count: int
@@ -370,6 +369,33 @@ class TestJournalsThatAreFarAway:
         assert sizes == []
         assert in_run(main) == first
         assert sizes == [30]
+
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_no_call_blocks_the_event_loop(
+        self, temperature: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def find(*_: object) -> None:
+            raise AssertionError("this would block")
+
+        monkeypatch.setattr(MemoryJournal, "find", find)
+        texts = [f"item {number % 7}" for number in range(10)]
+        server = FakeServer()
+
+        async def main(name: str, submits: bool) -> list[str]:
+            llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.002))
+            async with Run(name, mode="batch") as run:
+                if submits:
+                    for text in texts:
+                        await llm.submit(text, temperature=temperature)
+                    await run.settled()
+                results = await llm.map(texts, temperature=temperature)
+                return list(results.texts())
+
+        for submits in (False, True):
+            first = asyncio.run(main(f"run-{submits}", submits))
+            rows = sum(len(each.rows) for each in server.jobs.values())
+            assert asyncio.run(main(f"run-{submits}", submits)) == first
+            assert sum(len(each.rows) for each in server.jobs.values()) == rows
 
     def test_a_call_that_is_cancelled_as_it_waits_gives_its_place_back(self) -> None:
         provider = numbered()

@@ -53,7 +53,7 @@ async def test_a_full_database_ends_every_record_and_loses_none(tmp_path: Path) 
     # What is there can still be read.
     assert journal.find(key(done[0]), 0) is not None
     assert journal.totals.answers == len(done)
-    await journal.aclose()
+    await asyncio.to_thread(journal.close)
     with opened(tmp_path / "run") as again:
         assert again.totals.answers == len(done)
         for number in done:

@@ -261,8 +261,8 @@ def test_counting_begins_anew_in_every_session(tmp_path: Path) -> None:
 def test_counting_is_exact_beyond_what_is_kept_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmflow.journal.reading._IN_MEMORY", 5_000)
-    monkeypatch.setattr("llmflow.journal.reading._PAGES", 10)
+    monkeypatch.setattr("llmflow.journal.journal._IN_MEMORY", 5_000)
+    monkeypatch.setattr("llmflow.journal.journal._PAGES", 10)
     with opened(tmp_path / "run") as journal:
         for expected in range(2):
             assert {journal.ask(key(n * 2654435761)) for n in range(20_000)} == {expected}

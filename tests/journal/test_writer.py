@@ -98,7 +98,9 @@ async def test_closing_in_the_loop_tells_those_who_wait(tmp_path: Path) -> None:
 async def test_closing_twice_is_fine(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "run")
     await journal.record(key(), 0, answer())
-    await asyncio.gather(*(journal.aclose(state="stopped", reason="why") for _ in range(3)))
+    await asyncio.gather(
+        *(asyncio.to_thread(journal.close, state="stopped", reason="why") for _ in range(3))
+    )
     journal.close()
     summary = read_summary(tmp_path / "run")
     assert summary is not None
@@ -107,7 +109,7 @@ async def test_closing_twice_is_fine(tmp_path: Path) -> None:
 
 async def test_after_the_end_everything_says_so(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "run")
-    await journal.aclose()
+    await asyncio.to_thread(journal.close)
     for call in (
         lambda: journal.ask(key()),
         lambda: journal.find(key(), 0),
@@ -309,7 +311,7 @@ class TestTheThreadThatDies:
     async def test_between_writing_and_telling(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import llmflow.journal.group_commit as module
+        import llmflow.journal.writer as module
 
         tell, dead = module._tell, False
 
