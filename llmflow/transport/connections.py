@@ -23,15 +23,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import ipaddress
 import re
 import select
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import yarl
 from aiohttp.client_proto import ResponseHandler
+
+from llmflow.errors import ConfigurationError, redact
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest
@@ -351,6 +357,52 @@ def _looking_at(sock: Any) -> Callable[[], Any]:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return functools.partial(poll.poll, 0)
+
+
+@functools.lru_cache(maxsize=256)
+def target(url: str) -> tuple[yarl.URL, yarl.URL | None]:
+    """Parse a URL, and find its proxy in the environment, once.
+
+    Raises:
+        ConfigurationError: the URL, or its proxy, cannot be used.
+    """
+    try:
+        parts, parsed = urlsplit(url), yarl.URL(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the URL cannot be called: {redact(str(error))}") from error
+    if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
+        raise ConfigurationError(
+            f"the URL cannot be called: it must begin with https:// or http:// and a host; "
+            f"got {redact(url)!r}"
+        )
+    proxy = _proxy(parts.scheme, parts.hostname or "", parts.netloc)
+    return parsed, None if proxy is None else yarl.URL(proxy)
+
+
+def _proxy(scheme: str, host: str, place: str) -> str | None:
+    """Return the proxy that the environment names for a host; none on the way to oneself."""
+    proxy = getproxies().get(scheme)
+    if not proxy or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(place):
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        usable = urlsplit(proxy).scheme in {"http", "https"}
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"the proxy for {scheme} must be an address such as http://host:3128; "
+            f"got {redact(proxy)!r}: set {scheme.upper()}_PROXY, or NO_PROXY={host}"
+        )
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class Connector(aiohttp.TCPConnector):

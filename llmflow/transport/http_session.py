@@ -20,25 +20,22 @@ passing one: the retry policy sends again, and the limiter counts it. What makes
 from __future__ import annotations
 
 import asyncio
-import functools
 import io
-import ipaddress
 import math
 import re
+import threading
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from weakref import WeakKeyDictionary
 
 import aiohttp
-import yarl
 from aiohttp import ClientRequest, ClientResponse, hdrs, http
 
 from llmflow._version import __version__
-from llmflow.errors import ConfigurationError, redact
-from llmflow.transport.connections import LONGEST_IDLE, Connector, Line
-from llmflow.transport.failures import TooLargeError, too_late
+from llmflow.transport.connection_limit import connection_limit
+from llmflow.transport.connections import LONGEST_IDLE, Connector, Line, target
+from llmflow.transport.failures import TooLargeError, mapped, too_late
 from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
@@ -86,52 +83,6 @@ class Reply(NamedTuple):
     def close(self) -> None:
         """Give the connection up."""
         self.connection.close()
-
-
-@functools.lru_cache(maxsize=256)
-def target(url: str) -> tuple[yarl.URL, yarl.URL | None]:
-    """Parse a URL, and find its proxy in the environment, once.
-
-    Raises:
-        ConfigurationError: the URL, or its proxy, cannot be used.
-    """
-    try:
-        parts, parsed = urlsplit(url), yarl.URL(url)
-    except ValueError as error:
-        raise ConfigurationError(f"the URL cannot be called: {redact(str(error))}") from error
-    if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
-        raise ConfigurationError(
-            f"the URL cannot be called: it must begin with https:// or http:// and a host; "
-            f"got {redact(url)!r}"
-        )
-    proxy = _proxy(parts.scheme, parts.hostname or "", parts.netloc)
-    return parsed, None if proxy is None else yarl.URL(proxy)
-
-
-def _proxy(scheme: str, host: str, place: str) -> str | None:
-    """Return the proxy that the environment names for a host; none on the way to oneself."""
-    proxy = getproxies().get(scheme)
-    if not proxy or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(place):
-        return None
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    try:
-        usable = urlsplit(proxy).scheme in {"http", "https"}
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigurationError(
-            f"the proxy for {scheme} must be an address such as http://host:3128; "
-            f"got {redact(proxy)!r}: set {scheme.upper()}_PROXY, or NO_PROXY={host}"
-        )
-    return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 class Request(ClientRequest):
@@ -420,6 +371,59 @@ class Session:
                     if watch is not None:
                         watch.stop()
             await self.client.close()
+
+
+_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, Session] = WeakKeyDictionary()
+_changing = threading.Lock()  # loops in several threads begin and end at the same time
+
+
+async def send(wire: WireRequest, *, timeout: Timeout, sending: Sending | None = None) -> WireReply:
+    """Send one request, once, and return the reply, whatever its status.
+
+    Args:
+        wire: the request.
+        timeout: how long it may take.
+        sending: is told once there is a connection, and the request goes out on it.
+
+    Raises:
+        RequestTimeoutError: no whole answer in time; it says which phase took too long.
+        ConnectionFailedError: there was no connection, or it broke.
+        BadReplyError: what came is not HTTP, or is larger than any answer.
+        ConfigurationError: the URL or the server's certificate cannot be used.
+    """
+    session = _sessions.get(asyncio.get_running_loop())
+    if session is None or session.client.closed:
+        session = await open_session()
+    try:
+        return await session.exchange(wire, timeout, sending)
+    except Exception as error:
+        failure = mapped(error, wire.url, timeout)
+        if failure is None:
+            raise
+    # Neither cause nor context: aiohttp's errors hold the headers, and so the key.
+    raise failure
+
+
+async def open_session() -> Session:
+    """Return the running loop's session."""
+    loop = asyncio.get_running_loop()
+    session = _sessions.get(loop)
+    if session is None or session.client.closed:
+        session = Session(loop, connections=connection_limit())
+        with _changing:
+            for other in [each for each in _sessions if each.is_closed()]:
+                del _sessions[other]
+            _sessions[loop] = session
+        await session.lifetime.__anext__()
+    return session
+
+
+async def aclose() -> None:
+    """Close the running loop's session; rarely needed."""
+    with _changing:
+        session = _sessions.pop(asyncio.get_running_loop(), None)
+    if session is not None:
+        await session.lifetime.aclose()
 
 
 def _end(watch: Watch | None, wait: Wait | None) -> bool:

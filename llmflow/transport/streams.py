@@ -17,6 +17,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
@@ -32,7 +33,13 @@ from llmflow.errors import (
     redact,
 )
 from llmflow.transport.failures import TooLargeError, mapped, place, too_late
-from llmflow.transport.http_session import LARGEST_REPLY, Session, expect_reply, whole_body
+from llmflow.transport.http_session import (
+    LARGEST_REPLY,
+    expect_reply,
+    open_session,
+    send,
+    whole_body,
+)
 from llmflow.transport.timeout import Timeout
 from llmflow.types import WireReply, WireRequest
 
@@ -44,6 +51,9 @@ if TYPE_CHECKING:
     from llmflow.provider import FileBounds, Upload
 
 _T = TypeVar("_T")
+
+_CONTROL: Final = Timeout(total=60.0)
+_STREAM: Final = Timeout(first_byte=300.0, total=3600.0)
 
 STALL: Final = 60.0
 """After how many seconds in which nothing moves an upload or a download is given up."""
@@ -59,21 +69,34 @@ _ZLIB: Final = 8
 
 
 async def stream(
-    session: Session,
     wire: WireRequest,
-    timeout: Timeout,
     *,
+    timeout: Timeout,
     body: Upload | None = None,
     path: Path | None = None,
     bounds: FileBounds | None = None,
 ) -> WireReply:
-    """Send a streamed body, or stream a 200's reply to disk.
+    """Send one request, once, with a streamed body or a reply that is saved.
+
+    The file is there when the whole reply is, on the disk and private to the user; what is
+    cut off leaves nothing. The returned reply has an empty body then. One of another status
+    than 200 has its own, and no file is written.
+
+    Args:
+        wire: the request.
+        timeout: how long it may take; in sending and in receiving it may stand still for a
+            minute.
+        body: what is sent in place of its own body; sending it does not count as waiting for
+            the first byte.
+        path: where the body of a 200 is saved; a file that is there is replaced.
+        bounds: the most that it may come to, as it is sent and as it is written.
 
     Raises:
         JournalError: the file on this machine cannot be read or written.
         ResultsTooLargeError: the reply is above the bounds.
-        LLMFlowError: as `Session.exchange`.
+        ProviderError, ConfigurationError: as those of `send`.
     """
+    session = await open_session()
     if path is not None:
         wire = wire._replace(headers={**wire.headers, "Accept-Encoding": "gzip, deflate"})
     pace = Pace(timeout)
@@ -120,6 +143,58 @@ async def stream(
         raise failure
     assert reply is not None
     return WireReply(reply.status, reply.headers, content, time.time())
+
+
+class StreamChannel:
+    """A `llmflow.provider.Channel` over HTTP.
+
+    Servers look through a file before they answer, so in `stream_timeout` the first byte may be
+    minutes after the last of the upload. `calls_per_minute` is the pace of requests once so many
+    were sent at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: Timeout = _CONTROL,
+        stream_timeout: Timeout = _STREAM,
+        calls_per_minute: float | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._stream_timeout = stream_timeout
+        self._pace: AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        if calls_per_minute is not None:
+            from aiolimiter import AsyncLimiter
+
+            # Equal requests at a fixed rate, and nothing to give back: what it is made for.
+            self._pace = AsyncLimiter(calls_per_minute, 60.0)
+
+    async def send(self, wire: WireRequest, body: Upload | None = None) -> WireReply:
+        """Send a request with a streamed body, and return the reply.
+
+        Raises:
+            ProviderError: there was no reply; a reply of any status is returned.
+            LLMFlowError: as `send`.
+        """
+        async with self._pace:
+            pass
+        if body is None:
+            return await send(wire, timeout=self._timeout)
+        return await stream(wire, timeout=self._stream_timeout, body=body)
+
+    async def fetch(
+        self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
+    ) -> WireReply:
+        """Send a request and save a reply of status 200, atomically.
+
+        Raises:
+            ProviderError: there was no whole reply.
+            ResultsTooLargeError: it is above the bounds.
+            LLMFlowError: as `stream`.
+        """
+        async with self._pace:
+            pass
+        return await stream(wire, timeout=self._stream_timeout, path=path, bounds=bounds)
 
 
 class Pace:

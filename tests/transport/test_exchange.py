@@ -24,7 +24,7 @@ from llmflow.errors import (
     LLMFlowError,
     RequestTimeoutError,
 )
-from llmflow.transport import Timeout
+from llmflow.transport import Timeout, http_session
 from llmflow.transport.failures import mapped, table
 from llmflow.transport.http_session import target
 from llmflow.types import WireRequest
@@ -166,7 +166,7 @@ def test_no_session_is_left_open_when_its_loop_ends() -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectionFailedError):
             await transport.send(post(port), timeout=Timeout())
-        clients.append(transport._sessions[asyncio.get_running_loop()].client)
+        clients.append(http_session._sessions[asyncio.get_running_loop()].client)
         server.close()
 
     asyncio.run(use())
@@ -193,7 +193,7 @@ async def test_a_session_that_was_closed_is_opened_again() -> None:
     async with Server(OK, close=False) as server:
         for _ in range(2):
             await transport.send(post(server.port), timeout=Timeout())
-            await transport._sessions[asyncio.get_running_loop()].client.close()
+            await http_session._sessions[asyncio.get_running_loop()].client.close()
 
 
 def test_loops_in_many_threads_open_their_sessions_at_the_same_time() -> None:

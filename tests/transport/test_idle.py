@@ -8,7 +8,7 @@ from typing import Any, Self
 import pytest
 
 from llmflow import transport
-from llmflow.transport import Timeout, connections
+from llmflow.transport import Timeout, connections, http_session
 from llmflow.transport.connections import LONGEST_IDLE, UNKNOWN_IDLE, Host, safe
 from llmflow.types import WireRequest
 
@@ -97,7 +97,7 @@ async def test_nothing_is_sent_on_what_the_server_may_be_closing(quick: None) ->
 async def test_what_the_server_closes_while_idle_teaches_how_long_it_keeps(quick: None) -> None:
     async with Server(keeps=0.6) as server:
         await server.ask()
-        session = transport._sessions[asyncio.get_running_loop()]
+        session = http_session._sessions[asyncio.get_running_loop()]
         (host,) = session._connector._hosts.values()
         host.usable = 60.0
         await asyncio.sleep(1.0)
@@ -125,7 +125,7 @@ async def test_what_the_server_closes_while_idle_teaches_how_long_it_keeps(quick
 async def test_a_server_that_says_how_long_is_believed(says: str, usable: float) -> None:
     async with Server(keeps=60.0, says=says) as server:
         await server.ask()
-        session = transport._sessions[asyncio.get_running_loop()]
+        session = http_session._sessions[asyncio.get_running_loop()]
         (host,) = session._connector._hosts.values()
         assert host.usable == pytest.approx(usable)
 
@@ -133,7 +133,7 @@ async def test_a_server_that_says_how_long_is_believed(says: str, usable: float)
 async def test_more_connections_than_may_be_open_are_never_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transport, "connection_limit", lambda: 8)
+    monkeypatch.setattr(http_session, "connection_limit", lambda: 8)
     async with Server(keeps=60.0) as one, Server(keeps=60.0) as other:
         await burst(one, 8)
         await burst(other, 8)
@@ -145,12 +145,12 @@ async def test_more_connections_than_may_be_open_are_never_kept(
 async def test_few_connections_are_all_for_requests(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "connection_limit", lambda: 2)
+    monkeypatch.setattr(http_session, "connection_limit", lambda: 2)
     async with Server(keeps=60.0) as server:
         for _ in range(3):
             await burst(server, 4)
             await asyncio.sleep(0.5)
-        session = transport._sessions[asyncio.get_running_loop()]
+        session = http_session._sessions[asyncio.get_running_loop()]
         assert not any(host.watched for host in session._connector._hosts.values())
 
 
@@ -161,7 +161,7 @@ def test_what_is_watched_is_closed_with_its_loop(quick: None) -> None:
             await burst(server, 5)
             await asyncio.sleep(0.5)
             await burst(server, 5)
-            session = transport._sessions[asyncio.get_running_loop()]
+            session = http_session._sessions[asyncio.get_running_loop()]
             assert any(host.watched for host in session._connector._hosts.values())
 
     asyncio.run(main())

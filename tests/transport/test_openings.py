@@ -17,7 +17,7 @@ import pytest
 
 from llmflow import transport
 from llmflow.errors import ConnectionFailedError
-from llmflow.transport import Timeout
+from llmflow.transport import Timeout, http_session
 from llmflow.transport.connections import FEWEST_TURNS, MOST_TURNS, Openings, Turns
 from llmflow.types import WireRequest
 
@@ -164,7 +164,7 @@ async def test_a_connection_over_tls_takes_no_buffer_of_a_quarter_of_a_mebibyte(
     large = bytes(range(256)) * 2**13  # 2 MiB
     async with SlowServer(context, at_once=9, seconds=0.0) as server:
         assert await server.ask(b"{}") == b"{}"
-        session = transport._sessions[asyncio.get_running_loop()]
+        session = http_session._sessions[asyncio.get_running_loop()]
         ((line, _),) = next(iter(session._connector._conns.values()))
         ours = getattr(line.transport, "_ssl_protocol", None)
         if ours is None:

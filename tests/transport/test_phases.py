@@ -74,7 +74,7 @@ async def serving(peer: Peer) -> AsyncIterator[str]:
     port = server.sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}/x"
-        opened = transport._sessions[asyncio.get_running_loop()]
+        opened = http_session._sessions[asyncio.get_running_loop()]
         watches = [each for limits in opened._limits.values() for each in limits[1:]]
         assert not any(watch._waiting for watch in watches if watch is not None)
     finally:
@@ -371,7 +371,7 @@ async def test_no_more_connections_are_opened_than_the_process_may_hold(
             await asyncio.sleep(0.3)
             writer.write(HEAD % 2 + b"hi")
 
-    monkeypatch.setattr(transport, "connection_limit", lambda: 3)
+    monkeypatch.setattr(http_session, "connection_limit", lambda: 3)
     peer = Peer(handler)
     async with serving(peer) as url:
         # Waiting for a free connection is not connecting: five rounds outlast that limit.

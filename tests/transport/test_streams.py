@@ -114,7 +114,7 @@ async def test_the_time_of_an_upload_does_not_count_as_waiting_for_the_first_byt
         writer.write(OK)
 
     async with serving(handler) as url:
-        reply = await transport.send(
+        reply = await transport.stream(
             wire(url), timeout=Timeout(first_byte=0.4), body=Upload(slowly, 5000)
         )
         assert reply.status == 200
@@ -123,7 +123,7 @@ async def test_the_time_of_an_upload_does_not_count_as_waiting_for_the_first_byt
 async def test_no_reply_after_an_upload_is_a_timeout_of_the_first_byte() -> None:
     async with serving(silent) as url:
         with pytest.raises(RequestTimeoutError, match=r"no answer began within 0\.05 s") as caught:
-            await transport.send(
+            await transport.stream(
                 wire(url), timeout=Timeout(first_byte=0.05), body=Upload(lambda: iter([b"x"]), 1)
             )
     assert caught.value.__context__ is None
@@ -143,7 +143,7 @@ async def test_an_upload_that_nobody_reads_is_given_up(monkeypatch: pytest.Monke
 
     async with serving(deaf) as url:
         with pytest.raises(RequestTimeoutError, match=r"nothing more could be sent for 0\.1 s"):
-            await transport.send(wire(url), timeout=Timeout(), body=Upload(endless, 1000 * 2**20))
+            await transport.stream(wire(url), timeout=Timeout(), body=Upload(endless, 1000 * 2**20))
         stop.set()
 
 
@@ -154,7 +154,7 @@ async def test_a_file_that_changed_meanwhile_is_no_fault_of_the_connection(
     async with serving(silent) as url:
         upload = Upload(lambda: iter([b"x" * n for n in sizes]), 7)
         with pytest.raises(JournalError, match="has changed"):
-            await transport.send(wire(url), timeout=Timeout(), body=upload)
+            await transport.stream(wire(url), timeout=Timeout(), body=upload)
 
 
 async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
     async with serving(silent) as url:
         with pytest.raises(JournalError, match="gone"):
-            await transport.send(wire(url), timeout=Timeout(), body=Upload(pieces, 9))
+            await transport.stream(wire(url), timeout=Timeout(), body=Upload(pieces, 9))
 
 
 async def test_a_cancelled_upload_leaves_no_connection_open() -> None:
@@ -184,7 +184,7 @@ async def test_a_cancelled_upload_leaves_no_connection_open() -> None:
 
     async with serving(deaf) as url:
         upload = Upload(slowly, 2**30)
-        task = asyncio.create_task(transport.send(wire(url), timeout=Timeout(), body=upload))
+        task = asyncio.create_task(transport.stream(wire(url), timeout=Timeout(), body=upload))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -196,7 +196,7 @@ async def test_a_refusal_of_a_large_body_is_returned() -> None:
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"
     async with serving(replies(refusal)) as url:
         upload = Upload(lambda: iter([bytes(2**20)] * 64), 2**26)
-        reply = await transport.send(wire(url), timeout=Timeout(), body=upload)
+        reply = await transport.stream(wire(url), timeout=Timeout(), body=upload)
         assert (reply.status, reply.body) == (413, b"no")
 
 
@@ -212,7 +212,7 @@ async def test_no_request_follows_a_refused_upload_on_its_connection() -> None:
     async with serving(handler) as url:
         upload = Upload(lambda: iter([bytes(2**16)] * 4), 2**18)
         for _ in range(3):
-            await transport.send(wire(url), timeout=Timeout(), body=upload)
+            await transport.stream(wire(url), timeout=Timeout(), body=upload)
     assert len(connections) == 3
 
 
@@ -233,7 +233,7 @@ async def test_a_reply_is_fetched_into_a_private_file_that_replaces_another(
 
 async def test_an_empty_reply_is_an_empty_file(tmp_path: Path) -> None:
     async with serving(replies(HEAD % 0)) as url:
-        await transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+        await transport.stream(wire(url, "GET"), timeout=Timeout(), path=tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b""
 
 
@@ -243,7 +243,7 @@ async def test_another_status_is_returned_with_its_body_and_writes_nothing(
 ) -> None:
     answer = b"HTTP/1.1 %s\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 2\r\n\r\nno" % status
     async with serving(replies(answer)) as url:
-        reply = await transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+        reply = await transport.stream(wire(url, "GET"), timeout=Timeout(), path=tmp_path / "out")
     assert (reply.status, reply.body) == (int(status[:3]), b"no")
     assert names(tmp_path) == []
 
@@ -268,7 +268,7 @@ async def test_a_body_that_does_not_end_is_an_error_and_leaves_nothing(
     path.write_text("older")
     async with serving(replies(answer, close=close)) as url:
         with pytest.raises(kind, match=r"127\.0\.0\.1") as caught:
-            await transport.fetch(wire(url, "GET"), path, timeout=Timeout())
+            await transport.stream(wire(url, "GET"), timeout=Timeout(), path=path)
     assert caught.value.__context__ is None
     assert names(tmp_path) == ["out"]
     assert path.read_text() == "older"
@@ -288,9 +288,11 @@ async def test_a_download_that_moves_may_take_longer_than_a_standstill(
         writer.close()
 
     async with serving(drip) as url:
-        await transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+        await transport.stream(wire(url, "GET"), timeout=Timeout(), path=tmp_path / "out")
         with pytest.raises(RequestTimeoutError, match=r"within 0\.2 s: it had begun"):
-            await transport.fetch(wire(url, "GET"), tmp_path / "b", timeout=Timeout(total=0.2))
+            await transport.stream(
+                wire(url, "GET"), timeout=Timeout(total=0.2), path=tmp_path / "b"
+            )
     assert names(tmp_path) == ["out"]
 
 
@@ -298,13 +300,13 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     async with serving(replies(OK)) as url:
         path = tmp_path / "none" / "out"
         with pytest.raises(JournalError, match="cannot be written: No such file"):
-            await transport.fetch(wire(url, "GET"), path, timeout=Timeout())
+            await transport.stream(wire(url, "GET"), timeout=Timeout(), path=path)
 
 
 async def test_a_cancelled_download_leaves_nothing(tmp_path: Path) -> None:
     async with serving(replies(HEAD % 100 + b"begun")) as url:
         task = asyncio.create_task(
-            transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+            transport.stream(wire(url, "GET"), timeout=Timeout(), path=tmp_path / "out")
         )
         async with asyncio.timeout(5):
             while not names(tmp_path):  # noqa: ASYNC110 - of a thread's work
@@ -347,7 +349,7 @@ async def test_a_download_cancelled_while_its_file_is_opened_closes_it(
     monkeypatch.setattr(streams, "_private", slow)
     async with serving(replies(HEAD % 100 + b"begun")) as url:
         task = asyncio.create_task(
-            transport.fetch(wire(url, "GET"), tmp_path / "out", timeout=Timeout())
+            transport.stream(wire(url, "GET"), timeout=Timeout(), path=tmp_path / "out")
         )
         assert await asyncio.to_thread(opening.wait, 5)
         task.cancel()
@@ -362,6 +364,6 @@ async def test_the_key_is_in_no_error_of_a_stream(tmp_path: Path) -> None:
     async with serving(replies(b"nonsense\r\n\r\n")) as url:
         asked = wire(url, "GET")._replace(headers={"Authorization": "Bearer sk-hidden-key-1"})
         with pytest.raises(LLMFlowError) as caught:
-            await transport.fetch(asked, tmp_path / "out", timeout=Timeout())
+            await transport.stream(asked, timeout=Timeout(), path=tmp_path / "out")
     assert "hidden" not in f"{caught.value!r}{caught.value}"
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
