@@ -152,13 +152,6 @@ class InvalidAnswerError(LLMFlowError):
     def __str__(self) -> str:
         return f"the answer is not accepted: {self.message}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_answer, (self.message, self.response)
-
-
-def _rebuild_answer(message: str, response: Any) -> InvalidAnswerError:
-    return InvalidAnswerError(message, response=response)
-
 
 class JournalError(LLMFlowError):
     """A run's journal is unusable; the message says what to do.
@@ -254,6 +247,10 @@ class ProviderError(LLMFlowError):
     transient: ClassVar[bool] = False
     """Whether sending the same request again later can succeed."""
     remedy: ClassVar[str] = ""
+    _pickled: ClassVar[tuple[str, ...]] = (
+        *("provider", "model", "status", "code", "request_id"),
+        *("retry_after", "dimension", "attempts"),
+    )
 
     def __init__(
         self,
@@ -302,19 +299,7 @@ class ProviderError(LLMFlowError):
         return f"{text}{stop} {self.remedy}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        data = {
-            name: getattr(self, name)
-            for name in (
-                "provider",
-                "model",
-                "status",
-                "code",
-                "request_id",
-                "retry_after",
-                "dimension",
-                "attempts",
-            )
-        }
+        data = {name: getattr(self, name) for name in self._pickled}
         return _rebuild, (type(self), self.message, data)
 
 
@@ -341,13 +326,11 @@ class QueueLimitError(RateLimitError):
         **facts: as those of `ProviderError`.
     """
 
+    _pickled = (*ProviderError._pickled, "limit")
+
     def __init__(self, message: str, *, limit: float | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.limit = limit
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild, (kind, message, data) = super().__reduce__()
-        return rebuild, (kind, message, {**data, "limit": self.limit})
 
 
 class QuotaExhaustedError(ProviderError):
@@ -388,6 +371,8 @@ class ContentFilterError(ProviderError):
         **facts: as those of `ProviderError`.
     """
 
+    _pickled = (*ProviderError._pickled, "partial_text", "usage", "cost")
+
     def __init__(
         self,
         message: str,
@@ -401,11 +386,6 @@ class ContentFilterError(ProviderError):
         self.partial_text = partial_text
         self.usage = usage
         self.cost = cost
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        rebuild, (kind, message, data) = super().__reduce__()
-        more = {"partial_text": self.partial_text, "usage": self.usage, "cost": self.cost}
-        return rebuild, (kind, message, {**data, **more})
 
 
 class AuthenticationError(ProviderError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -14,7 +14,7 @@ LONGEST_QUOTA = 400 * DAY
 """The longest delay that a daily, monthly or yearly quota can ask for, in seconds."""
 
 _GO_PART = re.compile(r"(\d+(?:\.\d+)?)(d|h|ms|m|us|µs|ns|s)")
-_GO_UNIT = {
+_UNITS = {
     "d": DAY,
     "h": 3600.0,
     "m": 60.0,
@@ -60,6 +60,8 @@ _DELAY_HEADERS = ("ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset", 
 _REGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc", re.IGNORECASE)
 # What one second's resolution and the way of a reply explain; more is a wrong clock.
 _CLOCKS_AGREE = 1.25
+# A number above this is a Unix time, far above it one in milliseconds.
+_FIRST_MOMENT = 1e9
 # An instant of full replenishment that is just over: it is full.
 _JUST_PAST = 60.0
 
@@ -72,14 +74,7 @@ def parse_duration(text: str) -> float | None:
     >>> parse_duration("1m23.4s")
     83.4
     """
-    text = text.strip()
-    total, end = 0.0, 0
-    for part in _GO_PART.finditer(text):
-        if part.start() != end:
-            return None
-        total += float(part[1]) * _GO_UNIT[part[2]]
-        end = part.end()
-    return total if end == len(text) and end else None
+    return _total(_GO_PART, text.strip(), between=("",))
 
 
 def duration_in_words(text: str) -> float | None:
@@ -88,15 +83,21 @@ def duration_in_words(text: str) -> float | None:
     >>> duration_in_words("1 hour, 2 minutes and 7s"), duration_in_words("soon")
     (3727.0, None)
     """
+    return _total(_WORDED_PART, text.rstrip(), between=("", " ", ",", ", ", ", and ", " and "))
+
+
+def _total(parts: re.Pattern[str], text: str, between: Collection[str]) -> float | None:
+    """Return the sum of a text's parts, in seconds; None where there is something else in it."""
     total, end = 0.0, 0
-    for part in _WORDED_PART.finditer(text):
-        if text[end : part.start()].strip(" ,").lower() not in {"", "and"}:
+    for part in parts.finditer(text):
+        if text[end : part.start()].lower() not in between:
             return None
         unit = part[2].lower()
-        is_milli = unit.startswith(("ms", "milli"))
-        total += float(part[1]) * _GO_UNIT["ms" if is_milli else unit[0]]
+        if unit not in _UNITS:
+            unit = "ms" if unit.startswith("milli") else unit[0]
+        total += float(part[1]) * _UNITS[unit]
         end = part.end()
-    return total if end and not text[end:].strip() else None
+    return total if end == len(text) and end else None
 
 
 def parse_reset(text: str, *, now: float, longest: float = DAY) -> float | None:
@@ -112,22 +113,21 @@ def parse_reset(text: str, *, now: float, longest: float = DAY) -> float | None:
         longest: seconds above which a value is taken for nonsense.
     """
     text = text.strip()
-    seconds: float | None
     if text[4:5] == "-":
         moment = _instant(text)
         if moment is None:
             return None
-        seconds = moment - now
-        return 0.0 if -_JUST_PAST <= seconds < 0.0 else _sane(seconds, longest)
-    try:
-        seconds = float(text)
-    except ValueError:
-        return _sane(parse_duration(text), longest)
-    if seconds > 1e11:
-        seconds = seconds / 1000.0 - now
-    elif seconds > 1e9:
-        seconds -= now
-    return _sane(seconds, longest)
+    else:
+        try:
+            moment = float(text)
+        except ValueError:
+            return _sane(parse_duration(text), longest)
+        if not moment > _FIRST_MOMENT:
+            return _sane(moment, longest)
+        if moment > _FIRST_MOMENT * 100:
+            moment /= 1000.0
+    seconds = moment - now
+    return 0.0 if -_JUST_PAST <= seconds < 0.0 else _sane(seconds, longest)
 
 
 def parse_retry_after(text: str, *, now: float, longest: float = DAY) -> float | None:

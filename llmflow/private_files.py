@@ -35,6 +35,17 @@ def make_private_folder(folder: Path) -> None:
                 each.chmod(_FOLDER)
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files survive a power cut, where that is possible."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def private(path: str, flags: int) -> int:
     """Open a file for the owner alone; an `opener` for `open`.
 

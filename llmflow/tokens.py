@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -100,15 +100,16 @@ def _by_script(raw: bytes, per_token: float) -> float:
 def count_tokens(text: str, model: str = "gpt-6-luna") -> int:
     """Count a text's tokens, or estimate them without the vocabulary.
 
-    The first count loads the vocabulary, which takes up to half a second: on an
-    event loop use `TokenEstimator`.
+    The first count loads the vocabulary, which takes up to half a second: not for an event
+    loop.
 
     Args:
         text: any text; what looks like a special token is counted as text.
         model: a model's name, with or without a provider before it.
 
     """
-    encoding = _load_for(model)
+    name = encoding_name(model)
+    encoding = _load(name) if name else None
     return estimate_tokens(text) if encoding is None else len(encoding.encode_ordinary(text))
 
 
@@ -190,11 +191,6 @@ def _known_to_tiktoken() -> dict[str, tiktoken.Encoding]:
     return cast("dict[str, tiktoken.Encoding]", getattr(registry, "ENCODINGS", {}))
 
 
-def _load_for(model: str) -> tiktoken.Encoding | None:
-    name = encoding_name(model)
-    return _load(name) if name else None
-
-
 def _load(name: str) -> tiktoken.Encoding | None:
     """Return an encoding, or None where its file is not at hand. Tried once per process."""
     if name in _loaded:
@@ -260,7 +256,6 @@ class TokenEstimator:
         # thread that loses a race loses an observation, never the balance.
         self._sums = (self._PRIOR, self._PRIOR)
         self._ratio = 1.0
-        self._thread: threading.Thread | None = None
 
     @property
     def ratio(self) -> float:
@@ -290,53 +285,9 @@ class TokenEstimator:
         base = estimated.base if isinstance(estimated, Estimate) else estimated / self._ratio
         if base <= 0 or actual <= 0:
             return
-        self._learn(base, actual, keep=self._KEEP)
-
-    def calibrate(self, texts: Iterable[str]) -> bool:
-        """Begin with sample texts' counts, if the vocabulary is loaded.
-
-        Takes a millisecond or two: at most 16 texts are counted, and 4,000
-        characters of each. Never loads a vocabulary; `warm` does.
-
-        Returns:
-            Whether there was a vocabulary and a text to count.
-
-        """
-        if not _loaded:
-            return False  # before the import of tiktoken that knowing the name takes
-        name = encoding_name(self.model)
-        encoding = _loaded.get(name) if name else None
-        if encoding is None:
-            return False
-        base = actual = 0
-        for _, text in zip(range(16), texts, strict=False):
-            base += estimate_tokens(text[:4000])
-            actual += len(encoding.encode_ordinary(text[:4000]))
-        if not base or not actual:
-            return False
-        self._learn(base, actual, keep=0.0)
-        return True
-
-    def warm(self) -> threading.Thread:
-        """Load the vocabulary once, in a thread of its own.
-
-        Returns:
-            The thread, to be joined where somebody wants to wait.
-
-        """
-        if self._thread is None:
-            # The import of tiktoken is slow too: all of it happens over there.
-            self._thread = threading.Thread(
-                target=_load_for, args=(self.model,), name="llmflow-vocabulary", daemon=True
-            )
-            self._thread.start()
-        return self._thread
+        old_base, old_actual = self._sums
+        self._sums = sums = (old_base * self._KEEP + base, old_actual * self._KEEP + actual)
+        self._ratio = min(self.RATIO_MAX, max(self.RATIO_MIN, sums[1] / sums[0]))
 
     def __repr__(self) -> str:
         return f"TokenEstimator({self.model!r}, ratio={self._ratio:.2f})"
-
-    def _learn(self, base: float, actual: float, *, keep: float) -> None:
-        old_base, old_actual = self._sums
-        sums = (old_base * keep + base, old_actual * keep + actual)
-        self._sums = sums
-        self._ratio = min(self.RATIO_MAX, max(self.RATIO_MIN, sums[1] / sums[0]))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from llmflow.private_files import private
+from llmflow.private_files import private, sync_folder
 
 _NAMED_BY: Final = 4096
 _BUFFER: Final = 2**20
@@ -103,7 +103,7 @@ class Spool:
         if self._dropped:
             keep = self.names
             self.size = copy_rows(self.path, self.path, lambda name: name in keep)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove what is there."""
@@ -202,17 +202,6 @@ def remove_all(paths: Collection[Path]) -> None:
 
 def _create(path: Path) -> BinaryIO:
     return open(path, "wb", buffering=_BUFFER, opener=private)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files survive a power cut, where that can be asked for."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def in_thread(work: Callable[..., _T], *args: Any) -> _T:

@@ -97,17 +97,6 @@ class Appender:
         self._raw.close()
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync a folder's names to disk, where that is possible."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def is_stdout(name: str) -> bool:
     """Return whether an output's name means standard output.
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.output_files import cannot_write, sync_folder
+from llmflow.private_files import sync_folder
+from llmflow.rows.output_files import cannot_write
 
 try:
     import fcntl

@@ -32,6 +32,7 @@ from llmflow.errors import (
     ResultsTooLargeError,
     redact,
 )
+from llmflow.private_files import private, sync_folder
 from llmflow.transport.failures import TooLargeError, mapped, place, too_late
 from llmflow.transport.http_session import (
     LARGEST_REPLY,
@@ -434,20 +435,13 @@ async def _copy(
 
 
 def _publish(part: Path, path: Path) -> None:
-    """Give a complete file its name, and have that survive a power cut where it can be asked."""
+    """Give a complete file its name, and have that survive a power cut."""
     part.replace(path)
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _private(path: Path) -> IO[bytes]:
-    """Open a new file that others cannot read."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
+    return open(path, "wb", opener=private)
 
 
 async def _on_disk(path: Path, work: Callable[[], _T]) -> _T:
