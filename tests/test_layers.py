@@ -21,7 +21,7 @@ LAYERS = [
     {"events", "pricing"},
     {"items"},
     {"retry"},
-    {"provider", "transport", "batch_api"},
+    {"provider", "transport"},
     {"config"},
     {"limits"},
     {"journal", "budget"},
@@ -106,7 +106,6 @@ def test_what_stands_beside_knows_little() -> None:
 
 def test_providers_know_the_protocol_and_nothing_above() -> None:
     allowed = {
-        "batch_api",
         "errors",
         "headers",
         "lenient_json",

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -210,24 +209,3 @@ class TestTokenEstimator:
             estimator.observe(1000, 1)
         assert estimator.estimate("a") == 1
         assert estimator.estimate("") == 0
-
-    def test_does_not_calibrate_before_the_vocabulary_is_loaded(self, fresh: None) -> None:
-        assert not TokenEstimator("gpt-4o").calibrate([ENGLISH])
-
-    @has_vocabulary
-    def test_calibrates_once_the_vocabulary_is_warm(self, fresh: None) -> None:
-        estimator = TokenEstimator("gpt-4o")
-        estimator.warm().join(30)
-        assert estimator.calibrate([SAMPLES["Chinese"]])
-        assert not estimator.calibrate([])
-        assert estimator.estimate(SAMPLES["Chinese"]) == pytest.approx(
-            count_tokens(SAMPLES["Chinese"]), rel=0.05
-        )
-
-    def test_warms_up_in_one_thread_only(self, bare: None) -> None:
-        estimator = TokenEstimator("gpt-4o")
-        thread = estimator.warm()
-        assert thread is estimator.warm()
-        assert thread is not threading.current_thread()
-        thread.join(30)
-        assert estimator.estimate(ENGLISH) == estimate_tokens(ENGLISH)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+from llmflow.rate_limits import RATE_LIMITS
+
+# The least capacity that is useful.
+LEAST_CAPACITY = 1.0
 # How far the limiter stays away from the end of the provider's burst window, in
 # seconds' worth of the limit: requests that leave evenly arrive unevenly.
 BURST_SLACK = 0.25
@@ -56,11 +60,8 @@ class TokenBucket:
 
     Args:
         name: the dimension, such as ``"rpm"``.
-        unit: index of this dimension's amount in a `Charge`.
         limit: how many per period.
-        period: seconds.
         burst_seconds: how many seconds' worth of the limit the provider lets through at once.
-        minimum: the least capacity that is useful: 1 for requests.
         paced: whether to spread what is saved up; a day's quota need not be.
     """
 
@@ -73,7 +74,6 @@ class TokenBucket:
         "held_at",
         "level",
         "limit",
-        "minimum",
         "name",
         "opened",
         "pace",
@@ -92,18 +92,13 @@ class TokenBucket:
         self,
         name: str,
         *,
-        unit: int,
         limit: float,
-        period: float,
         burst_seconds: float,
-        minimum: float,
         now: float,
         paced: bool = True,
     ) -> None:
         self.name = name
-        self.unit = unit
-        self.period = period
-        self.minimum = minimum
+        self.unit, self.period, _ = RATE_LIMITS[name]
         self.paced = paced
         self.share = 1.0
         self.gain = FIRST_GAIN
@@ -128,8 +123,8 @@ class TokenBucket:
         come = limit / self.period
         # What comes in while a timer is late must find room, if the provider has it.
         widest = burst_capacity(come, max(widest, burst_seconds))
-        late = min(self.minimum + come * _LATE_TIMER, widest)
-        self.capacity = max(self.minimum, burst_capacity(come, burst_seconds), late)
+        late = min(LEAST_CAPACITY + come * _LATE_TIMER, widest)
+        self.capacity = max(LEAST_CAPACITY, burst_capacity(come, burst_seconds), late)
         self.top = self.capacity
         """How far the level may rise by itself."""
         self.pace_capacity = 0.0 if self.paced else math.inf
@@ -142,7 +137,7 @@ class TokenBucket:
         self.gain = gain
         if self.paced:
             seconds = max(_PACE_SECONDS, gain * _LATE_SECONDS)
-            self.pace_capacity = max(self.minimum, self.limit / self.period * seconds)
+            self.pace_capacity = max(LEAST_CAPACITY, self.limit / self.period * seconds)
 
     def use(self, share: float) -> None:
         """Use this share of the limit from now on."""

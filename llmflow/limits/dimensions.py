@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmflow.errors import TooLargeForLimitError
+from llmflow.limits.bucket import LEAST_CAPACITY
 from llmflow.limits.learned_limits import LearnedLimit
-from llmflow.limits.learning import OUTPUT, LearningBucket
+from llmflow.limits.learning import LearningBucket
 from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import Charge, Quota, QuotaSignal
 
 DEFAULT_BURST_SECONDS: Final = 1.0
 _ESTIMATE_BURST_SECONDS: Final = 0.5
-# The least useful capacity of a bucket.
-_LEAST_CAPACITY: Final = 1.0
 # What was sent in this many seconds tells how much a provider takes that says nothing.
 _LOOK_BACK: Final = 1.0
 _LOOK_STEP: Final = 0.1
@@ -84,7 +83,7 @@ class _Guess:
 
     def limit(self) -> float:
         bucket = self.bucket
-        return max(bucket.minimum, _FIRST_ESTIMATE * self.sent / self.seconds * bucket.period)
+        return max(LEAST_CAPACITY, _FIRST_ESTIMATE * self.sent / self.seconds * bucket.period)
 
 
 class Dimensions:
@@ -197,7 +196,7 @@ class Dimensions:
         for bucket in self.buckets:
             # A limit below one request per minute is slow, not impossible; an estimate is no limit.
             # Of a limit of which we use a part, too, what fits the whole of it is a debt.
-            if charge[bucket.unit] > max(bucket.whole, bucket.minimum) and not bucket.estimated:
+            if charge[bucket.unit] > max(bucket.whole, LEAST_CAPACITY) and not bucket.estimated:
                 limit = bucket.whole
                 if bucket.name in self._hearsay:  # it may have been raised since
                     limit = float(getattr(self.quota, bucket.name) or math.inf)
@@ -255,7 +254,6 @@ class Dimensions:
                 sent=ticket.mark[unit],
                 spent=self._spent[unit],
                 opening=self._opening[unit],
-                settled=unit != OUTPUT,
                 answered=answered,
                 now=now,
             )
@@ -303,7 +301,7 @@ class Dimensions:
             for bucket in self.buckets
             if (signal := told.get(bucket.name)) is not None
             and signal.remaining is not None
-            and signal.remaining < max(bucket.minimum, charge[bucket.unit])
+            and signal.remaining < max(LEAST_CAPACITY, charge[bucket.unit])
         ]
         return short or self.buckets
 
@@ -387,21 +385,18 @@ class Dimensions:
         if since is None or self._spent[0] - since[1][0] < _ENOUGH_TO_TELL:
             return None
         sent = self._spent[unit] - since[1][unit]
-        self._add(name, _LEAST_CAPACITY, estimated=True, now=now)
+        self._add(name, LEAST_CAPACITY, estimated=True, now=now)
         self._guess = _Guess(self.buckets[-1], sent=sent, seconds=horizon, made_at=now)
         self.buckets[-1].retune(self._guess.limit(), burst_seconds=_ESTIMATE_BURST_SECONDS)
         return self.buckets[-1]
 
     def _add(self, name: str, limit: float, *, estimated: bool, now: float) -> None:
-        unit, period, _ = RATE_LIMITS[name]
+        burst = _ESTIMATE_BURST_SECONDS if estimated else self._burst(RATE_LIMITS[name].period)
         self.buckets.append(
             LearningBucket(
                 name,
-                unit=unit,
                 limit=limit,
-                period=period,
-                burst_seconds=_ESTIMATE_BURST_SECONDS if estimated else self._burst(period),
-                minimum=_LEAST_CAPACITY,
+                burst_seconds=burst,
                 now=now,
                 estimated=estimated,
                 # An estimate is of what there was here, beside the others: our part already.

@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmflow.limits.bucket import BURST_SLACK, TokenBucket
+from llmflow.limits.bucket import BURST_SLACK, LEAST_CAPACITY, TokenBucket
 from llmflow.limits.reported import Depth, Reported, Trust
-from llmflow.rate_limits import DAY
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import QuotaSignal
 
-OUTPUT: Final = 3
-"""The index of output tokens in a `Charge`."""
+_OUTPUT: Final = 3  # the index of output tokens in a `Charge`
 # Shares of what a bucket holds, a second's worth at most. Below the first, less is
 # used; above the second, more. In between, all is well: the slack of one program
 # that uses a limit up to its end lies there.
@@ -95,11 +94,8 @@ class LearningBucket(TokenBucket):
         self,
         name: str,
         *,
-        unit: int,
         limit: float,
-        period: float,
         burst_seconds: float,
-        minimum: float,
         now: float,
         estimated: bool = False,
         portion: float = 1.0,
@@ -110,14 +106,11 @@ class LearningBucket(TokenBucket):
         self._due_at = (now, 0.0)
         super().__init__(
             name,
-            unit=unit,
             limit=limit * portion,
-            period=period,
             burst_seconds=burst_seconds,
-            minimum=minimum,
             now=now,
             # Output is charged as it is produced: however fast requests leave, it comes later.
-            paced=period < DAY and unit != OUTPUT,
+            paced=RATE_LIMITS[name].unit != _OUTPUT and RATE_LIMITS[name].period < DAY,
         )
         self.estimated = estimated
         self.configured = configured
@@ -174,7 +167,6 @@ class LearningBucket(TokenBucket):
         sent: float,
         spent: float,
         opening: float,
-        settled: bool,
         answered: bool,
         now: float,
     ) -> None:
@@ -184,9 +176,8 @@ class LearningBucket(TokenBucket):
         refilled, and requests were sent that the server had not seen. `Reported` tells which.
 
         When the request was sent, `sent` had been sent from here in all, itself included. By now
-        `spent` has been charged, `opening` of it for requests that are not sent yet. `settled`:
-        the server had charged, by then, all that was charged here. From a rejection (not
-        `answered`) `refuse` learns.
+        `spent` has been charged, `opening` of it for requests that are not sent yet. From a
+        rejection (not `answered`) `refuse` learns.
         """
         remaining = signal.remaining
         if remaining is None or not self.is_believed or not 0.0 <= remaining < math.inf:
@@ -210,7 +201,7 @@ class LearningBucket(TokenBucket):
         depth = self._depth.value
         # What is rounded may be half a step more or less: Anthropic's tokens, by thousands.
         rounding = self._rounding(remaining) / 2.0
-        slack = base * _TOLERANCE_SECONDS + self.minimum + rounding
+        slack = base * _TOLERANCE_SECONDS + LEAST_CAPACITY + rounding
         is_full = remaining >= depth - slack
         reported.note(
             remaining, sent_at=sent_at, sent=sent, spent=spent - opening, now=now, is_full=is_full
@@ -221,7 +212,8 @@ class LearningBucket(TokenBucket):
         there = min(depth, level + slack)
         if there < self.level:
             self.level = there
-        elif settled and answered and not larger:
+        # Of output the server had not charged, by then, all that was charged here.
+        elif self.unit != _OUTPUT and answered and not larger:
             self._deepen(left, level, ours, part=reported.portion)
         overtaken = not reported.at_reply and sent_at < self._newest - _OVERTAKEN_SECONDS
         self._newest = max(self._newest, sent_at)

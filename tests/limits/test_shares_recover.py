@@ -116,9 +116,7 @@ def test_what_was_let_in_since_a_rejection_need_not_be_answered_to_tell() -> Non
 def test_late_timers_cost_no_part_of_the_rate_in_the_narrowest_window(
     rate: float, late: float
 ) -> None:
-    bucket = LearningBucket(
-        "rpm", unit=0, limit=rate * 60.0, period=60.0, burst_seconds=1.0, minimum=1.0, now=0.0
-    )
+    bucket = LearningBucket("rpm", limit=rate * 60.0, burst_seconds=1.0, now=0.0)
     bucket.shorten(0.0)
     now = taken = 0.0
     while now < 30.0:
@@ -132,9 +130,7 @@ def test_late_timers_cost_no_part_of_the_rate_in_the_narrowest_window(
 
 @pytest.mark.parametrize("rate", [0.05, 1.0])
 def test_room_for_late_timers_is_not_more_than_the_provider_has(rate: float) -> None:
-    bucket = LearningBucket(
-        "rpm", unit=0, limit=rate * 60.0, period=60.0, burst_seconds=1.0, minimum=1.0, now=0.0
-    )
+    bucket = LearningBucket("rpm", limit=rate * 60.0, burst_seconds=1.0, now=0.0)
     assert bucket.capacity == 1.0
 
 

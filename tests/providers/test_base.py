@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import llmflow.batch_api
 import llmflow.provider
 from llmflow.errors import (
     BadReplyError,
@@ -142,8 +141,3 @@ def test_an_entry_point_that_makes_no_provider_is_one_clear_error(
 def test_every_rate_limit_is_a_field_of_a_quota_and_counts_a_part_of_a_charge() -> None:
     assert Quota(**dict.fromkeys(RATE_LIMITS, 1.0)).rpm == 1.0  # type: ignore[arg-type]
     assert {limit.unit for limit in RATE_LIMITS.values()} == set(range(len(Charge())))
-
-
-def test_the_batch_protocol_has_its_former_name_too() -> None:
-    for name in llmflow.batch_api.__all__:
-        assert getattr(llmflow.batch_api, name) is getattr(llmflow.provider, name)
