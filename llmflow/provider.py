@@ -464,7 +464,7 @@ def _check_parts(given: object, what: str, *protocols: type) -> None:
 @functools.lru_cache(maxsize=128)
 def key_digest(key: str | None) -> str:
     """Return a digest that tells keys apart in a quota domain."""
-    return hashlib.sha256((key or "").encode()).hexdigest()[:16]
+    return hashlib.sha256((key or "").encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def unknown_model_message(model: str) -> str:

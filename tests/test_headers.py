@@ -61,6 +61,9 @@ def test_go_durations_are_read(text: str, seconds: float | None) -> None:
         ("90000", None),  # more than a day
         ("2026-08-31T23:59:20Z", 0.0),
         ("2026-08-31T23:59:19Z", 0.0),  # full already
+        ("1788220759", 0.0),
+        ("1788220759000", 0.0),
+        ("1788120759", None),  # past
         ("2026-08-30T00:00:00Z", None),  # past
         ("2026-09-03T00:00:00Z", None),
         ("soon", None),
@@ -92,6 +95,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert parse_retry_after(formatdate(NOW + 30, usegmt=True), now=NOW) == pytest.approx(30.0)
     assert parse_retry_after("later", now=NOW) is None
     assert parse_retry_after("-1", now=NOW) is None
+    assert parse_retry_after("1 minute, 30 seconds", now=NOW) == 90.0
 
 
 @pytest.mark.parametrize(

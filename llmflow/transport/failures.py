@@ -35,12 +35,18 @@ def table() -> tuple[tuple[type[Exception], type[LLMFlowError], str], ...]:
             "{place}: no TLS connection ({what}); a server without TLS is called by http://",
         ),
         (aiohttp.InvalidURL, ConfigurationError, "{place}: the URL cannot be called"),
+        (UnicodeError, ConfigurationError, "{place}: the URL cannot be called: {what}"),
         (
             aiohttp.ConnectionTimeoutError,
             ConnectionFailedError,
             "{place}: no connection within {connect:g} s",
         ),
         (TimeoutError, RequestTimeoutError, "{place}: no answer within {total:g} s"),
+        (
+            aiohttp.ClientHttpProxyError,
+            ConnectionFailedError,
+            "cannot connect to {place}: its proxy refuses: {what}",
+        ),
         (aiohttp.ClientResponseError, BadReplyError, "{place}: the reply is not HTTP: {what}"),
         (
             aiohttp.ClientConnectorError,
@@ -70,8 +76,11 @@ def mapped(error: Exception, url: str, timeout: Timeout) -> LLMFlowError | None:
             if isinstance(failure, ConnectionFailedError):
                 import aiohttp
 
-                never_sent = (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)
-                failure.may_be_billed = not issubclass(kind, never_sent)
+                failure.may_be_billed = kind not in (
+                    aiohttp.ConnectionTimeoutError,
+                    aiohttp.ClientConnectorError,
+                    aiohttp.ClientHttpProxyError,
+                )
             return failure
     return None
 

@@ -293,11 +293,6 @@ def parsed(data: bytes | str) -> Any:
         return lenient_json.loads(data)
 
 
-def field_names(text: str) -> frozenset[str]:
-    """Return the names that stand in a text."""
-    return frozenset(text.split())
-
-
 def text_of(content: Any) -> str:
     """Return the text of a message in one."""
     return content if isinstance(content, str) else "".join(texts(content))
@@ -309,6 +304,11 @@ def text_of(content: Any) -> str:
 def mapping(value: Any) -> Mapping[str, Any]:
     """Return a JSON object; empty for any other value."""
     return value if isinstance(value, dict) else EMPTY
+
+
+def word(value: Any) -> str | None:
+    """Return a name; None where the value is something else, or empty."""
+    return value if value and isinstance(value, str) else None
 
 
 def count(value: Any) -> int:

@@ -22,7 +22,7 @@ from llmflow.errors import (
 from llmflow.headers import parse_reset, server_delay
 from llmflow.provider import BatchInput, BatchLimits, BatchRow, BatchStatus, Channel
 from llmflow.types import WireReply, WireRequest
-from llmflow_providers.base import HTTPProvider, mapping, parsed
+from llmflow_providers.base import HTTPProvider, mapping, parsed, word
 from llmflow_providers.error_body import ErrorDetails, error_details
 
 AT_ONCE: Final = 2**19
@@ -275,11 +275,6 @@ def moment(value: Any) -> float | None:
 def whole(value: Any) -> int | None:
     """Return a count; None where the value is something else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def word(value: Any) -> str | None:
-    """Return a name; None where the value is something else, or empty."""
-    return value if value and isinstance(value, str) else None
 
 
 def in_path(name: str) -> str:

@@ -18,35 +18,32 @@ from llmflow import lenient_json
 from llmflow.errors import redact
 from llmflow.headers import parse_duration
 from llmflow.types import WireReply
+from llmflow_providers import words
 
 _SEARCH_LIMIT: Final = 20_000
 _START: Final = 200
 _DETAILS_LIMIT: Final = 16
 _LONGEST: Final = 10**15
-# The status that a word means where the status itself says nothing, as with a 200.
-_STATUS_OF: Final = {
-    "authentication_error": 401,
-    "billing_error": 402,
-    "insufficient_quota": 429,
-    "internal": 500,
-    "internal_error": 500,
-    "internal_server_error": 500,
-    "invalid_argument": 400,
-    "invalid_request_error": 400,
-    "overloaded_error": 529,
-    "permission_error": 403,
-    "rate_limit": 429,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "rate_limited": 429,
-    "resource_exhausted": 429,
-    "server_error": 500,
-    "service_unavailable": 503,
-    "timeout": 504,
-    "timeout_error": 504,
-    "too_many_requests": 429,
-    "unavailable": 503,
+STATUS_OF: Final = {
+    word: status
+    for status, text in (
+        (400, "invalid_argument invalid_request_error"),
+        (401, "authentication_error"),
+        (402, "billing_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (409, "conflict_error"),
+        (413, "request_too_large"),
+        (429, "insufficient_quota rate_limit rate_limit_error rate_limit_exceeded rate_limited"),
+        (429, "resource_exhausted too_many_requests"),
+        (500, "internal internal_error internal_server_error server_error"),
+        (503, "service_unavailable unavailable"),
+        (504, "timeout timeout_error"),
+        (529, "overloaded_error"),
+    )
+    for word in words(text)
 }
+"""The status that a word means where the status itself says nothing, as with a 200."""
 LIMITED: Final = re.compile(r"\brate[ -]?limit|too many requests", re.IGNORECASE)
 _REPEATED: Final = ("x-ratelimit-", "ratelimit-", "retry-after", "anthropic-rate")
 _DELAY_FIELDS: Final = {
@@ -98,9 +95,10 @@ def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
     try:
         data: Any = lenient_json.loads(reply.body)
     except ValueError:
-        start = reply.body[:200].decode("utf-8", "replace").strip()
-        message = redact(start, secret) or "an empty body"
-        return ErrorDetails(message=message, text=start.lower())
+        said = reply.body[:_SEARCH_LIMIT].decode("utf-8", "replace").strip()
+        # Cut only once the key is masked: a part of it would not be found.
+        message = redact(said, secret)[:_START] or "an empty body"
+        return ErrorDetails(message=message, text=said[:_START].lower())
     return error_details(data, secret=secret)
 
 
@@ -110,22 +108,23 @@ def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
         data = data[0]
     if not isinstance(data, dict):
         said = data if isinstance(data, str) else _written(data)
-        return ErrorDetails(message=redact(said[:_SEARCH_LIMIT], secret))
+        return ErrorDetails(message=redact(said, secret), text=said[:_SEARCH_LIMIT].lower())
     error = data.get("error")
     inner: Mapping[str, Any] = error if isinstance(error, dict) else data
     text = error if isinstance(error, str) else inner.get("message") or inner.get("detail")
+    most = _SEARCH_LIMIT
     if not isinstance(text, str) or not text:
-        text = _written(text) if text else _written(data)[:_START]
+        text, most = (_written(text), most) if text else (_written(data), _START)
     more, delay = _read_details(inner)
     code = more.get("error_code") or inner.get("code")
     kind = inner.get("type") or inner.get("error_type") or more.get("error_type")
     return ErrorDetails(
-        message=redact(text, secret),
+        message=redact(text, secret)[:most],
         code=_word(code),
         type=_word(kind),
         is_error=bool(error) or data.get("object") == "error",
-        status=_status(inner, code, kind, text) if error else _number_of(code),
-        text=f"{text[:_SEARCH_LIMIT]} {' '.join(more.values())}".lower(),
+        status=_status(inner, code, kind, text[:most]) if error else _number_of(code),
+        text=f"{text[:most]} {' '.join(more.values())}".lower(),
         delay=delay,
         is_anthropic=data.get("type") == "error" and inner is error,
         names_content=_is_about_content(inner),
@@ -140,9 +139,9 @@ def _status(error: Mapping[str, Any], code: Any, kind: Any, text: str) -> int:
         if number != 200:
             return number
     for value in (code, kind, error.get("status")):
-        if isinstance(value, str) and value.lower() in _STATUS_OF:
-            return _STATUS_OF[value.lower()]
-    return 429 if LIMITED.search(text[:_SEARCH_LIMIT]) else 200
+        if isinstance(value, str) and value.lower() in STATUS_OF:
+            return STATUS_OF[value.lower()]
+    return 429 if LIMITED.search(text) else 200
 
 
 def _number_of(value: Any) -> int:

@@ -16,6 +16,7 @@ from llmflow import errors
 from llmflow.headers import DAY, LONGEST_QUOTA, clock_time, server_delay, server_time
 from llmflow.rate_limits import RATE_LIMITS
 from llmflow.types import WireReply
+from llmflow_providers import words
 from llmflow_providers.error_body import ErrorDetails
 
 Kind = type[errors.ProviderError]
@@ -28,13 +29,7 @@ _CONTENT_CODE: Final = re.compile(
     r"|responsible_?ai|data_?inspection|guardrail|sensitive_(?:word|content)|prohibited_content"
     r"|(?:usage|misalignment|safety)_policy|safety_(?:violation|block|error|check)|unsafe_content"
 )
-_CONTENT_CODES: Final = frozenset(
-    {
-        "1301",  # Z.ai
-        "invalid_prompt",  # OpenAI, of reasoning models: flagged
-        "safety",
-    }
-)
+_CONTENT_CODES: Final = words("1301 invalid_prompt safety")  # Z.ai; OpenAI of reasoning models
 _CONTENT_TEXT: Final = re.compile(
     r"content (?:management|filter(?:ing)?|moderation|usage) polic"  # Azure, Anthropic
     r"|violat\w{1,4} (?:\w{1,20} ){0,4}(?:usage|content|safety) (?:polic|guideline)"  # OpenAI, xAI
@@ -44,20 +39,10 @@ _CONTENT_TEXT: Final = re.compile(
     r"(?:safety|content|guardrail|moderation)"  # Qwen, OpenAI
     r"|safety_check_type"  # xAI
 )
-_MODEL_CODES: Final = frozenset(
-    {
-        "1211",  # Z.ai
-        "invalid_model",
-        "invalid_model_name",
-        "model_not_available",
-        "model_not_exist",
-        "model_not_found",
-        "model_not_found_error",
-        "modelnotfound",
-        "no_such_model",
-        "unknown_model",
-    }
-)
+_MODEL_CODES: Final = words("""
+    1211 invalid_model invalid_model_name model_not_available model_not_exist model_not_found
+    model_not_found_error modelnotfound no_such_model unknown_model
+""")  # the number is Z.ai's
 _QUOTED_NAME: Final = r"[`'\"]?[\w./:@+-]{1,200}[`'\"]?"
 _MODEL_TEXT: Final = re.compile(
     r"invalid model(?:[ _](?:name|id|identifier))?(?: passed in model=|[:=]| [`'\"]|\s*$|\.)"

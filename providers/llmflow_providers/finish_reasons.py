@@ -2,64 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from llmflow import errors
 from llmflow.types import Response
+from llmflow_providers import words
 
-WHOLE: Final = frozenset({"stop", "length", "tool_calls", "end_turn", "max_tokens"})
+WHOLE: Final = words("stop length tool_calls end_turn max_tokens")
 """The usual endings, which need no closer look."""
 
-_AS_IT_IS: Final = frozenset({"stop", "length", "tool_calls"})
-_CUT: Final = frozenset(
-    {
-        "length",
-        "max_length",
-        "max_output_tokens",
-        "max_tokens",  # Anthropic, Gemini
-        "max_tokens_reached",
-        "model_context_window_exceeded",
-        "model_length",  # Mistral
-        "token_limit",
-    }
-)
-
-_FAILED: Final[dict[str, type[errors.ProviderError]]] = {
+_AS_IT_IS: Final = words("stop length tool_calls")
+# Also Anthropic's, Gemini's and Mistral's.
+_CUT: Final = words("""
+    length max_length max_output_tokens max_tokens max_tokens_reached
+    model_context_window_exceeded model_length token_limit
+""")
+# OpenRouter, Mistral, Cohere, SGLang, vLLM, Z.ai
+_FAILED: Final[Mapping[str, type[errors.ProviderError]]] = {
     **dict.fromkeys(
-        (
-            *("error", "failed", "failure", "cancelled", "canceled"),  # OpenRouter, Mistral, Cohere
-            *("abort", "aborted", "engine_error", "model_error"),  # SGLang, vLLM
-            *("network_error", "upstream_error"),  # Z.ai
-            *("server_error", "internal_error", "internal_server_error"),
-        ),
+        words("""
+            error failed failure cancelled canceled abort aborted engine_error model_error
+            network_error upstream_error server_error internal_error internal_server_error
+        """),
         errors.ServerError,
     ),
-    **dict.fromkeys(("insufficient_system_resource", "overloaded"), errors.OverloadedError),
+    **dict.fromkeys(words("insufficient_system_resource overloaded"), errors.OverloadedError),
     "timeout": errors.RequestTimeoutError,
 }
-_FILTERED: Final = frozenset(
-    {
-        "blocked",
-        "blocklist",  # Gemini, to prohibited_content
-        "content_blocked",
-        "content_filter",
-        "content_filtered",  # Bedrock
-        "content_policy_violation",
-        "error_toxic",  # Cohere
-        "guardrail_intervened",  # Bedrock
-        "image_safety",
-        "language",
-        "model_armor",
-        "moderation",
-        "prohibited_content",
-        "recitation",
-        "refusal",  # Anthropic
-        "safety",
-        "sensitive",  # Z.ai
-        "spii",
-    }
-)
+# Also Gemini's (blocklist to spii), Anthropic's (refusal), Bedrock's, Cohere's and Z.ai's
+# (sensitive).
+_FILTERED: Final = words("""
+    blocklist image_safety language model_armor prohibited_content recitation safety spii
+    blocked content_blocked content_filter content_policy_violation moderation refusal sensitive
+    content_filtered error_toxic guardrail_intervened
+""")
 
 
 def _word(ending: str) -> str:

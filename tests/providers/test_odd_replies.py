@@ -448,3 +448,39 @@ def test_a_proxy_whose_servers_all_rest_is_busy(read: Reader) -> None:
     found = read({"error": error}, 429)
     assert type(found) is errors.RateLimitError
     assert found.retry_after == 5.0
+
+
+@pytest.mark.parametrize("name", [{"a": 1}, ["x"], 7, True, None, ""])
+def test_an_answer_whose_id_is_no_text_has_none(name: Any) -> None:
+    for outcome in (openai_live(completion(id=name)), anthropic_live(message(id=name))):
+        assert isinstance(outcome, Response)
+        assert (outcome.text, outcome.request_id) == ("Yes.", None)
+
+
+@pytest.mark.parametrize("before", range(160, 201, 5))
+@pytest.mark.parametrize("dialect", [OpenAIProvider, AnthropicProvider])
+def test_no_part_of_a_key_is_left_where_a_message_is_cut(
+    dialect: type[OpenAIProvider | AnthropicProvider], before: int
+) -> None:
+    key = "0123456789abcdef" * 2  # as Azure's: nothing tells that it is one
+    provider = dialect("m", base_url="http://h/v1", api_key=key)
+    said = f"{'-' * before}{key}"
+    for body in (f"{said} is wrong".encode(), {"said": said}):
+        error = live(provider, body, 401)
+        assert isinstance(error, errors.AuthenticationError)
+        assert "0123" not in f"{error}{error!r}"
+
+
+def test_an_error_that_is_a_bare_text_is_looked_through() -> None:
+    error = openai_live("Over 50 requests per day. Please try again in 90 minutes.", 429)
+    assert type(error) is errors.QuotaExhaustedError
+    assert (error.dimension, error.retry_after) == ("rpd", 5400.0)
+
+
+@pytest.mark.parametrize("dialect", [OpenAIProvider, AnthropicProvider])
+def test_a_key_that_is_no_text_is_refused_and_not_shown(
+    dialect: type[OpenAIProvider | AnthropicProvider],
+) -> None:
+    with pytest.raises(errors.ConfigurationError, match="cannot be sent in a header") as caught:
+        dialect("m", api_key="sk-hidden-\udcff").prepare()
+    assert "hidden" not in repr(caught.value)

@@ -25,8 +25,8 @@ from llmflow.errors import (
     RequestTimeoutError,
 )
 from llmflow.transport import Timeout, http_session
+from llmflow.transport.connections import target
 from llmflow.transport.failures import mapped, table
-from llmflow.transport.http_session import target
 from llmflow.types import WireRequest
 
 
@@ -264,3 +264,11 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
     with pytest.raises(ConfigurationError, match="HTTP_PROXY") as caught:
         target("http://host/v1")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["api..example.invalid", ".invalid", "a" * 64])
+async def test_a_host_that_no_name_can_be_is_a_wrong_setting(host: str) -> None:
+    wire = WireRequest("POST", f"http://{host}/v1", {"Authorization": "Bearer sk-hidden"}, b"{}")
+    with pytest.raises(ConfigurationError, match="the URL cannot be called") as caught:
+        await transport.send(wire, timeout=Timeout())
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)

@@ -395,7 +395,7 @@ async def test_a_proxy_is_asked_for_the_whole_address_with_its_own_password(
     async with serving(Peer(handler)) as url:
         place = url.removeprefix("http://").removesuffix("/x")
         monkeypatch.setattr(
-            "llmflow.transport.http_session.getproxies", lambda: {"http": f"u:p@{place}"}
+            "llmflow.transport.connections.getproxies", lambda: {"http": f"u:p@{place}"}
         )
         wire = post("http://proxied.invalid/v1")
         assert (await transport.send(wire, timeout=Timeout())).body == b"hi"
@@ -403,6 +403,29 @@ async def test_a_proxy_is_asked_for_the_whole_address_with_its_own_password(
     assert b"Host: proxied.invalid\r\n" in seen[0]
     assert b"Proxy-Authorization: Basic dTpw\r\n" in seen[0]
     assert b"Authorization: Bearer k\r\n" in seen[0]
+
+
+@pytest.mark.parametrize("status", ["407 Proxy Authentication Required", "503 Unavailable"])
+async def test_a_proxy_that_refuses_to_connect_is_no_reply_and_costs_nothing(
+    status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno".encode())
+        writer.close()
+
+    async with serving(Peer(handler)) as url:
+        place = url.removeprefix("http://").removesuffix("/x")
+        monkeypatch.setattr(
+            "llmflow.transport.connections.getproxies", lambda: {"https": f"u:hunter2@{place}"}
+        )
+        wire = post(f"https://tunnelled-{status[:3]}.invalid/v1")
+        with pytest.raises(
+            ConnectionFailedError, match=f"its proxy refuses: {status[:3]}"
+        ) as caught:
+            await transport.send(wire, timeout=Timeout())
+    assert not caught.value.may_be_billed
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["connect", "first_byte", "total"])

@@ -23,17 +23,17 @@ from llmflow.types import (
     WireReply,
     WireRequest,
 )
-from llmflow_providers import finish_reasons
+from llmflow_providers import finish_reasons, words
 from llmflow_providers.base import (
     HTTPProvider,
     LimitHeaders,
     count,
     dump_body,
-    field_names,
     mapping,
     said,
     tokens,
     told_limits,
+    word,
 )
 from llmflow_providers.error_rules import ErrorTable
 
@@ -67,7 +67,7 @@ _APART: Final = tuple(
     )
 )
 _TOGETHER: Final = LimitHeaders.named("tpm", "anthropic-ratelimit-tokens-{}")
-FIELDS: Final = field_names("""
+FIELDS: Final = words("""
     cache_control container diagnostics inference_geo metadata output_config service_tier
     speed stop_sequences stream thinking tool_choice tools top_k top_p user_profile_id
     workspace_id
@@ -203,16 +203,15 @@ class AnthropicProvider(HTTPProvider):
         stop_reason = data.get("stop_reason")
         if not isinstance(stop_reason, str):
             stop_reason = None
-        model = data.get("model")
         response = Response(
             text=text,
             usage=_usage(mapping(data.get("usage"))),
             finish_reason=FINISH_REASONS.get(stop_reason) or finish_reasons.plain(stop_reason)
             if stop_reason
             else None,
-            model=model if isinstance(model, str) else self.model,
+            model=word(data.get("model")) or self.model,
             provider=self.name,
-            request_id=reply.headers.get("request-id") or data.get("id"),
+            request_id=reply.headers.get("request-id") or word(data.get("id")),
             raw=data,
         )
         if stop_reason not in finish_reasons.WHOLE or not text:

@@ -26,7 +26,7 @@ from llmflow.provider import (
     Upload,
 )
 from llmflow.types import WireReply, WireRequest
-from llmflow_providers.base import HTTPProvider, mapping
+from llmflow_providers.base import HTTPProvider, mapping, word
 from llmflow_providers.batch_base import (
     HTTPBatch,
     in_path,
@@ -36,8 +36,8 @@ from llmflow_providers.batch_base import (
     pieces_of,
     refused_row,
     whole,
-    word,
 )
+from llmflow_providers.error_body import STATUS_OF
 
 _START: Final = b'{"requests":['
 _END: Final = b"]}"
@@ -45,19 +45,6 @@ _MOST_BYTES: Final = 256_000_000
 _CLOCKS_DIFFER: Final = 60.0
 _UNDONE: Final = ("errored", "canceled", "expired")
 _QUEUE: Final = re.compile(r"batch.*(?:queue|processing)|(?:queue|processing).*batch")
-# Rows have no HTTP status; these are their types' own.
-_STATUS: Final = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 
 
 class AnthropicBatch(HTTPBatch):
@@ -129,7 +116,7 @@ class AnthropicBatch(HTTPBatch):
             return found or self._unreadable(name, message, reply)
         if kind == "errored":
             details = self._details(result.get("error"))
-            status = _STATUS.get(details.type or "", 500)
+            status = STATUS_OF.get(details.type or "", 500)
             return refused_row(name, self.provider.classified(details, reply, status))
         if kind in ("canceled", "expired"):
             return BatchRow(name, None, lost_row("expired" if kind == "expired" else "cancelled"))

@@ -38,15 +38,17 @@ from llmflow.retry import Retry
 from llmflow.surrogates import well_formed, well_formed_value
 from llmflow.tokens import TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
-from llmflow_providers import finish_reasons
+from llmflow_providers import finish_reasons, words
 from llmflow_providers.base import (
     EMPTY,
+    check_key,
     checked_base_url,
     count,
     dollars,
     said,
     text_of,
     tokens,
+    word,
 )
 from llmflow_providers.litellm.client import INSTALL, LiteLLMClient, is_installed, loader
 from llmflow_providers.litellm.replies import (
@@ -62,9 +64,7 @@ from llmflow_providers.openai import reserved, settled
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
-_ONE_KEY: Final = frozenset(
-    {"anthropic", "cerebras", "deepseek", "gemini", "groq", "mistral", "moonshot", "openai", "xai"}
-)
+_ONE_KEY: Final = words("anthropic cerebras deepseek gemini groq mistral moonshot openai xai")
 # How variables end that name a server.
 _ADDRESS: Final = ("_API_BASE", "_BASE_URL", "_API_URL", "_ENDPOINT", "_HOST")
 # How litellm marks headers that are the provider's.
@@ -149,9 +149,11 @@ class LiteLLMProvider:
             MissingExtraError: litellm is not installed.
             UnknownModelError: litellm knows no such provider.
             MissingKeyError: no key was given, and none is in the environment.
+            ConfigurationError: the key cannot be sent.
         """
         if not is_installed():
             raise MissingExtraError(f"{_why_litellm(self.model)}: {INSTALL}")
+        check_key(self._key, name=self.model, variable="api_key")
         if self._client is None and asyncio._get_running_loop() is None:
             self._client = self._checked(loader.load())
 
@@ -249,9 +251,9 @@ class LiteLLMProvider:
             text=text,
             usage=_usage(getattr(answer, "usage", None)),
             finish_reason=finish_reasons.plain(finish_reason) if finish_reason else None,
-            model=answer.model or self.model,
+            model=word(answer.model) or self.model,
             provider=self.name,
-            request_id=headers.get("x-request-id") or headers.get("request-id") or answer.id,
+            request_id=headers.get("x-request-id") or headers.get("request-id") or word(answer.id),
             cost=cost or None,
             signals=quota_signals(headers, dialect=self._dialect, received_at=time.time()),
             raw=answer.model_dump(warnings=False),

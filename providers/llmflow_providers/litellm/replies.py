@@ -26,7 +26,7 @@ import orjson
 
 from llmflow import errors, lenient_json
 from llmflow.types import QuotaSignal, WireReply
-from llmflow_providers import finish_reasons
+from llmflow_providers import finish_reasons, words
 from llmflow_providers.anthropic import ERRORS as ANTHROPIC_ERRORS
 from llmflow_providers.anthropic import AnthropicProvider, anthropic_signals
 from llmflow_providers.base import EMPTY, mapping, said
@@ -59,14 +59,12 @@ BY_CLASS: Final[dict[str, type[errors.ProviderError]]] = {
 }
 # Of these, the ones that may correct what a reply's status and body seem to say.
 _MORE_PRECISE: Final = ("ContentPolicyViolationError", "ContextWindowExceededError")
-_BROKEN: Final = frozenset(
-    {"APIConnectionError", "TransportError", "ClientError", "ConnectError", "ConnectTimeout"}
+_BROKEN: Final = words("APIConnectionError TransportError ClientError ConnectError ConnectTimeout")
+_SLOW: Final = words("APITimeoutError TimeoutException TimeoutError Timeout")
+_NOT_CONNECTED: Final = words(
+    "ConnectTimeout ConnectionTimeoutError ConnectError ClientConnectorError"
 )
-_SLOW: Final = frozenset({"APITimeoutError", "TimeoutException", "TimeoutError", "Timeout"})
-_NOT_CONNECTED: Final = frozenset(
-    {"ConnectTimeout", "ConnectionTimeoutError", "ConnectError", "ClientConnectorError"}
-)
-_NOT_HTTP: Final = frozenset({"RemoteProtocolError", "ClientResponseError"})
+_NOT_HTTP: Final = words("RemoteProtocolError ClientResponseError")
 # How litellm says that a 200 holds no answer.
 _UNREADABLE: Final = (
     "empty or invalid response from llm endpoint",
@@ -77,17 +75,10 @@ _UNREADABLE: Final = (
     "expecting value: line",
 )
 # What the clouds' own libraries raise before anything is sent.
-_NO_CREDENTIALS: Final = frozenset(
-    {
-        "CredentialRetrievalError",
-        "DefaultCredentialsError",
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "ProfileNotFound",
-        "RefreshError",
-        "TokenRetrievalError",
-    }
-)
+_NO_CREDENTIALS: Final = words("""
+    CredentialRetrievalError DefaultCredentialsError NoCredentialsError PartialCredentialsError
+    ProfileNotFound RefreshError TokenRetrievalError
+""")
 _ADDITIONS: Final = ("\nTraceback ", "\nThis looks like a bug in LiteLLM")
 _DEPTH: Final = 16
 _LONGEST_LITERAL: Final = 20_000

@@ -29,6 +29,7 @@ from llmflow_providers.base import (
     said,
     text_of,
     tokens,
+    word,
 )
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai.dialects import (
@@ -121,14 +122,13 @@ class OpenAIProvider(HTTPProvider):
         elif finish_reason != "stop":
             finish_reason = finish_reasons.plain(finish_reason)
         usage = mapping(data.get("usage"))
-        model = data.get("model")
         response = Response(
             text=text,
             usage=_usage(usage),
             finish_reason=finish_reason,
-            model=model if model and isinstance(model, str) else self.model,
+            model=word(data.get("model")) or self.model,
             provider=self.name,
-            request_id=reply.headers.get("x-request-id") or data.get("id"),
+            request_id=reply.headers.get("x-request-id") or word(data.get("id")),
             cost=_cost(usage),
             raw=data,
         )

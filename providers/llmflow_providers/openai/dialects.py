@@ -19,13 +19,14 @@ from llmflow import errors
 from llmflow.errors import ConfigurationError
 from llmflow.headers import server_delay, server_time
 from llmflow.types import WireReply
-from llmflow_providers.base import LimitHeaders, field_names
+from llmflow_providers import words
+from llmflow_providers.base import LimitHeaders
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.error_rules import ErrorTable, Kind, as_error
 
 MINUTE: Final = 60.0
 
-OPENAI_FIELDS: Final = field_names("""
+OPENAI_FIELDS: Final = words("""
     audio frequency_penalty function_call functions logit_bias logprobs
     max_completion_tokens metadata modalities moderation n parallel_tool_calls prediction
     presence_penalty prompt_cache_key prompt_cache_options prompt_cache_retention
@@ -38,24 +39,24 @@ Left out is what llmflow sends itself: the model, the messages, the bound of the
 """
 COMPATIBLE_FIELDS: Final = OPENAI_FIELDS.union(
     # OpenRouter
-    field_names("""
+    words("""
         models plugins provider reasoning session_id transforms usage
     """),
     # Mistral
-    field_names("""
+    words("""
         guardrails prompt_mode random_seed safe_prompt
     """),
     # Together and Fireworks
-    field_names("""
+    words("""
         compliance context_length_exceeded_behavior perf_metrics_in_response
         prompt_cache_isolation_key prompt_truncate_len safety_model
     """),
     # Groq, xAI, DeepSeek, Gemini
-    field_names("""
+    words("""
         include_reasoning reasoning_format search_parameters thinking
     """),
     # vLLM, SGLang, llama.cpp and other servers of open models
-    field_names("""
+    words("""
         add_generation_prompt bad_words best_of cache_prompt chat_template chat_template_kwargs
         echo ebnf grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
         include_stop_str_in_output json_schema keep_alive length_penalty min_p min_tokens
@@ -231,19 +232,12 @@ def dialect_named(name: str) -> Dialect:
 
 
 ERRORS: Final = ErrorTable(
-    unpaid=frozenset(
-        {
-            "insufficient_quota",
-            "credit_balance_exhausted",
-            "organization_spend_limit_exceeded",
-            "project_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-            "billing_hard_limit_reached",
-            "billing_not_active",
-            "budget_exceeded",  # LiteLLM's proxy
-            "1113",  # Z.ai: no balance
-        }
-    ),
+    # The last two are LiteLLM's proxy's, and Z.ai's: no balance.
+    unpaid=words("""
+        insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded
+        project_spend_limit_exceeded organization_usage_limit_exceeded
+        billing_hard_limit_reached billing_not_active budget_exceeded 1113
+    """),
     by_code={
         "slow_down": errors.RampLimitError,
         "queue_exceeded": errors.ConcurrencyLimitError,  # Cerebras

@@ -30,7 +30,7 @@ from llmflow.provider import (
     Upload,
 )
 from llmflow.types import WireReply, WireRequest, parse_amount
-from llmflow_providers.base import mapping, parsed
+from llmflow_providers.base import mapping, parsed, word
 from llmflow_providers.batch_base import (
     HTTPBatch,
     in_path,
@@ -42,7 +42,6 @@ from llmflow_providers.batch_base import (
     refused_row,
     row_status,
     whole,
-    word,
 )
 from llmflow_providers.error_body import ErrorDetails
 
