@@ -164,7 +164,6 @@ class HTTPProvider(ABC):
             ProviderError: it is the answer of a failure.
             LookupError, TypeError, AttributeError: it is no answer.
         """
-        raise NotImplementedError
 
     def classify(self, details: ErrorDetails, reply: WireReply) -> ProviderError:
         """Return a reply's error, with the server's delay.

@@ -88,17 +88,14 @@ class HTTPBatch(ABC):
     @abstractmethod
     def _earliest(self, rows: BatchInput, reply: WireReply) -> float:
         """Return the earliest time at which these rows' job was created."""
-        raise NotImplementedError
 
     @abstractmethod
     def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
         """Return whether a listed job is the one of these rows."""
-        raise NotImplementedError
 
     @abstractmethod
     def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
         """Return the query of the next page; None after the last."""
-        raise NotImplementedError
 
     async def status(self, job: str, channel: Channel) -> BatchStatus:
         """Ask how a job is doing."""
@@ -130,7 +127,6 @@ class HTTPBatch(ABC):
     @abstractmethod
     def _result_call(self, status: BatchStatus, result: str) -> WireRequest:
         """Return the request for one file of results."""
-        raise NotImplementedError
 
     def _status_in(self, reply: WireReply) -> BatchStatus:
         """Read the job that a reply has to be.
@@ -147,7 +143,6 @@ class HTTPBatch(ABC):
         Raises:
             BadReplyError: it is none.
         """
-        raise NotImplementedError
 
     # --- rows -----------------------------------------------------------------------------------
 
@@ -168,7 +163,6 @@ class HTTPBatch(ABC):
     @abstractmethod
     def _read_row(self, name: str, row: Mapping[str, Any]) -> BatchRow | None:
         """Read the result of a row; None if it is no result."""
-        raise NotImplementedError
 
     def _answered(self, name: str, answer: Any, reply: WireReply) -> BatchRow | None:
         """Read the answer of a row; None if it is no answer."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import ProviderError
 from llmflow.headers import server_time
+from llmflow.rate_limits import MINUTE
 from llmflow.types import Charge, QuotaSignal, Request, Response, Usage, WireReply, WireRequest
 from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
@@ -34,7 +35,6 @@ from llmflow_providers.base import (
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.openai.dialects import (
     ERRORS,
-    MINUTE,
     Dialect,
     Rule,
     classify,

@@ -18,13 +18,12 @@ from urllib.parse import urlsplit
 from llmflow import errors
 from llmflow.errors import ConfigurationError
 from llmflow.headers import server_delay, server_time
+from llmflow.rate_limits import MINUTE
 from llmflow.types import WireReply
 from llmflow_providers import words
 from llmflow_providers.base import LimitHeaders
 from llmflow_providers.error_body import ErrorDetails
 from llmflow_providers.error_rules import ErrorTable, Kind, as_error
-
-MINUTE: Final = 60.0
 
 OPENAI_FIELDS: Final = words("""
     audio frequency_penalty function_call functions logit_bias logprobs
