@@ -36,7 +36,7 @@ def make_private_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files survive a power cut, where that is possible."""
+    """Sync a folder's names to disk, where that is possible."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -77,7 +77,7 @@ async def stream(
     path: Path | None = None,
     bounds: FileBounds | None = None,
 ) -> WireReply:
-    """Send one request, once, with a streamed body or a reply that is saved.
+    """Send one request, once; stream its body, or save the reply.
 
     The file is there when the whole reply is, on the disk and private to the user; what is
     cut off leaves nothing. The returned reply has an empty body then. One of another status
