@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from llmflow.errors import ProviderError, redact
@@ -30,6 +32,9 @@ class Event:
 
     at: float
     run_id: str | None = None
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
     def facts(self) -> dict[str, Any]:
         """Return the event as flat, plain values for a log, without texts.
@@ -62,11 +67,7 @@ class Event:
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the objects that hold texts, which repr leaves out, too.
         shown = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
-        return _rebuild, (type(self), shown)
-
-
-def _rebuild(kind: type[Event], values: dict[str, Any]) -> Event:
-    return kind(**values)
+        return partial(type(self), **shown), ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,6 @@ class RequestStarted(RequestEvent):
         request: what is asked; not in a pickle.
     """
 
-    kind: ClassVar[str] = "request_started"
-
     request: Request | None = field(default=None, repr=False, compare=False)
 
 
@@ -105,8 +104,6 @@ class RequestAdmitted(RequestEvent):
         attempt: the attempt's number, from 1. After a rejection the same attempt goes on.
         waited: seconds that it stood in the queue for this.
     """
-
-    kind: ClassVar[str] = "request_admitted"
 
     attempt: int = 1
     waited: float = 0.0
@@ -122,8 +119,6 @@ class RequestRejected(RequestEvent):
         retry_after: the seconds that the server asked to wait, or None.
         dimension: what was used up, such as ``"tpm"``, where the server says so.
     """
-
-    kind: ClassVar[str] = "request_rejected"
 
     attempt: int = 1
     seconds: float | None = None
@@ -141,8 +136,6 @@ class RequestRetried(RequestEvent):
         delay: seconds until the next attempt asks for admission.
     """
 
-    kind: ClassVar[str] = "request_retried"
-
     attempt: int
     error: ProviderError
     delay: float
@@ -155,8 +148,6 @@ class RequestHedged(RequestEvent):
     Args:
         seconds: how long the first has taken so far.
     """
-
-    kind: ClassVar[str] = "request_hedged"
 
     seconds: float
 
@@ -178,8 +169,6 @@ class RequestFinished(RequestEvent):
         request_id: the provider's id of this request.
         response: the whole answer; not in a pickle.
     """
-
-    kind: ClassVar[str] = "request_finished"
 
     seconds: float
     usage: Usage
@@ -204,8 +193,6 @@ class RequestFailed(RequestEvent):
         source: ``provider``; ``journal`` where it failed in an earlier session of its run.
     """
 
-    kind: ClassVar[str] = "request_failed"
-
     seconds: float
     error: Exception
     attempts: int = 0
@@ -219,8 +206,6 @@ class RequestCancelled(RequestEvent):
     Args:
         seconds: from start to cancellation.
     """
-
-    kind: ClassVar[str] = "request_cancelled"
 
     seconds: float
 
@@ -240,8 +225,6 @@ class DomainPaused(Event):
         dimension: what was used up, such as ``"tpm"``, where the server says so.
     """
 
-    kind: ClassVar[str] = "domain_paused"
-
     provider: str
     model: str
     seconds: float
@@ -258,8 +241,6 @@ class BudgetReached(Event):
         spent: what is spent or reserved, in that unit.
         limit: what may be spent.
     """
-
-    kind: ClassVar[str] = "budget_reached"
 
     dimension: str
     spent: float
@@ -281,8 +262,6 @@ class BatchJobChanged(Event):
         failed: how many had failed.
         outcome: how it ended, once it is done.
     """
-
-    kind: ClassVar[str] = "batch_job_changed"
 
     provider: str
     model: str
@@ -307,8 +286,6 @@ class BatchDecided(Event):
         job: the job, if it is about one.
     """
 
-    kind: ClassVar[str] = "batch_decided"
-
     provider: str
     model: str
     decision: str
@@ -320,8 +297,6 @@ class BatchDecided(Event):
 class RunStarted(Event):
     """A run was entered, for the first time or again."""
 
-    kind: ClassVar[str] = "run_started"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
@@ -332,8 +307,6 @@ class RunFinished(Event):
         state: how it ended, as the run's journal says it.
         reason: why it ended before its end, or None.
     """
-
-    kind: ClassVar[str] = "run_finished"
 
     seconds: float
     state: str

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llmflow.parts import VALUES, Text, plain
-from llmflow.telemetry import names
 from llmflow.types import Request, Response
 
 VARIABLE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
@@ -22,9 +21,9 @@ def is_wanted() -> bool:
 
 def of_request(request: Request) -> dict[str, str]:
     """Return the attributes that hold what is asked."""
-    found = {names.INPUT_MESSAGES: _json([_message(each) for each in request.messages])}
+    found = {"gen_ai.input.messages": _json([_message(each) for each in request.messages])}
     if request.system is not None:
-        found[names.SYSTEM_INSTRUCTIONS] = _json(_parts(request.system))
+        found["gen_ai.system_instructions"] = _json(_parts(request.system))
     return found
 
 
@@ -35,7 +34,7 @@ def of_response(response: Response) -> dict[str, str]:
         "parts": [*_parts(response.text), *map(_part, response.outputs)],
         "finish_reason": response.finish_reason or "unknown",
     }
-    return {names.OUTPUT_MESSAGES: _json([message])}
+    return {"gen_ai.output.messages": _json([message])}
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,13 @@
-"""Spans and metrics of OpenTelemetry, made from events."""
+"""Spans and metrics of OpenTelemetry, made from events.
+
+The names of the semantic conventions for generative AI are written down here because these
+have left the core repository (https://github.com/open-telemetry/semantic-conventions-genai,
+status: development), and the constants of ``opentelemetry-semantic-conventions`` are deprecated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -25,7 +30,7 @@ from llmflow.events import (
     Subscription,
     subscribe,
 )
-from llmflow.telemetry import content, names
+from llmflow.telemetry import content
 from llmflow.types import Request
 
 _End: TypeAlias = RequestFinished | RequestFailed | RequestCancelled
@@ -33,6 +38,29 @@ _End: TypeAlias = RequestFinished | RequestFailed | RequestCancelled
 _CHAT: Final = "chat"
 _SCOPE: Final = "llmflow"
 _NANO: Final = 1_000_000_000
+_TOKEN_USAGE_BOUNDARIES: Final = tuple(4**power for power in range(14))
+_DURATION_BOUNDARIES: Final = tuple(0.01 * 2**power for power in range(14))
+_WAIT_BOUNDARIES: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0)
+_OPTIONS: Final = {
+    "top_p": "gen_ai.request.top_p",
+    "top_k": "gen_ai.request.top_k",
+    "seed": "gen_ai.request.seed",
+    "frequency_penalty": "gen_ai.request.frequency_penalty",
+    "presence_penalty": "gen_ai.request.presence_penalty",
+}
+"""The options of a call that the conventions have a name for; all are numbers."""
+WELL_KNOWN: Final = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""Providers that the conventions call by another name than llmflow does."""
 
 
 class _Open(NamedTuple):
@@ -101,7 +129,7 @@ class Bridge:
         )
         if span.is_recording():
             if event.run_id is not None:
-                span.set_attribute(names.RUN_ID, event.run_id)
+                span.set_attribute("llmflow.run_id", event.run_id)
             if event.request is not None:
                 span.set_attributes(_asked(event.request))
                 if self._capture_content:
@@ -150,7 +178,7 @@ class Bridge:
 
     def _retry(self, event: RequestRetried) -> None:
         kind = type(event.error).__name__
-        self._instruments.retries.add(1, {**_common(event), names.ERROR_TYPE: kind})
+        self._instruments.retries.add(1, {**_common(event), "error.type": kind})
         self._note(event, "llmflow.retried")
 
     def _hedge(self, event: RequestHedged) -> None:
@@ -171,22 +199,19 @@ _ON_THE_SPAN: Final = {"kind", "call_id", "provider", "model", "run_id"}
 def _tell_failure(span: Span, event: RequestFailed) -> None:
     error = event.error
     found: dict[str, Any] = {
-        names.ERROR_TYPE: type(error).__name__,
-        names.ATTEMPTS: event.attempts,
-        names.SOURCE: event.source,
+        "error.type": type(error).__name__,
+        "llmflow.attempts": event.attempts,
+        "llmflow.source": event.source,
     }
     if isinstance(error, ProviderError):
-        if error.status is not None:
-            found[names.STATUS_CODE] = error.status
-        if error.request_id is not None:
-            found[names.REQUEST_ID] = error.request_id
-    span.set_attributes(found)
+        found |= {"http.response.status_code": error.status, "llmflow.request_id": error.request_id}
+    span.set_attributes(_known(found))
     span.set_status(Status(StatusCode.ERROR, redact(str(error))))
 
 
 def _tell_cancellation(span: Span, event: RequestCancelled) -> None:  # noqa: ARG001
     # Nobody's failure: the caller did not want the answer any more.
-    span.set_attribute(names.CANCELLED, True)
+    span.set_attribute("llmflow.cancelled", True)
 
 
 class _Instruments:
@@ -195,31 +220,37 @@ class _Instruments:
     def __init__(self, meter_provider: MeterProvider | None) -> None:
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self.tokens = meter.create_histogram(
-            names.TOKEN_USAGE,
+            "gen_ai.client.token.usage",
             unit="{token}",
             description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=names.TOKEN_USAGE_BOUNDARIES,
+            explicit_bucket_boundaries_advisory=_TOKEN_USAGE_BOUNDARIES,
         )
         self.duration = meter.create_histogram(
-            names.DURATION,
+            "gen_ai.client.operation.duration",
             unit="s",
             description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+            explicit_bucket_boundaries_advisory=_DURATION_BOUNDARIES,
         )
         self.wait = meter.create_histogram(
-            names.WAIT,
+            "llmflow.client.wait.duration",
             unit="s",
             description="Time waited for the quota and between attempts, of calls that waited.",
-            explicit_bucket_boundaries_advisory=names.WAIT_BOUNDARIES,
+            explicit_bucket_boundaries_advisory=_WAIT_BOUNDARIES,
         )
         self.rejections = meter.create_counter(
-            names.REJECTIONS, unit="{rejection}", description="Rate limits (429) that were met."
+            "llmflow.client.rejections",
+            unit="{rejection}",
+            description="Rate limits (429) that were met.",
         )
         self.retries = meter.create_counter(
-            names.RETRIES, unit="{retry}", description="Attempts that were followed by another."
+            "llmflow.client.retries",
+            unit="{retry}",
+            description="Attempts that were followed by another.",
         )
         self.cost = meter.create_counter(
-            names.SPENT, unit="{USD}", description="Cost of answers, where their price is known."
+            "llmflow.client.cost",
+            unit="{USD}",
+            description="Cost of answers, where their price is known.",
         )
 
     def finished(self, event: RequestFinished) -> None:
@@ -227,67 +258,64 @@ class _Instruments:
             return
         attributes = _common(event)
         if event.response_model is not None:
-            attributes[names.RESPONSE_MODEL] = event.response_model
+            attributes["gen_ai.response.model"] = event.response_model
         self.duration.record(event.seconds, attributes)
         if event.waited > 0.0:
             self.wait.record(event.waited, attributes)
         usage = event.usage
-        self.tokens.record(usage.input_tokens, {**attributes, names.TOKEN_TYPE: "input"})
-        self.tokens.record(usage.output_tokens, {**attributes, names.TOKEN_TYPE: "output"})
+        self.tokens.record(usage.input_tokens, {**attributes, "gen_ai.token.type": "input"})
+        self.tokens.record(usage.output_tokens, {**attributes, "gen_ai.token.type": "output"})
         if event.cost:
             self.cost.add(event.cost, attributes)
 
     def failed(self, event: RequestFailed) -> None:
         if event.source == "provider":
-            attributes = {**_common(event), names.ERROR_TYPE: type(event.error).__name__}
+            attributes = {**_common(event), "error.type": type(event.error).__name__}
             self.duration.record(event.seconds, attributes)
 
 
 def _common(event: RequestEvent) -> dict[str, str]:
     return {
-        names.OPERATION: _CHAT,
-        names.PROVIDER: names.WELL_KNOWN.get(event.provider, event.provider),
-        names.REQUEST_MODEL: event.model,
+        "gen_ai.operation.name": _CHAT,
+        "gen_ai.provider.name": WELL_KNOWN.get(event.provider, event.provider),
+        "gen_ai.request.model": event.model,
     }
 
 
 def _asked(request: Request) -> dict[str, Any]:
     """Return what else is asked of the model, but for the texts."""
-    found: dict[str, Any] = {}
-    if request.max_tokens is not None:
-        found[names.REQUEST_MAX_TOKENS] = request.max_tokens
-    if request.temperature is not None:
-        found[names.REQUEST_TEMPERATURE] = request.temperature
-    for option, name in names.OPTIONS.items():
-        value = request.options.get(option)
-        if isinstance(value, int | float):
-            found[name] = value
-    return found
+    options = {name: request.options.get(option) for option, name in _OPTIONS.items()}
+    return _known(
+        {
+            "gen_ai.request.max_tokens": request.max_tokens,
+            "gen_ai.request.temperature": request.temperature,
+            **{name: each for name, each in options.items() if isinstance(each, int | float)},
+        }
+    )
 
 
 def _answered(event: RequestFinished) -> dict[str, Any]:
-    usage = event.usage
-    found: dict[str, Any] = {
-        names.INPUT_TOKENS: usage.input_tokens,
-        names.OUTPUT_TOKENS: usage.output_tokens,
-        names.SOURCE: event.source,
-        names.ATTEMPTS: event.attempts,
-        names.WAITED: event.waited,
-    }
-    if usage.cached_tokens:
-        found[names.CACHED_TOKENS] = usage.cached_tokens
-    if usage.reasoning_tokens:
-        found[names.REASONING_TOKENS] = usage.reasoning_tokens
-    if event.finish_reason is not None:
-        found[names.FINISH_REASONS] = (event.finish_reason,)
-    perhaps = {
-        names.RESPONSE_MODEL: event.response_model,
-        names.REQUEST_ID: event.request_id,
-        names.COST: event.cost,
-        names.RESPONSE_ID: None if event.response is None else event.response.raw.get("id"),
-    }
-    found.update((name, value) for name, value in perhaps.items() if value is not None)
-    return found
+    usage, reason = event.usage, event.finish_reason
+    return _known(
+        {
+            "gen_ai.usage.input_tokens": usage.input_tokens,
+            "gen_ai.usage.output_tokens": usage.output_tokens,
+            "llmflow.source": event.source,
+            "llmflow.attempts": event.attempts,
+            "llmflow.waited": event.waited,
+            "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens or None,
+            "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens or None,
+            "gen_ai.response.finish_reasons": None if reason is None else (reason,),
+            "gen_ai.response.model": event.response_model,
+            "llmflow.request_id": event.request_id,
+            "llmflow.cost": event.cost,
+            "gen_ai.response.id": None if event.response is None else event.response.raw.get("id"),
+        }
+    )
+
+
+def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _nanoseconds(seconds: float) -> int:

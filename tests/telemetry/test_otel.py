@@ -26,7 +26,8 @@ from llmflow.errors import (
     ServerError,
 )
 from llmflow.events import listening, observed
-from llmflow.telemetry import content, names
+from llmflow.telemetry import content
+from llmflow.telemetry.otel import WELL_KNOWN
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 from tests.observing import SECRET_ANSWER, SECRET_PROMPT, Asker
@@ -290,7 +291,9 @@ async def test_the_metrics_are_the_conventions_with_their_bucket_boundaries(
         "gen_ai.request.model": "model",
         "gen_ai.response.model": "model-2026-01-01",
     }
-    tokens = {each.attributes["gen_ai.token.type"]: each for each in metrics[names.TOKEN_USAGE]}
+    tokens = {
+        each.attributes["gen_ai.token.type"]: each for each in metrics["gen_ai.client.token.usage"]
+    }
     assert {kind: each.sum for kind, each in tokens.items()} == {"input": 24, "output": 14}
     assert list(tokens["input"].explicit_bounds) == [
         *(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144),
@@ -351,7 +354,7 @@ def test_parts_of_a_message_are_told_one_by_one() -> None:
             {"role": "assistant", "content": None},
         ),
     )
-    assert json.loads(content.of_request(request)[names.INPUT_MESSAGES]) == [
+    assert json.loads(content.of_request(request)["gen_ai.input.messages"]) == [
         {"role": "user", "parts": [{"type": "text", "content": "What is this?"}, image]},
         {"role": "assistant", "parts": []},
     ]
@@ -372,7 +375,7 @@ async def test_a_sampler_sees_what_it_may_decide_by() -> None:
     here.instrument()
     await Asker(ScriptedProvider()).ask()
     telemetry.uninstrument()
-    assert set(seen[0]) == {names.OPERATION, names.PROVIDER, names.REQUEST_MODEL}
+    assert set(seen[0]) == {"gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"}
     assert here.spans == []
 
 
@@ -430,8 +433,8 @@ async def test_a_call_that_began_before_has_metrics_and_no_span() -> None:
 
 
 def test_providers_have_the_conventions_names() -> None:
-    assert names.WELL_KNOWN["mistral"] == "mistral_ai"
-    assert set(names.WELL_KNOWN) & set(names.WELL_KNOWN.values()) == set()
+    assert WELL_KNOWN["mistral"] == "mistral_ai"
+    assert set(WELL_KNOWN) & set(WELL_KNOWN.values()) == set()
 
 
 def test_capture_content_must_be_said_plainly() -> None:
