@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from llmflow.budget.messages import refusal, too_large
-from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation
+from llmflow.budget.reservation import GRANTED, OVER, WAITING, Reservation, refusal, too_large
 from llmflow.budget.value import Budget, Estimate, LedgerState, Remaining, Spent
+from llmflow.clock import SystemClock
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
-from llmflow.limits.event_loops import HeldByLoop
+from llmflow.limits.event_loops import HeldByLoop, wake
 
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
@@ -64,7 +64,7 @@ class Ledger:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.budget = budget
-        self._clock = clock or _now
+        self._clock = clock or SystemClock().monotonic
         self._started = self._clock()
         self._limits = tuple(
             _NO_LIMIT if limit is None else float(limit) * _ROUNDING
@@ -246,11 +246,9 @@ class Ledger:
             (reservation.abandoned or reservation.release)()
 
     def _look_again(self) -> None:
-        self._lock.acquire()
-        try:
+        with self._lock:
             self._pump()
-        finally:
-            self._unlock()
+        self._tidy()
 
     def charge(self, spent: Spent) -> None:
         """Count what was spent without having been reserved."""
@@ -367,7 +365,9 @@ class Ledger:
         while queue:
             head = queue[0]
             if head.state == WAITING:
-                granted = head.can_go_on() and self._reached is None
+                loop = head.loop
+                assert loop is not None
+                granted = not loop.is_closed() and self._reached is None
                 if granted and head.anew is not None:
                     head.estimate = head.anew()
                 if granted and not self._fits(head.estimate):
@@ -379,7 +379,7 @@ class Ledger:
                     self._hold(head)
                 else:
                     head.state = OVER
-                if not head.wake() and granted:  # its loop was closed a moment ago
+                if not wake(loop, head.future) and granted:  # its loop was closed a moment ago
                     head.state = OVER
                     self._give_back(head.estimate)
             queue.popleft()
@@ -438,9 +438,3 @@ class Ledger:
 
 def _nothing() -> None:
     """End nothing: what was kept is for a row of a job, whatever becomes of its call's loop."""
-
-
-def _now() -> float:
-    """Return the running loop's time; outside of one, the clock that such loops use."""
-    loop = asyncio._get_running_loop()
-    return time.monotonic() if loop is None else loop.time()
