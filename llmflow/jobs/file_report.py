@@ -11,8 +11,7 @@ from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.jobs.file_run import FileRun
 from llmflow.llm import LLM
 from llmflow.progress.view import RunView
-from llmflow.runs.oddities import answer_words
-from llmflow.runs.report import RunReport, request_lines
+from llmflow.runs.report import RunReport, answer_words, request_lines
 from llmflow.runs.run import Run
 from llmflow.surrogates import well_formed_value
 

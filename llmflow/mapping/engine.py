@@ -298,7 +298,7 @@ class MapEngine(Generic[ItemT]):
 
     def _warn_of_cuts(self) -> None:
         """Say so if the bound has cut more answers than may be odd."""
-        from llmflow.runs.oddities import too_many_cut
+        from llmflow.runs.report import too_many_cut
 
         words = too_many_cut(self._answered, cut=self._cut, option="max_tokens")
         if words is not None:

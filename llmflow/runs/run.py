@@ -28,7 +28,6 @@ from llmflow.config.settings import STORES
 from llmflow.errors import ConfigurationError, JournalError, LLMFlowError, UsageError, redact
 from llmflow.events import Hook, RunFinished, RunStarted, emit, subscribe
 from llmflow.runs.catalog import checked_name, runs_folder
-from llmflow.runs.oddities import altered_words
 
 if TYPE_CHECKING:
     from llmflow.batch.record import JobRecord
@@ -254,6 +253,8 @@ class Run:
                     raise
                 self._ended = True  # and not where a Ctrl-C came: whoever closes again goes on
                 if self.altered:
+                    from llmflow.runs.report import altered_words
+
                     logger.warning("llmflow: run %s: %s", self.name, altered_words(self.altered))
                 if error is not None and _state_after(error)[0] == "interrupted":
                     from llmflow.runs.interruptions import tell_run
@@ -307,7 +308,8 @@ class Run:
         Raises:
             ProviderError: a job is refused.
         """
-        await self.session.placed()
+        for batches in self.session.all_batches:
+            await batches.placed()
 
     async def settled(self) -> None:
         """Return when all batch jobs have ended, with rows in the journal.

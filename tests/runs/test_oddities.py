@@ -19,7 +19,7 @@ from llmflow.errors import (
     ServerError,
 )
 from llmflow.retry import Retry
-from llmflow.runs.oddities import answer_words, retry_words
+from llmflow.runs.report import answer_words, retry_words
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Response, Usage
 from tests.batch.fakes import FakeProvider, FakeServer, echo
