@@ -19,6 +19,7 @@ from llmflow.call_options import (
     checked_temperature,
     known_fields,
     merged_options,
+    sendable,
 )
 from llmflow.calls.call import Call, Route
 from llmflow.calls.hedge import Hedge
@@ -30,7 +31,6 @@ from llmflow.calls.mode_options import (
     as_mode_options,
     current_mode,
 )
-from llmflow.calls.sendable import sendable
 from llmflow.calls.session import Session, current_session
 from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
@@ -205,12 +205,13 @@ class LLM(Mappable, Copying):
             price=functools.cache(self._find_price),  # it answers without a frame of its own
             overrides_cost=price is not None
             or (settings is not None and settings.price_over(None) is not None),
-            dedupe=dedupe,
             cache=machine_cache() if cache else None,
             mode_options=as_mode_options(mode, deadline=deadline, fallback=fallback),
             batch=batch or _configured_batch(settings),
         )
-        self._configured = settings
+        self._shares = True if cache else dedupe
+        self.configured = settings
+        """The settings from ``llmflow.toml``; None for a provider object."""
         self._settings = settings if api_key is None else None
         self._prepared = False
         self._given = given
@@ -237,12 +238,7 @@ class LLM(Mappable, Copying):
         if self._price is not None:
             return self._price
         known = price_of(self.model, base_url=self._route.endpoint or None)
-        return known if self._configured is None else self._configured.price_over(known)
-
-    @property
-    def configured(self) -> Settings | None:
-        """The settings from ``llmflow.toml``; None for a provider object."""
-        return self._configured
+        return known if self.configured is None else self.configured.price_over(known)
 
     @property
     def batch(self) -> Batch | None:
@@ -279,9 +275,7 @@ class LLM(Mappable, Copying):
         **fields: Any,
     ) -> str:
         """Ask, and return the answer's text. Arguments and errors as in `complete`."""
-        request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm(...)"
-        )
+        request = self._request(prompt, system, max_tokens, temperature, options, fields)
         return (await self._answer(request)).text
 
     async def complete(
@@ -404,8 +398,7 @@ class LLM(Mappable, Copying):
         run = self.run_around
         if run is None:
             raise UsageError('collect needs a run around it: async with Run("name"): ...')
-        if not self._prepared:
-            self.prepare()
+        self.prepare()
         run.session.batches.adopt(self._route, self.mode_options or ModeOptions(mode="batch"))
 
     @property
@@ -430,7 +423,7 @@ class LLM(Mappable, Copying):
         self, prompt: Prompt, arguments: Arguments = _NONE, *, wanted: bool = True
     ) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
-        return self._call(self._request(prompt, *arguments, {}, "llm(...)"), wanted=wanted)
+        return self._call(self._request(prompt, *arguments, {}), wanted=wanted)
 
     def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
         session, call = self._call(request)
@@ -445,8 +438,15 @@ class LLM(Mappable, Copying):
         elif options is not None and options.mode == "parallel" and options.fallback is None:
             options = None  # as if nobody had chosen
         validate = self.validate or validating.get() if wanted else None
-        call = Call(request, self._route, mode_options=options, validate=validate, wanted=wanted)
-        return session, call
+        shares = request.temperature == 0 if self._shares is None else self._shares
+        return session, Call(
+            request,
+            self._route,
+            mode_options=options,
+            validate=validate,
+            wanted=wanted,
+            shares=shares,
+        )
 
     def _request(
         self,
@@ -456,7 +456,7 @@ class LLM(Mappable, Copying):
         temperature: float | None,
         options: Mapping[str, Any] | None,
         fields: Mapping[str, Any],
-        place: str,
+        place: str = "llm(...)",
     ) -> Request:
         if not self._prepared:
             self.prepare()

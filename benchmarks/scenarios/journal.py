@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmflow import LLM, Run
-from llmflow.calls.key import fingerprint
+from llmflow.calls.replay import fingerprint
 from llmflow.journal import Journal
 from llmflow.types import Response, Usage
 from scenarios.checks import Check, checked

@@ -22,8 +22,8 @@ from llmflow.batch.record import FOLDER, JobRecord, JobStore, JournalStore, Memo
 from llmflow.batch.scheduler import BatchScheduler, Identity
 from llmflow.batch.spool import name_of
 from llmflow.calls.call import Call, Route, RunLive
-from llmflow.calls.key import server_of
 from llmflow.calls.mode_options import ModeOptions
+from llmflow.calls.replay import server_of
 from llmflow.calls.session import Session
 from llmflow.clock import SystemClock
 from llmflow.errors import BatchUnsupportedError, ConfigurationError, JournalError, ProviderError

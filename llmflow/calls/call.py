@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from llmflow.errors import ContentFilterError, JournalError, ProviderError
+from llmflow.errors import JournalError, ProviderError
 from llmflow.limits import Limiter
 from llmflow.provider import Provider
 from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRequest
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from llmflow.cache import Cache
     from llmflow.calls.in_flight import InFlight
     from llmflow.calls.mode_options import ModeOptions
-    from llmflow.calls.payment import Payment
+    from llmflow.calls.payment import Payment, Second, Sending
+    from llmflow.limits import Permit
     from llmflow.pricing import Price
 
-_TIMES_THE_ESTIMATE: Final = 100
+TIMES_THE_ESTIMATE: Final = 100
+ALWAYS_FITS: Final = 2048
+"""Tokens: no model's context is smaller."""
 _UNBOUNDED_ANSWER: Final = 1024
-# No model's context is smaller.
-_ALWAYS_FITS: Final = 2048
 
 NOTHING: Final = Response(
     text="", usage=Usage(), finish_reason=None, model="", provider="", source="nothing"
@@ -53,10 +54,10 @@ class Call:
         mode_options: the mode that is chosen for it; None: live.
         validate: looks at its answer; None where any is accepted.
         wanted: whether the answer is waited for; else it comes into the journal.
+        shares: whether equal calls in flight have one answer.
 
     Attributes:
         id: the call's number in this process.
-        shares: whether equal calls in flight have one answer.
         key: what stands for it in the journal; empty where nothing asks for it.
         ordinal: how often the same was asked before in this session.
         in_flight: the equal calls that it belongs to, if it shares their answer.
@@ -77,8 +78,8 @@ class Call:
     mode_options: ModeOptions | None = None
     validate: Callable[[Response], Any] | None = None
     wanted: bool = True
+    shares: bool = False
     id: int = field(init=False, default_factory=count(1).__next__)
-    shares: bool = field(init=False)
     key: bytes = field(init=False, default=b"")
     ordinal: int = field(init=False, default=0)
     in_flight: InFlight | None = field(init=False, default=None)
@@ -91,9 +92,6 @@ class Call:
     payment: Payment | None = field(init=False, default=None)
     retried: Callable[[ProviderError], None] | None = field(init=False, default=None)
 
-    def __post_init__(self) -> None:
-        self.shares = self.route.shares(self.request)
-
     @property
     def row(self) -> tuple[bytes, int]:
         """Its fingerprint and ordinal in the journal."""
@@ -101,7 +99,38 @@ class Call:
 
     def again(self, request: Request) -> Call:
         """Return a call for another request, in this route and mode."""
-        return Call(request, self.route, mode_options=self.mode_options, wanted=self.wanted)
+        return replace(self, request=request, validate=None)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class LiveCall:
+    """State of a live call between its attempts."""
+
+    id: int
+    request: Request
+    charge: Charge
+    wire: WireRequest | None
+    now: Callable[[], float]
+    kind: Hashable = None
+    expect: Callable[[], Charge] | None = None
+    attempts: int = 0
+    place: int = 0
+    in_flight: float = 0.0
+    doubted: bool = False
+    probed: bool = False
+    rejected_since: float | None = None
+    retried: Callable[[ProviderError], None] | None = None
+    payment: Payment | None = None
+    second: Second | None = None
+    sending: Sending | None = None
+    permit: Permit | None = None
+
+    def leave(self) -> None:
+        """Take note that the request goes out."""
+        if self.sending is not None:
+            self.sending.in_flight = True
+        if self.permit is not None:
+            self.permit.leave()
 
 
 Done: TypeAlias = Callable[["Response | Exception"], None]
@@ -143,7 +172,6 @@ class Route:
         limiter: whose admission its calls pass.
         price: returns what answers cost, or None if nobody knows.
         overrides_cost: whether that price goes before a cost that the provider reports.
-        dedupe: whether equal calls in flight share one; None: where the temperature is 0.
         cache: where answers of earlier runs are taken from, and kept for later ones; or None.
         mode_options: the mode of its calls, whatever is chosen around them; None: what is.
         batch: the `Batch` settings of its batch jobs; None for the defaults.
@@ -154,7 +182,6 @@ class Route:
     limiter: Limiter
     price: Callable[[], Price | None] = lambda: None
     overrides_cost: bool = False
-    dedupe: bool | None = None
     cache: Cache | None = None
     mode_options: ModeOptions | None = None
     batch: Any = None
@@ -163,12 +190,6 @@ class Route:
         """Return the wire request; None for a provider with its client."""
         encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
         return None if encode is None else encode(request)
-
-    def shares(self, request: Request) -> bool:
-        """Return whether equal calls may have one answer."""
-        if self.cache is not None:
-            return True
-        return request.temperature == 0 if self.dedupe is None else self.dedupe
 
     @property
     def endpoint(self) -> str:
@@ -197,33 +218,6 @@ class Route:
         model = f"{self.provider.name}/{self.provider.model}"
         return price == price_of(model, base_url=self.endpoint or None)
 
-    def priced(
-        self, response: Response, *, in_batch: bool, charge: Charge | None = None
-    ) -> Response:
-        """Return an answer with what it cost, if anybody knows.
-
-        Args:
-            response: the answer.
-            in_batch: whether a batch job brought it.
-            charge: what was reserved for it, where that is known.
-        """
-        if in_batch:  # of live calls, the mode has looked at the usage before the limiter
-            response = plausible(response, self.provider, charge)
-        if response.cost is not None and not self.overrides_cost:
-            return response
-        price = self.price()
-        if price is None:
-            return response
-        return replace(response, cost=price.cost(response.usage, batch=in_batch))
-
-    def price_failure(self, error: ProviderError, *, in_batch: bool) -> None:
-        """Note on an error the cost of its stopped answer."""
-        if not isinstance(error, ContentFilterError) or error.usage is None:
-            return
-        price = self.price()
-        if price is not None and (error.cost is None or self.overrides_cost):
-            error.cost = price.cost(error.usage, batch=in_batch)
-
 
 def plausible(response: Response, provider: Provider, charge: Charge | None) -> Response:
     """Return an answer, without its usage if that cannot be.
@@ -243,15 +237,11 @@ def plausible(response: Response, provider: Provider, charge: Charge | None) -> 
     if read >= 0 and written >= 0:
         if charge is not None and total <= charge.input_tokens + charge.output_tokens:
             return response
-        if total <= _ALWAYS_FITS and (
-            charge is None or total <= _TIMES_THE_ESTIMATE * charge.input_tokens
-        ):
-            return response
         endpoint = getattr(provider, "endpoint", None) or None
         most: float = _context(f"{provider.name}/{provider.model}", endpoint)
         if not most and charge is not None:
             answer = charge.output_tokens or _UNBOUNDED_ANSWER
-            most = _TIMES_THE_ESTIMATE * max(charge.tokens, charge.input_tokens + answer)
+            most = TIMES_THE_ESTIMATE * max(charge.tokens, charge.input_tokens + answer)
         if not most or total <= most:
             return response
     return replace(response, usage=Usage(), cost=None)

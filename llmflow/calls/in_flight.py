@@ -79,7 +79,7 @@ class InFlight:
         """
         error = self._answer.exception()
         if error is not None:
-            raise _copied(error)  # each caller adds its own traceback
+            raise copied_error(error)  # each caller adds its own traceback
         return self._answer.result()
 
     def cover(self, nth: int) -> range:
@@ -161,8 +161,8 @@ class InFlight:
             del self._groups[self._key]
 
 
-def _copied(error: BaseException) -> BaseException:
-    """Return an equal error, of whatever class, or the error where it cannot be copied."""
+def copied_error(error: BaseException) -> BaseException:
+    """Return an equal error, or the same where it cannot be copied."""
     try:
         copied = type(error).__new__(type(error))
         copied.args, copied.__cause__ = error.args, error.__cause__

@@ -1,6 +1,6 @@
-"""Live calls: admission, one attempt, and what follows when it fails.
+"""Step 8: send a call; live calls, and what follows a failure.
 
-The order is fixed: the user's own gates, then admission by the limiter (quota and
+The order of a live call is fixed: the user's own gates, then admission by the limiter (quota and
 in-flight slot in one), then the call. Both are given back before any back-off
 sleep, so a request that waits to be sent again holds nothing.
 """
@@ -12,18 +12,29 @@ import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
 from llmflow import transport
-from llmflow.calls.call import Call, plausible
+from llmflow.calls.call import (
+    ALWAYS_FITS,
+    NOTHING,
+    TIMES_THE_ESTIMATE,
+    Call,
+    LiveCall,
+    Route,
+    Step,
+    plausible,
+)
 from llmflow.calls.hedge import Hedge, Hedging
-from llmflow.calls.payment import Payment, Second, Sending
+from llmflow.calls.observe import CallReporter
+from llmflow.calls.payment import Payment, Second
 from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page, may_be_billed
-from llmflow.calls.reporter import CallReporter
+from llmflow.calls.session import Session
 from llmflow.clock import Clock, SystemClock
 from llmflow.errors import (
+    ContentFilterError,
     ProviderError,
     QuotaExhaustedError,
     RateLimitError,
@@ -37,7 +48,7 @@ from llmflow.limits.gates import Gate
 from llmflow.provider import ClientProvider, WireProvider
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
-from llmflow.types import Charge, Request, Response, WireRequest
+from llmflow.types import Charge, Request, Response
 
 _WORTH_TELLING: Final = 1e-3
 _TEMPLATE_CHARACTERS: Final = 16
@@ -45,35 +56,56 @@ _TEMPLATE_CHARACTERS: Final = 16
 _STRUGGLING: Final = 0.5
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class _Call:
-    """State of one request between its attempts."""
+def send(session: Session) -> Step:
+    """Return the step that asks the provider and reports the cost."""
+    retried = session.tally.retried
 
-    id: int
-    request: Request
-    charge: Charge
-    wire: WireRequest | None
-    now: Callable[[], float]
-    kind: Hashable = None
-    expect: Callable[[], Charge] | None = None
-    attempts: int = 0
-    place: int = 0
-    in_flight: float = 0.0
-    doubted: bool = False
-    probed: bool = False
-    rejected_since: float | None = None
-    retried: Callable[[ProviderError], None] | None = None
-    payment: Payment | None = None
-    second: Second | None = None
-    sending: Sending | None = None
-    permit: Permit | None = None
+    async def step(call: Call) -> Response:
+        mode = session.mode_of(call)
+        if not call.wanted:
+            mode.place(call)
+            return NOTHING
+        route, call.retried = call.route, retried
+        try:
+            response = await mode.complete(call)
+        except ProviderError as error:
+            price_failure(error, route, in_batch=call.in_batch)
+            raise
+        if call.source == "journal":
+            return response
+        return priced(response, route, in_batch=call.in_batch, charge=call.charge)
 
-    def leave(self) -> None:
-        """Take note that the request goes out."""
-        if self.sending is not None:
-            self.sending.in_flight = True
-        if self.permit is not None:
-            self.permit.leave()
+    return step
+
+
+def priced(
+    response: Response, route: Route, *, in_batch: bool, charge: Charge | None = None
+) -> Response:
+    """Return an answer with what it cost, if anybody knows.
+
+    Args:
+        response: the answer.
+        route: the way of its call.
+        in_batch: whether a batch job brought it.
+        charge: what was reserved for it, where that is known.
+    """
+    if in_batch:  # of live calls, the mode has looked at the usage before the limiter
+        response = plausible(response, route.provider, charge)
+    if response.cost is not None and not route.overrides_cost:
+        return response
+    price = route.price()
+    if price is None:
+        return response
+    return replace(response, cost=price.cost(response.usage, batch=in_batch))
+
+
+def price_failure(error: ProviderError, route: Route, *, in_batch: bool) -> None:
+    """Note on an error the cost of its stopped answer."""
+    if not isinstance(error, ContentFilterError) or error.usage is None:
+        return
+    price = route.price()
+    if price is not None and (error.cost is None or route.overrides_cost):
+        error.cost = price.cost(error.usage, batch=in_batch)
 
 
 class LiveMode:
@@ -137,7 +169,7 @@ class LiveMode:
         wire = None if self._wire is None else self._wire.encode(request)
         # Of the loop itself: a call asks for the time often.
         now = self._now or asyncio.get_running_loop().time
-        call = _Call(asked.id, request, charge, wire, now)
+        call = LiveCall(asked.id, request, charge, wire, now)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
@@ -162,7 +194,7 @@ class LiveMode:
             return response
         return replace(response, attempts=call.attempts, waited=max(0.0, waited))
 
-    async def _recover(self, call: _Call, failure: ProviderError, started: float) -> Response:
+    async def _recover(self, call: LiveCall, failure: ProviderError, started: float) -> Response:
         try:
             return await self.retry.recover(
                 failure,
@@ -178,9 +210,9 @@ class LiveMode:
             final.attempts = call.attempts
             raise
 
-    async def _attempt(self, call: _Call) -> Response:
+    async def _attempt(self, call: LiveCall) -> Response:
         """Send until there is an answer or a failure; a rate limit is neither."""
-        send: Callable[[_Call, Permit], Awaitable[Response]]
+        send: Callable[[LiveCall, Permit], Awaitable[Response]]
         send = self._exchange if self.hedging is None else self._hedged
         if (calls := item_calls.get()) is not None:
             send = calls.sent(send)
@@ -214,7 +246,7 @@ class LiveMode:
             if call.doubted:
                 self.limiter.standing.left(call)
 
-    async def _admitted(self, call: _Call, permit: Permit | None, counted: int) -> Permit:
+    async def _admitted(self, call: LiveCall, permit: Permit | None, counted: int) -> Permit:
         """Return the permit of the next request; that of the one before, if there is one."""
         if call.payment is not None:
             await call.payment.renew()
@@ -239,7 +271,7 @@ class LiveMode:
             call.payment.begin(call.attempts)
         return permit
 
-    async def _exchange(self, call: _Call, permit: Permit) -> Response:
+    async def _exchange(self, call: LiveCall, permit: Permit) -> Response:
         sent = call.now()
         try:
             if self._wire is not None:
@@ -264,16 +296,20 @@ class LiveMode:
         standing = self.limiter.standing
         if not standing.is_sound:
             standing.answered(call, sent=permit.admitted_at)
-        response = plausible(response, self.provider, call.charge)
-        actual = self.provider.settle(call.charge, response.usage)
+        charge, usage = call.charge, response.usage
+        total = usage.input_tokens + usage.output_tokens
+        is_small = total <= ALWAYS_FITS and total <= TIMES_THE_ESTIMATE * charge.input_tokens
+        if not is_small or usage.input_tokens < 0 or usage.output_tokens < 0:  # as few are
+            response = plausible(response, self.provider, charge)
+        actual = self.provider.settle(charge, response.usage)
         if call.expect is not None:
-            self.limiter.expectation.learn(call.kind, call.charge, actual)
+            self.limiter.expectation.learn(call.kind, charge, actual)
         permit.settle(actual, signals=signals)
         if response.finish_reason == FILTERED:
             raise filtered(response)
         return response
 
-    async def _hedged(self, call: _Call, permit: Permit) -> Response:
+    async def _hedged(self, call: LiveCall, permit: Permit) -> Response:
         hedging = self.hedging
         assert hedging is not None
         before, sent = call.in_flight, call.now()
@@ -296,9 +332,9 @@ class LiveMode:
     def _has_time_to_spare(self) -> bool:
         return not self.limiter.waiting and self.limiter.failing < _STRUGGLING
 
-    async def _exchange_again(self, call: _Call, sent: float) -> Response | None:
+    async def _exchange_again(self, call: LiveCall, sent: float) -> Response | None:
         """Send a request a second time; return None if it would have to wait for that."""
-        twin = _Call(call.id, call.request, call.charge, call.wire, call.now)
+        twin = LiveCall(call.id, call.request, call.charge, call.wire, call.now)
         twin.kind, twin.expect, twin.attempts = call.kind, call.expect, call.attempts
         for gate in self.gates:
             await gate.acquire()
@@ -324,7 +360,7 @@ class LiveMode:
         finally:
             permit.release()
 
-    def _tell(self, call: _Call, permit: Permit, error: ProviderError) -> None:
+    def _tell(self, call: LiveCall, permit: Permit, error: ProviderError) -> None:
         """Tell the limiter of a failure that is not the end of the attempt."""
         if call.sending is not None:
             call.sending.note(error)
@@ -348,7 +384,7 @@ class LiveMode:
             raise
 
     def _pause(
-        self, call: _Call, permit: Permit, rejection: RateLimitError | QuotaExhaustedError
+        self, call: LiveCall, permit: Permit, rejection: RateLimitError | QuotaExhaustedError
     ) -> None:
         """Pause the domain, and give up where that takes longer than anybody wants to wait."""
         daily = isinstance(rejection, QuotaExhaustedError)
@@ -401,7 +437,7 @@ def _charge(payment: Payment | None, error: ProviderError) -> None:
         payment.ended(error)
 
 
-def _close_second(call: _Call, second: Second, *, answered: bool) -> None:
+def _close_second(call: LiveCall, second: Second, *, answered: bool) -> None:
     """Charge a second request where both may have run, or where it may have and none answered."""
     call.second = None
     first = call.payment is not None and call.payment.may_have_run

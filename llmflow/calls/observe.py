@@ -1,19 +1,33 @@
-"""Step 2: count a call, and emit its first and last event."""
+"""Step 2: emit a call's events; log lines, and a run's counts."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
+import logging
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llmflow import errors
-from llmflow.calls.call import Call, Step
-from llmflow.errors import ContentFilterError, ProviderError
-from llmflow.events import observed
+from llmflow.calls.call import Call, LiveCall, Step
+from llmflow.clock import Clock
+from llmflow.errors import ProviderError
+from llmflow.events import (
+    DomainPaused,
+    RequestAdmitted,
+    RequestHedged,
+    RequestRejected,
+    RequestRetried,
+    current_run_id,
+    emit,
+    observed,
+)
+from llmflow.provider import Provider
 from llmflow.types import Response
 
+logger = logging.getLogger("llmflow")
+
+# A pause that is on is told of again where it becomes so many times as long.
+_MUCH_LONGER: Final = 2.0
 _WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
     (errors.RequestTimeoutError, "time-out"),
     (errors.ConnectionFailedError, "connection"),
@@ -22,6 +36,23 @@ _WORDS: Final[tuple[tuple[type[ProviderError], str], ...]] = (
     (errors.OverloadedError, "overloaded"),
     (errors.ServerError, "server error"),
 )
+
+
+def observe(run_id: str | None, ask: Step) -> Step:
+    """Return the step that emits the first and last event of calls."""
+
+    def step(call: Call) -> Coroutine[Any, Any, Response]:
+        provider = call.route.provider
+        return observed(
+            lambda: ask(call),
+            call_id=call.id,
+            provider=provider.name,
+            model=provider.model,
+            request=call.request,
+            run_id=run_id,
+        )
+
+    return step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,90 +108,6 @@ class RunStatistics:
         return self.answers + self.failed + self.failed_before
 
 
-class Tally:
-    """Counts, from any number of threads."""
-
-    def __init__(self) -> None:
-        # Again by its own thread: a call may be collected at any line, the locked ones among them.
-        self._lock = threading.RLock()
-        self.in_flight: set[int] = set()
-        """The ids of the calls that have not ended; those that jobs have are only counted."""
-        self._counts = {each.name: 0 for each in fields(RunStatistics) if each.default == 0}
-        self._cost: float | None = None
-        self._retries: Counter[str] = Counter()
-        self._brought = {"replayed": 0, "failed_before": 0}
-
-    def add(self, name: str, number: int = 1) -> None:
-        """Count one thing."""
-        with self._lock:
-            self._counts[name] += number
-
-    def taken(self, name: str, response: Response) -> None:
-        """Count an answer that cost nothing, ``cached`` or ``shared``."""
-        with self._lock:
-            self._counts[name] += 1
-            self._look_at(response)
-
-    def answer(self, response: Response) -> None:
-        """Count an answer of the provider."""
-        usage, counts = response.usage, self._counts
-        with self._lock:
-            counts["answered"] += 1
-            counts["requests"] += response.attempts
-            counts["input_tokens"] += usage.input_tokens
-            counts["output_tokens"] += usage.output_tokens
-            if response.cost is not None:
-                self._cost = (self._cost or 0.0) + response.cost
-            self._look_at(response)
-
-    def _look_at(self, response: Response) -> None:
-        """Count what is odd about an answer."""
-        text = response.text
-        if response.finish_reason != "stop" or not text or text.isspace():  # few are so
-            self._counts["cut"] += response.is_cut
-            self._counts["empty"] += response.is_empty
-
-    def retried(self, error: ProviderError) -> None:
-        """Count a request that is sent again after a failure."""
-        with self._lock:
-            self._retries[kind_of(error)] += 1
-
-    def brought(self, name: str) -> None:
-        """Note that a job's outcome arrived before the call."""
-        with self._lock:
-            self._brought[name] += 1
-
-    def known(self, name: str, response: Response | None = None) -> None:
-        """Count a ``replayed`` call or one that ``failed_before``, once."""
-        with self._lock:
-            if self._brought[name]:
-                self._brought[name] -= 1
-                return
-            self._counts[name] += 1
-            if response is not None:
-                self._look_at(response)
-
-    def failure(self, attempts: int, error: ProviderError | None = None) -> None:
-        """Count a final failure, its attempts and its cost."""
-        usage = error.usage if isinstance(error, ContentFilterError) else None
-        cost = error.cost if isinstance(error, ContentFilterError) else None
-        with self._lock:
-            self._counts["failed"] += 1
-            self._counts["requests"] += attempts
-            if usage is not None:
-                self._counts["input_tokens"] += usage.input_tokens
-                self._counts["output_tokens"] += usage.output_tokens
-            if cost is not None:
-                self._cost = (self._cost or 0.0) + cost
-
-    def statistics(self) -> RunStatistics:
-        """Return the counts of this moment."""
-        with self._lock:
-            counts = dict(self._counts)
-            counts["in_flight"] += len(self.in_flight)
-            return RunStatistics(**counts, cost=self._cost, retries=dict(self._retries))
-
-
 def kind_of(error: ProviderError) -> str:
     """Return a failure's status, or its kind without a reply.
 
@@ -177,32 +124,111 @@ def kind_of(error: ProviderError) -> str:
     return type(error).__name__
 
 
-def observe(tally: Tally, ask: Step) -> Step:
-    """Return the step that counts the calls in flight."""
-    in_flight = tally.in_flight
+class CallReporter:
+    """Tells of the calls of one provider.
 
-    async def counted(call: Call) -> Response:
-        in_flight.add(call.id)
-        try:
-            return await ask(call)
-        finally:
-            in_flight.discard(call.id)
+    Args:
+        provider: who answers.
+        clock: where the time of day comes from.
+    """
 
-    return counted
+    def __init__(self, provider: Provider, clock: Clock) -> None:
+        self._provider = provider
+        self._name = f"{provider.name}/{provider.model}"
+        self._clock = clock
 
+    def admitted(self, call_id: int, attempt: int, waited: float) -> None:
+        """Tell that a request goes, if `RequestAdmitted` is wanted."""
+        emit(RequestAdmitted(**self._of(call_id), attempt=attempt, waited=waited))
 
-def tell(run_id: str | None, ask: Step) -> Step:
-    """Return the step that tells whoever listens of calls."""
+    def hedged(self, call_id: int, seconds: float) -> None:
+        """Report a hedge, sent after so many seconds."""
+        if RequestHedged.wanted:
+            emit(RequestHedged(**self._of(call_id), seconds=seconds))
+        text = "%s: no answer for %.3g s: sent a second time"
+        self._log(logging.DEBUG, call_id, text, self._name, seconds, seconds=seconds)
 
-    def step(call: Call) -> Coroutine[Any, Any, Response]:
-        provider = call.route.provider
-        return observed(
-            lambda: ask(call),
-            call_id=call.id,
-            provider=provider.name,
-            model=provider.model,
-            request=call.request,
-            run_id=run_id,
+    def retried(self, call: LiveCall, attempt: int, error: ProviderError, delay: float) -> None:
+        """Tell that an attempt failed and another one follows."""
+        call_id = call.id
+        if call.retried is not None:
+            call.retried(error)
+        if RequestRetried.wanted:
+            emit(RequestRetried(**self._of(call_id), attempt=attempt, error=error, delay=delay))
+        facts = {"attempt": attempt, "error": type(error).__name__, "delay": delay}
+        self._log(logging.INFO, call_id, "retrying in %.3g s after: %s", delay, error, **facts)
+
+    def rejected(
+        self, call_id: int, attempt: int, rejection: ProviderError, seconds: float | None
+    ) -> None:
+        """Report a rate limit that pauses the domain for some seconds."""
+        if RequestRejected.wanted:
+            emit(
+                RequestRejected(
+                    **self._of(call_id),
+                    attempt=attempt,
+                    seconds=seconds,
+                    retry_after=rejection.retry_after,
+                    dimension=rejection.dimension,
+                )
+            )
+
+    @property
+    def of_pauses(self) -> bool:
+        """True if anybody wants to know of pauses."""
+        return DomainPaused.wanted or logger.isEnabledFor(logging.INFO)
+
+    def doubted(self, call_id: int, refusal: ProviderError, seconds: float) -> None:
+        """Report a pause because a working key or model is refused."""
+        if DomainPaused.wanted:
+            self._domain_paused(refusal, seconds)
+        text = (
+            "%s: refused after it has worked: all calls pause for %.3g s, then one is sent once "
+            "more (%s)"
+        )
+        facts = {"seconds": seconds, "error": type(refusal).__name__}
+        self._log(logging.WARNING, call_id, text, self._name, seconds, refusal, **facts)
+
+    def paused(
+        self, call_id: int, rejection: ProviderError, *, before: float, seconds: float
+    ) -> None:
+        """Report a pause once, however many calls meet it.
+
+        Without the rejection, the domain would have paused for `before` seconds.
+        """
+        news = seconds > _MUCH_LONGER * before
+        if news and DomainPaused.wanted:
+            self._domain_paused(rejection, seconds)
+        level = logging.INFO if news else logging.DEBUG
+        text, said = "%s: rate limited, all calls pause for %.3g s (%s)", rejection.message
+        asked = {"retry_after": rejection.retry_after, "dimension": rejection.dimension}
+        self._log(level, call_id, text, self._name, seconds, said, seconds=seconds, **asked)
+
+    def _domain_paused(self, why: ProviderError, seconds: float) -> None:
+        emit(
+            DomainPaused(
+                at=self._clock.wall(),
+                run_id=current_run_id.get(),
+                provider=self._provider.name,
+                model=self._provider.model,
+                seconds=seconds,
+                reason=why.message,
+                dimension=why.dimension,
+            )
         )
 
-    return step
+    def _of(self, call_id: int) -> dict[str, Any]:
+        return {
+            "at": self._clock.wall(),
+            "run_id": current_run_id.get(),
+            "call_id": call_id,
+            "provider": self._provider.name,
+            "model": self._provider.model,
+        }
+
+    def _log(self, level: int, call_id: int, text: str, *arguments: object, **facts: Any) -> None:
+        """Log a line, with fields of which none is named like one of the record's own."""
+        if logger.isEnabledFor(level):
+            who = self._of(call_id)
+            del who["at"]
+            logger.log(level, text, *arguments, extra={**who, **facts})

@@ -15,7 +15,7 @@ from llmflow.errors import (
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.budget import Estimate, Ledger, Reservation, Spent
+    from llmflow.budget import Estimate, Ledger, Reservation
 
 Charge = Callable[[float, float, int], None]
 """Has later sessions know of dollars, tokens and requests that no row tells of."""
@@ -104,7 +104,9 @@ class Payment(Sending):
         """Register a failure; its reserve is spent if it may have run."""
         self.note(error)
         if self.billed:
-            self._spend()
+            self.billed = False
+            if self.reservation is not None:
+                self._charge(*self._settle(*self._reserve_by_now()), 0)
         elif self._ledger.budget.requests is not None and _is_a_spent_request(error):
             # At once: it may wait for another call, which needs a request to go on.
             self._settle(0.0, 0.0)
@@ -134,17 +136,11 @@ class Payment(Sending):
 
     def renew_row(self) -> bool:
         """Reserve for a row's next job round; False if unaffordable."""
-        if self.reservation is not None:
-            return True
-        try:
-            reservation = self._ledger.reserve_nowait(self._of_row)
-        except BudgetExceededError:
-            return False
-        if reservation is None:
-            return False
-        self._ledger.detach(reservation)  # the loop of the jobs need not be the call's
-        self.reservation = reservation
-        return True
+        if self.reservation is None:
+            self.reservation = affordable(self._ledger, self._of_row)
+            if self.reservation is not None:
+                self._ledger.detach(self.reservation)  # the jobs' loop need not be the call's
+        return self.reservation is not None
 
     def second(self) -> Second | None:
         """Reserve for a hedge of this one; None if unaffordable."""
@@ -167,9 +163,7 @@ class Payment(Sending):
             is_kept: whether it is written down, and the number of its requests with it.
         """
         self._requests = error.attempts
-        spent = self._settle(*spent_on(error))
-        usd, tokens = (0.0, 0.0) if spent is None else spent[:2]
-        self._charge(usd, tokens, 0 if is_kept else self._requests)
+        self._charge(*self._settle(*spent_on(error)), 0 if is_kept else self._requests)
 
     def cancelled(self) -> None:
         """Count requests in flight as run and billed, their answers lost."""
@@ -180,8 +174,7 @@ class Payment(Sending):
         ran = self.may_have_run and self.reservation is not None
         spent = self._settle(*(self._reserve_by_now() if ran else (0.0, 0.0)))
         if self._requests:
-            usd, tokens = (0.0, 0.0) if spent is None else spent[:2]
-            self._charge(usd, tokens, self._requests)
+            self._charge(*spent, self._requests)
             self._requests = self._counted = 0  # once: it may be collected after it was given up
 
     def kept(self) -> Reservation | None:
@@ -197,19 +190,13 @@ class Payment(Sending):
             return kept.usd, kept.tokens
         return max(kept.usd, anew.usd), max(kept.tokens, anew.tokens)
 
-    def _settle(self, usd: float | None, tokens: float | None) -> Spent | None:
-        """Replace what is kept back by what was spent, and return that."""
+    def _settle(self, usd: float | None, tokens: float | None) -> tuple[float, float]:
+        """Replace what is kept back by what was spent; return its dollars and tokens."""
         reservation, self.reservation = self.reservation, None
         if reservation is None:
-            return None
+            return 0.0, 0.0
         requests, self._counted = self._requests - self._counted, self._requests
-        return reservation.settle(usd=usd, tokens=tokens, requests=requests)
-
-    def _spend(self) -> None:
-        self.billed = False
-        spent = self._settle(*self._reserve_by_now())
-        if spent is not None:
-            self._charge(spent.usd, spent.tokens, 0)
+        return reservation.settle(usd=usd, tokens=tokens, requests=requests)[:2]
 
     async def _reserve(self) -> None:
         estimate, ledger = self._estimate(), self._ledger
@@ -246,6 +233,14 @@ class Second(Sending):
 
     def _abandon(self) -> None:
         self.close(charged=self.may_have_run)
+
+
+def affordable(ledger: Ledger, estimate: Estimate) -> Reservation | None:
+    """Reserve for a row at once; None if it does not fit."""
+    try:
+        return ledger.reserve_nowait(estimate)
+    except BudgetExceededError:
+        return None
 
 
 def _is_a_spent_request(error: ProviderError) -> bool:

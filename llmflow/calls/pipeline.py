@@ -14,10 +14,10 @@ from llmflow.calls.budget import budget
 from llmflow.calls.cached import cached
 from llmflow.calls.call import Step
 from llmflow.calls.coalesce import coalesce
-from llmflow.calls.observe import observe, tell
+from llmflow.calls.live import send
+from llmflow.calls.observe import observe
 from llmflow.calls.recording import record
 from llmflow.calls.replay import replay
-from llmflow.calls.send import send
 from llmflow.calls.session import Session
 from llmflow.calls.validate import validate
 
@@ -42,11 +42,11 @@ def pipeline(
     if shares:
         step = coalesce(session, step)
     if shares or not wanted or session.journal is not None:
-        step = replay(session.ordinals, session.tally, step)
+        step = replay(session.ordinals, session.tally.outcome, step)
     if wanted:
-        step = observe(session.tally, step)
+        step = session.tally.counting(step)
     if wanted and is_heard:
-        step = tell(session.run_id, step)
+        step = observe(session.run_id, step)
     if validates:
         step = validate(step)
     return step

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from typing import Any
 
 from llmflow.calls.call import NOTHING, Call, Done, Route, Step
+from llmflow.calls.live import price_failure, priced
 from llmflow.calls.session import Session
 from llmflow.errors import JournalError, ProviderError
 from llmflow.types import Charge, Response
@@ -54,8 +56,7 @@ async def _recorded(session: Session, ask: Step, call: Call) -> Response:
             return response
         session.tally.answer(response)
     elif call.source == "journal":
-        session.tally.known("replayed", response)
-        return response
+        return session.tally.outcome(response)
     if session.journal is not None or call.route.cache is not None:
         try:
             await _write_answer(session, call, response)
@@ -74,22 +75,26 @@ async def _write_answer(session: Session, call: Call, response: Response) -> Non
     writes: list[Awaitable[None]] = []
     if session.journal is not None:
         covered = range(nth, nth + 1) if others is None else others.cover(nth)
-        writing = session.journal.put(
-            key, covered.start, response, uses=len(covered), paid=call.source != "cache"
+        paid = call.source != "cache"
+        writes.append(
+            session.journal.put(key, covered.start, response, uses=len(covered), paid=paid)
         )
-        writes.append(_counted(session, writing))
     if cache is not None:
         writes.append(cache.store(key, response))
-    if others is None or not writes:
-        for each in writes:
-            await each
-        return
-    all_written = asyncio.ensure_future(_all(writes))
+    session.recording += 1
     try:
-        await asyncio.shield(all_written)
-    except asyncio.CancelledError:
-        others.succeed_after(all_written, response, nth)
-        raise
+        if others is None or not writes:
+            for each in writes:
+                await each
+            return
+        all_written = _all(writes)
+        try:
+            await asyncio.shield(all_written)
+        except asyncio.CancelledError:
+            others.succeed_after(all_written, response, nth)
+            raise
+    finally:
+        session.recording -= 1
 
 
 async def _write_failure(session: Session, call: Call, error: ProviderError) -> None:
@@ -100,15 +105,9 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
             session.ordinals.give_back(call, (nth,))
         return
     covered = range(nth, nth + 1) if others is None else others.cover(nth)
-    writing = session.journal.put(call.key, covered.start, error, uses=len(covered))
-    await _counted(session, writing)
-
-
-async def _counted(session: Session, writing: Awaitable[None]) -> None:
-    """Wait until something is durable; meanwhile the session counts it."""
     session.recording += 1
     try:
-        await writing
+        await session.journal.put(call.key, covered.start, error, uses=len(covered))
     finally:
         session.recording -= 1
 
@@ -125,7 +124,7 @@ def keep(
     reservation = None if spending is None else spending.kept_for(row)
     if isinstance(outcome, Response):
         charge = None if reservation is None else Charge(tokens=reservation.estimate.tokens)
-        outcome = route.priced(outcome, in_batch=True, charge=charge)
+        outcome = priced(outcome, route, in_batch=True, charge=charge)
         session.tally.answer(outcome)
         if spending is not None:
             spending.arrived(reservation, outcome, route)
@@ -152,7 +151,7 @@ def _put_answer(
     if route.cache is None:
         return written
     kept = route.cache.store(row[0], response)
-    return asyncio.ensure_future(_all([kept] if written is None else [written, kept]))
+    return _all([kept] if written is None else [written, kept])
 
 
 def _put_failure(
@@ -166,7 +165,7 @@ def _put_failure(
     if error.fatal and done is None:  # it says nothing of the call, which is asked again
         session.note_fatal(error)
     else:
-        route.price_failure(error, in_batch=True)
+        price_failure(error, route, in_batch=True)
         session.tally.failure(error.attempts, error)
     if session.journal is None or not session.is_conclusive(error):
         return None
@@ -180,8 +179,5 @@ def _call_back(
     done(outcome if error is None else error)  # type: ignore[arg-type]
 
 
-async def _all(writes: Sequence[Awaitable[None]]) -> None:
-    if len(writes) == 1:
-        await writes[0]
-    else:
-        await asyncio.gather(*writes)
+def _all(writes: Sequence[Awaitable[None]]) -> asyncio.Future[Any]:
+    return asyncio.ensure_future(writes[0] if len(writes) == 1 else asyncio.gather(*writes))

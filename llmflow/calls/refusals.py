@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final, Protocol
+from typing import Final
 
-from llmflow.calls.reporter import CallReporter, Retried
+from llmflow.calls.call import LiveCall
+from llmflow.calls.observe import CallReporter
 from llmflow.clock import Clock
 from llmflow.errors import (
     AuthenticationError,
@@ -54,14 +55,6 @@ _REFUSED: Final = (
 )
 
 
-class Refused(Retried, Protocol):
-    """Facts of a call that was refused."""
-
-    attempts: int
-    doubted: bool
-    probed: bool
-
-
 class Refusals:
     """Decides what follows when one key and model are refused.
 
@@ -76,7 +69,7 @@ class Refusals:
         self._reporter = reporter
         self._clock = clock
 
-    async def let_pass(self, call: Refused, error: ProviderError, *, sent: float) -> None:
+    async def let_pass(self, call: LiveCall, error: ProviderError, *, sent: float) -> None:
         """Return if a call should be sent again, waiting for a probe.
 
         Args:
@@ -119,7 +112,7 @@ class Refusals:
                 raise error
         self._reporter.retried(call, call.attempts, error, seconds)
 
-    async def _outcome(self, call: Refused) -> Verdict:
+    async def _outcome(self, call: LiveCall) -> Verdict:
         """Wait until another call has found out, or has left it to this one."""
         standing, loop = self._limiter.standing, asyncio.get_running_loop()
         told: asyncio.Future[Verdict] = loop.create_future()

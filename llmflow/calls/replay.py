@@ -1,25 +1,33 @@
-"""Step 3: number a call, and answer it from its journal."""
+"""Step 3: give a call its key; answer it from its journal."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import is_dataclass
+from functools import lru_cache, partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import orjson
+
 from llmflow.calls.call import NOTHING, Call, Step
-from llmflow.calls.key import canonical, fingerprint, server_of
-from llmflow.calls.observe import Tally
-from llmflow.errors import UsageError
-from llmflow.types import Response
+from llmflow.calls.in_flight import copied_error
+from llmflow.errors import ConfigurationError, UsageError
+from llmflow.parts import VALUES, plain
+from llmflow.surrogates import well_formed_value
+from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
     from llmflow.journal import JournalProtocol, Recorded
     from llmflow.journal.journal import Asked
+    from llmflow.provider import Provider
 
 Row: TypeAlias = tuple[bytes, int]
 """Fingerprint and ordinal of a call."""
+SIZE: Final = 16
+"""Bytes of a fingerprint: of 10 billion questions, two have the same with a chance of 1e-19."""
 # Of a program that asks again for ever, what the journal remembers is enough.
 _MOST: Final = 100_000
 # While so many are looked up, the event loop stands still for some milliseconds.
@@ -27,8 +35,11 @@ _AT_ONCE: Final = 500
 _Waiting: TypeAlias = "list[tuple[Row, asyncio.Future[Recorded | None]]]"
 
 
-def replay(ordinals: Ordinals, tally: Tally, ask: Step) -> Step:
-    """Return the step that looks a call up in the journal."""
+def replay(ordinals: Ordinals, outcome: Callable[[Recorded], Response], ask: Step) -> Step:
+    """Return the step that looks a call up in the journal.
+
+    `outcome` returns or raises what is recorded of a call, and counts it.
+    """
 
     async def step(call: Call) -> Response:
         found = None
@@ -36,24 +47,9 @@ def replay(ordinals: Ordinals, tally: Tally, ask: Step) -> Step:
             found = await ordinals.find(call) if ordinals.waits else ordinals.identify(call)
         if found is None:
             return await ask(call)
-        return outcome(tally, found) if call.wanted else NOTHING
+        return outcome(found) if call.wanted else NOTHING
 
     return step
-
-
-def outcome(tally: Tally, found: Recorded) -> Response:
-    """Count what the journal knows of a call, and return it.
-
-    Raises:
-        ProviderError: it has failed for good.
-    """
-    if isinstance(found, Response):
-        tally.known("replayed", found)
-        return found
-    tally.known("failed_before")
-    error = found.error()
-    error.source = "journal"
-    raise error
 
 
 class LookUps:
@@ -96,7 +92,7 @@ class LookUps:
             if task.cancelled():
                 found.cancel()
             elif error is not None:
-                found.set_exception(type(error)(str(error)))
+                found.set_exception(copied_error(error))
             else:
                 found.set_result(task.result().get(row))
 
@@ -284,3 +280,101 @@ class Ordinals:
             if not free:
                 del self._free[key]
             return first
+
+
+def server_of(provider: Provider) -> str:
+    """Return a server's identity among its provider's, for hashing only.
+
+    It is the endpoint, unless the provider has a `server`: the environment may decide who answers.
+    """
+    return getattr(provider, "server", None) or getattr(provider, "endpoint", None) or ""
+
+
+def fingerprint(*, provider: str, endpoint: str, model: str, body: bytes) -> bytes:
+    """Return a question's fingerprint: equal for equal ones, in every process.
+
+    >>> fingerprint(provider="sim", endpoint="", model="demo", body=b"{}").hex()
+    'b0cd8ad8f0de0d527f29fb6aeee1b7ad'
+
+    Args:
+        provider: the provider's name.
+        endpoint: where it is.
+        model: the model's name there.
+        body: the whole request: every message and every parameter.
+    """
+    digest = _begun(provider, endpoint, model).copy()
+    digest.update(body)
+    return digest.digest()
+
+
+@lru_cache(maxsize=64)
+def _begun(provider: str, endpoint: str, model: str) -> blake2b:
+    """Return the digest of what the questions to a model have in common; it is not changed."""
+    # The lengths keep the parts apart, whatever they hold.
+    head = f"{len(provider)} {len(endpoint)} {len(model)} {provider}{endpoint}{model}"
+    return blake2b(head.encode("utf-8", "surrogatepass"), digest_size=SIZE)
+
+
+def canonical(request: Request) -> bytes:
+    """Write a request as bytes that are the same in every process.
+
+    Of images and documents it holds a digest.
+
+    >>> from llmflow.types import Request
+    >>> canonical(Request(model="m", messages=({"role": "user", "content": "Hi"},)))
+    b'[[{"role":"user","content":"Hi"}],null,null,null,{}]'
+
+    Raises:
+        ConfigurationError: an option cannot be written down.
+    """
+    options = request.options
+    parts: list[Any] = [
+        request.messages,
+        request.system,
+        request.max_tokens,
+        request.temperature,
+        options if type(options) is dict else dict(options),
+    ]
+    if request.wanted:
+        parts.append(request.wanted)
+    try:
+        return _dumped(parts)
+    except TypeError as error:
+        try:
+            parts = well_formed_value(parts)
+            try:
+                return _dumped(parts)
+            except TypeError:
+                import json  # what orjson refuses and JSON can say, such as a large number
+
+                return json.dumps(parts, default=_described).encode()
+        except (TypeError, ValueError, RecursionError):
+            raise ConfigurationError(
+                f"the request cannot be kept in a journal or cache: {error}"
+            ) from error
+
+
+def _dumped(value: Any) -> bytes:
+    return orjson.dumps(value, default=_described, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _described(value: Any) -> Any:
+    """Return what stands for an object: the schema of a model class, the fields of an object."""
+    if type(value) in VALUES:
+        return plain(value, _digest)
+    schema = getattr(value, "model_json_schema", None)
+    if isinstance(value, type):
+        name = f"{value.__module__}.{value.__qualname__}"
+        return [name, schema()] if schema is not None else name
+    if is_dataclass(value):
+        return orjson.Fragment(orjson.dumps(value, default=_described))
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    if hasattr(value, "items"):
+        return dict(value)
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=SIZE).hexdigest()

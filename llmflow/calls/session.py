@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, Token
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from llmflow.calls.in_flight import Coalescer
-from llmflow.calls.observe import Tally
-from llmflow.calls.replay import Ordinals, outcome
+from llmflow.calls.observe import RunStatistics, kind_of
+from llmflow.calls.replay import Ordinals
 from llmflow.calls.spending import Spending
-from llmflow.errors import ProviderError, UsageError
+from llmflow.errors import ContentFilterError, ProviderError, UsageError
 from llmflow.events import Event, current_run_id
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.types import Response
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from llmflow.budget import Ledger
     from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.mode_options import ModeOptions
-    from llmflow.journal import JournalProtocol
+    from llmflow.journal import JournalProtocol, Recorded
 
 _entered: ContextVar[Session | None] = ContextVar("llmflow_session", default=None)
 """The session of the innermost run whose block the running code is in.
@@ -45,6 +47,113 @@ def current_session() -> Session | None:
     if session is None and _whole_program:
         session = _whole_program[-1]
     return session
+
+
+class Tally:
+    """Counts, from any number of threads."""
+
+    def __init__(self) -> None:
+        # Again by its own thread: a call may be collected at any line, the locked ones among them.
+        self._lock = threading.RLock()
+        self.in_flight: set[int] = set()
+        """The ids of the calls that have not ended; those that jobs have are only counted."""
+        self._counts = {each.name: 0 for each in fields(RunStatistics) if each.default == 0}
+        self._cost: float | None = None
+        self._retries: Counter[str] = Counter()
+        self._brought = {"replayed": 0, "failed_before": 0}
+
+    def counting(self, ask: Step) -> Step:
+        """Return the step that counts the calls in flight."""
+        in_flight = self.in_flight
+
+        async def counted(call: Call) -> Response:
+            in_flight.add(call.id)
+            try:
+                return await ask(call)
+            finally:
+                in_flight.discard(call.id)
+
+        return counted
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count one thing."""
+        with self._lock:
+            self._counts[name] += number
+
+    def taken(self, name: str, response: Response) -> None:
+        """Count an answer that cost nothing, ``cached`` or ``shared``."""
+        with self._lock:
+            self._counts[name] += 1
+            self._look_at(response)
+
+    def answer(self, response: Response) -> None:
+        """Count an answer of the provider."""
+        usage, counts = response.usage, self._counts
+        with self._lock:
+            counts["answered"] += 1
+            counts["requests"] += response.attempts
+            counts["input_tokens"] += usage.input_tokens
+            counts["output_tokens"] += usage.output_tokens
+            if response.cost is not None:
+                self._cost = (self._cost or 0.0) + response.cost
+            self._look_at(response)
+
+    def _look_at(self, response: Response) -> None:
+        """Count what is odd about an answer."""
+        text = response.text
+        if response.finish_reason != "stop" or not text or text.isspace():  # few are so
+            self._counts["cut"] += response.is_cut
+            self._counts["empty"] += response.is_empty
+
+    def retried(self, error: ProviderError) -> None:
+        """Count a request that is sent again after a failure."""
+        with self._lock:
+            self._retries[kind_of(error)] += 1
+
+    def brought(self, name: str) -> None:
+        """Note that a job's outcome arrived before the call."""
+        with self._lock:
+            self._brought[name] += 1
+
+    def outcome(self, found: Recorded) -> Response:
+        """Count, once, what the journal knows of a call, and return it.
+
+        Raises:
+            ProviderError: it has failed for good.
+        """
+        name = "replayed" if isinstance(found, Response) else "failed_before"
+        with self._lock:
+            if self._brought[name]:
+                self._brought[name] -= 1
+            else:
+                self._counts[name] += 1
+                if isinstance(found, Response):
+                    self._look_at(found)
+        if isinstance(found, Response):
+            return found
+        error = found.error()
+        error.source = "journal"
+        raise error
+
+    def failure(self, attempts: int, error: ProviderError | None = None) -> None:
+        """Count a final failure, its attempts and its cost."""
+        usage = error.usage if isinstance(error, ContentFilterError) else None
+        cost = error.cost if isinstance(error, ContentFilterError) else None
+        with self._lock:
+            self._counts["failed"] += 1
+            self._counts["requests"] += attempts
+            if usage is not None:
+                self._counts["input_tokens"] += usage.input_tokens
+                self._counts["output_tokens"] += usage.output_tokens
+            if cost is not None:
+                self._cost = (self._cost or 0.0) + cost
+
+    def statistics(self) -> RunStatistics:
+        """Return the counts of this moment."""
+        with self._lock:
+            counts = dict(self._counts)
+            counts["in_flight"] += len(self.in_flight)
+            return RunStatistics(**counts, cost=self._cost, retries=dict(self._retries))
 
 
 class Session:
@@ -100,7 +209,7 @@ class Session:
         self.ordinals = Ordinals(
             journal, retry_failed=retry_failed, abandoned=self.coalescer.abandoned
         )
-        self.is_conclusive = is_conclusive or _is_not_fatal
+        self.is_conclusive = is_conclusive or (lambda error: not error.fatal)
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._batches: dict[asyncio.AbstractEventLoop | None, Any] = {}
@@ -203,7 +312,7 @@ class Session:
             return None
         self.note_route(call.route)
         found = self.ordinals.identify(call, submitted=submitted)
-        return None if found is None else outcome(self.tally, found)
+        return None if found is None else self.tally.outcome(found)
 
     def note_route(self, route: Route) -> None:
         """Record a call's route, before the first call on it."""
@@ -248,20 +357,6 @@ class Session:
     def batch_trouble(self) -> ProviderError | None:
         """The error for which a batch request is being repeated, or None."""
         return next(filter(None, (each.trouble for each in self.all_batches)), None)
-
-    @property
-    def batch_decisions(self) -> dict[str, int]:
-        """Decisions about batch jobs, with row counts."""
-        found: dict[str, int] = {}
-        for batches in self.all_batches:
-            for decision, rows in batches.decisions.items():
-                found[decision] = found.get(decision, 0) + rows
-        return found
-
-    async def placed(self) -> None:
-        """Return when all batch jobs are submitted, or wait for room."""
-        for batches in self.all_batches:
-            await batches.placed()
 
     def cancel_batches(self) -> None:
         """Cancel all running batch jobs; their answers are kept."""
@@ -315,7 +410,3 @@ class Session:
     def close(self) -> None:
         """Release what the run held for its calls, except the journal."""
         self.ordinals.close()
-
-
-def _is_not_fatal(error: ProviderError) -> bool:
-    return not error.fatal

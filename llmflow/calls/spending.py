@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from llmflow.calls.call import Call, Route
-from llmflow.calls.payment import Payment, spent_on
+from llmflow.calls.payment import Payment, affordable, spent_on
 from llmflow.errors import BudgetExceededError, ProviderError
-from llmflow.format import counted
+from llmflow.format import counted, dollars
 from llmflow.types import Response
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ class Spending:
             return payment.renew_row()
         if reservation is None:
             return True  # an earlier session's, and charged when it comes
-        try:
-            anew = self._ledger.reserve_nowait(reservation.estimate)
-        except BudgetExceededError:
-            anew = None
+        anew = affordable(self._ledger, reservation.estimate)
         if anew is None:
             del self._of_rows[row]
             return False
@@ -154,8 +151,6 @@ class Spending:
         each = self._estimator(call, batch=False)()
         left = self._ledger.remaining()
         if left.usd is not None and each.usd * count > left.usd:
-            from llmflow.format import dollars
-
             return (
                 f"{counted(count, 'call costs', 'calls cost')} about {dollars(each.usd * count)}, "
                 f"and {dollars(left.usd)} is left"

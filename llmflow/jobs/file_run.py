@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.call import Call, Step
-from llmflow.calls.replay import outcome
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -348,7 +347,7 @@ class FileRun(Room):
                 return ENDED
             is_same = digest == hash(prompt) and not Event.wanted
             if is_same and found is not None and self._session is not None:
-                self._write(row, outcome(self._session.tally, found), index)
+                self._write(row, self._session.tally.outcome(found), index)
                 return ENDED
             session, call = self._llm.call_for(prompt)
             response = None

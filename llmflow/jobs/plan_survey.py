@@ -9,9 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from llmflow.call_options import as_messages
-from llmflow.calls.key import canonical, fingerprint, server_of
-from llmflow.calls.sendable import sendable
+from llmflow.call_options import as_messages, sendable
+from llmflow.calls.replay import canonical, fingerprint, server_of
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
 from llmflow.journal.journal import Asked

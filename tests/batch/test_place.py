@@ -30,12 +30,11 @@ class Asking:
 
     def call(self, text: str, **options: Any) -> Call:
         request = self.llm._request(text, None, None, None, None, options, "here")
-        return Call(request, self.llm._route, mode_options=self.llm.mode_options)
+        return self.llm._call(request)[1]
 
     async def place(self, text: str, *, call: Call | None = None) -> bool:
         call = call or self.call(text)
         session = self.run.session
-        call.shares = call.route.shares(call.request)
         if session.journal is not None and not call.key:
             assert session.ordinals.identify(call) is None
         return await place(session, call, self._taken(text))

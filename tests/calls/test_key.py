@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from llmflow.calls.key import canonical, fingerprint
+from llmflow.calls.replay import canonical, fingerprint
 from llmflow.parts import (
     Document,
     Image,

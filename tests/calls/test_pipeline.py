@@ -14,10 +14,9 @@ from llmflow.calls.budget import budget
 from llmflow.calls.cached import cached
 from llmflow.calls.call import Call, Route, Step
 from llmflow.calls.coalesce import coalesce
-from llmflow.calls.observe import observe
+from llmflow.calls.live import send
 from llmflow.calls.recording import record
 from llmflow.calls.replay import replay
-from llmflow.calls.send import send
 from llmflow.calls.session import Session
 from llmflow.calls.validate import validate
 from llmflow.errors import ContextLengthError, ProviderError, UsageError
@@ -51,8 +50,8 @@ def pooled(session: Session, members: list[Route]) -> Step:
     """Return the pipeline of a pool: what is known or shared is so for all of its members."""
     each = cached(budget(session, send(session)))
     whole = record(session, pool(members, each))
-    known = replay(session.ordinals, session.tally, coalesce(session, whole))
-    return validate(observe(session.tally, known))
+    known = replay(session.ordinals, session.tally.outcome, coalesce(session, whole))
+    return validate(session.tally.counting(known))
 
 
 def routes(*scripts: list[str | ProviderError]) -> list[Route]:
@@ -67,7 +66,7 @@ def asked(session: Session, members: list[Route], times: int = 1) -> list[Respon
 
     async def main() -> list[Response]:
         ask = pooled(session, members)
-        calls = [ask(Call(request, members[0])) for _ in range(times)]
+        calls = [ask(Call(request, members[0], shares=True)) for _ in range(times)]
         return list(await asyncio.gather(*calls))
 
     return asyncio.run(main())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Run, make_plan
-from llmflow.calls.sendable import sendable
+from llmflow.call_options import sendable
 from llmflow.errors import ConfigurationError
 from llmflow.parts import (
     Document,

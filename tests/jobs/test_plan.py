@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, Batch, Price, Quota, tokens
-from llmflow.calls.key import fingerprint
+from llmflow.calls.replay import fingerprint
 from llmflow.errors import AuthenticationError, ConfigurationError, ContentFilterError, InputError
 from llmflow.jobs.plan_estimates import MOST, Pairs, TokenSample
 from llmflow.jobs.plan_report import lines

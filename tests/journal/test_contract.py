@@ -432,3 +432,18 @@ class TestJournalsThatAreFarAway:
         monkeypatch.setattr(MemoryJournal, "find_many", fail)
         assert {str(each) for each in in_run(main)} == {"the server is gone"}
         assert len(provider.requests) == 5
+
+    def test_calls_do_not_hang_at_an_error_that_is_not_made_of_a_text(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*_: object) -> Any:
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "no text")
+
+        async def main(run: Run) -> str:
+            async with asyncio.timeout(5):
+                return await LLM(numbered())("Hi", temperature=1)
+
+        in_run(main)
+        monkeypatch.setattr(MemoryJournal, "find_many", fail)
+        with pytest.raises(UnicodeDecodeError):
+            in_run(main)

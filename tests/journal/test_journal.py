@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmflow import errors
-from llmflow.calls.key import fingerprint
+from llmflow.calls.replay import fingerprint
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.journal import Journal, RecordedFailure, Totals, read_summary, schema
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS

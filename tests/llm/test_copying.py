@@ -64,7 +64,7 @@ class TestSettings:
             llm.mode_options,
             llm.batch,
         )
-        assert twin._route.dedupe is True
+        assert twin._given["dedupe"] is True
         assert twin._route.cache is llm._route.cache
 
     def test_what_was_set_later_is_carried_too(self, copied: Copy) -> None:

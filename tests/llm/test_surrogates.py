@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from llmflow import LLM, Run
-from llmflow.calls.key import canonical
+from llmflow.calls.replay import canonical
 from llmflow.errors import ProviderError
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.types import Request

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Price, Retry, Run
-from llmflow.calls.observe import Tally
+from llmflow.calls.session import Tally
 from llmflow.errors import BudgetExceededError, InvalidRequestError, RequestTimeoutError
 from llmflow.journal import Journal
 from llmflow.runs.catalog import find_run
