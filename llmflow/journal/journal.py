@@ -193,7 +193,15 @@ class Journal:
         A row that was altered since it was written is not known: what is recorded next for
         its question takes its place.
         """
-        return self._read(Reader.find, (fingerprint, nth))
+        try:
+            with self._reading:
+                reader = self._reader
+                if reader is None or self._is_inherited:
+                    self._check()
+                    raise JournalError(self._over)
+                return reader.find((fingerprint, nth))
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise explain(self._path, error, doing="read") from error
 
     async def find_many(self, keys: Sequence[Key]) -> dict[Key, Recorded]:
         """Do what `find` does for many questions; it never waits."""

@@ -133,14 +133,14 @@ def response_of(row: Sequence[Any]) -> Response:
     Raises:
         JournalError: it has an output of a kind that this version does not know.
     """
-    _, text, reason, model, provider, request, *numbers, raw = row
-    if bytes in map(type, row[1:6]):
+    _, text, reason, model, provider, request = row[:6]
+    read, written, cached, thought, put, put_1h, cost, attempts, waited, raw = row[6:]
+    if bytes in (type(text), type(reason), type(model), type(provider), type(request)):
         text, reason, model, provider, request = map(_text, row[1:6])
     reply = {} if raw is None else from_json(raw)
     outputs: tuple[Output, ...] = ()
     if type(reply) is list:  # no provider's reply is one: it is what `_with_outputs` has made
         outputs, reply = _outputs(reply[0]), reply[1]
-    read, written, cached, thought, put, put_1h, cost, attempts, waited = numbers
     return Response(
         text=text,
         usage=Usage(
@@ -311,11 +311,11 @@ def _of_plain_answer(row: Row) -> int:
 
     SQLite keeps a NaN as NULL, and minus zero as zero.
     """
-    key, ordinal, uses, at, text, reason, model, provider, request, *numbers, raw = row
-    cost, attempts, waited = numbers[6:]
+    key, ordinal, uses, at, text, reason, model, provider, request = row[:9]
+    *tokens, cost, attempts, waited, raw = row[9:]
     cost = math.nan if cost is None or cost != cost else cost + 0.0
     waited = math.nan if waited is None or waited != waited else waited + 0.0
-    packed = _pack(ordinal, uses, at + 0.0, *numbers[:6], cost, attempts, waited)
+    numbers = _pack(ordinal, uses, at + 0.0, *tokens, cost, attempts, waited)
     texts = (
         text,
         "" if reason is None else reason,
@@ -324,7 +324,7 @@ def _of_plain_answer(row: Row) -> int:
         "" if request is None else request,
         "" if raw is None else raw,
     )
-    return crc32("\0".join(texts).encode(), crc32(packed, crc32(key)))
+    return crc32("\0".join(texts).encode(), crc32(numbers, crc32(key)))
 
 
 def pieces(
