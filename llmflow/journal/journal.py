@@ -23,13 +23,7 @@ from llmflow.journal import schema
 from llmflow.journal.lock import Lock
 from llmflow.journal.protocol import Durability, Key, Outcome, Recorded, Store, Totals
 from llmflow.journal.reading import Reader, jobs_of, read_meta, totals_of
-from llmflow.journal.rows import (
-    answer_row,
-    failure_row,
-    sealed_answer,
-    sealed_failure,
-    to_json,
-)
+from llmflow.journal.rows import answer_row, failure_row, sealed_answer, sealed_plain, to_json
 from llmflow.journal.schema import explain
 from llmflow.journal.writer import NO_ROW, Entry, Writer, transaction
 from llmflow.private_files import make_private_folder
@@ -229,7 +223,7 @@ class Journal:
         if self._reader is not None:
             self._reader.note_failures()
         row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
-        return sealed_failure(row), True, paid
+        return sealed_plain(row, failed=True), True, paid
 
     async def record(self, fingerprint: bytes, nth: int, outcome: Outcome, **options: Any) -> None:
         """Do what `put` does; returns when the outcome is durable."""

@@ -80,7 +80,10 @@ INPUT_TOKENS, OUTPUT_TOKENS, COST = map(
     ANSWER_COLUMNS.index, ("input_tokens", "output_tokens", "cost")
 )
 ANSWER_ATTEMPTS, FAILURE_ATTEMPTS = ANSWER_COLUMNS.index("attempts"), 13
-_of_error: Final = attrgetter(*FAILURE_COLUMNS[len(_KEY) + 1 : -1])
+_texts_of: Final = attrgetter(*ANSWER_COLUMNS[4:9])
+_tokens_of: Final = attrgetter(*ANSWER_COLUMNS[9:15])
+_rest_of: Final = attrgetter(*ANSWER_COLUMNS[15:18])
+_of_error: Final = attrgetter(*FAILURE_COLUMNS[5:-1])
 _NOTHING: Final = b"{}"
 """What cannot be written as JSON at all."""
 _LARGEST: Final = 2**63 - 1
@@ -94,30 +97,12 @@ def answer_row(
     fingerprint: bytes, ordinal: int, uses: int, at: float, response: Response, *, whole: bool
 ) -> Row:
     """Return the row of an answer; `whole`: with the provider's whole reply."""
-    usage = response.usage
-    return (
-        fingerprint,
-        ordinal,
-        uses,
-        at,
-        response.text,
-        response.finish_reason,
-        response.model,
-        response.provider,
-        response.request_id,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-        usage.cache_write_tokens,
-        usage.cache_write_1h_tokens,
-        response.cost,
-        response.attempts,
-        response.waited,
-        _with_outputs(response, whole=whole)
-        if response.outputs
-        else (to_json(response.raw) if whole and response.raw else None),
-    )
+    if response.outputs:
+        raw: str | bytes | None = _with_outputs(response, whole=whole)
+    else:
+        raw = to_json(response.raw) if whole and response.raw else None
+    texts, tokens, rest = _texts_of(response), _tokens_of(response.usage), _rest_of(response)
+    return (fingerprint, ordinal, uses, at, *texts, *tokens, *rest, raw)
 
 
 def _with_outputs(response: Response, *, whole: bool) -> str | bytes:
@@ -253,10 +238,10 @@ def _plain(value: Any, column: str) -> Any:
 
 def _real(value: Any) -> float | None:
     try:
-        number = float(value)
+        number = float(value) + 0.0  # minus zero is not kept
     except (TypeError, ValueError, OverflowError):
         return None
-    return number + 0.0 if math.isfinite(number) else None  # minus zero is not kept
+    return number if math.isfinite(number) else None
 
 
 def sealed_answer(row: Row) -> Row:
@@ -264,22 +249,14 @@ def sealed_answer(row: Row) -> Row:
     try:
         return (*row, _of_plain_answer(row))
     except _NOT_PLAIN:
-        row = plain_row(row, ANSWER_COLUMNS)
-        return (*row, answer_checksum(row))
-
-
-def sealed_failure(row: Row) -> Row:
-    """Return the row of a failure with its checksum."""
-    row = plain_row(row, FAILURE_COLUMNS)
-    return (*row, checksum(row))
+        return sealed_plain(row, failed=False)
 
 
 def sealed_plain(row: Row, *, failed: bool) -> Row:
-    """Return a row that SQLite refused with storable values and checksum."""
-    if failed:
-        return sealed_failure(row[:-1])
-    row = plain_row(row[:-1], ANSWER_COLUMNS)
-    return (*row, answer_checksum(row))
+    """Return a row with its checksum, of values that SQLite can store."""
+    columns = FAILURE_COLUMNS if failed else ANSWER_COLUMNS
+    row = plain_row(row[: len(columns)], columns)
+    return (*row, checksum(row) if failed else answer_checksum(row))
 
 
 def answer_checksum(row: Row) -> int:
