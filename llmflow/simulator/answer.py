@@ -11,7 +11,7 @@ from collections import Counter
 
 import orjson
 
-from llmflow.simulator.dialect import Answer, Call
+from llmflow.simulator.exchange import Answer, Call
 from llmflow.simulator.schema_value import fill_schema
 
 # Longer texts are judged by their beginning, so that an answer stays cheap.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.checks import choice, number, whole
+from llmflow.simulator.checks import choices, flags, number, whole
 from llmflow.types import parse_amount
 
 RowError = Literal["server_error", "invalid_request"]
@@ -118,19 +118,17 @@ class BatchSettings:
         for name in ("max_requests", "max_bytes", "queue_requests"):
             if getattr(self, name) is not None:
                 whole(f"batch.{name}", getattr(self, name), low=1)
-        if not isinstance(self.moving_counts, bool):
-            raise ConfigurationError(
-                f"batch.moving_counts must be true or false; got {self.moving_counts!r}"
-            )
+        flags(self, "moving_counts", prefix="batch.")
         whole("batch.hidden_polls", self.hidden_polls, low=0)
-        self._check_ordinals()
-        choice("batch.row_error", self.row_error, get_args(RowError))
-        choice("batch.expired_results", self.expired_results, get_args(ExpiredResults))
-        choice("batch.cancelled_results", self.cancelled_results, get_args(CancelledResults))
+        choices(
+            self,
+            prefix="batch.",
+            row_error=RowError,
+            expired_results=ExpiredResults,
+            cancelled_results=CancelledResults,
+        )
         if self.state is not None and (not isinstance(self.state, str) or not self.state):
             raise ConfigurationError(f"batch.state must be a folder's path; got {self.state!r}")
-
-    def _check_ordinals(self) -> None:
         for name in _ORDINALS:
             given: object = getattr(self, name)
             if not isinstance(given, (list, tuple)):

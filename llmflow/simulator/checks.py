@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from llmflow.errors import ConfigurationError
 
@@ -27,18 +27,26 @@ def number(name: str, value: object, *, above: float | None = None, low: float =
 def whole(name: str, value: object, *, low: int, high: int | None = None) -> int:
     """Return a whole number within bounds, or say what is wrong."""
     rule = f"of at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
-    if high is not None and value > high:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= (high or value):
         raise ConfigurationError(f"{name} must be a whole number {rule}; got {value!r}")
     return value
 
 
-def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise if a value is none of the choices."""
-    if value not in choices:
-        allowed = ", ".join(repr(choice) for choice in choices)
-        raise ConfigurationError(f"{name} must be one of {allowed}; got {value!r}")
+def choices(owner: object, *, prefix: str = "", **kinds: object) -> None:
+    """Raise if a setting is none of its kind's literals."""
+    for name, kind in kinds.items():
+        value = getattr(owner, name)
+        if value not in get_args(kind):
+            allowed = ", ".join(repr(choice) for choice in get_args(kind))
+            raise ConfigurationError(f"{prefix}{name} must be one of {allowed}; got {value!r}")
+
+
+def flags(owner: object, *names: str, prefix: str = "") -> None:
+    """Raise if a setting is not a boolean."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"{prefix}{name} must be True or False; got {value!r}")
 
 
 def from_mapping(cls: type[_T], data: object, *, name: str) -> _T:

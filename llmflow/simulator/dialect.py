@@ -1,183 +1,206 @@
-"""Protocol of a dialect: its requests, words and charges."""
+"""Base of a dialect: its words, headers and charges."""
 
 from __future__ import annotations
 
+import hmac
 import math
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import orjson
 
-from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.batches.api import BatchAPI
+from llmflow.simulator.exchange import Answer, DialectError, bearer
+from llmflow.simulator.quota import Bucket, Charge, Decision, Domain
+from llmflow.simulator.settings import SimulatorSettings
 
-if TYPE_CHECKING:
-    from llmflow.simulator.batches.api import BatchAPI
-    from llmflow.simulator.batches.store import JobRecord, Store
-    from llmflow.simulator.quota import Charge, Decision, Domain
-    from llmflow.simulator.settings import SimulatorSettings
-
-Form = Literal["object"] | Mapping[str, Any] | None
-"""Any JSON object, or what a schema allows, or plain text."""
+_QUOTA = ("limit", "remaining", "reset")
 
 
-class DialectError(Exception, ABC):
-    """An error reply: status, message, and the dialect's envelope."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    @abstractmethod
-    def body(self, ident: str) -> bytes:
-        """Return the error envelope for the request of this identifier."""
-
-
-_PIECE = re.compile(r"\s*\S+|\s+$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool:
-    """A tool that must be called.
-
-    Args:
-        name: its name.
-        schema: the JSON schema of its input; None for a tool that takes free text.
-
-    """
-
-    name: str
-    schema: Mapping[str, Any] | None
-
-    def input(self, text: str) -> str:
-        """Return the plainest input that the schema allows, containing `text`."""
-        if self.schema is None:
-            return text
-        value = fill_schema(self.schema, text)
-        return orjson.dumps(value if isinstance(value, dict) else {}).decode()
-
-
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """A request for an answer, as far as all dialects read it."""
-
-    model: str
-    prompt: str
-    """The text to be answered: the last message of the user."""
-    prompt_tokens: int
-    max_tokens: int | None
-    stream: bool
-    form: Form
-    charge: Charge
-    """What it is charged on arrival."""
-    choices: int = 1
-    tool: Tool | None = None
-    """The tool that must be called."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Answer:
-    """An answer, or a tool's input, and whether ``max_tokens`` has cut it."""
-
-    text: str
-    tokens: int
-    cut: bool = False
-    tool: Tool | None = None
-
-    def pieces(self) -> list[str]:
-        """Return the text as a stream brings it: word by word."""
-        return _PIECE.findall(self.text)
-
-
-class Dialect(Protocol):
+class Dialect(ABC):
     """One provider's language and rules. Times are those of the engine's clock.
 
     `ident` is the request's identifier, without the prefix that a dialect gives it.
+
+    Args:
+        settings: what the provider is set to.
+        wall: the time of day when the engine's clock is at 0, in seconds since 1970.
+
     """
 
-    path: str
+    path: ClassVar[str]
     """Where answers are asked for, below the version."""
-    batch_paths: tuple[str, ...]
-    """Where its batch API is."""
-    upload_path: str
-    """Where large bodies are sent to."""
-    rejections_cost: bool
-    """Whether a rejected request is charged as a request."""
-    broken: Mapping[str, DialectError]
+    error: ClassVar[type[DialectError]]
+    """The form of its errors."""
+    broken: ClassVar[Mapping[str, DialectError]]
     """The answer to each fault that has one."""
-    garbage: tuple[tuple[str, bytes], ...]
-    """Content types and bodies of answers that are none."""
+    batch_api: ClassVar[type[BatchAPI]]
+    """Its files and jobs."""
+    charges_rejections: ClassVar[bool] = True
+    """Whether the setting `rejections_cost` concerns it."""
+    cut_body: ClassVar[bytes]
+    """The beginning of an answer, for the fault that cuts it."""
+    quota_names: ClassVar[str]
+    """The names of quota headers, made of a ``{unit}`` and a ``{what}``."""
+    quota_units: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "requests": ("rpm", "rpd"),
+        "tokens": ("tpm", "tpd"),
+    }
+    """The units of quota headers, and the limits of which each shows the first."""
 
-    @staticmethod
-    def claims(path: str, headers: Mapping[str, str]) -> bool:
+    def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
+        self._settings, self._wall = settings, wall
+        self._quota_headers = [
+            (unit, "".join(f"{self.quota_names.format(unit=unit, what=w)}: %s\r\n" for w in _QUOTA))
+            for unit in self.quota_units
+        ]
+        self.garbage = (
+            ("text/html", b"<html><head><title>502 Bad Gateway</title></head></html>"),
+            ("application/json", self.cut_body),
+            ("text/plain", b"upstream connect error or disconnect/reset before headers"),
+        )
+        """Content types and bodies of answers that are none."""
+
+    # --- requests
+
+    @classmethod
+    def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether a request for something else is in this dialect."""
-        ...
+        del headers
+        return path.startswith(cls.path)
 
     def key(self, headers: Mapping[str, str]) -> str:
-        """Return what distinguishes one customer from another."""
-        ...
+        """Return the key of a request, or an empty text."""
+        return bearer(headers)
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """Raise the error for a missing or wrong key."""
-        ...
+        right = self._settings.api_key
+        if right is None:
+            return
+        key = self.key(headers)
+        if not key or not hmac.compare_digest(key.encode("utf-8", "replace"), right.encode()):
+            raise self.wrong_key(key)
 
+    @abstractmethod
+    def wrong_key(self, key: str) -> DialectError:
+        """Return the error for a wrong key, or an empty one."""
+
+    @abstractmethod
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> Any:
         """Read a request into a `Call`, or raise a `DialectError`."""
-        ...
 
+    # --- headers
+
+    @abstractmethod
     def headers(self, ident: str, latency: float) -> str:
         """Return the header lines of every answer."""
-        ...
 
     def quota_headers(self, domain: Domain, *, now: float) -> str:
         """Return the header lines that show the state of a quota."""
-        ...
+        if self._settings.quota_headers == "off":
+            return ""
+        text, shown = "", domain.shown
+        for unit, lines in self._quota_headers:
+            limit = level = reset = 0.0
+            for bucket in self.shown_buckets(unit, shown):
+                limit += bucket.limit
+                level += max(0.0, bucket.level)
+                reset = max(reset, bucket.reset)
+            if limit:
+                left = self.shown_rest(unit, level)
+                text += lines % (int(limit), left, self.shown_reset(reset, now=now))
+        return text
 
-    def rejection(self, decision: Decision, call: Any, *, now: float) -> DialectError:
-        """Return the error that tells of a decision against a request."""
-        ...
+    def shown_buckets(self, unit: str, shown: Mapping[str, Bucket]) -> tuple[Bucket, ...]:
+        """Return the buckets whose sum a unit's quota headers show."""
+        for name in self.quota_units[unit]:
+            if name in shown:
+                return (shown[name],)
+        return ()
 
-    def whole(self, call: Any, said: Answer, *, ident: str, now: float) -> bytes:
+    def shown_rest(self, unit: str, level: float) -> int:
+        """Return what is left, as quota headers show it."""
+        del unit
+        return math.floor(level + 1e-6)
+
+    @abstractmethod
+    def shown_reset(self, seconds: float, *, now: float) -> str:
+        """Return the time of a full bucket, as quota headers show it."""
+
+    # --- answers
+
+    @staticmethod
+    @abstractmethod
+    def whole(call: Any, said: Answer, *, ident: str, created: int) -> bytes:
         """Return the body of an answer."""
-        ...
 
-    def events(self, call: Any, said: Answer, *, ident: str, now: float) -> list[bytes]:
+    @staticmethod
+    @abstractmethod
+    def events(call: Any, said: Answer, *, ident: str, created: int) -> list[bytes]:
         """Return the server-sent events of a streamed answer, the closing ones included."""
-        ...
 
     def produced(self, said: Answer) -> int:
         """Return how many tokens are charged while the answer is produced."""
-        ...
+        del said
+        return 0
 
     def used(self, call: Any, said: Answer) -> Charge | None:
         """Return the final charge of an answered request; None: as before."""
-        ...
+        if not self._settings.refund:
+            return None
+        output = said.tokens * call.choices
+        return Charge(call.prompt_tokens + output, call.prompt_tokens, output)
 
-    def answered(self, call: Any, *, now: float) -> None:
+    def answered(self, call: Any, *, now: float) -> None:  # noqa: B027 - most keep nothing
         """Know that an answer was sent."""
-        ...
 
     def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
         """Return the body of a model, or of the list of all."""
-        ...
+        del headers
+        names = self._settings.models
+        if name and names and name not in names:
+            raise self.unknown_model(name)
+        shown = [
+            self.shown_model(one, self.created(now))
+            for one in ((name,) if name else names or ("simulated",))
+        ]
+        return orjson.dumps(shown[0] if name else self.model_list(shown))
 
-    def batch_api(self, store: Store, carry: Callable[[JobRecord], object]) -> BatchAPI:
-        """Return the batch API, with files and jobs in a store."""
-        ...
+    @abstractmethod
+    def shown_model(self, name: str, created: int) -> dict[str, Any]:
+        """Return a model as it is shown."""
+
+    @abstractmethod
+    def model_list(self, models: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the list of all models as it is shown."""
+
+    def created(self, now: float) -> int:
+        """Return the second of the day since 1970."""
+        return int(self._wall + now)
+
+    # --- errors
+
+    @abstractmethod
+    def rejection(self, decision: Decision, call: Any, *, now: float) -> DialectError:
+        """Return the error that tells of a decision against a request."""
+
+    @abstractmethod
+    def unknown_model(self, name: str) -> DialectError:
+        """Return the error for a model that does not exist."""
 
     def unknown(self, method: str, path: str) -> DialectError:
         """Return the error for a path that does not exist."""
-        ...
+        return self.error(404, f"Invalid URL ({method} {path})")
 
     def not_allowed(self, allowed: str) -> DialectError:
         """Return the error for a method that a path does not accept."""
-        ...
+        return self.error(405, f"Only {allowed} requests are accepted.")
 
     def unreadable(self, status: int, message: str) -> DialectError:
         """Return the error for a request refused before it was read."""
-        ...
+        return self.error(status, message)
 
 
 def retry_headers(wait: float | None, settings: SimulatorSettings) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from llmflow.simulator.answer import answer
 from llmflow.simulator.batches.store import BatchCounts
-from llmflow.simulator.dialect import Answer, Call, Dialect, DialectError, retry_headers
+from llmflow.simulator.dialect import Dialect, retry_headers
+from llmflow.simulator.exchange import Answer, Call, DialectError
 from llmflow.simulator.faults import Dice, Latency
 from llmflow.simulator.known_dialects import dialects
 from llmflow.simulator.quota import Charge, Decision, Ledger
@@ -31,14 +32,11 @@ _ROUTES = {
 _NO_FAULTS = (None, "slow", "straggler")
 
 
-class _Side:
+class _Side(NamedTuple):
     """One dialect of the provider, with quotas of its own."""
 
-    __slots__ = ("dialect", "ledger")
-
-    def __init__(self, dialect: Dialect, settings: SimulatorSettings, *, now: float) -> None:
-        self.dialect = dialect
-        self.ledger = Ledger(settings, now=now, rejections_cost=dialect.rejections_cost)
+    dialect: Dialect
+    ledger: Ledger
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,7 +117,17 @@ class Engine:
         assert isinstance(latency, Latency)
         self._latency = latency
         spoken = dialects(settings, wall=self._wall)
-        self._sides = tuple(_Side(dialect, settings, now=now) for dialect in spoken)
+        self._sides = tuple(
+            _Side(
+                dialect,
+                Ledger(
+                    settings,
+                    now=now,
+                    rejections_cost=dialect.charges_rejections and settings.rejections_cost,
+                ),
+            )
+            for dialect in spoken
+        )
         self._asked = {side.dialect.path: side for side in self._sides}
         self._dice = Dice(latency, settings.faults, seed=settings.seed)
         self._tally = Tally(now=now)
@@ -277,13 +285,13 @@ class Engine:
         """Put the answer into a reply, and charge its production."""
         dialect, call, seconds = side.dialect, reply.call, reply.delay
         reply.tokens = (call.prompt_tokens, said.tokens * call.choices)
-        reply.used = dialect.used(call, said)
+        reply.used, created = dialect.used(call, said), dialect.created(now)
         if call.stream:
-            reply.events = dialect.events(call, said, ident=ident, now=now)
+            reply.events = dialect.events(call, said, ident=ident, created=created)
             reply.event_gap = self._latency.per_output_token * said.tokens / len(reply.events)
             seconds += reply.event_gap * len(reply.events)
         else:
-            reply.body = dialect.whole(call, said, ident=ident, now=now)
+            reply.body = dialect.whole(call, said, ident=ident, created=created)
         tokens = reply.produced = dialect.produced(said)
         if tokens and reply.decision is not None:
             side.ledger.produce(reply.decision, tokens, seconds=seconds, now=now)

@@ -7,7 +7,10 @@ from llmflow.simulator.dialect import Dialect
 from llmflow.simulator.openai.chat import OpenAIDialect
 from llmflow.simulator.settings import SimulatorSettings
 
+DIALECTS: tuple[type[Dialect], ...] = (AnthropicDialect, OpenAIDialect)
+"""All of them; the last one claims what no other does."""
+
 
 def dialects(settings: SimulatorSettings, *, wall: float = 0.0) -> tuple[Dialect, ...]:
-    """Return one of each; the last one claims what no other does."""
-    return AnthropicDialect(settings, wall=wall), OpenAIDialect(settings, wall=wall)
+    """Return one of each."""
+    return tuple(dialect(settings, wall=wall) for dialect in DIALECTS)

@@ -143,6 +143,8 @@ DAY = 86_400.0
 _PER_DAY = ("rpd", "tpd")
 # Of a request's needs: itself, its tokens, their input, their output.
 _PARTS: dict[Dimension, int] = {"rpm": 0, "rpd": 0, "tpm": 1, "tpd": 1, "itpm": 2, "otpm": 3}
+# What is charged while an answer is produced: tokens and output.
+_PRODUCED = (1, 3)
 _MAX_DOMAINS = 10_000
 # What takes less is charged at once: a rate of tokens in no time would be no number.
 _INSTANT = 1e-6
@@ -171,27 +173,10 @@ class Account(NamedTuple):
     part: int
 
 
-def _distinct(accounts: list[Account], *names: Dimension) -> tuple[Bucket, ...]:
-    pairs = [(a.bucket, a.shown) for a in accounts if a.name in names]
-    return tuple(dict.fromkeys(bucket for pair in pairs for bucket in pair))
-
-
 class Domain:
     """The accounts of one quota, such as one key and model."""
 
-    __slots__ = (
-        "accounts",
-        "buckets",
-        "in_flight",
-        "input",
-        "output",
-        "per_minute",
-        "produced",
-        "ramp",
-        "requests",
-        "shown",
-        "tokens",
-    )
+    __slots__ = ("accounts", "buckets", "in_flight", "per_minute", "produced", "ramp", "shown")
 
     def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
         accounts = []
@@ -209,13 +194,10 @@ class Domain:
             accounts.append(Account(name, bucket, shown, part))
         self.accounts = tuple(accounts)
         self.shown: dict[str, Bucket] = {account.name: account.shown for account in accounts}
-        self.requests = _distinct(accounts, "rpm", "rpd")
-        self.tokens = _distinct(accounts, "tpm", "tpd")
-        self.input = _distinct(accounts, "itpm")
-        self.output = _distinct(accounts, "otpm")
-        self.per_minute = _distinct(accounts, "rpm", "tpm", "itpm", "otpm")
-        self.buckets = (*self.requests, *self.tokens, *self.input, *self.output)
-        self.produced = (*self.tokens, *self.output)
+        buckets = [(each, a) for a in accounts for each in dict.fromkeys((a.bucket, a.shown))]
+        self.buckets = tuple((bucket, account.part) for bucket, account in buckets)
+        self.per_minute = [bucket for bucket, account in buckets if account.name not in _PER_DAY]
+        self.produced = [bucket for bucket, part in self.buckets if part in _PRODUCED]
         self.ramp: Ramp | None = None
         if settings.ramp is not None:
             self.ramp = Ramp(
@@ -230,36 +212,28 @@ class Domain:
     @property
     def idle(self) -> bool:
         """True if this quota is in the state of a new one."""
-        return not self.in_flight and all(b.level >= b.capacity for b in self.buckets)
+        return not self.in_flight and all(b.level >= b.capacity for b, _ in self.buckets)
 
     def refill(self, now: float) -> None:
         """Bring all accounts to this moment."""
-        for bucket in self.buckets:
+        for bucket, _ in self.buckets:
             bucket.refill(now)
         if self.ramp is not None:
             self.ramp.refill(now)
 
     def take(self, charge: Charge) -> None:
         """Charge an admitted request."""
-        for bucket in self.requests:
-            bucket.level -= 1
-        for bucket in self.tokens:
-            bucket.level -= charge.tokens
-        for bucket in self.input:
-            bucket.level -= charge.input
-        for bucket in self.output:
-            bucket.level -= charge.output
+        needs = (1.0, *charge)
+        for bucket, part in self.buckets:
+            bucket.level -= needs[part]
         if self.ramp is not None:
             self.ramp.take(charge.input)
 
     def settle(self, charged: Charge, used: Charge) -> None:
         """Correct what was charged to what was used."""
-        for bucket in self.tokens:
-            bucket.give(charged.tokens - used.tokens)
-        for bucket in self.input:
-            bucket.give(charged.input - used.input)
-        for bucket in self.output:
-            bucket.give(charged.output - used.output)
+        unused = (0.0, *(before - after for before, after in zip(charged, used, strict=True)))
+        for bucket, part in self.buckets:
+            bucket.give(unused[part])
 
     def drain(self, tokens_per_second: float) -> None:
         """Take tokens at a rate while an answer is produced."""
@@ -352,7 +326,7 @@ class Ledger:
         domain.in_flight -= 1
         if not decision.flow and used is None:
             return charged.tokens
-        for bucket in domain.buckets:
+        for bucket, _ in domain.buckets:
             bucket.refill(now)
         if decision.flow:
             made = decision.flow * (now - decision.since)

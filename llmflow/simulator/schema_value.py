@@ -1,11 +1,11 @@
-"""Plain values that a JSON schema allows."""
+"""Plain values that a JSON schema allows, and the schemas within it."""
 
 from __future__ import annotations
 
 import ast
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from re import _parser as parser  # type: ignore[attr-defined]  # there from 3.11 to 3.14
 from typing import Any, Final
 from urllib.parse import unquote
@@ -415,3 +415,27 @@ def _string(schema: Mapping[str, Any], text: str) -> str:
     if len(text) < least:
         text += "." * (least - len(text))
     return text[:most] if isinstance(most, int) else text
+
+
+def schema_parts(
+    schema: Mapping[str, Any], *, lists: tuple[str, ...] = ("anyOf",), path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield every schema within a schema, with its place.
+
+    >>> [path for path, _ in schema_parts({"properties": {"a": {"items": {}}}})]
+    [(), ('properties', 'a'), ('properties', 'a', 'items')]
+    """
+    yield path, schema
+    inner: list[tuple[tuple[str, ...], Any]] = []
+    for key in ("properties", "$defs", "definitions"):
+        named = schema.get(key)
+        if isinstance(named, dict):
+            inner += [((key, name), part) for name, part in named.items()]
+    inner.append((("items",), schema.get("items")))
+    for key in lists:
+        listed = schema.get(key)
+        if isinstance(listed, list):
+            inner += [((key, str(place)), part) for place, part in enumerate(listed)]
+    for below, part in inner:
+        if isinstance(part, dict):
+            yield from schema_parts(part, lists=lists, path=(*path, *below))

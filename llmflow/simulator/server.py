@@ -13,7 +13,7 @@ from aiohttp import web
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batches.api import BatchReply
-from llmflow.simulator.batches.service import MOST_UPLOADED, Batches, Paths
+from llmflow.simulator.batches.service import MOST_UPLOADED, Batches, is_own, is_upload
 from llmflow.simulator.batches.store import BatchCounts
 from llmflow.simulator.connection import (
     Connection,
@@ -63,7 +63,6 @@ class Simulator:
         self._listener: asyncio.Server | None = None
         self._stopped = asyncio.Event()
         self._batches: Batches | None = None
-        self._paths = Paths(self.settings)
         self._counted = BatchCounts()
         self._tick: asyncio.TimerHandle | None = None
         self._port = 0
@@ -210,7 +209,7 @@ class Simulator:
         assert isinstance(connection, Connection)
         if connection.listens_at > self._loop.time():
             await self._until(connection.listens_at)
-        if self._paths.upload(request.method, request.raw_path):
+        if is_upload(request.method, request.raw_path):
             check_head(request, most=MOST_UPLOADED)
             path = self._open_batches().store.scratch()
             await spool_body(request, path, most=MOST_UPLOADED)
@@ -218,7 +217,7 @@ class Simulator:
         most = self.settings.max_body_bytes
         check_head(request, most=most)
         body = await read_body(request, most=most)
-        if self._paths.own(request.raw_path):
+        if is_own(request.raw_path):
             return await self._answer_batch(request, body, None)
         return await self._answer(request, body)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batch_settings import BatchSettings
-from llmflow.simulator.checks import choice, from_mapping, number, whole
+from llmflow.simulator.checks import choices, flags, from_mapping, number, whole
 from llmflow.simulator.faults import Faults, Latency
 from llmflow.types import parse_amount
 
@@ -184,22 +184,21 @@ class SimulatorSettings:
         ):
             if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
                 whole(name, getattr(self, name), low=low)
-        choice("scope", self.scope, get_args(Scope))
-        choice("credit_error", self.credit_error, get_args(CreditError))
-        choice("charge", self.charge, get_args(ChargeRule))
-        choice("quota_headers", self.quota_headers, get_args(QuotaHeaders))
-        choice("headers_at", self.headers_at, get_args(HeadersAt))
-        choice("headers_on", self.headers_on, get_args(HeadersOn))
-        choice("answer", self.answer, get_args(AnswerStyle))
+        choices(
+            self,
+            scope=Scope,
+            credit_error=CreditError,
+            charge=ChargeRule,
+            quota_headers=QuotaHeaders,
+            headers_at=HeadersAt,
+            headers_on=HeadersOn,
+            answer=AnswerStyle,
+        )
         self._check_texts()
         self._check_nested()
 
     def _check_texts(self) -> None:
-        for name in ("refund", "rejections_cost", "retry_after", "retry_after_ms", "retry_text"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(
-                    f"{name} must be True or False; got {getattr(self, name)!r}"
-                )
+        flags(self, "refund", "rejections_cost", "retry_after", "retry_after_ms", "retry_text")
         for name in ("host", "organization"):
             value = getattr(self, name)
             # A line break here would end a header early.
@@ -226,35 +225,27 @@ class SimulatorSettings:
             object.__setattr__(self, "faults", from_mapping(Faults, self.faults, name="faults"))
         if not isinstance(self.batch, BatchSettings):
             object.__setattr__(self, "batch", from_mapping(BatchSettings, self.batch, name="batch"))
-        steps = _steps(self.schedule)
-        if steps is None or any(factor <= 0 for _, factor in steps):
-            raise ConfigurationError(
-                "schedule must be ascending pairs (second of at least 0, factor above 0), "
-                f"such as [(0, 1), (60, 0.5)]; got {self.schedule!r}"
-            )
-        object.__setattr__(self, "schedule", steps)
-        steps = _steps(self.others)
-        if steps is None or any(share >= 1 for _, share in steps):
-            raise ConfigurationError(
-                "others must be ascending pairs (second of at least 0, share from 0 to below 1), "
-                f"such as [(0, 0.6), (10, 0)]; got {self.others!r}"
-            )
-        object.__setattr__(self, "others", steps)
+        for name, rule, is_right, example in _STEPS:
+            pairs = getattr(self, name)
+            steps = _steps(pairs)
+            if steps is None or not all(is_right(value) for _, value in steps):
+                raise ConfigurationError(
+                    f"{name} must be ascending pairs (second of at least 0, {rule}), "
+                    f"such as {example}; got {pairs!r}"
+                )
+            object.__setattr__(self, name, steps)
 
     @property
     def limits(self) -> Limits:
         """Return the quota as plain numbers."""
-        return Limits(*(self._limit(name) for name in Limits._fields))
+        given = (getattr(self, name) for name in Limits._fields)
+        return Limits(*(None if limit is None else float(limit) for limit in given))
 
     @property
     def blind(self) -> bool:
         """True if a 429 carries no details."""
         hints = self.retry_after or self.retry_after_ms or self.retry_text
         return self.quota_headers == "off" and not hints
-
-    def _limit(self, name: str) -> float | None:
-        value = getattr(self, name)
-        return None if value is None else float(value)
 
     def to_json(self) -> str:
         """Return these settings, the key included, as JSON for `from_json`."""
@@ -284,4 +275,8 @@ def _steps(pairs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], .
     return steps if all(a[0] <= b[0] for a, b in pairwise(steps)) else None
 
 
+_STEPS: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
+    ("schedule", "factor above 0", lambda factor: factor > 0, "[(0, 1), (60, 0.5)]"),
+    ("others", "share from 0 to below 1", lambda share: share < 1, "[(0, 0.6), (10, 0)]"),
+)
 _OPTIONAL_COUNTS = ("max_concurrent", "credit_requests", "context_tokens")

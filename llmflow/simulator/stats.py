@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from llmflow.simulator.batches.store import BatchCounts
 from llmflow.simulator.faults import Faults
 
 _BIN_SECONDS = 0.25
 _MAX_BINS = 2400
+_COUNTS = ("admitted", "rejected", "answered", "max_in_flight")
+_COLUMNS = (*_COUNTS, "tokens_charged")
+_N = TypeVar("_N", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +50,8 @@ class Timeline:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Timeline:
         """Read what ``GET /stats`` served."""
-        names = [item.name for item in fields(cls) if item.name != "bin_seconds"]
-        return cls(bin_seconds=data["bin_seconds"], **{name: tuple(data[name]) for name in names})
+        values: dict[str, Any] = {n: tuple(v) if n in _COLUMNS else v for n, v in data.items()}
+        return cls(**values)
 
 
 class TimelineTally:
@@ -65,30 +68,25 @@ class TimelineTally:
         self._started = now
         self._width = _BIN_SECONDS
         self._in_flight = 0
-        self._admitted = [0]
-        self._rejected = [0]
-        self._answered = [0]
-        self._top = [0]
+        self._counts: dict[str, list[int]] = {name: [0] for name in _COUNTS}
         self._tokens = [0.0]
 
     def admit(self, tokens: float, in_flight: int, *, now: float) -> None:
         """Count an admission."""
-        self._turn(now)
-        self._admitted[-1] += 1
+        self._count("admitted", now)
         self._tokens[-1] += tokens
         self._in_flight = in_flight
-        if in_flight > self._top[-1]:
-            self._top[-1] = in_flight
+        top = self._counts["max_in_flight"]
+        if in_flight > top[-1]:
+            top[-1] = in_flight
 
     def reject(self, *, now: float) -> None:
         """Count a rejection."""
-        self._turn(now)
-        self._rejected[-1] += 1
+        self._count("rejected", now)
 
     def answer(self, *, now: float) -> None:
         """Count an answer."""
-        self._turn(now)
-        self._answered[-1] += 1
+        self._count("answered", now)
 
     def end(self, tokens: float, in_flight: int, *, now: float) -> None:
         """Count the end of a request, and its further cost."""
@@ -98,42 +96,32 @@ class TimelineTally:
 
     def snapshot(self) -> Timeline:
         """Return the course up to the last event."""
-        return Timeline(
-            bin_seconds=self._width,
-            admitted=tuple(self._admitted),
-            rejected=tuple(self._rejected),
-            answered=tuple(self._answered),
-            max_in_flight=tuple(self._top),
-            tokens_charged=tuple(self._tokens),
-        )
+        columns: dict[str, Any] = {name: tuple(column) for name, column in self._counts.items()}
+        return Timeline(bin_seconds=self._width, tokens_charged=tuple(self._tokens), **columns)
+
+    def _count(self, name: str, now: float) -> None:
+        self._turn(now)
+        self._counts[name][-1] += 1
 
     def _turn(self, now: float) -> None:
         """Open the span of this moment, and all before it."""
         index = int((now - self._started) / self._width)
-        missing = index + 1 - len(self._top)
-        if missing <= 0:
+        if index < len(self._tokens):
             return
         while index >= _MAX_BINS:
-            self._merge()
+            self._width *= 2
+            for name, column in self._counts.items():
+                self._counts[name] = _merged(column, max if name == "max_in_flight" else sum)
+            self._tokens = _merged(self._tokens, sum)
             index //= 2
-        missing = index + 1 - len(self._top)
-        for column in (self._admitted, self._rejected, self._answered):
-            column.extend([0] * missing)
+        missing = index + 1 - len(self._tokens)
+        for name, column in self._counts.items():
+            column.extend([self._in_flight if name == "max_in_flight" else 0] * missing)
         self._tokens.extend([0.0] * missing)
-        self._top.extend([self._in_flight] * missing)
-
-    def _merge(self) -> None:
-        self._width *= 2
-        self._admitted = _pairs(self._admitted)
-        self._rejected = _pairs(self._rejected)
-        self._answered = _pairs(self._answered)
-        tokens = self._tokens
-        self._tokens = [sum(tokens[n : n + 2]) for n in range(0, len(tokens), 2)]
-        self._top = [max(self._top[n : n + 2]) for n in range(0, len(self._top), 2)]
 
 
-def _pairs(counts: list[int]) -> list[int]:
-    return [sum(counts[n : n + 2]) for n in range(0, len(counts), 2)]
+def _merged(column: list[_N], fold: Callable[[list[_N]], Any]) -> list[_N]:
+    return [fold(column[place : place + 2]) for place in range(0, len(column), 2)]
 
 
 _KINDS: tuple[str | None, ...] = (None, *(kind for kind, _ in Faults().table()))
@@ -213,14 +201,12 @@ class AdmissionTally:
 
     def snapshot(self) -> Admissions:
         """Return what is kept."""
-        width = len(Admission._fields)
-        rows = []
-        for begin in range(0, len(self._numbers), width):
-            at, seconds, tokens, given, output, made, kind = self._numbers[begin : begin + width]
-            fault = _KINDS[int(kind)]
-            rows.append(Admission(at, seconds, tokens, given, output, int(made), fault))
-        dropped = self._count - len(rows)
-        return Admissions(started=self._started, rows=tuple(rows), dropped=dropped)
+        numbers = [iter(self._numbers)] * len(Admission._fields)
+        rows = tuple(
+            Admission._make((*more, int(produced), _KINDS[int(kind)]))
+            for *more, produced, kind in zip(*numbers, strict=True)
+        )
+        return Admissions(started=self._started, rows=rows, dropped=self._count - len(rows))
 
 
 _HISTORY_SECONDS = 600
@@ -307,9 +293,7 @@ class Tally:
     def __init__(self, *, now: float) -> None:
         self.started = now
         self.received = self.admitted = self.answered = self.client_disconnects = 0
-        self.refused: Counter[str] = Counter()
-        self.rejected: Counter[str] = Counter()
-        self.faults: Counter[str] = Counter()
+        self.refused, self.rejected, self.faults = (Counter[str]() for _ in range(3))
         self.tokens_charged = 0.0
         self.input_tokens = self.output_tokens = 0
         self.in_flight = self.max_in_flight = 0

@@ -68,6 +68,13 @@ def test_a_chat_that_openai_refuses_is_refused_by_name(fields: Any, named: str) 
     assert named in f"{caught.value} {getattr(caught.value, 'param', '')}"
 
 
+@pytest.mark.parametrize("schema", ["x", 5, ["a"]])
+def test_a_strict_tool_whose_schema_is_no_object_is_refused(schema: Any) -> None:
+    function = {"name": "look", "strict": True, "parameters": schema}
+    with pytest.raises(OpenAIError, match=r"tools\[0\]\.function\.parameters.*an object"):
+        chat(tools=[{"type": "function", "function": function}])
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -95,6 +102,7 @@ def test_a_chat_that_openai_takes_is_taken(fields: Any) -> None:
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tools": [CLAUDE_TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "'x'"),
         ({"tools": [TOOL]}, "tools.0"),
+        ({"tools": [{**CLAUDE_TOOL, "type": ""}]}, "tools.0.custom.type"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
         ({"metadata": {"team": "a"}}, "metadata.team"),
         ({"context_management": {}}, "context_management"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 from llmflow.private_files import private
-from llmflow.simulator.answer import answer
-from llmflow.simulator.anthropic.message_fields import check_version
-from llmflow.simulator.anthropic.message_request import read_messages
+from llmflow.simulator.anthropic.message_request import check_version, read_messages
 from llmflow.simulator.anthropic.message_wire import (
     BROKEN,
     AnthropicError,
@@ -21,41 +19,43 @@ from llmflow.simulator.anthropic.message_wire import (
     format_instant,
     message,
 )
+from llmflow.simulator.batch_settings import RowError
 from llmflow.simulator.batches.api import (
     BatchAPI,
     BatchReply,
     BatchRequest,
     Ending,
-    FilePart,
-    ResultFile,
-    Row,
     Work,
     say,
 )
 from llmflow.simulator.batches.bodies import ListError, elements, mapped
-from llmflow.simulator.batches.store import JobRecord, Store, digest
+from llmflow.simulator.batches.store import JobRecord, Store
+from llmflow.simulator.exchange import DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
-_MOST_ROWS = 100_000
-_MOST_BYTES = 256_000_000
-_MOST_LISTED = 1000
-_USUAL_LISTED = 20
 _POLL_SECONDS = 10.0
-_IDENT = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 # Split from a body in one step: a millisecond's work.
 _STEP_BYTES = 65_536
-_FIELDS = ("custom_id", "params")
-
-
-_UNDONE: dict[Ending, str] = {"expired": "expired", "cancelled": "canceled"}
-_REFUSED = AnthropicError(400, "The request was refused by the simulator.")
 
 
 class AnthropicBatches(BatchAPI):
     """Anthropic's jobs."""
 
-    prefix = "msgbatch_"
+    paths = ("/messages/batches",)
+    upload_path = "/messages/batches"
     root = ("messages", "batches")
+    prefix = "msgbatch_"
+    most_rows = 100_000
+    most_bytes = 256_000_000
+    row_errors: ClassVar[Mapping[RowError, DialectError]] = {
+        "server_error": BROKEN["server_error"],
+        "invalid_request": AnthropicError(400, "The request was refused by the simulator."),
+    }
+    body_field = "params"
+    page_sizes = (20, 1000)
+    after = "after_id"
+    before = "before_id"
+    whole = staticmethod(partial(message, tier="batch"))
 
     def __init__(
         self,
@@ -65,45 +65,50 @@ class AnthropicBatches(BatchAPI):
     ) -> None:
         super().__init__(settings, store, carry)
         self._cache = PromptCache()
-        failed = settings.batch.row_error == "server_error"
-        self._failure: AnthropicError = BROKEN["server_error"] if failed else _REFUSED
-        speed = settings.batch.rows_per_second
         # The real hint, 10 s, as fast as the jobs are; the most where a job's size decides.
-        wait = (
-            _POLL_SECONDS if speed is not None else min(_POLL_SECONDS, settings.batch.seconds / 10)
-        )
-        self._hint = f"retry-after: {round(wait)}\r\n"
+        fast = _POLL_SECONDS if settings.batch.rows_per_second else settings.batch.seconds / 10
+        self._hint = f"retry-after: {round(min(_POLL_SECONDS, fast))}\r\n"
+
+    # --- requests
 
     def receive(self, request: BatchRequest) -> BatchReply | Work:
         """Answer a request, at once or in steps; raise `AnthropicError`."""
         check_version(request.headers)
+        return super().receive(request)
+
+    def receive_other(self, request: BatchRequest) -> BatchReply:
+        """Answer a request for results, or to delete a job."""
         match request.method, request.parts[2:]:
-            case "POST", []:
-                return self._create(request)
-            case "GET", []:
-                return say(self._page(request))
-            case "GET", [ident]:
-                job = self._find(ident, request)
-                return say(
-                    self._shown(job, request), headers="" if job.phase == "ended" else self._hint
-                )
             case "DELETE", [ident]:
                 return self._delete(self._find(ident, request))
             case "GET", [ident, "results"]:
                 return self._results(self._find(ident, request))
-            case "POST", [ident, "cancel"]:
-                return self._cancel(self._find(ident, request), request)
         raise AnthropicError(404, "Not Found")
+
+    def poll_headers(self, job: JobRecord) -> str:
+        """Return the hint when to ask again."""
+        return "" if job.phase == "ended" else self._hint
 
     def unknown(self, ident: str) -> AnthropicError:
         """Return the 404 for a job that does not exist."""
         return AnthropicError(404, f"Batch {ident} was not found.")
 
-    def _create(self, request: BatchRequest) -> Work:
+    def bad_limit(self, text: str, most: int) -> AnthropicError:
+        """Return the error for a wrong size of a page."""
+        del text
+        return AnthropicError(400, f"limit: Input should be from 1 to {most}")
+
+    def cancel_refusal(self, job: JobRecord) -> AnthropicError | None:
+        """Return the error for a job that cannot be cancelled now."""
+        if job.phase != "ended":
+            return None
+        return AnthropicError(400, f"Batch {job.id} has ended and cannot be canceled.")
+
+    def create(self, request: BatchRequest) -> Work:
+        """Create a job of the rows in a body."""
         body = request.upload
         assert body is not None
-        most = self._settings.batch.max_bytes or _MOST_BYTES
-        if request.length > most:
+        if request.length > (most := self._most_bytes):
             raise AnthropicError(413, f"Request exceeds the maximum size of {most} bytes")
         rows = self._store.scratch()
         try:
@@ -123,12 +128,11 @@ class AnthropicBatches(BatchAPI):
             rows.replace(self._store.data(job.input))
         finally:
             rows.unlink(missing_ok=True)
-        self._keep(job)
-        return say(self._shown(job, request), lost=job.ordinal in self._settings.batch.lost_creates)
+        return self._created(job, request)
 
     def _split(self, body: Path, rows: Path) -> Generator[None, None, int]:
         """Write the requests of a body to lines; return their count."""
-        most = self._settings.batch.max_requests or _MOST_ROWS
+        most = self._most_rows
         seen, done = set[str](), 0
         with mapped(body) as data, open(rows, "wb", opener=private) as target:
             try:
@@ -169,55 +173,24 @@ class AnthropicBatches(BatchAPI):
                 "requests in the processing queue. Please try again once some of them have ended.",
             )
 
-    def _page(self, request: BatchRequest) -> dict[str, Any]:
-        query = request.query
-        text = query.get("limit", str(_USUAL_LISTED))
-        if not text.isdecimal() or not 1 <= int(text) <= _MOST_LISTED:
-            raise AnthropicError(400, f"limit: Input should be from 1 to {_MOST_LISTED}")
-        limit = int(text)
-        jobs = self._store.newest_jobs(request.owner, self.prefix)
-        places = {job.id: place for place, job in enumerate(jobs)}
-        if "after_id" in query:
-            jobs = jobs[places.get(query["after_id"], len(jobs)) + 1 :]
-        if "before_id" in query:
-            # The page that ends there: its neighbours, not the newest.
-            jobs = jobs[: places.get(query["before_id"], 0)]
-            shown = jobs[-limit:]
-        else:
-            shown = jobs[:limit]
-        return {
-            "data": [self._shown(job, request) for job in shown],
-            "has_more": len(jobs) > len(shown),
-            "first_id": shown[0].id if shown else None,
-            "last_id": shown[-1].id if shown else None,
-        }
-
     def _results(self, job: JobRecord) -> BatchReply:
         if job.phase != "ended":
             raise AnthropicError(404, f"Batch {job.id} has no available results.")
-        kind = "application/x-jsonl"
-        if job.output is None:
-            return BatchReply(kind=kind)
-        path = self._store.data(job.output)
-        return BatchReply(file=FilePart(path, 0, path.stat().st_size), kind=kind)
-
-    def _cancel(self, job: JobRecord, request: BatchRequest) -> BatchReply:
-        if job.phase == "ended":
-            raise AnthropicError(400, f"Batch {job.id} has ended and cannot be canceled.")
-        self._ask_to_cancel(job, request)
-        return say(self._shown(job, request))
+        file = self._part(job.output) if job.output is not None else None
+        return BatchReply(file=file, kind="application/x-jsonl")
 
     def _delete(self, job: JobRecord) -> BatchReply:
         if job.phase != "ended":
             raise AnthropicError(
                 400, f"Batch {job.id} cannot be deleted while it is being processed. Cancel it."
             )
-        self._store.remove_job(job)
+        self._store.remove(job)
         if job.output is not None:
             self._store.data(job.output).unlink(missing_ok=True)
         return say({"id": job.id, "type": "message_batch_deleted"})
 
-    def _shown(self, job: JobRecord, request: BatchRequest) -> dict[str, Any]:
+    def shown(self, job: JobRecord, request: BatchRequest) -> dict[str, Any]:
+        """Return a job as it is shown."""
         ended = job.phase == "ended"
         running = "in_progress" if job.cancel_asked is None else "canceling"
         counts = job.counts if ended or self._settings.batch.moving_counts else {}
@@ -241,63 +214,7 @@ class AnthropicBatches(BatchAPI):
             "results_url": f"http://{host}/v1/messages/batches/{job.id}/results" if ended else None,
         }
 
-    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
-        """Return the result that a live request would get, or an error.
-
-        What the prompt cache held when the job began is read from it. Rows of one job have
-        nothing of each other: they are worked on at the same time.
-        """
-        row = orjson.loads(line)
-        try:
-            if fails:
-                raise self._failure
-            call = self._read(job, row["params"], caching=b'"cache_control"' in line)
-        except AnthropicError as error:
-            # The error of a row belongs to no request.
-            body = orjson.Fragment(error.body(""))
-            return Row("output", _line(row, {"type": "errored", "error": body}), "errored")
-        if call.marks:
-            call.cached = self._cache.read(call.marks, now=now, before=job.started)
-            self._cache.write(call.marks, now=now)
-        said = answer(call, style=self._settings.answer)
-        body = orjson.Fragment(message(call, said, ident=ident, tier="batch"))
-        return Row(
-            "output",
-            _line(row, {"type": "succeeded", "message": body}),
-            "succeeded",
-            input_tokens=call.prompt_tokens,
-            output_tokens=said.tokens,
-            custom_id=row["custom_id"],
-            body=digest(row["params"]),
-        )
-
-    def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:
-        """Return what a row ends with that was not done."""
-        del ident
-        return Row("output", _line(orjson.loads(line), {"type": _UNDONE[why]}), why)
-
-    def publish(self, job: JobRecord, file: ResultFile, size: int, now: float) -> str:
-        """Return the name of the results' data."""
-        del file, size, now
-        return f"{job.id}.results"
-
-    def _read(self, job: JobRecord, params: Mapping[str, Any], *, caching: bool) -> MessagesRequest:
-        """Read a request, with what is allowed live only taken as wrong."""
-        if params.get("stream"):
-            raise AnthropicError(400, "stream: Streaming is not supported in batches")
-        if "speed" in params:
-            raise AnthropicError(400, "speed: Extra inputs are not permitted")
-        call = read_messages(
-            params, self._settings, caching=caching, version=job.version, beta=job.beta
-        )
-        if not call.max_tokens:
-            raise AnthropicError(400, "max_tokens: Input should be greater than or equal to 1")
-        return call
-
-    def input(self, job: JobRecord) -> FilePart | None:
-        """Return where a job's rows are; None if they are gone."""
-        path = self._store.data(job.input)
-        return FilePart(path, 0, path.stat().st_size) if path.exists() else None
+    # --- jobs
 
     def orphan(self, job: JobRecord) -> None:
         """Let all rows have expired: the job itself cannot fail."""
@@ -307,6 +224,48 @@ class AnthropicBatches(BatchAPI):
         """Remove the rows, which nobody can ask for."""
         self._store.data(job.input).unlink(missing_ok=True)
 
+    # --- rows
+
+    def read(self, job: JobRecord, body: Any, line: bytes, *, now: float) -> MessagesRequest:
+        """Read a row's request; what is only allowed live is wrong.
+
+        What the prompt cache held when the job began is read from it. Rows of one job have
+        nothing of each other: they are worked on at the same time.
+        """
+        if body.get("stream"):
+            raise AnthropicError(400, "stream: Streaming is not supported in batches")
+        if "speed" in body:
+            raise AnthropicError(400, "speed: Extra inputs are not permitted")
+        caching = b'"cache_control"' in line
+        call = read_messages(
+            body, self._settings, caching=caching, version=job.version, beta=job.beta
+        )
+        if not call.max_tokens:
+            raise AnthropicError(400, "max_tokens: Input should be greater than or equal to 1")
+        if call.marks:
+            call.cached = self._cache.read(call.marks, now=now, before=job.started)
+            self._cache.write(call.marks, now=now)
+        return call
+
+    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was answered with this body."""
+        del ident
+        return _result(row, type="succeeded", message=body)
+
+    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was refused."""
+        del ident
+        return _result(row, type="errored", error=orjson.Fragment(error.body("")))
+
+    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was not executed."""
+        del ident
+        return _result(row, type="canceled" if why == "cancelled" else why)
+
+
+def _result(row: Any, **result: Any) -> dict[str, Any]:
+    return {"custom_id": row["custom_id"], "result": result}
+
 
 def _instant(time: float | None) -> str | None:
     return None if time is None else format_instant(int(time))
@@ -314,29 +273,15 @@ def _instant(time: float | None) -> str | None:
 
 def _custom_id(element: bytes, number: int, seen: set[str]) -> str:
     """Return the ``custom_id`` of a row, or raise its refusal."""
-    place = f"requests.{number}"
+    from llmflow.simulator.anthropic import message_shapes as shapes
+
     try:
-        row: dict[str, Any] = orjson.loads(element)
+        row = orjson.loads(element)
     except orjson.JSONDecodeError as error:
         raise AnthropicError(400, f"The request body is not valid JSON: {error}") from None
-    for name in _FIELDS:
-        if name not in row:
-            raise AnthropicError(400, f"{place}.{name}: Field required")
-    for name in row:
-        if name not in _FIELDS:
-            raise AnthropicError(400, f"{place}.{name}: Extra inputs are not permitted")
-    ident = row["custom_id"]
-    if not isinstance(ident, str) or not _IDENT.match(ident):
-        pattern = "^[a-zA-Z0-9_-]{1,64}$"
-        raise AnthropicError(
-            400, f"{place}.custom_id: String should be a text that matches the pattern '{pattern}'"
-        )
+    shapes.check_shape(shapes.ROW, row, "requests", str(number))
+    ident = str(row["custom_id"])
     if ident in seen:
-        raise AnthropicError(400, f"{place}.custom_id: '{ident}' is a duplicate of another request")
-    if not isinstance(row["params"], dict):
-        raise AnthropicError(400, f"{place}.params: Input should be a valid dictionary")
+        place = f"requests.{number}.custom_id"
+        raise AnthropicError(400, f"{place}: '{ident}' is a duplicate of another request")
     return ident
-
-
-def _line(row: Mapping[str, Any], result: Mapping[str, Any]) -> bytes:
-    return orjson.dumps({"custom_id": row["custom_id"], "result": result}) + b"\n"

@@ -3,30 +3,164 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import orjson
 
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.anthropic.message_fields import check_fields, invalid
 from llmflow.simulator.anthropic.message_wire import AnthropicError, Mark, Marker, MessagesRequest
-from llmflow.simulator.dialect import Form, Tool
+from llmflow.simulator.exchange import Tool
 from llmflow.simulator.quota import Charge
+from llmflow.simulator.schema_value import schema_parts
 from llmflow.simulator.settings import SimulatorSettings
 
+NO_SAMPLING = "2026-10-21"
+"""The version of the API that has no sampling settings."""
 PLAIN_VERSION = "2023-06-01"
-ROLES = ("user", "assistant")
+VERSIONS = ("2023-01-01", PLAIN_VERSION, NO_SAMPLING)
+_SAMPLING = ("temperature", "top_p", "top_k")
+_NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
+_ROLES = ("user", "assistant")
 _IMAGE_TOKENS = 1600
 _MESSAGE_TOKENS = 3
 _MOST_MARKS = 4
 
 
-def _load(raw: bytes) -> Any:
+def _invalid(message: str) -> AnthropicError:
+    return AnthropicError(400, message)
+
+
+def check_version(headers: Mapping[str, str]) -> str:
+    """Return the API version of a request, or raise the refusal."""
+    version = headers.get("anthropic-version")
+    if version is None:
+        raise _invalid("anthropic-version: header is required")
+    if version not in VERSIONS:
+        raise _invalid(f'anthropic-version: "{version}" is not a valid version')
+    return version
+
+
+def _check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
+    # Imported with the first message: most simulators speak the other dialect alone.
+    from llmflow.simulator.anthropic import message_shapes as shapes
+
+    shapes.check_shape(shapes.BETA_BODY if beta else shapes.BODY, body)
+    _check_sampling(body, version)
+    if body.get("tools"):
+        _check_tools(body["tools"])
+    if body.get("tool_choice"):
+        _check_choice(body)
+    thinking = body.get("thinking") or {}
+    if thinking.get("budget_tokens", 0) >= body["max_tokens"] > 0:
+        raise _invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
+    if form := (body.get("output_config") or {}).get("format"):
+        check_schema(form["schema"], "output_config.format.schema")
+
+
+@lru_cache(maxsize=256)
+def _takes_sampling(model: str) -> bool:
+    return _NO_SAMPLING_MODELS.match(model.rpartition("/")[2]) is None
+
+
+def _check_sampling(body: Mapping[str, Any], version: str) -> None:
+    for name in _SAMPLING:
+        if name in body and version == NO_SAMPLING:
+            raise _invalid(f"{name}: Extra inputs are not permitted")
+        if body.get(name) is not None and not _takes_sampling(body["model"]):
+            raise _invalid(f"`{name}` is deprecated for this model.")
+
+
+def _check_tools(tools: list[Mapping[str, Any]]) -> None:
+    names = [tool["name"] for tool in tools if "name" in tool]
+    if len(set(names)) < len(names):
+        raise _invalid("tools: Tool names must be unique.")
+    for index, tool in enumerate(tools):
+        if tool.get("strict") and "input_schema" in tool:
+            check_schema(tool["input_schema"], f"tools.{index}.custom.input_schema")
+
+
+def _check_choice(body: Mapping[str, Any]) -> None:
+    choice, tools = body["tool_choice"], body.get("tools")
+    if not tools:
+        raise _invalid("tool_choice: tool_choice may only be specified while providing tools")
+    thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+    if choice["type"] in ("any", "tool") and thinks:
+        raise _invalid("Thinking may not be enabled when tool_choice forces tool use.")
+    if "name" in choice and choice["name"] not in [tool.get("name") for tool in tools]:
+        raise _invalid(f"Tool '{choice['name']}' not found in provided tools")
+
+
+_NUMBER_WORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_REFUSED: Mapping[str, tuple[str, ...]] = {
+    "integer": _NUMBER_WORDS,
+    "number": _NUMBER_WORDS,
+    "string": ("minLength", "maxLength"),
+    "array": ("maxItems", "uniqueItems"),
+    "object": ("minProperties", "maxProperties", "patternProperties"),
+}
+
+
+def check_schema(schema: Mapping[str, Any], place: str) -> None:
+    """Raise the refusal of a schema outside the supported subset."""
+    for _, part in _parts(schema):
+        _check_part(part, place)
+    for name in ("$defs", "definitions"):
+        _check_circles(schema, name, place)
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    return schema_parts(schema, lists=("anyOf", "allOf"))
+
+
+def _check_part(part: Mapping[str, Any], place: str) -> None:
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        return
+    refused = [word for word in _REFUSED.get(kind, ()) if word in part]
+    if refused:
+        words, verb = ("properties", "are") if len(refused) > 1 else ("property", "is")
+        named = ", ".join(refused) if len(refused) > 1 else f"'{refused[0]}'"
+        raise _bad_schema(place, f"For '{kind}' type, {words} {named} {verb} not supported")
+    if kind == "array" and part.get("minItems", 0) not in (0, 1):
+        raise _bad_schema(
+            place, "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
+        )
+    if kind == "object" and part.get("additionalProperties") is not False:
+        raise _bad_schema(
+            place, "For 'object' type, 'additionalProperties' must be explicitly set to false"
+        )
+
+
+def _check_circles(schema: Mapping[str, Any], name: str, place: str) -> None:
+    """Refuse definitions that lead back to themselves."""
+    parts = schema.get(name)
+    if not isinstance(parts, dict):
+        return
+    prefix = f"#/{name}/"
+    leads = {
+        one: [
+            str(inner["$ref"]).removeprefix(prefix) for _, inner in _parts(part) if "$ref" in inner
+        ]
+        for one, part in parts.items()
+        if isinstance(part, dict)
+    }
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"The request body is not valid JSON: {error}") from None
+        TopologicalSorter(leads).prepare()
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise _bad_schema(
+            place,
+            f"Circular reference detected in schema definitions: {circle}. "
+            "Self-referencing or mutually-referencing definitions are not supported.",
+        ) from None
+
+
+def _bad_schema(place: str, reason: str) -> AnthropicError:
+    return AnthropicError(400, f"{place}: {reason}")
 
 
 class _Prompt:
@@ -58,7 +192,7 @@ def _blocks(
     for block in content:
         if block["type"] == "text":
             if not block["text"]:
-                raise invalid("messages: text content blocks must be non-empty")
+                raise _invalid("messages: text content blocks must be non-empty")
             yield block["text"], block, 0
         elif block["type"] in ("image", "document"):
             yield "", block, _IMAGE_TOKENS
@@ -79,7 +213,7 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
     """Add all messages to the prompt; return the user's last text."""
     messages = body["messages"]
     if not messages:
-        raise invalid("messages: at least one message is required")
+        raise _invalid("messages: at least one message is required")
     last = before = ""
     for index, message in enumerate(messages):
         role = _role(message, index, before)
@@ -91,7 +225,7 @@ def _read_messages(body: Mapping[str, Any], prompt: _Prompt) -> str:
             texts.append(text)
         final = role == "assistant" and index == len(messages) - 1
         if not message["content"] and not final:
-            raise invalid(
+            raise _invalid(
                 f"messages.{index}: all messages must have non-empty content "
                 "except for the optional final assistant message"
             )
@@ -106,18 +240,13 @@ def _role(message: Mapping[str, Any], index: int, before: str) -> str:
     if role == "system" and before == "user":
         return "system"  # new instructions in the middle of a conversation
     if role == "system":
-        raise invalid(
+        raise _invalid(
             'messages: Unexpected role "system". The Messages API accepts a top-level `system` '
             'parameter, not "system" as an input message role.'
         )
-    if role not in ROLES:
-        raise invalid(f"messages.{index}.role: Input should be 'user' or 'assistant'")
+    if role not in _ROLES:
+        raise _invalid(f"messages.{index}.role: Input should be 'user' or 'assistant'")
     return str(role)
-
-
-def _form(body: Mapping[str, Any]) -> Form:
-    wanted = (body.get("output_config") or {}).get("format")
-    return wanted["schema"] if wanted else None
 
 
 def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
@@ -127,7 +256,7 @@ def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
     if isinstance(control := body.get("cache_control"), dict):
         prompt.marker.mark(prompt.tokens, long=control.get("ttl") == "1h")
     if len(marks) > _MOST_MARKS:
-        raise invalid(
+        raise _invalid(
             f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. "
             f"Found {len(marks)}."
         )
@@ -143,8 +272,12 @@ def parse_messages(
         AnthropicError: the real service would refuse it, in these words.
 
     """
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _invalid(f"The request body is not valid JSON: {error}") from None
     caching = b'"cache_control"' in raw
-    return read_messages(_load(raw), settings, caching=caching, version=version, beta=beta)
+    return read_messages(body, settings, caching=caching, version=version, beta=beta)
 
 
 def read_messages(
@@ -156,15 +289,15 @@ def read_messages(
     beta: bool = False,
 ) -> MessagesRequest:
     """Read a parsed request; `caching` says if it may mark a prefix."""
-    check_fields(body, version=version, beta=beta)
+    _check_fields(body, version=version, beta=beta)
     model, max_tokens = body["model"], body["max_tokens"]
     prompt = _Prompt(model, caching=caching)
     _read_system(body, prompt)
     last = _read_messages(body, prompt)
-    form = _form(body)
     if settings.models and model not in settings.models:
         raise AnthropicError(404, f"model: {model}")
     _check_context(prompt.tokens, max_tokens, settings.context_tokens)
+    form = (body.get("output_config") or {}).get("format")
     estimate = math.ceil(prompt.characters / 4)
     return MessagesRequest(
         model=model,
@@ -172,8 +305,8 @@ def read_messages(
         prompt_tokens=prompt.tokens,
         max_tokens=max_tokens,
         stream=bool(body.get("stream")),
-        form=form,
-        tool=forced_message_tool(body) if "tool_choice" in body else None,
+        form=form["schema"] if form else None,
+        tool=_forced_tool(body) if "tool_choice" in body else None,
         charge=Charge(estimate, estimate),
         estimate=estimate,
         marks=_read_marks(body, prompt),
@@ -184,16 +317,16 @@ def _check_context(prompt: int, max_tokens: int, context: int | None) -> None:
     if context is None:
         return
     if prompt > context:
-        raise invalid(f"prompt is too long: {prompt} tokens > {context} maximum")
+        raise _invalid(f"prompt is too long: {prompt} tokens > {context} maximum")
     if prompt + max_tokens > context:
-        raise invalid(
+        raise _invalid(
             "input length and `max_tokens` exceed context limit: "
             f"{prompt} + {max_tokens} > {context}, "
             "decrease input length or `max_tokens` and try again"
         )
 
 
-def forced_message_tool(body: Mapping[str, Any]) -> Tool | None:
+def _forced_tool(body: Mapping[str, Any]) -> Tool | None:
     """Return the tool that a checked request forces; the first of several."""
     choice, tools = body.get("tool_choice"), body.get("tools") or []
     if not choice or choice["type"] not in ("any", "tool"):

@@ -5,138 +5,69 @@ The service checks requests with pydantic and shows its words, so that they are 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, SchemaValidator
+from pydantic_core import core_schema as core
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    with_config,
+from llmflow.simulator.anthropic.message_wire import AnthropicError
+from llmflow.simulator.shapes import (
+    ANY,
+    FLAG,
+    OBJECT,
+    TEXT,
+    by_kind,
+    either,
+    first_errors,
+    nullable,
+    one_of,
+    place,
+    table,
 )
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-__all__ = ["BETA_BODY", "BODY", "ValidationError"]
-
-_CLOSED = ConfigDict(strict=True, extra="forbid")
-_OPEN = ConfigDict(strict=True, extra="allow")
-Share = Annotated[float, Field(ge=0, le=1)]
-BlockKind = Literal[
-    "advisor_tool_result", "bash_code_execution_tool_result", "code_execution_tool_result",
-    "compaction", "container_upload", "document", "fallback", "image", "mcp_tool_listing",
-    "mcp_tool_result", "mcp_tool_use", "redacted_thinking", "search_result", "server_tool_use",
-    "text_editor_code_execution_tool_result", "thinking", "tool_addition", "tool_removal",
-    "tool_result", "tool_search_tool_result", "tool_use", "web_fetch_tool_result",
-    "web_search_tool_result",
-]  # fmt: skip
-
-
-@with_config(_OPEN)
-class _Text(TypedDict):
-    type: Literal["text"]
-    text: str
-
-
-@with_config(_OPEN)
-class _Block(TypedDict):
-    type: BlockKind
-
-
-def _content_kind(content: object) -> str | None:
-    return type(content).__name__ if isinstance(content, str | list) else None
-
-
-Content = Annotated[
-    Annotated[str, Tag("str")]
-    | Annotated[list[Annotated[_Text | _Block, Discriminator("type")]], Tag("list")],
-    Discriminator(
-        _content_kind,
-        custom_error_type="content",
-        custom_error_message="Input should be a valid string or list",
-    ),
-]
-
-
-@with_config(_OPEN)
-class _Message(TypedDict):
-    role: str
-    content: Content
-
-
-@with_config(_CLOSED)
-class _Metadata(TypedDict, total=False):
-    user_id: str | None
-
-
-@with_config(_OPEN)
-class _Enabled(TypedDict):
-    type: Literal["enabled"]
-    budget_tokens: Annotated[int, Field(ge=1024)]
-
-
-@with_config(_OPEN)
-class _Thinking(TypedDict):
-    type: Literal["disabled", "adaptive", "between_tools"]
-
-
-@with_config(_CLOSED)
-class _Format(TypedDict):
-    type: Literal["json_schema"]
-    schema: dict[str, Any]
-
-
-@with_config(_CLOSED)
-class _Output(TypedDict, total=False):
-    effort: Literal["low", "medium", "high", "xhigh", "max"] | None
-    format: _Format | None
-    task_budget: Any
-
-
-@with_config(_OPEN)
-class _InputSchema(TypedDict):
-    type: Literal["object"]
-
-
-@with_config(_OPEN)
-class _Tool(TypedDict, total=False):
-    type: Literal["custom"] | None
-    name: Required[Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,128}$")]]
-    input_schema: Required[_InputSchema]
-
-
-@with_config(_OPEN)
-class _ServerTool(TypedDict, total=False):  # a set of tools has no name of its own
-    name: str
+_BLOCKS = (
+    "advisor_tool_result bash_code_execution_tool_result code_execution_tool_result compaction "
+    "container_upload document fallback image mcp_tool_listing mcp_tool_result mcp_tool_use "
+    "redacted_thinking search_result server_tool_use text_editor_code_execution_tool_result "
+    "thinking tool_addition tool_removal tool_result tool_search_tool_result tool_use "
+    "web_fetch_tool_result web_search_tool_result"
+)
+_OPEN = table({}, closed=False)
+_BLOCK = core.tagged_union_schema(
+    {"text": table({"text": TEXT}, closed=False), **dict.fromkeys(_BLOCKS.split(), _OPEN)}, "type"
+)
+_CONTENT = either("Input should be a valid string or list", str=TEXT, list=core.list_schema(_BLOCK))
+_MESSAGE = table({"role": TEXT, "content": _CONTENT}, closed=False)
+_BUDGET = table({"budget_tokens": core.int_schema(ge=1024)}, closed=False)
+_THINKING = core.tagged_union_schema(
+    {"enabled": _BUDGET, "disabled": _OPEN, "adaptive": _OPEN, "between_tools": _OPEN}, "type"
+)
+_FORMAT = table({"type": one_of("json_schema"), "schema": OBJECT})
+_EFFORT = one_of("low", "medium", "high", "xhigh", "max")
+_OUTPUT = table({}, {"effort": nullable(_EFFORT), "format": nullable(_FORMAT), "task_budget": ANY})
+_TOOL = table(
+    {
+        "name": core.str_schema(pattern="^[a-zA-Z0-9_-]{1,128}$"),
+        "input_schema": table({"type": one_of("object")}, closed=False),
+    },
+    {"type": nullable(one_of("custom"))},
+    closed=False,
+)
 
 
 def _tool_kind(tool: object) -> str | None:
     if not isinstance(tool, dict):
         return None
     kind = tool.get("type") or "custom"
-    return kind if kind in ("custom", "function") else "server"
+    return kind if kind in ("custom", "function") else "<server>"
 
 
-Tools = list[
-    Annotated[
-        Annotated[_Tool, Tag("custom")] | Annotated[_ServerTool, Tag("server")],
-        Discriminator(_tool_kind),
-    ]
-]
-
-
-@with_config(_OPEN)
-class _NamedChoice(TypedDict):
-    type: Literal["tool"]
-    name: str
-
-
-@with_config(_OPEN)
-class _Choice(TypedDict):
-    type: Literal["auto", "any", "none"]
+# A set of tools has no name of its own.
+_TOOLS = by_kind(
+    _tool_kind, {"custom": _TOOL, "<server>": table({}, {"name": TEXT}, closed=False)}, shown=True
+)
+_CHOICE = core.tagged_union_schema(
+    {"tool": table({"name": TEXT}, closed=False), **dict.fromkeys(("auto", "any", "none"), _OPEN)},
+    "type",
+)
 
 
 def _no_blank(stops: list[str]) -> list[str]:
@@ -145,43 +76,57 @@ def _no_blank(stops: list[str]) -> list[str]:
     return stops
 
 
-@with_config(_CLOSED)
-class _Body(TypedDict, total=False):
-    model: Required[Annotated[str, Field(min_length=1)]]
-    max_tokens: Required[Annotated[int, Field(ge=0)]]
-    metadata: _Metadata | None
-    stop_sequences: Annotated[list[str], AfterValidator(_no_blank)] | None
-    temperature: Share | None
-    top_p: Share | None
-    top_k: Annotated[int, Field(ge=0)] | None
-    service_tier: Literal["auto", "standard_only"] | None
-    stream: bool | None
-    system: Content | None
-    messages: Required[list[_Message]]
-    thinking: Annotated[_Enabled | _Thinking, Discriminator("type")] | None
-    output_config: _Output | None
-    tools: Tools | None
-    tool_choice: Annotated[_NamedChoice | _Choice, Discriminator("type")] | None
-    cache_control: Any
-    container: Any
-    diagnostics: Any
-    inference_geo: Any
-    speed: Any
-    user_profile_id: Any
-    workspace_id: Any
+_STOPS = core.no_info_after_validator_function(_no_blank, core.list_schema(TEXT))
+_SHARE = core.float_schema(ge=0, le=1)
+_FIELDS: dict[str, CoreSchema] = {
+    "metadata": nullable(table({}, {"user_id": nullable(TEXT)})),
+    "stop_sequences": nullable(_STOPS),
+    "temperature": nullable(_SHARE),
+    "top_p": nullable(_SHARE),
+    "top_k": nullable(core.int_schema(ge=0)),
+    "service_tier": nullable(one_of("auto", "standard_only")),
+    "stream": nullable(FLAG),
+    "system": nullable(_CONTENT),
+    "thinking": nullable(_THINKING),
+    "output_config": nullable(_OUTPUT),
+    "tools": nullable(core.list_schema(_TOOLS)),
+    "tool_choice": nullable(_CHOICE),
+    **dict.fromkeys(("cache_control", "container", "diagnostics", "inference_geo"), ANY),
+    **dict.fromkeys(("speed", "user_profile_id", "workspace_id"), ANY),
+}
+_BETA = (
+    *("betas", "billing_policy", "compaction", "context_management", "fallback_credit_token"),
+    *("fallbacks", "mcp_servers", "output_format", "thread"),
+)
+_REQUIRED = {
+    "model": core.str_schema(min_length=1),
+    "max_tokens": core.int_schema(ge=0),
+    "messages": core.list_schema(_MESSAGE),
+}
+BODY = SchemaValidator(table(_REQUIRED, _FIELDS))
+BETA_BODY = SchemaValidator(table(_REQUIRED, _FIELDS | dict.fromkeys(_BETA, ANY)))
+_IDENT = core.str_schema(pattern="^[a-zA-Z0-9_-]{1,64}$")
+ROW = SchemaValidator(table({"custom_id": _IDENT, "params": OBJECT}))
 
 
-@with_config(_CLOSED)
-class _BetaBody(_Body, total=False):
-    betas: Any
-    billing_policy: Any
-    compaction: Any
-    context_management: Any
-    fallback_credit_token: Any
-    fallbacks: Any
-    mcp_servers: Any
-    output_format: Any
-    thread: Any
+def check_shape(shape: SchemaValidator, value: object, *within: str) -> None:
+    """Raise the refusal of a value of another shape.
+
+    Args:
+        shape: `BODY`, `BETA_BODY` or `ROW`.
+        value: a request, or a part of one.
+        within: where the value is.
+    """
+    errors = first_errors(shape, value)
+    if errors:
+        raise AnthropicError(400, _in_words(errors[0], within))
 
 
-BODY, BETA_BODY = TypeAdapter[Any](_Body), TypeAdapter[Any](_BetaBody)
+def _in_words(error: ErrorDetails, within: tuple[str, ...]) -> str:
+    parts, words = [*within, *place(error)], error["msg"]
+    if error["type"] == "union_tag_not_found":
+        parts, words = [*parts, "type"], "Field required"
+    elif error["type"] == "union_tag_invalid":
+        words = words.replace("_tool_kind()", "'type'").replace("'<server>'", "'server'")
+    named = ".".join(str(part) for part in parts)
+    return f"{named}: {words}" if named else words

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llmflow.simulator.dialect import Answer, Call, DialectError, Tool
+from llmflow.simulator.exchange import Answer, Call, DialectError, Tool
 
 _KINDS = {
     400: "invalid_request_error",
@@ -29,18 +29,7 @@ _KINDS = {
 
 
 class AnthropicError(DialectError):
-    """A reply that is an error; its type follows from the status.
-
-    Args:
-        status: HTTP status.
-        message: what went wrong.
-        code: the ``error_code`` of its details, if it has any.
-
-    """
-
-    def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
-        super().__init__(status, message)
-        self.code = code
+    """An error reply, whose type follows from its status."""
 
     def body(self, ident: str) -> bytes:
         """Return the error envelope."""
@@ -59,11 +48,6 @@ BROKEN = {
     "server_error": AnthropicError(500, "Internal server error"),
     "overloaded": AnthropicError(529, "Overloaded"),
 }
-GARBAGE = (
-    ("text/html", b"<html><head><title>502 Bad Gateway</title></head><body></body></html>"),
-    ("application/json", b'{"id":"msg_0","type":"message","role":"assistant","content":[{"type":'),
-    ("text/plain", b"upstream connect error or disconnect/reset before headers"),
-)
 
 
 @lru_cache(maxsize=256)
@@ -204,25 +188,8 @@ def _tool_use(tool: Tool, ident: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": f"toolu_{ident}", "name": tool.name, "input": {}}
 
 
-def message(call: MessagesRequest, said: Answer, *, ident: str, tier: str = "standard") -> bytes:
-    """Return the body of a successful reply."""
-    return orjson.dumps(
-        {
-            "id": f"msg_{ident}",
-            "type": "message",
-            "role": "assistant",
-            "model": call.model,
-            "content": _content(said, ident),
-            "stop_reason": _stop_reason(said),
-            "stop_sequence": None,
-            "usage": usage(call, said.tokens, tier=tier),
-        }
-    )
-
-
-def events(call: MessagesRequest, said: Answer, *, ident: str) -> list[bytes]:
-    """Return the server-sent events of a streamed reply, the closing ones included."""
-    begun: dict[str, Any] = {
+def _message(call: MessagesRequest, ident: str, **rest: Any) -> dict[str, Any]:
+    return {
         "id": f"msg_{ident}",
         "type": "message",
         "role": "assistant",
@@ -230,8 +197,30 @@ def events(call: MessagesRequest, said: Answer, *, ident: str) -> list[bytes]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": usage(call, 1 if said.tokens else 0),
+        **rest,
     }
+
+
+def message(
+    call: MessagesRequest, said: Answer, *, ident: str, created: int, tier: str = "standard"
+) -> bytes:
+    """Return the body of a successful reply."""
+    del created
+    return orjson.dumps(
+        _message(
+            call,
+            ident,
+            content=_content(said, ident),
+            stop_reason=_stop_reason(said),
+            usage=usage(call, said.tokens, tier=tier),
+        )
+    )
+
+
+def events(call: MessagesRequest, said: Answer, *, ident: str, created: int) -> list[bytes]:
+    """Return the server-sent events of a streamed reply, the closing ones included."""
+    del created
+    begun = _message(call, ident, usage=usage(call, 1 if said.tokens else 0))
     parts = [_event("message_start", message=begun)]
     if said.text:
         block = {"type": "text", "text": ""} if said.tool is None else _tool_use(said.tool, ident)

@@ -7,19 +7,15 @@ what the cache held; output is charged while it is produced, whatever
 
 from __future__ import annotations
 
-import hmac
 import math
 import time
-from collections.abc import Callable, Mapping
-
-import orjson
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from llmflow.simulator.anthropic.message_batches import AnthropicBatches
-from llmflow.simulator.anthropic.message_fields import check_version
-from llmflow.simulator.anthropic.message_request import parse_messages
+from llmflow.simulator.anthropic.message_request import check_version, parse_messages
 from llmflow.simulator.anthropic.message_wire import (
     BROKEN,
-    GARBAGE,
     AnthropicError,
     MessagesRequest,
     PromptCache,
@@ -27,9 +23,9 @@ from llmflow.simulator.anthropic.message_wire import (
     format_instant,
     message,
 )
-from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.dialect import Answer, DialectError
-from llmflow.simulator.quota import Bucket, Charge, Decision, Domain
+from llmflow.simulator.dialect import Dialect
+from llmflow.simulator.exchange import Answer, DialectError, bearer
+from llmflow.simulator.quota import Bucket, Charge, Decision
 from llmflow.simulator.settings import SimulatorSettings
 
 _THOUSAND = 1000
@@ -43,50 +39,42 @@ _UNITS = {
 }
 
 
-class AnthropicDialect:
-    """Speaks and charges as Anthropic does.
-
-    Args:
-        settings: what the provider is set to.
-        wall: the time of day when the engine's clock is at 0, in seconds since 1970.
-
-    """
+class AnthropicDialect(Dialect):
+    """Speaks and charges as Anthropic does."""
 
     path = "/messages"
-    batch_paths: tuple[str, ...] = ("/messages/batches",)
-    upload_path = "/messages/batches"
+    error = AnthropicError
+    broken: ClassVar[Mapping[str, DialectError]] = BROKEN
+    batch_api = AnthropicBatches
+    charges_rejections = False
+    cut_body = b'{"id":"msg_0","type":"message","role":"assistant","content":[{"type":'
+    quota_names = "anthropic-ratelimit-{unit}-{what}"
+    quota_units: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "requests": ("rpm", "rpd"),
+        "input-tokens": ("itpm",),
+        "output-tokens": ("otpm",),
+        "tokens": ("tpm", "tpd"),
+    }
+    whole = staticmethod(message)
+    events = staticmethod(events)
 
     def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
-        self.broken: Mapping[str, DialectError] = BROKEN
-        self.garbage: tuple[tuple[str, bytes], ...] = GARBAGE
-        self._settings = settings
-        self._wall = wall
-        self.rejections_cost = False
+        super().__init__(settings, wall=wall)
         self._cache = PromptCache()
+        self._about = f"anthropic-organization-id: {settings.organization}\r\n"
 
-    @staticmethod
-    def claims(path: str, headers: Mapping[str, str]) -> bool:
+    @classmethod
+    def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether a request for something else is in this dialect."""
-        return path.startswith("/messages") or "anthropic-version" in headers
+        return path.startswith(cls.path) or "anthropic-version" in headers
 
     def key(self, headers: Mapping[str, str]) -> str:
         """Return the key of a request, or an empty text."""
-        key = headers.get("x-api-key", "")
-        if key:
-            return key
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+        return headers.get("x-api-key", "") or bearer(headers)
 
-    def check_key(self, headers: Mapping[str, str]) -> None:
-        """Raise the 401 for a missing or wrong key."""
-        if self._settings.api_key is None:
-            return
-        key = self.key(headers)
-        if not key:
-            raise AnthropicError(401, "x-api-key header is required")
-        if hmac.compare_digest(key.encode("utf-8", "replace"), self._settings.api_key.encode()):
-            return
-        raise AnthropicError(401, "invalid x-api-key")
+    def wrong_key(self, key: str) -> AnthropicError:
+        """Return the 401 for a missing or wrong key."""
+        return AnthropicError(401, "invalid x-api-key" if key else "x-api-key header is required")
 
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> MessagesRequest:
         """Read a request for a message, or raise an `AnthropicError`."""
@@ -102,28 +90,24 @@ class AnthropicDialect:
     def headers(self, ident: str, latency: float) -> str:
         """Return the header lines of every answer."""
         del latency
-        return (
-            f"request-id: req_{ident}\r\n"
-            f"anthropic-organization-id: {self._settings.organization}\r\n"
-        )
+        return f"request-id: req_{ident}\r\n{self._about}"
 
-    def quota_headers(self, domain: Domain, *, now: float) -> str:
-        """Return the anthropic-ratelimit headers that show the state of a quota."""
-        settings, wall = self._settings, self._wall + now
-        if settings.quota_headers == "off":
-            return ""
-        shown, text = domain.shown, ""
-        requests = shown.get("rpm") or shown.get("rpd")
-        if requests is not None:
-            left = max(0, math.floor(requests.level + 1e-6))
-            text = _header_lines("requests", requests.limit, left, requests.reset, wall)
-        for unit, name in (("input-tokens", "itpm"), ("output-tokens", "otpm")):
-            if name in shown:
-                text += _token_lines(unit, (shown[name],), wall)
-        # Of all tokens: the limit on their sum if there is one, else the sum of their limits.
-        total = shown.get("tpm") or shown.get("tpd")
-        parts = (total,) if total else tuple(shown[n] for n in ("itpm", "otpm") if n in shown)
-        return text + _token_lines("tokens", parts, wall) if parts else text
+    def shown_buckets(self, unit: str, shown: Mapping[str, Bucket]) -> tuple[Bucket, ...]:
+        """Return the limit on all tokens, or those of its parts."""
+        buckets = super().shown_buckets(unit, shown)
+        if buckets or unit != "tokens":
+            return buckets
+        return tuple(shown[name] for name in ("itpm", "otpm") if name in shown)
+
+    def shown_rest(self, unit: str, level: float) -> int:
+        """Return what is left; tokens are rounded to thousands."""
+        if unit == "requests":
+            return super().shown_rest(unit, level)
+        return _THOUSAND * math.floor(level / _THOUSAND + 0.5)
+
+    def shown_reset(self, seconds: float, *, now: float) -> str:
+        """Return the moment of a full bucket."""
+        return format_instant(math.ceil(self._wall + now + seconds - 1e-6))
 
     def rejection(self, decision: Decision, call: MessagesRequest, *, now: float) -> AnthropicError:
         """Return the refusal that tells of a decision against a request."""
@@ -167,16 +151,6 @@ class AnthropicDialect:
         message = f"You have reached your API usage limits. {regain}"
         return AnthropicError(429, message, code="enforced_spend_limit_reached")
 
-    def whole(self, call: MessagesRequest, said: Answer, *, ident: str, now: float) -> bytes:
-        """Return the body of a message."""
-        del now
-        return message(call, said, ident=ident)
-
-    def events(self, call: MessagesRequest, said: Answer, *, ident: str, now: float) -> list[bytes]:
-        """Return the events of a streamed message."""
-        del now
-        return events(call, said, ident=ident)
-
     def produced(self, said: Answer) -> int:
         """Return the answer's tokens."""
         return said.tokens
@@ -194,29 +168,28 @@ class AnthropicDialect:
     def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
         """Return a model, or the list of all models without a name."""
         check_version(headers)
-        created, names = format_instant(int(self._wall + now)), self._settings.models
-        if name and names and name not in names:
-            raise AnthropicError(404, f"model: {name}")
-        models = [
-            {
-                "type": "model",
-                "id": one,
-                "display_name": one,
-                "created_at": created,
-                "lifecycle": "active",
-                "max_input_tokens": self._settings.context_tokens,
-                "max_tokens": self._settings.context_tokens,
-            }
-            for one in ((name,) if name else names or ("simulated",))
-        ]
-        if name:
-            return orjson.dumps(models[0])
-        ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]}
-        return orjson.dumps({"data": models, "has_more": False, **ends})
+        return super().model(headers, name, now=now)
 
-    def batch_api(self, store: Store, carry: Callable[[JobRecord], object]) -> AnthropicBatches:
-        """Return the batch API, with its files and jobs in a store."""
-        return AnthropicBatches(self._settings, store, carry)
+    def shown_model(self, name: str, created: int) -> dict[str, Any]:
+        """Return a model as it is shown."""
+        return {
+            "type": "model",
+            "id": name,
+            "display_name": name,
+            "created_at": format_instant(created),
+            "lifecycle": "active",
+            "max_input_tokens": self._settings.context_tokens,
+            "max_tokens": self._settings.context_tokens,
+        }
+
+    def model_list(self, models: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the list of all models as it is shown."""
+        ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]}
+        return {"data": models, "has_more": False, **ends}
+
+    def unknown_model(self, name: str) -> AnthropicError:
+        """Return the 404 for a model that does not exist."""
+        return AnthropicError(404, f"model: {name}")
 
     def unknown(self, method: str, path: str) -> AnthropicError:
         """Return the 404 for a path that does not exist."""
@@ -227,28 +200,3 @@ class AnthropicDialect:
         """Return the 405."""
         del allowed
         return AnthropicError(405, "Method Not Allowed")
-
-    def unreadable(self, status: int, message: str) -> AnthropicError:
-        """Return the error for a request refused before it was read."""
-        return AnthropicError(status, message)
-
-
-def _header_lines(unit: str, limit: float, remaining: int, reset: float, wall: float) -> str:
-    instant = format_instant(math.ceil(wall + reset - 1e-6))
-    return (
-        f"anthropic-ratelimit-{unit}-limit: {int(limit)}\r\n"
-        f"anthropic-ratelimit-{unit}-remaining: {remaining}\r\n"
-        f"anthropic-ratelimit-{unit}-reset: {instant}\r\n"
-    )
-
-
-def _thousands(level: float) -> int:
-    """Round what is left to thousands, as the real service does."""
-    return _THOUSAND * math.floor(max(0.0, level) / _THOUSAND + 0.5)
-
-
-def _token_lines(unit: str, buckets: tuple[Bucket, ...], wall: float) -> str:
-    limit = sum(bucket.limit for bucket in buckets)
-    left = sum(max(0.0, bucket.level) for bucket in buckets)
-    reset = max(bucket.reset for bucket in buckets)
-    return _header_lines(unit, limit, _thousands(left), reset, wall)

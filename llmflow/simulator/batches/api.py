@@ -1,18 +1,24 @@
-"""Protocol between the batch service and a dialect's batch API."""
+"""Base of a dialect's batch API, which the batch service calls."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import orjson
 
-from llmflow.simulator.batches.store import JobRecord, Store
+from llmflow.simulator.answer import answer
+from llmflow.simulator.batch_settings import RowError
+from llmflow.simulator.batches.store import FileRecord, JobRecord, Store, digest
+from llmflow.simulator.exchange import Answer, DialectError
 from llmflow.simulator.settings import SimulatorSettings
+
+_Item = TypeVar("_Item", FileRecord, JobRecord)
 
 
 class FilePart(NamedTuple):
@@ -112,12 +118,31 @@ class BatchAPI(ABC):
 
     """
 
-    root: tuple[str, ...]
+    paths: ClassVar[tuple[str, ...]]
+    """Where it is, below the version."""
+    upload_path: ClassVar[str | None] = None
+    """Where large bodies are sent to, which go to a file."""
+    root: ClassVar[tuple[str, ...]]
     """The path of its jobs, below the version."""
-    prefix: str
+    prefix: ClassVar[str]
     """What its jobs' identifiers begin with."""
-    finalizes = False
+    most_rows: ClassVar[int]
+    most_bytes: ClassVar[int]
+    finalizes: ClassVar[bool] = False
     """Whether a job takes time to end after its last row."""
+    row_errors: ClassVar[Mapping[RowError, DialectError]]
+    """The errors of rows that are not theirs."""
+    error_file: ClassVar[ResultFile] = "output"
+    """Where rows go that did not succeed."""
+    body_field: ClassVar[str] = "body"
+    """The field of a row that holds its request."""
+    page_sizes: ClassVar[tuple[int, int]]
+    """The usual count of jobs on a page of their list, and the most."""
+    after: ClassVar[str] = "after"
+    """The parameter that names the job before a page; as `before` names the one after it."""
+    before: ClassVar[str | None] = None
+    page: ClassVar[Mapping[str, Any]] = {}
+    """What a page holds beside its jobs."""
 
     def __init__(
         self,
@@ -126,39 +151,85 @@ class BatchAPI(ABC):
         carry: Callable[[JobRecord], object] = lambda _: None,
     ) -> None:
         self._settings, self._store, self._carry = settings, store, carry
+        self._most_rows = settings.batch.max_requests or self.most_rows
+        self._most_bytes = settings.batch.max_bytes or self.most_bytes
 
     @property
     def forgets_cancelled(self) -> bool:
         """True if a cancelled job loses its results."""
         return False
 
-    @abstractmethod
+    # --- requests
+
     def receive(self, request: BatchRequest) -> BatchReply | Work:
         """Answer a request, at once or in steps; raise a `DialectError`."""
+        below = len(self.root)
+        if tuple(request.parts[:below]) != self.root:
+            return self.receive_other(request)
+        match request.method, request.parts[below:]:
+            case "POST", []:
+                return self.create(request)
+            case "GET", []:
+                jobs = self._store.newest_jobs(request.owner, self.prefix)
+                shown = partial(self.shown, request=request)
+                return say(self._page(jobs, shown, request.query, *self.page_sizes))
+            case "GET", [ident]:
+                job = self._find(ident, request)
+                return say(self.shown(job, request), headers=self.poll_headers(job))
+            case "POST", [ident, "cancel"]:
+                job = self._find(ident, request)
+                refusal = self.cancel_refusal(job)
+                if refusal is not None:
+                    raise refusal
+                if job.cancel_asked is None:
+                    job.cancel_asked = request.now
+                    self._keep(job)
+                return say(self.shown(job, request))
+        return self.receive_other(request)
 
     @abstractmethod
-    def unknown(self, ident: str) -> Exception:
+    def receive_other(self, request: BatchRequest) -> BatchReply:
+        """Answer all but to create, show, list and cancel jobs."""
+
+    @abstractmethod
+    def create(self, request: BatchRequest) -> BatchReply | Work:
+        """Create a job with `_new_job`, and answer with `_created`."""
+
+    @abstractmethod
+    def shown(self, job: JobRecord, request: BatchRequest) -> dict[str, Any]:
+        """Return a job as it is shown."""
+
+    def poll_headers(self, job: JobRecord) -> str:
+        """Return the header lines of an answer that shows a job."""
+        del job
+        return ""
+
+    @abstractmethod
+    def unknown(self, ident: str) -> DialectError:
         """Return the 404 for a job that does not exist."""
 
     @abstractmethod
+    def cancel_refusal(self, job: JobRecord) -> DialectError | None:
+        """Return the error for a job that cannot be cancelled now."""
+
+    @abstractmethod
+    def bad_limit(self, text: str, most: int) -> DialectError:
+        """Return the error for a wrong size of a page."""
+
+    # --- jobs
+
     def input(self, job: JobRecord) -> FilePart | None:
         """Return where a job's rows are; None if they are gone."""
+        return self._part(job.input)
 
     @abstractmethod
     def orphan(self, job: JobRecord) -> None:
         """Record that a job ended because its rows are gone."""
 
-    @abstractmethod
-    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
-        """Return the result that a live request would get, or an error."""
-
-    @abstractmethod
-    def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:
-        """Return the line of a row that was not executed."""
-
-    @abstractmethod
     def publish(self, job: JobRecord, file: ResultFile, size: int, now: float) -> str:
         """Register a file of results, and return the name of its data."""
+        del size, now
+        return f"{job.id}.{file}.results"
 
     def check(self, job: JobRecord, line: bytes, seen: set[str]) -> int:
         """Return the prompt tokens of a row, or raise a `LineError`."""
@@ -174,6 +245,56 @@ class BatchAPI(ABC):
         """Remove what a job needs no more."""
         del job
 
+    # --- rows
+
+    def answer(self, job: JobRecord, line: bytes, *, ident: str, fails: bool, now: float) -> Row:
+        """Return the result that a live request would get, or an error."""
+        row = orjson.loads(line)
+        try:
+            if fails:
+                raise self.row_errors[self._settings.batch.row_error]
+            call = self.read(job, row.get(self.body_field), line, now=now)
+        except DialectError as error:
+            return Row(self.error_file, _line(self.failed(row, error, ident=ident)), "errored")
+        said = answer(call, style=self._settings.answer)
+        body = self.whole(call, said, ident=ident, created=int(job.started or job.created))
+        return Row(
+            "output",
+            _line(self.succeeded(row, orjson.Fragment(body), ident=ident)),
+            "succeeded",
+            input_tokens=call.prompt_tokens,
+            output_tokens=said.tokens * call.choices,
+            custom_id=row["custom_id"],
+            body=digest(row[self.body_field]),
+        )
+
+    def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:
+        """Return the line of a row that was not executed."""
+        return Row(self.error_file, _line(self.undone(orjson.loads(line), why, ident=ident)), why)
+
+    @abstractmethod
+    def read(self, job: JobRecord, body: Any, line: bytes, *, now: float) -> Any:
+        """Read a row's request into a `Call`, or raise its refusal."""
+
+    @staticmethod
+    @abstractmethod
+    def whole(call: Any, said: Answer, *, ident: str, created: int) -> bytes:
+        """Return the body of an answer."""
+
+    @abstractmethod
+    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was answered with this body."""
+
+    @abstractmethod
+    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was refused."""
+
+    @abstractmethod
+    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
+        """Return the result of a row that was not executed."""
+
+    # --- shared by those above
+
     def _find(self, ident: str, request: BatchRequest) -> JobRecord:
         """Return a job of the customer, or raise a 404."""
         job = self._store.jobs.get(ident)
@@ -181,8 +302,37 @@ class BatchAPI(ABC):
             raise self.unknown(ident)
         return job
 
+    def _page(
+        self,
+        items: list[_Item],
+        show: Callable[[_Item], Mapping[str, Any]],
+        query: Mapping[str, str],
+        usual: int,
+        most: int,
+    ) -> dict[str, Any]:
+        """Return the page of a list that a query asks for."""
+        text = query.get("limit", str(usual))
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise self.bad_limit(text, most)
+        limit = int(text)
+        places = {item.id: place for place, item in enumerate(items)}
+        if self.after in query:
+            items = items[places.get(query[self.after], len(items)) + 1 :]
+        page = items[:limit]
+        if self.before is not None and self.before in query:
+            # The page that ends there: its neighbours, not the newest.
+            items = items[: places.get(query[self.before], 0)]
+            page = items[-limit:]
+        return {
+            **self.page,
+            "data": [show(item) for item in page],
+            "has_more": len(items) > len(page),
+            "first_id": page[0].id if page else None,
+            "last_id": page[-1].id if page else None,
+        }
+
     def _new_job(self, request: BatchRequest, **more: Any) -> JobRecord:
-        """Return the record of a new job, which `_keep` is to save."""
+        """Return the record of a new job, which `_created` is to save."""
         ordinal, ident = self._store.next("job")
         return JobRecord(
             id=f"{self.prefix}{ident}",
@@ -193,11 +343,21 @@ class BatchAPI(ABC):
             **more,
         )
 
+    def _part(self, name: str) -> FilePart | None:
+        """Return the data of this name, None if there are none."""
+        path = self._store.data(name)
+        return FilePart(path, 0, path.stat().st_size) if path.exists() else None
+
+    def _created(self, job: JobRecord, request: BatchRequest) -> BatchReply:
+        """Save a new job, start it, and answer with it."""
+        self._keep(job)
+        lost = job.ordinal in self._settings.batch.lost_creates
+        return say(self.shown(job, request), lost=lost)
+
     def _keep(self, job: JobRecord) -> None:
         self._store.save(job)
         self._carry(job)
 
-    def _ask_to_cancel(self, job: JobRecord, request: BatchRequest) -> None:
-        if job.cancel_asked is None:
-            job.cancel_asked = request.now
-            self._keep(job)
+
+def _line(result: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(result) + b"\n"

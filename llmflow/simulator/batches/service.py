@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from llmflow.simulator import known_dialects
 from llmflow.simulator.batches.api import BatchAPI, BatchReply, BatchRequest, Work
 from llmflow.simulator.batches.life import Life, Rows
 from llmflow.simulator.batches.store import BatchCounts, JobRecord, Store
-from llmflow.simulator.dialect import Dialect, DialectError
-from llmflow.simulator.known_dialects import dialects
+from llmflow.simulator.dialect import Dialect
+from llmflow.simulator.exchange import DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class Batches:
         self._lives: dict[str, Life] = {}
         self._works: list[tuple[Work, Callable[[BatchReply], object]]] = []
         self._sides = [
-            (dialect, dialect.batch_api(self.store, self._carry)) for dialect in dialects(settings)
+            (dialect, dialect.batch_api(settings, self.store, self._carry))
+            for dialect in known_dialects.dialects(settings)
         ]
         for job in self.store.jobs.values():
             if job.phase != "ended":
@@ -147,7 +149,7 @@ class Batches:
 
     def _side(self, target: str) -> tuple[Dialect, BatchAPI]:
         path = _path(target)
-        fits = (side for side in self._sides if _is_below(path, side[0].batch_paths))
+        fits = (side for side in self._sides if _is_below(path, side[1].paths))
         return next(fits, self._sides[-1])
 
     def _api(self, job: JobRecord) -> BatchAPI:
@@ -186,21 +188,16 @@ class Batches:
             raise dialect.broken["server_error"]
 
 
-class Paths:
-    """Tells requests for the batch APIs by their paths."""
+def is_own(target: str) -> bool:
+    """Return whether a request is for these APIs."""
+    path = _path(target)
+    return any(_is_below(path, dialect.batch_api.paths) for dialect in known_dialects.DIALECTS)
 
-    def __init__(self, settings: SimulatorSettings) -> None:
-        spoken = dialects(settings)
-        self._paths = tuple(path for dialect in spoken for path in dialect.batch_paths)
-        self._uploads = [dialect.upload_path for dialect in spoken]
 
-    def own(self, target: str) -> bool:
-        """Return whether a request is for these APIs."""
-        return _is_below(_path(target), self._paths)
-
-    def upload(self, method: str, target: str) -> bool:
-        """Return True if a request's body is to go to a file."""
-        return method == "POST" and _path(target).rstrip("/") in self._uploads
+def is_upload(method: str, target: str) -> bool:
+    """Return True if a request's body is to go to a file."""
+    uploads = [dialect.batch_api.upload_path for dialect in known_dialects.DIALECTS]
+    return method == "POST" and _path(target).rstrip("/") in uploads
 
 
 def _is_below(path: str, paths: tuple[str, ...]) -> bool:

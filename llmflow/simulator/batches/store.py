@@ -257,23 +257,22 @@ class Store:
 
     def save(self, record: FileRecord | JobRecord) -> None:
         """Keep a record."""
+        known, path = self._place(record)
+        known[record.id] = record
+        self._write(path, asdict(record))
+
+    def remove(self, record: FileRecord | JobRecord) -> None:
+        """Forget a record, and the data of a file."""
+        known, path = self._place(record)
+        del known[record.id]
+        path.unlink(missing_ok=True)
         if isinstance(record, FileRecord):
-            self.files[record.id] = record
-            self._write(self.folder / "files" / f"{record.id}.json", asdict(record))
-        else:
-            self.jobs[record.id] = record
-            self._write(self.folder / "jobs" / f"{record.id}.json", asdict(record))
+            self.data(record.path).unlink(missing_ok=True)
 
-    def remove_file(self, record: FileRecord) -> None:
-        """Forget a file."""
-        del self.files[record.id]
-        (self.folder / "files" / f"{record.id}.json").unlink(missing_ok=True)
-        self.data(record.path).unlink(missing_ok=True)
-
-    def remove_job(self, record: JobRecord) -> None:
-        """Forget a job."""
-        del self.jobs[record.id]
-        (self.folder / "jobs" / f"{record.id}.json").unlink(missing_ok=True)
+    def _place(self, record: FileRecord | JobRecord) -> tuple[dict[str, Any], Path]:
+        is_file = isinstance(record, FileRecord)
+        folder = self.folder / ("files" if is_file else "jobs")
+        return self.files if is_file else self.jobs, folder / f"{record.id}.json"
 
     def newest_jobs(self, owner: str, prefix: str) -> list[JobRecord]:
         """Return the jobs of a customer whose identifiers begin so, newest first."""
@@ -284,17 +283,13 @@ class Store:
         counts = self.folder / "counts.json"
         if counts.exists():
             self._counts = orjson.loads(counts.read_bytes())
-        for data in self._records("files"):
-            file = FileRecord(**data)
-            self.files[file.id] = file
-        for data in self._records("jobs"):
-            job = JobRecord(**data)
-            self.jobs[job.id] = job
+        self.files = {data["id"]: FileRecord(**data) for data in self._records("files")}
+        self.jobs = {data["id"]: JobRecord(**data) for data in self._records("jobs")}
         # A job that was killed between its results and its own record makes them again.
         named = {name for job in self.jobs.values() for name in (job.output, job.error)}
         for file in tuple(self.files.values()):
             if file.purpose == "batch_output" and file.id not in named:
-                self.remove_file(file)
+                self.remove(file)
         for path in (self.folder / "data").glob("arriving-*"):
             if path.name not in {file.path for file in self.files.values()}:
                 path.unlink()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import orjson
-
-from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.dialect import Answer, DialectError
+from llmflow.simulator.dialect import Dialect
+from llmflow.simulator.exchange import DialectError
 from llmflow.simulator.openai.chat_request import parse_chat
 from llmflow.simulator.openai.chat_wire import (
     BROKEN,
-    GARBAGE,
     ChatRequest,
     OpenAIError,
     chunks,
@@ -21,7 +18,7 @@ from llmflow.simulator.openai.chat_wire import (
     format_duration,
 )
 from llmflow.simulator.openai.file_batches import OpenAIBatches
-from llmflow.simulator.quota import Bucket, Charge, Decision, Domain
+from llmflow.simulator.quota import Decision
 from llmflow.simulator.settings import SimulatorSettings
 
 _VERSION = "2020-10-01"
@@ -54,53 +51,38 @@ _TOO_STEEP = (
 )
 
 
-class OpenAIDialect:
-    """Speaks and charges as OpenAI does.
-
-    Args:
-        settings: what the provider is set to.
-        wall: the time of day when the engine's clock is at 0, in seconds since 1970.
-
-    """
+class OpenAIDialect(Dialect):
+    """Speaks and charges as OpenAI does."""
 
     path = "/chat/completions"
-    batch_paths: tuple[str, ...] = ("/files", "/batches")
-    upload_path = "/files"
+    error = OpenAIError
+    broken: ClassVar[Mapping[str, DialectError]] = BROKEN
+    batch_api = OpenAIBatches
+    cut_body = b'{"id":"chatcmpl-0","object":"chat.completion","choices":[{"index":0,'
+    quota_names = "x-ratelimit-{what}-{unit}"
+    whole = staticmethod(completion)
+    events = staticmethod(chunks)
 
     def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
-        self.broken: Mapping[str, DialectError] = BROKEN
-        self.garbage: tuple[tuple[str, bytes], ...] = GARBAGE
-        self._settings = settings
-        self._wall = wall
-        self.rejections_cost = settings.rejections_cost
+        super().__init__(settings, wall=wall)
         self._about = f"openai-organization: {settings.organization}\r\nopenai-processing-ms: "
 
-    @staticmethod
-    def claims(path: str, headers: Mapping[str, str]) -> bool:
+    @classmethod
+    def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
         """Return True: what no other dialect claims is in this one."""
         del path, headers
         return True
 
-    def key(self, headers: Mapping[str, str]) -> str:
-        """Return the authorization."""
-        return headers.get("authorization", "")
-
-    def check_key(self, headers: Mapping[str, str]) -> None:
-        """Raise the 401 for a missing or wrong key."""
-        if self._settings.api_key is None:
-            return
-        scheme, _, key = self.key(headers).partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
-            raise OpenAIError(
+    def wrong_key(self, key: str) -> OpenAIError:
+        """Return the 401 for a missing or wrong key."""
+        if not key:
+            return OpenAIError(
                 401,
                 "You didn't provide an API key. You need to provide your API key in an "
                 "Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
             )
-        if hmac.compare_digest(key.encode("utf-8", "replace"), self._settings.api_key.encode()):
-            return
         masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) >= 16 else "*" * 8
-        raise OpenAIError(
+        return OpenAIError(
             401,
             f"Incorrect API key provided: {masked}. "
             "You can find your API key at https://platform.openai.com/account/api-keys.",
@@ -119,16 +101,10 @@ class OpenAIDialect:
             f"openai-version: {_VERSION}\r\n"
         )
 
-    def quota_headers(self, domain: Domain, *, now: float) -> str:
-        """Return the x-ratelimit headers that show the state of a quota."""
+    def shown_reset(self, seconds: float, *, now: float) -> str:
+        """Return the time until a bucket is full."""
         del now
-        if self._settings.quota_headers == "off":
-            return ""
-        shown = domain.shown
-        requests = shown.get("rpm") or shown.get("rpd")
-        tokens = shown.get("tpm") or shown.get("tpd")
-        text = _header_pair("requests", requests) if requests is not None else ""
-        return text + _header_pair("tokens", tokens) if tokens is not None else text
+        return format_duration(seconds)
 
     def rejection(self, decision: Decision, call: ChatRequest, *, now: float) -> OpenAIError:
         """Return the 429 that tells of a decision against a request."""
@@ -162,53 +138,23 @@ class OpenAIDialect:
                 message += f" Please try again in {format_duration(decision.retry_after)}."
         return OpenAIError(429, f"{message} {_LIMITS_URL}", kind=kind, code="rate_limit_exceeded")
 
-    def whole(self, call: ChatRequest, said: Answer, *, ident: str, now: float) -> bytes:
-        """Return the body of a chat completion."""
-        return completion(call, said, ident=ident, created=int(self._wall + now))
+    def shown_model(self, name: str, created: int) -> dict[str, Any]:
+        """Return a model as it is shown."""
+        return {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "llmflow-simulator",
+        }
 
-    def events(self, call: ChatRequest, said: Answer, *, ident: str, now: float) -> list[bytes]:
-        """Return the chunks of a streamed chat completion."""
-        return chunks(call, said, ident=ident, created=int(self._wall + now))
+    def model_list(self, models: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the list of all models as it is shown."""
+        return {"object": "list", "data": models}
 
-    def produced(self, said: Answer) -> int:
-        """Return 0: all is charged on arrival."""
-        del said
-        return 0
-
-    def used(self, call: ChatRequest, said: Answer) -> Charge | None:
-        """Return what was really used, if this provider refunds."""
-        if not self._settings.refund:
-            return None
-        output = said.tokens * call.choices
-        return Charge(call.prompt_tokens + output, call.prompt_tokens, output)
-
-    def answered(self, call: ChatRequest, *, now: float) -> None:
-        """Do nothing: no prompt is kept."""
-
-    def model(self, headers: Mapping[str, str], name: str, *, now: float) -> bytes:
-        """Return a model, or the list of all models without a name."""
-        del headers
-        created, names = int(self._wall + now), self._settings.models
-        if name and names and name not in names:
-            raise OpenAIError(
-                404,
-                f"The model '{name}' does not exist",
-                param="model",
-                code="model_not_found",
-            )
-        models = [
-            {"id": one, "object": "model", "created": created, "owned_by": "llmflow-simulator"}
-            for one in ((name,) if name else names or ("simulated",))
-        ]
-        return orjson.dumps(models[0] if name else {"object": "list", "data": models})
-
-    def batch_api(self, store: Store, carry: Callable[[JobRecord], object]) -> OpenAIBatches:
-        """Return the batch API, with its files and jobs in a store."""
-        return OpenAIBatches(self._settings, store, carry)
-
-    def unknown(self, method: str, path: str) -> OpenAIError:
-        """Return the 404 for a path that does not exist."""
-        return OpenAIError(404, f"Invalid URL ({method} {path})")
+    def unknown_model(self, name: str) -> OpenAIError:
+        """Return the 404 for a model that does not exist."""
+        message = f"The model '{name}' does not exist"
+        return OpenAIError(404, message, param="model", code="model_not_found")
 
     def not_allowed(self, allowed: str) -> OpenAIError:
         """Return the 405."""
@@ -219,11 +165,3 @@ class OpenAIDialect:
         """Return the error for a request refused before it was read."""
         kind = "server_error" if status >= 500 else "invalid_request_error"
         return OpenAIError(status, message, kind=kind)
-
-
-def _header_pair(unit: str, bucket: Bucket) -> str:
-    return (
-        f"x-ratelimit-limit-{unit}: {int(bucket.limit)}\r\n"
-        f"x-ratelimit-remaining-{unit}: {max(0, math.floor(bucket.level + 1e-6))}\r\n"
-        f"x-ratelimit-reset-{unit}: {format_duration(bucket.reset)}\r\n"
-    )

@@ -8,22 +8,77 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
-import orjson
-
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.dialect import Form, Tool
-from llmflow.simulator.openai.chat_fields import (
-    bad_value,
-    chat_tool_name,
-    check_fields,
-    invalid,
-    known_only,
-    missing,
-    wrong_type,
-)
+from llmflow.simulator.exchange import Form, Tool, load_object
 from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError
 from llmflow.simulator.quota import Charge
+from llmflow.simulator.schema_value import schema_parts
 from llmflow.simulator.settings import SimulatorSettings
+
+_REFUSED = (
+    *("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),
+    *("default", "examples", "propertyNames", "patternProperties", "unevaluatedProperties"),
+    *("minProperties", "maxProperties", "uniqueItems", "unevaluatedItems"),
+    *("contains", "minContains", "maxContains"),
+)
+_STRICT_FORMATS = (
+    *("date-time", "time", "date", "duration"),
+    *("email", "hostname", "ipv4", "ipv6", "uuid"),
+)
+
+
+def check_strict(schema: Mapping[str, Any], name: str, *, param: str = "response_format") -> None:
+    """Raise the refusal of a schema outside ``strict: true``.
+
+    Args:
+        schema: the schema.
+        name: what it is called in the request.
+        param: where it is in the request; a tool's own schema is in ``tools[…]``.
+    """
+    reason: str | None = "schema must be a JSON Schema of 'type: \"object\"'"
+    path: tuple[str, ...] = ()
+    if schema.get("type") == "object" and "anyOf" not in schema:
+        checked = ((path, _strict_problem(part)) for path, part in schema_parts(schema))
+        path, reason = next((each for each in checked if each[1]), ((), None))
+    if reason is None:
+        return
+    place = ", ".join(f"'{part}'" for part in path) + ("," if len(path) == 1 else "")
+    is_tool = param != "response_format"
+    what = "function" if is_tool else "response_format"
+    raise OpenAIError(
+        400,
+        f"Invalid schema for {what} '{name}': In context=({place}), {reason}.",
+        param=param,
+        code="invalid_function_parameters" if is_tool else "invalid_json_schema",
+    )
+
+
+def _strict_problem(part: Mapping[str, Any]) -> str | None:
+    """Return why a part of a schema is outside the subset."""
+    refused = next((key for key in _REFUSED if key in part), None)
+    if refused is not None:
+        return f"'{refused}' is not permitted"
+    if "$ref" in part and len(part) > 1:
+        extra = next(key for key in part if key != "$ref")
+        return f"$ref cannot have keywords {{'{extra}'}}"
+    kind = part.get("type")
+    if kind == "array" and not isinstance(part.get("items"), dict):
+        return "array schema missing items"
+    if "format" in part and part["format"] not in _STRICT_FORMATS:
+        return f"'{part['format']}' is not a valid format"
+    if kind != "object" and "properties" not in part:
+        return None
+    if part.get("additionalProperties") is not False:
+        return "'additionalProperties' is required to be supplied and to be false"
+    required = part.get("required") or []
+    left_out = [key for key in part.get("properties") or {} if key not in required]
+    if left_out:
+        return (
+            "'required' is required to be supplied and to be an array including every key "
+            f"in properties. Missing '{left_out[0]}'"
+        )
+    return None
+
 
 Reasoning = Literal["always", "by_effort", "never"]
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
@@ -59,7 +114,7 @@ def reasoning(model: str) -> Reasoning | None:
     return "by_effort" if _CAN_REST.match(name) else "always"
 
 
-def check_model(model: str, body: Mapping[str, Any]) -> None:
+def _check_model(model: str, body: Mapping[str, Any]) -> None:
     """Raise the refusal of a setting that the model does not take."""
     kind = reasoning(model)
     if kind is None or _LIMITED.isdisjoint(body):
@@ -102,71 +157,85 @@ def _unsupported_value(name: str, value: object, remedy: str) -> OpenAIError:
     return OpenAIError(400, message, param=name, code="unsupported_value")
 
 
-ROLES = ("system", "assistant", "user", "function", "tool", "developer")
+def _invalid(message: str, param: str | None = None, code: str | None = None) -> OpenAIError:
+    return OpenAIError(400, message, param=param, code=code)
+
+
+def _only_with(name: str, other: str, body: Mapping[str, Any]) -> None:
+    """Raise the refusal of a field that needs another one."""
+    if body.get(name) is not None and not body.get(other):
+        raise _invalid(f"The '{name}' parameter is only allowed when '{other}' is enabled.", name)
+
+
+def _check_fields(body: Mapping[str, Any]) -> None:
+    """Raise the refusal of a request whose fields do not fit each other."""
+    _only_with("top_logprobs", "logprobs", body)
+    _only_with("stream_options", "stream", body)
+    wanted, tools = body.get("response_format") or {}, body.get("tools") or []
+    if wanted.get("type") == "json_object" and "json" not in str(body["messages"]).lower():
+        raise _invalid(
+            "'messages' must contain the word 'json' in some form, "
+            "to use 'response_format' of type 'json_object'.",
+            "messages",
+        )
+    outer = wanted.get("json_schema") or {}
+    if outer.get("strict"):
+        check_strict(outer["schema"], outer["name"])
+    for index, tool in enumerate(tools):
+        inner = tool.get("function") or {}
+        if inner.get("strict"):
+            param = f"tools[{index}].function.parameters"
+            check_strict(inner.get("parameters") or {}, inner["name"], param=param)
+    for name in ("tool_choice", "parallel_tool_calls"):
+        if body.get(name) is not None and not tools:
+            message = f"'{name}' is only allowed when 'tools' are specified."
+            raise _invalid(f"Invalid value for '{name}': {message}", name)
+    _check_choice(body.get("tool_choice"), tools)
+
+
+def _check_choice(choice: Any, tools: list[Mapping[str, Any]]) -> None:
+    """Raise the refusal of a choice of a tool that is not there."""
+    if not isinstance(choice, dict):
+        return
+    named = {"tool_choice": choice}
+    if choice["type"] == "allowed_tools":
+        listed = enumerate(choice["allowed_tools"]["tools"])
+        named = {f"tool_choice.allowed_tools.tools[{index}]": tool for index, tool in listed}
+    known = [_tool_name(tool) for tool in tools]
+    for param, tool in named.items():
+        name = _tool_name(tool)
+        if not isinstance(name, str) or name not in known:
+            raise _invalid(f"Tool choice '{name}' not found in 'tools' parameter.", param)
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str | None:
+    """Return the name in a tool, or in a reference to one."""
+    inner = tool.get(str(tool.get("type")))
+    return inner.get("name") if isinstance(inner, Mapping) else None
+
+
 _IMAGE_TOKENS = 85
 _MESSAGE_TOKENS = 3
-# The last two are of an answer that is sent back as the official SDK has read it.
-_FIELD_NAMES = (
-    "role content name tool_calls tool_call_id function_call refusal audio annotations parsed"
-)
-_MESSAGE_FIELDS = frozenset(_FIELD_NAMES.split())
 _MAY_SAY_NOTHING = ("assistant", "function")
-_PARTS = ("text", "image_url", "input_audio", "refusal", "audio", "file")
 
 
-def _content(content: object, param: str) -> tuple[str, int]:
+def _read_content(content: str | list[Mapping[str, Any]] | None) -> tuple[str, int]:
     """Return a message's text, and what its images count."""
-    if isinstance(content, str):
-        return content, 0
-    if content is None:
-        return "", 0
-    if not isinstance(content, list):
-        raise wrong_type(param, "one of a string or array of objects", content)
-    texts, images = [], 0
-    for index, part in enumerate(content):
-        if not isinstance(part, dict):
-            raise wrong_type(f"{param}[{index}]", "an object", part)
-        kind = part.get("type")
-        if kind not in _PARTS:
-            place = f"{param}[{index}].type"
-            raise missing(place) if kind is None else bad_value(place, kind, _PARTS)
-        if kind != "text":
-            images += _IMAGE_TOKENS
-        elif isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            raise wrong_type(f"{param}[{index}].text", "a string", part.get("text"))
-    return "\n".join(texts), images
+    if content is None or isinstance(content, str):
+        return content or "", 0
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    return "\n".join(texts), _IMAGE_TOKENS * (len(content) - len(texts))
 
 
-def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
+def _read_messages(messages: list[Mapping[str, Any]]) -> tuple[str, int, int]:
     """Return the last user message, the characters of all, and their tokens."""
-    messages = body.get("messages")
-    if messages is None:
-        raise missing("messages")
-    if not isinstance(messages, list):
-        raise wrong_type("messages", "an array of objects", messages)
-    if not messages:
-        raise invalid(
-            "Invalid 'messages': empty array. "
-            "Expected an array with minimum length 1, but got an empty array instead.",
-            "messages",
-            "empty_array",
-        )
     prompt, characters, tokens = "", 0, _MESSAGE_TOKENS
     for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise wrong_type(f"messages[{index}]", "an object", message)
-        role = message.get("role")
-        if role not in ROLES:
-            raise _bad_role(index, role)
-        if not message.keys() <= _MESSAGE_FIELDS:
-            known_only(message, _MESSAGE_FIELDS, f"messages[{index}]")
-        content = message.get("content")
+        role, content = message["role"], message.get("content")
         if content is None and role not in _MAY_SAY_NOTHING:
             place = f"messages.[{index}].content"
-            raise invalid("Invalid value for 'content': expected a string, got null.", place)
-        text, images = _content(content, f"messages[{index}].content")
+            raise _invalid("Invalid value for 'content': expected a string, got null.", place)
+        text, images = _read_content(content)
         characters += len(text)
         tokens += _MESSAGE_TOKENS + count_tokens(text) + images
         if role == "user" or not prompt:
@@ -174,44 +243,15 @@ def _messages(body: Mapping[str, Any]) -> tuple[str, int, int]:
     return prompt, characters, tokens
 
 
-def _bad_role(index: int, role: object) -> OpenAIError:
-    param = f"messages[{index}].role"
-    if role is None:
-        return missing(param)
-    if not isinstance(role, str):
-        return wrong_type(param, "a string", role)
-    allowed = ", ".join(f"'{name}'" for name in ROLES[:-1])
-    return invalid(
-        f"Invalid value: '{role}'. Supported values are: {allowed}, and '{ROLES[-1]}'.",
-        param,
-        "invalid_value",
-    )
-
-
-def _load(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        body = None
-    if not isinstance(body, dict):
-        raise OpenAIError(
-            400,
-            "We could not parse the JSON body of your request. (HINT: This likely means you "
-            "aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, "
-            "but what was sent was not valid JSON.)",
-        )
-    return body
-
-
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
     old, new = body.get("max_tokens"), body.get("max_completion_tokens")
     if old is not None and new is not None:
-        raise invalid(
+        raise _invalid(
             "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
             "max_tokens",
             "invalid_parameter_combination",
         )
-    return old if new is None else new  # whole numbers: the fields are checked
+    return old if new is None else new
 
 
 def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
@@ -221,25 +261,32 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
         OpenAIError: the real service would refuse it, in these words.
 
     """
-    return read_chat(_load(raw), settings)
+    body = load_object(raw)
+    if body is None:
+        raise _invalid(
+            "We could not parse the JSON body of your request. (HINT: This likely means you "
+            "aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, "
+            "but what was sent was not valid JSON.)"
+        )
+    return read_chat(body, settings)
 
 
 def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatRequest:
     """Read a chat completion request that is parsed already; as `parse_chat` otherwise."""
-    model = body.get("model")
-    if model is None:
-        raise missing("model")
-    if not isinstance(model, str):
-        raise wrong_type("model", "a string", model)
-    prompt, characters, prompt_tokens = _messages(body)
+    # Imported with the first request: pydantic takes longer to import than all else.
+    from llmflow.simulator.openai.chat_shapes import check_shape
+
+    check_shape(body)
+    model = body["model"]
+    prompt, characters, prompt_tokens = _read_messages(body["messages"])
     if settings.models and model not in settings.models:
         raise OpenAIError(
             404,
             f"The model `{model}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
-    check_fields(body)
-    check_model(model, body)
+    _check_fields(body)
+    _check_model(model, body)
     max_tokens = _max_tokens(body)
     choices = body.get("n") or 1
     chat = ChatRequest(
@@ -250,7 +297,7 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
         choices=choices,
         stream=bool(body.get("stream")),
         form=_form(body.get("response_format") or {}),
-        tool=forced_chat_tool(body) if "tool_choice" in body else None,
+        tool=_forced_tool(body) if "tool_choice" in body else None,
         charge=_charge(characters, max_tokens, choices, settings),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
@@ -261,11 +308,7 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
 def _form(wanted: Mapping[str, Any]) -> Form:
     if wanted.get("type") == "json_object":
         return "object"
-    if wanted.get("type") != "json_schema":
-        return None
-    outer = wanted.get("json_schema")
-    schema = outer.get("schema") if isinstance(outer, Mapping) else None
-    return schema if isinstance(schema, Mapping) else {}
+    return wanted["json_schema"]["schema"] if wanted.get("type") == "json_schema" else None
 
 
 def _check_context(chat: ChatRequest, context: int | None) -> None:
@@ -285,7 +328,7 @@ def _check_context(chat: ChatRequest, context: int | None) -> None:
         )
     else:
         return
-    raise invalid(text, "messages", "context_length_exceeded")
+    raise _invalid(text, "messages", "context_length_exceeded")
 
 
 def _charge(
@@ -299,13 +342,8 @@ def _charge(
     return Charge(tokens, prompt, output)
 
 
-def forced_chat_tool(body: Mapping[str, Any]) -> Tool | None:
-    """Return the tool that a checked request forces; the first of several.
-
-    >>> look = {"type": "function", "function": {"name": "look"}}
-    >>> forced_chat_tool({"tools": [look], "tool_choice": "required"})
-    Tool(name='look', schema={})
-    """
+def _forced_tool(body: Mapping[str, Any]) -> Tool | None:
+    """Return the tool that a checked request forces; the first of several."""
     choice, tools = body.get("tool_choice"), body.get("tools") or []
     if isinstance(choice, str):
         return _chat_tool(tools[0]) if choice == "required" else None
@@ -316,8 +354,8 @@ def forced_chat_tool(body: Mapping[str, Any]) -> Tool | None:
         if allowed["mode"] != "required":
             return None
         choice = allowed["tools"][0]
-    name = chat_tool_name(choice)
-    return next((_chat_tool(tool) for tool in tools if chat_tool_name(tool) == name), None)
+    name = _tool_name(choice)
+    return next((_chat_tool(tool) for tool in tools if _tool_name(tool) == name), None)
 
 
 def _chat_tool(tool: Mapping[str, Any]) -> Tool:

@@ -12,25 +12,11 @@ from typing import Any
 
 import orjson
 
-from llmflow.simulator.dialect import Answer, Call, DialectError, Tool
+from llmflow.simulator.exchange import Answer, Call, DialectError, Tool
 
 
 class OpenAIError(DialectError):
     """An error reply: status and content of its envelope."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(status, message)
-        self.kind = kind
-        self.param = param
-        self.code = code
 
     def body(self, ident: str) -> bytes:
         """Return the error envelope, which does not name the request."""
@@ -72,11 +58,6 @@ BROKEN = {
         code="server_is_overloaded",
     ),
 }
-GARBAGE = (
-    ("text/html", b"<html><head><title>502 Bad Gateway</title></head><body></body></html>"),
-    ("application/json", b'{"id":"chatcmpl-0","object":"chat.completion","choices":[{"index":0,'),
-    ("text/plain", b"upstream connect error or disconnect/reset before headers"),
-)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,13 +67,13 @@ class ChatRequest(Call):
     include_usage: bool
 
 
-def usage(chat: ChatRequest, said: Answer) -> dict[str, Any]:
+def usage(call: ChatRequest, said: Answer) -> dict[str, Any]:
     """Return the usage object of an answer."""
-    output = said.tokens * chat.choices
+    output = said.tokens * call.choices
     return {
-        "prompt_tokens": chat.prompt_tokens,
+        "prompt_tokens": call.prompt_tokens,
         "completion_tokens": output,
-        "total_tokens": chat.prompt_tokens + output,
+        "total_tokens": call.prompt_tokens + output,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
@@ -132,14 +113,14 @@ def _message(said: Answer, *, ident: str, choice: int) -> dict[str, Any]:
     return message
 
 
-def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> bytes:
+def completion(call: ChatRequest, said: Answer, *, ident: str, created: int) -> bytes:
     """Return the body of a successful reply."""
     return orjson.dumps(
         {
             "id": f"chatcmpl-{ident}",
             "object": "chat.completion",
             "created": created,
-            "model": chat.model,
+            "model": call.model,
             "choices": [
                 {
                     "index": index,
@@ -147,26 +128,26 @@ def completion(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> 
                     "logprobs": None,
                     "finish_reason": _finish(said),
                 }
-                for index in range(chat.choices)
+                for index in range(call.choices)
             ],
-            "usage": usage(chat, said),
+            "usage": usage(call, said),
             "service_tier": "default",
             "system_fingerprint": "fp_simulator",
         }
     )
 
 
-def chunks(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> list[bytes]:
+def chunks(call: ChatRequest, said: Answer, *, ident: str, created: int) -> list[bytes]:
     """Return the server-sent events of a streamed reply, the closing ones included."""
     base = {
         "id": f"chatcmpl-{ident}",
         "object": "chat.completion.chunk",
         "created": created,
-        "model": chat.model,
+        "model": call.model,
         "service_tier": "default",
         "system_fingerprint": "fp_simulator",
     }
-    nothing_yet = {"usage": None} if chat.include_usage else {}
+    nothing_yet = {"usage": None} if call.include_usage else {}
 
     def event(deltas: Iterable[dict[str, Any]], finish: str | None = None) -> bytes:
         choices = [
@@ -175,11 +156,11 @@ def chunks(chat: ChatRequest, said: Answer, *, ident: str, created: int) -> list
         ]
         return _event({**base, "choices": choices, **nothing_yet})
 
-    each = [_deltas(said, ident=ident, choice=index) for index in range(chat.choices)]
+    each = [_deltas(said, ident=ident, choice=index) for index in range(call.choices)]
     events = [event(deltas) for deltas in zip(*each, strict=True)]
-    events.append(event([{}] * chat.choices, _finish(said)))
-    if chat.include_usage:
-        events.append(_event({**base, "choices": [], "usage": usage(chat, said)}))
+    events.append(event([{}] * call.choices, _finish(said)))
+    if call.include_usage:
+        events.append(_event({**base, "choices": [], "usage": usage(call, said)}))
     events.append(b"data: [DONE]\n\n")
     return events
 

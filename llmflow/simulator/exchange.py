@@ -1,0 +1,108 @@
+"""A request, its answer and its refusal in any dialect."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from llmflow.simulator.quota import Charge
+from llmflow.simulator.schema_value import fill_schema
+
+Form = Literal["object"] | Mapping[str, Any] | None
+"""Any JSON object, or what a schema allows, or plain text."""
+
+
+class DialectError(Exception, ABC):
+    """An error reply: its status and what its envelope may hold."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.param, self.code = status, kind, param, code
+
+    @abstractmethod
+    def body(self, ident: str) -> bytes:
+        """Return the error envelope for the request of this identifier."""
+
+
+_PIECE = re.compile(r"\s*\S+|\s+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that must be called.
+
+    Args:
+        name: its name.
+        schema: the JSON schema of its input; None for a tool that takes free text.
+
+    """
+
+    name: str
+    schema: Mapping[str, Any] | None
+
+    def input(self, text: str) -> str:
+        """Return the plainest input that the schema allows, containing `text`."""
+        if self.schema is None:
+            return text
+        value = fill_schema(self.schema, text)
+        return orjson.dumps(value if isinstance(value, dict) else {}).decode()
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A request for an answer, as far as all dialects read it."""
+
+    model: str
+    prompt: str
+    """The text to be answered: the last message of the user."""
+    prompt_tokens: int
+    max_tokens: int | None
+    stream: bool
+    form: Form
+    charge: Charge
+    """What it is charged on arrival."""
+    choices: int = 1
+    tool: Tool | None = None
+    """The tool that must be called."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """An answer, or a tool's input, and whether ``max_tokens`` has cut it."""
+
+    text: str
+    tokens: int
+    cut: bool = False
+    tool: Tool | None = None
+
+    def pieces(self) -> list[str]:
+        """Return the text as a stream brings it: word by word."""
+        return _PIECE.findall(self.text)
+
+
+def load_object(raw: bytes) -> dict[str, Any] | None:
+    """Return a body's JSON object, None if it is something else."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def bearer(headers: Mapping[str, str]) -> str:
+    """Return the token of the authorization, or an empty text."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
