@@ -93,10 +93,10 @@ def _place(filename: str) -> tuple[str, str] | None:
     return None
 
 
-async def traced(url: str, folder: Path, *, mode: ModeName) -> Trace:
+async def traced(url: str, folder: Path, *, mode: ModeName, **options: Any) -> Trace:
     """Return what one call in a `Run` passes, after another one has warmed everything up."""
     trace = Trace()
-    llm = LLM("openai/traced", base_url=url, api_key="sk-sim", temperature=0.5)
+    llm = LLM("openai/traced", base_url=url, api_key="sk-sim", temperature=0.5, **options)
     async with Run("traced", folder=folder, mode=mode):
         if mode == "parallel":
             await llm("The first question.")

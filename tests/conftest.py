@@ -8,12 +8,15 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
-from tests.groups import Opened, group_of, is_of_one_python
+from tests.event_loops import VirtualSocketLoop
+from tests.groups import Opened, files_with, group_of, is_of_one_python, share_of
 
 try:
     import uvloop
@@ -34,6 +37,26 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """With `--dist each`, deal the files out to the workers before they are collected."""
+    config = node.config
+    if config.option.dist == "each" and config.args_source == config.ArgsSource.TESTPATHS:
+        node.workerinput["deal"] = config.option.markexpr
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, before it is imported, a file whose tests would all be deselected."""
+    if not collection_path.name.startswith("test_"):
+        return None
+    group = config.option.markexpr
+    found = files_with(group)
+    worker = getattr(config, "workerinput", {})
+    if "deal" in worker:
+        found = share_of(int(worker["workerid"][2:]), worker["workercount"], group)
+    return collection_path not in found or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest applies -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -45,8 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    if item.get_closest_marker("virtual_time"):
-        return {"virtual": VirtualLoop}
+    if virtual := item.get_closest_marker("virtual_time"):
+        return {"virtual": VirtualSocketLoop if virtual.kwargs.get("sockets") else VirtualLoop}
     if item.get_closest_marker("every_loop") and uvloop is not None:
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"real": asyncio.new_event_loop}

@@ -1,10 +1,12 @@
 """The group of a test: `unit`, `http`, `process` or `slow`.
 
-A marker in the test's file says it, as it always does for `slow`. Every other test belongs to the
-most expensive thing that its code names, or that of its fixtures, its parameters and the helpers in
-`tests/` that it calls: `process` if it starts a process, `http` if it opens a socket or uses the
-simulator's models, which are served over HTTP, and `unit` otherwise. A `unit` test that opens or
-starts something all the same fails.
+A test belongs to the most expensive thing that its code names, or that of its fixtures, its
+parameters and the helpers in `tests/` that it calls: `process` if it starts a process, `http` if it
+opens a socket or uses the simulator's models, which are served over HTTP, and `unit` otherwise. A
+marker in its file may say a more expensive group, as it always does for `slow`. A `unit` test that
+opens or starts something all the same fails.
+
+Where all of a file's tests are marked (`pytestmark`), a run of the `unit` tests does not import it.
 
 Beside its group, a test of whole programs is marked `one_python`, by its folder or file name,
 unless its file is marked `every_python`: what such tests are made of is tested on every Python.
@@ -13,15 +15,18 @@ unless its file is marked `every_python`: what such tests are made of is tested 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
+_GROUPS = ("unit", "http", "process", "slow")
 _PROCESS = {"subprocess", "multiprocessing", "serve_in_process", "fork"}
 _HTTP = {"Simulator", "SimulatorThread", "serve_in_thread", "start_server", "create_server"} | {
     "aiohttp",
@@ -39,11 +44,44 @@ def is_of_one_python(item: pytest.Item) -> bool:
     return whole and item.get_closest_marker("every_python") is None
 
 
+_MARKED = re.compile(
+    r"^pytestmark = (?:\[[^\]]*?)?pytest\.mark\.(?:http|process|slow)\b", re.MULTILINE
+)
+
+
+@cache
+def files_with(group: str) -> Mapping[Path, int]:
+    """Return the sizes of the test files that may hold a test of a group."""
+    found = {}
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
+        text = path.read_text("utf-8")
+        if group != "unit" or not _MARKED.search(text):
+            found[path] = len(text)
+    return found
+
+
+@cache
+def share_of(worker: int, workers: int, group: str) -> frozenset[Path]:
+    """Return the files that one of several workers collects and runs."""
+    shares: list[list[Path]] = [[] for _ in range(workers)]
+    sizes = [0] * workers
+    known = files_with(group)
+    for path in sorted(known, key=known.__getitem__, reverse=True):
+        smallest = sizes.index(min(sizes))
+        shares[smallest].append(path)
+        sizes[smallest] += known[path]
+    return frozenset(shares[worker])
+
+
 def group_of(item: pytest.Item) -> str:
     """Return the group that a collected test belongs to."""
-    for group in ("slow", "process", "http"):
-        if item.get_closest_marker(group) is not None:
-            return group
+    marked = [each for each in _GROUPS if item.get_closest_marker(each) is not None]
+    if "slow" in marked:
+        return "slow"
+    return max([*marked, _group_by_names(item)], key=_GROUPS.index)
+
+
+def _group_by_names(item: pytest.Item) -> str:
     if not isinstance(item, pytest.Function):
         return "unit"
     # pytest has no public way to an item's fixtures before it runs.

@@ -10,6 +10,7 @@ from llmflow.calls.call import Call, Route
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import LiveMode
 from llmflow.events import Event, observed
+from llmflow.progress import painter
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 
@@ -66,3 +67,8 @@ class Asker:
 
 def kinds_of(events: Iterable[Event]) -> list[str]:
     return [each.kind for each in events]
+
+
+def is_drawing() -> bool:
+    """Return whether a display of progress is being drawn."""
+    return bool(painter._drawing)

@@ -12,6 +12,8 @@ from llmflow import LLM, Batch, Run
 from llmflow.simulator import BatchSettings, SimulatorSettings, SimulatorThread, serve_in_thread
 from tests.batch.test_rounds import Echoes
 
+pytestmark = pytest.mark.http
+
 FAST: dict[str, Any] = {"seconds": 0.05, "cancel_seconds": 0.0}
 
 

@@ -11,6 +11,8 @@ from llmflow import LLM, Batch, Budget, Price, Run
 from llmflow.errors import BatchRowLostError
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 
+pytestmark = pytest.mark.http
+
 JOBS: dict[str, Any] = {
     "seconds": 0.3,
     "validation_seconds": 0.01,

@@ -54,16 +54,16 @@ async def test_what_no_job_answers_is_not_encoded_for_one() -> None:
 
 def failing(model: str) -> tuple[FakeServer, Route]:
     server = FakeServer(fate=lambda prompt, job: ContentFilterError("no"))
-    return server, LLM(FakeProvider(server, model=model), batch=QUICK)._route
+    return server, LLM(FakeProvider(server, model=model), batch=QUICK).call_for("")[1].route
 
 
 def answering(model: str) -> tuple[FakeServer, Route]:
     server = FakeServer()
-    return server, LLM(FakeProvider(server, model=model), batch=QUICK)._route
+    return server, LLM(FakeProvider(server, model=model), batch=QUICK).call_for("")[1].route
 
 
 async def asked(folder: Path, members: list[Route], **options: Any) -> Response:
-    request = LLM(members[0].provider)._request("Hi", None, None, None, None, {}, "here")
+    request = LLM(members[0].provider).call_for("Hi")[1].request
     async with Run("pool", folder=folder) as run:
         call = Call(request, members[0], mode_options=ModeOptions(mode="batch", **options))
         response = await asyncio.wait_for(pooled(run.session, members)(call), 10)
@@ -82,8 +82,8 @@ async def test_members_of_a_pool_have_jobs_of_their_own(tmp_path: Path) -> None:
 
 
 async def test_a_member_without_a_batch_api_is_asked_live(tmp_path: Path) -> None:
-    (one, first), second = failing("one"), LLM(ScriptedProvider(["from the second"]))._route
-    response = await asked(tmp_path, [first, second], fallback="parallel")
+    (one, first), live = failing("one"), LLM(ScriptedProvider(["from the second"]))
+    response = await asked(tmp_path, [first, live.call_for("")[1].route], fallback="parallel")
     assert response.text == "from the second"
     assert one.sizes == [1]
     assert {each["state"] for each in read_jobs(tmp_path / "pool")} == {"done"}

@@ -21,6 +21,8 @@ from llmflow.errors import (
 )
 from llmflow.simulator import BatchSettings, SimulatorSettings, SimulatorThread, serve_in_thread
 
+pytestmark = pytest.mark.http
+
 FAST: dict[str, Any] = {
     "seconds": 0.02,
     "validation_seconds": 0.01,

@@ -28,9 +28,8 @@ class Asking:
         self.came: dict[str, Response | Exception] = {}
         self._changed = asyncio.Event()
 
-    def call(self, text: str, **options: Any) -> Call:
-        request = self.llm._request(text, None, None, None, None, options, "here")
-        return self.llm._call(request)[1]
+    def call(self, text: str) -> Call:
+        return self.llm.call_for(text)[1]
 
     async def place(self, text: str, *, call: Call | None = None) -> bool:
         call = call or self.call(text)

@@ -167,4 +167,4 @@ def test_a_wrong_setting_is_named() -> None:
 
 
 def _request(llm: LLM) -> Any:
-    return llm._request("Item 0.", None, None, None, None, {}, "LLM")
+    return llm.call_for("Item 0.")[1].request

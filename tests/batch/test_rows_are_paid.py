@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Batch, Budget, Price, Run
-from llmflow.budget import PromptForecast, estimate, prompt_tokens
+from llmflow.budget import Ledger, PromptForecast, estimate, prompt_tokens
 from llmflow.errors import (
     BadReplyError,
     BatchRowLostError,
@@ -29,9 +29,9 @@ PRICE = Price(input=100.0, output=100.0, batch_input=50.0, batch_output=50.0)
 ROUNDS = Batch(quiet=0.02, poll=0.005, few=0, rounds=3)
 
 
-def ledger_of(run: Run) -> Any:
-    assert run.session.spending is not None
-    return run.session.spending._ledger
+def ledger_of(run: Run) -> Ledger:
+    assert run.ledger is not None
+    return run.ledger
 
 
 def reserve(prompt: str, *, batch: bool = True) -> float:

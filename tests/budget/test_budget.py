@@ -27,6 +27,7 @@ from llmflow.errors import BudgetExceededError, ConfigurationError
 from llmflow.events import BudgetReached, Event, subscribe
 from llmflow.pricing import Price
 from llmflow.types import Charge, Request, Response, Usage
+from tests.event_loops import abandon
 
 ONE = Estimate(usd=1.0)
 
@@ -277,7 +278,7 @@ class TestWaiting:
         loop.run_until_complete(settled())
         assert ledger.state().under_way == 1
         loop.close()
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        abandon(task)
         del task
         gc.collect()
         assert ledger.state().reserved == Spent()
@@ -331,7 +332,7 @@ class TestWaiting:
 
         asyncio.run(main())
         assert ledger.state().reserved == Spent()
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        abandon(task)
 
     def test_who_waits_behind_a_call_of_a_loop_that_is_closed_later_is_granted(self) -> None:
         ledger = Ledger(Budget(usd=2))

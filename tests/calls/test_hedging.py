@@ -596,7 +596,7 @@ def test_a_hedge_that_is_none_is_refused() -> None:
 # --- over HTTP -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # it measures time, which a busy machine has less of
+@pytest.mark.virtual_time(sockets=True)
 async def test_a_run_has_fewer_stragglers_within_the_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

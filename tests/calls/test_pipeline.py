@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,13 @@ def pooled(session: Session, members: list[Route]) -> Step:
 
 def routes(*scripts: list[str | ProviderError]) -> list[Route]:
     return [
-        LLM(ScriptedProvider(script, model=f"member-{number}"))._route
+        LLM(ScriptedProvider(script, model=f"member-{number}")).call_for("")[1].route
         for number, script in enumerate(scripts)
     ]
 
 
 def asked(session: Session, members: list[Route], times: int = 1) -> list[Response]:
-    request = LLM(members[0].provider)._request("Hi", None, None, 0.0, None, {}, "here")
+    request = replace(LLM(members[0].provider).call_for("Hi")[1].request, temperature=0.0)
 
     async def main() -> list[Response]:
         ask = pooled(session, members)

@@ -19,6 +19,7 @@ from llmflow.errors import (
 from llmflow.simulator import SimulatorSettings
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request, Response, WireReply
+from tests.event_loops import abandon
 from tests.simulated import play, prompts
 
 SETTINGS = SimulatorSettings(answer="echo", latency=1.0)
@@ -261,7 +262,7 @@ def test_a_probe_whose_loop_was_closed_is_made_by_the_next_refused_call(
     loop = asyncio.new_event_loop()
     loop.run_until_complete(llm.complete("first"))
     prober = loop.create_task(llm.complete("a"))
-    prober._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(prober)
     loop.run_until_complete(asyncio.sleep(0.1))
     assert not prober.done()
     loop.close()
@@ -280,7 +281,7 @@ def test_a_probe_whose_loop_is_closed_meanwhile_is_made_by_who_waits_for_it(
     loop = asyncio.new_event_loop()
     loop.run_until_complete(llm.complete("first"))
     prober = loop.create_task(llm.complete("a"))
-    prober._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(prober)
     loop.run_until_complete(asyncio.sleep(0.1))
 
     async def ask() -> Response:

@@ -13,8 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
+import pytest
 
+from llmflow.config import forget_configs
 from llmflow.simulator import SimulatorSettings, SimulatorThread, serve_in_thread
+from tests.batch.hostile import HostileServer
 from tests.cli.conftest import PATIENCE, Result, rows_of
 
 Start = Callable[..., SimulatorThread]
@@ -27,6 +30,25 @@ def words(
     """Return the words of a run; the options in `more` come last, and win."""
     options = ["--prompt", "{text}", "--model", "openai/x", "--base-url", sim.url]
     return ["run", source, *options, "-o", out, *more]
+
+
+def batch_words(server: HostileServer, dialect: str, *more: str) -> list[str]:
+    """Return the words of a run in batch mode."""
+    url = server.url if dialect == "anthropic" else f"{server.url}/v1"
+    options = ["--prompt", "{text}", "--model", f"{dialect}/m", "--base-url", url]
+    return ["run", "in.jsonl", *options, "-o", "out.jsonl", "--mode", "batch", *more]
+
+
+@contextmanager
+def configured(monkeypatch: pytest.MonkeyPatch, text: str) -> Iterator[None]:
+    """Have a configuration file, and keys for the servers of a test."""
+    Path("llmflow.toml").write_text(text)
+    monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, "sk-hostile")
+    forget_configs()
+    yield
+    forget_configs()
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from tests.cli.sessions import (
     words,
 )
 
+pytestmark = pytest.mark.process
+
 QUICK = BatchSettings(seconds=0.2, validation_seconds=0.05, finalizing_seconds=0.05)
 TOLD = (
     "2 rows of its journal were altered on disk: they were not used, their questions are "

@@ -12,7 +12,10 @@ from tests.cli.conftest import listing, write_rows
 from tests.cli.sessions import Start
 from tests.cli.test_broken_surroundings import in_shell
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell and its limits")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell and its limits"),
+]
 
 QUICK = ("--rpm", "600000", "--max-tokens", "20")
 

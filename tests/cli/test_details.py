@@ -14,6 +14,8 @@ from llmflow.simulator import Faults
 from tests.cli.conftest import Run, rows_of, write_rows
 from tests.cli.sessions import Start
 
+pytestmark = pytest.mark.http
+
 MODELS = ["openai/m", "anthropic/m"]
 
 

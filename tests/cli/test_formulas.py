@@ -11,6 +11,8 @@ import pytest
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, write_rows
 
+pytestmark = pytest.mark.http
+
 Start = Callable[..., SimulatorThread]
 
 

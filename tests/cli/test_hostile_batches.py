@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from llmflow.config import forget_configs
 from tests.batch.hostile import DIALECTS, HostileJob, HostileServer, Results, served
 from tests.batch.test_hostile_results import (
     cut,
@@ -18,7 +16,7 @@ from tests.batch.test_hostile_results import (
     with_odd,
 )
 from tests.cli.conftest import Run, rows_of, write_rows
-from tests.cli.sessions import report_of, the_run
+from tests.cli.sessions import batch_words, configured, report_of, the_run
 
 CONFIG = "[batch]\npoll = 0.01\nquiet = 0.05\n"
 SIZE = 8
@@ -28,21 +26,9 @@ pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Look at jobs often."""
-    Path("llmflow.toml").write_text(CONFIG)
-    monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.setenv(name, "sk-hostile")
-    forget_configs()
-    write_rows("in.jsonl", SIZE)
-    yield
-    forget_configs()
-
-
-def words(server: HostileServer, dialect: str, *more: str) -> list[str]:
-    url = server.url if dialect == "anthropic" else f"{server.url}/v1"
-    options = ["--prompt", "{text}", "--model", f"{dialect}/m", "--base-url", url]
-    return ["run", "in.jsonl", *options, "-o", "out.jsonl", "--mode", "batch", *more]
+    with configured(monkeypatch, CONFIG):
+        write_rows("in.jsonl", SIZE)
+        yield
 
 
 def answers(start: str = "re: ") -> dict[int, str]:
@@ -68,10 +54,10 @@ def test_odd_rows_are_answers_in_one_session(
     results: Results, start: str, dialect: str, run: Run
 ) -> None:
     with served(HostileServer(results)) as server:
-        result = run(*words(server, dialect, "--json"))
+        result = run(*batch_words(server, dialect, "--json"))
         assert result.code == 0, result.err
         assert (report_of(result)["answered"], found()) == (SIZE, answers(start))
-        assert run(*words(server, dialect)).code == 0
+        assert run(*batch_words(server, dialect)).code == 0
         assert server.sizes == [SIZE]
 
 
@@ -81,7 +67,7 @@ def test_another_session_collects_odd_and_cut_results(dialect: str, run: Run) ->
         return text[:-40] if job.fetches == 1 else text
 
     with served(HostileServer(results)) as server:
-        assert run(*words(server, dialect, "--detach")).code == 0
+        assert run(*batch_words(server, dialect, "--detach")).code == 0
         name = the_run().name
         assert run("status", name).code == 0
         result = run("resume", name)
@@ -96,7 +82,7 @@ def test_rows_that_never_come_are_asked_again_and_told(dialect: str, run: Run) -
         return fewer(job.lines) if job.number == 1 else whole(job)
 
     with served(HostileServer(results)) as server:
-        result = run(*words(server, dialect))
+        result = run(*batch_words(server, dialect))
         assert result.code == 0, result.err
         assert found() == answers()
         assert (server.sizes, server.jobs[0].fetches) == ([SIZE, 3], 4)
@@ -106,31 +92,31 @@ def test_rows_that_never_come_are_asked_again_and_told(dialect: str, run: Run) -
 @pytest.mark.parametrize("results", [endless, endless_blanks])
 def test_results_without_end_are_named_failures(results: Results, dialect: str, run: Run) -> None:
     with served(HostileServer(results)) as server:
-        result = run(*words(server, dialect))
+        result = run(*batch_words(server, dialect))
         assert result.code == 1, result.err
         assert "Traceback" not in result.err
         failed = rows_of("out.failed.jsonl")
         assert len(failed) == SIZE
         assert all("more than the rows of the batch job" in str(row["error"]) for row in failed)
         assert run("status").err == "no run has batch jobs that are still running\n"
-        assert run(*words(server, dialect)).code == 1
+        assert run(*batch_words(server, dialect)).code == 1
         assert server.sizes == [SIZE], "no session buys them again"
 
 
 def test_a_line_that_is_always_cut_is_one_named_failure(dialect: str, run: Run) -> None:
     with served(HostileServer(lambda job: cut(job.lines))) as server:
-        assert run(*words(server, dialect)).code == 1
+        assert run(*batch_words(server, dialect)).code == 1
         jobs = len(server.jobs)
         assert len(found()) == SIZE - 1
         (failed,) = rows_of("out.failed.jsonl")
         assert "cannot be read" in str(failed["error"])
-        assert run(*words(server, dialect)).code == 1
+        assert run(*batch_words(server, dialect)).code == 1
         assert len(server.jobs) == jobs
 
 
 def test_empty_files_end_the_session_and_the_next_one_looks_again(dialect: str, run: Run) -> None:
     with served(HostileServer(lambda job: b"")) as server:
-        result = run(*words(server, dialect))
+        result = run(*batch_words(server, dialect))
         assert result.code == 3, result.err
         assert "Nothing is asked again, as that is paid for" in result.err
         assert "Traceback" not in result.err

@@ -15,6 +15,8 @@ from llmflow.cli.main import main
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, wait_for, write_rows
 
+pytestmark = pytest.mark.http
+
 Start = Callable[..., SimulatorThread]
 ROWS = 20
 

@@ -12,6 +12,8 @@ from llmflow.simulator import Faults
 from tests.cli.conftest import Run, write_rows
 from tests.cli.sessions import Start
 
+pytestmark = pytest.mark.http
+
 PRICED = """\
 [providers.{0}]
 price = {{ input = 100, output = 100 }}

@@ -13,6 +13,8 @@ import pytest
 from llmflow.rows import RowSource
 from tests.cli.conftest import Run, listing, write_rows
 
+pytestmark = pytest.mark.http
+
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 AT_EXIT = """
 import atexit, os, signal

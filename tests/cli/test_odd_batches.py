@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from llmflow.config import forget_configs
 from tests.batch.hostile import DIALECTS, HostileJob, HostileServer, served
 from tests.batch.test_odd_rows_over_http import row
 from tests.cli.conftest import Run, rows_of, write_rows
-from tests.cli.sessions import report_of, the_run
+from tests.cli.sessions import batch_words, configured, report_of, the_run
 from tests.odd_server import answer
 
 CONFIG = "[batch]\npoll = 0.01\nquiet = 0.05\nfew = 0\n"
@@ -22,21 +20,9 @@ pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", DIALECTS)]
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Look at jobs often."""
-    Path("llmflow.toml").write_text(CONFIG)
-    monkeypatch.setenv("LLMFLOW_CONFIG", "llmflow.toml")
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.setenv(name, "sk-hostile")
-    forget_configs()
-    write_rows("in.jsonl", SIZE)
-    yield
-    forget_configs()
-
-
-def words(server: HostileServer, dialect: str, *more: str) -> list[str]:
-    url = server.url if dialect == "anthropic" else f"{server.url}/v1"
-    options = ["-p", "{text}", "-m", f"{dialect}/m", "--base-url", url, "--details"]
-    return ["run", "in.jsonl", *options, "-o", "out.jsonl", "--mode", "batch", *more]
+    with configured(monkeypatch, CONFIG):
+        write_rows("in.jsonl", SIZE)
+        yield
 
 
 def mixed(job: HostileJob) -> bytes:
@@ -61,8 +47,8 @@ def mixed(job: HostileJob) -> bytes:
 def test_odd_rows_are_told_apart_and_bought_once(is_detached: bool, dialect: str, run: Run) -> None:
     with served(HostileServer(mixed)) as server:
         if is_detached:
-            assert run(*words(server, dialect, "--detach")).code == 0
-        result = run(*words(server, dialect, "--json"))
+            assert run(*batch_words(server, dialect, "--details", "--detach")).code == 0
+        result = run(*batch_words(server, dialect, "--details", "--json"))
         assert result.code == 1, result.err
         assert server.sizes == [SIZE, 2]
         report = report_of(result)

@@ -30,7 +30,7 @@ retry = {{ wait_initial = 0.001 }}
 price = {{ input = 1.0, output = 10.0 }}
 """
 
-pytestmark = pytest.mark.parametrize("dialect", EVERY_CLIENT)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", EVERY_CLIENT)]
 
 
 @pytest.fixture(autouse=True)

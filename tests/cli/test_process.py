@@ -19,6 +19,8 @@ import pytest
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import PATIENCE, listing, rows_of, wait_for, write_rows
 
+pytestmark = pytest.mark.process
+
 Start = Callable[..., SimulatorThread]
 Process = Callable[..., "subprocess.Popen[bytes]"]
 

@@ -30,6 +30,8 @@ from tests.cli.sessions import (
     write_texts,
 )
 
+pytestmark = pytest.mark.process
+
 PRICED = """\
 [providers.openai]
 price = { input = 100, output = 100 }

@@ -12,7 +12,7 @@ import pytest
 from llmflow.simulator import SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
 
-pytestmark = pytest.mark.every_python
+pytestmark = [pytest.mark.http, pytest.mark.every_python]
 
 Start = Callable[..., SimulatorThread]
 

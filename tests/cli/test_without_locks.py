@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import rows_of, wait_for, write_rows
 from tests.cli.sessions import Process, Start, answers, ended, words
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="flock")
+pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform == "win32", reason="flock")]
 
 _NO_LOCKS = """
 import errno, fcntl

@@ -20,6 +20,7 @@ from llmflow.errors import TooLargeForLimitError
 from llmflow.limits.bucket import burst_capacity
 from llmflow.testing import VirtualLoop
 from llmflow.types import Charge, QuotaSignal
+from tests.event_loops import abandon
 
 pytestmark = pytest.mark.virtual_time
 
@@ -494,7 +495,7 @@ def test_a_waiter_of_a_loop_that_was_closed_does_not_block_the_others() -> None:
     permit = dead.run_until_complete(limiter.acquire())
     task = dead.create_task(limiter.acquire())
     dead.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(task)
     dead.close()
 
     async def after() -> int:
@@ -608,7 +609,7 @@ def test_a_loop_that_is_closed_while_it_heads_the_queue_does_not_strand_the_othe
     dead.run_until_complete(limiter.acquire(Charge(tokens=75)))
     task = dead.create_task(limiter.acquire(Charge(tokens=60)))
     dead.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(task)
 
     async def after() -> None:
         waiting = asyncio.create_task(limiter.acquire(Charge(tokens=1)))
@@ -631,7 +632,7 @@ def test_an_abandoned_permit_may_be_collected_while_the_limiter_is_at_work(
 
     task: object = loop.create_task(hold())
     loop.run_until_complete(asyncio.sleep(0))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(task)
     loop.close()
     task = None
     monkeypatch.setattr(limiter._admission, "observe", lambda *_: gc.collect())
@@ -706,8 +707,7 @@ class TestALoopThatIsClosedWithCallsInFlight:
 
         loop = asyncio.new_event_loop()
         tasks = loop.run_until_complete(begin())
-        for task in tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        abandon(*tasks)
         loop.close()
         return tasks
 
@@ -759,8 +759,7 @@ class TestALoopThatIsClosedWithCallsInFlight:
 
             loop = asyncio.new_event_loop()
             tasks.extend(loop.run_until_complete(begin()))
-            for task in tasks:
-                task._log_destroy_pending = False
+            abandon(*tasks)
             loop.close()
 
         asyncio.run(wait())

@@ -20,6 +20,8 @@ from llmflow.errors import (
 from llmflow.limits.registry import forget_limiters
 from llmflow.simulator import Faults, Simulator, SimulatorSettings
 
+pytestmark = pytest.mark.http
+
 TEXT = "Summarize: The tide rises twice a day. The moon pulls the water. Sailors know the times."
 KEY = "sk-ant-test-123456"
 

@@ -65,7 +65,8 @@ class TestSettings:
             llm.batch,
         )
         assert twin._given["dedupe"] is True
-        assert twin._route.cache is llm._route.cache
+        own, copied_one = (each.call_for("Hi")[1].route for each in (llm, twin))
+        assert copied_one.cache is own.cache
 
     def test_what_was_set_later_is_carried_too(self, copied: Copy) -> None:
         llm = LLM("sim/copied")

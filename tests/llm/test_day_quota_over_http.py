@@ -14,7 +14,7 @@ from llmflow.errors import QuotaExhaustedError
 from llmflow.limits.registry import forget_limiters
 from tests.odd_server import EVERY_CLIENT, Asked, Odd, OddServer, odd_server, whole
 
-pytestmark = pytest.mark.parametrize("dialect", EVERY_CLIENT)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", EVERY_CLIENT)]
 
 Form = Callable[[float], tuple[dict[str, str], dict[str, Any]]]
 """Makes headers and an error out of the instant at which the quota is back."""

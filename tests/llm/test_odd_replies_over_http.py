@@ -26,7 +26,7 @@ from tests.odd_server import EVERY_CLIENT, Asked, Odd, OddServer, answer, odd_se
 PROMPTS = [f"row {number}" for number in range(12)]
 FAST = Retry(attempts=5, wait_initial=0.001)
 
-pytestmark = pytest.mark.parametrize("dialect", EVERY_CLIENT)
+pytestmark = [pytest.mark.http, pytest.mark.parametrize("dialect", EVERY_CLIENT)]
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import pytest
 from llmflow import LLM, Result, Run
 from llmflow.batch import Batch
 from llmflow.errors import ConfigurationError, InvalidAnswerError, UnknownArgumentError
-from llmflow.progress import painter
 from llmflow.runs.catalog import find_run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Response
 from tests.batch.fakes import FakeProvider, FakeServer
+from tests.observing import is_drawing
 from tests.runs.test_progress_everywhere import Shown
 
 QUICK = Batch(quiet=0.05, poll=0.01)
@@ -154,7 +154,7 @@ class TestProgress:
         assert [each.text for each in found] == ["ok"] * 3
         assert "map: 3 items in " in shown.last
         assert "3 answered, 0 failed" in shown.last
-        assert painter._drawing == []
+        assert not is_drawing()
 
     def test_it_is_shown_in_a_run_which_keeps_the_answers(
         self, way: Way, where: str, monkeypatch: pytest.MonkeyPatch
@@ -228,7 +228,7 @@ def test_a_map_that_fails_ends_its_progress(way: Way, monkeypatch: pytest.Monkey
 
     with pytest.raises(KeyError, match="mine"):
         way(LLM(ScriptedProvider()), broken(), progress=True)
-    assert painter._drawing == []
+    assert not is_drawing()
 
 
 def test_a_stream_that_is_left_ends_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_a_stream_that_is_left_ends_its_progress(monkeypatch: pytest.MonkeyPatch
     with LLM(ScriptedProvider()).map_sync(["a"] * 50, stream=True, progress=True) as stream:
         for _ in stream:
             break
-    assert painter._drawing == []
+    assert not is_drawing()
 
 
 async def test_the_code_around_a_stream_is_not_in_its_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,20 +12,7 @@ from hypothesis import strategies as st
 from llmflow.flows import AsyncParallelBatchFlow
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Each(AsyncParallelBatchNode):
-    """Runs over shared["items"] and leaves its results in shared["out"]."""
-
-    async def prep_async(self, shared):
-        return shared["items"]
-
-    async def post_async(self, shared, prep_res, exec_res):
-        shared["out"] = exec_res
+from tests.nodes.helpers import Each, now
 
 
 class Descend(AsyncNode):

@@ -14,21 +14,7 @@ from llmflow.engine.graph import BaseNode
 from llmflow.errors import StepLimitError
 from llmflow.flows import AsyncBatchFlow, AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
 from llmflow.nodes import AsyncBatchNode, AsyncNode, AsyncParallelBatchNode, BatchNode, Node
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Each(AsyncParallelBatchNode):
-    """Runs over shared["items"] and leaves its results in shared["out"]."""
-
-    async def prep_async(self, shared):
-        return shared["items"]
-
-    async def post_async(self, shared, prep_res, exec_res):
-        shared["out"] = exec_res
-
+from tests.nodes.helpers import Each, now
 
 # --- 12: limits without effect ----------------------------------------------------------------
 

@@ -12,22 +12,8 @@ import pytest
 
 from llmflow.engine.results import Failure, NotRun, partial_results
 from llmflow.flows import AsyncFlow, AsyncParallelBatchFlow
-from llmflow.nodes import AsyncNode, AsyncParallelBatchNode, Node
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Each(AsyncParallelBatchNode):
-    """Runs over shared["items"] and leaves its results in shared["out"]."""
-
-    async def prep_async(self, shared):
-        return shared["items"]
-
-    async def post_async(self, shared, prep_res, exec_res):
-        shared["out"] = exec_res
-
+from llmflow.nodes import AsyncNode, Node
+from tests.nodes.helpers import Each, now
 
 # --- 1: the retry counter -------------------------------------------------------------------
 

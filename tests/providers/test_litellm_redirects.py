@@ -19,6 +19,8 @@ from llmflow_providers.litellm import LiteLLMProvider
 from llmflow_providers.litellm.client import guard, loader, no_redirects
 from tests.providers.test_litellm import ANSWER, KEY
 
+pytestmark = pytest.mark.http
+
 httpx: Any = pytest.importorskip("httpx")
 
 STATUSES = (301, 302, 303, 307, 308)

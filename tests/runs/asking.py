@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llmflow.llm import LLM
+from llmflow.nodes import AsyncParallelBatchNode
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
@@ -29,6 +30,24 @@ def numbered(*, latency: float = 0.0, model: str = "model") -> ScriptedProvider:
 def asked(provider: ScriptedProvider) -> list[str]:
     """Return what the provider was asked, in order of the alphabet."""
     return sorted(str(request.messages[-1]["content"]) for request in provider.requests)
+
+
+class Answers(AsyncParallelBatchNode):
+    """Asks for every text, and leaves the answers in the store."""
+
+    def __init__(self, llm: LLM, *, max_tokens: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.llm = llm
+        self.max_tokens = max_tokens
+
+    async def prep_async(self, shared: Any, /) -> Any:
+        return shared["texts"]
+
+    async def exec_async(self, prep_res: Any, /) -> Any:
+        return await self.llm(prep_res, max_tokens=self.max_tokens)
+
+    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
+        shared["out"] = exec_res
 
 
 def play(program: Program, llm: LLM, name: str | None = "run", **options: Any) -> Any:

@@ -14,7 +14,6 @@ from llmflow import (
     AsyncFlow,
     AsyncNode,
     AsyncParallelBatchFlow,
-    AsyncParallelBatchNode,
     BatchNode,
     Budget,
     Failure,
@@ -34,7 +33,7 @@ from llmflow.runs.catalog import find_run
 from llmflow.simulator import Latency, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, VirtualLoop
 from llmflow.types import Request, Response, Usage
-from tests.runs.asking import Program, in_run, numbered, play
+from tests.runs.asking import Answers, Program, in_run, numbered, play
 
 DOLLAR_A_TOKEN = Price(input=1_000_000, output=1_000_000)
 TEXTS = [f"text {number:03}" for number in range(50)]
@@ -55,27 +54,10 @@ def metered(*, tokens: int = 10, latency: float = 0.0) -> ScriptedProvider:
     return ScriptedProvider(default=answer, latency=latency)
 
 
-class Answers(AsyncParallelBatchNode):
-    """Asks for every text, and leaves the answers in the store."""
-
-    def __init__(self, llm: LLM, **options: Any) -> None:
-        super().__init__(**options)
-        self.llm = llm
-
-    async def prep_async(self, shared: Any, /) -> Any:
-        return shared["texts"]
-
-    async def exec_async(self, prep_res: Any, /) -> Any:
-        return await self.llm(prep_res, max_tokens=5)
-
-    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
-        shared["out"] = exec_res
-
-
 def answer_all(llm: LLM, texts: list[str] = TEXTS, **options: Any) -> Any:
     async def program(_: Any = None) -> Any:
         shared: dict[str, Any] = {"texts": texts}
-        await Answers(llm, **options).run_async(shared)
+        await Answers(llm, max_tokens=5, **options).run_async(shared)
         return shared["out"]
 
     return program

@@ -11,6 +11,7 @@ import pytest
 from llmflow import LLM, Budget, Hedge, Quota, Run
 from llmflow.simulator import SimulatorSettings, SimulatorThread, serve_in_thread
 from llmflow.testing import ScriptedProvider
+from tests.event_loops import abandon
 
 # Somebody may refer to them for ever: they are never collected, either.
 _LEFT: list[asyncio.Task[Any]] = []
@@ -28,8 +29,7 @@ def left_in_flight(sim: SimulatorThread, calls: list[Coroutine[Any, Any, Any]]) 
         return tasks
 
     tasks = loop.run_until_complete(begin())
-    for task in tasks:
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandon(*tasks)
     loop.close()
     _LEFT.extend(tasks)
 
@@ -74,7 +74,7 @@ def test_a_call_that_is_collected_after_its_loop_was_closed_ends_without_a_word(
         spent = run.ledger.spent
         task = loop.create_task(llm("Hi"))
         loop.run_until_complete(asyncio.sleep(0.01))
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        abandon(task)
         loop.close()
         coroutine = task.get_coro()
         assert coroutine is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmflow import LLM, Budget, Hedge, Price, Quota, Retry, Run, Timeout
-from llmflow.budget import estimate
+from llmflow.budget import Ledger, estimate
 from llmflow.calls.refusals import may_be_billed
 from llmflow.errors import (
     AuthenticationError,
@@ -26,9 +26,10 @@ from llmflow.errors import (
     TooLargeForBudgetError,
 )
 from llmflow.runs.catalog import find_run
-from llmflow.simulator import Faults, SimulatorSettings, serve_in_thread
+from llmflow.simulator import Faults, Simulator, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Request, Response, Usage
+from tests.event_loops import abandon
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +39,9 @@ MOST = 100
 _LEFT: list[asyncio.Task[Any]] = []
 
 
-def ledger_of(run: Run) -> Any:
-    assert run.session.spending is not None
-    return run.session.spending._ledger
+def ledger_of(run: Run) -> Ledger:
+    assert run.ledger is not None
+    return run.ledger
 
 
 def used(number: int = 10) -> Response:
@@ -317,15 +318,17 @@ def llm_at(sim: Any, dialect: str, **options: Any) -> LLM:
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 class TestOverHttp:
-    def test_what_the_server_billed_is_within_the_budget(self, dialect: str) -> None:
+    @pytest.mark.virtual_time(sockets=True)
+    async def test_what_the_server_billed_is_within_the_budget(self, dialect: str) -> None:
         settings = SimulatorSettings(
             latency=0.05, answer="echo", faults=Faults(straggler=0.2, straggler_factor=200.0)
         )
         text = "word " * 60
-        with serve_in_thread(settings) as sim:
+        async with Simulator(settings) as sim:
             llm = llm_at(sim, dialect, max_tokens=20, timeout=Timeout(total=2.0))
-            with pytest.raises(BudgetExceededError) as ended, Run(budget=Budget(usd=5.0)):
-                llm.map_sync([text] * 3000, concurrency=200)
+            with pytest.raises(BudgetExceededError) as ended:
+                async with Run(budget=Budget(usd=5.0)):
+                    await llm.map([text] * 3000, concurrency=200)
             assert ended.value.fatal
             stats = sim.stats()
             assert stats.max_in_flight > 100
@@ -397,7 +400,7 @@ def test_what_a_closed_loop_had_on_its_way_is_charged_and_the_rest_is_given_back
 
         loop = asyncio.new_event_loop()
         loop.run_until_complete(begin())
-        left[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+        abandon(left[0])
         loop.close()
         assert ledger_of(run).state().reserved.usd == pytest.approx(each)
         quick = LLM(

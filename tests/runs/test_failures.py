@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, AsyncParallelBatchNode, Failure, Retry, errors
+from llmflow import LLM, Failure, Retry, errors
 from llmflow.errors import (
     AuthenticationError,
     BillingError,
@@ -27,7 +27,7 @@ from llmflow.runs.catalog import find_run
 from llmflow.runs.run import Run
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
-from tests.runs.asking import asked, in_run, numbered, play
+from tests.runs.asking import Answers, asked, in_run, numbered, play
 
 REFUSAL = ContentFilterError(
     "refused because of its content",
@@ -165,27 +165,12 @@ def test_asked_again_in_vain_and_fatally_the_old_failure_stays() -> None:
         play(once, LLM(numbered()))
 
 
-class Answers(AsyncParallelBatchNode):
-    def __init__(self, llm: LLM, **options: Any) -> None:
-        super().__init__(on_error="collect", **options)
-        self.llm = llm
-
-    async def prep_async(self, shared: Any, /) -> Any:
-        return shared["texts"]
-
-    async def exec_async(self, prep_res: Any, /) -> Any:
-        return await self.llm(prep_res)
-
-    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
-        shared["out"] = exec_res
-
-
 def test_a_node_that_collects_finds_the_failures_in_both_sessions() -> None:
     texts = ["a", "bad", "c"]
 
     async def program(llm: LLM) -> Any:
         shared: dict[str, Any] = {"texts": texts}
-        await Answers(llm).run_async(shared)
+        await Answers(llm, on_error="collect").run_async(shared)
         return shared["out"]
 
     second = numbered()
@@ -202,7 +187,7 @@ def test_a_node_that_collects_finds_the_failures_in_both_sessions() -> None:
 def test_a_node_that_tries_again_gets_the_failure_and_then_the_answer_again() -> None:
     async def program(llm: LLM) -> Any:
         shared: dict[str, Any] = {"texts": ["Hi"]}
-        await Answers(llm, max_retries=2).run_async(shared)
+        await Answers(llm, on_error="collect", max_retries=2).run_async(shared)
         return shared["out"]
 
     assert play(program, LLM(ScriptedProvider([REFUSAL, "fine"]))) == ["fine"]

@@ -200,7 +200,7 @@ def test_places_are_taken_again_from_the_first_one_and_once() -> None:
         ordinals = run.session.ordinals
 
         def asked(text: str) -> Call:
-            call = Call(llm._request(text, None, None, None, None, {}, "here"), llm._route)
+            call = llm.call_for(text)[1]
             ordinals.identify(call)
             return call
 

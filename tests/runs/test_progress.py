@@ -18,13 +18,13 @@ from llmflow import LLM
 from llmflow.budget import Budget
 from llmflow.errors import InvalidRequestError, ProviderError
 from llmflow.pricing import PRICES_AS_OF, Price, price_of
-from llmflow.progress import painter
 from llmflow.progress.view import RunView
 from llmflow.runs.report import RunReport
 from llmflow.runs.run import Run
 from llmflow.runs.run_progress import RunProgress
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Quota, Request, Response, Usage
+from tests.observing import is_drawing
 
 PATIENCE = 90.0
 
@@ -147,7 +147,7 @@ class TestShowing:
             names = [each.name for each in threading.enumerate()]
             assert "llmflow-progress" in names
         assert "llmflow-progress" not in [each.name for each in threading.enumerate()]
-        assert painter._drawing == []
+        assert not is_drawing()
 
     async def test_a_run_within_a_run_shows_nothing(self, stderr: Stderr) -> None:
         async with Run(progress=True):
@@ -170,7 +170,7 @@ class TestShowing:
         async with Run(progress=True):
             assert await asyncio.to_thread(Broken.tried.wait, PATIENCE)
             assert await model()("x") == "x"
-        assert painter._drawing == []
+        assert not is_drawing()
 
     async def test_without_a_standard_error_nothing_is_shown(
         self, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +183,7 @@ class TestShowing:
         with pytest.raises(KeyError):
             async with Run(progress=True):
                 raise KeyError
-        assert painter._drawing == []
+        assert not is_drawing()
 
 
 def test_a_run_that_is_left_open_does_not_keep_the_process(tmp_path: Path) -> None:

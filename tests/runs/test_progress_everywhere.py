@@ -14,10 +14,10 @@ import pytest
 from llmflow import LLM, Run
 from llmflow.batch import Batch
 from llmflow.calls.mode_options import ModeName
-from llmflow.progress import painter
 from llmflow.runs.catalog import find_run
 from llmflow.runs.report import RunReport
 from tests.batch.fakes import FakeProvider, FakeServer
+from tests.observing import is_drawing
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_a_run_with_progress_ends_and_says_what_it_came_to(
     assert f"{who}: 3 calls in " in shown.last
     assert shown.last.endswith(": 3 answered")
     assert run.report().done == 3
-    assert painter._drawing == []
+    assert not is_drawing()
     assert name is None or find_run(name).state == "complete"
 
 

@@ -9,35 +9,18 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, AsyncParallelBatchNode, Budget, Failure, Price, Run
+from llmflow import LLM, Budget, Failure, Price, Run
 from llmflow.budget import Estimate, Ledger
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider
 from tests.batch.test_over_http import FAST, llm_at
-from tests.runs.asking import in_run
+from tests.runs.asking import Answers, in_run
 
 CENT_A_TOKEN = Price(input=10_000, output=10_000)
 HUGE = "word " * 400
 TEXTS = [*(f"text {n}" for n in range(3)), HUGE, *(f"text {n}" for n in range(3, 9))]
 OPTIONS: dict[str, Any] = {"max_tokens": 5, "price": CENT_A_TOKEN}
-
-
-class Answers(AsyncParallelBatchNode):
-    """Asks for every text, and leaves the answers in the store."""
-
-    def __init__(self, llm: LLM, **options: Any) -> None:
-        super().__init__(on_error="collect", **options)
-        self.llm = llm
-
-    async def prep_async(self, shared: Any, /) -> Any:
-        return shared["texts"]
-
-    async def exec_async(self, prep_res: Any, /) -> Any:
-        return await self.llm(prep_res)
-
-    async def post_async(self, shared: Any, prep_res: Any, exec_res: Any, /) -> Any:
-        shared["out"] = exec_res
 
 
 class TestTheLedger:
@@ -89,7 +72,7 @@ class TestTheLedger:
 def test_a_node_goes_on_with_the_others_in_every_session() -> None:
     async def program(llm: LLM, _: Run) -> Any:
         shared: dict[str, Any] = {"texts": TEXTS}
-        await Answers(llm, max_retries=3, wait=60).run_async(shared)
+        await Answers(llm, on_error="collect", max_retries=3, wait=60).run_async(shared)
         return shared["out"]
 
     for session in range(2):

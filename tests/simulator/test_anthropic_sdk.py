@@ -8,6 +8,8 @@ import pytest
 
 from llmflow.simulator import Faults, Simulator, SimulatorSettings, serve_in_thread
 
+pytestmark = pytest.mark.http
+
 anthropic: Any = pytest.importorskip("anthropic")
 
 TEXT = "Summarize: Whales are big. Whales sing. Cats sleep."

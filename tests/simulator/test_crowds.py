@@ -9,6 +9,8 @@ import pytest
 from llmflow.simulator import SimulatorSettings, serve_in_process
 from tests.simulator.test_conditions import crowd
 
+pytestmark = pytest.mark.process
+
 resource = pytest.importorskip("resource")
 
 FEW = 256

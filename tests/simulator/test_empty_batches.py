@@ -11,6 +11,8 @@ import pytest
 from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batch_settings import BatchSettings
 
+pytestmark = pytest.mark.http
+
 FAST: dict[str, Any] = {"seconds": 0.0, "validation_seconds": 0.0, "finalizing_seconds": 0.0}
 SETTINGS = SimulatorSettings(latency=0, batch=BatchSettings(**FAST))
 

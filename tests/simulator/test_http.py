@@ -11,6 +11,8 @@ import pytest
 
 from llmflow.simulator import Engine, Simulator, SimulatorSettings
 
+pytestmark = pytest.mark.http
+
 END = b"\r\n\r\n"
 CHAT = "/v1/chat/completions"
 SETTINGS: dict[str, Any] = {"latency": 0, "answer": "echo", "max_body_bytes": 1000}

@@ -8,6 +8,8 @@ import pytest
 
 from llmflow.simulator import Faults, Simulator, SimulatorSettings, serve_in_thread
 
+pytestmark = pytest.mark.http
+
 openai: Any = pytest.importorskip("openai")
 
 TEXT = "Summarize: Whales are big. Whales sing. Cats sleep."

@@ -24,6 +24,8 @@ from llmflow.simulator import (
     serve_in_thread,
 )
 
+pytestmark = pytest.mark.http
+
 HELLO = {"model": "gpt-x", "messages": [{"role": "user", "content": "hi"}]}
 
 

@@ -10,6 +10,8 @@ import pytest
 
 import llmflow
 
+pytestmark = pytest.mark.process
+
 # Where this very package comes from, in whichever way it is installed here.
 HERE = Path(llmflow.__file__).parent.parent
 SETTLED = "from llmflow import telemetry; telemetry.auto(); from llmflow.events import listening; "

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
-import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 import aiohttp
@@ -84,32 +81,9 @@ STRAY = {
 }
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost"]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command, *more], check=True, capture_output=True)
-    return key, cert
-
-
 @pytest.fixture(params=["plain", "TLS"])
-def context(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ssl.SSLContext | None]:
-    if request.param == "plain":
-        yield None
-        return
-    key, cert = request.getfixturevalue("certificate")
-    mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    mine.load_cert_chain(cert, key)
-    trusting = ssl.create_default_context(cafile=str(cert))
-    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting)
-    yield mine
+def context(request: pytest.FixtureRequest) -> ssl.SSLContext | None:
+    return None if request.param == "plain" else request.getfixturevalue("server_tls")
 
 
 @pytest.mark.parametrize("stray", list(STRAY))

@@ -24,10 +24,11 @@ from llmflow.errors import (
     LLMFlowError,
     RequestTimeoutError,
 )
-from llmflow.transport import Timeout, http_session
+from llmflow.transport import Timeout
 from llmflow.transport.connections import target
 from llmflow.transport.failures import mapped, table
 from llmflow.types import WireRequest
+from tests.transport.conftest import session_here
 
 
 def post(port: int, body: bytes = b"{}") -> WireRequest:
@@ -166,7 +167,7 @@ def test_no_session_is_left_open_when_its_loop_ends() -> None:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(ConnectionFailedError):
             await transport.send(post(port), timeout=Timeout())
-        clients.append(http_session._sessions[asyncio.get_running_loop()].client)
+        clients.append(session_here().client)
         server.close()
 
     asyncio.run(use())
@@ -193,7 +194,7 @@ async def test_a_session_that_was_closed_is_opened_again() -> None:
     async with Server(OK, close=False) as server:
         for _ in range(2):
             await transport.send(post(server.port), timeout=Timeout())
-            await http_session._sessions[asyncio.get_running_loop()].client.close()
+            await session_here().client.close()
 
 
 def test_loops_in_many_threads_open_their_sessions_at_the_same_time() -> None:

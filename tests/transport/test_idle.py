@@ -11,6 +11,7 @@ from llmflow import transport
 from llmflow.transport import Timeout, connections, http_session
 from llmflow.transport.connections import LONGEST_IDLE, UNKNOWN_IDLE, Host, safe
 from llmflow.types import WireRequest
+from tests.transport.conftest import hosts_here
 
 pytestmark = pytest.mark.every_loop
 
@@ -97,8 +98,7 @@ async def test_nothing_is_sent_on_what_the_server_may_be_closing(quick: None) ->
 async def test_what_the_server_closes_while_idle_teaches_how_long_it_keeps(quick: None) -> None:
     async with Server(keeps=0.6) as server:
         await server.ask()
-        session = http_session._sessions[asyncio.get_running_loop()]
-        (host,) = session._connector._hosts.values()
+        (host,) = hosts_here()
         host.usable = 60.0
         await asyncio.sleep(1.0)
         assert 0.3 <= host.usable <= 0.6
@@ -125,8 +125,7 @@ async def test_what_the_server_closes_while_idle_teaches_how_long_it_keeps(quick
 async def test_a_server_that_says_how_long_is_believed(says: str, usable: float) -> None:
     async with Server(keeps=60.0, says=says) as server:
         await server.ask()
-        session = http_session._sessions[asyncio.get_running_loop()]
-        (host,) = session._connector._hosts.values()
+        (host,) = hosts_here()
         assert host.usable == pytest.approx(usable)
 
 
@@ -150,8 +149,7 @@ async def test_few_connections_are_all_for_requests(
         for _ in range(3):
             await burst(server, 4)
             await asyncio.sleep(0.5)
-        session = http_session._sessions[asyncio.get_running_loop()]
-        assert not any(host.watched for host in session._connector._hosts.values())
+        assert not any(host.watched for host in hosts_here())
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")
@@ -161,8 +159,7 @@ def test_what_is_watched_is_closed_with_its_loop(quick: None) -> None:
             await burst(server, 5)
             await asyncio.sleep(0.5)
             await burst(server, 5)
-            session = http_session._sessions[asyncio.get_running_loop()]
-            assert any(host.watched for host in session._connector._hosts.values())
+            assert any(host.watched for host in hosts_here())
 
     asyncio.run(main())
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import socket
 import ssl
-import subprocess
 from asyncio import sslproto
-from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -17,36 +14,14 @@ import pytest
 
 from llmflow import transport
 from llmflow.errors import ConnectionFailedError
-from llmflow.transport import Timeout, http_session
+from llmflow.transport import Timeout
 from llmflow.transport.connections import FEWEST_TURNS, MOST_TURNS, Openings, Turns
 from llmflow.types import WireRequest
+from tests.transport.conftest import session_here
 
 pytestmark = pytest.mark.every_loop
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    if not shutil.which("openssl"):
-        pytest.skip("needs openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    more = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command, *more], check=True, capture_output=True)
-    return key, cert
-
-
-@pytest.fixture
-def context(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    key, cert = certificate
-    mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    mine.load_cert_chain(cert, key)
-    trusting = ssl.create_default_context(cafile=str(cert))
-    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting)
-    return mine
 
 
 class SlowServer:
@@ -115,25 +90,36 @@ class SlowServer:
             sock.close() if writer is None else writer.close()
 
 
-async def test_the_handshakes_of_others_do_not_time_ours_out(context: ssl.SSLContext) -> None:
+@pytest.mark.virtual_time(sockets=True)
+async def test_the_handshakes_of_others_do_not_time_ours_out(server_tls: ssl.SSLContext) -> None:
     # All at once, the last of 300 would wait for 3.75 s.
-    async with SlowServer(context, at_once=16, seconds=0.2) as server:
+    async with SlowServer(server_tls, at_once=16, seconds=0.2) as server:
         answers = await asyncio.gather(*(server.ask(connect=2.5) for _ in range(300)))
         assert answers == [b"{}"] * 300
         assert server.most_opening <= 2 * FEWEST_TURNS
         assert server.connections == 300
 
 
-async def test_an_opening_that_itself_takes_too_long_is_timed_out(context: ssl.SSLContext) -> None:
-    async with SlowServer(context, at_once=1, seconds=5.0) as server:
+async def test_connections_are_opened_few_at_once(server_tls: ssl.SSLContext) -> None:
+    async with SlowServer(server_tls, at_once=16, seconds=0.01) as server:
+        answers = await asyncio.gather(*(server.ask() for _ in range(300)))
+        assert answers == [b"{}"] * 300
+        assert server.most_opening <= 2 * FEWEST_TURNS
+        assert server.connections == 300
+
+
+async def test_an_opening_that_itself_takes_too_long_is_timed_out(
+    server_tls: ssl.SSLContext,
+) -> None:
+    async with SlowServer(server_tls, at_once=1, seconds=5.0) as server:
         with pytest.raises(ConnectionFailedError, match=r"no connection within 0\.1 s"):
             await server.ask(connect=0.1)
 
 
-async def test_a_host_that_does_not_answer_holds_up_no_other(context: ssl.SSLContext) -> None:
+async def test_a_host_that_does_not_answer_holds_up_no_other(server_tls: ssl.SSLContext) -> None:
     async with (
-        SlowServer(context, at_once=1, seconds=60.0) as dead,
-        SlowServer(context, at_once=9, seconds=0.0) as alive,
+        SlowServer(server_tls, at_once=1, seconds=60.0) as dead,
+        SlowServer(server_tls, at_once=9, seconds=0.0) as alive,
     ):
         waiting = [asyncio.ensure_future(dead.ask(connect=30.0)) for _ in range(3 * FEWEST_TURNS)]
         await asyncio.sleep(0.2)
@@ -143,8 +129,8 @@ async def test_a_host_that_does_not_answer_holds_up_no_other(context: ssl.SSLCon
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_cancelled_openings_give_their_turns_back(context: ssl.SSLContext) -> None:
-    async with SlowServer(context, at_once=1000, seconds=0.3) as server:
+async def test_cancelled_openings_give_their_turns_back(server_tls: ssl.SSLContext) -> None:
+    async with SlowServer(server_tls, at_once=1000, seconds=0.3) as server:
         given_up = [asyncio.ensure_future(server.ask()) for _ in range(3 * FEWEST_TURNS)]
         await asyncio.sleep(0.1)  # some have a turn, the others wait for one
         for each in given_up:
@@ -158,14 +144,13 @@ async def test_cancelled_openings_give_their_turns_back(context: ssl.SSLContext)
 
 
 async def test_a_connection_over_tls_takes_no_buffer_of_a_quarter_of_a_mebibyte(
-    context: ssl.SSLContext,
+    server_tls: ssl.SSLContext,
 ) -> None:
     """Those of other libraries on the same loop are left alone."""
     large = bytes(range(256)) * 2**13  # 2 MiB
-    async with SlowServer(context, at_once=9, seconds=0.0) as server:
+    async with SlowServer(server_tls, at_once=9, seconds=0.0) as server:
         assert await server.ask(b"{}") == b"{}"
-        session = http_session._sessions[asyncio.get_running_loop()]
-        ((line, _),) = next(iter(session._connector._conns.values()))
+        ((line, _),) = next(iter(session_here()._connector._conns.values()))
         ours = getattr(line.transport, "_ssl_protocol", None)
         if ours is None:
             pytest.skip("uvloop's TLS has no such buffer")
@@ -180,9 +165,9 @@ async def test_a_connection_over_tls_takes_no_buffer_of_a_quarter_of_a_mebibyte(
 
 
 async def test_replies_and_requests_of_any_size_pass_through_small_buffers(
-    context: ssl.SSLContext,
+    server_tls: ssl.SSLContext,
 ) -> None:
-    async with SlowServer(context, at_once=9, seconds=0.0) as server:
+    async with SlowServer(server_tls, at_once=9, seconds=0.0) as server:
         for size in (1, 2**14 - 1, 2**14, 2**14 + 1, 3 * 2**20):
             assert await server.ask(b"x" * size) == b"x" * size
         assert server.connections == 1

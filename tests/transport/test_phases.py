@@ -25,6 +25,7 @@ from llmflow.testing import VirtualLoop
 from llmflow.transport import Timeout, http_session
 from llmflow.transport.http_session import Watch
 from llmflow.types import WireRequest
+from tests.transport.conftest import session_here
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
@@ -74,7 +75,7 @@ async def serving(peer: Peer) -> AsyncIterator[str]:
     port = server.sockets[0].getsockname()[1]
     try:
         yield f"http://127.0.0.1:{port}/x"
-        opened = http_session._sessions[asyncio.get_running_loop()]
+        opened = session_here()
         watches = [each for limits in opened._limits.values() for each in limits[1:]]
         assert not any(watch._waiting for watch in watches if watch is not None)
     finally:

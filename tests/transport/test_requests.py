@@ -15,6 +15,8 @@ from llmflow.transport import Timeout, http_session
 from llmflow.transport.connections import Line
 from llmflow.types import WireRequest
 
+pytestmark = pytest.mark.http
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

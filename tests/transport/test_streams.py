@@ -23,6 +23,8 @@ from llmflow.provider import Channel, Upload
 from llmflow.transport import StreamChannel, Timeout, streams
 from llmflow.types import WireRequest
 
+pytestmark = pytest.mark.http
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
