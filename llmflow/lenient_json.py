@@ -80,7 +80,7 @@ def loads_counted(data: bytes | str, *, exact_integers: bool = False) -> tuple[A
         value = orjson.loads(data)
     except ValueError:
         return _repaired(data)
-    if exact_integers and _has_large_number(value):
+    if exact_integers and has_large_number(value):
         try:
             return _repaired(data)
         except ValueError:
@@ -152,8 +152,8 @@ def _without_lone_surrogates(text: str) -> tuple[str, int]:
     return _ESCAPE.sub(replaced, text), count
 
 
-def _has_large_number(value: Any) -> bool:
-    """Whether a float may stand for an integer above 64 bits."""
+def has_large_number(value: Any) -> bool:
+    """Return whether some float may be an integer above 64 bits."""
     waiting = [value]
     while waiting:
         each = waiting.pop()

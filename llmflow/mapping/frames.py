@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from llmflow.errors import InputError
-from llmflow.rows.cells import is_missing, well_formed
+from llmflow.rows.cells import is_missing
 from llmflow.rows.records import free_names
+from llmflow.surrogates import well_formed
 
 _KINDS = {
     ("pandas", "DataFrame"),

@@ -68,9 +68,7 @@ def _from_template(template: PromptTemplate, columns: Collection[str] | None) ->
     fields = template.fields
     if columns is not None:
         # Every row would fail in the same way: say so before the first is asked.
-        for name in fields:
-            if name not in columns and _STEP.split(name)[0] not in columns:
-                template.check(dict.fromkeys(columns, ""))
+        template.check_names(columns)
     alone = fields[0] if len(fields) == 1 and not _STEP.search(fields[0]) else None
     render = template.render
 

@@ -2,9 +2,8 @@
 
 from llmflow.rows.inputs import BadRow, Row
 from llmflow.rows.records import answer_row, failed_path, failed_row
-from llmflow.rows.selection import LeftOut, OnBadRow, Selection, check_fits
 from llmflow.rows.source import RowSource, open_rows
-from llmflow.rows.template import PromptTemplate
+from llmflow.rows.template import LeftOut, OnBadRow, PromptTemplate, Selection, check_fits
 from llmflow.rows.writers import RowWriter, open_output
 
 __all__ = [

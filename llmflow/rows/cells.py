@@ -6,13 +6,12 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from llmflow.surrogates import well_formed
-
-__all__ = ["cell", "is_missing", "json_line", "json_text", "plain", "well_formed"]
 
 # By name: their libraries are not imported here.
 # What makes a spreadsheet take text for a formula (OWASP, "CSV Injection"): it also drops
@@ -93,6 +92,28 @@ def json_line(row: Mapping[str, Any]) -> bytes:
         # Lone surrogates, keys that are no text, integers above 64 bits: rare, so
         # they cost a second attempt and every other row pays nothing.
         return json.dumps(_repaired(row), ensure_ascii=False).encode() + b"\n"
+
+
+class JsonLines:
+    """Output format of one JSON object per line; base of the others.
+
+    `suffix` is that of the partial file.
+    """
+
+    def __init__(self, suffix: str = ".jsonl") -> None:
+        self.suffix = suffix
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row's bytes."""
+        return json_line(row)
+
+    def ending(self) -> bytes:
+        """Return what the partial file still lacks."""
+        return b""
+
+    def finish(self, partial: Path, mode: int | None) -> Path:  # noqa: ARG002
+        """Return the final file, made from the partial one."""
+        return partial
 
 
 def json_text(value: object) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeAlias, cast
 
 from llmflow.errors import InputError
+from llmflow.format import counted
 from llmflow.lenient_json import Repairs
 from llmflow.surrogates import well_formed
 
@@ -66,11 +67,10 @@ class Repaired:
         """Return all in one line; None if nothing was replaced."""
         parts = []
         if self.numbers:
-            values = "value" if self.numbers == 1 else "values"
-            parts.append(f"{self.numbers:,} {values} NaN or Infinity as null")
+            parts.append(f"{counted(self.numbers, 'value')} NaN or Infinity as null")
         if self.texts:
-            halves = "half" if self.texts == 1 else "halves"
-            parts.append(f"{self.texts:,} {halves} of surrogate pairs as U+FFFD")
+            halves = counted(self.texts, "half", "halves")
+            parts.append(f"{halves} of surrogate pairs as U+FFFD")
         if not parts:
             return None
         return f"read {' and '.join(parts)}, first in line {self.first_line:,}"

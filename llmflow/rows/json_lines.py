@@ -9,7 +9,7 @@ from typing import IO, Any, Final, TypeAlias
 import orjson
 
 from llmflow.errors import InputError
-from llmflow.lenient_json import loads_counted
+from llmflow.lenient_json import has_large_number, loads_counted
 from llmflow.rows.inputs import BOM, MARK, Open, Reading, Row, Rows, decoded, reading
 
 Line: TypeAlias = bytes | str
@@ -196,25 +196,7 @@ def _no_object(row: Any, number: int, line: Line, how: Reading) -> Row:
 
 def _with_all_digits(row: Row, line: Line) -> Row:
     """Return a row whose integers have all their digits, however many."""
-    try:
-        if not _may_be_rounded(row.values()):
-            return row
-    except RecursionError:
-        pass
+    if not has_large_number(row):
+        return row
     value: Row = loads_counted(line, exact_integers=True)[0]
     return value
-
-
-def _may_be_rounded(values: Iterable[Any]) -> bool:
-    """Return whether a float among the values may stand for a large integer."""
-    for value in values:
-        kind = type(value)
-        if kind is float:
-            if not -_LARGEST < value < _LARGEST:
-                return True
-        elif kind is dict:
-            if _may_be_rounded(value.values()):
-                return True
-        elif kind is list and _may_be_rounded(value):
-            return True
-    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import time, timedelta
 from decimal import Decimal
@@ -13,8 +14,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from llmflow.errors import InputError, MissingExtraError
-from llmflow.rows.cells import cell
+from llmflow.rows.cells import JsonLines, cell, json_line
 from llmflow.rows.inputs import Rows, reading
+from llmflow.rows.output_files import create_anew
 
 # Few enough rows that 256 documents of 100 kB are 25 MB, enough that the cost of a
 # batch is shared.
@@ -79,16 +81,46 @@ def parquet_rows(path: Path) -> Rows:
             raise InputError(_unreadable(path, error)) from None
 
 
-def note_kinds(kinds: Kinds, row: Mapping[str, Any]) -> None:
-    """Note the types in a row, before Parquet columns are fixed."""
-    for name, value in row.items():
-        kind = type(value)
-        if kind is int and value not in _INT64:
-            kind = _BigInt
-        try:
-            kinds[name].add(kind)
-        except KeyError:
-            kinds[name] = {kind}
+class Parquet(JsonLines):
+    """A Parquet file, made at the end from JSON lines.
+
+    Parquet fixes a column's type before its first value and is unreadable without
+    its last bytes. So the rows wait as JSON lines, which a crash leaves intact, and
+    the types come from all rows. Columns hold truth values, 64-bit integers, 64-bit
+    floats or text; mixed kinds, lists and objects become text. Columns of a Parquet
+    input keep its types.
+    """
+
+    def __init__(self, fields: Sequence[str] = (), types: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        pa = need_pyarrow()
+        self._kinds: Kinds = {name: set() for name in fields}
+        self._types = types or {}
+        self._spelled = [name for name, kind in self._types.items() if needs_spelling(pa, kind)]
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as one line of JSON, and remember its types."""
+        kinds = self._kinds
+        for name, value in row.items():
+            kind = type(value)
+            if kind is int and value not in _INT64:
+                kind = _BigInt
+            try:
+                kinds[name].add(kind)
+            except KeyError:
+                kinds[name] = {kind}
+        if self._spelled:
+            row = {**row, **{name: spelled(row.get(name)) for name in self._spelled}}
+        return json_line(row)
+
+    def finish(self, partial: Path, mode: int | None) -> Path:
+        """Return the Parquet file made from the partial one."""
+        whole = partial.with_suffix(".parquet")
+        with create_anew(whole, mode) as raw:
+            write_parquet(partial, raw, self._kinds, self._types)
+            os.fsync(raw.fileno())
+        partial.unlink()
+        return whole
 
 
 def write_parquet(

@@ -1,7 +1,8 @@
-"""Writes answers as they come, and failures to a second file."""
+"""Writes answers in any format, and failures to a second file."""
 
 from __future__ import annotations
 
+import csv
 import os
 import sys
 import time
@@ -10,22 +11,112 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Self, cast
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.cells import json_line
-from llmflow.rows.formats import Csv, Format, JsonLines, Parquet
+from llmflow.rows.cells import JsonLines, cell, json_line, without_formula
 from llmflow.rows.output_files import (
     Appender,
+    Partial,
     cannot_write,
+    create_anew,
     followed,
     is_stdout,
     is_stream,
     partial_path,
 )
-from llmflow.rows.partial import Partial
+from llmflow.rows.parquet import Parquet
 from llmflow.rows.records import failed_path
+from llmflow.surrogates import well_formed
 
 WRITABLE = ".jsonl, .ndjson, .csv, .tsv, .parquet, or - for stdout"
 STREAM_FAILURES = "llmflow.failed.jsonl"
 """Where failures go when the answers go to a stream: in the working directory."""
+
+
+class _Line:
+    """Where a csv writer writes to: it hands back the line instead of keeping it."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+class Csv(JsonLines):
+    """One record per line, as RFC 4180 has it: UTF-8, CRLF.
+
+    The columns are the fields known beforehand, then those of the first row, then
+    any that later rows bring. Where later rows brought some, the file is written
+    once more at the end with the full header: nothing is dropped, and the usual
+    file costs nothing extra.
+    """
+
+    def __init__(
+        self, suffix: str, fields: Sequence[str] = (), *, escape_formulas: bool = False
+    ) -> None:
+        super().__init__(suffix)
+        self._delimiter = "\t" if suffix == ".tsv" else ","
+        self._columns = dict.fromkeys(fields)
+        self._in_header = 0
+        self._escapes = escape_formulas
+        self._writer: Any = csv.writer(_Line(), delimiter=self._delimiter)
+
+    def encode(self, row: Mapping[str, Any]) -> bytes:
+        """Return a row as a record, with a header before the first."""
+        columns = self._columns
+        if not row.keys() <= columns.keys():
+            columns.update(dict.fromkeys(row))
+        header = b""
+        if not self._in_header:
+            self._in_header = len(columns)
+            header = self._header()
+        values = [value if type(value) is str else cell(value) for value in map(row.get, columns)]
+        if self._escapes:
+            # Numbers of the row's own cannot be formulas, but for text nobody vouches.
+            values = list(map(without_formula, values))
+        return header + self._line(values)
+
+    def ending(self) -> bytes:
+        """Return the header if no row came."""
+        if self._in_header or not self._columns:
+            return b""
+        return self._header()
+
+    def finish(self, partial: Path, mode: int | None) -> Path:
+        """Return the partial file, or a copy with late columns."""
+        if len(self._columns) == self._in_header or not self._in_header:
+            return partial
+        whole = partial.with_suffix(f".whole{self.suffix}")
+        width = len(self._columns)
+        with (
+            partial.open(encoding="utf-8", newline="") as rows,
+            create_anew(whole, mode) as raw,
+        ):
+            out = Appender(raw, name=str(whole), flush_interval=60.0)
+            csv.field_size_limit((1 << 31) - 1)
+            records = csv.reader(rows, delimiter=self._delimiter, strict=True)
+            next(records)
+            out.append(self._header())
+            for values in records:
+                out.append(self._line(values + [""] * (width - len(values))))
+            out.sync()
+        partial.unlink()
+        return whole
+
+    def _header(self) -> bytes:
+        names = list(self._columns)
+        if self._escapes:
+            names = list(map(without_formula, names))
+        if any(other in name for name in names for other in ",;\t"):
+            # Quoted, no name is taken for several columns by whoever looks what separates them.
+            every = csv.writer(_Line(), delimiter=self._delimiter, quoting=csv.QUOTE_ALL)
+            return self._encoded(every.writerow(names))
+        return self._line(names)
+
+    def _line(self, values: Any) -> bytes:
+        return self._encoded(self._writer.writerow(values))
+
+    def _encoded(self, line: Any) -> bytes:
+        try:
+            return bytes(line.encode())
+        except UnicodeEncodeError:
+            return well_formed(line).encode()
 
 
 class RowWriter:
@@ -45,7 +136,7 @@ class RowWriter:
         name: str,
         target: Path | None,
         failures: Path,
-        encoding: Format,
+        encoding: JsonLines,
         stream: BinaryIO | None = None,
         closes: bool = True,
         keep_partial: bool = True,
@@ -279,7 +370,7 @@ def partial_file(output: str) -> Path:
     """
     target = followed(Path(output))
     of_parquet = target.suffix.lower() == ".parquet"
-    return partial_path(target, Parquet.suffix if of_parquet else None)
+    return partial_path(target, JsonLines().suffix if of_parquet else None)
 
 
 def _stream_writer(name: str, stream: BinaryIO, *, closes: bool) -> RowWriter:
@@ -307,7 +398,7 @@ def _format_of(
     types: Mapping[str, Any] | None,
     *,
     escape_formulas: bool,
-) -> Format:
+) -> JsonLines:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         return Csv(suffix, fields, escape_formulas=escape_formulas)

@@ -15,7 +15,7 @@ import pytest
 
 from llmflow.errors import ConfigurationError
 from llmflow.rows import open_output, open_rows
-from llmflow.rows.partial import Partial, create
+from llmflow.rows.output_files import Partial, create
 from llmflow.rows.writers import RowWriter
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes of POSIX")
@@ -343,7 +343,7 @@ class TestWithoutLocks:
     def test_a_commit_that_was_killed_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("llmflow.rows.partial._PAUSE", 0.0)
+        monkeypatch.setattr("llmflow.rows.output_files._PAUSE", 0.0)
         (tmp_path / "a.jsonl.commit").touch()
         out = open_output(tmp_path / "a.jsonl")
         with pytest.raises(ConfigurationError, match=r"a\.jsonl\.commit says .* remove it"):

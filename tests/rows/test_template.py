@@ -91,9 +91,9 @@ def test_attributes_of_python_objects_are_out_of_reach(field: str) -> None:
 
 def test_check_says_what_the_first_row_lacks() -> None:
     template = PromptTemplate("{text}")
-    template.check({"text": "a"})
+    template.render({"text": "a"}, index=0)
     with pytest.raises(InputError, match="row 0 has no field"):
-        template.check({"body": "a"})
+        template.render({"body": "a"}, index=0)
 
 
 def test_an_unnumbered_row_is_called_the_row() -> None:
