@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from typing import Any, Final, ParamSpec, TypeVar
@@ -118,39 +119,58 @@ def belongs_elsewhere(name: str) -> bool:
 
 
 def checked_arguments(
-    place: str = "", *, first: str | None = None, text: str | None = None
+    place: str = "",
+    *,
+    first: str | None = None,
+    text: str | None = None,
+    options: type | None = None,
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Make a function explain what is wrong with unknown arguments.
 
     Args:
-        place: what it is called in messages; by default the class that it is in.
+        place: what it is called in messages; by default the class that is made.
         first: the name that a first value without one is probably meant for.
         text: what to write instead, where that value is a text.
+        options: a TypedDict of further ones, which it takes as ``**options``.
     """
 
     def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
         code: Any = function.__code__
         most = code.co_argcount
-        names = code.co_varnames[: most + code.co_kwonlyargcount]
+        further = {} if options is None else options.__annotations__
+        names = (*code.co_varnames[: most + code.co_kwonlyargcount], *further)
         known = frozenset(names)
         own = 1 if names[0] == "self" else 0
-        where = place or f"{function.__qualname__.split('.')[-2]}(...)"
 
         @functools.wraps(function)
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            if len(args) <= most and kwargs.keys() <= known:
+                return function(*args, **kwargs)
+            where = place or f"{type(args[0]).__name__}(...)"
             if len(args) > most:
                 if text is not None and isinstance(args[most], str):
                     raise UnknownArgumentError(f"{where} takes no text there: write {text}")
                 named = names[most:] if first is None else (first, *names[most:])
                 raise by_name(where, names[own:most], dict.fromkeys(named), args[most:])
-            if not kwargs.keys() <= known:
-                wrong = next(name for name in kwargs if name not in known)
-                raise refuse(wrong, place=where, own=names[own:])
-            return function(*args, **kwargs)
+            wrong = next(name for name in kwargs if name not in known)
+            raise refuse(wrong, place=where, own=names[own:])
 
+        if further:
+            checked.__signature__ = _expanded(function, further)  # type: ignore[attr-defined]
         return checked
 
     return decorate
+
+
+def _expanded(function: Callable[..., Any], options: dict[str, Any]) -> inspect.Signature:
+    """Return a signature with the names of its ``**options``, for `help`."""
+    found = inspect.signature(function)
+    *own, _ = found.parameters.values()
+    more = (
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in options.items()
+    )
+    return found.replace(parameters=[*own, *more])
 
 
 def values_by_name(first: str | None = None) -> Callable[[type[_T]], type[_T]]:

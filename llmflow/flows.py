@@ -16,15 +16,22 @@ from typing import Any, TypeVar
 
 from llmflow.arguments import checked_arguments
 from llmflow.calls.mode_options import Fallback, ModeName, as_mode_options, use_mode
-from llmflow.engine.attempts import Attempt
-from llmflow.engine.concurrency import ConcurrencyLimit, Slots
-from llmflow.engine.graph import BaseNode, check_node, warn_of_turns, warn_user
-from llmflow.engine.hooks import async_items, checked_sync, each, sync_items
-from llmflow.engine.pool import run_pool
+from llmflow.engine.graph import (
+    BaseNode,
+    async_items,
+    check_node,
+    checked_sync,
+    each,
+    sync_items,
+    warn_of_turns,
+    warn_user,
+)
+from llmflow.engine.pool import Attempt, run_pool
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import ActionError, StepLimitError, UsageError
 from llmflow.failure_notes import note_node
 from llmflow.items.runner import concerns_all
+from llmflow.items.slots import ConcurrencyLimit, Slots
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000
@@ -202,10 +209,10 @@ class BatchFlow(Flow):
     def _run(self, shared: Any) -> Any:
         prep_res = checked_sync(self, "prep", self.prep(shared))
         items = sync_items(self, prep_res)
-        results = Results(items, self._on_error)
-        for params in items:
-            with results.guard(params, self):
-                results.values.append(self._orch(shared, {**self.params, **params}))
+        with Results(items, self._on_error) as results:
+            for params in items:
+                with results.guard(params, self):
+                    results.values.append(self._orch(shared, {**self.params, **params}))
         self.last_results = results.values
         return checked_sync(self, "post", self.post(shared, prep_res, None))
 
@@ -215,12 +222,12 @@ class BatchFlow(Flow):
         return checked_sync(self, "post", self.post(shared, prep_res, None))
 
     async def _run_each(self, shared: Any, items: Any) -> None:
-        results = Results(items, self._on_error)
-        async with aclosing(each(items)) as source:
-            async for params in source:
-                with results.guard(params, self):
-                    merged = {**self.params, **params}
-                    results.values.append(await self._orch_async(shared, merged))
+        with Results(items, self._on_error) as results:
+            async with aclosing(each(items)) as source:
+                async for params in source:
+                    with results.guard(params, self):
+                        merged = {**self.params, **params}
+                        results.values.append(await self._orch_async(shared, merged))
         self.last_results = results.values
 
 
@@ -273,8 +280,11 @@ class AsyncFlow(Flow, AsyncNode):
     async def _run_async(self, shared: Any) -> Any:
         with use_mode(self._mode_options):
             prep_res = await self._awaitable("prep_async", self.prep_async(shared))
-            post = self.post_async(shared, prep_res, await self._orch_async(shared))
+            post = self.post_async(shared, prep_res, await self._run_all(shared, prep_res))
             return await self._awaitable("post_async", post)
+
+    async def _run_all(self, shared: Any, prep_res: Any) -> Any:  # noqa: ARG002
+        return await self._orch_async(shared)
 
     async def _run_in_async_flow(self, shared: Any) -> Any:
         return await self._run_async(shared)
@@ -309,12 +319,8 @@ class AsyncBatchFlow(AsyncFlow, BatchFlow):
         self._on_error: OnError = check_on_error(on_error)
         warn_of_turns(self, mode)
 
-    async def _run_async(self, shared: Any) -> Any:
-        with use_mode(self._mode_options):
-            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
-            await self._run_each(shared, async_items(self, prep_res))
-            post = self.post_async(shared, prep_res, None)
-            return await self._awaitable("post_async", post)
+    async def _run_all(self, shared: Any, prep_res: Any) -> None:
+        await self._run_each(shared, async_items(self, prep_res))
 
 
 class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
@@ -372,18 +378,11 @@ class AsyncParallelBatchFlow(AsyncFlow, BatchFlow):
         """Return the number of running runs of this flow and copies."""
         return self._slots.in_use()
 
-    async def _run_async(self, shared: Any) -> Any:
+    async def _run_all(self, shared: Any, prep_res: Any) -> None:
         async def run_one(params: dict[str, Any], _attempt: Attempt) -> Any:
             return await self._orch_async(shared, {**self.params, **params})
 
-        with use_mode(self._mode_options):
-            prep_res = await self._awaitable("prep_async", self.prep_async(shared))
-            self.last_results = await run_pool(
-                self,
-                run_one,
-                async_items(self, prep_res),
-                slots=self._slots.here(),
-                on_error=self._on_error,
-            )
-            post = self.post_async(shared, prep_res, None)
-            return await self._awaitable("post_async", post)
+        items, slots = async_items(self, prep_res), self._slots.here()
+        self.last_results = await run_pool(
+            self, run_one, items, slots=slots, on_error=self._on_error
+        )

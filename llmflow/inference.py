@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llmflow.arguments import checked_arguments
-from llmflow.calls.mode_options import Fallback, ModeName
-from llmflow.calls.validate import Validate
-from llmflow.engine.hooks import async_items, each
+from llmflow.calls.mode_options import ModeName
+from llmflow.engine.graph import async_items, each
 from llmflow.engine.results import OnError
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
 from llmflow.items.idle import MOST_WAITING, yield_slot
-from llmflow.limits.gates import Gate
 from llmflow.llm import LLM
-from llmflow.nodes import AsyncParallelBatchNode
+from llmflow.nodes import AsyncNodeOptions, AsyncParallelBatchNode
 from llmflow.runs.run import current_run
 from llmflow.types import Response
 
@@ -67,7 +65,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
 
     llm: LLM | str | None = None
 
-    @checked_arguments()
+    @checked_arguments(options=AsyncNodeOptions)
     def __init__(
         self,
         max_retries: int = 1,
@@ -77,13 +75,9 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         concurrency_limit: int | None = None,
         *,
         llm: LLM | str | None = None,
-        timeout: float | None = None,
         on_error: OnError = "raise",
-        gate: Gate | Sequence[Gate] | None = None,
         mode: ModeName | None = "batch",
-        deadline: float | str | None = None,
-        fallback: Fallback | None = None,
-        validate: Validate | None = None,
+        **options: Unpack[AsyncNodeOptions],
     ) -> None:
         if isinstance(max_retries, str | LLM):
             raise UsageError(
@@ -95,13 +89,9 @@ class BatchInferenceNode(AsyncParallelBatchNode):
             exponential_backoff,
             max_wait,
             concurrency_limit,
-            timeout=timeout,
             on_error=on_error,
-            gate=gate,
             mode=mode,
-            deadline=deadline,
-            fallback=fallback,
-            validate=validate,
+            **options,
         )
         asked = llm if llm is not None else self.llm
         if isinstance(asked, str):

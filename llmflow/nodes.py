@@ -12,31 +12,44 @@ async, at once                                      `AsyncParallelBatchNode`
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from types import CoroutineType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from llmflow.arguments import checked_arguments
 from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options, use_mode
 from llmflow.calls.validate import Validate, checked_validate, demanding
-from llmflow.engine.attempts import Attempt, check_seconds, current_attempt, worth_repeating
-from llmflow.engine.concurrency import ConcurrencyLimit, Slots, refuse_class_limit
-from llmflow.engine.graph import BaseNode, warn_of_turns, warn_user
-from llmflow.engine.hooks import (
+from llmflow.engine.graph import (
+    BaseNode,
     async_items,
     awaitable,
     checked_sync,
     each,
     not_awaited,
     sync_items,
+    warn_of_turns,
+    warn_user,
 )
-from llmflow.engine.pool import run_pool
+from llmflow.engine.pool import Attempt, current_attempt, run_pool, worth_repeating
 from llmflow.engine.results import OnError, Results, check_on_error
 from llmflow.errors import AsyncRunError, UsageError
 from llmflow.items.idle import suspendable
+from llmflow.items.slots import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.limits.gates import Gate, as_gates
+
+
+class AsyncNodeOptions(TypedDict, total=False):
+    """The arguments of `AsyncNode` that its kinds hand on."""
+
+    timeout: float | None
+    gate: Gate | Sequence[Gate] | None
+    deadline: float | str | None
+    fallback: Fallback | None
+    validate: Validate | None
+
 
 _SYNC_HOOKS = ("prep", "exec", "post", "exec_fallback")
 _MOST_DOUBLINGS = 1000
@@ -85,9 +98,9 @@ class Node(BaseNode):
                 "max_retries counts all attempts and must be a whole number of at least 1; "
                 f"got {max_retries!r}"
             )
-        check_seconds("wait", wait)
+        _check_seconds("wait", wait)
         if max_wait is not None:
-            check_seconds("max_wait", max_wait)
+            _check_seconds("max_wait", max_wait)
         self.max_retries = max_retries
         self.wait = wait
         self.exponential_backoff = exponential_backoff
@@ -179,10 +192,10 @@ class BatchNode(Node):
 
     def _exec(self, prep_res: Any) -> Any:
         items = sync_items(self, prep_res)
-        results = Results(items, self._on_error)
-        for item in items:
-            with results.guard(item, self):
-                results.values.append(self._exec_item(item))
+        with Results(items, self._on_error) as results:
+            for item in items:
+                with results.guard(item, self):
+                    results.values.append(self._exec_item(item))
         return results.values
 
 
@@ -235,7 +248,7 @@ class AsyncNode(Node):
     ) -> None:
         super().__init__(max_retries, wait, exponential_backoff, max_wait)
         if timeout is not None:
-            check_seconds("timeout", timeout, above=True)
+            _check_seconds("timeout", timeout, above=True)
         self._timeout = timeout
         self._gates = as_gates(gate)
         self._mode_options = as_mode_options(mode, deadline=deadline, fallback=fallback)
@@ -346,7 +359,7 @@ class AsyncBatchNode(AsyncNode, BatchNode):
     The arguments are those of `AsyncNode`, for each item, and `on_error` of `BatchNode`.
     """
 
-    @checked_arguments()
+    @checked_arguments(options=AsyncNodeOptions)
     def __init__(
         self,
         max_retries: int = 1,
@@ -354,36 +367,21 @@ class AsyncBatchNode(AsyncNode, BatchNode):
         exponential_backoff: bool = False,
         max_wait: float | None = None,
         *,
-        timeout: float | None = None,
         on_error: OnError = "raise",
-        gate: Gate | Sequence[Gate] | None = None,
         mode: ModeName | None = None,
-        deadline: float | str | None = None,
-        fallback: Fallback | None = None,
-        validate: Validate | None = None,
+        **options: Unpack[AsyncNodeOptions],
     ) -> None:
-        super().__init__(
-            max_retries,
-            wait,
-            exponential_backoff,
-            max_wait,
-            timeout=timeout,
-            gate=gate,
-            mode=mode,
-            deadline=deadline,
-            fallback=fallback,
-            validate=validate,
-        )
+        super().__init__(max_retries, wait, exponential_backoff, max_wait, mode=mode, **options)
         self._on_error: OnError = check_on_error(on_error)
         warn_of_turns(self, mode)
 
     async def _exec(self, prep_res: Any) -> Any:
         items = async_items(self, prep_res)
-        results = Results(items, self._on_error)
-        async with aclosing(each(items)) as source:
-            async for item in source:
-                with results.guard(item, self):
-                    results.values.append(await self._exec_item_async(item))
+        with Results(items, self._on_error) as results:
+            async with aclosing(each(items)) as source:
+                async for item in source:
+                    with results.guard(item, self):
+                        results.values.append(await self._exec_item_async(item))
         return results.values
 
 
@@ -423,7 +421,7 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
     concurrency_limit = ConcurrencyLimit()
     _slots: Slots
 
-    @checked_arguments()
+    @checked_arguments(options=AsyncNodeOptions)
     def __init__(
         self,
         max_retries: int = 1,
@@ -432,26 +430,11 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
         max_wait: float | None = None,
         concurrency_limit: int | None = None,
         *,
-        timeout: float | None = None,
         on_error: OnError = "raise",
-        gate: Gate | Sequence[Gate] | None = None,
         mode: ModeName | None = None,
-        deadline: float | str | None = None,
-        fallback: Fallback | None = None,
-        validate: Validate | None = None,
+        **options: Unpack[AsyncNodeOptions],
     ) -> None:
-        super().__init__(
-            max_retries,
-            wait,
-            exponential_backoff,
-            max_wait,
-            timeout=timeout,
-            gate=gate,
-            mode=mode,
-            deadline=deadline,
-            fallback=fallback,
-            validate=validate,
-        )
+        super().__init__(max_retries, wait, exponential_backoff, max_wait, mode=mode, **options)
         self.concurrency_limit = concurrency_limit
         self._on_error: OnError = check_on_error(on_error)
 
@@ -467,3 +450,15 @@ class AsyncParallelBatchNode(AsyncNode, BatchNode):
             slots=self._slots.here(),
             on_error=self._on_error,
         )
+
+
+def _check_seconds(name: str, value: object, *, above: bool = False) -> None:
+    """Refuse what is no number of seconds.
+
+    Raises:
+        UsageError: it is none, or below the bound.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or math.isnan(value) or value < 0 or (above and value == 0):  # type: ignore[arg-type, operator]
+        bound = "a number of seconds above 0" if above else "a number of seconds, 0 or more"
+        raise UsageError(f"{name} must be {bound}; got {value!r}")

@@ -42,7 +42,7 @@ from llmflow.errors import (
 )
 from llmflow.events import RequestAdmitted
 from llmflow.headers import clock_time
-from llmflow.items.sending import item_calls
+from llmflow.items.runner import item_calls
 from llmflow.limits import Limiter, Permit
 from llmflow.limits.gates import Gate
 from llmflow.provider import ClientProvider, WireProvider

@@ -1,55 +1,108 @@
-"""Pool of the items of parallel nodes and flows, within their slots."""
+"""Attempts of an item, and the pool of many items."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterator, Sized
+import types
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator, Sized
 from contextlib import AbstractAsyncContextManager, contextmanager
-from contextvars import Context, copy_context
-from functools import partial
+from contextvars import Context, ContextVar, Token, copy_context
 from typing import Any
 
-from llmflow.engine.attempts import Attempt
-from llmflow.engine.concurrency import HeldSlot, held, lend_slots, step_aside
-from llmflow.engine.hooks import Items
+from llmflow.engine.graph import Items
 from llmflow.engine.results import NotRun, OnError, Results
-from llmflow.errors import BudgetExceededError
+from llmflow.errors import BudgetExceededError, ConfigurationError, LLMFlowError, ProviderError
 from llmflow.items.idle import MOST_WAITING, active_items, yield_slot
-from llmflow.items.runner import ItemRunner, Work, concerns_all
-from llmflow.items.slots import LoopSlots
-from llmflow.items.sources import READ_AHEAD, AsyncIterableSource, IterableSource, Source
+from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.slots import HeldSlot, LoopSlots, held, lend_slots, step_aside
+from llmflow.items.sources import NOTHING, READ_AHEAD, AsyncIterableSource, IterableSource, Source
 
 Call = Callable[[Any, "Worker"], Coroutine[Any, Any, Any]]
 
 _ASIDE_AT_LEAST = 1000
 _ASIDE_PER_SLOT = 10
+_ITEMS_PER_TURN = 64
+
+
+_current: ContextVar[Attempt | None] = ContextVar("llmflow_attempt", default=None)
+
+
+class Attempt:
+    """The attempt of an owner that this task is in, from 0.
+
+    Visible, through a context variable, to everything that the attempt calls. The count belongs
+    to the call of ``exec``, never to the node: many items of one node can be at different
+    attempts at the same moment.
+    """
+
+    __slots__ = ("index", "outer", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.index = 0
+        self.outer: Attempt | None = None
+
+    def enter(self) -> Token[Attempt | None]:
+        """Make this the current attempt of the running context."""
+        self.outer = _current.get()
+        return _current.set(self)
+
+    def leave(self, token: Token[Attempt | None]) -> None:
+        """Undo `enter`."""
+        _current.reset(token)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(seconds)
+
+
+def worth_repeating(error: Exception) -> bool:
+    """Return whether another attempt can come to anything else.
+
+    It cannot where the program itself says no: a used-up budget, a journal that cannot be
+    written, a wrong setting. What a provider says may change.
+    """
+    if isinstance(error, ConfigurationError | BudgetExceededError):
+        return False
+    return (
+        not isinstance(error, LLMFlowError) or isinstance(error, ProviderError) or not error.fatal
+    )
+
+
+def current_attempt(owner: object) -> Attempt | None:
+    """Return the running context's attempt of this owner, if any."""
+    attempt = _current.get()
+    while attempt is not None and attempt.owner is not owner:
+        attempt = attempt.outer
+    return attempt
 
 
 class Worker(Attempt):
     """Attempts of one item after another, and the slot for them."""
 
-    __slots__ = ("_clean", "hold")
+    __slots__ = ("hold",)
 
     def __init__(self, owner: object, hold: HeldSlot) -> None:
         super().__init__(owner)
         self.hold = hold
-        self._clean: Context | None = None
-
-    def begin(self) -> None:
-        """Remember what a further item may see."""
-        self._clean = copy_context()
-
-    def is_clean(self) -> bool:
-        """Return whether a further item would see nothing of the last one."""
-        try:
-            return copy_context() == self._clean
-        except Exception:  # noqa: BLE001 (values of any kind are compared)
-            return False
 
     async def pause(self, seconds: float) -> None:
         """Wait before the next attempt, on no slot."""
         async with step_aside(self.hold):
             await asyncio.sleep(seconds)
+
+
+@types.coroutine
+def _let_others_run() -> Generator[None, None, None]:
+    yield
+
+
+def _is_same(clean: Context) -> bool:
+    """Return whether a further item would see nothing of the last one."""
+    try:
+        return copy_context() == clean
+    except Exception:  # noqa: BLE001 (values of any kind are compared)
+        return False
 
 
 class _AsideLimit:
@@ -97,7 +150,7 @@ class Pool:
         else:
             source = IterableSource(items)
         self._runner: ItemRunner[Any] = ItemRunner(
-            self._first,
+            self._work,
             source,
             self,
             drain_seconds=None,
@@ -115,7 +168,6 @@ class Pool:
                 self._failure = cancelled
         error = runner.failure if self._failure is None else self._failure
         if error is not None:
-            self._results.attach_to(error)
             try:
                 raise error
             finally:
@@ -154,36 +206,39 @@ class Pool:
         """Count items that begin (or, negative, end) to be at work."""
         self._active.add(number)
 
-    def _first(self, index: int, item: Any) -> Coroutine[Any, Any, Work | None]:
-        """Work on the first item of a task."""
+    async def _work(self, index: int, item: Any) -> None:
+        """Work on an item, and on others that would see nothing of it."""
         worker = Worker(self._owner, HeldSlot(self._slots, self))
         worker.enter()
         worker.hold.enter()
         yield_slot.set(self._aside_limit)
-        worker.begin()
-        return self._item(worker, index, item)
-
-    async def _item(self, worker: Worker, index: int, item: Any) -> Work | None:
-        values, hold, slots = self._results.values, worker.hold, self._slots
-        if index == len(values):
-            values.append(NotRun)  # the place of an item in the same task as the one before
-        try:
-            hold.taken = slots.take_free()
-            if not hold.taken:
-                await hold.take()
-            values[index] = await self._call(item, worker)
-        except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-            attempts = worker.index + 1
-            values[index] = self._results.failure(index, item, error, attempts, self._owner)
-            self._item_failed(error)
-        except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                self._failure = error if self._failure is None else self._failure
-            raise
-        finally:
-            hold.end_item()
-        goes_on = self._working <= slots.limit and worker.is_clean()
-        return partial(self._item, worker) if goes_on else None
+        clean = copy_context()
+        hold, slots, values, done = worker.hold, self._slots, self._results.values, 0
+        while True:
+            try:
+                if not (hold.taken or slots.take_free()):
+                    await hold.take()
+                hold.taken = True
+                values[index] = await self._call(item, worker)
+            except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
+                attempts = worker.index + 1
+                values[index] = self._results.failure(index, item, error, attempts, self._owner)
+                self._item_failed(error)
+            except BaseException as error:
+                if not isinstance(error, asyncio.CancelledError):
+                    self._failure = error if self._failure is None else self._failure
+                raise
+            finally:
+                hold.end_item()
+            if self._working > slots.limit or not _is_same(clean):
+                return
+            done += 1
+            if not done % _ITEMS_PER_TURN:
+                await _let_others_run()
+            if (item := self._runner.another()) is NOTHING:
+                return
+            index = len(values)
+            values.append(NotRun)
 
     def _item_failed(self, error: Exception) -> None:
         """Go on, end, or stop at once, as the error and the policy want it."""
@@ -233,8 +288,8 @@ async def run_pool(
     every other item would meet, too, ends the run either way: no item begins any more, those that
     have begun end, and it is raised.
     """
-    results = Results(items, on_error)
-    async with lend_slots(slots):
-        with _one_of_many(items):
-            await Pool(owner, call, slots, results, items).run()
+    with Results(items, on_error) as results:
+        async with lend_slots(slots):
+            with _one_of_many(items):
+                await Pool(owner, call, slots, results, items).run()
     return results.values

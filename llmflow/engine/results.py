@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import enum
 import itertools
-from asyncio import CancelledError
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from llmflow.errors import UsageError
 from llmflow.failure_notes import note_item, note_run
 from llmflow.items.runner import concerns_all
+from llmflow.mapping.result import PARTIAL, Finished, attach
 
 OnError = Literal["raise", "collect"]
 """What a batch does when an item fails: stop at the first, or go on and collect."""
 
-_PARTIAL = "_llmflow_partial_results"
 _serial = itertools.count(1)
 
 
@@ -61,17 +60,6 @@ class Failure:
     _inner: list[Any] | None = field(default=None, repr=False, compare=False)
 
 
-class _Partial:
-    """The results on an exception; left behind when the exception is pickled."""
-
-    def __init__(self, results: list[Any] | None = None) -> None:
-        self.results = results
-        self.serial = next(_serial)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Partial, ()
-
-
 def partial_results(error: BaseException | Failure) -> list[Any] | None:
     """Return what a batch had finished when it failed.
 
@@ -102,7 +90,7 @@ def partial_results(error: BaseException | Failure) -> list[Any] | None:
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
-        partial = link.__dict__.get(_PARTIAL)
+        partial = link.__dict__.get(PARTIAL)
         if partial is not None:
             found: list[Any] | None = partial.results
             return found
@@ -141,7 +129,7 @@ class Results:
         """Make the failure of one item, with its batch's finished part."""
         if not concerns_all(error):
             _note(error, index, item, owner)
-        partial: _Partial | None = error.__dict__.get(_PARTIAL)
+        partial: Finished | None = error.__dict__.get(PARTIAL)
         # An older one belongs to an earlier run that raised the same exception object.
         nested = partial if partial is not None and partial.serial > self._serial else None
         return Failure(
@@ -152,47 +140,23 @@ class Results:
             _inner=nested.results if nested else None,
         )
 
-    def attach_to(self, error: BaseException) -> None:
-        """Make these results reachable from the exception that ends the run."""
-        self.values.extend([NotRun] * (self._total - len(self.values)))
-        error.__dict__[_PARTIAL] = _Partial(self.values)
-        if not isinstance(error, Exception):
-            from llmflow.runs.interruptions import tell_results
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:  # it ends the run, and the results are reachable from it
+            self.values.extend([NotRun] * (self._total - len(self.values)))
             done = sum(1 for each in self.values if each is not NotRun)
-            tell_results(error, done, self._total or None)
+            attach(error, Finished(self.values, next(_serial)), done, self._total or None)
 
-    def guard(self, item: Any, owner: object) -> _Guard:
-        """Return a context in which one item of a sequential batch runs."""
-        return _Guard(self, item, owner)
-
-
-class _Guard:
-    """Turns the failure of one item into what the policy says."""
-
-    def __init__(self, results: Results, item: Any, owner: object) -> None:
-        self._results = results
-        self._item = item
-        self._owner = owner
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        results = self._results
-        if not isinstance(error, Exception):
-            if isinstance(error, KeyboardInterrupt | CancelledError):
-                results.attach_to(error)
-            return False
-        attempts = int(getattr(self._owner, "cur_retry", 0)) + 1
-        values = results.values
-        values.append(results.failure(len(values), self._item, error, attempts, self._owner))
-        goes_on = results.collect and not concerns_all(error)
-        if not goes_on:
-            results.attach_to(error)
-        return goes_on
+    @contextmanager
+    def guard(self, item: Any, owner: object) -> Iterator[None]:
+        """Keep or raise the failure of one item of a sequential batch."""
+        values = self.values
+        try:
+            yield
+        except Exception as error:
+            attempts = int(getattr(owner, "cur_retry", 0)) + 1
+            values.append(self.failure(len(values), item, error, attempts, owner))
+            if not self.collect or concerns_all(error):
+                raise

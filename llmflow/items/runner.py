@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
-from contextvars import Context, copy_context
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from llmflow.errors import ConfigurationError, LLMFlowError
-from llmflow.items.sending import ItemCalls, item_calls
 from llmflow.items.sources import END, NOTHING, Source
 
 ItemT = TypeVar("ItemT")
-
-Work: TypeAlias = Callable[[int, Any], Awaitable[Any]]
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 ENDED: Final[Any] = object()
 """What `prepare` returns of an item that needs no task."""
@@ -28,11 +26,6 @@ They are paid for, and seldom take longer."""
 
 _ITEMS_PER_TURN: Final = 64
 _SECONDS_PER_TURN: Final = 0.005
-
-
-@types.coroutine
-def _let_others_run() -> Generator[None, None, None]:
-    yield
 
 
 def concerns_all(error: BaseException) -> bool:
@@ -70,8 +63,8 @@ class ItemRunner(Generic[ItemT]):
     there is room for: the source is read no further, so memory stays bounded.
 
     Args:
-        work: an async function of an item's index and the item. What it raises ends the run. If
-            it returns another such function, the item's task works on the next one by that.
+        work: an async function of an item's index and the item. What it raises ends the run. It
+            may go on with what `another` gives it.
         source: where items come from.
         room: bounds how many items are under way.
         on_end: called once nothing is under way and nothing more will be.
@@ -86,7 +79,7 @@ class ItemRunner(Generic[ItemT]):
 
     def __init__(
         self,
-        work: Work,
+        work: Callable[[int, Any], Awaitable[None]],
         source: Source,
         room: Room,
         *,
@@ -170,11 +163,10 @@ class ItemRunner(Generic[ItemT]):
             if self._back:
                 self._begin(*self._back.popleft())
                 continue
-            item = self._take()
+            item = self.another()
             if item is NOTHING:
                 return
-            index = self.read
-            self.read += 1
+            index = self.read - 1
             try:
                 item = self._context.run(self._prepare, index, item)
             except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
@@ -198,8 +190,13 @@ class ItemRunner(Generic[ItemT]):
             self._back.append(again)
         self.advance()
 
-    def _take(self) -> Any:
-        """Return the next item, or `NOTHING` for now, at the end, and where reading it failed."""
+    def another(self) -> Any:
+        """Return the next item for a task that has ended its own.
+
+        Or `NOTHING`: for now, at the end, or where reading it failed. `read` counts it already.
+        """
+        if self.stopped or self.exhausted:
+            return NOTHING
         try:
             item = self._source.take()
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
@@ -208,6 +205,8 @@ class ItemRunner(Generic[ItemT]):
         if item is END:
             self.exhausted = True
             return NOTHING
+        if item is not NOTHING:
+            self.read += 1
         return item
 
     def _go_on_later(self) -> None:
@@ -220,26 +219,14 @@ class ItemRunner(Generic[ItemT]):
         self.advance()
 
     async def _run(self, index: int, item: Any) -> None:
-        """Work on an item, and perhaps on others. Nothing is raised: the owner gets it."""
+        """Work on an item, and perhaps on others; `failure` has what is raised."""
         task = asyncio.current_task(self.loop)
         assert task is not None
         try:
             if not self._sends_after_stop:
                 self._tasks[task] = calls = ItemCalls(self, task)
                 item_calls.set(calls)
-            work, turn = await self._work(index, item), _ITEMS_PER_TURN
-            while work is not None and not (self.stopped or self.exhausted):
-                turn -= 1
-                if not turn:
-                    # Items that wait for nothing must not hold up others.
-                    await _let_others_run()
-                    turn = _ITEMS_PER_TURN
-                    continue
-                if (item := self._take()) is NOTHING:
-                    break
-                index = self.read
-                self.read += 1
-                work = await work(index, item)
+            await self._work(index, item)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it concerns all items
             if not (isinstance(error, asyncio.CancelledError) and self.stopped):
                 self.stop(error, cancel=not isinstance(error, Exception))
@@ -346,5 +333,72 @@ class ItemRunner(Generic[ItemT]):
         try:
             await self._source.close()
         finally:
-            if self.at_close is not None:
-                await self.at_close(self.failure)
+            at_close, self.at_close = self.at_close, None
+            if at_close is not None:
+                await at_close(self.failure)
+
+
+class ItemCalls:
+    """The state of one item's calls: waiting to be sent, or sent."""
+
+    __slots__ = ("_run", "_sending", "_task", "_waiting")
+
+    def __init__(self, run: ItemRunner[Any], task: asyncio.Task[None]) -> None:
+        self._run = run
+        self._task = task
+        self._waiting = 0
+        self._sending = 0
+
+    @property
+    def waits(self) -> bool:
+        """True if something is to be sent, and nothing on its way."""
+        return bool(self._waiting and not self._sending)
+
+    def begin(self) -> None:
+        """Count a call that is to be sent.
+
+        Raises:
+            CancelledError: the run sends no more.
+        """
+        if not self._run.sends:
+            raise asyncio.CancelledError
+        self._waiting += 1
+
+    def end(self) -> None:
+        """Count a call no more that has its answer, or has failed."""
+        self._waiting -= 1
+
+    def sent(self, send: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+        """Return the same function; a stop of the run waits for it."""
+
+        async def sent(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            self._sending += 1
+            self._run.sending += 1
+            try:
+                return await send(*args, **kwargs)
+            finally:
+                self._sending -= 1
+                self._run.sending -= 1
+                if not self._run.sends:
+                    # Unless it has its answer, or its error, by then: it is to be sent again.
+                    self._run.loop.call_soon(self._drop)
+
+        return sent
+
+    def _drop(self) -> None:
+        if self.waits:
+            self._task.cancel()
+
+    def wait_for_job(self) -> Self:
+        """Wait for a batch job, which goes on without the run."""
+        return self
+
+    async def __aenter__(self) -> None:
+        self.begin()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.end()
+
+
+item_calls: ContextVar[ItemCalls | None] = ContextVar("llmflow_item_calls", default=None)
+"""The running item's calls, where a stop ends what waits to be sent; else None."""

@@ -60,25 +60,42 @@ class IterableSource(Generic[ItemT]):
     def __init__(self, items: Iterable[ItemT]) -> None:
         self._items = items
         self._iterator: Iterator[ItemT] | None = None
-        self._context: Context | None = None
+        self._run: Callable[..., Any] = Context().run
 
     def start(self, context: Context, more: Callable[[], None]) -> None:  # noqa: ARG002
         """Keep the context, in which a generator always runs."""
-        self._context = context.copy()
-        self._iterator = self._context.run(iter, self._items)
+        self._run = context.copy().run
+        self._iterator = self._run(iter, self._items)
 
     def take(self) -> Any:
         """Read the next item."""
-        assert self._context is not None
-        return self._context.run(next, self._iterator, END)  # type: ignore[arg-type]
+        return self._run(next, self._iterator, END)
 
     async def close(self) -> None:
         """Close a generator."""
-        if self._context is not None:
-            self._context.run(close_generator, self._iterator)
+        self._run(close_generator, self._iterator)
 
 
-class AsyncIterableSource(Generic[ItemT]):
+class _Buffered(Generic[ItemT]):
+    """Items that are read ahead; `take` hands them out, then the error, then the end."""
+
+    def __init__(self) -> None:
+        self._ready: deque[ItemT] = deque()
+        self._end: Any = NOTHING
+        self._error: BaseException | None = None
+
+    def take(self) -> Any:
+        """Take an item that was read."""
+        end = self._end  # before looking: items come before the news that there are no more
+        if self._ready:
+            return self._ready.popleft()
+        if end is END and self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return end
+
+
+class AsyncIterableSource(_Buffered[ItemT]):
     """Items of an async iterable, read a few ahead.
 
     `count` is told 1 when an item is waited for, and -1 when none is any more.
@@ -91,13 +108,11 @@ class AsyncIterableSource(Generic[ItemT]):
         read_ahead: int,
         count: Callable[[int], None] = lambda _: None,
     ) -> None:
+        super().__init__()
         self._items = items
         self._count = count
         self._read_ahead = read_ahead
-        self._ready: deque[ItemT] = deque()
         self._closed = False
-        self._end: Any = NOTHING
-        self._error: BaseException | None = None
         self._space: asyncio.Event | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -112,16 +127,10 @@ class AsyncIterableSource(Generic[ItemT]):
         )
 
     def take(self) -> Any:
-        """Take an item that was read."""
-        if self._ready:
-            item = self._ready.popleft()
-            if self._space is not None and len(self._ready) <= self._read_ahead // 2:
-                self._space.set()
-            return item
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return self._end
+        """Take an item that was read, and let the task read on."""
+        if self._space is not None and len(self._ready) <= self._read_ahead // 2 + 1:
+            self._space.set()
+        return super().take()
 
     async def close(self) -> None:
         """Stop the task; it closes the async iterator."""
@@ -162,19 +171,17 @@ class AsyncIterableSource(Generic[ItemT]):
             self._count(-1)
 
 
-class ThreadSource(Generic[ItemT]):
+class ThreadSource(_Buffered[ItemT]):
     """Items of an iterable that may block, read ahead by a thread.
 
     The thread is a daemon: a pipe on which nothing comes must not keep the process alive.
     """
 
     def __init__(self, items: Iterable[ItemT], *, read_ahead: int = 256) -> None:
+        super().__init__()
         self._items = items
-        self._ready: deque[ItemT] = deque()
         self._room = threading.Semaphore(read_ahead)
         self._asleep = self._closed = False
-        self._end: Any = NOTHING
-        self._error: BaseException | None = None
         self._more: Callable[[], None] = lambda: None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -189,15 +196,11 @@ class ThreadSource(Generic[ItemT]):
     def take(self) -> Any:
         """Take an item that was read."""
         self._asleep = True  # before looking: what the thread adds from here on wakes the loop
-        end = self._end  # and in this order: items come before the news that there are no more
-        if self._ready:
+        item = super().take()
+        if item is not NOTHING and item is not END:
             self._asleep = False
             self._room.release()
-            return self._ready.popleft()
-        if end is END and self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return end
+        return item
 
     async def close(self) -> None:
         """Hand out no more; a blocked reader thread is abandoned."""
@@ -226,16 +229,14 @@ class ThreadSource(Generic[ItemT]):
                 self._closed = True
 
 
-class FedSource(Generic[ItemT]):
+class FedSource(_Buffered[ItemT]):
     """Items that another thread reads and hands over."""
 
     def __init__(self, read_ahead: int) -> None:
+        super().__init__()
         self.on_low: Callable[[], None] = lambda: None
         """Called when items are wanted."""
         self._read_ahead = read_ahead
-        self._ready: deque[ItemT] = deque()
-        self._end: Any = NOTHING
-        self._error: BaseException | None = None
         self._more: Callable[[], None] = lambda: None
 
     def start(self, context: Context, more: Callable[[], None]) -> None:  # noqa: ARG002
@@ -251,23 +252,17 @@ class FedSource(Generic[ItemT]):
     def feed(self, items: Iterable[ItemT], *, end: bool, error: BaseException | None) -> None:
         """Take over items that were read, and whether they were the last."""
         self._ready.extend(items)
-        if error is not None:
-            self._error = error
-        if end:
+        self._error = error
+        if end or error is not None:
             self._end = END
         self._more()
 
     def take(self) -> Any:
         """Take an item that was handed over."""
-        if self._ready:
-            item = self._ready.popleft()
-            if self.wanted:
-                self.on_low()
-            return item
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        return self._end
+        item = super().take()
+        if self.wanted:
+            self.on_low()
+        return item
 
     async def close(self) -> None:
         """Drop what was handed over."""

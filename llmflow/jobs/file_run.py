@@ -25,8 +25,7 @@ from llmflow.errors import (
 )
 from llmflow.events import Event
 from llmflow.items.idle import yield_slot
-from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room
-from llmflow.items.sending import item_calls
+from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room, item_calls
 from llmflow.items.sources import IterableSource, Source, ThreadSource
 from llmflow.jobs.reachability import Reachability
 from llmflow.jobs.submission import NO_HASH, NO_KEY, Key, Submission

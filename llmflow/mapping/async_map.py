@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
 
 from llmflow.errors import UsageError
 from llmflow.mapping.engine import MapEngine
-from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream, note
+from llmflow.mapping.result import ItemT, MapCounts, Result, ended_stream, note
 from llmflow.mapping.spec import MapSpec, Prepared
 
 CollectedT = TypeVar("CollectedT")
@@ -66,12 +65,7 @@ class Answers(Generic[ItemT, CollectedT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -122,7 +116,7 @@ class Answers(Generic[ItemT, CollectedT]):
             async for result in self._results(spec, ready):
                 collector.add(result)
         except BaseException as error:
-            attach(error, collector.collected(self.counts), self.counts)
+            collector.attach_to(error, self._engine)
             raise
         collected: CollectedT = collector.collected(self.counts)
         return collected

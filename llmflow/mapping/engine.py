@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -40,10 +40,8 @@ logger = logging.getLogger("llmflow")
 
 ItemT = TypeVar("ItemT")
 
-Ask: TypeAlias = Callable[[Any], Awaitable[Response]]
-"""The bound call: everything but the prompt is settled."""
 Begin: TypeAlias = Callable[[Any], tuple[Session, Call]]
-"""The same, not asked yet, and the session that asks it."""
+"""Makes the call of a prompt, not asked yet; returns it with the session that asks it."""
 
 OnError: TypeAlias = Literal["collect", "raise"]
 
@@ -83,13 +81,13 @@ def window_of(concurrency: int, *, ordered: bool) -> int:
 class MapEngine(Generic[ItemT]):
     """One map, in one event loop.
 
-    `ask` answers a prompt. `window` is how many items may be read and not handed out. `begin`
-    returns the call of a prompt, where it may be placed in a batch job.
+    `window` is how many items may be read and not handed out, `in_jobs` whether their calls may be
+    placed in batch jobs.
     """
 
     def __init__(
         self,
-        ask: Ask,
+        begin: Begin,
         make_prompt: MakePrompt,
         source: Source,
         *,
@@ -98,7 +96,7 @@ class MapEngine(Generic[ItemT]):
         ordered: bool,
         on_error: OnError,
         total: int | None,
-        begin: Begin | None = None,
+        in_jobs: bool = False,
     ) -> None:
         self.ready: deque[Result[ItemT]] = deque()
         """Results that can be handed out; take them by `pop`."""
@@ -110,10 +108,9 @@ class MapEngine(Generic[ItemT]):
             prepare=self._prepare,
             on_cancel=self._withdraw,
         )
-        self._ask = ask
+        self._begin = begin
         # Within an item or an attempt of somebody else, these are to know who waits for jobs.
-        alone = yield_slot.get() is None and not time_limits.get()
-        self._begin = begin if alone else None
+        self._places = in_jobs and yield_slot.get() is None and not time_limits.get()
         self._placed: dict[int, tuple[Session, Route, Row]] = {}
         self._make_prompt = make_prompt
         self._slots = ItemSlots(concurrency, self.runner.advance)
@@ -168,7 +165,7 @@ class MapEngine(Generic[ItemT]):
 
     def _prepare(self, index: int, item: ItemT) -> Any:
         """Place an item in a batch job, without a task for it, if it goes into one."""
-        if self._begin is None:
+        if not self._places:
             return item
         try:
             prompt = self._make_prompt(item, index)
@@ -235,21 +232,16 @@ class MapEngine(Generic[ItemT]):
         try:
             if prompt is None:
                 prompt = self._make_prompt(item, index)
-            response = await (self._ask(prompt) if row is None else self._ask_live(prompt, row))
+            session, call = self._begin(prompt)
+            if row is not None and session.journal is None:  # which has taken its number back
+                call.key, call.ordinal = row
+            response = await session.ask(call)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - likewise
             self._failed(index, item, error)
         else:
             self._answered_by(index, item, response)
-
-    def _ask_live(self, prompt: Prompt, row: Row) -> Awaitable[Response]:
-        """Ask for what no job answers; a journal has taken its number back."""
-        assert self._begin is not None
-        session, call = self._begin(prompt)
-        if session.journal is None:
-            call.key, call.ordinal = row
-        return session.ask(call)
 
     def _answered_by(self, index: int, item: ItemT, response: Response) -> None:
         self._answered += 1

@@ -17,8 +17,8 @@ _T = TypeVar("_T")
 
 _UNSET: Final[Any] = object()
 _NOTE: Final = "llm.map: "
-# Where `llmflow.partial_results` looks.
-_PARTIAL: Final = "_llmflow_partial_results"
+PARTIAL: Final = "_llmflow_partial_results"
+"""Where `llmflow.partial_results` looks on an exception."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,16 +158,15 @@ def error_text(error: LLMFlowError) -> str:
     return f"{type(error).__name__}: {redact(str(error))}"
 
 
-class _Finished:
-    """What was finished, on the exception that ended the rest; not pickled with it."""
+class Finished:
+    """The finished results on an exception; not pickled with it."""
 
-    serial = math.inf  # newer than any batch around it
-
-    def __init__(self, results: Any = None) -> None:
+    def __init__(self, results: Any = None, serial: float = math.inf) -> None:
         self.results = results
+        self.serial = serial  # a map's is newer than that of any batch around it
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Finished, ()
+        return Finished, ()
 
 
 def note(error: BaseException, counts: MapCounts) -> None:
@@ -176,14 +175,13 @@ def note(error: BaseException, counts: MapCounts) -> None:
     error.__notes__ = [*notes, f"{_NOTE}{counts}"]
 
 
-def attach(error: BaseException, results: object, counts: MapCounts) -> None:
+def attach(error: BaseException, finished: Finished, done: int, total: int | None) -> None:
     """Let `llmflow.partial_results` find these results on the exception."""
-    error.__dict__[_PARTIAL] = _Finished(results)
+    error.__dict__[PARTIAL] = finished
     if not isinstance(error, Exception):
         from llmflow.runs.interruptions import tell_results
 
-        done = len(results) if isinstance(results, list) else counts.delivered
-        tell_results(error, done, counts.total)
+        tell_results(error, done, total)
 
 
 def ended_stream(error: BaseException, delivered: int) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llmflow.arguments import by_name, checked_flag
@@ -25,10 +26,10 @@ from llmflow.items.sources import (
     Source,
     checked_items,
 )
-from llmflow.mapping.engine import Ask, Begin, MapEngine, OnError, window_of
+from llmflow.mapping.engine import Begin, MapEngine, OnError, window_of
 from llmflow.mapping.frames import Columns, Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.result import MapCounts, Result, ResultList, error_text
+from llmflow.mapping.result import Finished, MapCounts, Result, ResultList, attach, error_text
 from llmflow.rows.records import DETAILS
 from llmflow.types import Quota
 
@@ -39,9 +40,7 @@ if TYPE_CHECKING:
     from llmflow.calls.session import Session
     from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
-    from llmflow.mapping.surroundings import Surroundings
     from llmflow.runs.run import Run
-    from llmflow.types import Response
 
 DEFAULT_CONCURRENCY = 100
 _AT_LEAST_WITH_A_LIMIT = 1000
@@ -70,20 +69,20 @@ def default_concurrency(quota: Quota) -> int:
 class MapSpec:
     """One map, checked, not begun.
 
-    `items` and `prompt` are what the user passed, `surroundings` makes what goes on around the
-    map, and `details` puts further columns into a frame. For the rest see `MapEngine`.
+    `items` and `prompt` are what the user passed, `run_around` returns the run whose progress is
+    shown, and `details` puts further columns into a frame. For the rest see `MapEngine`.
     """
 
-    ask: Ask
+    begin: Begin
     items: Any
     prompt: str | Callable[[Any], Prompt] | None
     concurrency: int
     ordered: bool
     on_error: OnError
+    in_jobs: bool = False
     window: int | None = None
-    surroundings: Callable[[], Surroundings] | None = None
+    run_around: Callable[[], Run | None] | None = None
     details: bool = False
-    begin: Begin | None = None
 
     def __post_init__(self) -> None:
         limit = self.concurrency
@@ -93,8 +92,7 @@ class MapSpec:
             )
         if self.on_error not in ("collect", "raise"):
             raise UsageError(f'on_error must be "collect" or "raise"; got {self.on_error!r}')
-        if not isinstance(self.details, bool):
-            raise UsageError(f"details must be True or False; got {self.details!r}")
+        checked_flag("details", self.details)
         if self.kind is None:
             checked_items(self.items)
             prompt_maker(self.prompt)
@@ -126,13 +124,10 @@ class MapSpec:
         return Prepared(table.rows(), make_prompt, len(table), table, self.details)
 
     def engine(self, ready: Prepared, source: Source | None = None) -> MapEngine[Any]:
-        """Return a engine for the running event loop."""
-        make = partial(self._engine, ready, source)
-        return make() if self.surroundings is None else self.surroundings().begin(make)
-
-    def _engine(self, ready: Prepared, source: Source | None) -> MapEngine[Any]:
-        return MapEngine(
-            self.ask,
+        """Return an engine for the running event loop."""
+        make = partial(
+            MapEngine[Any],
+            self.begin,
             ready.make_prompt,
             source or source_of(ready.items, concurrency=self.concurrency),
             concurrency=self.concurrency,
@@ -140,8 +135,13 @@ class MapSpec:
             ordered=self.ordered,
             on_error=self.on_error,
             total=ready.total,
-            begin=self.begin,
+            in_jobs=self.in_jobs,
         )
+        if self.run_around is None:
+            return make()
+        from llmflow.mapping.surroundings import show_progress
+
+        return show_progress(make, self.run_around())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class Prepared:
     def collector(self) -> Collector:
         """Return what puts the results together."""
         if self.table is None:
-            return _ListCollector()
+            return Collector()
         return _FrameCollector(self.table, details=self.details)
 
 
@@ -168,32 +168,34 @@ def source_of(items: Iterable[Any] | AsyncIterable[Any], *, concurrency: int) ->
     return IterableSource(items)
 
 
-class Collector(Protocol):
+class Collector:
     """Puts results together that come in any order."""
 
-    def add(self, result: Result[Any]) -> None:
-        """Take one result."""
-
-    def collected(self, counts: MapCounts) -> Any:
-        """Return all of them in the order of the items."""
-
-
-class _ListCollector:
     def __init__(self) -> None:
         self._results: list[Result[Any]] = []
 
     def add(self, result: Result[Any]) -> None:
+        """Take one result."""
         self._results.append(result)
 
-    def collected(self, counts: MapCounts) -> ResultList[Any]:
-        return ResultList(sorted(self._results, key=_index), counts)
+    def collected(self, counts: MapCounts) -> Any:
+        """Return all of them in the order of the items."""
+        return ResultList(sorted(self._results, key=attrgetter("index")), counts)
+
+    def attach_to(self, error: BaseException, engine: MapEngine[Any] | None) -> None:
+        """Attach what there is to the exception that ended a map."""
+        counts = MapCounts() if engine is None else engine.counts
+        # Answers that came while something else was waited for.
+        rest = () if engine is None else tuple(engine.ready)
+        for result in rest:
+            self.add(result)
+        counts = replace(counts, delivered=counts.delivered + len(rest))
+        results = self.collected(counts)
+        done = len(results) if isinstance(results, list) else counts.delivered
+        attach(error, Finished(results), done, counts.total)
 
 
-def _index(result: Result[Any]) -> int:
-    return result.index
-
-
-class _FrameCollector:
+class _FrameCollector(Collector):
     """Keeps what columns hold: a frame has no place for more."""
 
     def __init__(self, table: Table, *, details: bool) -> None:
@@ -239,16 +241,9 @@ class Asked(Protocol):
         """The run that a call would belong to."""
         ...
 
-    def varied(
-        self,
-        *,
-        mode: ModeName | None = None,
-        deadline: float | str | None = None,
-        fallback: Fallback | None = None,
-        batch: Batch | None = None,
-        validate: Validate | None = None,
-    ) -> Self:
-        """Return the same with other settings."""
+    @property
+    def varied(self) -> Callable[..., Self]:
+        """Returns the same with other settings."""
         ...
 
     def prepare(self) -> None:
@@ -258,18 +253,6 @@ class Asked(Protocol):
         self, prompt: Prompt, arguments: tuple[Any, Any, Any, Any]
     ) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
-        ...
-
-    def complete(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> Awaitable[Response]:
-        """Ask."""
         ...
 
 
@@ -287,8 +270,8 @@ class Given(NamedTuple):
     options: Mapping[str, Any] | None
     fields: Mapping[str, Any]
 
-    def arguments(self, known: frozenset[str] | None) -> dict[str, Any]:
-        """Return the arguments of each call.
+    def arguments(self, known: frozenset[str] | None) -> tuple[Any, Any, Any, Any]:
+        """Return the arguments of each call, as `LLM.call_for` takes them.
 
         Raises:
             UsageError: one of them cannot be one.
@@ -299,12 +282,8 @@ class Given(NamedTuple):
         if self.fields:
             check_fields(self.fields, known=known, place=self.place, own=MAP)
             options = {**(options or {}), **self.fields}
-        return {
-            "system": self.system,
-            "max_tokens": checked_max_tokens(self.max_tokens),
-            "temperature": checked_temperature(self.temperature),
-            "options": options,
-        }
+        most = checked_max_tokens(self.max_tokens)
+        return self.system, most, checked_temperature(self.temperature), options
 
 
 def varied(
@@ -351,27 +330,17 @@ def spec_of(
     elif concurrency is None:
         concurrency = default_concurrency(llm.limiter.quota)
     llm.prepare()
-
-    def ask(prompt: Any) -> Awaitable[Response]:
-        return llm.complete(prompt, **arguments)
-
     return MapSpec(
-        ask=ask,
+        begin=partial(llm.call_for, arguments=arguments),
         items=items,
         prompt=prompt,
         concurrency=concurrency,
         ordered=ordered,
         on_error=on_error,
-        surroundings=partial(_surroundings, llm) if progress else None,
+        in_jobs=in_jobs,
+        run_around=(lambda: llm.run_around) if progress else None,
         details=details,
-        begin=partial(llm.call_for, arguments=(*arguments.values(),)) if in_jobs else None,
     )
-
-
-def _surroundings(llm: Asked) -> Surroundings:
-    from llmflow.mapping.surroundings import Surroundings
-
-    return Surroundings(llm.run_around, progress=True)
 
 
 def _unnamed(place: str, unnamed: tuple[Any, ...]) -> Exception:

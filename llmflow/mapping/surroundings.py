@@ -15,40 +15,27 @@ from llmflow.runs.run import Run
 from llmflow.runs.run_progress import RunProgress
 
 
-class Surroundings:
-    """Starts before a map's first item, and ends after its last.
+def show_progress(make: Callable[[], MapEngine[Any]], run: Run | None) -> MapEngine[Any]:
+    """Return a map's engine, with progress shown until it is closed.
 
     Outside of every run the map gets one without a name, which counts its calls and keeps
     nothing: the code around the map, which goes on while a stream is read, is not in it.
     """
+    own: Run | None = None
+    if run is None:
+        run = own = Run()
+        own.open()
+    engine = make() if own is None else copy_context().run(_inside, own, make)
+    progress = MapProgress(run, engine)
 
-    def __init__(self, run: Run | None, *, progress: bool) -> None:
-        self._run = run
-        self._shows = progress
-        self._progress: MapProgress | None = None
-        self._own: Run | None = None
-
-    def begin(self, make: Callable[[], MapEngine[Any]]) -> MapEngine[Any]:
-        """Make the engine of the map, and begin what is around it."""
-        run = self._run
-        if run is None:
-            run = self._own = Run()
-            run.open()
-        engine = copy_context().run(_inside, run, make) if self._own is not None else make()
-        engine.runner.at_close = self._end
-        if self._shows:
-            self._progress = MapProgress(run, engine)
-            self._progress.start()
-        return engine
-
-    async def _end(self, error: BaseException | None) -> None:
-        """End it all, once."""
-        progress, self._progress = self._progress, None
-        own, self._own = self._own, None
-        if progress is not None:
-            progress.stop(progress.summary())
+    async def end(error: BaseException | None) -> None:
+        progress.stop(progress.summary())
         if own is not None:
             await own.__aexit__(None if error is None else type(error), error, None)
+
+    engine.runner.at_close = end
+    progress.start()
+    return engine
 
 
 class MapProgress(RunProgress):

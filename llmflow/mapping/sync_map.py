@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import deque
 from collections.abc import AsyncIterable, Callable, Generator, Iterator
-from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 from llmflow.background import background
@@ -18,7 +18,7 @@ from llmflow.errors import UsageError
 from llmflow.items.sources import FedSource, close_generator
 from llmflow.mapping.async_map import raise_failure
 from llmflow.mapping.engine import MapEngine
-from llmflow.mapping.result import ItemT, MapCounts, Result, attach, ended_stream
+from llmflow.mapping.result import ItemT, MapCounts, Result, ended_stream
 from llmflow.mapping.spec import MapSpec, Prepared, source_of
 
 _INSTEAD: Final = "async for result in llm.map(...), or await llm.map(...)"
@@ -65,12 +65,7 @@ class AnswerStream(Generic[ItemT]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -90,8 +85,9 @@ def collect(spec: MapSpec) -> Any:
             collector.add(result)
     except BaseException as error:
         if exchange.engine is not None:
-            counts = exchange.engine.counts
-            attach(error, collector.collected(counts), counts)
+            for result in exchange.handed:
+                collector.add(result)
+            collector.attach_to(error, exchange.engine)
         raise
     assert exchange.engine is not None
     return collector.collected(exchange.engine.counts)
@@ -102,6 +98,8 @@ class _Exchange:
 
     def __init__(self, spec: MapSpec, ready: Prepared, *, tells: bool = False) -> None:
         self.engine: MapEngine[Any] | None = None
+        self.handed: deque[Result[Any]] = deque()
+        """Results that have left the engine; a Ctrl-C may come at any moment."""
         self.tells = tells
         """Whether a Ctrl-C has to be told of as one of a stream."""
         self._spec = spec
@@ -128,10 +126,8 @@ class _Exchange:
             return items, False, error
         return items, True, None
 
-    async def pass_on(
-        self, items: list[Any], end: bool, error: Exception | None
-    ) -> tuple[list[Result[Any]], int]:
-        """Hand over items; return finished results, and how many items are wanted."""
+    async def pass_on(self, items: list[Any], end: bool, error: Exception | None) -> int:
+        """Hand over items, and take finished results; return how many items are wanted."""
         engine, fed = self.engine, self._fed
         if engine is None:
             source = fed or source_of(self._ready.items, concurrency=self._spec.concurrency)
@@ -142,10 +138,9 @@ class _Exchange:
         if fed is not None and (items or end or error is not None):
             fed.feed(items, end=end, error=error)
         await engine.wait(unless=self._wanted)
-        results: list[Result[Any]] = []
-        while engine.ready and len(results) < _RESULTS_AT_ONCE:
-            results.append(engine.pop())
-        return results, self._wanted()
+        while engine.ready and len(self.handed) < _RESULTS_AT_ONCE:
+            self.handed.append(engine.pop())
+        return self._wanted()
 
     def _wanted(self) -> int:
         """Return how many items the background loop has room for."""
@@ -173,11 +168,12 @@ def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:
     try:
         while True:
             call: Callable[[], Any] = lambda: exchange.pass_on(*read)  # noqa: B023, E731
-            results, wanted = background.run(call, instead=_INSTEAD)
-            if not results and not wanted:
+            wanted = background.run(call, instead=_INSTEAD)
+            if not exchange.handed and not wanted:
                 break
-            yield from results
-            delivered += len(results)
+            while exchange.handed:
+                delivered += 1
+                yield exchange.handed.popleft()
             read = exchange.read(wanted)
     except BaseException as error:
         if exchange.tells and exchange.engine is not None:

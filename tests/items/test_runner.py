@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from llmflow.errors import AuthenticationError, InputError
-from llmflow.items.runner import ItemRunner
-from llmflow.items.sending import item_calls
+from llmflow.items.runner import ItemRunner, item_calls
 from llmflow.items.slots import ItemSlots
 from llmflow.items.sources import NOTHING, IterableSource
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from llmflow.errors import BudgetExceededError, ContentFilterError, LLMFlowError
@@ -81,7 +82,11 @@ def mapped(ask: Any, items: Any, **settings: Any) -> Answers[Any, Any]:
 
 def work(ask: Any, items: Any, **settings: Any) -> MapSpec:
     given = {"prompt": None, "concurrency": 10, "ordered": False, "on_error": "collect"}
-    return MapSpec(ask=ask, items=items, **{**given, **settings})
+
+    def begin(prompt: Any) -> Any:
+        return SimpleNamespace(ask=ask), prompt
+
+    return MapSpec(begin=begin, items=items, **{**given, **settings})
 
 
 def others() -> set[asyncio.Task[Any]]:

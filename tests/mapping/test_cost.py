@@ -19,13 +19,17 @@ from llmflow.types import Response, Usage
 count, how = int(sys.argv[1]), sys.argv[2]
 usage = Usage()
 
-async def ask(prompt):
-    return Response(text="ok", usage=usage, finish_reason="stop", model="m", provider="p")
+class Session:
+    async def ask(self, prompt):
+        return Response(text="ok", usage=usage, finish_reason="stop", model="m", provider="p")
+
+session = Session()
+ask = session.ask
 
 def work():
     items = (f"text {number}" for number in range(count))
-    return MapSpec(ask=ask, items=items, prompt=None, concurrency=100, ordered=how == "ordered",
-                on_error="collect")
+    return MapSpec(begin=lambda prompt: (session, prompt), items=items, prompt=None,
+                concurrency=100, ordered=how == "ordered", on_error="collect")
 
 async def taken():
     number = 0

@@ -245,6 +245,25 @@ def test_ctrl_c_in_the_source_ends_what_is_under_way() -> None:
     assert asked.in_flight == 0
 
 
+def test_ctrl_c_in_the_source_loses_no_answer_that_has_come_meanwhile() -> None:
+    asked = Asked()
+
+    def interrupted() -> Iterator[Any]:
+        yield (0, None, None)
+        time.sleep(0.02)
+        yield (1, None, None)
+        until(lambda: len(asked.ended) == 2)
+        time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        collect(work(asked, interrupted()))
+    results = partial_results(caught.value)
+    assert results is not None
+    assert [each.text for each in results] == ["answer 0", "answer 1"]
+    assert results.counts.delivered == 2  # type: ignore[attr-defined]
+
+
 def test_failed_items_are_collected_or_raised() -> None:
     items = [(0, None, None), (1, None, Refused), (2, None, None)]
     out = collect(work(Asked(), items))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.engine.concurrency import HeldSlot, Slots, step_aside
+from llmflow.items.slots import HeldSlot, Slots, step_aside
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmflow.engine.concurrency import Slots
 from llmflow.engine.results import Failure
+from llmflow.items.slots import Slots
 from llmflow.nodes import AsyncParallelBatchNode
 from llmflow.testing import run_virtual
 

@@ -204,6 +204,28 @@ async def test_an_error_of_the_source_ends_the_run_and_keeps_the_results(on_erro
     assert partial_results(caught.value) == finished
 
 
+@pytest.mark.parametrize("error", [OSError("disk"), KeyboardInterrupt()])
+async def test_an_error_of_the_source_of_a_batch_in_turn_keeps_the_results(error):
+    def broken():
+        yield 1
+        yield 2
+        raise error
+
+    class InTurn(BatchNode):
+        def prep(self, shared):
+            return broken()
+
+        def exec(self, item):
+            return item * 2
+
+    with pytest.raises(type(error)) as caught:
+        await make(AsyncBatchNode).run_async({"items": broken()})
+    assert partial_results(caught.value) == [2, 4]
+    with pytest.raises(type(error)) as caught:
+        InTurn().run({})
+    assert partial_results(caught.value) == [2, 4]
+
+
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("kind", [AsyncBatchFlow, AsyncParallelBatchFlow])
 async def test_flows_read_async_generators_too(kind):

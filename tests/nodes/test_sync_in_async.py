@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from llmflow.engine.concurrency import step_aside
 from llmflow.engine.graph import BaseNode
 from llmflow.flows import AsyncFlow, AsyncParallelBatchFlow, BatchFlow, Flow
+from llmflow.items.slots import step_aside
 from llmflow.nodes import AsyncParallelBatchNode, BatchNode, Node
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
