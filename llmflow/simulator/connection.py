@@ -226,10 +226,5 @@ def reset(request: web.BaseRequest) -> web.Response:
 
 
 def _headers(lines: str, kind: str) -> dict[str, str]:
-    headers = {}
-    for line in lines.splitlines():
-        name, _, value = line.partition(": ")
-        headers[name] = value
-    headers[hdrs.SERVER] = "llmflow-simulator"
-    headers[hdrs.CONTENT_TYPE] = kind
-    return headers
+    headers = dict(line.split(": ", 1) for line in lines.splitlines())
+    return {**headers, hdrs.SERVER: "llmflow-simulator", hdrs.CONTENT_TYPE: kind}

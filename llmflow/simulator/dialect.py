@@ -31,12 +31,14 @@ class Dialect(ABC):
 
     path: ClassVar[str]
     """Where answers are asked for, below the version."""
+    own_header: ClassVar[str | None] = None
+    """A header that no other dialect's requests have."""
     error: ClassVar[type[DialectError]]
     """The form of its errors."""
-    broken: ClassVar[Mapping[str, DialectError]]
-    """The answer to each fault that has one."""
     batch_api: ClassVar[type[BatchAPI]]
     """Its files and jobs."""
+    header_lines: ClassVar[str]
+    """Those of every answer, with ``{ident}``, ``{organization}`` and ``{milliseconds}``."""
     charges_rejections: ClassVar[bool] = True
     """Whether the setting `rejections_cost` concerns it."""
     cut_body: ClassVar[bytes]
@@ -67,8 +69,7 @@ class Dialect(ABC):
     @classmethod
     def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
         """Return whether a request for something else is in this dialect."""
-        del headers
-        return path.startswith(cls.path)
+        return path.startswith(cls.path) or (cls.own_header or "") in headers
 
     def key(self, headers: Mapping[str, str]) -> str:
         """Return the key of a request, or an empty text."""
@@ -80,12 +81,11 @@ class Dialect(ABC):
         if right is None:
             return
         key = self.key(headers)
-        if not key or not hmac.compare_digest(key.encode("utf-8", "replace"), right.encode()):
-            raise self.wrong_key(key)
-
-    @abstractmethod
-    def wrong_key(self, key: str) -> DialectError:
-        """Return the error for a wrong key, or an empty one."""
+        if not key:
+            raise self.error.of("no_key")
+        if not hmac.compare_digest(key.encode("utf-8", "replace"), right.encode()):
+            masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) >= 16 else "*" * 8
+            raise self.error.of("wrong_key", key=masked)
 
     @abstractmethod
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> Any:
@@ -93,9 +93,12 @@ class Dialect(ABC):
 
     # --- headers
 
-    @abstractmethod
     def headers(self, ident: str, latency: float) -> str:
         """Return the header lines of every answer."""
+        organization, milliseconds = self._settings.organization, round(latency * 1000)
+        return self.header_lines.format(
+            ident=ident, organization=organization, milliseconds=milliseconds
+        )
 
     def quota_headers(self, domain: Domain, *, now: float) -> str:
         """Return the header lines that show the state of a quota."""
@@ -161,7 +164,7 @@ class Dialect(ABC):
         del headers
         names = self._settings.models
         if name and names and name not in names:
-            raise self.unknown_model(name)
+            raise self.error.of("model", name=name)
         shown = [
             self.shown_model(one, self.created(now))
             for one in ((name,) if name else names or ("simulated",))
@@ -180,27 +183,9 @@ class Dialect(ABC):
         """Return the second of the day since 1970."""
         return int(self._wall + now)
 
-    # --- errors
-
     @abstractmethod
     def rejection(self, decision: Decision, call: Any, *, now: float) -> DialectError:
         """Return the error that tells of a decision against a request."""
-
-    @abstractmethod
-    def unknown_model(self, name: str) -> DialectError:
-        """Return the error for a model that does not exist."""
-
-    def unknown(self, method: str, path: str) -> DialectError:
-        """Return the error for a path that does not exist."""
-        return self.error(404, f"Invalid URL ({method} {path})")
-
-    def not_allowed(self, allowed: str) -> DialectError:
-        """Return the error for a method that a path does not accept."""
-        return self.error(405, f"Only {allowed} requests are accepted.")
-
-    def unreadable(self, status: int, message: str) -> DialectError:
-        """Return the error for a request refused before it was read."""
-        return self.error(status, message)
 
 
 def retry_headers(wait: float | None, settings: SimulatorSettings) -> str:

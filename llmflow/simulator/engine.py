@@ -113,10 +113,8 @@ class Engine:
         """Start anew: full buckets, zero counts, chance from its seed."""
         self._epoch += 1
         settings = self.settings
-        latency = settings.latency
-        assert isinstance(latency, Latency)
-        self._latency = latency
-        spoken = dialects(settings, wall=self._wall)
+        assert isinstance(settings.latency, Latency)
+        self._latency = settings.latency
         self._sides = tuple(
             _Side(
                 dialect,
@@ -126,10 +124,10 @@ class Engine:
                     rejections_cost=dialect.charges_rejections and settings.rejections_cost,
                 ),
             )
-            for dialect in spoken
+            for dialect in dialects(settings, wall=self._wall)
         )
         self._asked = {side.dialect.path: side for side in self._sides}
-        self._dice = Dice(latency, settings.faults, seed=settings.seed)
+        self._dice = Dice(self._latency, settings.faults, seed=settings.seed)
         self._tally = Tally(now=now)
         self._admissions = AdmissionTally(settings.record, now=now) if settings.record else None
         told = settings.headers_on == "all"
@@ -157,10 +155,12 @@ class Engine:
         if path in self._asked:
             route = ("POST", "ask")
         if route is None:
-            return self._refuse(side, side.dialect.unknown(method, urlsplit(target).path))
+            return self._refuse(
+                side, side.dialect.error.of("path", method=method, path=urlsplit(target).path)
+            )
         allowed, name = route
         if method != allowed:
-            reply = self._refuse(side, side.dialect.not_allowed(allowed))
+            reply = self._refuse(side, side.dialect.error.of("method", allowed=allowed))
             reply.headers += f"allow: {allowed}\r\n"
             return reply
         if name == "ask":
@@ -176,14 +176,18 @@ class Engine:
     def refuse(self, status: int, message: str, *, target: str) -> tuple[str, bytes]:
         """Return header lines and body for a request that is unreadable."""
         side = self._side(_path(target), {})
-        reply = self._refuse(side, side.dialect.unreadable(status, message))
+        reply = self._refuse(side, side.dialect.error(status, message))
         return reply.headers, reply.body
 
     def _refuse(self, side: _Side, error: DialectError) -> Reply:
-        """Refuse a request, under an identifier of its own."""
-        self._others += 1
-        ident = f"{self.settings.seed:08x}e{self._others:023x}"
+        """Refuse a request that does not ask for an answer."""
+        ident = self._other()
         return _refused(error, ident, side.dialect.headers(ident, 0.0))
+
+    def _other(self) -> str:
+        """Return the identifier of such a request."""
+        self._others += 1
+        return f"{self.settings.seed:08x}e{self._others:023x}"
 
     def _models(self, side: _Side, headers: Mapping[str, str], model: str, now: float) -> Reply:
         """Answer with a model, or with the list of all."""
@@ -193,9 +197,7 @@ class Engine:
             body = dialect.model(headers, model, now=now)
         except DialectError as error:
             return self._refuse(side, error)
-        self._others += 1
-        ident = f"{self.settings.seed:08x}e{self._others:023x}"
-        return Reply(status=200, body=body, headers=dialect.headers(ident, 0.0))
+        return Reply(status=200, body=body, headers=dialect.headers(self._other(), 0.0))
 
     def leave(self, reply: Reply, *, now: float) -> None:
         """Add the quota headers of this moment to a reply."""
@@ -223,7 +225,8 @@ class Engine:
         asked = self._asked.get(path)
         if asked is not None:
             return asked
-        return next(side for side in self._sides if side.dialect.claims(path, headers))
+        claims = (side for side in self._sides if side.dialect.claims(path, headers))
+        return next(claims, self._sides[-1])
 
     def _ask(self, side: _Side, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
         tally, dialect = self._tally, side.dialect
@@ -274,8 +277,8 @@ class Engine:
         elif fate.fault == "garbage":
             bodies = dialect.garbage
             reply.kind, reply.body = bodies[self._tally.faults["garbage"] % len(bodies)]
-        elif fate.fault in dialect.broken:
-            error = dialect.broken[fate.fault]
+        elif fate.fault in ("server_error", "overloaded"):
+            error = dialect.error.of(fate.fault)
             reply.status, reply.body = error.status, error.body(ident)
         if self._admissions is not None:
             self._admissions.add(_admission(reply, now=now))
@@ -314,5 +317,5 @@ def _path(target: str) -> str:
     return path.removeprefix("/v1").rstrip("/")
 
 
-def _refused(error: DialectError, ident: str = "", headers: str = "") -> Reply:
+def _refused(error: DialectError, ident: str, headers: str) -> Reply:
     return Reply(status=error.status, body=error.body(ident), headers=headers)

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import orjson
 
@@ -20,17 +20,26 @@ Form = Literal["object"] | Mapping[str, Any] | None
 class DialectError(Exception, ABC):
     """An error reply: its status and what its envelope may hold."""
 
+    forms: ClassVar[Mapping[str, tuple[int, str, Mapping[str, str]]]]
+    """The errors that the simulator itself gives, by name: status, message, and what else."""
+
     def __init__(
         self,
         status: int,
         message: str,
         *,
-        kind: str = "invalid_request_error",
+        kind: str | None = None,
         param: str | None = None,
         code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.kind, self.param, self.code = status, kind, param, code
+
+    @classmethod
+    def of(cls, form: str, /, **facts: object) -> Self:
+        """Return an error of `forms`, with these facts in its message."""
+        status, message, more = cls.forms[form]
+        return cls(status, message.format(**facts), **more)
 
     @abstractmethod
     def body(self, ident: str) -> bytes:

@@ -12,8 +12,7 @@ import orjson
 
 from llmflow.private_files import private
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.batch_settings import RowError
-from llmflow.simulator.batches.api import BatchAPI, BatchReply, BatchRequest, Ending
+from llmflow.simulator.batches.api import BatchAPI, BatchReply, BatchRequest, RowKind
 from llmflow.simulator.batches.store import JobRecord
 from llmflow.simulator.dialect import Dialect
 from llmflow.simulator.exchange import Answer, Call, DialectError, load_object
@@ -22,6 +21,20 @@ from llmflow.simulator.settings import SimulatorSettings
 
 
 class CompletionsError(DialectError):
+    forms: ClassVar[Mapping[str, tuple[int, str, Mapping[str, str]]]] = {
+        "server_error": (500, "failed", {}),
+        "overloaded": (503, "busy", {}),
+        "invalid_request": (400, "refused", {}),
+        "no_key": (401, "no key", {}),
+        "wrong_key": (401, "wrong key", {}),
+        "model": (404, "no model {name}", {}),
+        "path": (404, "no such path", {}),
+        "method": (405, "{allowed} only", {}),
+        "job": (404, "no job {ident}", {}),
+        "limit": (422, "limit: 1 to {most}, not {limit}", {"kind": "validation"}),
+        "cancel": (409, "{id} has ended", {}),
+    }
+
     def body(self, ident: str) -> bytes:
         return orjson.dumps({"detail": str(self), "type": self.kind, "request": ident})
 
@@ -46,7 +59,7 @@ def read(body: Mapping[str, Any] | None, settings: SimulatorSettings) -> Call:
     check_shape(body)
     assert body is not None
     if settings.models and body["model"] not in settings.models:
-        raise CompletionsError(404, f"no model {body['model']}")
+        raise CompletionsError.of("model", name=body["model"])
     tokens, most = count_tokens(body["prompt"]), body.get("max_tokens", 16)
     return Call(
         model=body["model"],
@@ -88,10 +101,7 @@ class CompletionsBatches(BatchAPI):
     prefix = "job_"
     most_rows = 1000
     most_bytes = 1_000_000
-    row_errors: ClassVar[Mapping[RowError, DialectError]] = {
-        "server_error": CompletionsError(500, "failed"),
-        "invalid_request": CompletionsError(400, "refused"),
-    }
+    error = CompletionsError
     page_sizes = (10, 100)
     whole = staticmethod(whole)
 
@@ -102,7 +112,7 @@ class CompletionsBatches(BatchAPI):
                 if job.output is None:
                     raise CompletionsError(404, "no results")
                 return BatchReply(file=self._part(job.output))
-        raise CompletionsError(404, "no such path")
+        raise CompletionsError.of("path")
 
     def create(self, request: BatchRequest) -> BatchReply:
         rows = (load_object(request.body) or {}).get("rows")
@@ -125,52 +135,28 @@ class CompletionsBatches(BatchAPI):
         state = job.outcome or ("cancelling" if job.cancel_asked else "running")
         return {"id": job.id, "state": state, "total": job.total, "counts": job.counts}
 
-    def unknown(self, ident: str) -> CompletionsError:
-        return CompletionsError(404, f"no job {ident}")
-
-    def cancel_refusal(self, job: JobRecord) -> CompletionsError | None:
-        return CompletionsError(409, "ended") if job.phase == "ended" else None
-
-    def bad_limit(self, text: str, most: int) -> CompletionsError:
-        return CompletionsError(422, f"limit: 1 to {most}, not {text}", kind="validation")
-
     def orphan(self, job: JobRecord) -> None:
         job.outcome = "failed"
 
     def read(self, job: JobRecord, body: Any, line: bytes, *, now: float) -> Call:
         return read(body, self._settings)
 
-    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
-        return {"custom_id": row["custom_id"], "answer": body}
-
-    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
-        return {"custom_id": row["custom_id"], "error": orjson.Fragment(error.body(ident))}
-
-    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
-        return {"custom_id": row["custom_id"], "error": why}
+    def result(self, row: Any, kind: RowKind, *, body: Any = None, **_: Any) -> dict[str, Any]:
+        return {"custom_id": row["custom_id"], "kind": kind, "body": body}
 
 
 class CompletionsDialect(Dialect):
     path = "/completions"
     error = CompletionsError
-    broken: ClassVar[Mapping[str, DialectError]] = {
-        "server_error": CompletionsError(500, "failed"),
-        "overloaded": CompletionsError(503, "busy"),
-    }
     batch_api = CompletionsBatches
     cut_body = b'{"id":"cmpl-0","text":'
+    header_lines = "request: {ident}\r\n"
     quota_names = "quota-{unit}-{what}"
     whole = staticmethod(whole)
     events = staticmethod(events)
 
-    def wrong_key(self, key: str) -> CompletionsError:
-        return CompletionsError(401, "wrong key" if key else "no key")
-
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> Call:
         return read(load_object(body), self._settings)
-
-    def headers(self, ident: str, latency: float) -> str:
-        return f"request: {ident}\r\n"
 
     def shown_reset(self, seconds: float, *, now: float) -> str:
         return f"{seconds:.3f}"
@@ -183,6 +169,3 @@ class CompletionsDialect(Dialect):
 
     def rejection(self, decision: Decision, call: Any, *, now: float) -> CompletionsError:
         return CompletionsError(429, f"over {decision.reason}", kind="quota")
-
-    def unknown_model(self, name: str) -> CompletionsError:
-        return CompletionsError(404, f"no model {name}")

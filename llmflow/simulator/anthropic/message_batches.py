@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
 from llmflow.private_files import private
 from llmflow.simulator.anthropic.message_request import check_version, read_messages
 from llmflow.simulator.anthropic.message_wire import (
-    BROKEN,
     AnthropicError,
     MessagesRequest,
     PromptCache,
     format_instant,
     message,
 )
-from llmflow.simulator.batch_settings import RowError
 from llmflow.simulator.batches.api import (
     BatchAPI,
     BatchReply,
     BatchRequest,
-    Ending,
+    RowKind,
     Work,
     say,
 )
 from llmflow.simulator.batches.bodies import ListError, elements, mapped
 from llmflow.simulator.batches.store import JobRecord, Store
-from llmflow.simulator.exchange import DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
 _POLL_SECONDS = 10.0
@@ -47,10 +44,7 @@ class AnthropicBatches(BatchAPI):
     prefix = "msgbatch_"
     most_rows = 100_000
     most_bytes = 256_000_000
-    row_errors: ClassVar[Mapping[RowError, DialectError]] = {
-        "server_error": BROKEN["server_error"],
-        "invalid_request": AnthropicError(400, "The request was refused by the simulator."),
-    }
+    error = AnthropicError
     body_field = "params"
     page_sizes = (20, 1000)
     after = "after_id"
@@ -83,26 +77,11 @@ class AnthropicBatches(BatchAPI):
                 return self._delete(self._find(ident, request))
             case "GET", [ident, "results"]:
                 return self._results(self._find(ident, request))
-        raise AnthropicError(404, "Not Found")
+        raise AnthropicError.of("path")
 
     def poll_headers(self, job: JobRecord) -> str:
         """Return the hint when to ask again."""
         return "" if job.phase == "ended" else self._hint
-
-    def unknown(self, ident: str) -> AnthropicError:
-        """Return the 404 for a job that does not exist."""
-        return AnthropicError(404, f"Batch {ident} was not found.")
-
-    def bad_limit(self, text: str, most: int) -> AnthropicError:
-        """Return the error for a wrong size of a page."""
-        del text
-        return AnthropicError(400, f"limit: Input should be from 1 to {most}")
-
-    def cancel_refusal(self, job: JobRecord) -> AnthropicError | None:
-        """Return the error for a job that cannot be cancelled now."""
-        if job.phase != "ended":
-            return None
-        return AnthropicError(400, f"Batch {job.id} has ended and cannot be canceled.")
 
     def create(self, request: BatchRequest) -> Work:
         """Create a job of the rows in a body."""
@@ -247,24 +226,21 @@ class AnthropicBatches(BatchAPI):
             self._cache.write(call.marks, now=now)
         return call
 
-    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was answered with this body."""
-        del ident
-        return _result(row, type="succeeded", message=body)
-
-    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was refused."""
-        del ident
-        return _result(row, type="errored", error=orjson.Fragment(error.body("")))
-
-    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was not executed."""
-        del ident
-        return _result(row, type="canceled" if why == "cancelled" else why)
-
-
-def _result(row: Any, **result: Any) -> dict[str, Any]:
-    return {"custom_id": row["custom_id"], "result": result}
+    def result(
+        self,
+        row: Any,
+        kind: RowKind,
+        *,
+        ident: str,
+        status: int = 0,
+        body: orjson.Fragment | None = None,
+    ) -> dict[str, Any]:
+        """Return the result of a row."""
+        del ident, status
+        result: dict[str, Any] = {"type": "canceled" if kind == "cancelled" else kind}
+        if body is not None:
+            result["message" if kind == "succeeded" else "error"] = body
+        return {"custom_id": row["custom_id"], "result": result}
 
 
 def _instant(time: float | None) -> str | None:

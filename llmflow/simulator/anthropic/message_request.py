@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import orjson
 
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.anthropic.message_wire import AnthropicError, Mark, Marker, MessagesRequest
+from llmflow.simulator.anthropic.message_wire import LIFETIME, AnthropicError, Mark, MessagesRequest
 from llmflow.simulator.exchange import Tool
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.schema_value import schema_parts
@@ -28,6 +29,7 @@ _ROLES = ("user", "assistant")
 _IMAGE_TOKENS = 1600
 _MESSAGE_TOKENS = 3
 _MOST_MARKS = 4
+_LONG_LIFETIME = 3600.0
 
 
 def _invalid(message: str) -> AnthropicError:
@@ -164,22 +166,27 @@ def _bad_schema(place: str, reason: str) -> AnthropicError:
 
 
 class _Prompt:
-    """Adds up the parts of a prompt, in their order."""
+    """Adds up the parts of a prompt, in their order, and marks prefixes to be cached."""
 
     def __init__(self, model: str, *, caching: bool) -> None:
-        self.characters = 0
-        self.tokens = _MESSAGE_TOKENS
-        self.marker = Marker(model) if caching else None
+        self.characters, self.tokens = 0, _MESSAGE_TOKENS
+        self.marks: list[Mark] = []
+        self._hash = hashlib.sha256(model.encode("utf-8", "replace")) if caching else None
 
     def part(self, role: str, text: str, block: Mapping[str, Any], *, tokens: int = 0) -> None:
         """Add a text, or a block that counts `tokens`."""
         self.characters += len(text) + 4 * tokens
         self.tokens += count_tokens(text) + tokens
-        if self.marker is not None:
+        if self._hash is not None:
             shown = text if not tokens else orjson.dumps(block).decode()
-            self.marker.add(role, shown)
-            if isinstance(control := block.get("cache_control"), dict):
-                self.marker.mark(self.tokens, long=control.get("ttl") == "1h")
+            self._hash.update(f"\0{role}\0{shown}".encode("utf-8", "replace"))
+            self.mark(block.get("cache_control"))
+
+    def mark(self, control: object) -> None:
+        """Mark the prompt up to here, if that is asked for."""
+        if self._hash is not None and isinstance(control, dict):
+            seconds = _LONG_LIFETIME if control.get("ttl") == "1h" else LIFETIME
+            self.marks.append(Mark(self._hash.digest(), self.tokens, seconds))
 
 
 def _blocks(
@@ -250,17 +257,13 @@ def _role(message: Mapping[str, Any], index: int, before: str) -> str:
 
 
 def _read_marks(body: Mapping[str, Any], prompt: _Prompt) -> list[Mark]:
-    if prompt.marker is None:
-        return []
-    marks = prompt.marker.marks
-    if isinstance(control := body.get("cache_control"), dict):
-        prompt.marker.mark(prompt.tokens, long=control.get("ttl") == "1h")
-    if len(marks) > _MOST_MARKS:
+    prompt.mark(body.get("cache_control"))
+    if len(prompt.marks) > _MOST_MARKS:
         raise _invalid(
             f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. "
-            f"Found {len(marks)}."
+            f"Found {len(prompt.marks)}."
         )
-    return marks
+    return prompt.marks
 
 
 def parse_messages(

@@ -5,8 +5,8 @@ Clients match on these texts, so they are kept verbatim as far as they are known
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -28,8 +28,25 @@ _KINDS = {
 }
 
 
+_FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
+    "server_error": (500, "Internal server error", {}),
+    "overloaded": (529, "Overloaded", {}),
+    "invalid_request": (400, "The request was refused by the simulator.", {}),
+    "no_key": (401, "x-api-key header is required", {}),
+    "wrong_key": (401, "invalid x-api-key", {}),
+    "model": (404, "model: {name}", {}),
+    "path": (404, "Not Found", {}),
+    "method": (405, "Method Not Allowed", {}),
+    "job": (404, "Batch {ident} was not found.", {}),
+    "limit": (400, "limit: Input should be from 1 to {most}", {}),
+    "cancel": (400, "Batch {id} has ended and cannot be canceled.", {}),
+}
+
+
 class AnthropicError(DialectError):
     """An error reply, whose type follows from its status."""
+
+    forms = _FORMS
 
     def body(self, ident: str) -> bytes:
         """Return the error envelope."""
@@ -44,12 +61,6 @@ class AnthropicError(DialectError):
         return orjson.dumps({"type": "error", "error": error, "request_id": ident or None})
 
 
-BROKEN = {
-    "server_error": AnthropicError(500, "Internal server error"),
-    "overloaded": AnthropicError(529, "Overloaded"),
-}
-
-
 @lru_cache(maxsize=256)
 def format_instant(second: int) -> str:
     """Return a second since 1970 as RFC 3339 has it.
@@ -60,8 +71,7 @@ def format_instant(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
-_LIFETIME = 300.0
-_LIFETIME_1H = 3600.0
+LIFETIME = 300.0
 _MAX_PROMPTS = 10_000
 
 
@@ -70,29 +80,7 @@ class Mark(NamedTuple):
 
     digest: bytes
     tokens: int
-    seconds: float = _LIFETIME
-
-    @property
-    def is_long(self) -> bool:
-        """True if it is to be kept for an hour."""
-        return self.seconds > _LIFETIME
-
-
-class Marker:
-    """Follows a prompt and marks the prefixes to be cached."""
-
-    def __init__(self, model: str) -> None:
-        self._hash = hashlib.sha256(model.encode("utf-8", "replace"))
-        self.marks: list[Mark] = []
-
-    def add(self, role: str, text: str) -> None:
-        """Go on to the next part of the prompt."""
-        self._hash.update(f"\0{role}\0{text}".encode("utf-8", "replace"))
-
-    def mark(self, tokens: int, *, long: bool = False) -> None:
-        """Mark the prompt up to here, of so many tokens, for caching."""
-        seconds = _LIFETIME_1H if long else _LIFETIME
-        self.marks.append(Mark(self._hash.digest(), tokens, seconds))
+    seconds: float
 
 
 class _Kept(NamedTuple):
@@ -155,7 +143,7 @@ class MessagesRequest(Call):
 def usage(call: MessagesRequest, output_tokens: int, *, tier: str = "standard") -> dict[str, Any]:
     """Return the usage object; its three kinds of input exclude each other."""
     written = call.written
-    long = written if written and call.marks[-1].is_long else 0
+    long = written if written and call.marks[-1].seconds > LIFETIME else 0
     return {
         "input_tokens": call.prompt_tokens - call.cached - written,
         "cache_creation_input_tokens": written,

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from llmflow.simulator.anthropic.message_batches import AnthropicBatches
 from llmflow.simulator.anthropic.message_request import check_version, parse_messages
 from llmflow.simulator.anthropic.message_wire import (
-    BROKEN,
     AnthropicError,
     MessagesRequest,
     PromptCache,
@@ -24,7 +23,7 @@ from llmflow.simulator.anthropic.message_wire import (
     message,
 )
 from llmflow.simulator.dialect import Dialect
-from llmflow.simulator.exchange import Answer, DialectError, bearer
+from llmflow.simulator.exchange import Answer, bearer
 from llmflow.simulator.quota import Bucket, Charge, Decision
 from llmflow.simulator.settings import SimulatorSettings
 
@@ -43,11 +42,12 @@ class AnthropicDialect(Dialect):
     """Speaks and charges as Anthropic does."""
 
     path = "/messages"
+    own_header = "anthropic-version"
     error = AnthropicError
-    broken: ClassVar[Mapping[str, DialectError]] = BROKEN
     batch_api = AnthropicBatches
     charges_rejections = False
     cut_body = b'{"id":"msg_0","type":"message","role":"assistant","content":[{"type":'
+    header_lines = "request-id: req_{ident}\r\nanthropic-organization-id: {organization}\r\n"
     quota_names = "anthropic-ratelimit-{unit}-{what}"
     quota_units: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "requests": ("rpm", "rpd"),
@@ -61,20 +61,10 @@ class AnthropicDialect(Dialect):
     def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
         super().__init__(settings, wall=wall)
         self._cache = PromptCache()
-        self._about = f"anthropic-organization-id: {settings.organization}\r\n"
-
-    @classmethod
-    def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
-        """Return whether a request for something else is in this dialect."""
-        return path.startswith(cls.path) or "anthropic-version" in headers
 
     def key(self, headers: Mapping[str, str]) -> str:
         """Return the key of a request, or an empty text."""
         return headers.get("x-api-key", "") or bearer(headers)
-
-    def wrong_key(self, key: str) -> AnthropicError:
-        """Return the 401 for a missing or wrong key."""
-        return AnthropicError(401, "invalid x-api-key" if key else "x-api-key header is required")
 
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> MessagesRequest:
         """Read a request for a message, or raise an `AnthropicError`."""
@@ -86,11 +76,6 @@ class AnthropicDialect(Dialect):
             uncached = max(0, call.estimate - call.cached)
             call.charge = Charge(uncached, uncached)
         return call
-
-    def headers(self, ident: str, latency: float) -> str:
-        """Return the header lines of every answer."""
-        del latency
-        return f"request-id: req_{ident}\r\n{self._about}"
 
     def shown_buckets(self, unit: str, shown: Mapping[str, Bucket]) -> tuple[Bucket, ...]:
         """Return the limit on all tokens, or those of its parts."""
@@ -186,17 +171,3 @@ class AnthropicDialect(Dialect):
         """Return the list of all models as it is shown."""
         ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]}
         return {"data": models, "has_more": False, **ends}
-
-    def unknown_model(self, name: str) -> AnthropicError:
-        """Return the 404 for a model that does not exist."""
-        return AnthropicError(404, f"model: {name}")
-
-    def unknown(self, method: str, path: str) -> AnthropicError:
-        """Return the 404 for a path that does not exist."""
-        del method, path
-        return AnthropicError(404, "Not Found")
-
-    def not_allowed(self, allowed: str) -> AnthropicError:
-        """Return the 405."""
-        del allowed
-        return AnthropicError(405, "Method Not Allowed")

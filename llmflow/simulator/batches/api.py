@@ -13,8 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from llmflow.simulator.answer import answer
-from llmflow.simulator.batch_settings import RowError
-from llmflow.simulator.batches.store import FileRecord, JobRecord, Store, digest
+from llmflow.simulator.batches.store import FileRecord, JobRecord, Phase, Store, digest
 from llmflow.simulator.exchange import Answer, DialectError
 from llmflow.simulator.settings import SimulatorSettings
 
@@ -82,6 +81,7 @@ def say(data: object, *, headers: str = "", lost: bool = False) -> BatchReply:
 
 ResultFile = Literal["output", "error"]
 Ending = Literal["expired", "cancelled"]
+RowKind = Literal["succeeded", "errored"] | Ending
 
 
 class Row(NamedTuple):
@@ -92,7 +92,7 @@ class Row(NamedTuple):
 
     file: ResultFile
     line: bytes
-    kind: Literal["succeeded", "errored", "expired", "cancelled"]
+    kind: RowKind
     input_tokens: int = 0
     output_tokens: int = 0
     custom_id: str = ""
@@ -130,8 +130,10 @@ class BatchAPI(ABC):
     most_bytes: ClassVar[int]
     finalizes: ClassVar[bool] = False
     """Whether a job takes time to end after its last row."""
-    row_errors: ClassVar[Mapping[RowError, DialectError]]
-    """The errors of rows that are not theirs."""
+    error: ClassVar[type[DialectError]]
+    """The form of its errors."""
+    final_phases: ClassVar[tuple[Phase, ...]] = ("ended",)
+    """In which a job cannot be cancelled."""
     error_file: ClassVar[ResultFile] = "output"
     """Where rows go that did not succeed."""
     body_field: ClassVar[str] = "body"
@@ -178,9 +180,8 @@ class BatchAPI(ABC):
                 return say(self.shown(job, request), headers=self.poll_headers(job))
             case "POST", [ident, "cancel"]:
                 job = self._find(ident, request)
-                refusal = self.cancel_refusal(job)
-                if refusal is not None:
-                    raise refusal
+                if job.phase in self.final_phases:
+                    raise self.error.of("cancel", **self.shown(job, request))
                 if job.cancel_asked is None:
                     job.cancel_asked = request.now
                     self._keep(job)
@@ -203,18 +204,6 @@ class BatchAPI(ABC):
         """Return the header lines of an answer that shows a job."""
         del job
         return ""
-
-    @abstractmethod
-    def unknown(self, ident: str) -> DialectError:
-        """Return the 404 for a job that does not exist."""
-
-    @abstractmethod
-    def cancel_refusal(self, job: JobRecord) -> DialectError | None:
-        """Return the error for a job that cannot be cancelled now."""
-
-    @abstractmethod
-    def bad_limit(self, text: str, most: int) -> DialectError:
-        """Return the error for a wrong size of a page."""
 
     # --- jobs
 
@@ -252,15 +241,18 @@ class BatchAPI(ABC):
         row = orjson.loads(line)
         try:
             if fails:
-                raise self.row_errors[self._settings.batch.row_error]
+                raise self.error.of(self._settings.batch.row_error)
             call = self.read(job, row.get(self.body_field), line, now=now)
         except DialectError as error:
-            return Row(self.error_file, _line(self.failed(row, error, ident=ident)), "errored")
+            body = orjson.Fragment(error.body(""))
+            result = self.result(row, "errored", ident=ident, status=error.status, body=body)
+            return Row(self.error_file, _line(result), "errored")
         said = answer(call, style=self._settings.answer)
-        body = self.whole(call, said, ident=ident, created=int(job.started or job.created))
+        whole = self.whole(call, said, ident=ident, created=int(job.started or job.created))
+        result = self.result(row, "succeeded", ident=ident, status=200, body=orjson.Fragment(whole))
         return Row(
             "output",
-            _line(self.succeeded(row, orjson.Fragment(body), ident=ident)),
+            _line(result),
             "succeeded",
             input_tokens=call.prompt_tokens,
             output_tokens=said.tokens * call.choices,
@@ -270,7 +262,7 @@ class BatchAPI(ABC):
 
     def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:
         """Return the line of a row that was not executed."""
-        return Row(self.error_file, _line(self.undone(orjson.loads(line), why, ident=ident)), why)
+        return Row(self.error_file, _line(self.result(orjson.loads(line), why, ident=ident)), why)
 
     @abstractmethod
     def read(self, job: JobRecord, body: Any, line: bytes, *, now: float) -> Any:
@@ -282,16 +274,16 @@ class BatchAPI(ABC):
         """Return the body of an answer."""
 
     @abstractmethod
-    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was answered with this body."""
-
-    @abstractmethod
-    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was refused."""
-
-    @abstractmethod
-    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was not executed."""
+    def result(
+        self,
+        row: Any,
+        kind: RowKind,
+        *,
+        ident: str,
+        status: int = 0,
+        body: orjson.Fragment | None = None,
+    ) -> dict[str, Any]:
+        """Return the result of a row, `body` its answer or error."""
 
     # --- shared by those above
 
@@ -299,7 +291,7 @@ class BatchAPI(ABC):
         """Return a job of the customer, or raise a 404."""
         job = self._store.jobs.get(ident)
         if job is None or job.owner != request.owner or not ident.startswith(self.prefix):
-            raise self.unknown(ident)
+            raise self.error.of("job", ident=ident)
         return job
 
     def _page(
@@ -313,7 +305,7 @@ class BatchAPI(ABC):
         """Return the page of a list that a query asks for."""
         text = query.get("limit", str(usual))
         if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise self.bad_limit(text, most)
+            raise self.error.of("limit", limit=text, most=most)
         limit = int(text)
         places = {item.id: place for place, item in enumerate(items)}
         if self.after in query:

@@ -131,7 +131,7 @@ class Batches:
             reply = BatchReply(status=error.status, body=error.body(ident))
         except Exception:  # it ends one request, not all that are worked on
             logger.exception("The batch APIs failed on %s", _path(request.target))
-            broken = dialect.broken["server_error"]
+            broken = dialect.error.of("server_error")
             reply = BatchReply(status=broken.status, body=broken.body(ident))
         finally:
             if request.upload is not None:
@@ -183,9 +183,9 @@ class Batches:
             return
         asked = self._polls[ident] = self._polls.get(ident, 0) + 1
         if asked <= batch.hidden_polls and ident.startswith(api.prefix):
-            raise api.unknown(ident)
+            raise api.error.of("job", ident=ident)
         if batch.failed_polls and self._dice.random() < batch.failed_polls:
-            raise dialect.broken["server_error"]
+            raise dialect.error.of("server_error")
 
 
 def is_own(target: str) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from llmflow.simulator.dialect import Dialect
-from llmflow.simulator.exchange import DialectError
 from llmflow.simulator.openai.chat_request import parse_chat
 from llmflow.simulator.openai.chat_wire import (
-    BROKEN,
     ChatRequest,
     OpenAIError,
     chunks,
@@ -19,9 +17,7 @@ from llmflow.simulator.openai.chat_wire import (
 )
 from llmflow.simulator.openai.file_batches import OpenAIBatches
 from llmflow.simulator.quota import Decision
-from llmflow.simulator.settings import SimulatorSettings
 
-_VERSION = "2020-10-01"
 _LIMITS_URL = "Visit https://platform.openai.com/account/rate-limits to learn more."
 _UNITS = {
     "rpm": ("requests per min (RPM)", "requests"),
@@ -56,50 +52,20 @@ class OpenAIDialect(Dialect):
 
     path = "/chat/completions"
     error = OpenAIError
-    broken: ClassVar[Mapping[str, DialectError]] = BROKEN
     batch_api = OpenAIBatches
     cut_body = b'{"id":"chatcmpl-0","object":"chat.completion","choices":[{"index":0,'
+    header_lines = (
+        "x-request-id: req_{ident}\r\nopenai-organization: {organization}\r\n"
+        "openai-processing-ms: {milliseconds}\r\nopenai-version: 2020-10-01\r\n"
+    )
     quota_names = "x-ratelimit-{what}-{unit}"
     whole = staticmethod(completion)
     events = staticmethod(chunks)
-
-    def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
-        super().__init__(settings, wall=wall)
-        self._about = f"openai-organization: {settings.organization}\r\nopenai-processing-ms: "
-
-    @classmethod
-    def claims(cls, path: str, headers: Mapping[str, str]) -> bool:
-        """Return True: what no other dialect claims is in this one."""
-        del path, headers
-        return True
-
-    def wrong_key(self, key: str) -> OpenAIError:
-        """Return the 401 for a missing or wrong key."""
-        if not key:
-            return OpenAIError(
-                401,
-                "You didn't provide an API key. You need to provide your API key in an "
-                "Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
-            )
-        masked = f"{key[:3]}{'*' * 8}{key[-4:]}" if len(key) >= 16 else "*" * 8
-        return OpenAIError(
-            401,
-            f"Incorrect API key provided: {masked}. "
-            "You can find your API key at https://platform.openai.com/account/api-keys.",
-            code="invalid_api_key",
-        )
 
     def read(self, headers: Mapping[str, str], body: bytes, *, now: float) -> ChatRequest:
         """Read a chat completion request, or raise an `OpenAIError`."""
         del headers, now
         return parse_chat(body, self._settings)
-
-    def headers(self, ident: str, latency: float) -> str:
-        """Return the header lines of every answer."""
-        return (
-            f"x-request-id: req_{ident}\r\n{self._about}{round(latency * 1000)}\r\n"
-            f"openai-version: {_VERSION}\r\n"
-        )
 
     def shown_reset(self, seconds: float, *, now: float) -> str:
         """Return the time until a bucket is full."""
@@ -150,18 +116,3 @@ class OpenAIDialect(Dialect):
     def model_list(self, models: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the list of all models as it is shown."""
         return {"object": "list", "data": models}
-
-    def unknown_model(self, name: str) -> OpenAIError:
-        """Return the 404 for a model that does not exist."""
-        message = f"The model '{name}' does not exist"
-        return OpenAIError(404, message, param="model", code="model_not_found")
-
-    def not_allowed(self, allowed: str) -> OpenAIError:
-        """Return the 405."""
-        message = f"Only {allowed} requests are accepted."
-        return OpenAIError(405, message, code="method_not_supported")
-
-    def unreadable(self, status: int, message: str) -> OpenAIError:
-        """Return the error for a request refused before it was read."""
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        return OpenAIError(status, message, kind=kind)

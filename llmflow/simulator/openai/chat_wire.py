@@ -6,7 +6,7 @@ Clients match on these texts, so they are kept verbatim as far as they are known
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,62 @@ import orjson
 
 from llmflow.simulator.exchange import Answer, Call, DialectError, Tool
 
+_FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
+    "server_error": (
+        500,
+        "The server had an error while processing your request. Sorry about that!",
+        {},
+    ),
+    "overloaded": (
+        503,
+        "The server is currently overloaded with other requests. Please try again later.",
+        {"kind": "service_unavailable_error", "code": "server_is_overloaded"},
+    ),
+    "invalid_request": (
+        400,
+        "The request was refused by the simulator.",
+        {"code": "invalid_value"},
+    ),
+    "no_key": (
+        401,
+        (
+            "You didn't provide an API key. You need to provide your API key in an "
+            "Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+        ),
+        {},
+    ),
+    "wrong_key": (
+        401,
+        (
+            "Incorrect API key provided: {key}. "
+            "You can find your API key at https://platform.openai.com/account/api-keys."
+        ),
+        {"code": "invalid_api_key"},
+    ),
+    "model": (
+        404,
+        "The model '{name}' does not exist",
+        {"param": "model", "code": "model_not_found"},
+    ),
+    "path": (404, "Invalid URL ({method} {path})", {}),
+    "method": (405, "Only {allowed} requests are accepted.", {"code": "method_not_supported"}),
+    "job": (404, "No batch found with id '{ident}'.", {}),
+    "limit": (400, "Invalid 'limit': expected 1 to {most}, got {limit}.", {"param": "limit"}),
+    "cancel": (409, "Cannot cancel a batch with status '{status}'.", {}),
+}
+
 
 class OpenAIError(DialectError):
-    """An error reply: status and content of its envelope."""
+    """An error reply, whose kind usually follows from its status."""
+
+    forms = _FORMS
 
     def body(self, ident: str) -> bytes:
         """Return the error envelope, which does not name the request."""
         del ident
-        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        usual = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = self.kind or usual
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
 
@@ -43,21 +91,6 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes}m{text}"
     return f"{minutes}m{text}" if minutes else text
-
-
-BROKEN = {
-    "server_error": OpenAIError(
-        500,
-        "The server had an error while processing your request. Sorry about that!",
-        kind="server_error",
-    ),
-    "overloaded": OpenAIError(
-        503,
-        "The server is currently overloaded with other requests. Please try again later.",
-        kind="service_unavailable_error",
-        code="server_is_overloaded",
-    ),
-}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,29 +8,28 @@ from typing import Any, ClassVar
 
 import orjson
 
-from llmflow.simulator.batch_settings import RowError
 from llmflow.simulator.batches.api import (
     BatchAPI,
     BatchReply,
     BatchRequest,
-    Ending,
     FilePart,
     LineError,
     ResultFile,
+    RowKind,
     say,
 )
 from llmflow.simulator.batches.bodies import FormError, Part, boundary_of, read_form
 from llmflow.simulator.batches.store import FileRecord, JobRecord
-from llmflow.simulator.exchange import DialectError, load_object
+from llmflow.simulator.exchange import load_object
 from llmflow.simulator.openai.chat_request import read_chat
-from llmflow.simulator.openai.chat_wire import BROKEN, ChatRequest, OpenAIError, completion
+from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError, completion
 
 _ENDPOINTS = ("/v1/chat/completions",)
 _MOST_LISTED = 10_000
 _FIELD_BYTES = 1024
 _MOST_PAIRS = 16
 _KEPT_SECONDS = 30 * 86_400.0
-_UNDONE: dict[Ending, dict[str, str]] = {
+_UNDONE: dict[RowKind, dict[str, str]] = {
     "expired": {
         "code": "batch_expired",
         "message": "This request could not be executed before the completion window expired.",
@@ -52,12 +51,8 @@ class OpenAIBatches(BatchAPI):
     most_rows = 50_000
     most_bytes = 209_715_200
     finalizes = True
-    row_errors: ClassVar[Mapping[RowError, DialectError]] = {
-        "server_error": BROKEN["server_error"],
-        "invalid_request": OpenAIError(
-            400, "The request was refused by the simulator.", code="invalid_value"
-        ),
-    }
+    error = OpenAIError
+    final_phases = ("finalizing", "ended")
     error_file: ClassVar[ResultFile] = "error"
     page_sizes = (20, 100)
     page: ClassVar[Mapping[str, Any]] = {"object": "list"}
@@ -87,22 +82,8 @@ class OpenAIBatches(BatchAPI):
                 file = self._find_file(ident, request)
                 part = FilePart(self._store.data(file.path), file.start, file.size)
                 return BatchReply(file=part, kind="application/octet-stream")
-        raise OpenAIError(404, f"Invalid URL ({request.method} {request.target.split('?')[0]})")
-
-    def unknown(self, ident: str) -> OpenAIError:
-        """Return the 404 for a job that does not exist."""
-        return OpenAIError(404, f"No batch found with id '{ident}'.")
-
-    def bad_limit(self, text: str, most: int) -> OpenAIError:
-        """Return the error for a wrong size of a page."""
-        message = f"Invalid 'limit': expected 1 to {most}, got {text}."
-        return OpenAIError(400, message, param="limit")
-
-    def cancel_refusal(self, job: JobRecord) -> OpenAIError | None:
-        """Return the error for a job that cannot be cancelled now."""
-        if job.phase not in ("ended", "finalizing"):
-            return None
-        return OpenAIError(409, f"Cannot cancel a batch with status '{_status(job)}'.")
+        path = request.target.partition("?")[0]
+        raise OpenAIError.of("path", method=request.method, path=path)
 
     def shown(self, job: JobRecord, request: BatchRequest) -> dict[str, Any]:
         """Return a job as it is shown."""
@@ -317,20 +298,23 @@ class OpenAIBatches(BatchAPI):
         del job, line, now
         return read_chat(body, self._settings)
 
-    def succeeded(self, row: Any, body: orjson.Fragment, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was answered with this body."""
-        response = {"status_code": 200, "request_id": f"req_{ident}", "body": body}
-        return _result(row, ident, response)
-
-    def failed(self, row: Any, error: DialectError, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was refused."""
-        body = orjson.Fragment(error.body(""))
-        response = {"status_code": error.status, "request_id": f"req_{ident}", "body": body}
-        return _result(row, ident, response)
-
-    def undone(self, row: Any, why: Ending, *, ident: str) -> dict[str, Any]:
-        """Return the result of a row that was not executed."""
-        return _result(row, ident, None, _UNDONE[why])
+    def result(
+        self,
+        row: Any,
+        kind: RowKind,
+        *,
+        ident: str,
+        status: int = 0,
+        body: orjson.Fragment | None = None,
+    ) -> dict[str, Any]:
+        """Return the result of a row."""
+        response = {"status_code": status, "request_id": f"req_{ident}", "body": body}
+        return {
+            "id": f"batch_req_{ident}",
+            "custom_id": row["custom_id"],
+            "response": None if body is None else response,
+            "error": _UNDONE.get(kind),
+        }
 
 
 def _text(path: Path, part: Part) -> str:
@@ -403,12 +387,3 @@ def _status(job: JobRecord) -> str:
 
 def _time(value: float | None, when: bool = True) -> int | None:
     return int(value) if value is not None and when else None
-
-
-def _result(row: Any, ident: str, response: object, error: object = None) -> dict[str, Any]:
-    return {
-        "id": f"batch_req_{ident}",
-        "custom_id": row["custom_id"],
-        "response": response,
-        "error": error,
-    }
