@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from llmflow import errors
 from llmflow.errors import ProviderError
@@ -21,12 +21,6 @@ Store = Literal["full", "answers"]
 
 Durability = Literal["process", "power"]
 """What a record survives: the end of the process in any way, or a power cut, too."""
-
-_OF_ERRORS: Final = (
-    *("provider", "model", "status", "code", "request_id", "retry_after", "dimension"),
-    "attempts",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedFailure:
@@ -59,9 +53,11 @@ class RecordedFailure:
         cls = getattr(errors, self.kind, None)
         if not (isinstance(cls, type) and issubclass(cls, ProviderError)):
             cls = ProviderError
-        given = {name: getattr(self, name) for name in _OF_ERRORS}
-        if self.partial_text and issubclass(cls, errors.ContentFilterError):
-            given["partial_text"] = self.partial_text
+        given = asdict(self)
+        for name in ("kind", "message", "at"):
+            del given[name]
+        if not given["partial_text"] or not issubclass(cls, errors.ContentFilterError):
+            del given["partial_text"]
         return cls(self.message, **given)
 
 
@@ -74,11 +70,8 @@ class Totals:
     """Totals of a journal over all sessions.
 
     Args:
-        answers: answers of the provider.
         failures: calls that failed for good and were not answered since.
-        requests: requests that were sent for these; retries among them.
-        input_tokens: tokens of the prompts that were answered.
-        output_tokens: tokens of the answers.
+        requests: requests that were sent for answers and failures, with retries.
         cost: US dollars of the answers whose price is known; None where none is.
         unsaid_cost: US dollars that budgets were charged for what no reply told the use of:
             answers without usage, requests that timed out or were cancelled on their way.
@@ -178,13 +171,7 @@ class JournalProtocol(Protocol):
         ...
 
     def charge(self, *, cost: float, tokens: float, requests: int = 0) -> None:
-        """Count spending without a record, for the budgets of later sessions.
-
-        Args:
-            cost: US dollars.
-            tokens: input and output tokens.
-            requests: how many requests of no record it took.
-        """
+        """Count spending without a record, for the budgets of later sessions."""
         ...
 
     def note(self, name: str, value: Any) -> None:
@@ -214,8 +201,7 @@ class JournalProtocol(Protocol):
         """Write what is waiting, and record the session's end; safe to repeat.
 
         Args:
-            state: how it ended: ``complete``, ``interrupted`` or ``stopped``; None says nothing,
-                and it is taken for interrupted.
+            state: how it ended, as `RunSummary.state` says; None is taken for interrupted.
             reason: why it ended before its end, or None.
         """
         ...
