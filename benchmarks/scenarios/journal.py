@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmflow import LLM, Run
-from llmflow.calls.replay import fingerprint
+from llmflow.calls.replay import Asked, fingerprint
 from llmflow.journal import Journal
 from llmflow.types import Response, Usage
 from scenarios.checks import Check, checked
@@ -27,6 +27,7 @@ async def journal_alone(folder: Path, texts: list[str]) -> int:
     """Look up and write down what nobody asked: no request, no flow, no run."""
     journal = Journal.open(folder)
     journal.begin({})
+    asked = Asked()
     waiting = iter(texts)
 
     async def work() -> None:
@@ -36,7 +37,7 @@ async def journal_alone(folder: Path, texts: list[str]) -> int:
             )
             body = text.encode()
             key = fingerprint(provider="sim", endpoint="", model="bench", body=body)
-            nth = journal.ask(key)
+            nth = asked.count(key)
             assert journal.find(key, nth) is None
             await journal.record(key, nth, response)
 

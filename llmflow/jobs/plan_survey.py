@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from llmflow.call_options import as_messages, sendable
-from llmflow.calls.replay import canonical, fingerprint, server_of
+from llmflow.calls.replay import Asked, canonical, fingerprint, server_of
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
-from llmflow.journal.journal import Asked
 from llmflow.parts import texts
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens

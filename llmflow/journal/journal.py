@@ -25,7 +25,7 @@ from llmflow.journal.protocol import Durability, Key, Outcome, Recorded, Store, 
 from llmflow.journal.reading import Reader, jobs_of, read_meta, totals_of
 from llmflow.journal.rows import answer_row, failure_row, sealed_answer, sealed_plain, to_json
 from llmflow.journal.schema import explain
-from llmflow.journal.writer import NO_ROW, Entry, Writer, transaction
+from llmflow.journal.writer import NO_ROW, Entry, Writer, durable, transaction
 from llmflow.private_files import make_private_folder
 from llmflow.types import Response
 
@@ -33,14 +33,6 @@ _PUT_JOB: Final = (
     "INSERT INTO jobs (tag, at, record) VALUES (?, ?, ?) "
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
 )
-_ASK: Final = (
-    "INSERT INTO asked VALUES (?, 0) "
-    "ON CONFLICT (fingerprint) DO UPDATE SET times = times + 1 RETURNING times"
-)
-_IN_MEMORY: Final = 100_000
-"""Questions that are counted in a dictionary, of some 110 bytes each."""
-_PAGES: Final = -8000
-"""How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -86,7 +78,6 @@ class Journal:
         self._reading = threading.Lock()
         self._closing = threading.Lock()
         self._altered = 0
-        self._asked = Asked()
         reader = Reader(schema.open_reader(self._path), replace=self._writer.replace)
         try:
             if self.totals.failures:
@@ -176,11 +167,6 @@ class Journal:
             about=dict(about),
         )
 
-    def ask(self, fingerprint: bytes) -> int:
-        """Return and increase how often this was asked in this session."""
-        self._check()
-        return self._asked.count(fingerprint)
-
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Return the record of a question's `nth` answer, or None.
 
@@ -248,7 +234,7 @@ class Journal:
         self._check()
         now = self._wall()
         rows = [(tag, now, to_json(dict(record))) for tag, record in records.items()]
-        with self._writing(schema.durable):
+        with self._writing(durable):
             self._connection.executemany(_PUT_JOB, rows)
 
     def jobs(self) -> list[dict[str, Any]]:
@@ -275,7 +261,6 @@ class Journal:
                 if state is not None and self._writer.failure is None:
                     self._note(last_used_at=self._wall(), state=state, reason=reason)
             finally:
-                self._asked.close()
                 # The writer last, for the last one puts the log into the file.
                 reader.connection.close()
                 schema.close_writer(self._path, self._connection)
@@ -316,67 +301,6 @@ class Journal:
                 yield
         except sqlite3.Error as error:
             raise explain(self._path, error) from error
-
-
-class Asked:
-    """Exact counts, in 20 MB of memory, then in a file.
-
-    A dictionary alone would take 1.5 GB for ten million questions. A small one comes first:
-    it is twenty times as fast, and most runs need no more.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._first: dict[bytes, int] = {}
-        self._beyond: sqlite3.Connection | None = None
-
-    def count(self, fingerprint: bytes) -> int:
-        """Return how often this was asked before, and count it.
-
-        Raises:
-            JournalError: there is no room in the temporary folder.
-        """
-        first = self._first
-        with self._lock:
-            times = first.get(fingerprint)
-            if times is not None:
-                first[fingerprint] = times = times + 1
-                return times
-            # Once it is full nothing new is put in: a question is in one of the two.
-            if len(first) < _IN_MEMORY:
-                first[fingerprint] = 0
-                return 0
-            try:
-                if self._beyond is None:
-                    self._beyond = _database()
-                return int(self._beyond.execute(_ASK, (fingerprint,)).fetchall()[0][0])
-            except sqlite3.Error as error:
-                raise JournalError(
-                    f"questions of this run cannot be counted in the temporary folder: {error}; "
-                    "make room there, or name another folder in TMPDIR, and run again; what was "
-                    "answered is kept"
-                ) from error
-
-    def close(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._first.clear()
-            if self._beyond is not None:
-                self._beyond.close()
-                self._beyond = None
-
-
-def _database() -> sqlite3.Connection:
-    # A database without a name is private, and removed when it is closed.
-    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = {_PAGES}"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute(
-        "CREATE TABLE asked (fingerprint BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID"
-    )
-    # Never committed: a commit would write what can stay in memory.
-    connection.execute("BEGIN")
-    return connection
 
 
 # What a forked process must not close: to SQLite it would be the parent's closing.

@@ -22,6 +22,7 @@ Store = Literal["full", "answers"]
 Durability = Literal["process", "power"]
 """What a record survives: the end of the process in any way, or a power cut, too."""
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedFailure:
     """A call that failed for good, with the fields of its `ProviderError`.
@@ -131,10 +132,6 @@ class JournalProtocol(Protocol):
         Args:
             about: what to keep with the run: plain values, no secrets.
         """
-        ...
-
-    def ask(self, fingerprint: bytes) -> int:
-        """Return and increase how often this was asked in this session."""
         ...
 
     async def find_many(self, keys: Sequence[Key]) -> Mapping[Key, Recorded]:

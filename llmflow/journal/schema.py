@@ -27,7 +27,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -263,18 +263,6 @@ def _migrate(connection: sqlite3.Connection, version: int, migrations: Sequence[
             migration(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {OLDEST + len(migrations) - 1}")
-
-
-@contextlib.contextmanager
-def durable(connection: sqlite3.Connection) -> Iterator[None]:
-    """Run the block in one transaction that survives a power cut."""
-    (level,) = connection.execute("PRAGMA synchronous").fetchone()
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        with transaction(connection):
-            yield
-    finally:
-        connection.execute(f"PRAGMA synchronous = {level}")
 
 
 def _check_tables(path: Path, connection: sqlite3.Connection) -> None:

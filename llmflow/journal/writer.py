@@ -272,6 +272,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def durable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction that survives a power cut."""
+    (level,) = connection.execute("PRAGMA synchronous").fetchone()
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        with transaction(connection):
+            yield
+    finally:
+        connection.execute(f"PRAGMA synchronous = {level}")
+
+
 # --- the journal's thread -----------------------------------------------------------------------
 
 _MOST_PER_COMMIT: Final = 4096

@@ -133,10 +133,10 @@ exec "$@"
 _COUNTING = """
 import resource, sys
 from llmflow.errors import JournalError
-from llmflow.journal import journal
-journal._IN_MEMORY, journal._PAGES = 10, 10
+from llmflow.calls import replay
+replay._IN_MEMORY, replay._PAGES = 10, 10
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-found = journal.Asked()
+found = replay.Asked()
 try:
     for number in range(100_000):
         found.count(number.to_bytes(16, "big"))

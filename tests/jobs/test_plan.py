@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, Batch, Price, Quota, tokens
-from llmflow.calls.replay import fingerprint
+from llmflow.calls.replay import Asked, fingerprint
 from llmflow.errors import AuthenticationError, ConfigurationError, ContentFilterError, InputError
 from llmflow.jobs.plan_estimates import MOST, Pairs, TokenSample
 from llmflow.jobs.plan_report import lines
@@ -390,8 +390,9 @@ class TestJournal:
         )
         journal = Journal.open(folder)
         journal.begin({})
+        asked = Asked()
         for number, uses in recorded:
-            nth = journal.ask(keys[number])
+            nth = asked.count(keys[number])
             if number == 3:
                 error = ContentFilterError("no")
                 await journal.record(keys[number], nth, error, uses=uses)
@@ -400,8 +401,9 @@ class TestJournal:
         journal.close()
         journal, lookup = Journal.open(folder), Lookup.open(folder)
         assert lookup is not None
+        asked = Asked()
         for number in questions:
-            nth = journal.ask(keys[number])
+            nth = asked.count(keys[number])
             found, known = journal.find(keys[number], nth), lookup.find(keys[number], nth)
             assert (known is None) == (found is None)
             if known is not None:

@@ -41,7 +41,6 @@ class MemoryJournal:
         self.altered = 0
         self._kept = kept
         self.began_empty = not (kept.answers or kept.failures or kept.jobs)
-        self._asked: dict[bytes, int] = {}
         self._waiting: list[tuple[Key, Response | RecordedFailure, int, bool]] = []
         self._done: list[asyncio.Future[None]] = []
         self._is_closed = False
@@ -58,11 +57,6 @@ class MemoryJournal:
     def begin(self, about: Mapping[str, Any]) -> None:
         self._check()
         self._kept.meta["about"] = dict(about)
-
-    def ask(self, fingerprint: bytes) -> int:
-        self._check()
-        self._asked[fingerprint] = self._asked.get(fingerprint, -1) + 1
-        return self._asked[fingerprint]
 
     async def find_many(self, keys: Sequence[Key]) -> Mapping[Key, Recorded]:
         await asyncio.sleep(0)  # as one that is far away

@@ -190,11 +190,6 @@ class TestManyAtOnce:
 
 
 class TestSessions:
-    async def test_questions_are_counted_anew_in_each(self, reopen: Open) -> None:
-        for _ in range(2):
-            journal = reopen()
-            assert [journal.ask(key(n)) for n in (0, 1, 0, 0)] == [0, 0, 1, 2]
-
     async def test_one_began_empty_if_nothing_was_recorded_before(self, reopen: Open) -> None:
         assert reopen().began_empty
         journal = reopen()
@@ -224,7 +219,6 @@ class TestSessions:
         journal.close(state="stopped", reason="why")
         journal.close()
         calls: list[Callable[[], object]] = [
-            lambda: journal.ask(key()),
             lambda: journal.find(key(), 0),
             lambda: journal.put(key(), 0, answer()),
             lambda: journal.put_many([((key(), 0), answer())]),

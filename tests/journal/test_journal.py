@@ -73,13 +73,11 @@ async def test_answers_without_prices_ids_and_reasons_stay_so(tmp_path: Path) ->
 
 async def test_equal_requests_have_answers_of_their_own(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
-        for number in range(3):
-            nth = journal.ask(key())
-            assert nth == number
+        for nth in range(3):
             assert journal.find(key(), nth) is None
-            await journal.record(key(), nth, answer(number))
+            await journal.record(key(), nth, answer(nth))
     with opened(tmp_path / "run") as journal:
-        assert [journal.find(key(), journal.ask(key())) for _ in range(4)] == [
+        assert [journal.find(key(), nth) for nth in range(4)] == [
             answer(0),
             answer(1),
             answer(2),
@@ -250,22 +248,6 @@ async def test_what_cost_is_unknown_is_not_taken_for_free(tmp_path: Path) -> Non
         assert journal.totals.cost is None
         await journal.record(key(2), 0, answer(cost=0.0))
         assert journal.totals.cost == 0.0
-
-
-def test_counting_begins_anew_in_every_session(tmp_path: Path) -> None:
-    for _ in range(2):
-        with opened(tmp_path / "run") as journal:
-            assert [journal.ask(key(n % 2)) for n in range(4)] == [0, 0, 1, 1]
-
-
-def test_counting_is_exact_beyond_what_is_kept_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmflow.journal.journal._IN_MEMORY", 5_000)
-    monkeypatch.setattr("llmflow.journal.journal._PAGES", 10)
-    with opened(tmp_path / "run") as journal:
-        for expected in range(2):
-            assert {journal.ask(key(n * 2654435761)) for n in range(20_000)} == {expected}
 
 
 def test_requests_differ_in_every_part() -> None:

@@ -217,7 +217,7 @@ journal = Journal.open(sys.argv[1])
 asyncio.run(journal.record(key(1), 0, answer(1)))
 child = os.fork()
 if child == 0:
-    for use in (lambda: journal.find(key(1), 0), lambda: journal.ask(key(1)),
+    for use in (lambda: journal.find(key(1), 0),
                 lambda: asyncio.run(journal.record(key(2), 0, answer(2)))):
         try:
             use()

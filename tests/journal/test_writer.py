@@ -111,7 +111,6 @@ async def test_after_the_end_everything_says_so(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path / "run")
     await asyncio.to_thread(journal.close)
     for call in (
-        lambda: journal.ask(key()),
         lambda: journal.find(key(), 0),
         lambda: journal.begin({}),
     ):
@@ -152,11 +151,9 @@ def test_a_record_that_meets_the_end_is_written_or_refused(tmp_path: Path) -> No
 
 def test_loops_in_threads_share_a_journal(tmp_path: Path) -> None:
     with opened(tmp_path / "run") as journal:
-        asked: list[int] = []
 
         async def work(start: int) -> None:
             async def one(number: int) -> None:
-                asked.append(journal.ask(key()))
                 assert journal.find(key(number), 0) is None
                 await journal.record(key(number), 0, answer(number))
                 assert journal.find(key(number), 0) == answer(number)
@@ -171,7 +168,6 @@ def test_loops_in_threads_share_a_journal(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert journal.totals.answers == 800
-        assert sorted(asked) == list(range(800))
 
 
 def test_a_loop_that_has_gone_is_nobodys_trouble(tmp_path: Path) -> None:
