@@ -8,8 +8,7 @@ What is given in code or on the command line wins over the file, and the file
 over what a provider assumes by itself.
 """
 
-from llmflow.config.files import find_config
-from llmflow.config.loading import forget_configs, load_config, use_config
+from llmflow.config.files import find_config, forget_configs, load_config, use_config
 from llmflow.config.settings import Config, JournalSettings, Settings
 
 __all__ = [

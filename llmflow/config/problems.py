@@ -6,9 +6,11 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from llmflow.errors import redact
+
+FILE_NAME: Final = "llmflow.toml"
 
 Place: TypeAlias = tuple[str, ...]
 """The names that lead to a setting, such as ``("providers", "openai", "quota", "rpm")``."""

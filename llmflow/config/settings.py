@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from llmflow.config.files import FILE_NAME
-from llmflow.config.problems import Place, dotted, line_of
+from llmflow.config.problems import FILE_NAME, Place, dotted, line_of
 from llmflow.errors import ConfigurationError, MissingKeyError, redact
 from llmflow.pricing import Price
 from llmflow.provider import (

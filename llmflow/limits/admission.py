@@ -386,12 +386,10 @@ class Admission:
         self.max_in_flight = part_of(quota.max_concurrent or self._default_in_flight, quota.part)
         self.dimensions.retune(quota, now)
 
-    def observe(
-        self, signals: Iterable[QuotaSignal], now: float, ticket: Ticket | None = None
-    ) -> bool:
+    def observe(self, signals: Iterable[QuotaSignal], now: float) -> bool:
         """Learn from a reply's headers; return whether a limit changed."""
         self._advance(now)
-        return self.dimensions.observe(signals, ticket, now)
+        return self.dimensions.observe(signals, None, now)
 
     # --- the arithmetic ----------------------------------------------------------------
 

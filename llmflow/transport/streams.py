@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _CONTROL: Final = Timeout(total=60.0)
+# Servers look through a file before they answer: minutes after the last of the upload.
 _STREAM: Final = Timeout(first_byte=300.0, total=3600.0)
 
 STALL: Final = 60.0
@@ -149,20 +150,11 @@ async def stream(
 class StreamChannel:
     """A `llmflow.provider.Channel` over HTTP.
 
-    Servers look through a file before they answer, so in `stream_timeout` the first byte may be
-    minutes after the last of the upload. `calls_per_minute` is the pace of requests once so many
+    `calls_per_minute` is the pace of requests once so many
     were sent at once.
     """
 
-    def __init__(
-        self,
-        *,
-        timeout: Timeout = _CONTROL,
-        stream_timeout: Timeout = _STREAM,
-        calls_per_minute: float | None = None,
-    ) -> None:
-        self._timeout = timeout
-        self._stream_timeout = stream_timeout
+    def __init__(self, *, calls_per_minute: float | None = None) -> None:
         self._pace: AbstractAsyncContextManager[None] = contextlib.nullcontext()
         if calls_per_minute is not None:
             from aiolimiter import AsyncLimiter
@@ -180,8 +172,8 @@ class StreamChannel:
         async with self._pace:
             pass
         if body is None:
-            return await send(wire, timeout=self._timeout)
-        return await stream(wire, timeout=self._stream_timeout, body=body)
+            return await send(wire, timeout=_CONTROL)
+        return await stream(wire, timeout=_STREAM, body=body)
 
     async def fetch(
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
@@ -195,7 +187,7 @@ class StreamChannel:
         """
         async with self._pace:
             pass
-        return await stream(wire, timeout=self._stream_timeout, path=path, bounds=bounds)
+        return await stream(wire, timeout=_STREAM, path=path, bounds=bounds)
 
 
 class Pace:

@@ -192,6 +192,13 @@ def test_a_missing_key_is_named() -> None:
         LiteLLMProvider("groq/llama-3.1-8b-instant").prepare()
 
 
+@pytest.mark.parametrize("odd", ["\n", "\udcff"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(odd: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match="cannot be sent in a header") as caught:
+        LiteLLMProvider("groq/llama-3.1-8b-instant", api_key=f"{KEY}{odd}").prepare()
+    assert "secret" not in repr(caught.value)
+
+
 def test_a_key_is_found_where_litellm_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     LiteLLMProvider("groq/llama-3.1-8b-instant", api_key=KEY).prepare()
     monkeypatch.setenv("GROQ_API_KEY", KEY)
