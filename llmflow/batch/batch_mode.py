@@ -227,7 +227,7 @@ class BatchMode:
         api = batch_api_of(route.provider)
         if api is None:
             raise _unsupported(route)
-        from llmflow.transport import StreamChannel
+        from llmflow.transport.streams import StreamChannel
 
         settings, provider = route.batch or Batch(), route.provider
         queue = BatchScheduler(

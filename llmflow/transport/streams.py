@@ -41,7 +41,7 @@ from llmflow.transport.http_session import (
     send,
     whole_body,
 )
-from llmflow.transport.timeout import Timeout
+from llmflow.transport.timeout import OF_CONTROL, OF_FILES, Timeout
 from llmflow.types import WireReply, WireRequest
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_CONTROL: Final = Timeout(total=60.0)
-# Servers look through a file before they answer: minutes after the last of the upload.
-_STREAM: Final = Timeout(first_byte=300.0, total=3600.0)
 
 STALL: Final = 60.0
 """After how many seconds in which nothing moves an upload or a download is given up."""
@@ -172,8 +169,8 @@ class StreamChannel:
         async with self._pace:
             pass
         if body is None:
-            return await send(wire, timeout=_CONTROL)
-        return await stream(wire, timeout=_STREAM, body=body)
+            return await send(wire, timeout=OF_CONTROL)
+        return await stream(wire, timeout=OF_FILES, body=body)
 
     async def fetch(
         self, wire: WireRequest, path: Path, bounds: FileBounds | None = None
@@ -187,7 +184,7 @@ class StreamChannel:
         """
         async with self._pace:
             pass
-        return await stream(wire, timeout=_STREAM, path=path, bounds=bounds)
+        return await stream(wire, timeout=OF_FILES, path=path, bounds=bounds)
 
 
 class Pace:

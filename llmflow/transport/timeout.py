@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
@@ -46,3 +47,10 @@ class Timeout:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigurationError(f"timeout {name} must be seconds above 0; got {value!r}")
+
+
+OF_CONTROL: Final = Timeout(total=60.0)
+"""Of requests about batch jobs."""
+# Servers look through a file before they answer: minutes after the last of the upload.
+OF_FILES: Final = Timeout(first_byte=300.0, total=3600.0)
+"""Of uploads and downloads of files, which may besides stand still for a minute."""
