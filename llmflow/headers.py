@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-DAY = 86_400.0
+from llmflow.rate_limits import DAY
+
 LONGEST_QUOTA = 400 * DAY
 """The longest delay that a daily, monthly or yearly quota can ask for, in seconds."""
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.headers import (
-    DAY,
     LONGEST_QUOTA,
     parse_duration,
     parse_number,
@@ -18,6 +17,7 @@ from llmflow.headers import (
     server_delay,
     server_time,
 )
+from llmflow.rate_limits import DAY
 
 NOW = 1_788_220_760.0  # 2026-08-31T23:59:20Z
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import logging
 import math
@@ -28,6 +27,7 @@ import orjson
 
 from llmflow.private_files import make_private_folder
 from llmflow.rate_limits import RATE_LIMITS
+from llmflow.transport.failures import is_this_machine
 
 logger = logging.getLogger("llmflow")
 
@@ -216,13 +216,10 @@ def _is_here(part: str) -> bool:
     """Return whether a part of a domain is the address of a server on this machine."""
     if not part.startswith(("http://", "https://")):
         return False
-    host = ""
     try:
-        host = urlsplit(part).hostname or ""
-        address = ipaddress.ip_address(host)
+        return is_this_machine(urlsplit(part).hostname or "")
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
+        return False
 
 
 def _read(path: Path) -> bytes | None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import ipaddress
 import re
 import select
 from collections import deque
@@ -38,6 +37,7 @@ import yarl
 from aiohttp.client_proto import ResponseHandler
 
 from llmflow.errors import ConfigurationError, redact
+from llmflow.transport.failures import is_this_machine
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest
@@ -382,7 +382,7 @@ def target(url: str) -> tuple[yarl.URL, yarl.URL | None]:
 def _proxy(scheme: str, host: str, place: str) -> str | None:
     """Return the proxy that the environment names for a host; none on the way to oneself."""
     proxy = getproxies().get(scheme)
-    if not proxy or _is_loopback(host) or proxy_bypass(host) or proxy_bypass(place):
+    if not proxy or is_this_machine(host) or proxy_bypass(host) or proxy_bypass(place):
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"
@@ -396,13 +396,6 @@ def _proxy(scheme: str, host: str, place: str) -> str | None:
             f"got {redact(proxy)!r}: set {scheme.upper()}_PROXY, or NO_PROXY={host}"
         )
     return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 class Connector(aiohttp.TCPConnector):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -99,6 +100,19 @@ def too_late(url: str, *, seconds: float, phase: str) -> RequestTimeoutError:
     failure = RequestTimeoutError(f"{place(url)}: {said[phase].format(seconds)}")
     failure.may_be_billed = phase not in _NOT_SENT
     return failure
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host is an address of this machine.
+
+    >>> is_this_machine("127.0.0.2"), is_this_machine("api.openai.com")
+    (True, False)
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
 
 
 def place(url: str) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from llmflow import errors
-from llmflow.headers import DAY, LONGEST_QUOTA, clock_time, server_delay, server_time
-from llmflow.rate_limits import RATE_LIMITS
+from llmflow.headers import LONGEST_QUOTA, clock_time, server_delay, server_time
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.types import WireReply
 from llmflow_providers import words
 from llmflow_providers.error_body import ErrorDetails

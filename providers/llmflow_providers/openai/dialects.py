@@ -276,11 +276,8 @@ ERRORS: Final = ErrorTable(
         ("prompt is too long", frozenset({400}), errors.ContextLengthError),  # Anthropic
         ("exceed context limit", frozenset({400}), errors.ContextLengthError),
         ("input is too long", frozenset({400}), errors.ContextLengthError),  # Bedrock
-        (
-            "exceeds the maximum number of tokens",
-            frozenset({400}),
-            errors.ContextLengthError,
-        ),  # Gemini
+        # Gemini
+        ("exceeds the maximum number of tokens", frozenset({400}), errors.ContextLengthError),
         ("too many tokens: total number", frozenset({400}), errors.ContextLengthError),  # Cohere
         ("incorrect api key", frozenset({400}), errors.AuthenticationError),  # xAI
         ("api_key_invalid", frozenset({400}), errors.AuthenticationError),  # Gemini
