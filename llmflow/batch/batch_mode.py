@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from llmflow.batch import Batch
 from llmflow.batch.client import BatchClient
 from llmflow.batch.outcomes import PendingCall, ResultSink
-from llmflow.batch.record import FOLDER, JobRecord, JobStore, JournalStore, MemoryStore
+from llmflow.batch.record import FOLDER, JobRecord, JobStore
 from llmflow.batch.scheduler import BatchScheduler, Identity
 from llmflow.batch.spool import name_of
 from llmflow.calls.call import Call, Route, RunLive
@@ -60,9 +60,9 @@ class BatchMode:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[Hashable, BatchScheduler] = {}
+        self._last: tuple[Route, ModeOptions, BatchScheduler] | None = None
         self._met: set[str] = set()
-        journal = session.journal
-        self._store: JobStore = MemoryStore() if journal is None else JournalStore(journal)
+        self._store = JobStore(session.journal)
         self._folder: Path | None = None
 
     # --- its calls ------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class BatchMode:
 
     async def _answer(self, call: Call) -> Response:
         queue, name = self._queue_of(call), name_of(*call.row)
-        keeping = queue.keeping(name)
+        keeping = queue.keeping.get(name)
         if keeping is not None or (queue.has_kept and queue.sink.is_known(name, answered=True)):
             return await _read(queue, call, name, keeping)
         queue.check(name)
@@ -118,26 +118,30 @@ class BatchMode:
             call.pending, call.charge, call.in_batch = None, None, False
             raise
 
-    def place(self, call: Call) -> None:
-        """Have a job answer a call, unless it was just answered.
+    def place(self, calls: Sequence[Call]) -> None:
+        """Have jobs answer calls of one kind, unless they must run live.
 
-        Its outcome is written down, and given to its `done`, on the event loop of the jobs.
+        Their outcomes are written down, and given to their `done`, on the event loop of the jobs.
 
         Raises:
-            RunLive: it is to be asked live.
             BatchUnsupportedError: the provider has no batch API.
             ConfigurationError: another event loop looks after the jobs.
         """
-        queue, name = self._queue_of(call), name_of(*call.row)
+        queue = self._queue_of(calls[0])
         # A cache may have taken its time, and a job have brought the answer meanwhile.
-        may_be_kept = queue.has_kept and call.route.cache is not None
-        if queue.keeping(name) or (may_be_kept and queue.sink.is_known(name, answered=True)):
-            return
-        queue.check(name)
-        self._put(queue, call, name)
-        if call.done is not None:
-            queue.call_back(name, call.done)
-        call.placed = True
+        may_be_kept = queue.has_kept and calls[0].route.cache is not None
+        for call in calls:
+            name = name_of(call.key, call.ordinal)
+            if name in queue.keeping or (may_be_kept and queue.sink.is_known(name, answered=True)):
+                continue
+            try:
+                queue.check(name)
+            except RunLive:
+                continue
+            self._put(queue, call, name)
+            if call.done is not None:
+                queue.pending.place(name, call.done)
+            call.placed = True
 
     def withdraw(self, route: Route, row: tuple[bytes, int]) -> None:
         """Forget who placed a row, and the row unless it was sent."""
@@ -170,7 +174,7 @@ class BatchMode:
     def is_waited_for(self, call: Call) -> bool:
         """Return whether somebody waits for this row, with a reserve."""
         queue = self._queues.get(_domain(call.route))
-        return queue is not None and queue.is_waited_for(name_of(*call.row))
+        return queue is not None and name_of(*call.row) in queue.pending
 
     def decided(self, decision: str, route: Route) -> None:
         """Tell once of a decision that is not about rows."""
@@ -185,9 +189,9 @@ class BatchMode:
             ConfigurationError: another one does, and has not ended.
         """
         here = asyncio.get_running_loop()
+        if self._loop is here:
+            return
         with self._lock:
-            if self._loop is here:
-                return
             if self._runs_elsewhere():
                 raise ConfigurationError(  # all other calls would fail, too
                     "the batch jobs of a run belong to one event loop, and another one, which is "
@@ -197,7 +201,7 @@ class BatchMode:
                 )
             for queue in self._queues.values():
                 queue.abandon()
-            self._loop, self._queues = here, {}
+            self._loop, self._queues, self._last = here, {}, None
             self._met.clear()
 
     def _runs_elsewhere(self) -> bool:
@@ -211,11 +215,15 @@ class BatchMode:
 
     def _queue(self, route: Route, options: ModeOptions) -> BatchScheduler:
         """Return the queue of a model, with the jobs of earlier processes."""
+        last = self._last
+        if last is not None and last[0] is route and last[1] is options:  # as nearly always
+            return last[2]
         domain = _domain(route)
         queue = self._queues.get(domain)
         if queue is None:
             queue = self._queues[domain] = self._open(route)
         queue.takes_over = options.fallback == "parallel" or options.mode == "auto"
+        self._last = None if options.deadline is not None else (route, options, queue)
         if options.deadline is not None:
             from llmflow.batch import deadline
 
@@ -307,7 +315,7 @@ class BatchMode:
 
     async def stop(self) -> None:
         """Stop looking after jobs; what is at the provider goes on there."""
-        queues, self._queues = self._queues, {}
+        queues, self._queues, self._last = self._queues, {}, None
         if self._loop is not None and self._loop.is_running():  # else they have ended with it
             await self._for_each(queues, _stop)
 
@@ -338,7 +346,9 @@ class BatchMode:
 
 async def _stop(queue: BatchScheduler) -> None:
     await queue.stop()
-    queue.end_calls(JournalError("the run is over, and nobody waits for its batch jobs any more"))
+    queue.pending.fail_all(
+        JournalError("the run is over, and nobody waits for its batch jobs any more")
+    )
 
 
 async def _read(
@@ -372,13 +382,16 @@ def _put_row(queue: BatchScheduler, call: Call, name: str) -> None:
     if wire is None:
         raise _unsupported(route)
     charge = call.charge = call.charge or route.provider.reserve(call.request)
-    queue.add(
+    spool = queue.collector.add(
         name,
         queue.client.api.line(name, wire),
         tokens=charge.input_tokens or charge.tokens,
         schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
-        prefix=_prefix(queue, call) if queue.settings.primer else None,
+        round_=1,
     )
+    prefix = _prefix(queue, call) if queue.settings.primer else None
+    if prefix is not None:
+        spool.note_prefix(prefix, name)
 
 
 def _unsupported(route: Route) -> ProviderError:

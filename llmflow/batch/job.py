@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 import shutil
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ class _Jobs(Protocol):
     async def write(self, *records: JobRecord) -> None: ...
     def known_ids(self) -> set[str]: ...
     async def wait_for_primer(self, record: JobRecord) -> None: ...
-    def deliver(self, job: Job, name: str, outcome: Outcome) -> None: ...
+    def deliver(self, job: Job, outcomes: Mapping[str, Outcome]) -> None: ...
     def is_over(self, name: str) -> bool: ...
     def is_too_few(self, rows: int, of: int) -> bool: ...
     def run_live(self, names: set[str]) -> None: ...
@@ -326,7 +326,7 @@ class Job:
         bad = self._bad if step.error is None else dict.fromkeys(self.names, step.error)
         for name in self.names & bad.keys():
             self.names.remove(name)
-            self._deliver(name, copy.copy(bad[name]))
+            self._deliver({name: copy.copy(bad[name])})
         await self._recorded()
 
     async def _split(self, step: Step) -> None:
@@ -446,7 +446,7 @@ class Job:
                 model=record.model,
                 code="cancelled",
             )
-            self._deliver(name, error)
+            self._deliver({name: error})
         await self._recorded()
         await self._discard_upload()
 
@@ -456,7 +456,7 @@ class Job:
         for name in self.names:
             jobs.sink.retried(left[name])
         for name in names - self.names:
-            self._deliver(name, left[name])
+            self._deliver({name: left[name]})
         await self._recorded()
         # The budget may have no more for them.
         billed = [name for name in self.names if left[name].may_be_billed]
@@ -464,7 +464,7 @@ class Job:
             if not jobs.sink.renew(name):
                 self.names.discard(name)
                 left[name].message += "; it may have been billed, and the budget has no more for it"
-                self._deliver(name, left[name])
+                self._deliver({name: left[name]})
         await self._recorded()
         if self.names:
             await jobs.next_round(self, self.names)

@@ -7,6 +7,7 @@ other leaves, and `AutoMode` decides between the two.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,12 +93,9 @@ class Fallback:
         """Return whether the first mode is the batch jobs."""
         return self._first.is_batch(call)
 
-    def place(self, call: Call) -> None:
-        """Place a call in the first mode, unless it must run live."""
-        try:
-            self._first.place(call)
-        except RunLive:
-            return
+    def place(self, calls: Sequence[Call]) -> None:
+        """Place calls in the first mode."""
+        self._first.place(calls)
 
     async def complete(self, call: Call) -> Response:
         """Answer a call by the first mode, or by the second.
@@ -120,8 +118,8 @@ class Fallback:
         elif isinstance(error, QuotaExhaustedError):
             why = "the daily quota is used up: on in batch jobs"
             self._session.batches.decided(why, call.route)
-            for each in self._session.on_quota_used_up:
-                each()
+            if call.mode_options is not None and call.mode_options.on_quota_used_up is not None:
+                call.mode_options.on_quota_used_up()
 
 
 class AutoMode:
@@ -144,9 +142,9 @@ class AutoMode:
         """Return whether batch jobs were decided for."""
         return self._mode(call).is_batch(call)
 
-    def place(self, call: Call) -> None:
-        """Put a call into a job, if these were decided for."""
-        self._mode(call).place(call)
+    def place(self, calls: Sequence[Call]) -> None:
+        """Put calls into jobs, if these were decided for."""
+        self._mode(calls[0]).place(calls)
 
     async def complete(self, call: Call) -> Response:
         """Answer a call in the mode that was decided for.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import LONGEST_LINE, Unread
 from llmflow.batch.spool import call_of, name_in
 from llmflow.calls.call import Done, Route, RunLive
-from llmflow.calls.recording import keep
+from llmflow.calls.recording import keep_answers, keep_failure
 from llmflow.calls.refusals import FILTERED, filtered, is_of_all, is_of_input, of_content
 from llmflow.calls.session import Session
 from llmflow.errors import (
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from llmflow.journal import Recorded
 
 Outcome = Response | ProviderError
-Settled = Callable[[JournalError | None], None]
-"""Tells a job that an outcome is written down, or why it cannot be."""
+Settled = Callable[[JournalError | None, int], None]
+"""Tells a job that so many outcomes are written down, or why they cannot be."""
 
 
 class PendingCall:
@@ -62,12 +62,12 @@ class PendingCall:
         """Note that the outcome is written down."""
         if (settled := self.taken()) is not None:
             with contextlib.suppress(RuntimeError):  # its loop is closed, and the job with it
-                settled(None)
+                settled(None, 1)
 
     def mark_failed(self, error: JournalError) -> None:
         """Note that it cannot be written down."""
         if (settled := self.taken()) is not None:
-            settled(error)
+            settled(error, 1)
 
     def taken(self) -> Settled | None:
         """Return, once, what waits to hear of the outcome."""
@@ -100,13 +100,18 @@ class PendingCalls:
         del self._waiting[name]
         return True
 
-    def give(self, name: str, outcome: Outcome, settled: Settled) -> bool:
-        """Deliver a row's outcome to its waiting call; False without one."""
-        call = self._waiting.pop(name, None)
-        if call is None or call.future.done():
-            return False
-        call.give(outcome, settled)
-        return True
+    def give(self, outcomes: Mapping[str, Outcome], settled: Settled) -> Mapping[str, Outcome]:
+        """Deliver outcomes to the waiting calls; return those without one."""
+        if not self._waiting:
+            return outcomes
+        left: dict[str, Outcome] = {}
+        for name, outcome in outcomes.items():
+            call = self._waiting.pop(name, None)
+            if call is None or call.future.done():
+                left[name] = outcome
+            else:
+                call.give(outcome, settled)
+        return left
 
     def callback(self, name: str) -> Done | None:
         """Return the function to be called with a row's outcome, once."""
@@ -167,15 +172,26 @@ class ResultSink:
         return isinstance(found, Response) if answered else found is not None
 
     def keep(
-        self, name: str, outcome: Outcome, done: Done | None = None
+        self, outcomes: Mapping[str, Outcome], callback: Callable[[str], Done | None]
     ) -> asyncio.Future[None] | None:
-        """Record an outcome that no call waits for; `done` gets it then.
+        """Record answers, or one failure, that no call waits for.
+
+        Args:
+            outcomes: those of rows, by name.
+            callback: returns what gets a row's outcome once it is recorded.
 
         Returns:
             A future that ends with the writing, or None where nothing is written.
         """
-        row = call_of(name)
-        return None if row is None else keep(self._session, row, outcome, self._route, done)
+        session, route, answers = self._session, self._route, []
+        for name, outcome in outcomes.items():
+            row, done = call_of(name), callback(name)
+            if row is None:
+                continue
+            if isinstance(outcome, ProviderError):
+                return keep_failure(session, route, row, outcome, done)
+            answers.append((row, outcome, done))
+        return keep_answers(session, route, answers)
 
     async def drain(self) -> None:
         """Return when all that was kept before is durable."""
@@ -243,7 +259,7 @@ class Ingest:
         record: the job's.
         names: its rows without an outcome; those that get one are removed.
         sink: hears of what is decided, and of rows that may have been billed.
-        deliver: gives a row its outcome.
+        deliver: gives rows their outcomes.
     """
 
     def __init__(
@@ -251,7 +267,7 @@ class Ingest:
         record: JobRecord,
         names: set[str],
         sink: ResultSink,
-        deliver: Callable[[str, Outcome], None],
+        deliver: Callable[[Mapping[str, Outcome]], None],
     ) -> None:
         self._record = record
         self._names = names
@@ -266,32 +282,34 @@ class Ingest:
 
     def take(self, rows: Sequence[BatchRow | Unread]) -> None:
         """Give rows their answers, and note what failed."""
+        answers: dict[str, Outcome] = {}
         for row in rows:
             if isinstance(row, Unread):
                 self._note_unread(row)
             else:
-                self._take(row)
+                self._take(row, answers)
+        self._deliver(answers)
 
-    def _take(self, row: BatchRow) -> None:
-        name, response, errors = row.custom_id, row.response, self._errors
+    def _take(self, row: BatchRow, answers: dict[str, Outcome]) -> None:
+        name, response, error = row
         if response is not None and not self._has_answers:
             self._has_answers = True
             self._sink.worked()
         if name not in self._names:
             return  # another's, or answered by an earlier line
         if response is not None and response.finish_reason == FILTERED:
-            self._ran += name not in errors
-            errors.setdefault(name, filtered(response))
+            self._ran += name not in self._errors
+            self._errors.setdefault(name, filtered(response))
         elif response is not None:
             self._ran += 1
             self._names.remove(name)
-            errors.pop(name, None)
+            self._errors.pop(name, None)
             if self._record.round > 1:
                 response = replace(response, attempts=self._record.round)
-            self._deliver(name, response)
-        elif row.error is not None:
-            self._ran += row.error.may_be_billed and name not in errors
-            errors.setdefault(name, row.error)
+            answers[name] = response
+        elif error is not None:
+            self._ran += error.may_be_billed and name not in self._errors
+            self._errors.setdefault(name, error)
 
     def _note_unread(self, line: Unread) -> None:
         """Count a line that is no row; if it says whose it is, that is why there is no answer."""
@@ -330,7 +348,7 @@ class Ingest:
                 self._sink.lost(name, error)
             else:
                 self._names.remove(name)
-                self._deliver(name, error)
+                self._deliver({name: error})
         return again
 
     def _may_pass(self, error: ProviderError) -> bool:
@@ -362,9 +380,9 @@ class Unrecorded:
         self._done = asyncio.Event()
         self._error: JournalError | None = None
 
-    def recorded(self, error: JournalError | None = None) -> None:
-        """Count a recorded outcome; after an error the job stays open."""
-        self.count -= error is None
+    def recorded(self, error: JournalError | None, number: int) -> None:
+        """Count recorded outcomes; after an error the job stays open."""
+        self.count -= 0 if error else number
         self._error = self._error or error
         if not self.count or error is not None:
             self._done.set()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmflow.batch.spool import call_of, names_of, remove_all
 
@@ -91,50 +91,32 @@ class JobRecord:
         return self.state != "done"
 
 
-class JobStore(Protocol):
-    """Protocol: storage of job records; `put` is durable and atomic."""
+class JobStore:
+    """The records of all jobs, by their tags.
 
-    def put(self, records: Sequence[JobRecord]) -> None:
-        """Write records, each in place of the one with its tag.
+    Args:
+        journal: where they are kept; None: in memory, until the process ends.
+    """
+
+    def __init__(self, journal: JournalProtocol | None) -> None:
+        self._journal = journal
+        self._records: dict[str, JobRecord] = {}
+
+    def put(self, records: Collection[JobRecord]) -> None:
+        """Write records durably, each in place of the one with its tag.
 
         Raises:
             JournalError: they cannot be written; then none of them is.
         """
-        ...
+        if self._journal is None:
+            self._records.update((each.tag, each) for each in records)
+        else:
+            self._journal.put_jobs({each.tag: each.plain() for each in records})
 
     def all(self) -> list[JobRecord]:
         """Return every record, in the order in which their jobs were made."""
-        ...
-
-
-class MemoryStore:
-    """Records that end with the process: where there is no journal."""
-
-    def __init__(self) -> None:
-        self._records: dict[str, JobRecord] = {}
-
-    def put(self, records: Sequence[JobRecord]) -> None:
-        """Keep records, each in place of the one with its tag."""
-        for each in records:
-            self._records[each.tag] = each
-
-    def all(self) -> list[JobRecord]:
-        """Return every record."""
-        return list(self._records.values())
-
-
-class JournalStore:
-    """Records in a run's journal."""
-
-    def __init__(self, journal: JournalProtocol) -> None:
-        self._journal = journal
-
-    def put(self, records: Collection[JobRecord]) -> None:
-        """Write records, each in place of the one with its tag."""
-        self._journal.put_jobs({each.tag: each.plain() for each in records})
-
-    def all(self) -> list[JobRecord]:
-        """Return every record, in the order in which their jobs were made."""
+        if self._journal is None:
+            return list(self._records.values())
         return [JobRecord.of(each) for each in self._journal.jobs()]
 
 
@@ -146,7 +128,7 @@ def end_what_is_answered(journal: JournalProtocol) -> set[str]:
     Raises:
         JournalError: the journal cannot be read or written.
     """
-    store, folder, wanted = JournalStore(journal), journal.folder / FOLDER, set[str]()
+    store, folder, wanted = JobStore(journal), journal.folder / FOLDER, set[str]()
     for record in store.all():
         if not record.is_active:
             continue

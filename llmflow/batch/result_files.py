@@ -105,7 +105,10 @@ class Results(Generic[_R]):
             if isinstance(line, Unread):
                 found += (*self._given_up(), line)
                 continue
-            row = await row_in(line, self._read) if len(line) > _LARGE else self._row(line)
+            try:
+                row = self._read(line) if len(line) <= _LARGE else await in_thread(self._read, line)
+            except ValueError:
+                row = None
             if row is None:
                 found += await self._take_part(line)
             else:
@@ -120,7 +123,12 @@ class Results(Generic[_R]):
         # Opened each time: no file is left open by whoever reads no further.
         with self._paths[0].open("rb") as file:
             file.seek(self._at)
-            size = 0
+            page, size = file.read(_READ_AT_ONCE), 0
+            end = page.rfind(b"\n") + 1
+            if end and page.count(b"}\n") == page.count(b"\n") and b"\r" not in page:
+                self._at, self._is_open = self._at + end, False
+                return page[:end].splitlines(keepends=True)  # type: ignore[return-value]
+            file.seek(self._at)
             while len(lines) < _LINES_AT_ONCE and size < _READ_AT_ONCE:
                 line = file.readline(LONGEST_LINE + 1)
                 size += len(line)
@@ -141,12 +149,6 @@ class Results(Generic[_R]):
                     lines.append(line)
             self._at = file.tell()
         return lines
-
-    def _row(self, line: bytes) -> _R | None:
-        try:
-            return self._read(line)
-        except ValueError:
-            return None
 
     async def _take_part(self, line: bytes) -> Sequence[_R | Unread]:
         """Return the row that ends with a line, or what is to be said of it and those before."""

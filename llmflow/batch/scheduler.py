@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from llmflow.batch.outcomes import Outcome, PendingCall, PendingCalls, ResultSin
 from llmflow.batch.record import JobRecord, JobStore
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import Spool, in_thread, names_of, rows_of
-from llmflow.calls.call import Done, RunLive
+from llmflow.calls.call import RunLive
 from llmflow.clock import Clock
 from llmflow.errors import JournalError, LLMFlowError, OutageError, ProviderError
 from llmflow.private_files import make_private_folder
@@ -95,18 +95,19 @@ class BatchScheduler:
             tokens=settings.enqueued_tokens or self.limits.enqueued_tokens,  # type: ignore[arg-type]
             jobs=settings.jobs or self.limits.jobs,
         )
-        self._pending = PendingCalls()
+        self.pending = PendingCalls()
         self._taken_over: set[str] = set()
         self._stranded: set[str] = set()
         self._jobs: dict[str, Job] = {}
         self._primers = Primers()
         self._priming = asyncio.Lock()
-        self._keeping: dict[str, asyncio.Future[None]] = {}
+        self.keeping: dict[str, asyncio.Future[None]] = {}
+        """The rows whose outcomes are being recorded: a job may bring one just before its call."""
         self.has_kept = False
         """Whether outcomes were written down that nobody waited for."""
         self._tasks: dict[asyncio.Task[None], Job] = {}
         make_private_folder(folder)
-        self._collector = Collector(
+        self.collector = Collector(
             folder,
             requests=min(self.limits.requests, settings.requests or self.limits.requests),
             size=min(self.limits.size, settings.size or self.limits.size),
@@ -131,23 +132,6 @@ class BatchScheduler:
             self._taken_over.discard(name)
             raise RunLive
 
-    def add(
-        self, name: str, line: bytes, *, tokens: float, schema: str, prefix: bytes | None = None
-    ) -> None:
-        """Put a row into a file that will be a job.
-
-        Args:
-            name: the row's.
-            line: the row.
-            tokens: of its prompt.
-            schema: what tells its JSON schema from others.
-            prefix: what tells its marked beginning from others, where a primer is wanted.
-        """
-        schema = schema if self.limits.uniform_schema else ""
-        spool = self._collector.add(name, line, tokens=tokens, schema=schema, round_=1)
-        if prefix is not None:
-            spool.note_prefix(prefix, name)
-
     async def wait(self, name: str, call: PendingCall) -> Response:
         """Wait for a row of a file or an earlier job.
 
@@ -155,12 +139,12 @@ class BatchScheduler:
             RunLive: it is to be asked in parallel.
             ProviderError: it failed for good.
         """
-        self._pending.wait(name, call)
+        self.pending.wait(name, call)
         try:
             return await call.future
         except BaseException:
-            if self._pending.leave(name, call):
-                if self._collector.drop(name):
+            if self.pending.leave(name, call):
+                if self.collector.drop(name):
                     for job in self._jobs.values():  # that of the round before
                         job.names.discard(name)
             elif isinstance(sys.exception(), asyncio.CancelledError):
@@ -169,19 +153,12 @@ class BatchScheduler:
 
     def holds(self, name: str) -> bool:
         """Return whether a job or a collected file has this row."""
-        if name in self._collector:
+        if name in self.collector:
             return True
         for job in self._jobs.values():  # noqa: SIM110 - a generator takes twice as long
             if name in job.names:
                 return True
         return False
-
-    def keeping(self, name: str) -> asyncio.Future[None] | None:
-        """Return the future of an outcome that is being recorded, or None.
-
-        A job of an earlier process may bring a row just before it is asked for.
-        """
-        return self._keeping.get(name)
 
     def record_cancelled(self, name: str, call: PendingCall) -> None:
         """Record an answer given to a call that was cancelled meanwhile."""
@@ -191,34 +168,32 @@ class BatchScheduler:
         error = call.future.exception()
         outcome = call.future.result() if error is None else error
         if isinstance(outcome, Response | ProviderError):
-            self._keep(name, outcome, settled)
-
-    def call_back(self, name: str, done: Done) -> None:
-        """Call a function with a row's outcome, once recorded."""
-        self._pending.place(name, done)
+            self._keep({name: outcome}, settled)
 
     def withdraw(self, name: str) -> None:
         """Call nobody back with a row; without a job, forget it."""
-        if self._collector.drop(name):
+        if self.collector.drop(name):
             for job in self._jobs.values():  # that of the round before
                 job.names.discard(name)
             self.sink.let_go([name])
-        if (done := self._pending.callback(name)) is not None:
+        if (done := self.pending.callback(name)) is not None:
             done(RunLive())
 
-    def _keep(self, name: str, outcome: Outcome, settled: Settled) -> None:
-        kept = self.sink.keep(name, outcome, self._pending.callback(name))
+    def _keep(self, outcomes: Mapping[str, Outcome], settled: Settled) -> None:
+        """Record answers, or one failure, that no call waits for."""
+        kept = self.sink.keep(outcomes, self.pending.callback) if outcomes else None
         if kept is None:
-            settled(None)
+            settled(None, len(outcomes))
             return
         self.has_kept = True
-        self._keeping[name] = kept
-        kept.add_done_callback(partial(self._kept, name, settled))
+        self.keeping.update(dict.fromkeys(outcomes, kept))
+        kept.add_done_callback(partial(self._kept, tuple(outcomes), settled))
 
-    def _kept(self, name: str, settled: Settled, written: asyncio.Future[None]) -> None:
-        self._keeping.pop(name, None)
+    def _kept(self, names: Sequence[str], settled: Settled, written: asyncio.Future[None]) -> None:
+        for name in names:
+            self.keeping.pop(name, None)
         error = None if written.cancelled() else written.exception()
-        settled(error if isinstance(error, JournalError) else None)
+        settled(error if isinstance(error, JournalError) else None, len(names))
 
     # --- when a file becomes a job --------------------------------------------------------------
 
@@ -323,7 +298,7 @@ class BatchScheduler:
         """Tell all who wait for these rows that nobody can go on."""
         error = self._told(cause)
         self.failure = self.failure or error
-        self._pending.fail(names, error)
+        self.pending.fail(names, error)
 
     def _told(self, cause: Exception) -> LLMFlowError:
         if isinstance(cause, OSError):
@@ -340,27 +315,32 @@ class BatchScheduler:
         """Return the provider's names of all jobs that are accounted for."""
         return {each.job for each in self.store.all() if each.job is not None}
 
-    def deliver(self, job: Job, name: str, outcome: Outcome) -> None:
-        """Deliver a row's outcome to its waiter, or record it."""
-        job.unrecorded.count += 1
-        if self._pending.give(name, outcome, job.unrecorded.recorded):
-            return
-        if job.adopted and self.sink.is_known(name, answered=isinstance(outcome, Response)):
-            job.unrecorded.recorded()
-        else:
-            self._keep(name, outcome, job.unrecorded.recorded)
+    def deliver(self, job: Job, outcomes: Mapping[str, Outcome]) -> None:
+        """Deliver answers, or one failure, to their waiters, or record them."""
+        recorded = job.unrecorded.recorded
+        job.unrecorded.count += len(outcomes)
+        left = self.pending.give(outcomes, recorded)
+        if job.adopted:
+            known = {
+                name
+                for name, outcome in left.items()
+                if self.sink.is_known(name, answered=isinstance(outcome, Response))
+            }
+            recorded(None, len(known))
+            left = {name: each for name, each in left.items() if name not in known}
+        try:
+            self._keep(left, recorded)
+        except JournalError:
+            job.names |= left.keys()  # nobody can go on with them
+            raise
 
     def is_over(self, name: str) -> bool:
         """Return whether a row's outcome is recorded and no call waits."""
-        return name not in self._pending and self.sink.is_known(name)
-
-    def is_waited_for(self, name: str) -> bool:
-        """Return whether a call waits for this row."""
-        return name in self._pending
+        return name not in self.pending and self.sink.is_known(name)
 
     def run_live(self, names: Collection[str]) -> None:
         """Have rows asked in parallel."""
-        alone = self._pending.run_live(names)
+        alone = self.pending.run_live(names)
         self._taken_over |= alone
         self.sink.let_go(alone)
 
@@ -375,7 +355,7 @@ class BatchScheduler:
             if name in names:
                 tokens = record.tokens / max(1, record.requests)
                 again = record.round + 1
-                spool = self._collector.add(
+                spool = self.collector.add(
                     name, line, tokens=tokens, schema=record.schema, round_=again
                 )
                 spools.add(spool)
@@ -391,10 +371,10 @@ class BatchScheduler:
     def late(self, why: str) -> None:
         """Ask all remaining rows in parallel, first those without a job."""
         self.is_late = True
-        names = self._collector.discard()
+        names = self.collector.discard()
         if names:
             self.sink.decided(why, record=None, rows=len(names))
-        self._pending.run_live(names)
+        self.pending.run_live(names)
         for job in list(self._jobs.values()):
             job.request_cancel("deadline")
 
@@ -404,10 +384,10 @@ class BatchScheduler:
         Raises:
             LLMFlowError: what ended a job before its time.
         """
-        self._collector.seal()
-        while pending := [*self._tasks, *self._collector.under_way]:
+        self.collector.seal()
+        while pending := [*self._tasks, *self.collector.under_way]:
             await asyncio.wait(pending)
-            self._collector.seal()
+            self.collector.seal()
         if self.failure is not None:
             raise self.failure
 
@@ -417,9 +397,9 @@ class BatchScheduler:
         Raises:
             LLMFlowError: what ended a job before its time.
         """
-        self._collector.seal()
-        while self._collector.under_way:
-            await asyncio.wait(self._collector.under_way)
+        self.collector.seal()
+        while self.collector.under_way:
+            await asyncio.wait(self.collector.under_way)
         while waiting := [each for each in self.jobs if not each.placed.is_set()]:
             await waiting[0].placed.wait()
         if self.failure is not None:
@@ -438,11 +418,7 @@ class BatchScheduler:
     @property
     def collecting(self) -> int:
         """The number of rows that are in no job yet."""
-        return len(self._collector)
-
-    def seal(self) -> None:
-        """Make jobs of all that has been collected, without waiting for more."""
-        self._collector.seal()
+        return len(self.collector)
 
     async def stop(self) -> None:
         """Stop polling jobs; they continue at the provider and stay recorded."""
@@ -454,7 +430,7 @@ class BatchScheduler:
             if task not in ending:
                 task.cancel()
         # After that: what a job has put into a file is the job's again when the file goes.
-        await self._collector.stop()
+        await self.collector.stop()
         if ending:
             await asyncio.wait(ending, timeout=_GRACE_SECONDS)
         for task in ending:
@@ -468,9 +444,5 @@ class BatchScheduler:
     def abandon(self) -> None:
         """Leave all jobs to another event loop; this one has stopped."""
         self._stop_deadline()
-        for task in [*self._tasks, *self._collector.under_way]:
+        for task in [*self._tasks, *self.collector.under_way]:
             task.cancel()
-
-    def end_calls(self, error: LLMFlowError) -> None:
-        """Fail all waiting calls, as nobody polls their jobs."""
-        self._pending.fail_all(error)

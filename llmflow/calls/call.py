@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -133,6 +133,8 @@ class LiveCall:
             self.permit.leave()
 
 
+RowKey: TypeAlias = tuple[bytes, int]
+"""Fingerprint and ordinal of a call, which name it in the journal and in batch jobs."""
 Done: TypeAlias = Callable[["Response | Exception"], None]
 Step: TypeAlias = Callable[[Call], Coroutine[Any, Any, Response]]
 """One step of a call: it answers the call itself, or passes it on."""
@@ -153,8 +155,8 @@ class Mode(Protocol):
         """
         ...
 
-    def place(self, call: Call, /) -> None:
-        """Put a call into a batch job, if the mode has any."""
+    def place(self, calls: Sequence[Call], /) -> None:
+        """Put calls of one kind into batch jobs, if there are any."""
         ...
 
     def is_batch(self, call: Call, /) -> bool:

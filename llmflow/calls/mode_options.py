@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,11 +32,13 @@ class ModeOptions:
         fallback: the other way, for what the first does not answer: ``"parallel"`` for the
             leftovers of jobs, and where there is no batch API; ``"batch"`` where a daily quota
             is used up.
+        on_quota_used_up: called by each call that goes into a job for that reason.
     """
 
     mode: ModeName = "parallel"
     deadline: float | None = None
     fallback: Fallback | None = None
+    on_quota_used_up: Callable[[], None] | None = None
 
 
 current_mode: ContextVar[ModeOptions | None] = ContextVar("llmflow_mode", default=None)

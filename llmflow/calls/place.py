@@ -1,7 +1,8 @@
-"""Puts a call into a batch job and calls back afterwards."""
+"""Puts calls into batch jobs, without a task for each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,26 @@ from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.calls.in_flight import InFlight
+
+
+async def submit_many(session: Session, calls: Sequence[Call]) -> int:
+    """Have batch jobs answer many calls; return how many they do.
+
+    They are of one LLM and mode, and want no result. Where more steps than the journal's and the
+    mode's have something to do, each takes its own way.
+
+    Raises:
+        LLMFlowError: as `Session.submit`, for one of them.
+    """
+    if session.spending is not None or any(
+        each.shares or each.route.cache is not None for each in calls
+    ):
+        return sum([await session.submit(each) for each in calls])
+    known = await session.ordinals.known(calls)
+    new = [each for each in calls if each.row not in known] if known else calls
+    if new:
+        session.mode_of(new[0]).place(new)
+    return sum([each.placed for each in new])
 
 
 async def place(session: Session, call: Call, done: Done) -> bool:

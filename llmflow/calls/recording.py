@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
-from llmflow.calls.call import NOTHING, Call, Done, Route, Step
+from llmflow.calls.call import NOTHING, Call, Done, Route, RowKey, Step
 from llmflow.calls.live import price_failure, priced
 from llmflow.calls.session import Session
 from llmflow.errors import JournalError, ProviderError
@@ -112,69 +112,83 @@ async def _write_failure(session: Session, call: Call, error: ProviderError) -> 
         session.recording -= 1
 
 
-def keep(
-    session: Session,
-    row: tuple[bytes, int],
-    outcome: Response | ProviderError,
-    route: Route,
-    done: Done | None = None,
+def keep_answers(
+    session: Session, route: Route, answers: Sequence[tuple[RowKey, Response, Done | None]]
 ) -> asyncio.Future[None] | None:
-    """Record the outcome of an unawaited batch row, then call `done`."""
-    spending = session.spending
-    reservation = None if spending is None else spending.kept_for(row)
-    if isinstance(outcome, Response):
+    """Record answers that no call awaits; then call each `done`.
+
+    Returns:
+        A future that ends with the writing, or None where nothing is written.
+
+    Raises:
+        JournalError: they cannot be written.
+    """
+    spending, cache = session.spending, route.cache
+    told: list[tuple[RowKey, Response]] = []
+    for row, response, _ in answers:
+        reservation = None if spending is None else spending.kept_for(row)
         charge = None if reservation is None else Charge(tokens=reservation.estimate.tokens)
-        outcome = priced(outcome, route, in_batch=True, charge=charge)
-        session.tally.answer(outcome)
+        response = priced(response, route, in_batch=True, charge=charge)  # noqa: PLW2901
         if spending is not None:
-            spending.arrived(reservation, outcome, route)
-        written, known = _put_answer(session, row, outcome, route), "replayed"
-    else:
-        written, known = _put_failure(session, row, outcome, route, done), "failed_before"
-        if spending is not None and reservation is not None:
-            spending.failed(reservation, outcome)
-    if done is not None:
-        if written is None:
-            done(outcome)
+            spending.arrived(reservation, response, route)
+        told.append((row, response))
+    session.tally.answer(*[response for _, response in told])
+    written: asyncio.Future[None] | None = None
+    try:
+        if session.journal is not None:
+            written = session.journal.put_many(told)
+    except JournalError as error:
+        for _, _, done in answers:
+            if done is not None:
+                done(error)
+        raise
+    if cache is not None:
+        writes: list[Awaitable[None]] = [cache.store(row[0], each) for row, each in told]
+        written = _all(writes if written is None else [*writes, written])
+    brought = 0
+    for (_, response), (_, _, done) in zip(told, answers, strict=True):
+        if done is None:
+            brought += 1
         else:
-            written.add_done_callback(partial(_call_back, done, outcome))
-    elif isinstance(outcome, Response) or not outcome.fatal:
-        session.tally.brought(known)
+            _call_back(done, response, written)
+    session.tally.brought("replayed", brought)
     return written
 
 
-def _put_answer(
-    session: Session, row: tuple[bytes, int], response: Response, route: Route
+def keep_failure(
+    session: Session, route: Route, row: RowKey, error: ProviderError, done: Done | None
 ) -> asyncio.Future[None] | None:
-    journal = session.journal
-    written = None if journal is None else journal.put(*row, response)
-    if route.cache is None:
-        return written
-    kept = route.cache.store(row[0], response)
-    return _all([kept] if written is None else [written, kept])
-
-
-def _put_failure(
-    session: Session,
-    row: tuple[bytes, int],
-    error: ProviderError,
-    route: Route,
-    done: Done | None,
-) -> asyncio.Future[None] | None:
+    """Do what `keep_answers` does, for the failure of one row."""
+    spending, written = session.spending, None
+    reservation = None if spending is None else spending.kept_for(row)
     error.redact()
     if error.fatal and done is None:  # it says nothing of the call, which is asked again
         session.note_fatal(error)
     else:
         price_failure(error, route, in_batch=True)
         session.tally.failure(error.attempts, error)
-    if session.journal is None or not session.is_conclusive(error):
-        return None
-    return session.journal.put(*row, error)
+    if session.journal is not None and session.is_conclusive(error):
+        written = session.journal.put(*row, error)
+    if spending is not None and reservation is not None:
+        spending.failed(reservation, error)
+    if done is not None:
+        _call_back(done, error, written)
+    elif not error.fatal:
+        session.tally.brought("failed_before")
+    return written
 
 
 def _call_back(
-    done: Done, outcome: Response | ProviderError, written: asyncio.Future[None]
+    done: Done, outcome: Response | ProviderError, written: asyncio.Future[None] | None
 ) -> None:
+    """Call a function with an outcome, once that is written down."""
+    if written is None:
+        done(outcome)
+    else:
+        written.add_done_callback(partial(_after, done, outcome))
+
+
+def _after(done: Done, outcome: Response | ProviderError, written: asyncio.Future[None]) -> None:
     error = None if written.cancelled() else written.exception()
     done(outcome if error is None else error)  # type: ignore[arg-type]
 

@@ -154,6 +154,11 @@ class Ordinals:
         may_be_known = self._number(call, submitted=submitted)
         return self.recorded(call.row) if may_be_known else None
 
+    async def known(self, calls: Sequence[Call]) -> Mapping[Row, Recorded]:
+        """Set keys and ordinals of calls; return their records."""
+        rows = [call.row for call in calls if self._number(call)]
+        return await self.recorded_many(rows) if rows else {}
+
     async def find(self, call: Call) -> Recorded | None:
         """Do what `identify` does, in one look-up with other calls."""
         if self._look_ups is None or not self._number(call):

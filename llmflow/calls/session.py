@@ -86,17 +86,19 @@ class Tally:
             self._counts[name] += 1
             self._look_at(response)
 
-    def answer(self, response: Response) -> None:
-        """Count an answer of the provider."""
-        usage, counts = response.usage, self._counts
+    def answer(self, *responses: Response) -> None:
+        """Count answers of the provider."""
+        counts = self._counts
         with self._lock:
-            counts["answered"] += 1
-            counts["requests"] += response.attempts
-            counts["input_tokens"] += usage.input_tokens
-            counts["output_tokens"] += usage.output_tokens
-            if response.cost is not None:
-                self._cost = (self._cost or 0.0) + response.cost
-            self._look_at(response)
+            counts["answered"] += len(responses)
+            for response in responses:
+                usage = response.usage
+                counts["requests"] += response.attempts
+                counts["input_tokens"] += usage.input_tokens
+                counts["output_tokens"] += usage.output_tokens
+                if response.cost is not None:
+                    self._cost = (self._cost or 0.0) + response.cost
+                self._look_at(response)
 
     def _look_at(self, response: Response) -> None:
         """Count what is odd about an answer."""
@@ -110,10 +112,20 @@ class Tally:
         with self._lock:
             self._retries[kind_of(error)] += 1
 
-    def brought(self, name: str) -> None:
-        """Note that a job's outcome arrived before the call."""
+    def brought(self, name: str, number: int = 1) -> None:
+        """Note that jobs' outcomes arrived before the calls."""
         with self._lock:
-            self._brought[name] += 1
+            self._brought[name] += number
+
+    def known(self, name: str, *responses: Response) -> None:
+        """Count ``replayed`` calls, or one that ``failed_before``, once."""
+        number = len(responses) or 1
+        with self._lock:
+            brought = min(self._brought[name], number)
+            self._brought[name] -= brought
+            self._counts[name] += number - brought
+            for response in responses[brought:]:
+                self._look_at(response)
 
     def outcome(self, found: Recorded) -> Response:
         """Count, once, what the journal knows of a call, and return it.
@@ -121,16 +133,10 @@ class Tally:
         Raises:
             ProviderError: it has failed for good.
         """
-        name = "replayed" if isinstance(found, Response) else "failed_before"
-        with self._lock:
-            if self._brought[name]:
-                self._brought[name] -= 1
-            else:
-                self._counts[name] += 1
-                if isinstance(found, Response):
-                    self._look_at(found)
         if isinstance(found, Response):
+            self.known("replayed", found)
             return found
+        self.known("failed_before")
         error = found.error()
         error.source = "journal"
         raise error
@@ -213,8 +219,6 @@ class Session:
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._batches: dict[asyncio.AbstractEventLoop | None, Any] = {}
-        self.on_quota_used_up: list[Callable[[], None]] = []
-        """Called by each call that goes into a job because the daily quota is used up."""
         self._fatal: ProviderError | None = None
         self._opening = threading.RLock()  # several event loops
         self._pid = os.getpid()

@@ -7,13 +7,13 @@ was stopped, has neither and can be asked by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from llmflow.calls.call import Call, Step
+from llmflow.calls.call import Call, RowKey, Step
+from llmflow.calls.mode_options import use_mode
 from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
@@ -26,9 +26,15 @@ from llmflow.errors import (
 from llmflow.events import Event
 from llmflow.items.idle import yield_slot
 from llmflow.items.runner import DRAIN_SECONDS, ENDED, ItemRunner, Room, item_calls
-from llmflow.items.sources import IterableSource, Source, ThreadSource
+from llmflow.items.sources import (
+    READ_AHEAD,
+    AsyncIterableSource,
+    IterableSource,
+    Source,
+    ThreadSource,
+)
 from llmflow.jobs.reachability import Reachability
-from llmflow.jobs.submission import NO_HASH, NO_KEY, Key, Submission
+from llmflow.jobs.submission import NO_HASH, NO_KEY, ROWS_PER_TURN, RowKeys, Submission
 from llmflow.llm import LLM
 from llmflow.rows import (
     LeftOut,
@@ -45,14 +51,18 @@ from llmflow.runs.run import current_run
 from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
-    from llmflow.calls.session import Session
+    from llmflow.calls.session import Session, Tally
     from llmflow.journal import Recorded
 
 DEFAULT_CONCURRENCY = 100
 _BUSY_POLL_SECONDS = 0.05
 _OF_ROWS = ProviderError, InputError, BudgetExceededError, JournalError
 """What a row may fail with; everything else ends the run."""
-_UNKNOWN: Final = NO_KEY, NO_HASH, None
+_Item: TypeAlias = tuple[int, Row, Step, Call]
+"""What a row's task gets: its index, the row, and what asks its call."""
+_Known: TypeAlias = "tuple[RowKey, int, Recorded | None]"
+"""Key of a row's call, hash of its prompt, and what the journal knows of it."""
+_UNKNOWN: Final[_Known] = NO_KEY, NO_HASH, None
 
 
 @dataclass(slots=True)
@@ -162,11 +172,7 @@ class FileRun(Room):
         self._submitting: asyncio.Task[None] | None = None
         self._runner: ItemRunner[Row] | None = None
         self._context: Context | None = None
-        self._session: Session | None = None
-        self._submitted: Iterator[Sequence[tuple[Key, int]]] = iter(())
-        self._all_looked_up = True
-        self._looking: asyncio.Task[None] | None = None
-        self._outcomes: deque[tuple[Key, int, Recorded | None]] = deque()
+        self._tally: Tally
 
     @property
     def once(self) -> bool:
@@ -199,29 +205,29 @@ class FileRun(Room):
         """
         if not await self._submit():
             return
-        if self.overflow is not None and (run := current_run()) is not None:
-            run.session.on_quota_used_up.append(self._begin_overflow)
-        # What can be read only once may block as well: a thread waits for it.
-        source: Source = (
-            ThreadSource(self.source) if self.source.once else IterableSource(self.source)
-        )
+        options = None if self.overflow is None else self._llm.mode_options
+        if options is not None:
+            options = replace(options, on_quota_used_up=self._begin_overflow)
+        with use_mode(options):
+            await self._run_rows()
+
+    async def _run_rows(self) -> None:
+        try:
+            session, call = self._llm.call_for("")
+        except LLMFlowError as error:
+            self.stopped_by = error
+            return
+        self._tally = session.tally
+        session.note_route(call.route)
         self._context = copy_context()
         runner = self._runner = ItemRunner(
             self._row,
-            source,
+            self._rows(session),
             self,
             drain_seconds=self._drain_seconds,
             sends_after_stop=False,
             prepare=self._prepare,
         )
-        try:
-            self._session, call = self._llm.call_for("")
-        except LLMFlowError as error:
-            self.stopped_by = error
-            return
-        self._session.note_route(call.route)
-        if self.submission is not None and self.submission.keys is not None:
-            self._submitted, self._all_looked_up = self.submission.keys.read(), False
         try:
             if not self.stopping:
                 runner.start()
@@ -231,8 +237,8 @@ class FileRun(Room):
             if putting is not None:
                 putting.cancel()
             await runner.close()
-            if rest := list(filter(None, (putting, self._looking))):
-                await asyncio.wait(rest)
+            if putting is not None:
+                await asyncio.wait((putting,))
         if isinstance(runner.failure, asyncio.CancelledError):
             self.interrupted = True
         elif self.stopped_by is None:
@@ -290,9 +296,6 @@ class FileRun(Room):
         """Return whether another row may begin; none while jobs are made."""
         putting = self._overflowing is not None and not self._overflowing.done()
         assert self._runner is not None
-        if not (self._outcomes or self._all_looked_up):
-            self._looking = self._looking or asyncio.create_task(self._look_up())
-            return False
         return self._runner.under_way < self.concurrency and not putting
 
     def interrupt(self) -> None:
@@ -322,56 +325,95 @@ class FileRun(Room):
         if self._runner is not None:
             self._runner.stop(error)
 
-    async def _look_up(self) -> None:
-        """Look up the next rows that were submitted, all at once."""
-        assert self._session is not None
-        assert self._runner is not None
-        rows = next(self._submitted, None)
-        try:
-            if rows is not None:
-                found = await self._session.ordinals.recorded_many([key for key, _ in rows])
-                self._outcomes.extend((key, digest, found.get(key)) for key, digest in rows)
-        except JournalError:
-            rows = None  # whoever asks for a row meets it
-        self._looking, self._all_looked_up = None, rows is None
-        self._runner.advance()
+    def _rows(self, session: Session) -> Source:
+        """Return the source of rows; of those that were submitted, only the unanswered ones."""
+        if self.submission is not None and self.submission.keys is not None:
+            rows = self._unanswered(session, self.submission.keys)
+            return AsyncIterableSource(rows, read_ahead=READ_AHEAD)
+        # What can be read only once may block as well: a thread waits for it.
+        return ThreadSource(self.source) if self.source.once else IterableSource(self.source)
 
-    def _prepare(self, index: int, row: Row) -> Any:
+    async def _unanswered(self, session: Session, keys: RowKeys) -> AsyncIterator[_Item]:
+        """Write the rows whose outcomes the journal has, and yield the others."""
+        rows = enumerate(self.source)
+        for known in keys.read():
+            try:
+                found = await session.ordinals.recorded_many([key for key, _ in known])
+            except JournalError:
+                break  # whoever asks for a row meets it
+            answered: list[tuple[int, Row, Response]] = []
+            for (key, digest), (index, row) in zip(known, rows, strict=False):
+                record = found.get(key)
+                if isinstance(record, Response) and self._is_same(digest, index, row):
+                    answered.append((index, row, record))
+                    continue
+                self._replay(answered)
+                if self.stopping:
+                    return
+                item = self._prepare(index, row, (key, digest, record))
+                if item is not ENDED:
+                    yield item
+            self._replay(answered)
+            await asyncio.sleep(0)
+        for index, row in rows:
+            if self.stopping:
+                return
+            if not index % ROWS_PER_TURN:
+                await asyncio.sleep(0)
+            item = self._prepare(index, row)
+            if item is not ENDED:
+                yield item
+
+    def _replay(self, rows: list[tuple[int, Row, Response]]) -> None:
+        """Count and write answers of the journal; the list is empty then."""
+        if rows:
+            self._tally.known("replayed", *[response for _, _, response in rows])
+            self._write(*rows)
+            rows.clear()
+
+    def _is_same(self, digest: int, index: int, row: Row) -> bool:
+        """Return whether a row has the prompt that was submitted, and nobody listens."""
+        try:
+            return digest == hash(self._selection.prompt(row, index)) and not Event.wanted
+        except InputError:
+            return False
+
+    def _prepare(self, index: int, row: Row | _Item, known: _Known = _UNKNOWN) -> Any:
         """Return what a row's task gets; `ENDED` if none is needed."""
-        key, digest, found = self._outcomes.popleft() if self._outcomes else _UNKNOWN
+        if isinstance(row, tuple):  # from `_unanswered`
+            return row
+        key, digest, found = known
         try:
             prompt = self._selection.prompt(row, index)
             if isinstance(prompt, LeftOut):
                 self.counters.leave_out(prompt)
                 return ENDED
-            is_same = digest == hash(prompt) and not Event.wanted
-            if is_same and found is not None and self._session is not None:
-                self._write(row, self._session.tally.outcome(found), index)
-                return ENDED
             session, call = self._llm.call_for(prompt)
             response = None
-            if is_same:
+            if digest != hash(prompt) or Event.wanted:
+                response = session.recall(call, submitted=self.submission is not None)
+            elif found is None:
                 call.key, call.ordinal = key
             else:
-                response = session.recall(call, submitted=self.submission is not None)
+                response = session.tally.outcome(found)
         except _OF_ROWS as error:
             self._failed(row, error, index)
             return ENDED
         if response is None:
-            return row, session.ask, call
-        self._write(row, response, index)
+            return index, row, session.ask, call
+        self._write((index, row, response))
         return ENDED
 
-    async def _row(self, index: int, item: tuple[Row, Step, Call]) -> None:
+    async def _row(self, _: int, item: _Item) -> None:
         counters, loop = self.counters, asyncio.get_running_loop()
         if (calls := item_calls.get()) is not None:
             yield_slot.set(calls.wait_for_job)
         counters.in_flight += 1
         started = loop.time()
-        row, ask, call = item
+        index, row, ask, call = item
         try:
             response = await ask(call)
-            self._write(row, response, index)
+            self._write((index, row, response))
         except _OF_ROWS as error:
             self._failed(row, error, index)
         except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
@@ -380,21 +422,26 @@ class FileRun(Room):
             counters.in_flight -= 1
             counters.row_seconds += loop.time() - started
 
-    def _write(self, row: Row, response: Response, index: int) -> None:
-        """Write an answer, and count it."""
-        counters = self.counters
-        # Counted when it is written: what the writer refuses was not answered.
-        details = answer_details(response) if self._details else None
-        self._writer.write(answer_row(row, response.text, index, details))
-        counters.answered += 1
-        counters.cut += response.is_cut
-        counters.empty += response.is_empty
-        if response.source == "journal":
-            counters.replayed += 1
-        elif response.source == "provider":
-            if not self.contact.made:
-                self.contact.confirm()
-            counters.count_use(response.usage, response.cost)
+    def _write(self, *rows: tuple[int, Row, Response]) -> None:
+        """Write answers, and count them."""
+        counters, with_details = self.counters, self._details
+        # Counted when they are written: what the writer refuses was not answered.
+        self._writer.write(
+            *[
+                answer_row(row, each.text, index, answer_details(each) if with_details else None)
+                for index, row, each in rows
+            ]
+        )
+        counters.answered += len(rows)
+        for _, _, response in rows:
+            counters.cut += response.is_cut
+            counters.empty += response.is_empty
+            if response.source == "journal":
+                counters.replayed += 1
+            elif response.source == "provider":
+                if not self.contact.made:
+                    self.contact.confirm()
+                counters.count_use(response.usage, response.cost)
 
     def _failed(self, row: Row, error: LLMFlowError, index: int) -> None:
         """Write a row's failure, or end the run where it says nothing of the row."""

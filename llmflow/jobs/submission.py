@@ -9,11 +9,14 @@ import asyncio
 import struct
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final, TypeAlias
+from itertools import islice
+from typing import Final
 
+from llmflow.calls.call import Call, RowKey
 from llmflow.calls.mode_options import ModeOptions, use_mode
+from llmflow.calls.place import submit_many
 from llmflow.errors import (
     BatchCancelledError,
     BatchUnsupportedError,
@@ -24,17 +27,16 @@ from llmflow.errors import (
 )
 from llmflow.items.idle import active_items
 from llmflow.llm import LLM
-from llmflow.rows import LeftOut, PromptTemplate, RowSource, Selection
+from llmflow.rows import LeftOut, PromptTemplate, Row, RowSource, Selection
 from llmflow.runs.run import Run
+from llmflow.types import Request
 
-_ROWS_PER_TURN: Final = 64
-Key: TypeAlias = tuple[bytes, int]
-"""Fingerprint and ordinal of a row's call."""
-
-NO_KEY: Final[Key] = b"", 0
+ROWS_PER_TURN: Final = 64
+NO_KEY: Final[RowKey] = b"", 0
 NO_HASH: Final = -1
 """No text has this hash."""
 _ENTRY: Final = struct.Struct("=16sIq")
+_NO_ENTRY: Final = _ENTRY.pack(*NO_KEY, NO_HASH)
 _AT_ONCE: Final = 128
 _BUFFERED: Final = 1000
 
@@ -155,25 +157,53 @@ class Submission:
         await self._run.session.stop_batches()
 
     async def _submit(self) -> None:
-        keys = self.keys = RowKeys()
-        for index, row in enumerate(self._source):
-            self.rows += 1
-            if not index % _ROWS_PER_TURN:
+        keys, rows = RowKeys(), enumerate(self._source)
+        self.keys = keys
+        while chunk := list(islice(rows, self._at_once())):
+            session, like = self._llm.call_for("", wanted=False)
+            calls = [self._call(index, row, like) for index, row in chunk]
+            self.rows += len(chunk)
+            if len(chunk) > 1 or not self.rows % ROWS_PER_TURN:
                 await asyncio.sleep(0)
-            text, call = "", None
             try:
-                prompt = self._selection.prompt(row, index)
-                if not isinstance(prompt, LeftOut):
-                    text = prompt
-                    session, call = self._llm.call_for(text, wanted=False)
-                    self.submitted += await session.submit(call)
-            except (InputError, TooLargeForBudgetError):
+                if wanted := list(filter(None, calls)):
+                    self.submitted += await submit_many(session, wanted)
+            except TooLargeForBudgetError:
                 continue  # whoever writes the rows says so
             except BudgetExceededError as error:
                 self.refused = error
                 return  # what has been submitted may still cost less than it was reserved
             finally:
-                keys.add(text, NO_KEY if call is None else call.row)
+                keys.add(calls)
+
+    def _at_once(self) -> int:
+        """Return how many rows may be submitted in one; each takes its own share of a budget."""
+        return 1 if self._run.session.spending is not None else ROWS_PER_TURN
+
+    def _call(self, index: int, row: Row, like: Call) -> Call | None:
+        """Return the call of a row; None if it is not asked."""
+        try:
+            prompt = self._selection.prompt(row, index)
+        except InputError:  # whoever writes the rows says so
+            return None
+        if isinstance(prompt, LeftOut):
+            return None
+        given = like.request
+        request = Request(
+            model=given.model,
+            messages=({"role": "user", "content": prompt},),
+            system=given.system,
+            max_tokens=given.max_tokens,
+            temperature=given.temperature,
+            options=given.options,
+        )
+        return Call(
+            request,
+            like.route,
+            mode_options=like.mode_options,
+            wanted=False,
+            shares=like.shares,
+        )
 
 
 class RowKeys:
@@ -187,13 +217,18 @@ class RowKeys:
         self.close = weakref.finalize(self, self._file.close)
         self._new: list[bytes] = []
 
-    def add(self, prompt: str = "", key: Key = NO_KEY) -> None:
-        """Add the next row, without a key where nothing was asked.
+    def add(self, calls: Sequence[Call | None]) -> None:
+        """Add the next rows, with the calls that were made of them.
 
         Raises:
             JournalError: there is no room in the temporary folder.
         """
-        self._new.append(_ENTRY.pack(*key, hash(prompt) if key[0] else NO_HASH))
+        for call in calls:
+            if call is None or not call.key:
+                self._new.append(_NO_ENTRY)
+                continue
+            prompt = call.request.messages[0]["content"]
+            self._new.append(_ENTRY.pack(call.key, call.ordinal, hash(prompt)))
         if len(self._new) >= _BUFFERED:
             self._flush()
 
@@ -207,7 +242,7 @@ class RowKeys:
             ) from error
         self._new.clear()
 
-    def read(self) -> Iterator[list[tuple[Key, int]]]:
+    def read(self) -> Iterator[list[tuple[RowKey, int]]]:
         """Yield keys and hashes of prompts, many rows at a time."""
         self._flush()
         self._file.seek(0)

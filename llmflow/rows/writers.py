@@ -172,14 +172,14 @@ class RowWriter:
         """Where the rows of an earlier, unfinished run are now, or None."""
         self._out = Appender(stream, name=name, **self._options)
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row; it is written by block or flush interval.
+    def write(self, *rows: Mapping[str, Any]) -> None:
+        """Add rows; they are written by block or flush interval.
 
         Raises:
             ConfigurationError: the disk is full, or standard output's reader is gone.
         """
-        self._out.append(self._format.encode(row))
-        self.written += 1
+        self._out.append(b"".join(map(self._format.encode, rows)))
+        self.written += len(rows)
 
     def fail(self, row: Mapping[str, Any]) -> None:
         """Add one row to the file of failures.

@@ -169,8 +169,10 @@ class FakeBatchAPI:
             outcome = server.fate(prompt, number)
             if isinstance(outcome, ProviderError):
                 code = getattr(outcome, "code", None)
-                error = {"kind": type(outcome).__name__, "message": outcome.message, "code": code}
+                error: dict[str, Any] = {"kind": type(outcome).__name__, "code": code}
+                error["message"] = outcome.message
                 error["status"] = outcome.status
+                error["usage"] = getattr(outcome, "usage", None)
                 lines.append(orjson.dumps({"custom_id": name, "error": error}))
             elif outcome is not None:
                 server.billed.append(name)
@@ -187,6 +189,8 @@ class FakeBatchAPI:
             kind = getattr(llmflow.errors, row["error"]["kind"])
             told = row["error"]
             error = kind(told["message"], code=told["code"], status=told["status"])
+            if told["usage"] is not None:
+                error.usage = Usage(**told["usage"])
             return BatchRow(row["custom_id"], None, error)
         return BatchRow(row["custom_id"], answer(row["text"]), None)
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.batch.record import JobRecord, JournalStore
+from llmflow.batch.record import JobRecord, JobStore
 from llmflow.errors import BatchCancelledError, InvalidRequestError
 from tests.batch.fakes import FakeProvider, FakeServer
 
@@ -30,7 +30,7 @@ def ask(
     Returns:
         Answers and errors, and all records in the order in which they were written.
     """
-    put, written, cancelled = JournalStore.put, list[JobRecord](), threading.Event()
+    put, written, cancelled = JobStore.put, list[JobRecord](), threading.Event()
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -42,7 +42,7 @@ def ask(
                     each.cancel_all()
                 cancelled.set()
 
-            def putting(self: JournalStore, records: Sequence[JobRecord]) -> None:
+            def putting(self: JobStore, records: Sequence[JobRecord]) -> None:
                 beside = threading.current_thread() is not threading.main_thread()
                 is_wanted = beside and not cancelled.is_set() and when(records)
                 if after:
@@ -55,7 +55,7 @@ def ask(
                     put(self, records)
                     written.extend(records)
 
-            patch.setattr(JournalStore, "put", putting)
+            patch.setattr(JobStore, "put", putting)
             calls = asyncio.gather(*(llm(f"{n}") for n in range(4)), return_exceptions=True)
             return await asyncio.wait_for(calls, 10)
 

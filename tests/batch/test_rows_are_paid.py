@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from llmflow.budget import Ledger, PromptForecast, estimate, prompt_tokens
 from llmflow.errors import (
     BadReplyError,
     BatchRowLostError,
+    ContentFilterError,
     ProviderError,
     RequestTimeoutError,
     ServerError,
 )
 from llmflow.runs.catalog import find_run
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
-from llmflow.types import Request
+from llmflow.types import Request, Usage
 from llmflow_providers.batch_base import refused_row, unanswered_row
 from tests.batch.fakes import FakeProvider, FakeServer
 from tests.batch.test_over_http import DIALECTS, FAST, QUICK
@@ -188,6 +190,25 @@ def test_without_faults_what_is_reported_is_what_was_billed(dialect: str) -> Non
     assert spent.tokens == bill.input_tokens + bill.output_tokens
     assert spent.usd == pytest.approx(spent.tokens * 50.0 / 1e6)
     assert find_run("exact").totals.unsaid_cost == 0.0
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+async def test_a_filtered_answer_costs_the_price_of_batch_jobs(
+    tmp_path: Path, is_waited_for: bool
+) -> None:
+    usage = Usage(input_tokens=10, output_tokens=5)
+    server = FakeServer(fate=lambda prompt, job: ContentFilterError("no", usage=usage))
+    llm = LLM(FakeProvider(server), price=PRICE, batch=ROUNDS, max_tokens=100)
+    async with Run("rows", budget=Budget(usd=1.0), mode="batch", folder=tmp_path) as run:
+        if is_waited_for:
+            with pytest.raises(ContentFilterError):
+                await llm("3")
+        else:
+            await llm.submit("3")
+            await run.settled()
+        assert run.statistics().failed == 1
+        assert run.statistics().cost == pytest.approx(ANSWER)
+        assert ledger_of(run).spent.usd == pytest.approx(ANSWER)
 
 
 def test_a_row_that_the_provider_counts_as_failed_is_not_billed() -> None:

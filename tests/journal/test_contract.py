@@ -12,7 +12,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.batch import Batch
-from llmflow.batch.record import JobRecord, JobStore, JournalStore, MemoryStore
+from llmflow.batch.record import JobRecord, JobStore
 from llmflow.errors import InvalidRequestError, JournalError, ProviderError, RateLimitError
 from llmflow.journal import Journal, JournalProtocol, RecordedFailure
 from llmflow.types import Request, Response
@@ -262,10 +262,10 @@ class TestJobs:
     @pytest.fixture(name="store", params=[*KINDS, "no journal"])
     def _store(self, request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         if request.param == "no journal":
-            yield MemoryStore()
+            yield JobStore(None)
             return
         journal = KINDS[request.param].open(tmp_path / "run")
-        yield JournalStore(journal)
+        yield JobStore(journal)
         journal.close()
 
     def test_all_are_returned_in_the_order_in_which_they_were_made(self, store: JobStore) -> None:
@@ -280,9 +280,9 @@ class TestJobs:
         assert store.all() == [job("a", state="done"), job("b")]
 
     async def test_a_later_session_has_them(self, reopen: Open) -> None:
-        JournalStore(reopen()).put([job("a")])  # type: ignore[arg-type]
+        JobStore(reopen()).put([job("a")])  # type: ignore[arg-type]
         second = reopen()
-        assert JournalStore(second).all() == [job("a")]  # type: ignore[arg-type]
+        assert JobStore(second).all() == [job("a")]  # type: ignore[arg-type]
         assert not second.began_empty
 
 
