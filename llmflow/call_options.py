@@ -41,12 +41,8 @@ def merged_options(
 ) -> Mapping[str, Any]:
     """Return the further fields of a call's body.
 
-    Args:
-        always: those of the LLM.
-        options: those of the call, whose names nobody checks.
-        fields: those that were given as keywords.
-        known: the fields that the provider is known to have; None: any.
-        place: what was called, such as ``llm(...)``.
+    The names of `options` are not checked, those of the keywords `fields` are: `known` are the
+    fields that the provider is known to have; None: any. `always` are the LLM's.
 
     Raises:
         UnknownArgumentError: a keyword is neither llmflow's nor the provider's.
@@ -68,11 +64,7 @@ def check_fields(
 ) -> None:
     """Refuse keywords that no provider's field can have been meant by.
 
-    Args:
-        fields: what was given as keywords.
-        known: the fields that the provider is known to have; None: any.
-        place: what was called.
-        own: the arguments of what was called.
+    `own` are the arguments of `place`, which was called with the fields.
 
     Raises:
         UnknownArgumentError: a keyword is neither llmflow's nor the provider's.
@@ -180,11 +172,8 @@ def _refuse_field(name: str, value: object) -> None:
 def sendable(request: Request, provider: Provider) -> Request:
     """Return a request that a provider can send.
 
-    Content that is nothing but `Text` becomes a text, which all providers take.
-
-    Args:
-        request: what is asked.
-        provider: who is asked. Its `sends` names the kinds that it takes beside texts.
+    Content that is nothing but `Text` becomes a text, which all providers take; `sends` of the
+    provider names the other kinds that it takes.
 
     Raises:
         ConfigurationError: it holds something of another kind.

@@ -140,14 +140,10 @@ def estimate(
     >>> estimate(request, Price(input=1, output=10))
     Estimate(usd=0.001005, tokens=105.0, requests=1.0)
 
-    Args:
-        request: what is asked. Its bound of the answer is what the answer is taken to come to.
-        price: what tokens cost; None: no dollars are reserved, see `Budget.check_price`.
-        charge: what the provider's `reserve` says: its bound of an answer that the request
-            does not bound, and the tokens of the prompt if it expects more of them.
-        expected_output: tokens of an answer without a bound; see `OutputForecast`.
-        batch: whether it is asked in a batch job.
-        prompt: the tokens of the prompt, where they have been counted.
+    An answer is taken to come to the request's bound, else to what the provider reserves if
+    that is less than `expected_output`; a prompt to the most of what the provider reserves and
+    of `prompt`, where it has been counted. Without a price no dollars are reserved, see
+    `Budget.check_price`.
     """
     prompt = float(prompt_tokens(request)) if prompt is None else prompt
     output = _bound(request)

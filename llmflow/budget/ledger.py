@@ -119,10 +119,7 @@ class Ledger:
     ) -> Reservation:
         """Reserve a call's cost, and wait for room where that helps.
 
-        Args:
-            estimate: what it may come to.
-            anew: estimates again when its turn comes, for answers since then may have told
-                more; called with the ledger locked.
+        `anew` estimates again when its turn comes, for answers since then may have told more.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing under way can change that; or an

@@ -112,13 +112,3 @@ class LedgerState:
     waiting: int
     seconds: float
     reached: str | None
-
-    @property
-    def share(self) -> float:
-        """The spent share of the scarcest unit, from 0 to 1."""
-        limits = (getattr(self.budget, name) for name in DIMENSIONS)
-        used = (*self.spent, self.seconds)
-        return min(
-            1.0,
-            max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0),
-        )

@@ -226,12 +226,7 @@ def plausible(response: Response, provider: Provider, charge: Charge | None) -> 
 
     What is below zero would make calls free, and what is absurd would close a quota or a
     budget for good: above the model's context, or above 100 times the estimate where the
-    context is not known.
-
-    Args:
-        response: the answer.
-        provider: who gave it.
-        charge: what it was expected to take; None where nobody knows.
+    context is not known. `charge` is what it was expected to take, where anybody knows.
     """
     usage = response.usage
     read, written = usage.input_tokens, usage.output_tokens

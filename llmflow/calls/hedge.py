@@ -87,9 +87,6 @@ class Hedging:
     ...     hedging.learn(float(seconds))
     >>> hedging.patience
     16.5
-
-    Args:
-        hedge: when, and how often.
     """
 
     def __init__(self, hedge: Hedge) -> None:

@@ -83,11 +83,7 @@ def priced(
 ) -> Response:
     """Return an answer with what it cost, if anybody knows.
 
-    Args:
-        response: the answer.
-        route: the way of its call.
-        in_batch: whether a batch job brought it.
-        charge: what was reserved for it, where that is known.
+    `charge` is what was reserved for it, where that is known.
     """
     if in_batch:  # of live calls, the mode has looked at the usage before the limiter
         response = plausible(response, route.provider, charge)
@@ -111,15 +107,8 @@ def price_failure(error: ProviderError, route: Route, *, in_batch: bool) -> None
 class LiveMode:
     """Answers requests by live calls to one provider.
 
-    Args:
-        provider: who answers.
-        limiter: the domain's admission.
-        retry: what happens after a failure.
-        timeout: how long one attempt may take.
-        gates: further gates to pass before admission, in this order.
-        hedge: when a slow attempt is sent a second time; None: never.
-        clock: where time and sleep come from.
-        rng: where jitter comes from.
+    The `gates` are passed before admission, in their order; `clock` and `rng` give time, sleep
+    and jitter.
     """
 
     def __init__(
@@ -266,7 +255,7 @@ class LiveMode:
             await permit.renew()
         call.attempts += counted  # only now is it sent: who was refused admission was not
         if asked is not None:
-            self._reporter.admitted(call.id, call.attempts, call.now() - asked)
+            self._reporter.admitted(call, call.now() - asked)
         if call.payment is not None:
             call.payment.begin(call.attempts)
         return permit
@@ -352,7 +341,7 @@ class LiveMode:
             return None
         call.second = twin.sending = second
         try:
-            self._reporter.hedged(call.id, call.now() - sent)
+            self._reporter.hedged(call, call.now() - sent)
             return await self._exchange(twin, permit)
         except ProviderError as error:
             self._tell(twin, permit, error)
@@ -391,7 +380,7 @@ class LiveMode:
         seconds = rejection.retry_after
         if daily and (seconds is None or seconds > self.retry.daily_limit_patience):
             permit.fail(overloaded=False, signals=rejection.signals, rejected=True)
-            self._reporter.rejected(call.id, call.attempts, rejection, None)
+            self._reporter.rejected(call, rejection, None)
             self.limiter.refuse(rejection, seconds=seconds)
             raise rejection
         told = self._reporter.of_pauses
@@ -405,9 +394,9 @@ class LiveMode:
         now = call.now()
         if call.rejected_since is None:
             call.rejected_since = now
-        self._reporter.rejected(call.id, call.attempts, rejection, seconds)
+        self._reporter.rejected(call, rejection, seconds)
         if told:
-            self._reporter.paused(call.id, rejection, before=before, seconds=seconds)
+            self._reporter.paused(call, rejection, before=before, seconds=seconds)
         patience = math.inf if daily else self.retry.rate_limit_patience
         if patience is None or now + seconds - call.rejected_since <= patience:
             return

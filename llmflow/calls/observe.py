@@ -13,6 +13,7 @@ from llmflow.clock import Clock
 from llmflow.errors import ProviderError
 from llmflow.events import (
     DomainPaused,
+    Event,
     RequestAdmitted,
     RequestHedged,
     RequestRejected,
@@ -125,110 +126,86 @@ def kind_of(error: ProviderError) -> str:
 
 
 class CallReporter:
-    """Tells of the calls of one provider.
-
-    Args:
-        provider: who answers.
-        clock: where the time of day comes from.
-    """
+    """Tells of the calls of one provider, by events and log lines."""
 
     def __init__(self, provider: Provider, clock: Clock) -> None:
         self._provider = provider
         self._name = f"{provider.name}/{provider.model}"
         self._clock = clock
 
-    def admitted(self, call_id: int, attempt: int, waited: float) -> None:
-        """Tell that a request goes, if `RequestAdmitted` is wanted."""
-        emit(RequestAdmitted(**self._of(call_id), attempt=attempt, waited=waited))
+    def admitted(self, call: LiveCall, waited: float) -> None:
+        """Tell that a request goes."""
+        self._emit(RequestAdmitted, call, attempt=call.attempts, waited=waited)
 
-    def hedged(self, call_id: int, seconds: float) -> None:
+    def hedged(self, call: LiveCall, seconds: float) -> None:
         """Report a hedge, sent after so many seconds."""
-        if RequestHedged.wanted:
-            emit(RequestHedged(**self._of(call_id), seconds=seconds))
+        self._emit(RequestHedged, call, seconds=seconds)
         text = "%s: no answer for %.3g s: sent a second time"
-        self._log(logging.DEBUG, call_id, text, self._name, seconds, seconds=seconds)
+        self._log(logging.DEBUG, call, text, self._name, seconds, seconds=seconds)
 
     def retried(self, call: LiveCall, attempt: int, error: ProviderError, delay: float) -> None:
         """Tell that an attempt failed and another one follows."""
-        call_id = call.id
         if call.retried is not None:
             call.retried(error)
-        if RequestRetried.wanted:
-            emit(RequestRetried(**self._of(call_id), attempt=attempt, error=error, delay=delay))
+        self._emit(RequestRetried, call, attempt=attempt, error=error, delay=delay)
         facts = {"attempt": attempt, "error": type(error).__name__, "delay": delay}
-        self._log(logging.INFO, call_id, "retrying in %.3g s after: %s", delay, error, **facts)
+        self._log(logging.INFO, call, "retrying in %.3g s after: %s", delay, error, **facts)
 
-    def rejected(
-        self, call_id: int, attempt: int, rejection: ProviderError, seconds: float | None
-    ) -> None:
+    def rejected(self, call: LiveCall, rejection: ProviderError, seconds: float | None) -> None:
         """Report a rate limit that pauses the domain for some seconds."""
-        if RequestRejected.wanted:
-            emit(
-                RequestRejected(
-                    **self._of(call_id),
-                    attempt=attempt,
-                    seconds=seconds,
-                    retry_after=rejection.retry_after,
-                    dimension=rejection.dimension,
-                )
-            )
+        self._emit(
+            RequestRejected,
+            call,
+            attempt=call.attempts,
+            seconds=seconds,
+            retry_after=rejection.retry_after,
+            dimension=rejection.dimension,
+        )
 
     @property
     def of_pauses(self) -> bool:
         """True if anybody wants to know of pauses."""
         return DomainPaused.wanted or logger.isEnabledFor(logging.INFO)
 
-    def doubted(self, call_id: int, refusal: ProviderError, seconds: float) -> None:
+    def doubted(self, call: LiveCall, refusal: ProviderError, seconds: float) -> None:
         """Report a pause because a working key or model is refused."""
-        if DomainPaused.wanted:
-            self._domain_paused(refusal, seconds)
+        self._domain_paused(refusal, seconds)
         text = (
             "%s: refused after it has worked: all calls pause for %.3g s, then one is sent once "
             "more (%s)"
         )
         facts = {"seconds": seconds, "error": type(refusal).__name__}
-        self._log(logging.WARNING, call_id, text, self._name, seconds, refusal, **facts)
+        self._log(logging.WARNING, call, text, self._name, seconds, refusal, **facts)
 
     def paused(
-        self, call_id: int, rejection: ProviderError, *, before: float, seconds: float
+        self, call: LiveCall, rejection: ProviderError, *, before: float, seconds: float
     ) -> None:
         """Report a pause once, however many calls meet it.
 
         Without the rejection, the domain would have paused for `before` seconds.
         """
         news = seconds > _MUCH_LONGER * before
-        if news and DomainPaused.wanted:
+        if news:
             self._domain_paused(rejection, seconds)
         level = logging.INFO if news else logging.DEBUG
         text, said = "%s: rate limited, all calls pause for %.3g s (%s)", rejection.message
         asked = {"retry_after": rejection.retry_after, "dimension": rejection.dimension}
-        self._log(level, call_id, text, self._name, seconds, said, seconds=seconds, **asked)
+        self._log(level, call, text, self._name, seconds, said, seconds=seconds, **asked)
 
     def _domain_paused(self, why: ProviderError, seconds: float) -> None:
-        emit(
-            DomainPaused(
-                at=self._clock.wall(),
-                run_id=current_run_id.get(),
-                provider=self._provider.name,
-                model=self._provider.model,
-                seconds=seconds,
-                reason=why.message,
-                dimension=why.dimension,
-            )
-        )
+        self._emit(DomainPaused, None, seconds=seconds, reason=why.message, dimension=why.dimension)
 
-    def _of(self, call_id: int) -> dict[str, Any]:
-        return {
-            "at": self._clock.wall(),
-            "run_id": current_run_id.get(),
-            "call_id": call_id,
-            "provider": self._provider.name,
-            "model": self._provider.model,
-        }
+    def _emit(self, kind: type[Event], call: LiveCall | None, **facts: Any) -> None:
+        if kind.wanted:
+            emit(kind(at=self._clock.wall(), **self._who(call), **facts))
 
-    def _log(self, level: int, call_id: int, text: str, *arguments: object, **facts: Any) -> None:
+    def _who(self, call: LiveCall | None) -> dict[str, Any]:
+        who = {"call_id": call.id} if call is not None else {}
+        provider = self._provider
+        run_id = current_run_id.get()
+        return {"run_id": run_id, **who, "provider": provider.name, "model": provider.model}
+
+    def _log(self, level: int, call: LiveCall, text: str, *arguments: object, **facts: Any) -> None:
         """Log a line, with fields of which none is named like one of the record's own."""
         if logger.isEnabledFor(level):
-            who = self._of(call_id)
-            del who["at"]
-            logger.log(level, text, *arguments, extra={**who, **facts})
+            logger.log(level, text, *arguments, extra={**self._who(call), **facts})

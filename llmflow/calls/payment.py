@@ -52,12 +52,8 @@ class Payment(Sending):
     that may have run is charged what was kept back for it at once, and the next one needs
     as much again before it is sent: a run never has more on its way than its budget pays.
 
-    Args:
-        ledger: what may still be spent.
-        reservation: what is kept back for the first request.
-        estimate: what a live request may cost, with what was learned meanwhile.
-        charge: notes what no row tells of, for later sessions.
-        batch: whether what is kept back is the price of a row of a batch job.
+    `reservation` is for the first request, with `batch` at the price of a row of a batch job;
+    `estimate` returns what a live request may cost, with what was learned meanwhile.
     """
 
     __slots__ = (
@@ -156,12 +152,7 @@ class Payment(Sending):
             self._charge(usd, tokens, 0)
 
     def failed(self, error: ProviderError, *, is_kept: bool) -> None:
-        """Settle with a failure.
-
-        Args:
-            error: the failure.
-            is_kept: whether it is written down, and the number of its requests with it.
-        """
+        """Settle with a failure; `is_kept`: recorded, with its requests."""
         self._requests = error.attempts
         self._charge(*self._settle(*spent_on(error)), 0 if is_kept else self._requests)
 
@@ -208,12 +199,7 @@ class Payment(Sending):
 
 
 class Second(Sending):
-    """Budget that is reserved for a second request.
-
-    Args:
-        reservation: as much as for the first one.
-        charge: as in `Payment`.
-    """
+    """Budget reserved for a second request, as for the first."""
 
     __slots__ = ("_charge", "_reservation")
 

@@ -56,13 +56,7 @@ _REFUSED: Final = (
 
 
 class Refusals:
-    """Decides what follows when one key and model are refused.
-
-    Args:
-        limiter: the domain's admission.
-        reporter: who tells of a pause.
-        clock: where time comes from.
-    """
+    """Decides what follows when one key and model are refused."""
 
     def __init__(self, limiter: Limiter, reporter: CallReporter, clock: Clock) -> None:
         self._limiter = limiter
@@ -72,10 +66,7 @@ class Refusals:
     async def let_pass(self, call: LiveCall, error: ProviderError, *, sent: float) -> None:
         """Return if a call should be sent again, waiting for a probe.
 
-        Args:
-            call: the call; `Standing.left` is to be told of its end where it is `doubted`.
-            error: what it was refused with.
-            sent: when it was sent.
+        `Standing.left` is to be told of the end of a call that is `doubted`. It was `sent` then.
 
         Raises:
             ContentFilterError: the refusal is meant for its input.
@@ -104,7 +95,7 @@ class Refusals:
             call.probed = True
             seconds = min(max(PAUSE_SECONDS, error.retry_after or 0.0), _LONGEST_PAUSE)
             self._limiter.pause(seconds, round_trip=now - sent)
-            self._reporter.doubted(call.id, error, seconds)
+            self._reporter.doubted(call, error, seconds)
         elif verdict is Verdict.WAIT:
             verdict = await self._outcome(call)
             call.probed = call.probed or verdict is Verdict.PROBE
@@ -134,10 +125,6 @@ def may_be_billed(error: ProviderError, status: int) -> bool:
 
     >>> may_be_billed(RateLimitError("later"), 200), may_be_billed(OverloadedError("no"), 504)
     (False, True)
-
-    Args:
-        error: what its reply says.
-        status: the HTTP status of the reply, whatever is said inside.
     """
     if isinstance(error, _NEVER_RUN):
         return False  # whatever the status: it waits, and goes on with what is kept back for it

@@ -378,11 +378,7 @@ def fingerprint(*, provider: str, endpoint: str, model: str, body: bytes) -> byt
     >>> fingerprint(provider="sim", endpoint="", model="demo", body=b"{}").hex()
     'b0cd8ad8f0de0d527f29fb6aeee1b7ad'
 
-    Args:
-        provider: the provider's name.
-        endpoint: where it is.
-        model: the model's name there.
-        body: the whole request: every message and every parameter.
+    `body` is the whole request: every message and every parameter.
     """
     digest = _begun(provider, endpoint, model).copy()
     digest.update(body)

@@ -29,9 +29,7 @@ class _Learned(NamedTuple):
 class Spending:
     """Reserves before a call, and settles after it.
 
-    Args:
-        ledger: what may still be spent.
-        journal: where what no row tells of is noted for later sessions, or None.
+    The journal keeps what no row tells of for later sessions.
     """
 
     def __init__(self, ledger: Ledger, journal: JournalProtocol | None) -> None:
@@ -103,10 +101,6 @@ class Spending:
 
     async def pay(self, call: Call, *, batch: bool) -> Payment:
         """Reserve a call's cost; waits while other calls may free some.
-
-        Args:
-            call: the call, for whose row in a job something may be kept back already.
-            batch: whether it is asked in a batch job.
 
         Raises:
             BudgetExceededError: it does not fit.

@@ -8,7 +8,6 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from llmflow.clock import SystemClock
@@ -58,12 +57,7 @@ class Subscription:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def tell(self, event: Event) -> None:
@@ -168,10 +162,17 @@ async def observed(
     token = current_run_id.set(run_id)
     who: dict[str, Any]
     who = {"run_id": run_id, "call_id": call_id, "provider": provider, "model": model}
-    started, wall = _clock.monotonic(), _clock.wall
+    started = _clock.monotonic()
+
+    def tell(kind: type[Event], **facts: Any) -> None:
+        emit(kind(at=_clock.wall(), **facts, **who))
+
+    def took() -> float:
+        return _clock.monotonic() - started
+
     try:
         if RequestStarted.wanted:
-            emit(RequestStarted(at=wall(), request=request, **who))
+            tell(RequestStarted, request=request)
         response = await ask()
     except GeneratorExit:
         # The garbage collector is at work, at whatever line of this thread: a hook that
@@ -181,34 +182,26 @@ async def observed(
         if RequestFailed.wanted:
             attempts = error.attempts if isinstance(error, ProviderError) else 0
             source = getattr(error, "source", "provider")
-            took = _clock.monotonic() - started
-            emit(
-                RequestFailed(
-                    at=wall(), seconds=took, error=error, attempts=attempts, source=source, **who
-                )
-            )
+            tell(RequestFailed, seconds=took(), error=error, attempts=attempts, source=source)
         raise
     except BaseException:
         if RequestCancelled.wanted:
-            emit(RequestCancelled(at=wall(), seconds=_clock.monotonic() - started, **who))
+            tell(RequestCancelled, seconds=took())
         raise
     else:
         if RequestFinished.wanted:
-            emit(
-                RequestFinished(
-                    at=wall(),
-                    seconds=_clock.monotonic() - started,
-                    usage=response.usage,
-                    cost=response.cost,
-                    finish_reason=response.finish_reason,
-                    attempts=response.attempts,
-                    waited=response.waited,
-                    source=response.source,
-                    response_model=response.model,
-                    request_id=response.request_id,
-                    response=response,
-                    **who,
-                )
+            tell(
+                RequestFinished,
+                seconds=took(),
+                usage=response.usage,
+                cost=response.cost,
+                finish_reason=response.finish_reason,
+                attempts=response.attempts,
+                waited=response.waited,
+                source=response.source,
+                response_model=response.model,
+                request_id=response.request_id,
+                response=response,
             )
         return response
     finally:

@@ -27,11 +27,6 @@ def tell_results(error: BaseException, done: int, total: int | None) -> None:
     """Report an interrupt that leaves a batch or map incomplete.
 
     Said by the outermost of them, and not in a run with a journal, which says it itself.
-
-    Args:
-        error: what ended it; nothing is said of what is no interrupt.
-        done: how many have ended.
-        total: of how many; None where that is not known.
     """
     if _is_interrupt(error) and not _is_inside():
         ended = counted(done, "item is done", "items are done")

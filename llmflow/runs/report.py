@@ -178,14 +178,7 @@ def request_lines(done: _Requests, money: str | None) -> list[str]:
 def report_of(
     session: Session, name: str | None, seconds: float, jobs: list[JobRecord]
 ) -> RunReport:
-    """Return the report of a run.
-
-    Args:
-        session: what its calls went through.
-        name: the run's; None for one without.
-        seconds: how long it took.
-        jobs: its batch jobs.
-    """
+    """Return the report of a run."""
     done, journal = session.tally.statistics(), session.journal
     state = None if session.ledger is None else session.ledger.state()
     budget, spent = ({}, {}) if state is None else budget_amounts(state)

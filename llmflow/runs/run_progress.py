@@ -63,12 +63,8 @@ class RunWatch:
     ) -> RunView:
         """Return the run as it is now; by default, its calls.
 
-        Args:
-            ended: rows or items that have ended.
-            total: how many there are in all; None where that is not known.
-            answered: how many of them were answered.
-            failed: how many failed for good.
-            new: how many have ended by now, for the pace; known ones among them.
+        Else `ended`, `answered` and `failed` are rows or items; `new` have ended by now, for
+        the pace, known ones among them.
         """
         counts, ledger = self._session.tally.statistics(), self._session.ledger
         traffic, pace = Traffic.of(self._limiters()), self._pace
@@ -154,15 +150,8 @@ class RunProgress:
     """Shows what a run is doing from `start` to `stop`.
 
     A thread of its own draws, so that it also does while the program blocks, or has no
-    event loop. It looks four times a second and keeps no process alive.
-
-    Args:
-        session: what the run's calls go through.
-        jobs: returns its batch jobs.
-        limiters: as in `RunWatch`.
-        total: calls in all, or None where that is not known.
-        stream: where to show it, or None.
-        now: a clock in seconds that never goes back.
+    event loop. It looks four times a second and keeps no process alive. `total` are the calls
+    in all, where that is known; for the rest see `RunWatch`.
     """
 
     def __init__(

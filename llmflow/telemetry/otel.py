@@ -38,9 +38,6 @@ _End: TypeAlias = RequestFinished | RequestFailed | RequestCancelled
 _CHAT: Final = "chat"
 _SCOPE: Final = "llmflow"
 _NANO: Final = 1_000_000_000
-_TOKEN_USAGE_BOUNDARIES: Final = tuple(4**power for power in range(14))
-_DURATION_BOUNDARIES: Final = tuple(0.01 * 2**power for power in range(14))
-_WAIT_BOUNDARIES: Final = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0)
 _OPTIONS: Final = {
     "top_p": "gen_ai.request.top_p",
     "top_k": "gen_ai.request.top_k",
@@ -221,36 +218,30 @@ class _Instruments:
         meter = metrics.get_meter(_SCOPE, meter_provider=meter_provider)
         self.tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=_TOKEN_USAGE_BOUNDARIES,
+            "{token}",
+            "Number of input and output tokens used.",
+            explicit_bucket_boundaries_advisory=tuple(4**power for power in range(14)),
         )
         self.duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
-            unit="s",
-            description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=_DURATION_BOUNDARIES,
+            "s",
+            "GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=tuple(0.01 * 2**power for power in range(14)),
         )
         self.wait = meter.create_histogram(
             "llmflow.client.wait.duration",
-            unit="s",
-            description="Time waited for the quota and between attempts, of calls that waited.",
-            explicit_bucket_boundaries_advisory=_WAIT_BOUNDARIES,
+            "s",
+            "Time waited for the quota and between attempts, of calls that waited.",
+            explicit_bucket_boundaries_advisory=(0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0),
         )
         self.rejections = meter.create_counter(
-            "llmflow.client.rejections",
-            unit="{rejection}",
-            description="Rate limits (429) that were met.",
+            "llmflow.client.rejections", "{rejection}", "Rate limits (429) that were met."
         )
         self.retries = meter.create_counter(
-            "llmflow.client.retries",
-            unit="{retry}",
-            description="Attempts that were followed by another.",
+            "llmflow.client.retries", "{retry}", "Attempts that were followed by another."
         )
         self.cost = meter.create_counter(
-            "llmflow.client.cost",
-            unit="{USD}",
-            description="Cost of answers, where their price is known.",
+            "llmflow.client.cost", "{USD}", "Cost of answers, where their price is known."
         )
 
     def finished(self, event: RequestFinished) -> None:

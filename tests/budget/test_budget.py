@@ -135,18 +135,12 @@ class TestAccounting:
         for _ in range(3):
             granted(ledger, Estimate(usd=0.1)).settle(usd=0.1)
         assert ledger.remaining().usd == pytest.approx(0.0, abs=1e-12)
-        assert ledger.state().share == 1.0
 
     def test_all_units_or_none_are_reserved(self) -> None:
         ledger = Ledger(Budget(usd=10, tokens=100))
         granted(ledger, Estimate(usd=1, tokens=90))
         assert ledger.reserve_nowait(Estimate(usd=1, tokens=20)) is None
         assert ledger.state().reserved == Spent(1, 90, 1)
-
-    def test_the_share_is_that_of_the_unit_nearest_its_end(self) -> None:
-        ledger = Ledger(Budget(usd=10, tokens=100), spent=Spent(usd=1, tokens=50))
-        assert ledger.state().share == 0.5
-        assert Ledger(Budget()).state().share == 0.0
 
 
 class TestWaiting:
