@@ -6,20 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.checks import choices, flags, number, whole
-from llmflow.types import parse_amount
+from llmflow.simulator.checks import check_fields, whole
 
 RowError = Literal["server_error", "invalid_request"]
 ExpiredResults = Literal["partial", "none"]
 CancelledResults = Literal["keep", "drop"]
 
-_SECONDS = (
-    "seconds",
-    "validation_seconds",
-    "finalizing_seconds",
-    "cancel_seconds",
-    "expiry_seconds",
-)
 _SHARES = ("error_rows", "expired_rows", "missing_rows", "duplicate_rows")
 _ORDINALS = ("stuck_jobs", "slow_jobs", "lost_creates", "lost_uploads")
 
@@ -101,32 +93,15 @@ class BatchSettings:
     state: str | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_SECONDS, *_SHARES, "slow_factor"):
-            number(f"batch.{name}", getattr(self, name))
+        counts = {name: {"low": 1} for name in ("max_requests", "max_bytes", "queue_requests")}
+        check_fields(self, prefix="batch.", rows_per_second={"above": 0}, **counts)
         for name in ("stuck_at", "failed_polls"):
-            if number(f"batch.{name}", getattr(self, name)) > 1:
+            if getattr(self, name) > 1:
                 raise ConfigurationError(f"batch.{name} must be at most 1, for it is a share")
         if sum(getattr(self, name) for name in _SHARES) > 1 + 1e-9:
             raise ConfigurationError(
                 f"{', '.join(f'batch.{name}' for name in _SHARES)} must not exceed 1 together"
             )
-        if self.rows_per_second is not None:
-            number("batch.rows_per_second", self.rows_per_second, above=0)
-        if self.queue_tokens is not None:
-            tokens = parse_amount(self.queue_tokens, name="batch.queue_tokens")
-            object.__setattr__(self, "queue_tokens", tokens)
-        for name in ("max_requests", "max_bytes", "queue_requests"):
-            if getattr(self, name) is not None:
-                whole(f"batch.{name}", getattr(self, name), low=1)
-        flags(self, "moving_counts", prefix="batch.")
-        whole("batch.hidden_polls", self.hidden_polls, low=0)
-        choices(
-            self,
-            prefix="batch.",
-            row_error=RowError,
-            expired_results=ExpiredResults,
-            cancelled_results=CancelledResults,
-        )
         if self.state is not None and (not isinstance(self.state, str) or not self.state):
             raise ConfigurationError(f"batch.state must be a folder's path; got {self.state!r}")
         for name in _ORDINALS:

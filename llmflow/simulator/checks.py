@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TypeVar, get_args
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from llmflow.errors import ConfigurationError
+from llmflow.types import parse_amount
 
 _T = TypeVar("_T")
 
@@ -32,21 +35,35 @@ def whole(name: str, value: object, *, low: int, high: int | None = None) -> int
     return value
 
 
-def choices(owner: object, *, prefix: str = "", **kinds: object) -> None:
-    """Raise if a setting is none of its kind's literals."""
-    for name, kind in kinds.items():
-        value = getattr(owner, name)
-        if value not in get_args(kind):
-            allowed = ", ".join(repr(choice) for choice in get_args(kind))
-            raise ConfigurationError(f"{prefix}{name} must be one of {allowed}; got {value!r}")
+_hints: Any = lru_cache(get_type_hints)
 
 
-def flags(owner: object, *names: str, prefix: str = "") -> None:
-    """Raise if a setting is not a boolean."""
-    for name in names:
-        value = getattr(owner, name)
-        if not isinstance(value, bool):
-            raise ConfigurationError(f"{prefix}{name} must be True or False; got {value!r}")
+def check_fields(owner: object, *, prefix: str = "", **bounds: Mapping[str, Any]) -> None:
+    """Check the numbers, booleans and literals of settings by their types.
+
+    Args:
+        owner: the settings. Amounts, which may be texts, become numbers.
+        prefix: goes before the names of settings in errors.
+        bounds: the arguments of `number` and `whole` for some of them.
+    """
+    for name, hint in _hints(type(owner)).items():
+        value, full = getattr(owner, name), f"{prefix}{name}"
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if value is None and type(None) in kinds:
+            continue
+        if get_origin(hint) is Literal:
+            if value not in get_args(hint):
+                allowed = ", ".join(map(repr, get_args(hint)))
+                raise ConfigurationError(f"{full} must be one of {allowed}; got {value!r}")
+        elif hint is bool:
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{full} must be True or False; got {value!r}")
+        elif float in kinds and str in kinds:
+            object.__setattr__(owner, name, parse_amount(getattr(owner, name), name=full))
+        elif int in kinds:
+            whole(full, value, **{"low": 0, **bounds.get(name, {})})
+        elif kinds[0] is float:
+            number(full, value, **bounds.get(name, {}))
 
 
 def from_mapping(cls: type[_T], data: object, *, name: str) -> _T:

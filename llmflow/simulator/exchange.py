@@ -20,8 +20,8 @@ Form = Literal["object"] | Mapping[str, Any] | None
 class DialectError(Exception, ABC):
     """An error reply: its status and what its envelope may hold."""
 
-    forms: ClassVar[Mapping[str, tuple[int, str, Mapping[str, str]]]]
-    """The errors that the simulator itself gives, by name: status, message, and what else."""
+    forms: ClassVar[Mapping[str, tuple[Any, ...]]]
+    """The errors that the simulator itself gives, by name: status, message, and more if any."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class DialectError(Exception, ABC):
     @classmethod
     def of(cls, form: str, /, **facts: object) -> Self:
         """Return an error of `forms`, with these facts in its message."""
-        status, message, more = cls.forms[form]
-        return cls(status, message.format(**facts), **more)
+        status, message, *more = cls.forms[form]
+        return cls(status, message.format(**facts), **(more[0] if more else {}))
 
     @abstractmethod
     def body(self, ident: str) -> bytes:

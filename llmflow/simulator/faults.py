@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
 from statistics import NormalDist
 from typing import NamedTuple, Self
 
 from llmflow.errors import ConfigurationError
-from llmflow.simulator.checks import number
+from llmflow.simulator.checks import check_fields, number
 
 DEFAULT_MEAN = 0.5
 DEFAULT_SIGMA = 0.5
@@ -44,8 +46,7 @@ class Latency:
     per_output_token: float = 0.0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            number(f"latency.{item.name}", getattr(self, item.name))
+        check_fields(self, prefix="latency.")
         if self.spread > 1:
             raise ConfigurationError(
                 f"latency.spread must be at most 1, a fraction of seconds; got {self.spread!r}"
@@ -133,8 +134,7 @@ class Faults:
     straggler_factor: float = 10.0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            number(f"faults.{item.name}", getattr(self, item.name))
+        check_fields(self, prefix="faults.")
         total = sum(probability for _, probability in self.table())
         if total > 1 + 1e-9:
             raise ConfigurationError(
@@ -145,6 +145,18 @@ class Faults:
         """Return each kind of fault with its probability."""
         kinds = ("server_error", "overloaded", "reset", "hang", "garbage", "slow", "straggler")
         return tuple((kind, float(getattr(self, kind))) for kind in kinds)
+
+
+def thresholds(shares: Iterable[tuple[str, float]]) -> list[tuple[float, str]]:
+    """Return kinds with the sum of shares up to each."""
+    names, parts = zip(*shares, strict=True)
+    sums = zip(parts, accumulate(parts), names, strict=True)
+    return [(limit, name) for share, limit, name in sums if share]
+
+
+def pick(limits: list[tuple[float, str]], chance: float) -> str | None:
+    """Return the kind that a chance falls to, if any."""
+    return next((kind for limit, kind in limits if chance < limit), None)
 
 
 class Fate(NamedTuple):
@@ -164,29 +176,18 @@ class Dice:
     >>> dice = Dice(Latency(seconds=0.2), Faults(), seed=1)
     >>> dice.roll()
     Fate(fault=None, latency=0.2)
-
-    Args:
-        latency: how long answers take.
-        faults: what goes wrong, and how often.
-        seed: the start of the sequence.
-
     """
 
     def __init__(self, latency: Latency, faults: Faults, *, seed: int) -> None:
         self._random = random.Random(seed)
         self._latency = latency
         self._factors = {"slow": faults.slow_factor, "straggler": faults.straggler_factor}
-        self._thresholds: list[tuple[float, str]] = []
-        total = 0.0
-        for kind, probability in faults.table():
-            total += probability
-            if probability:
-                self._thresholds.append((total, kind))
+        self._thresholds = thresholds(faults.table())
 
     def roll(self, *, output_tokens: int = 0) -> Fate:
         """Return the next request's fate."""
         chance, draw = self._random.random(), self._random.random()
-        fault = next((kind for limit, kind in self._thresholds if chance < limit), None)
+        fault = pick(self._thresholds, chance)
         latency = self._latency
         seconds = latency.seconds
         if latency.sigma:

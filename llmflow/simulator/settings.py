@@ -10,9 +10,8 @@ from typing import Literal, NamedTuple
 
 from llmflow.errors import ConfigurationError
 from llmflow.simulator.batch_settings import BatchSettings
-from llmflow.simulator.checks import choices, flags, from_mapping, number, whole
+from llmflow.simulator.checks import check_fields, from_mapping, number
 from llmflow.simulator.faults import Faults, Latency
-from llmflow.types import parse_amount
 
 Scope = Literal["key+model", "key", "model", "all"]
 ChargeRule = Literal["max", "sum"]
@@ -162,43 +161,20 @@ class SimulatorSettings:
     max_body_bytes: int = 16_777_216
 
     def __post_init__(self) -> None:
-        for name in (*Limits._fields, "ramp_floor"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, parse_amount(value, name=name))
-        whole("port", self.port, low=0, high=65535)
-        number("burst_seconds", self.burst_seconds, above=0)
-        number("ramp_window", self.ramp_window, above=0)
-        number("jitter", self.jitter)
-        number("slow_openings", self.slow_openings)
-        if self.ramp is not None:
-            number("ramp", self.ramp, above=1)
-        for name, low in (
-            ("max_concurrent", 1),
-            ("credit_requests", 0),
-            ("context_tokens", 1),
-            ("default_max_tokens", 0),
-            ("seed", 0),
-            ("record", 0),
-            ("max_body_bytes", 1),
-        ):
-            if getattr(self, name) is not None or name not in _OPTIONAL_COUNTS:
-                whole(name, getattr(self, name), low=low)
-        choices(
+        check_fields(
             self,
-            scope=Scope,
-            credit_error=CreditError,
-            charge=ChargeRule,
-            quota_headers=QuotaHeaders,
-            headers_at=HeadersAt,
-            headers_on=HeadersOn,
-            answer=AnswerStyle,
+            port={"high": 65535},
+            burst_seconds={"above": 0},
+            ramp_window={"above": 0},
+            ramp={"above": 1},
+            max_concurrent={"low": 1},
+            context_tokens={"low": 1},
+            max_body_bytes={"low": 1},
         )
         self._check_texts()
         self._check_nested()
 
     def _check_texts(self) -> None:
-        flags(self, "refund", "rejections_cost", "retry_after", "retry_after_ms", "retry_text")
         for name in ("host", "organization"):
             value = getattr(self, name)
             # A line break here would end a header early.
@@ -279,4 +255,3 @@ _STEPS: tuple[tuple[str, str, Callable[[float], bool], str], ...] = (
     ("schedule", "factor above 0", lambda factor: factor > 0, "[(0, 1), (60, 0.5)]"),
     ("others", "share from 0 to below 1", lambda share: share < 1, "[(0, 0.6), (10, 0)]"),
 )
-_OPTIONAL_COUNTS = ("max_concurrent", "credit_requests", "context_tokens")

@@ -21,18 +21,18 @@ from llmflow.simulator.settings import SimulatorSettings
 
 
 class CompletionsError(DialectError):
-    forms: ClassVar[Mapping[str, tuple[int, str, Mapping[str, str]]]] = {
-        "server_error": (500, "failed", {}),
-        "overloaded": (503, "busy", {}),
-        "invalid_request": (400, "refused", {}),
-        "no_key": (401, "no key", {}),
-        "wrong_key": (401, "wrong key", {}),
-        "model": (404, "no model {name}", {}),
-        "path": (404, "no such path", {}),
-        "method": (405, "{allowed} only", {}),
-        "job": (404, "no job {ident}", {}),
+    forms: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "server_error": (500, "failed"),
+        "overloaded": (503, "busy"),
+        "invalid_request": (400, "refused"),
+        "no_key": (401, "no key"),
+        "wrong_key": (401, "wrong key"),
+        "model": (404, "no model {name}"),
+        "path": (404, "no such path"),
+        "method": (405, "{allowed} only"),
+        "job": (404, "no job {ident}"),
         "limit": (422, "limit: 1 to {most}, not {limit}", {"kind": "validation"}),
-        "cancel": (409, "{id} has ended", {}),
+        "cancel": (409, "{id} has ended"),
     }
 
     def body(self, ident: str) -> bytes:

@@ -28,18 +28,18 @@ _KINDS = {
 }
 
 
-_FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
-    "server_error": (500, "Internal server error", {}),
-    "overloaded": (529, "Overloaded", {}),
-    "invalid_request": (400, "The request was refused by the simulator.", {}),
-    "no_key": (401, "x-api-key header is required", {}),
-    "wrong_key": (401, "invalid x-api-key", {}),
-    "model": (404, "model: {name}", {}),
-    "path": (404, "Not Found", {}),
-    "method": (405, "Method Not Allowed", {}),
-    "job": (404, "Batch {ident} was not found.", {}),
-    "limit": (400, "limit: Input should be from 1 to {most}", {}),
-    "cancel": (400, "Batch {id} has ended and cannot be canceled.", {}),
+_FORMS: Mapping[str, tuple[Any, ...]] = {
+    "server_error": (500, "Internal server error"),
+    "overloaded": (529, "Overloaded"),
+    "invalid_request": (400, "The request was refused by the simulator."),
+    "no_key": (401, "x-api-key header is required"),
+    "wrong_key": (401, "invalid x-api-key"),
+    "model": (404, "model: {name}"),
+    "path": (404, "Not Found"),
+    "method": (405, "Method Not Allowed"),
+    "job": (404, "Batch {ident} was not found."),
+    "limit": (400, "limit: Input should be from 1 to {most}"),
+    "cancel": (400, "Batch {id} has ended and cannot be canceled."),
 }
 
 

@@ -12,17 +12,11 @@ from llmflow.private_files import private
 from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.simulator.batches.api import BatchAPI, Ending, LineError, ResultFile, Row
 from llmflow.simulator.batches.store import Bill, JobRecord, Outcome, Store
+from llmflow.simulator.faults import pick, thresholds
 
 
 class Rows:
-    """The lines of a file part, read one at a time.
-
-    Args:
-        path: the file.
-        start: the first byte.
-        size: how many bytes.
-
-    """
+    """The lines of a file part, read one at a time."""
 
     def __init__(self, path: Path, *, start: int, size: int) -> None:
         self._file: BinaryIO = path.open("rb")
@@ -69,19 +63,11 @@ class Fates:
         self.order = array("L", range(total))
         dice.shuffle(self.order)
         self._draws = array("d", (dice.random() for _ in range(total)))
-        self._limits: list[tuple[float, str]] = []
-        limit = 0.0
-        for fate, share in settings.shares():
-            limit += share
-            if share:
-                self._limits.append((limit, fate))
+        self._thresholds = thresholds(settings.shares())
 
     def of(self, index: int) -> str | None:
         """Return ``error``, ``expired``, ``missing``, ``duplicate``, or None."""
-        if not self._limits:
-            return None
-        draw = self._draws[index]
-        return next((fate for limit, fate in self._limits if draw < limit), None)
+        return pick(self._thresholds, self._draws[index])
 
 
 class Results:
@@ -140,17 +126,7 @@ _Problem = tuple[LineError, int | None]
 
 
 class Life:
-    """Carries one job on, a step at a time.
-
-    Args:
-        job: its record, new or from before a restart.
-        rows: its input.
-        api: the rules of its dialect.
-        store: where records and results go.
-        settings: how jobs go.
-        seed: with the job's identifier, decides what becomes of each row.
-
-    """
+    """Carries a job on, new or from before a restart, by steps."""
 
     def __init__(
         self,
@@ -295,9 +271,8 @@ class Life:
         """Begin the results anew; those from before a restart are replaced."""
         self._results.discard()
         job = self.job
-        job.completed = job.failed = job.input_tokens = job.output_tokens = 0
-        job.counts = {}
-        self._left = []
+        job.input_tokens = job.output_tokens = 0
+        job.counts, self._left = {}, []
 
     def _progress(self, cursor: int, time: float) -> tuple[int, float]:
         """Return the count of rows due, and the next one's time."""
@@ -330,28 +305,21 @@ class Life:
             return 0
         line = self._rows.read(index)
         row = self._api.answer(
-            self.job,
-            line,
-            ident=f"{self.job.id.rpartition('_')[2]}{index:06x}",
-            fails=fate == "error",
-            now=self._now,
+            self.job, line, ident=self._ident(index), fails=fate == "error", now=self._now
         )
         self._count(row)
         if row.kind == "succeeded":
             bill = Bill(index, row.custom_id, row.body, row.input_tokens, row.output_tokens)
             self._bills.append(bill)
-        if fate != "missing":
-            self._results.write(row)
-        if fate == "duplicate":
+        for _ in range({"missing": 0, "duplicate": 2}.get(fate or "", 1)):
             self._results.write(row)
         return len(line)
 
+    def _ident(self, index: int) -> str:
+        return f"{self.job.id.rpartition('_')[2]}{index:06x}"
+
     def _count(self, row: Row) -> None:
         job = self.job
-        if row.kind == "succeeded":
-            job.completed += 1
-        elif row.kind == "errored":
-            job.failed += 1
         job.counts[row.kind] = job.counts.get(row.kind, 0) + 1
         job.input_tokens += row.input_tokens
         job.output_tokens += row.output_tokens
@@ -376,8 +344,7 @@ class Life:
         work = 0
         for index in self._left:
             line = self._rows.read(index)
-            ident = f"{self.job.id.rpartition('_')[2]}{index:06x}"
-            row = self._api.unanswered(line, ident=ident, why=why)
+            row = self._api.unanswered(line, ident=self._ident(index), why=why)
             self._count(row)
             self._results.write(row)
             work += _ROW_BYTES + len(line)

@@ -24,15 +24,7 @@ _TURN_SECONDS = 0.01
 
 
 class Batches:
-    """Files and jobs of a simulated provider; times are seconds since 1970.
-
-    Args:
-        settings: what the provider is set to.
-
-    Raises:
-        ConfigurationError: the folder of its state cannot be used.
-
-    """
+    """Files and jobs of a simulated provider; times are seconds since 1970."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings

@@ -80,10 +80,6 @@ class Ledger:
 
     So a simulator that is killed between an answer and its result, and computes it again
     after its restart, has billed it once.
-
-    Args:
-        path: the database.
-
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,8 +176,6 @@ class JobRecord:
     errors: list[dict[str, Any]] = field(default_factory=list)
     total: int = 0
     tokens: int = 0
-    completed: int = 0
-    failed: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     started: float | None = None
     finalizing: float | None = None

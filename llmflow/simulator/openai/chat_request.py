@@ -274,9 +274,9 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
 def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatRequest:
     """Read a chat completion request that is parsed already; as `parse_chat` otherwise."""
     # Imported with the first request: pydantic takes longer to import than all else.
-    from llmflow.simulator.openai.chat_shapes import check_shape
+    from llmflow.simulator.openai.chat_shapes import BODY, check_shape
 
-    check_shape(body)
+    check_shape(BODY, body)
     model = body["model"]
     prompt, characters, prompt_tokens = _read_messages(body["messages"])
     if settings.models and model not in settings.models:

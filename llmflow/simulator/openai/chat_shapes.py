@@ -123,7 +123,7 @@ _FIELDS = {
     "verbosity": one_of("low", "medium", "high"),
     "web_search_options": OBJECT,
 }
-_BODY = SchemaValidator(
+BODY = SchemaValidator(
     table(
         {"model": TEXT, "messages": core.list_schema(_MESSAGE, min_length=1)},
         {name: nullable(shape) for name, shape in _FIELDS.items()},
@@ -131,9 +131,25 @@ _BODY = SchemaValidator(
 )
 
 
-def check_shape(body: object) -> None:
-    """Raise the refusal of a request that has another shape."""
-    errors = first_errors(_BODY, body)
+_LABELS = core.dict_schema(
+    core.str_schema(max_length=64), core.str_schema(max_length=512), max_length=16
+)
+JOB = SchemaValidator(
+    table(
+        {
+            "input_file_id": TEXT,
+            "endpoint": one_of("/v1/chat/completions"),
+            "completion_window": one_of("24h"),
+        },
+        {"metadata": nullable(_LABELS)},
+        closed=False,
+    )
+)
+
+
+def check_shape(shape: SchemaValidator, body: object) -> None:
+    """Raise the refusal of a request of another shape than this."""
+    errors = first_errors(shape, body)
     if not errors:
         return
     first = errors[0]
@@ -237,8 +253,8 @@ def _refusal(error: ErrorDetails, param: str, last: str) -> OpenAIError:
 
 def _bad_value(param: str, value: object, allowed: str) -> OpenAIError:
     """Return the refusal of a value; pydantic has listed those that are allowed."""
-    names = [f"'{name}'" for name in re.findall(r"'<?([^'<>]+)>?'", allowed)]
-    listed = f"{', '.join(names[:-1])}, and {names[-1]}"
+    *names, last = [f"'{name}'" for name in re.findall(r"'<?([^'<>]+)>?'", allowed)]
+    listed = ", ".join([*names, f"and {last}" if names else last])
     message = f"Invalid value: '{value}'. Supported values are: {listed}."
     return OpenAIError(400, message, param=param, code="invalid_value")
 

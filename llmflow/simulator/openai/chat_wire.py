@@ -14,11 +14,10 @@ import orjson
 
 from llmflow.simulator.exchange import Answer, Call, DialectError, Tool
 
-_FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
+_FORMS: Mapping[str, tuple[Any, ...]] = {
     "server_error": (
         500,
         "The server had an error while processing your request. Sorry about that!",
-        {},
     ),
     "overloaded": (
         503,
@@ -36,7 +35,6 @@ _FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
             "You didn't provide an API key. You need to provide your API key in an "
             "Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
         ),
-        {},
     ),
     "wrong_key": (
         401,
@@ -51,11 +49,11 @@ _FORMS: Mapping[str, tuple[int, str, Mapping[str, str]]] = {
         "The model '{name}' does not exist",
         {"param": "model", "code": "model_not_found"},
     ),
-    "path": (404, "Invalid URL ({method} {path})", {}),
+    "path": (404, "Invalid URL ({method} {path})"),
     "method": (405, "Only {allowed} requests are accepted.", {"code": "method_not_supported"}),
-    "job": (404, "No batch found with id '{ident}'.", {}),
+    "job": (404, "No batch found with id '{ident}'."),
     "limit": (400, "Invalid 'limit': expected 1 to {most}, got {limit}.", {"param": "limit"}),
-    "cancel": (409, "Cannot cancel a batch with status '{status}'.", {}),
+    "cancel": (409, "Cannot cancel a batch with status '{status}'."),
 }
 
 

@@ -24,10 +24,8 @@ from llmflow.simulator.exchange import load_object
 from llmflow.simulator.openai.chat_request import read_chat
 from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError, completion
 
-_ENDPOINTS = ("/v1/chat/completions",)
 _MOST_LISTED = 10_000
 _FIELD_BYTES = 1024
-_MOST_PAIRS = 16
 _KEPT_SECONDS = 30 * 86_400.0
 _UNDONE: dict[RowKind, dict[str, str]] = {
     "expired": {
@@ -112,8 +110,8 @@ class OpenAIBatches(BatchAPI):
             "cancelled_at": _time(job.ended, outcome == "cancelled"),
             "request_counts": {
                 "total": job.total,
-                "completed": job.completed,
-                "failed": job.failed + sum(job.counts.get(k, 0) for k in ("expired", "cancelled")),
+                "completed": job.counts.get("succeeded", 0),
+                "failed": sum(n for kind, n in job.counts.items() if kind != "succeeded"),
             },
             "usage": {
                 "input_tokens": job.input_tokens,
@@ -171,27 +169,20 @@ class OpenAIBatches(BatchAPI):
 
     def create(self, request: BatchRequest) -> BatchReply:
         """Create a job of the rows in an uploaded file."""
+        from llmflow.simulator.openai.chat_shapes import JOB, check_shape
+
         body = load_object(request.body)
         if body is None:
             raise OpenAIError(400, "We could not parse the JSON body of your request.")
-        for name in ("input_file_id", "endpoint", "completion_window"):
-            if not isinstance(body.get(name), str):
-                raise OpenAIError(
-                    400,
-                    f"Missing required parameter: '{name}'.",
-                    param=name,
-                    code="missing_required_parameter",
-                )
-        _check_value(body, "endpoint", _ENDPOINTS)
-        _check_value(body, "completion_window", ("24h",))
-        metadata = _metadata(body.get("metadata"))
+        check_shape(JOB, body)
         file = self._find_file(body["input_file_id"], request)
         if file.purpose != "batch":
             raise OpenAIError(400, "The input file must have the purpose 'batch'.")
         if file.size > (most := self._most_bytes):
             message = f"The input file has {file.size} bytes, larger than the {most} maximum."
             raise OpenAIError(400, message)
-        job = self._new_job(request, endpoint=body["endpoint"], input=file.id, metadata=metadata)
+        endpoint, metadata = body["endpoint"], body.get("metadata")
+        job = self._new_job(request, endpoint=endpoint, input=file.id, metadata=metadata)
         return self._created(job, request)
 
     # --- jobs
@@ -353,28 +344,6 @@ def _shown_file(file: FileRecord) -> dict[str, Any]:
         "status": "processed",
         "status_details": None,
     }
-
-
-def _check_value(body: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> None:
-    if body[name] not in allowed:
-        supported = ", ".join(f"'{text}'" for text in allowed)
-        message = f"Invalid value: '{body[name]}'. Supported values are: {supported}."
-        raise OpenAIError(400, message, param=name, code="invalid_value")
-
-
-def _metadata(value: object) -> dict[str, str] | None:
-    if value is None:
-        return None
-    if isinstance(value, dict) and len(value) <= _MOST_PAIRS:
-        pairs = value.items()
-        if all(isinstance(v, str) and len(k) <= 64 and len(v) <= 512 for k, v in pairs):
-            return value
-    raise OpenAIError(
-        400,
-        "Invalid 'metadata': expected at most 16 pairs of strings, "
-        "keys of up to 64 characters and values of up to 512.",
-        param="metadata",
-    )
 
 
 def _status(job: JobRecord) -> str:
