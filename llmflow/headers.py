@@ -75,7 +75,7 @@ def parse_duration(text: str) -> float | None:
     >>> parse_duration("1m23.4s")
     83.4
     """
-    return _total(_GO_PART, text.strip(), between=("",))
+    return _total(_GO_PART, text.strip())
 
 
 def duration_in_words(text: str) -> float | None:
@@ -84,18 +84,19 @@ def duration_in_words(text: str) -> float | None:
     >>> duration_in_words("1 hour, 2 minutes and 7s"), duration_in_words("soon")
     (3727.0, None)
     """
-    return _total(_WORDED_PART, text.rstrip(), between=("", " ", ",", ", ", ", and ", " and "))
+    return _total(_WORDED_PART, text.rstrip(), between=(" ", ",", ", ", ", and ", " and "))
 
 
-def _total(parts: re.Pattern[str], text: str, between: Collection[str]) -> float | None:
+def _total(parts: re.Pattern[str], text: str, between: Collection[str] = ()) -> float | None:
     """Return the sum of a text's parts, in seconds; None where there is something else in it."""
     total, end = 0.0, 0
     for part in parts.finditer(text):
-        if text[end : part.start()].lower() not in between:
+        gap, unit = text[end : part.start()], part[2]
+        if gap and gap.lower() not in between:
             return None
-        unit = part[2].lower()
         if unit not in _UNITS:
-            unit = "ms" if unit.startswith("milli") else unit[0]
+            unit = unit.lower()
+            unit = "ms" if unit.startswith(("ms", "milli")) else unit[0]
         total += float(part[1]) * _UNITS[unit]
         end = part.end()
     return total if end == len(text) and end else None

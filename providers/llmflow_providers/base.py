@@ -62,7 +62,17 @@ def told_limits(
     if not told:
         return []
     now = server_time(headers, received_at)
-    return [names.signal(headers, now) for names in told]
+    found: dict[str, QuotaSignal] = {}
+    for names in told:
+        signal, first = names.signal(headers, now), found.get(names.dimension)
+        # Of an organisation's limit and a project's, the smaller one counts.
+        if (
+            first is None
+            or first.limit is None
+            or (signal.limit is not None and signal.limit < first.limit)
+        ):
+            found[names.dimension] = signal
+    return list(found.values())
 
 
 class HTTPProvider(ABC):

@@ -42,7 +42,7 @@ class HTTPBatch(ABC):
     """A batch API over HTTP whose jobs are at one path.
 
     A subclass adds `line`, `upload`, `create`, `clean_up`, and how to read a job
-    (`_read_status`), a row (`_read_row`) and a list of jobs (`_is_for`, `_earliest`, `_next_page`).
+    (`_read_status`), a row (`_read_row`) and a list of jobs (`_is_for`, `_earliest`).
 
     Args:
         provider: whose rows these are: it knows the address, the key and the answers.
@@ -51,6 +51,8 @@ class HTTPBatch(ABC):
 
     path: str
     """Of the jobs, below the base URL."""
+    after: str
+    """The name of what asks for the jobs after one, in their list."""
 
     def __init__(self, provider: HTTPProvider, limits: BatchLimits) -> None:
         self.provider = provider
@@ -79,10 +81,13 @@ class HTTPBatch(ABC):
                     return self._read_status(job, reply)
                 if created is not None and created < earliest:
                     return None
-            following = self._next_page(page, last)
-            if following in (None, place):
+            cursor = word(mapping(page.get("paging")).get("next_cursor"))  # Groq
+            following = f"&cursor={in_path(cursor)}" if cursor else ""
+            if not cursor and page.get("has_more") and last:
+                following = f"&{self.after}={in_path(last)}"
+            if following in ("", place):
                 return None
-            place = f"{following}"
+            place = following
         return None
 
     @abstractmethod
@@ -92,10 +97,6 @@ class HTTPBatch(ABC):
     @abstractmethod
     def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:
         """Return whether a listed job is the one of these rows."""
-
-    @abstractmethod
-    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
-        """Return the query of the next page; None after the last."""
 
     async def status(self, job: str, channel: Channel) -> BatchStatus:
         """Ask how a job is doing."""

@@ -112,6 +112,21 @@ BY_STATUS: Final[Mapping[int, Kind]] = {
 }
 """Statuses that mean the same at every provider."""
 
+TextRule = tuple[str, frozenset[int], Kind]
+
+# What throttles comes before what does not fit: both speak of tokens.
+ANTHROPIC_TEXTS: Final[tuple[TextRule, ...]] = (
+    ("api usage limits", frozenset({400, 403, 429}), errors.BillingError),
+    ("credit balance is too low", frozenset({400, 402, 403}), errors.BillingError),
+    ("acceleration limit", frozenset({429}), errors.RampLimitError),
+    ("usage increase rate", frozenset({429}), errors.RampLimitError),
+    ("concurrent connections", frozenset({429}), errors.ConcurrencyLimitError),
+    ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
+    ("prompt is too long", frozenset({400, 413}), errors.ContextLengthError),
+    ("exceed context limit", frozenset({400}), errors.ContextLengthError),
+)
+"""Texts of Anthropic's errors, which gateways pass on in every dialect."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorTable:
@@ -128,7 +143,7 @@ class ErrorTable:
 
     unpaid: frozenset[str] = frozenset()
     by_code: Mapping[str, Kind] = field(default_factory=dict)
-    by_text: tuple[tuple[str, frozenset[int], Kind], ...] = ()
+    by_text: tuple[TextRule, ...] = ()
     by_type: Mapping[str, Kind] = field(default_factory=dict)
     by_status: Mapping[int, Kind] = field(default_factory=dict)
 

@@ -35,7 +35,7 @@ from llmflow_providers.base import (
     told_limits,
     word,
 )
-from llmflow_providers.error_rules import ErrorTable
+from llmflow_providers.error_rules import ANTHROPIC_TEXTS, ErrorTable
 
 if TYPE_CHECKING:
     from llmflow_providers.anthropic.anthropic_batch import AnthropicBatch
@@ -86,18 +86,10 @@ ERRORS: Final = ErrorTable(
         "cmek_key_unreachable": errors.OverloadedError,
         "request_body_timeout": errors.RequestTimeoutError,
     },
-    # What throttles comes before what does not fit: both speak of tokens.
     by_text=(
-        ("api usage limits", frozenset({400, 403, 429}), errors.BillingError),
-        ("credit balance is too low", frozenset({400, 402, 403}), errors.BillingError),
-        ("acceleration limit", frozenset({429}), errors.RampLimitError),
-        ("usage increase rate", frozenset({429}), errors.RampLimitError),
-        ("concurrent connections", frozenset({429}), errors.ConcurrencyLimitError),
-        ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
+        *ANTHROPIC_TEXTS,
         ("daily rate limit", frozenset({429}), errors.QuotaExhaustedError),
         ("per day", frozenset({429}), errors.QuotaExhaustedError),
-        ("prompt is too long", frozenset({400, 413}), errors.ContextLengthError),
-        ("exceed context limit", frozenset({400}), errors.ContextLengthError),
     ),
     by_type={
         "authentication_error": errors.AuthenticationError,

@@ -51,6 +51,7 @@ class AnthropicBatch(HTTPBatch):
     """The batch API of Anthropic and servers of its dialect."""
 
     path = "/v1/messages/batches"
+    after = "after_id"
 
     def __init__(self, provider: HTTPProvider) -> None:
         size = _MOST_BYTES - len(_START) - len(_END)
@@ -96,9 +97,6 @@ class AnthropicBatch(HTTPBatch):
             return False
         counts = _counts(job)
         return bool(counts) and sum(counts.values()) == rows.requests
-
-    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
-        return f"&after_id={in_path(last)}" if page.get("has_more") and last else None
 
     def _result_call(self, status: BatchStatus, result: str) -> WireRequest:
         call = self.provider.call("GET", f"{self.path}/{in_path(status.id)}/results")

@@ -16,8 +16,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.errors import ProviderError
-from llmflow.headers import server_time
-from llmflow.rate_limits import MINUTE
 from llmflow.types import Charge, QuotaSignal, Request, Response, Usage, WireReply, WireRequest
 from llmflow_providers import finish_reasons
 from llmflow_providers.base import (
@@ -30,6 +28,7 @@ from llmflow_providers.base import (
     said,
     text_of,
     tokens,
+    told_limits,
     word,
 )
 from llmflow_providers.error_body import ErrorDetails
@@ -207,25 +206,12 @@ def settled(dialect: Dialect, charge: Charge, usage: Usage) -> Charge:
 
 def told(dialect: Dialect, headers: Mapping[str, str], *, received_at: float) -> list[QuotaSignal]:
     """Read what a reply's headers, with lower-case names, say of the quota."""
-    limits = [names for names in dialect.headers if names.limit in headers]
-    limits = limits or [names for names in dialect.other_headers if names.limit in headers]
-    if not limits:
-        return []
-    found: dict[str, QuotaSignal] = {}
-    now = server_time(headers, received_at)
-    for names in limits:
-        signal = names.signal(headers, now)
-        if dialect.fixed_minute and names.reset not in headers:
-            signal = signal._replace(reset=MINUTE - now % MINUTE)
-        first = found.get(names.dimension)
-        # Of an organisation's limit and a project's, the smaller one counts.
-        if first is None or _is_smaller(signal.limit, first.limit):
-            found[names.dimension] = signal
-    return list(found.values())
-
-
-def _is_smaller(limit: float | None, other: float | None) -> bool:
-    return limit is not None and (other is None or limit < other)
+    found = told_limits(dialect.headers, headers, received_at)
+    found = found or told_limits(dialect.other_headers, headers, received_at)
+    if not dialect.fixed_minute:
+        return found
+    left = dialect.minute_left(headers, received_at=received_at)
+    return [each if each.reset is not None else each._replace(reset=left) for each in found]
 
 
 @lru_cache(maxsize=1024)

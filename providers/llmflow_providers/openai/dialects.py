@@ -23,7 +23,7 @@ from llmflow.types import WireReply
 from llmflow_providers import words
 from llmflow_providers.base import LimitHeaders
 from llmflow_providers.error_body import ErrorDetails
-from llmflow_providers.error_rules import ErrorTable, Kind, as_error
+from llmflow_providers.error_rules import ANTHROPIC_TEXTS, ErrorTable, Kind, as_error
 
 OPENAI_FIELDS: Final = words("""
     audio frequency_penalty function_call functions logit_bias logprobs
@@ -256,25 +256,19 @@ ERRORS: Final = ErrorTable(
     # What throttles comes before what does not fit: both speak of tokens.
     by_text=(
         ("request too large for", frozenset({413, 429}), errors.TooLargeForLimitError),
-        ("concurrent requests", frozenset({429}), errors.ConcurrencyLimitError),
+        *ANTHROPIC_TEXTS,
         ("weight_exceeds_budget", frozenset({402}), errors.TooLargeForLimitError),  # OpenRouter
         ("in_flight_budget", frozenset({402}), errors.RateLimitError),  # OpenRouter
         ("used all available credits", frozenset({403, 429}), errors.BillingError),  # xAI
         ("purchase credits", frozenset({403, 429}), errors.BillingError),  # xAI
         ("prepayment credits are depleted", frozenset({402, 429}), errors.BillingError),  # Gemini
-        ("credit balance is too low", frozenset({400}), errors.BillingError),  # Anthropic
-        ("api usage limits", frozenset({400, 429}), errors.BillingError),  # Anthropic
         ("perday", frozenset({429}), errors.QuotaExhaustedError),  # Gemini's quotaId
         ("/ month", frozenset({429}), errors.QuotaExhaustedError),  # Cohere
         ("per month", frozenset({429}), errors.QuotaExhaustedError),
-        ("acceleration limit", frozenset({429}), errors.RampLimitError),  # Anthropic
-        ("usage increase rate", frozenset({429}), errors.RampLimitError),
         ("experiencing high demand", frozenset({429}), errors.OverloadedError),  # Azure
         ("resource unavailable", frozenset({429}), errors.OverloadedError),  # OpenAI, flex tier
         ("maximum context length is", frozenset({400, 413, 422}), errors.ContextLengthError),
         ("input tokens exceed the configured", frozenset({400}), errors.ContextLengthError),
-        ("prompt is too long", frozenset({400}), errors.ContextLengthError),  # Anthropic
-        ("exceed context limit", frozenset({400}), errors.ContextLengthError),
         ("input is too long", frozenset({400}), errors.ContextLengthError),  # Bedrock
         # Gemini
         ("exceeds the maximum number of tokens", frozenset({400}), errors.ContextLengthError),

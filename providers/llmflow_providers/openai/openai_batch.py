@@ -89,6 +89,7 @@ class OpenAIBatch(HTTPBatch):
     """The batch API of OpenAI and servers of its shape."""
 
     path = "/batches"
+    after = "after"
 
     def line(self, custom_id: str, wire: WireRequest) -> bytes:
         """Return the input's line for a call, without a line break."""
@@ -142,12 +143,6 @@ class OpenAIBatch(HTTPBatch):
 
     def _is_for(self, rows: BatchInput, job: Mapping[str, Any], earliest: float) -> bool:  # noqa: ARG002
         return mapping(job.get("metadata")).get(_TAG) == rows.tag
-
-    def _next_page(self, page: Mapping[str, Any], last: str | None) -> str | None:
-        cursor = word(mapping(page.get("paging")).get("next_cursor"))  # Groq
-        if cursor:
-            return f"&cursor={in_path(cursor)}"
-        return f"&after={in_path(last)}" if page.get("has_more") and last else None
 
     def _result_call(self, status: BatchStatus, result: str) -> WireRequest:  # noqa: ARG002
         return self.provider.call("GET", f"/files/{in_path(result)}/content")
