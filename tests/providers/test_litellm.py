@@ -7,6 +7,7 @@ import gc
 import inspect
 import json
 import logging
+import math
 import os
 import pickle
 import subprocess
@@ -718,6 +719,12 @@ async def test_an_answer_that_does_not_come_is_a_time_out(vendor: str) -> None:
         with pytest.raises(errors.RequestTimeoutError):
             await asked.complete(ask(), timeout=1.0)
     assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("vendor", ["openai", "hosted_vllm"])
+async def test_a_call_without_a_limit_on_its_time_is_answered(vendor: str) -> None:
+    async with serving() as server:
+        assert (await provider(server, f"{vendor}/m").complete(ask(), timeout=math.inf)).text
 
 
 async def test_cancellation_passes_through() -> None:

@@ -67,6 +67,7 @@ from llmflow_providers.openai import reserved, settled
 _ONE_KEY: Final = words("anthropic cerebras deepseek gemini groq mistral moonshot openai xai")
 # How variables end that name a server.
 _ADDRESS: Final = ("_API_BASE", "_BASE_URL", "_API_URL", "_ENDPOINT", "_HOST")
+_LONGEST: Final = 7 * 86_400.0
 # How litellm marks headers that are the provider's.
 _THEIRS: Final = "llm_provider-"
 
@@ -229,6 +230,7 @@ class LiteLLMProvider:
         messages: list[Mapping[str, Any]] = [well_formed_value(each) for each in request.messages]
         if request.system is not None:
             messages.insert(0, {"role": "system", "content": well_formed(request.system)})
+        timeout = min(timeout, _LONGEST)  # its HTTP clients cannot count to infinity
         arguments: dict[str, Any] = {"messages": messages, "timeout": timeout}
         if request.max_tokens is not None:
             arguments["max_tokens"] = request.max_tokens
