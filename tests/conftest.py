@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from llmflow.testing import VirtualLoop
 from tests.event_loops import VirtualSocketLoop
+from tests.examples import try_few
 from tests.groups import Opened, files_with, group_of, is_of_one_python, share_of
 
 try:
@@ -23,15 +23,10 @@ try:
 except ImportError:  # Windows
     uvloop = None  # type: ignore[assignment]
 
-# How long an example takes says how busy the machine is. The examples are the same in every
-# run, so that a change is judged by what it changed; `--hypothesis-profile=search` looks for new
-# ones.
-settings.register_profile("same-examples", deadline=None, derandomize=True)
-settings.register_profile("search", deadline=None, max_examples=1000, print_blob=True)
-settings.load_profile("same-examples")
-
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "unit" and not config.getoption("hypothesis_profile", None):
+        try_few()
     if threading.current_thread() is threading.main_thread():
         # A shell's `&` has it ignored, here and in all processes that tests start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,6 +38,26 @@ def pytest_configure_node(node: Any) -> None:
     config = node.config
     if config.option.dist == "each" and config.args_source == config.ArgsSource.TESTPATHS:
         node.workerinput["deal"] = config.option.markexpr
+
+
+_session = pytest.StashKey[pytest.Session]()
+_collected = pytest.StashKey[dict[Any, int]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_session] = session
+    session.config.stash[_collected] = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    node.config.stash[_collected][node] = len(ids)
+
+
+def pytest_report_teststatus(config: pytest.Config) -> None:
+    """Have the progress count the tests of all workers, not only those of the last one."""
+    if config.getoption("dist", "no") == "each":
+        config.stash[_session].testscollected = sum(config.stash[_collected].values())
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, lenient_json
@@ -16,6 +16,7 @@ from llmflow.batch import Batch, result_files
 from llmflow.batch.result_files import Results, Unread, bounds_for
 from llmflow.provider import BatchRow
 from tests.batch.fakes import FakeBatchAPI, FakeProvider, FakeServer
+from tests.examples import examples
 
 pytestmark = pytest.mark.every_python
 
@@ -84,7 +85,7 @@ async def test_what_never_becomes_a_row_is_given_up(
     assert sum(calls) < 5_000 * 1_000
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.lists(
         st.sampled_from([b"\n", b"{", b"}", b'"', b'{"name":"a"}', b"\\", b"\xff", b"\xef\xbb\xbf"])

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.budget import (
@@ -28,6 +28,7 @@ from llmflow.events import BudgetReached, Event, subscribe
 from llmflow.pricing import Price
 from llmflow.types import Charge, Request, Response, Usage
 from tests.event_loops import abandon
+from tests.examples import examples
 
 ONE = Estimate(usd=1.0)
 
@@ -524,7 +525,7 @@ class World:
             assert state.reached is None
 
 
-@settings(deadline=None, max_examples=200)
+@examples(200)
 @given(STEPS)
 def test_the_budget_holds_nothing_leaks_and_nobody_is_forgotten(
     steps: list[tuple[str, int, float, int]],

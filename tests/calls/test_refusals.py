@@ -83,7 +83,7 @@ def test_a_burst_of_refusals_after_answers_is_one_pause_and_few_probes(
         return None
 
     slow = SimulatorSettings(answer="echo", latency=0.5)
-    outcome = play(slow, prompts(2000), quota=Quota(rpm=24_000), trouble=rotating, model=model)
+    outcome = play(slow, prompts(1200), quota=Quota(rpm=24_000), trouble=rotating, model=model)
     assert not outcome.errors
     # What was on its way when the first refusal came; after it nothing is sent but after the pause.
     assert max(arrived) - min(arrived) < 0.1

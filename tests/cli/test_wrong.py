@@ -56,8 +56,16 @@ class TestBeforeTheRun:
             ({"prompt": "Summarize this"}, "such as {text}"),
             ({"prompt": "Summarize {text"}, "Write {{ and }}"),
             ({"source": "inn.jsonl"}, "no such file; did you mean 'in.jsonl'?"),
-            ({"model": "small"}, "write the provider first, such as 'openai/small'"),
-            ({"model": "opnai/x", "base_url": None}, "did you mean 'openai/x'?"),
+            pytest.param(
+                {"model": "small"},
+                "write the provider first, such as 'openai/small'",
+                marks=pytest.mark.slow,  # litellm is asked, and its import takes seconds
+            ),
+            pytest.param(
+                {"model": "opnai/x", "base_url": None},
+                "did you mean 'openai/x'?",
+                marks=pytest.mark.slow,
+            ),
             ({"model": "openai/"}, "write openai/MODEL"),
             ({"base_url": None}, "set the environment variable OPENAI_API_KEY"),
             ({"base_url": "nonsense"}, "such as https://host/v1"),

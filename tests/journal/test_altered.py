@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.errors import ContentFilterError, RateLimitError
 from llmflow.journal import Journal, schema
 from llmflow.journal.reading import Lookup
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
+from tests.examples import examples
 from tests.journal.helpers import answer, key, opened
 from tests.journal.test_odd_values import texts, values
 
@@ -178,7 +179,7 @@ def test_a_checksum_that_was_taken_away_is_an_alteration(folder: Path) -> None:
     word=texts | st.none() | st.integers() | st.booleans() | st.floats(),
     raw=st.dictionaries(texts, values, max_size=3),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_nothing_that_a_provider_may_send_looks_altered(
     text: str, reason: Any, cost: Any, waited: Any, number: Any, word: Any, raw: dict[str, Any]
 ) -> None:

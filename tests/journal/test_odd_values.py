@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.errors import ProviderError
 from llmflow.journal import RecordedFailure
 from llmflow.types import Response, Usage
+from tests.examples import examples
 from tests.journal.helpers import answer, key, opened
 
 # All of Unicode, and the halves of pairs that are none.
@@ -38,7 +39,7 @@ def with_infinities_as_none(value: Any) -> Any:
 
 
 @given(text=texts, reason=texts | st.none(), raw=st.dictionaries(texts, values, max_size=4))
-@settings(max_examples=60)
+@examples(60)
 def test_any_text_and_any_reply_come_back(
     text: str, reason: str | None, raw: dict[str, Any]
 ) -> None:

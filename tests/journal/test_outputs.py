@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow import LLM, Run
@@ -22,6 +22,7 @@ from llmflow.journal.schema import NAME
 from llmflow.parts import Parsed, ToolCall, Vector
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Response
+from tests.examples import examples
 from tests.journal.helpers import answer, key, opened
 from tests.test_parts import EXAMPLES, OUTPUTS, outputs
 
@@ -59,7 +60,7 @@ async def test_each_kind_comes_back_from_journal_and_cache(kind: str, tmp_path: 
 
 
 @given(values=st.lists(outputs, max_size=4).map(tuple), raw=st.booleans())
-@settings(max_examples=40)
+@examples(40)
 def test_any_outputs_come_back(values: tuple[Any, ...], raw: bool) -> None:
     response = answer(outputs=values, **({} if raw else {"raw": {}}))
     with tempfile.TemporaryDirectory() as folder:

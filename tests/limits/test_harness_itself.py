@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness.__main__ import main
@@ -23,6 +23,7 @@ from benchmarks.harness.provider import Provider
 from benchmarks.harness.report import Summary, write
 from benchmarks.harness.setting import Setting
 from benchmarks.harness.world import Outcome, World
+from tests.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def play(setting: Setting, make_client: Callable[..., Any]) -> Outcome:
     return World(setting, make_client).run()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(kinds_of_one, indexes, st.integers(1, 150))
 def test_a_client_that_knows_everything_reaches_the_ideal_without_a_rejection(
     kind: str, index: int, n: int
@@ -108,7 +109,7 @@ def test_a_client_that_knows_everything_reaches_the_ideal_without_a_rejection(
     assert outcome.seconds == pytest.approx(outcome.ideal, rel=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.sampled_from(list(KINDS)), indexes, st.integers(1, 150))
 def test_nobody_is_faster_than_the_ideal(kind: str, index: int, n: int) -> None:
     setting = drawn(kind, index, n)

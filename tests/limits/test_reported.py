@@ -6,13 +6,14 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.limits.admission import Admission
 from llmflow.limits.dimensions import Ticket
 from llmflow.limits.reported import Reported
 from llmflow.types import Charge, Quota, QuotaSignal
+from tests.examples import examples
 
 RATE = 100.0
 DEPTH = 6000.0
@@ -58,7 +59,7 @@ def played(
 
 
 @pytest.mark.parametrize("at_reply", [True, False])
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(seed=st.integers(0, 1000))
 def test_the_moment_of_which_replies_speak_is_found(at_reply: bool, seed: int) -> None:
     reported, left = played(at_reply=at_reply, seed=seed)
@@ -94,14 +95,14 @@ def spent_in(seconds: float) -> float:
     return float(sum(1 + tick // 40 for tick in range(int(seconds * 100))))
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(seed=st.integers(0, 1000))
 def test_whoever_is_alone_may_spend_nearly_all(seed: int) -> None:
     assert played(at_reply=False, seed=seed)[0].portion > 0.8
     assert played(at_reply=True, seed=seed)[0].portion > 0.8
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(seed=st.integers(0, 1000))
 def test_beside_somebody_else_half_is_kept(seed: int) -> None:
     assert played(at_reply=False, seed=seed, others=1.0)[0].portion <= 0.55

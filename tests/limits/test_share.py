@@ -55,6 +55,7 @@ def test_what_was_saved_up_is_shared_too(members: int, known: bool) -> None:
     expect(outcome, 11.0, ratio=1.25, rejected=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [2, 4])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_token_limit_is_shared_by_requests_of_all_sizes(members: int, known: bool) -> None:
@@ -67,6 +68,7 @@ def test_a_token_limit_is_shared_by_requests_of_all_sizes(members: int, known: b
     expect(outcome, most * members / 10_000, ratio=1.06, rejected=0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [2, 4])
 @pytest.mark.parametrize("known", [True, False])
 def test_limits_of_input_and_output_in_anthropics_dialect_are_shared(

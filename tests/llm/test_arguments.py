@@ -161,6 +161,7 @@ class TestDialects:
         assert AnthropicProvider("m", api_key="key-1234").known_options == ANTHROPIC
         assert SimProvider("m").known_options == OPENAI
 
+    @pytest.mark.slow  # their imports take seconds
     def test_they_are_those_of_the_official_clients(self) -> None:
         openai = pytest.importorskip("openai.types.chat.completion_create_params")
         ours = {"model", "messages", "max_tokens", "temperature", "system"}

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmflow.testing import run_virtual
+from tests.examples import examples
 from tests.mapping.asking import FAILURES, Asked, NoBudget, Read, Refused, mapped, others
 
 SECONDS = st.sampled_from([None, 0.0, 0.5, 1.0, 2.0, 9.0])
@@ -21,7 +22,7 @@ def numbered(work: list[Any]) -> list[Any]:
     return [(number, *rest) for number, rest in enumerate(work)]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     work=WORK,
     kind=SOURCES,
@@ -73,7 +74,7 @@ def test_every_item_comes_out_once_in_order_if_asked_and_within_the_bounds(
     assert not read.open
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     work=WORK,
     kind=SOURCES,
@@ -123,7 +124,7 @@ def test_leaving_at_any_point_stops_all_and_closes_the_source(
     assert len(asked.calls) == len(set(asked.calls))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     work=st.lists(
         st.tuples(SECONDS, st.sampled_from([None, None, Refused, NoBudget])), max_size=30
@@ -166,7 +167,7 @@ def test_a_fatal_error_comes_last_and_nothing_that_was_finished_is_lost(
     )
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(work=WORK, kind=SOURCES, concurrency=st.integers(1, 6))
 def test_awaiting_gives_all_in_the_order_of_the_items(work, kind, concurrency):
     async def scenario() -> Any:

@@ -6,12 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmflow.flows import AsyncParallelBatchFlow
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
+from tests.examples import examples
 from tests.nodes.helpers import Each, now
 
 
@@ -179,7 +180,7 @@ ITEMS = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     limits=st.tuples(*[st.integers(1, 2)] * 3),
     runs=st.lists(

@@ -7,12 +7,13 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.items.slots import HeldSlot, Slots, step_aside
 from llmflow.nodes import AsyncNode, AsyncParallelBatchNode
 from llmflow.testing import run_virtual
+from tests.examples import examples
 
 pytestmark = pytest.mark.virtual_time
 
@@ -340,7 +341,7 @@ class Busy(Each):
 STEPS = st.sampled_from(["work", "aside", "both", "again", "again_twice", "leave"])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     plans=st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=6),
     limit=st.integers(1, 3),

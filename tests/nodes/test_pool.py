@@ -7,13 +7,14 @@ import contextvars
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.engine.results import Failure
 from llmflow.items.slots import Slots
 from llmflow.nodes import AsyncParallelBatchNode
 from llmflow.testing import run_virtual
+from tests.examples import examples
 
 LIMITS = st.one_of(st.none(), st.integers(1, 6))
 WORK = st.lists(
@@ -63,7 +64,7 @@ def numbered(work, stream):
     return generate()
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(work=WORK, limit=LIMITS, stream=st.booleans(), wait=st.sampled_from([0, 0.5]))
 def test_order_is_kept_each_item_is_done_once_and_the_limit_holds(work, limit, stream, wait):
     node = Probe(concurrency_limit=limit, max_retries=2, wait=wait)
@@ -75,7 +76,7 @@ def test_order_is_kept_each_item_is_done_once_and_the_limit_holds(work, limit, s
     assert node.get_concurrent_task_count() == 0
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     work=WORK,
     limit=LIMITS,
@@ -98,7 +99,7 @@ def test_cancellation_at_any_point_leaks_no_slot_and_no_task(work, limit, stream
     assert run_virtual(scenario()) == list(range(12))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(work=WORK, limit=LIMITS, stream=st.booleans())
 def test_collecting_gives_a_failure_or_a_result_for_every_item(work, limit, stream):
     node = Probe(concurrency_limit=limit, on_error="collect")
@@ -112,7 +113,7 @@ def test_collecting_gives_a_failure_or_a_result_for_every_item(work, limit, stre
             assert result == number
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     limit=st.integers(1, 4),
     runs=st.lists(st.tuples(st.integers(1, 8), st.booleans()), min_size=1, max_size=6),

@@ -6,13 +6,14 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.errors import ProviderError
 from llmflow.provider import BatchAPI
 from llmflow_providers.anthropic import AnthropicProvider
 from llmflow_providers.openai import OpenAIProvider
+from tests.examples import examples
 
 WORDS = st.sampled_from(
     [
@@ -75,13 +76,13 @@ def check(api: BatchAPI, row: Any) -> None:
     assert error is None or isinstance(error, ProviderError)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(OPENAI_ROWS | VALUES)
 def test_any_row_of_openais_is_an_answer_an_error_or_no_result(row: Any) -> None:
     check(openai(), row)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(ANTHROPIC_ROWS | VALUES)
 def test_any_row_of_anthropics_is_an_answer_an_error_or_no_result(row: Any) -> None:
     check(AnthropicProvider("m", api_key="sk-secret-1234").batch, row)

@@ -33,6 +33,8 @@ from llmflow_providers.litellm import client as litellm_client
 from llmflow_providers.litellm.replies import translate
 from llmflow_providers.openai import OpenAIProvider
 
+pytestmark = pytest.mark.http  # litellm's import takes seconds
+
 httpx: Any = pytest.importorskip("httpx", reason="litellm's client")
 if find_spec("litellm") is None:  # not imported: its import is tested here, too
     pytest.skip("needs the extra litellm", allow_module_level=True)

@@ -13,6 +13,8 @@ from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.simulator.batches import bodies
 
+pytestmark = pytest.mark.http
+
 anthropic: Any = pytest.importorskip("anthropic")
 
 

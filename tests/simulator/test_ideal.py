@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from benchmarks.ideal import ideal_of, ideal_of_run
 from llmflow.simulator import Admission, Admissions, Engine, Latency, SimulatorSettings
+from tests.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ HEADERS = {"authorization": "Bearer k", "x-api-key": "k", "anthropic-version": "
 BODY = b'{"model":"m","max_tokens":%d,"messages":[{"role":"user","content":"a b"}]}'
 
 
-@limits(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 10_000),
     path=st.sampled_from(PATHS),

@@ -14,6 +14,8 @@ from llmflow.simulator import Simulator, SimulatorSettings
 from llmflow.simulator.batch_settings import BatchSettings
 from llmflow.simulator.batches import bodies
 
+pytestmark = pytest.mark.http
+
 openai: Any = pytest.importorskip("openai")
 
 FAST: dict[str, Any] = {
