@@ -27,10 +27,10 @@ from llmflow.engine.graph import (
     warn_user,
 )
 from llmflow.engine.pool import Attempt, run_pool
-from llmflow.engine.results import OnError, Results, check_on_error
+from llmflow.engine.results import Results
 from llmflow.errors import ActionError, StepLimitError, UsageError
 from llmflow.failure_notes import note_node
-from llmflow.items.runner import concerns_all
+from llmflow.items.runner import OnError, check_on_error, concerns_all
 from llmflow.items.slots import ConcurrencyLimit, Slots
 from llmflow.nodes import AsyncNode
 

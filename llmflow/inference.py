@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 from llmflow.arguments import checked_arguments
 from llmflow.calls.mode_options import ModeName
 from llmflow.engine.graph import async_items, each
-from llmflow.engine.results import OnError
 from llmflow.errors import BudgetExceededError, TooLargeForBudgetError, UsageError
 from llmflow.items.idle import MOST_WAITING, yield_slot
+from llmflow.items.runner import OnError
 from llmflow.llm import LLM
 from llmflow.nodes import AsyncNodeOptions, AsyncParallelBatchNode
 from llmflow.runs.run import current_run

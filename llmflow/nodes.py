@@ -34,9 +34,10 @@ from llmflow.engine.graph import (
     warn_user,
 )
 from llmflow.engine.pool import Attempt, current_attempt, run_pool, worth_repeating
-from llmflow.engine.results import OnError, Results, check_on_error
+from llmflow.engine.results import Results
 from llmflow.errors import AsyncRunError, UsageError
 from llmflow.items.idle import suspendable
+from llmflow.items.runner import OnError, check_on_error
 from llmflow.items.slots import ConcurrencyLimit, Slots, refuse_class_limit
 from llmflow.limits.gates import Gate, as_gates
 

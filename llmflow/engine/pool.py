@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Iterator, Sized
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterable, Callable, Coroutine, Generator, Sized
+from contextlib import AbstractAsyncContextManager
 from contextvars import Context, ContextVar, Token, copy_context
 from typing import Any
 
 from llmflow.engine.graph import Items
-from llmflow.engine.results import NotRun, OnError, Results
+from llmflow.engine.results import NotRun, Results
 from llmflow.errors import BudgetExceededError, ConfigurationError, LLMFlowError, ProviderError
 from llmflow.items.idle import MOST_WAITING, active_items, yield_slot
-from llmflow.items.runner import ItemRunner, concerns_all
+from llmflow.items.runner import ItemRunner, OnError, concerns_all
 from llmflow.items.slots import HeldSlot, LoopSlots, held, lend_slots, step_aside
 from llmflow.items.sources import NOTHING, READ_AHEAD, AsyncIterableSource, IterableSource, Source
 
@@ -105,28 +105,6 @@ def _is_same(clean: Context) -> bool:
         return False
 
 
-class _AsideLimit:
-    """Bound of a pool's items that are aside; called, an item steps aside for a job.
-
-    Those that wait for batch jobs are many, as a job holds tens of thousands of rows. Whether
-    there are any shows at the first of them only: the mode may be the run's, or the LLM's.
-    """
-
-    __slots__ = ("_outer", "most")
-
-    def __init__(self, most: float) -> None:
-        self.most = most
-        outer = yield_slot.get()
-        self._outer = outer if isinstance(outer, _AsideLimit) else None
-
-    def __call__(self) -> AbstractAsyncContextManager[None]:
-        limit: _AsideLimit | None = self
-        while limit is not None:  # the items around it step aside with it
-            limit.most = max(limit.most, MOST_WAITING)
-            limit = limit._outer
-        return step_aside()
-
-
 class Pool:
     """One run over many items. Use `run_pool`."""
 
@@ -141,7 +119,9 @@ class Pool:
         self._working = 0  # items that are not aside, those not yet started among them
         self._aside = 0
         self._active = active_items()
-        self._aside_limit = _AsideLimit(max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit))
+        self._most_aside = max(_ASIDE_AT_LEAST, _ASIDE_PER_SLOT * slots.limit)
+        around = yield_slot.get()
+        self._around = around if isinstance(around, Pool) else None
         source: Source
         if isinstance(items, AsyncIterable):
             # As long as it waits for an item, there may be more to ask.
@@ -176,7 +156,7 @@ class Pool:
 
     def has_room(self) -> bool:
         """Return whether another item may begin."""
-        return self._working < self._slots.limit and self._aside < self._aside_limit.most
+        return self._working < self._slots.limit and self._aside < self._most_aside
 
     def enter(self) -> None:
         """Count an item that begins."""
@@ -202,6 +182,18 @@ class Pool:
         self._aside -= 1
         self._runner.advance()
 
+    def __call__(self) -> AbstractAsyncContextManager[None]:
+        """Step aside for a batch job, as do the items around: as `yield_slot` has it.
+
+        Those that wait for batch jobs are many, as a job holds tens of thousands of rows. Whether
+        there are any shows at the first of them only: the mode may be the run's, or the LLM's.
+        """
+        pool: Pool | None = self
+        while pool is not None:
+            pool._most_aside = max(pool._most_aside, MOST_WAITING)
+            pool = pool._around
+        return step_aside()
+
     def count(self, number: int) -> None:
         """Count items that begin (or, negative, end) to be at work."""
         self._active.add(number)
@@ -211,7 +203,7 @@ class Pool:
         worker = Worker(self._owner, HeldSlot(self._slots, self))
         worker.enter()
         worker.hold.enter()
-        yield_slot.set(self._aside_limit)
+        yield_slot.set(self)
         clean = copy_context()
         hold, slots, values, done = worker.hold, self._slots, self._results.values, 0
         while True:
@@ -257,21 +249,6 @@ class Pool:
         self._runner.stop(error, cancel=True)
 
 
-@contextmanager
-def _one_of_many(items: Items) -> Iterator[None]:
-    """Count the items of the block in place of the one that it is in."""
-    active, around = active_items(), held()
-    count = len(items) if isinstance(items, Sized) else 0
-    active.enter(count)
-    item = 0 if around is None else around.enter_run()
-    try:
-        yield
-    finally:
-        if around is not None:
-            around.leave_run(item)
-        active.leave(count)
-
-
 async def run_pool(
     owner: object,
     call: Call,
@@ -288,8 +265,17 @@ async def run_pool(
     every other item would meet, too, ends the run either way: no item begins any more, those that
     have begun end, and it is raised.
     """
+    active, around = active_items(), held()
+    count = len(items) if isinstance(items, Sized) else 0
     with Results(items, on_error) as results:
         async with lend_slots(slots):
-            with _one_of_many(items):
+            active.enter(count)
+            # The items are counted in place of the one that they are in.
+            item = 0 if around is None else around.enter_run()
+            try:
                 await Pool(owner, call, slots, results, items).run()
+            finally:
+                if around is not None:
+                    around.leave_run(item)
+                active.leave(count)
     return results.values

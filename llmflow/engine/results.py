@@ -7,15 +7,11 @@ import itertools
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
-from llmflow.errors import UsageError
 from llmflow.failure_notes import note_item, note_run
-from llmflow.items.runner import concerns_all
+from llmflow.items.runner import OnError, concerns_all
 from llmflow.mapping.result import PARTIAL, Finished, attach
-
-OnError = Literal["raise", "collect"]
-"""What a batch does when an item fails: stop at the first, or go on and collect."""
 
 _serial = itertools.count(1)
 
@@ -97,13 +93,6 @@ def partial_results(error: BaseException | Failure) -> list[Any] | None:
         seen.add(id(link))
         link = link.__cause__ or link.__context__
     return None
-
-
-def check_on_error(on_error: OnError) -> OnError:
-    """Return the policy, or refuse it."""
-    if on_error not in ("raise", "collect"):
-        raise UsageError(f'on_error must be "raise" or "collect"; got {on_error!r}')
-    return on_error
 
 
 def _note(error: BaseException, index: int, item: Any, owner: Any) -> None:

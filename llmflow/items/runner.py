@@ -7,14 +7,17 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeAlias, TypeVar
 
-from llmflow.errors import ConfigurationError, LLMFlowError
+from llmflow.errors import ConfigurationError, LLMFlowError, UsageError
 from llmflow.items.sources import END, NOTHING, Source
 
 ItemT = TypeVar("ItemT")
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+
+OnError: TypeAlias = Literal["raise", "collect"]
+"""What becomes of a run when an item fails: it ends at the first, or goes on and collects."""
 
 ENDED: Final[Any] = object()
 """What `prepare` returns of an item that needs no task."""
@@ -24,7 +27,10 @@ DRAIN_SECONDS: Final = 60.0
 
 They are paid for, and seldom take longer."""
 
+# An item that needs a task counts as several: who starts fewer ahead of those that end needs
+# fewer in all, and what is alive costs time in the garbage collection.
 _ITEMS_PER_TURN: Final = 64
+_A_TASK_COUNTS: Final = 4
 _SECONDS_PER_TURN: Final = 0.005
 
 
@@ -37,6 +43,13 @@ def concerns_all(error: BaseException) -> bool:
     if not isinstance(error, LLMFlowError):
         return False
     return error.fatal or isinstance(error, ConfigurationError)
+
+
+def check_on_error(on_error: OnError) -> OnError:
+    """Return the policy, or refuse it."""
+    if on_error not in ("raise", "collect"):
+        raise UsageError(f'on_error must be "raise" or "collect"; got {on_error!r}')
+    return on_error
 
 
 class Room(Protocol):
@@ -156,11 +169,12 @@ class ItemRunner(Generic[ItemT]):
             if turn != _ITEMS_PER_TURN:
                 # A source that takes its time must not hold up what is under way.
                 until = until or self.loop.time() + _SECONDS_PER_TURN
-                if not turn or self.loop.time() > until:
+                if turn <= 0 or self.loop.time() > until:
                     self._go_on_later()
                     return
             turn -= 1
             if self._back:
+                turn -= _A_TASK_COUNTS - 1
                 self._begin(*self._back.popleft())
                 continue
             item = self.another()
@@ -173,6 +187,7 @@ class ItemRunner(Generic[ItemT]):
                 self.stop(error, cancel=not isinstance(error, Exception))
                 return
             if item is not ENDED:
+                turn -= _A_TASK_COUNTS - 1
                 self._begin(index, item)
 
     def _begin(self, index: int, item: Any) -> None:

@@ -168,14 +168,12 @@ class _Yielded(AbstractAsyncContextManager[None]):
 _held: ContextVar[HeldSlot | None] = ContextVar("llmflow_held_slots", default=None)
 
 
-def check_limit(limit: object) -> int | None:
+def check_limit(limit: int | None, name: str = "concurrency_limit") -> int | None:
     """Return the limit; refuse anything but None and positive integers."""
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise UsageError(
-            f"concurrency_limit must be at least 1, a whole number, or None; got {limit!r}"
-        )
+        raise UsageError(f"{name} must be at least 1, a whole number, or None; got {limit!r}")
     return limit
 
 

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from llmflow.calls.call import Call, Route, RunLive
 from llmflow.calls.place import place
@@ -29,7 +29,7 @@ from llmflow.errors import (
 )
 from llmflow.failure_notes import note_item
 from llmflow.items.idle import active_items, time_limits, yield_slot
-from llmflow.items.runner import ENDED, ItemRunner, concerns_all
+from llmflow.items.runner import ENDED, ItemRunner, OnError, concerns_all
 from llmflow.items.slots import ItemSlots
 from llmflow.items.sources import Source
 from llmflow.mapping.prompts import MakePrompt, Prompt
@@ -42,8 +42,6 @@ ItemT = TypeVar("ItemT")
 
 Begin: TypeAlias = Callable[[Any], tuple[Session, Call]]
 """Makes the call of a prompt, not asked yet; returns it with the session that asks it."""
-
-OnError: TypeAlias = Literal["collect", "raise"]
 
 
 class _Begun(NamedTuple):

@@ -7,6 +7,7 @@ type's module and reached through `sys.modules`.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -64,19 +65,23 @@ class Series(Protocol):
 FrameT = TypeVar("FrameT", bound=DataFrame)
 
 
-class Table(Protocol):
+class Table(ABC):
     """A frame or series, as rows in and as a frame out."""
 
-    @property
-    def columns(self) -> list[str] | None:
-        """The rows' fields; None where the rows are single values."""
+    columns: list[str] | None = None
+    """The rows' fields; None where the rows are single values."""
 
-    def __len__(self) -> int: ...
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
 
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    @abstractmethod
     def rows(self) -> Iterator[Any]:
         """Iterate over rows: dicts or single values; missing is None."""
-        ...
 
+    @abstractmethod
     def joined(self, columns: Columns) -> Any:
         """Return a frame of the same kind with added columns."""
 
@@ -118,19 +123,14 @@ def _clean(texts: Sequence[str | None]) -> list[str | None]:
     return [None if text is None else well_formed(text) for text in texts]
 
 
-class _PandasTable:
+class _PandasTable(Table):
     def __init__(self, items: Any, *, single: bool) -> None:
-        self.columns: list[str] | None = None
+        super().__init__(items)
         if single:
             self._values = items
-            name = _UNNAMED if items.name is None else items.name
-            self._frame = items.to_frame(name=name)
+            self._frame = items.to_frame(name=_UNNAMED if items.name is None else items.name)
         else:
-            self._frame = items
             self.columns = _checked_names(list(items.columns))
-
-    def __len__(self) -> int:
-        return len(self._frame)
 
     def rows(self) -> Iterator[Any]:
         names = self.columns
@@ -160,19 +160,15 @@ class _PandasTable:
         return out
 
 
-class _PolarsTable:
+class _PolarsTable(Table):
     def __init__(self, items: Any, *, single: bool, lazy: bool) -> None:
+        super().__init__(items)
         self._lazy = lazy
-        self.columns: list[str] | None = None
         if single:
             self._values = items
-            self._frame = items.to_frame() if items.name else items.to_frame(_UNNAMED)
+            self._frame = items.to_frame(items.name or _UNNAMED)
         else:
-            self._frame = items
             self.columns = list(items.columns)
-
-    def __len__(self) -> int:
-        return int(self._frame.height)
 
     def rows(self) -> Iterator[Any]:
         if self.columns is None:
@@ -194,19 +190,15 @@ class _PolarsTable:
         return out.lazy() if self._lazy else out
 
 
-class _ArrowTable:
+class _ArrowTable(Table):
     def __init__(self, items: Any, *, single: bool) -> None:
         pyarrow: Any = sys.modules["pyarrow"]
-        self.columns: list[str] | None = None
         self._whole = not isinstance(items, pyarrow.RecordBatch)
         if single:
-            self._frame = pyarrow.table({_UNNAMED: items})
-        else:
-            self._frame = pyarrow.table(items) if not self._whole else items
+            items = {_UNNAMED: items}
+        super().__init__(pyarrow.table(items) if single or not self._whole else items)
+        if not single:
             self.columns = _checked_names(self._frame.column_names)
-
-    def __len__(self) -> int:
-        return int(self._frame.num_rows)
 
     def rows(self) -> Iterator[Any]:
         if self.columns == []:  # then batches have no rows at all
@@ -221,13 +213,13 @@ class _ArrowTable:
         pyarrow: Any = sys.modules["pyarrow"]
         frame = self._frame
         taken = free_names(frame.column_names, columns)
+        kinds = dict.fromkeys(_INTEGERS, pyarrow.int64()) | dict.fromkeys(
+            _FLOATS, pyarrow.float64()
+        )
         frame = frame.rename_columns([taken.get(name, name) for name in frame.column_names])
         for name, values in columns.items():
-            text = name not in _INTEGERS and name not in _FLOATS
-            kind = pyarrow.string() if text else pyarrow.float64()
-            if name in _INTEGERS:
-                kind = pyarrow.int64()
-            fit = _clean(values) if text else values
+            kind = kinds.get(name, pyarrow.string())
+            fit = values if name in kinds else _clean(values)
             frame = frame.append_column(name, pyarrow.array(fit, type=kind))
         if self._whole:
             return frame

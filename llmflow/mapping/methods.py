@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.calls.mode_options import Fallback, ModeName
     from llmflow.calls.validate import Validate
+    from llmflow.items.runner import OnError
     from llmflow.mapping.async_map import Answers
-    from llmflow.mapping.engine import OnError
     from llmflow.mapping.frames import FrameT, Series
     from llmflow.mapping.prompts import Prompt
     from llmflow.mapping.result import ResultList

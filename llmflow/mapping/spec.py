@@ -17,8 +17,10 @@ from llmflow.call_options import (
     checked_options,
     checked_temperature,
 )
-from llmflow.errors import UnknownArgumentError, UsageError
+from llmflow.errors import UnknownArgumentError
 from llmflow.items.idle import MOST_WAITING
+from llmflow.items.runner import OnError, check_on_error
+from llmflow.items.slots import check_limit
 from llmflow.items.sources import (
     READ_AHEAD,
     AsyncIterableSource,
@@ -26,7 +28,7 @@ from llmflow.items.sources import (
     Source,
     checked_items,
 )
-from llmflow.mapping.engine import Begin, MapEngine, OnError, window_of
+from llmflow.mapping.engine import Begin, MapEngine, window_of
 from llmflow.mapping.frames import Columns, Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.mapping.result import Finished, MapCounts, Result, ResultList, attach, error_text
@@ -85,13 +87,8 @@ class MapSpec:
     details: bool = False
 
     def __post_init__(self) -> None:
-        limit = self.concurrency
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise UsageError(
-                f"concurrency must be at least 1, a whole number, or None; got {limit!r}"
-            )
-        if self.on_error not in ("collect", "raise"):
-            raise UsageError(f'on_error must be "collect" or "raise"; got {self.on_error!r}')
+        check_limit(self.concurrency, "concurrency")
+        check_on_error(self.on_error)
         checked_flag("details", self.details)
         if self.kind is None:
             checked_items(self.items)

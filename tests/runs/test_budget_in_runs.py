@@ -22,13 +22,13 @@ from llmflow import (
     Run,
     partial_results,
 )
-from llmflow.engine.results import OnError
 from llmflow.errors import (
     AuthenticationError,
     BudgetExceededError,
     ConfigurationError,
     ContentFilterError,
 )
+from llmflow.items.runner import OnError
 from llmflow.runs.catalog import find_run
 from llmflow.simulator import Latency, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider, VirtualLoop
