@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmflow.cache.cache import Cache
+from llmflow.cache import Cache
 from llmflow.journal import Journal
 from llmflow.limits import learned_limits
 from llmflow.private_files import make_private_folder

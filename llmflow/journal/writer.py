@@ -74,6 +74,9 @@ class GroupWorker(ABC):
             event loop stands still for rows that wait for long.
     """
 
+    _look_up: Callable[[Sequence[Any]], Mapping[Any, Any]]
+    """Returns what is known of a group; the journal's thread is asked nothing."""
+
     def __init__(
         self, name: str, *, most: int, too_late: Exception | None = None, urgent: bool = False
     ) -> None:
@@ -99,10 +102,6 @@ class GroupWorker(ABC):
     @abstractmethod
     def _write(self, group: Sequence[Any]) -> Exception | None:
         """Write a group in one transaction; return what those who wait are told."""
-
-    def _look_up(self, group: Sequence[Any]) -> Mapping[Any, Any]:
-        """Return what is known of a group; the journal's thread is asked nothing."""
-        raise NotImplementedError(f"{self._name} looks nothing up")
 
     @abstractmethod
     def _on_death(self, error: BaseException) -> Exception | None:
