@@ -94,8 +94,11 @@ class BatchMode:
     async def _answer(self, call: Call) -> Response:
         queue, name = self._queue_of(call), name_of(*call.row)
         keeping = queue.keeping.get(name)
-        if keeping is not None or (queue.has_kept and queue.sink.is_known(name, answered=True)):
-            return await _read(queue, call, name, keeping)
+        if keeping is not None or queue.has_kept:
+            found = await _kept(queue, name, keeping)
+            if found is not None:
+                call.source = "journal"
+                return found
         queue.check(name)
         if call.pending is not None:  # of a job in which it failed: another model is asked now
             call.pending.mark_durable()
@@ -118,7 +121,7 @@ class BatchMode:
             call.pending, call.charge, call.in_batch = None, None, False
             raise
 
-    def place(self, calls: Sequence[Call]) -> None:
+    async def place(self, calls: Sequence[Call]) -> None:
         """Have jobs answer calls of one kind, unless they must run live.
 
         Their outcomes are written down, and given to their `done`, on the event loop of the jobs.
@@ -132,7 +135,7 @@ class BatchMode:
         may_be_kept = queue.has_kept and calls[0].route.cache is not None
         for call in calls:
             name = name_of(call.key, call.ordinal)
-            if name in queue.keeping or (may_be_kept and queue.sink.is_known(name, answered=True)):
+            if name in queue.keeping or (may_be_kept and await _kept(queue, name) is not None):
                 continue
             try:
                 queue.check(name)
@@ -351,20 +354,21 @@ async def _stop(queue: BatchScheduler) -> None:
     )
 
 
-async def _read(
-    queue: BatchScheduler, call: Call, name: str, keeping: asyncio.Future[None] | None
-) -> Response:
+async def _kept(
+    queue: BatchScheduler, name: str, keeping: asyncio.Future[None] | None = None
+) -> Response | None:
     """Return an answer that came into the journal after the call had looked there.
 
     Raises:
-        ProviderError: it is a failure.
+        ProviderError: it is a failure, and was being recorded.
     """
     if keeping is not None:
         await asyncio.shield(keeping)
-    found = queue.sink.find(name)
+    found = (await queue.sink.find_many([name])).get(name)
     if isinstance(found, Response):
-        call.source = "journal"
         return found
+    if keeping is None:
+        return None
     assert found is not None
     raise found.error()
 

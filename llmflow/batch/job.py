@@ -6,32 +6,30 @@ import asyncio
 import contextlib
 import copy
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from llmflow.batch import result_files
 from llmflow.batch.client import BatchClient
 from llmflow.batch.collector import new_tag
 from llmflow.batch.job_limits import JobSlots, Refusals
 from llmflow.batch.lifecycle import next_step
-from llmflow.batch.outcomes import Ingest, Outcome, ResultSink, Unrecorded
+from llmflow.batch.outcomes import Ingest, Outcome, PendingCalls, ResultSink, Unrecorded
 from llmflow.batch.record import JobRecord
 from llmflow.batch.result_files import Results, files_in
 from llmflow.batch.settings import Batch
 from llmflow.batch.spool import copy_rows, in_thread, names_of, parts_of, remove_all
 from llmflow.batch.steps import FINAL, TIMED, Event, Step
 from llmflow.clock import Clock
-from llmflow.errors import (
-    BatchCancelledError,
-    BatchRowLostError,
-    ProviderError,
-    QueueLimitError,
-)
+from llmflow.errors import BatchCancelledError, BatchRowLostError, ProviderError, QueueLimitError
 from llmflow.private_files import make_private_folder
-from llmflow.provider import BatchInput, BatchStatus
+from llmflow.provider import BatchInput, BatchRow, BatchStatus
+
+if TYPE_CHECKING:
+    from llmflow.journal import Recorded
 
 _T = TypeVar("_T")
 
@@ -50,6 +48,7 @@ class _Jobs(Protocol):
 
     client: BatchClient
     sink: ResultSink
+    pending: PendingCalls
     slots: JobSlots
     refusals: Refusals
     folder: Path
@@ -61,7 +60,6 @@ class _Jobs(Protocol):
     def known_ids(self) -> set[str]: ...
     async def wait_for_primer(self, record: JobRecord) -> None: ...
     def deliver(self, job: Job, outcomes: Mapping[str, Outcome]) -> None: ...
-    def is_over(self, name: str) -> bool: ...
     def is_too_few(self, rows: int, of: int) -> bool: ...
     def run_live(self, names: set[str]) -> None: ...
     async def next_round(self, job: Job, names: set[str]) -> None: ...
@@ -72,7 +70,6 @@ class Job:
     """One job, and its handle.
 
     Args:
-        record: what is written down of it.
         names: its rows that have no outcome yet.
         jobs: those that it belongs to.
         adopted: whether an earlier process has begun it.
@@ -81,6 +78,8 @@ class Job:
     def __init__(self, record: JobRecord, names: set[str], jobs: _Jobs, *, adopted: bool) -> None:
         self.names = names
         self.adopted = adopted
+        self.known: Mapping[str, Recorded] = {}
+        """What the journal knows of the rows that get their outcomes now."""
         self.unrecorded = Unrecorded()
         """The outcomes that were given out and are not written down yet."""
         self.placed = asyncio.Event()
@@ -323,6 +322,7 @@ class Job:
     async def _fail_rows(self, step: Step) -> None:
         """Give rows their error, each its own."""
         await self._discard_upload()  # before anybody has an answer: a program may end with it
+        await self._look_up(self.names)
         bad = self._bad if step.error is None else dict.fromkeys(self.names, step.error)
         for name in self.names & bad.keys():
             self.names.remove(name)
@@ -395,12 +395,9 @@ class Job:
         await self._sleep(step)
 
     async def _check_owner(self, step: Step) -> dict[str, Any]:
-        read, names = self._client.api.read, self.names
-        return {
-            "is_ours": await result_files.belong_to(
-                step.record, self.results, read, names, self.path
-            )
-        }
+        record, read, names = step.record, self._client.api.read, self.names
+        ours = await result_files.belong_to(record, self.results, read, names, self.path)
+        return {"is_ours": ours}
 
     async def _delete_results(self, _: Step) -> None:
         shutil.rmtree(self.results, ignore_errors=True)
@@ -409,6 +406,7 @@ class Job:
         record, jobs = step.record, self._jobs
         ingest = Ingest(record, self.names, jobs.sink, self._deliver)
         async for rows in Results(files_in(self.results), self._client.api.read):
+            await self._look_up([row.custom_id for row in rows if isinstance(row, BatchRow)])
             ingest.take(rows)
             # Give out no more answers than are written down about as fast. But not for ever: a
             # caller may do something else first, and even wait for another row.
@@ -416,7 +414,9 @@ class Job:
                 if self.unrecorded.count < _MOST_OUTSTANDING:
                     break
                 await asyncio.sleep(_PAUSE)
-        left = self._leftovers = ingest.leftovers(jobs.is_over if self.adopted else None)
+        await self._look_up(self.names)
+        left = ingest.leftovers({name for name in self.known if name not in jobs.pending})
+        self._leftovers = left
         await self._recorded()
         return {
             "leftovers": len(left),
@@ -438,6 +438,7 @@ class Job:
 
     async def _cancel_rows(self, step: Step) -> None:
         record = step.record
+        await self._look_up(self.names)
         names, self.names = self.names, set()
         for name in names:
             error = BatchCancelledError(
@@ -452,6 +453,7 @@ class Job:
 
     async def _next_round(self, step: Step) -> None:
         left, jobs = self._leftovers, self._jobs
+        await self._look_up(self.names)
         names, self.names = self.names, self.names if step.asks_again else set()
         for name in self.names:
             jobs.sink.retried(left[name])
@@ -471,17 +473,18 @@ class Job:
 
     # --- what is common to all steps ------------------------------------------------------------
 
+    async def _look_up(self, names: Collection[str]) -> None:
+        """Look up rows that another process may have recorded, too."""
+        if self.adopted:
+            self.known = await self._jobs.sink.find_many(names)
+
     async def _recorded(self) -> None:
         """Return when what was given out is written down."""
         await self.unrecorded.wait()
         await self._jobs.sink.drain()
 
     async def _heeding(self, work: Awaitable[_T]) -> _T:
-        """Wait for something, or until the job is to be cancelled.
-
-        Raises:
-            Interrupted: it is to be cancelled, and the work was ended.
-        """
+        """Wait for something; raise `Interrupted` if the job is cancelled."""
         if self._step.cancelled_at is None:
             waking: asyncio.Future[Any] = asyncio.ensure_future(self._wake.wait())
         else:

@@ -93,9 +93,9 @@ class Fallback:
         """Return whether the first mode is the batch jobs."""
         return self._first.is_batch(call)
 
-    def place(self, calls: Sequence[Call]) -> None:
+    async def place(self, calls: Sequence[Call]) -> None:
         """Place calls in the first mode."""
-        self._first.place(calls)
+        await self._first.place(calls)
 
     async def complete(self, call: Call) -> Response:
         """Answer a call by the first mode, or by the second.
@@ -142,9 +142,9 @@ class AutoMode:
         """Return whether batch jobs were decided for."""
         return self._mode(call).is_batch(call)
 
-    def place(self, calls: Sequence[Call]) -> None:
+    async def place(self, calls: Sequence[Call]) -> None:
         """Put calls into jobs, if these were decided for."""
-        self._mode(calls[0]).place(calls)
+        await self._mode(calls[0]).place(calls)
 
     async def complete(self, call: Call) -> Response:
         """Answer a call in the mode that was decided for.

@@ -161,15 +161,15 @@ class ResultSink:
         self._met = met
         self.retried = session.tally.retried
 
-    def find(self, name: str) -> Recorded | None:
-        """Return what the journal knows of a row; None if nothing."""
-        row, journal = call_of(name), self._session.journal
-        return None if journal is None or row is None else journal.find(*row)
-
-    def is_known(self, name: str, *, answered: bool = False) -> bool:
-        """Return whether a row's outcome is recorded; `answered`: as an answer."""
-        found = self.find(name)
-        return isinstance(found, Response) if answered else found is not None
+    async def find_many(self, names: Iterable[str]) -> dict[str, Recorded]:
+        """Return what the journal knows of rows, by name."""
+        journal = self._session.journal
+        rows = {} if journal is None else {call_of(name): name for name in names}
+        rows.pop(None, None)
+        if journal is None or not rows:
+            return {}
+        found = await journal.find_many([row for row in rows if row is not None])
+        return {rows[row]: each for row, each in found.items()}
 
     def keep(
         self, outcomes: Mapping[str, Outcome], callback: Callable[[str], Done | None]
@@ -324,11 +324,11 @@ class Ingest:
         else:
             self._unread[name] = BadReplyError(f"the row's line {where} cannot be read")
 
-    def leftovers(self, is_over: Callable[[str], bool] | None) -> dict[str, ProviderError]:
+    def leftovers(self, over: Collection[str]) -> dict[str, ProviderError]:
         """Deliver final failures; return rows to ask again, with reasons.
 
         Args:
-            is_over: whether a row has its outcome from elsewhere; None: none has.
+            over: rows that have their outcomes from elsewhere.
         """
         record, again = self._record, dict[str, ProviderError]()
         if self._unreadable:
@@ -337,7 +337,7 @@ class Ingest:
             error = self._errors.get(name) or self._unread.get(name) or self._lost()
             if self._has_answers and is_of_input(error):
                 error = of_content(error)
-            if is_over is not None and is_over(name):
+            if name in over:
                 self._names.remove(name)
                 continue
             error.provider = error.provider or record.provider

@@ -320,11 +320,12 @@ class BatchScheduler:
         recorded = job.unrecorded.recorded
         job.unrecorded.count += len(outcomes)
         left = self.pending.give(outcomes, recorded)
-        if job.adopted:
+        if job.known:
             known = {
                 name
                 for name, outcome in left.items()
-                if self.sink.is_known(name, answered=isinstance(outcome, Response))
+                if (found := job.known.get(name)) is not None
+                and (isinstance(found, Response) or isinstance(outcome, ProviderError))
             }
             recorded(None, len(known))
             left = {name: each for name, each in left.items() if name not in known}
@@ -333,10 +334,6 @@ class BatchScheduler:
         except JournalError:
             job.names |= left.keys()  # nobody can go on with them
             raise
-
-    def is_over(self, name: str) -> bool:
-        """Return whether a row's outcome is recorded and no call waits."""
-        return name not in self.pending and self.sink.is_known(name)
 
     def run_live(self, names: Collection[str]) -> None:
         """Have rows asked in parallel."""

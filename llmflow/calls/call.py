@@ -155,7 +155,7 @@ class Mode(Protocol):
         """
         ...
 
-    def place(self, calls: Sequence[Call], /) -> None:
+    async def place(self, calls: Sequence[Call], /) -> None:
         """Put calls of one kind into batch jobs, if there are any."""
         ...
 

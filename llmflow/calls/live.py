@@ -63,7 +63,7 @@ def send(session: Session) -> Step:
     async def step(call: Call) -> Response:
         mode = session.mode_of(call)
         if not call.wanted:
-            mode.place((call,))
+            await mode.place((call,))
             return NOTHING
         route, call.retried = call.route, retried
         try:
@@ -140,7 +140,7 @@ class LiveMode:
         self._reporter = CallReporter(provider, self._clock)
         self._refusals = Refusals(limiter, self._reporter, self._clock)
 
-    def place(self, calls: Sequence[Call]) -> None:
+    async def place(self, calls: Sequence[Call]) -> None:
         """Do nothing: live calls need somebody who waits for them."""
 
     def is_batch(self, _call: Call) -> bool:

@@ -32,7 +32,7 @@ async def submit_many(session: Session, calls: Sequence[Call]) -> int:
     known = await session.ordinals.known(calls)
     new = [each for each in calls if each.row not in known] if known else calls
     if new:
-        session.mode_of(new[0]).place(new)
+        await session.mode_of(new[0]).place(new)
     return sum([each.placed for each in new])
 
 

@@ -337,6 +337,10 @@ class TestRuns:
         assert {each.source for each in again} == {"journal"}
 
 
+def would_block(*_: object) -> None:
+    raise AssertionError("the event loop would be blocked")
+
+
 class TestJournalsThatAreFarAway:
     """They are waited for, by all calls of a turn at once."""
 
@@ -368,10 +372,7 @@ class TestJournalsThatAreFarAway:
     def test_no_call_blocks_the_event_loop(
         self, temperature: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def find(*_: object) -> None:
-            raise AssertionError("this would block")
-
-        monkeypatch.setattr(MemoryJournal, "find", find)
+        monkeypatch.setattr(MemoryJournal, "find", would_block)
         texts = [f"item {number % 7}" for number in range(10)]
         server = FakeServer()
 
@@ -390,6 +391,38 @@ class TestJournalsThatAreFarAway:
             rows = sum(len(each.rows) for each in server.jobs.values())
             assert asyncio.run(main(f"run-{submits}", submits)) == first
             assert sum(len(each.rows) for each in server.jobs.values()) == rows
+
+    def test_no_job_of_an_earlier_session_blocks_the_event_loop(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(MemoryJournal, "find", would_block)
+
+        def fate(text: str, job: int) -> str | ProviderError:
+            return InvalidRequestError("no", status=400) if text == "item 3" else text
+
+        server = FakeServer(looks=2, fate=fate)
+
+        def session(*, collects: bool) -> list[object]:
+            async def main() -> list[object]:
+                llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.002))
+                async with Run("run", mode="batch") as run:
+                    if not collects:
+                        for number in range(6):
+                            await llm.submit(f"item {number}")
+                        await run.submitted()
+                        return []
+                    calls = (llm(f"item {number}") for number in range(5))
+                    found = await asyncio.gather(*calls, return_exceptions=True)
+                    await run.settled()
+                    return list(found)
+
+            return asyncio.run(main())
+
+        session(collects=False)
+        first = session(collects=True)
+        assert isinstance(first.pop(3), InvalidRequestError)
+        assert all(isinstance(each, str) for each in first)
+        assert sum(len(each.rows) for each in server.jobs.values()) == 6
 
     def test_a_call_that_is_cancelled_as_it_waits_gives_its_place_back(self) -> None:
         provider = numbered()
