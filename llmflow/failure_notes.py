@@ -28,43 +28,23 @@ def note_item(
     owner: str,
     params: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write on an exception which item has raised it.
+    """Note on an exception which item of a node or map raised it.
 
     >>> error = ValueError("no")
     >>> note_item(error, 3, {"text": "The tide rises."}, owner="Summaries")
     >>> error.__notes__
     ["llmflow: item 3 of Summaries: {'text': 'The tide rises.'}"]
-
-    Args:
-        error: the exception.
-        index: the item's place, from 0.
-        item: the item; what is shown of it is short, and without what looks like a key.
-        owner: the name of the node, or what else has the items.
-        params: the flow's parameters, where there are any.
     """
     _note(error, f"item {index} of {owner}: {in_short(item)}{_with(params)}")
 
 
 def note_run(error: BaseException, index: int, params: Any, *, owner: str) -> None:
-    """Note on an exception which run of a batch flow raised it.
-
-    Args:
-        error: the exception.
-        index: the run's place, from 0.
-        params: its parameters.
-        owner: the name of the flow.
-    """
+    """Note on an exception which run of a batch flow raised it."""
     _note(error, f"run {index} of {owner}: {in_short(params)}")
 
 
 def note_node(error: BaseException, *, owner: str, params: Mapping[str, Any]) -> None:
-    """Note on an exception which node of a flow raised it.
-
-    Args:
-        error: the exception.
-        owner: the name of the node.
-        params: the flow's parameters.
-    """
+    """Note on an exception which node of a flow raised it."""
     _note(error, f"in {owner}{_with(params)}")
 
 
@@ -87,9 +67,8 @@ def _short(value: Any, *, deep: bool) -> str:
         parts = (f"{in_short(k)}: {_member(k, v)}" for k, v in _first(value.items()))
         return "{" + ", ".join(parts) + _more(value) + "}"
     if isinstance(value, list | tuple) and not deep:
-        return (
-            "[" + ", ".join(_short(each, deep=True) for each in _first(value)) + _more(value) + "]"
-        )
+        parts = (_short(each, deep=True) for each in _first(value))
+        return "[" + ", ".join(parts) + _more(value) + "]"
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return f"{type(value).__name__} of {len(value):,}"
     try:

@@ -22,11 +22,6 @@ def counted(number: int, one: str, more: str | None = None) -> str:
 
     >>> counted(1, "row"), counted(2_000, "row"), counted(0, "job is", "jobs are")
     ('1 row', '2,000 rows', '0 jobs are')
-
-    Args:
-        number: how many.
-        one: what one is called.
-        more: what more than one, or none, are called; by default with an ``s``.
     """
     return f"{number:,} {one if number == 1 else f'{one}s' if more is None else more}"
 

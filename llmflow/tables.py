@@ -22,9 +22,7 @@ def columns(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> It
     >>> list(columns([("run", "rows"), ("a", "12")], right=[1]))
     ['run  rows', 'a      12']
 
-    Args:
-        rows: the cells, those of the headings among them.
-        right: the columns that are aligned to the right.
+    The columns in `right` are aligned to the right.
     """
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -48,19 +46,13 @@ def text_table(
 ) -> str:
     """Return a title and lines as a table that fits a screen.
 
-    What a line has to say beside its amount goes under it where it does not fit; of that,
-    the ends are left out where there are too many lines.
+    An explanation that does not fit beside its amount goes under it, and is cut if the table has
+    more lines than `height`.
 
     >>> print(text_table("plan: openai/m", [Line("rows", "3"), Line("cost", "free", "why")]))
     plan: openai/m
       rows  3
       cost  free  why
-
-    Args:
-        title: the first line.
-        lines: the others.
-        width: columns of the screen.
-        height: lines that it has room for; None for any number of them.
     """
     width = max(width, _NARROWEST)
     blocks = list(_blocks([Line(*map(printable, line)) for line in lines], width))

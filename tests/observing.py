@@ -10,7 +10,7 @@ from llmflow.calls.call import Call, Route
 from llmflow.calls.hedge import Hedge
 from llmflow.calls.live import LiveMode
 from llmflow.events import Event, observed
-from llmflow.progress import painter
+from llmflow.progress import display
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request, Response
 
@@ -71,4 +71,4 @@ def kinds_of(events: Iterable[Event]) -> list[str]:
 
 def is_drawing() -> bool:
     """Return whether a display of progress is being drawn."""
-    return bool(painter._drawing)
+    return bool(display._drawing)

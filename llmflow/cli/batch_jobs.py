@@ -25,56 +25,57 @@ if TYPE_CHECKING:
 IN_BATCHES: Final = 5_000
 """Rows in flight at once, so that those without an answer can make another job."""
 AT_THE_PROVIDER: Final = ("creating", "created")
+_OVER: Final = (400, 404, 409)
+"""What a provider says of a job that has ended, or is being cancelled."""
 
 
 def check_options(task: Task) -> None:
-    """Check that the options of batch mode go together.
-
-    Raises:
-        ConfigurationError: they do not, or the deadline is no time.
-    """
+    """Check that the options of batch mode go together."""
     from llmflow.calls.mode_options import as_mode_options
 
-    if task.detach and not task.in_batches:
-        raise ConfigurationError(
-            "--detach needs batch jobs, which run without llmflow: --mode batch"
-        )
-    if task.deadline is not None and not task.in_batches:
-        raise ConfigurationError(
-            "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch"
-        )
-    if task.fallback == "parallel" and not task.in_batches:
-        raise ConfigurationError(
-            "--fallback parallel is for rows that batch jobs did not answer: --mode batch"
-        )
-    if task.fallback == "batch" and task.mode == "batch":
-        raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
+    live = not task.in_batches
+    for is_wrong, text in (
+        (
+            live and task.detach,
+            "--detach needs batch jobs, which run without llmflow: --mode batch",
+        ),
+        (
+            live and task.deadline is not None,
+            "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch",
+        ),
+        (
+            live and task.fallback == "parallel",
+            "--fallback parallel is for rows that batch jobs did not answer: --mode batch",
+        ),
+        (
+            task.mode == task.fallback == "batch",
+            "--fallback batch is for --mode parallel: leave it out",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigurationError(text)
     if task.mode is not None or task.fallback is not None:
         as_mode_options(task.mode or "parallel", deadline=task.deadline, fallback=task.fallback)
 
 
 def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
-    """Check that the task can use batch jobs, if it asks to.
-
-    Raises:
-        ConfigurationError: the run keeps no answers, or there is no batch API.
-        InputError: the rows cannot be read twice.
-    """
+    """Check that the task can use batch jobs, if it asks to."""
     if not task.may_use_batches:
         return
     option = f"--mode {task.mode}" if task.in_batches else "--fallback batch"
     if not keeps:
         off = "--no-journal" if task.no_journal else 'store = "off" in llmflow.toml'
         raise ConfigurationError(
-            f"{option} needs the run's journal, which records the jobs and their "
-            f"answers: leave out {off}"
+            f"{option} needs the run's journal, which records the jobs and their answers: "
+            f"leave out {off}"
         )
     if task.is_piped:
         raise InputError(
-            f"{option} reads the rows twice, and a pipe can be read once: write them into a file"
+            f"{option} reads the rows twice, and a pipe can be read only once: save them to a "
+            f"file first, and name it instead of {task.source}"
         )
-    unsupported = getattr(llm.provider, "batch", None) is None
-    if unsupported and task.mode == "batch" and task.fallback != "parallel":
+    has_api = getattr(llm.provider, "batch", None) is not None
+    if task.mode == "batch" and task.fallback != "parallel" and not has_api:
         raise ConfigurationError(
             f"llmflow knows no batch API for {llm.model}: leave out --mode batch, or add "
             "--fallback parallel"
@@ -84,17 +85,15 @@ def check_batching(task: Task, llm: LLM, *, keeps: bool) -> None:
 def describe_unfinished(jobs: Collection[JobRecord]) -> str | None:
     """Describe unfinished jobs: ``2 batch jobs are still running at openai``."""
     there = [each for each in jobs if each.state in AT_THE_PROVIDER]
-    here = [each for each in jobs if each.state == "sealed"]
+    here = sum(each.state == "sealed" for each in jobs)
     parts = []
     if there:
         places = " and ".join(sorted({each.provider for each in there}))
-        parts.append(
-            f"{counted(len(there), 'batch job is', 'batch jobs are')} still running at {places}"
-        )
+        are = counted(len(there), "batch job is", "batch jobs are")
+        parts.append(f"{are} still running at {places}")
     if here:
-        what = "" if there else " batch job" if len(here) == 1 else " batch jobs"
-        wait = "waits" if len(here) == 1 else "wait"
-        parts.append(f"{len(here):,}{what} {wait} here to be sent")
+        one, more = ("waits", "wait") if there else ("batch job waits", "batch jobs wait")
+        parts.append(f"{counted(here, one, more)} here to be sent")
     if not parts and any(each.is_active for each in jobs):
         parts.append("answers of batch jobs are downloaded and not counted yet")
     return ", ".join(parts) or None
@@ -180,11 +179,7 @@ class RunJobs:
 
     @classmethod
     def of(cls, run: RunSummary) -> Self:
-        """Read the batch jobs of a run, without locking its journal.
-
-        Raises:
-            JournalError: its journal cannot be read.
-        """
+        """Read the batch jobs of a run, without locking its journal."""
         from llmflow.batch.record import JobRecord
         from llmflow.journal import read_jobs
 
@@ -194,6 +189,18 @@ class RunJobs:
     def unfinished(self) -> list[JobRecord]:
         """The jobs of which something is still to be done."""
         return [each for each in self.jobs if each.is_active]
+
+    @property
+    def running(self) -> list[JobRecord]:
+        """Unfinished jobs, without those that only need to be collected."""
+        busy = self.run.busy
+        return [each for each in self.unfinished if busy or each.state != "fetched"]
+
+    @property
+    def ours(self) -> list[JobRecord]:
+        """The jobs at the provider that are certainly of this run."""
+        jobs = self.unfinished
+        return [each for each in jobs if each.state == "created" and each.job and not each.found]
 
     @property
     def worker(self) -> str:
@@ -223,6 +230,21 @@ class RunJobs:
                     f"{job.provider}/{job.model} has another server than the jobs were sent to"
                 )
         return found
+
+    async def cancel(self, llms: Mapping[str, LLM]) -> str | None:
+        """Ask the provider to cancel the jobs; return its first error."""
+        from llmflow.transport import StreamChannel
+
+        async def one(llm: LLM, job: str) -> str | None:
+            try:
+                await llm.provider.batch.cancel(job, StreamChannel())  # type: ignore[attr-defined]
+            except ProviderError as error:
+                return None if error.status in _OVER else redact(str(error))
+            return None
+
+        there = [(llms[each.queue], each.job) for each in self.ours if each.queue in llms]
+        refused = await asyncio.gather(*(one(llm, job) for llm, job in there if job))
+        return next(filter(None, refused), None)
 
     async def refresh(self, llms: Mapping[str, LLM]) -> None:
         """Replace the recorded states of the jobs by the provider's."""

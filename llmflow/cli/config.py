@@ -13,6 +13,7 @@ import click
 from llmflow.cli.options import CONFIG, JSON, CommandGroup
 from llmflow.cli.terminal import printable, write, write_json
 from llmflow.errors import ConfigurationError, redact
+from llmflow.tables import columns
 
 if TYPE_CHECKING:
     from llmflow.config import Config, Settings
@@ -25,8 +26,8 @@ _DEFAULT: Final = "default"
 _PUBLIC: Final = "public price of"
 
 
-@click.group("config", cls=CommandGroup, short_help="Check and show the configuration file.")
-def command() -> None:
+@click.group("config", cls=CommandGroup)
+def config() -> None:
     """Check and show the configuration file, llmflow.toml.
 
     It is searched for in the working directory and above it; --config FILE or the variable
@@ -34,7 +35,7 @@ def command() -> None:
     """
 
 
-@command.command("check", short_help="Check that everything in the file is valid.")
+@config.command("check", short_help="Check that everything in the file is valid.")
 @CONFIG
 def check(config: str | None) -> int:
     """Check that the file is valid; list all errors with their lines.
@@ -57,7 +58,7 @@ def check(config: str | None) -> int:
     return 0
 
 
-@command.command("show", short_help="Show the effective settings, and where each comes from.")
+@config.command("show", short_help="Show the effective settings, and where each comes from.")
 @CONFIG
 @click.option(
     "--model",
@@ -216,9 +217,8 @@ def _lines(config: Config, found: dict[str, list[_Row]]) -> Iterator[str]:
     yield printable(f"configuration: {name}" if name else "configuration: no file here or above")
     for model, rows in found.items():
         yield from ("", printable(model))
-        cells = [(f"  {row.name:<27}", _text(row.value), printable(row.origin)) for row in rows]
-        width = max(len(value) for _, value, _ in cells)
-        yield from (f"{label} {value:<{width}}  {origin}" for label, value, origin in cells)
+        cells = [(f"  {row.name:<26}", _text(row.value), printable(row.origin)) for row in rows]
+        yield from columns(cells)
 
 
 def _text(value: Any) -> str:

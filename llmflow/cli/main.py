@@ -18,15 +18,15 @@ from llmflow.transport import raise_connection_limit
 
 # Loaded when named: --help must not wait for what a command needs.
 _COMMANDS = {
-    "run": ("llmflow.cli.run_command", "Answer a prompt for every row of a file or folder."),
-    "plan": ("llmflow.cli.plan", "Estimate what a run would send, cost and take."),
-    "resume": ("llmflow.cli.resume", "Continue a run that was stopped."),
-    "status": ("llmflow.cli.status", "Show the progress of batch jobs."),
-    "cancel": ("llmflow.cli.cancel", "Cancel the batch jobs of a run; keep their answers."),
-    "runs": ("llmflow.cli.runs", "List, show and remove runs."),
-    "config": ("llmflow.cli.config", "Check and show the configuration file."),
-    "quotas": ("llmflow.cli.quotas", "Show configured, learned and effective limits."),
-    "simulate": ("llmflow.cli.simulate", "Start a simulated provider with rate limits."),
+    "run": ("run_command", "Answer a prompt for every row of a file or folder."),
+    "plan": ("plan", "Estimate what a run would send, cost and take."),
+    "resume": ("run_command", "Continue a run that was stopped."),
+    "status": ("job_commands", "Show the progress of batch jobs."),
+    "cancel": ("job_commands", "Cancel the batch jobs of a run; keep their answers."),
+    "runs": ("runs", "List, show and remove runs."),
+    "config": ("config", "Check and show the configuration file."),
+    "quotas": ("quotas", "Show configured, learned and effective limits."),
+    "simulate": ("simulate", "Start a simulated provider with rate limits."),
 }
 
 
@@ -40,8 +40,8 @@ class _LazyGroup(CommandGroup):
         if cmd_name not in _COMMANDS:
             return None
         with Postponed():
-            module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command: click.Command = module.command
+            module = importlib.import_module(f"llmflow.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -54,7 +54,7 @@ class _LazyGroup(CommandGroup):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 all answered, 1 some failed, 2 wrong usage, configuration or input, "
     "3 stopped by the provider or the budget (run again to continue), 130 interrupted (129 by "
-    "SIGHUP, 143 by SIGTERM), 141 the output's reader has gone.",
+    "SIGHUP, 143 by SIGTERM), 141 the output pipe was closed.",
 )
 @click.version_option(llmflow.__version__, prog_name="llmflow")
 def cli() -> None:

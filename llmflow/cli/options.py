@@ -15,31 +15,19 @@ from llmflow.types import parse_amount
 
 if TYPE_CHECKING:
     _NumberType = click.ParamType[float]
-    _TextType = click.ParamType[str]
 else:  # generic since click 8.4 only
-    _NumberType = _TextType = click.ParamType
+    _NumberType = click.ParamType
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-_GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "Prompt and rows": (
-        "prompt",
-        "prompt_file",
-        "system",
-        "cache_system",
-        "limit",
-        "format",
-        "encoding",
-        "delimiter",
-        "on_bad_row",
-        "skip_empty",
-        "fail_fast",
-    ),
-    "Model": ("model", "base_url", "max_tokens", "temperature", "option", "timeout"),
-    "Limits": ("rpm", "tpm", "concurrency", "budget"),
-    "Output": ("output", "details", "escape_formulas"),
-    "Journal": ("run", "no_journal", "retry_failed", "dedupe", "cache", "drain"),
-    "Batch mode": ("mode", "deadline", "fallback", "detach"),
+_GROUPS: Final = {
+    "Prompt and rows": "prompt prompt_file system cache_system limit format encoding delimiter "
+    "on_bad_row skip_empty fail_fast",
+    "Model": "model base_url max_tokens temperature option timeout",
+    "Limits": "rpm tpm concurrency budget",
+    "Output": "output details escape_formulas",
+    "Journal": "run no_journal retry_failed dedupe cache drain",
+    "Batch mode": "mode deadline fallback detach",
 }
 _OTHER: Final = "Other"
 
@@ -49,7 +37,7 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each group of options under its title."""
-        titles = {name: title for title, names in _GROUPS.items() for name in names}
+        titles = {name: title for title, names in _GROUPS.items() for name in names.split()}
         found: dict[str, list[tuple[str, str]]] = {title: [] for title in (*_GROUPS, _OTHER)}
         for param in self.get_params(ctx):
             # An argument's own words are in the command's text.
@@ -121,29 +109,23 @@ class Amount(_NumberType):
             self.fail(str(error), param, ctx)
 
 
-class KeyValue(_TextType):
-    """A provider option as KEY=VALUE."""
-
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check that there is a key, and return the text."""
-        text = str(value)
-        key, equals, _ = text.partition("=")
-        if not equals or not key.strip():
-            self.fail(f"write KEY=VALUE, such as top_p=0.9; got {text!r}", param, ctx)
-        own = _OWN_OPTIONS.get(key.strip())
-        if own is not None:
-            self.fail(f"{key.strip()} has an option of its own: {own}", param, ctx)
-        return text
-
-
-_OWN_OPTIONS = {
+_OWN_OPTIONS: Final = {
     "model": "--model",
     "max_tokens": "--max-tokens",
     "messages": "--prompt",
     "temperature": "--temperature",
 }
+
+
+def _key_value(text: str) -> str:
+    """Return a provider option, KEY=VALUE, that has a key of its own."""
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise click.BadParameter(f"write KEY=VALUE, such as top_p=0.9; got {text!r}")
+    own = _OWN_OPTIONS.get(key.strip())
+    if own is not None:
+        raise click.BadParameter(f"{key.strip()} has an option of its own: {own}")
+    return text
 
 
 def provider_options(given: Sequence[str]) -> dict[str, Any]:
@@ -174,11 +156,7 @@ def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 
 def given_prompt(prompt: str | None, prompt_file: str | None) -> str:
-    """Return the prompt from --prompt or --prompt-file.
-
-    Raises:
-        click.UsageError: both or neither are given, or the file cannot be read.
-    """
+    """Return the prompt from --prompt or --prompt-file."""
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("--prompt and --prompt-file are both given: leave out one of them")
     if prompt is not None:
@@ -253,8 +231,8 @@ bad_row_options = option_set(
     click.option(
         "--on-bad-row",
         type=click.Choice(["fail", "skip"]),
-        help="Rows that cannot be read or lack a field: count as failed (fail, the default), or "
-        "leave out and count (skip).",
+        help="Rows that cannot be read or lack a field: count them as failed (fail, the default), "
+        "or leave them out and count them (skip).",
     ),
     click.option(
         "--skip-empty",
@@ -281,7 +259,8 @@ task_options = option_set(
     click.option(
         "-O",
         "--option",
-        type=KeyValue(),
+        type=_key_value,
+        metavar="KEY=VALUE",
         multiple=True,
         help="A field of the provider's request, such as top_p=0.9; JSON values are read as "
         "JSON. Repeat it for more.",
@@ -295,7 +274,7 @@ task_options = option_set(
     click.option(
         "--format",
         type=click.Choice(["jsonl", "csv", "tsv", "txt"]),
-        help="Format of INPUT, if its name does not tell, as for standard input.",
+        help="Format of INPUT, if its name does not show it, as with standard input.",
     ),
     click.option(
         "--encoding", metavar="NAME", help="Encoding of INPUT, such as latin-1; default: utf-8."

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 _NOWHERE: Final = "-"
 
 
-@click.command(
-    "plan", cls=GroupedCommand, short_help="Estimate what a run would send, cost and take."
-)
+@click.command("plan", cls=GroupedCommand)
 @click.argument("source", metavar="INPUT")
 @task_options
 @click.option(
@@ -46,7 +44,7 @@ _NOWHERE: Final = "-"
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @JSON
-def command(
+def plan(
     *, prompt: str | None, prompt_file: str | None, sample: int, exact: bool, **options: Any
 ) -> int:
     """Estimate what `llmflow run` with these options would send, cost and take.
@@ -74,11 +72,7 @@ def command(
 
 
 def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
-    """Print the plan of a task, and return the exit code.
-
-    Raises:
-        UsageError: as `llmflow run` would.
-    """
+    """Print the plan of a task, and return the exit code."""
     from llmflow.config import use_config
     from llmflow.jobs.plan_report import lines
 

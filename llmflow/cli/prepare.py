@@ -24,11 +24,7 @@ _REMEDY: Final = "raise the limit, such as with `ulimit -n 256`"
 
 
 def rows_of(task: Task) -> tuple[RowSource, Selection]:
-    """Open the rows of a task, and return them with their prompt.
-
-    Raises:
-        InputError: there is nothing to read, or an option does not fit it.
-    """
+    """Open the rows of a task, and return them with their prompt."""
     from llmflow.rows import PromptTemplate, Selection, open_rows
 
     selection = Selection(
@@ -58,9 +54,6 @@ def check_prompt(
     """Check that the prompt fits some rows, and print remarks on them.
 
     `each` is called for every row that is read.
-
-    Raises:
-        InputError: the prompt is not for these rows.
     """
     from llmflow.rows import check_fits
 
@@ -99,11 +92,7 @@ class ResolvedModel:
 
 
 def resolve_model(task: Task) -> ResolvedModel:
-    """Return the LLM of a task.
-
-    Raises:
-        ConfigurationError: the model, an option or the configuration is wrong.
-    """
+    """Return the LLM of a task."""
     from llmflow.cli.options import provider_options
     from llmflow.config import load_config
     from llmflow.jobs.reachability import Reachability
@@ -143,11 +132,7 @@ def resolve_model(task: Task) -> ResolvedModel:
 
 
 def check_descriptors() -> None:
-    """Refuse a limit on open files under which something would fail halfway.
-
-    Raises:
-        ConfigurationError: too few files may be opened.
-    """
+    """Refuse a limit on open files under which something would fail halfway."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

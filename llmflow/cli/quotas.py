@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import click
 
 from llmflow import loops
 from llmflow.cli.options import CONFIG, JSON, endpoint_options
 from llmflow.cli.terminal import complain, printable, write, write_json
-from llmflow.errors import ConfigurationError, ProviderError, UsageError, redact
+from llmflow.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    ProviderError,
+    RequestTimeoutError,
+    UsageError,
+    redact,
+)
 from llmflow.format import counted, duration
 from llmflow.shares import share_text
 from llmflow.tables import columns
+from llmflow.types import Request
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmflow.config import Config, Settings
+    from llmflow.config import Config
     from llmflow.limits import Limiter, LimiterStatistics
     from llmflow.limits.learned_limits import Remembered
     from llmflow.provider import ClientProvider, WireProvider
-    from llmflow.types import Quota, QuotaSignal
+    from llmflow.transport import Timeout
+    from llmflow.types import QuotaSignal
 
 _FAILED: Final = 2
+# Some models refuse to answer in one token; a refusal costs nothing.
+_FEWEST_TOKENS: Final = (1, 16)
 _NO_OPTIONS: Final[Mapping[str, Any]] = {}
 _ELSEWHERE: Final = "another key or address"
 _HEADINGS: Final = ("dimension", "configured", "learned", "effective", "burst window")
 _NOTHING: Final = "-"
 
 
-@click.command("quotas", short_help="Show configured, learned and effective limits.")
+@click.command("quotas")
 @click.option("--model", metavar="MODEL", help="Only PROVIDER/MODEL.")
 @endpoint_options
 @click.option(
@@ -50,7 +62,7 @@ _NOTHING: Final = "-"
 )
 @CONFIG
 @JSON
-def command(**options: Any) -> int:
+def quotas(**options: Any) -> int:
     """Show configured and learned limits, and those a run would start with.
 
     Lists the models of llmflow.toml and those whose limits a run has learned in the last seven
@@ -76,23 +88,19 @@ def command(**options: Any) -> int:
     as_json = options["as_json"]
     config, path = load_config(options["config"]), learned_limits.state_file()
     entries = learned_limits.load(path)
-    model = None if options["model"] is None else _model(config, options["model"], options)
+    name = options["model"]
+    model = None if name is None else _Model(config, name, options)
     if options["forget"]:
         return _forget(path, model, entries, as_json=as_json)
-    views: list[_View] = []
-    signals: Sequence[QuotaSignal] | None = None
     error: ProviderError | None = None
     if model is None:
-        views += _configured(config, entries)
+        models = list(_models(config, entries))
     else:
-        if options["probe"]:
-            signals, error = _probe(model)
-            entries |= _learned(model, entries.get(model.key), signals, path)
-            signals = signals if signals or error is None else None
-        views.append(_view(model, entries.pop(model.key, None), signals=signals))
-        entries = {key: each for key, each in entries.items() if each.name == model.blank.name}
-    views += (_of_memory(config, key, entry) for key, entry in entries.items())
-    _print(path, views, as_json=as_json)
+        model.entry = entries.pop(model.key, None)
+        error = model.probe(path) if options["probe"] else None
+        same = {key: each for key, each in entries.items() if each.name == model.blank.name}
+        models = [model, *_learned(config, same)]
+    _print(path, models, as_json=as_json)
     if error is not None:
         complain(str(error))
     return 0 if error is None else _FAILED
@@ -107,38 +115,13 @@ def _check(options: Mapping[str, Any]) -> None:
         raise UsageError("--probe and --forget cannot be combined: run one after the other")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Model:
-    """A model as ``llmflow run`` would use it.
-
-    `blank` is what is known of it without any memory; `key` stands for it in the memory, "" for
-    what is not remembered.
-    """
-
-    name: str
-    quota: Quota
-    origins: Mapping[str, str]
-    blank: Remembered
-    key: str
-    settings: Settings
-    provider: WireProvider | ClientProvider | None
-
-
 class _Limit(NamedTuple):
     """One limit of a model.
 
-    Args:
-        dimension: such as ``"rpm"``.
-        configured: the configured limit, or None.
-        configured_by: a line of the file, an option, or the provider's own default.
-        learned: the limit that earlier runs have learned, or None.
-        estimated: whether that was found by trying; else replies have named it.
-        learned_at: when that was learned, in seconds since 1970.
-        effective: the limit that a run would start with.
-        burst_seconds: how many seconds' worth may be used at once; None for a day's.
+    It was `estimated` by trying, or else named by replies. `burst_seconds` is how many seconds'
+    worth may be used at once; None for a day's limit.
     """
 
-    dimension: str
     configured: float | None
     configured_by: str | None
     learned: float | None
@@ -150,14 +133,13 @@ class _Limit(NamedTuple):
     def plain(self) -> dict[str, Any]:
         """Return it as plain values for JSON."""
         values = self._asdict()
-        del values["dimension"]
         if self.learned_at is not None:
             at = datetime.fromtimestamp(self.learned_at, UTC)
             values["learned_at"] = at.isoformat(timespec="seconds")
         return values
 
     def cells(self, now: float) -> tuple[str, ...]:
-        """Return it as a row of a table."""
+        """Return it as cells of a table."""
         configured = learned = _NOTHING
         if self.configured is not None:
             origin = f" ({printable(self.configured_by)})" if self.configured_by else ""
@@ -167,198 +149,210 @@ class _Limit(NamedTuple):
             ago = duration(max(0.0, now - self.learned_at))
             learned = f"{_number(self.learned)}, {how} {ago} ago"
         burst = _NOTHING if self.burst_seconds is None else f"{self.burst_seconds:.3g} s"
-        return self.dimension, configured, learned, _number(self.effective), burst
+        return configured, learned, _number(self.effective), burst
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """The known limits of one model."""
+class _Model:
+    """A model as ``llmflow run`` would use it, with its limits.
 
-    model: _Model
-    note: str | None
-    limits: Sequence[_Limit]
-    statistics: LimiterStatistics
-    signals: Sequence[QuotaSignal] | None
+    `entry` is what runs have learned, perhaps with a provider that is not installed any more; `key`
+    stands for the model in the file of learned limits, and is "" if it is not stored there.
+    """
 
-    @property
-    def at_first(self) -> int:
-        """Calls in flight at the start: fewer while no limit is known."""
-        statistics = self.statistics
-        return statistics.max_in_flight if statistics.limits else statistics.window
-
-    @property
-    def share_by(self) -> str | None:
-        """Who has set the share of all this that is used; None: nobody."""
-        return None if self.model.quota.share is None else self.model.origins.get("share")
-
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
-        signals = self.signals
-        return {
-            "model": self.model.name,
-            "note": self.note,
-            "dimensions": {each.dimension: each.plain() for each in self.limits},
-            "in_flight": {
-                "configured": self.model.quota.max_concurrent,
-                "at_first": self.at_first,
-                "effective": self.statistics.max_in_flight,
-            },
-            "share": self.statistics.share,
-            "share_by": self.share_by,
-            "reply": None if signals is None else [signal._asdict() for signal in signals],
-        }
-
-    def cells(self, now: float) -> Iterator[tuple[str, ...]]:
-        """Yield the rows of its table."""
-        yield _HEADINGS
-        yield from (each.cells(now) for each in self.limits)
-        most, configured = self.statistics.max_in_flight, self.model.quota.max_concurrent
-        effective = f"{most:,}"
-        if self.at_first < most:
-            effective = f"{self.at_first:,} at first, then up to {effective}"
-        given = _NOTHING if configured is None else f"{configured:,}"
-        yield "in flight", given, _NOTHING, effective, _NOTHING
-
-    def remarks(self) -> Iterator[str]:
-        """Yield what is to be said under its table."""
-        if not self.limits:
-            yield "no limit is known: a run finds it by trying"
-        if self.share_by is not None:
-            share = share_text(self.statistics.share)
-            yield f"a run uses {share} of each limit ({printable(self.share_by)})"
-        if self.signals is not None:
-            named = "; ".join(map(_signal, self.signals))
-            yield f"the reply names {named or 'no limit'}"
-
-
-def _model(config: Config, name: str, options: Mapping[str, Any] = _NO_OPTIONS) -> _Model:
-    from llmflow.limits.learned_limits import Remembered, digest
-    from llmflow.types import Quota
-
-    settings = config.settings(name)
-    provider = settings.provider(base_url=options.get("base_url"))
-    given = {key: options[key] for key in ("rpm", "tpm") if options.get(key) is not None}
-    quota = replace(settings.quota_over(provider.default_quota) or Quota(), **given)
-    domain, key = provider.domain, digest(provider.domain)
-    names = (domain[0], domain[-1]) if key and isinstance(domain, tuple) else None
-    first, last = names or (provider.name, provider.model)
-    return _Model(
-        name=name,
-        quota=quota,
-        origins=settings.quota_origins() | {each: f"--{each}" for each in given},
-        blank=Remembered(provider=first, model=last),
-        key=key or "",
-        settings=settings,
-        provider=provider,
-    )
-
-
-def _configured(config: Config, entries: dict[str, Remembered]) -> Iterator[_View]:
-    """Yield the configured models that have limits, with learned limits."""
-    for provider, table in config.providers.items():
-        for pattern in ("*", *(each for each in table.get("models", {}) if each != "*")):
-            model = _model(config, f"{provider}/{pattern}")
-            view = _view(model, entries.pop(model.key, None))
-            if view.limits or model.quota.max_concurrent is not None:
-                yield view
-
-
-def _of_memory(config: Config, key: str, entry: Remembered) -> _View:
-    """Return the view of a model that is only in the memory."""
-    try:
-        model = _model(config, entry.name)
-    except ConfigurationError:  # its provider is not installed any more
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        options: Mapping[str, Any] = _NO_OPTIONS,
+        *,
+        entry: Remembered | None = None,
+    ) -> None:
+        from llmflow.limits.learned_limits import Remembered, digest
         from llmflow.types import Quota
 
-        model = _Model(
-            name=entry.name,
-            quota=Quota(),
-            origins={},
-            blank=entry,
-            key="",
-            settings=config.settings(entry.name),
-            provider=None,
-        )
-    return _view(model, entry, note=None if model.key == key else _ELSEWHERE)
+        self.name, self.entry, self.settings = name, entry, config.settings(name)
+        self.note: str | None = None
+        self.signals: Sequence[QuotaSignal] | None = None
+        self.provider: WireProvider | ClientProvider | None = None
+        self.quota, self.origins, self.key = Quota(), dict[str, str](), ""
+        try:
+            self.provider = provider = self.settings.provider(base_url=options.get("base_url"))
+        except ConfigurationError:
+            if entry is None:
+                raise
+            self.blank = entry
+            return
+        given = {key: options[key] for key in ("rpm", "tpm") if options.get(key) is not None}
+        configured = self.settings.quota_over(provider.default_quota) or self.quota
+        self.quota = replace(configured, **given)
+        self.origins = {**self.settings.quota_origins(), **{each: f"--{each}" for each in given}}
+        domain = provider.domain
+        self.key = digest(domain) or ""
+        first, last = provider.name, provider.model
+        if self.key and isinstance(domain, tuple):
+            first, last = domain[0], domain[-1]
+        self.blank = Remembered(provider=first, model=last)
 
+    def limiter(self) -> Limiter:
+        """Return a limiter as a run would begin with it."""
+        from llmflow.limits import Limiter
+        from llmflow.limits.registry import START_IN_FLIGHT
+        from llmflow.transport import connection_limit
 
-def _view(
-    model: _Model,
-    entry: Remembered | None,
-    *,
-    signals: Sequence[QuotaSignal] | None = None,
-    note: str | None = None,
-) -> _View:
-    """Return what is known, and what a limiter makes of it."""
-    statistics = _limiter(model, entry).statistics()
-    limits = list(_limits(model, entry, statistics))
-    return _View(model=model, note=note, limits=limits, statistics=statistics, signals=signals)
+        most = connection_limit()
+        limiter = Limiter(self.quota, max_in_flight=most, start_in_flight=START_IN_FLIGHT)
+        if self.entry is not None:
+            limiter.recall(self.entry.limits.values())
+        return limiter
 
+    def probe(self, path: Path | None) -> ProviderError | None:
+        """Send one request; learn limits from the reply as a run would, and save them."""
+        from llmflow.limits import learned_limits
+        from llmflow.transport import Timeout
 
-def _limits(
-    model: _Model, entry: Remembered | None, statistics: LimiterStatistics
-) -> Iterator[_Limit]:
-    from llmflow.rate_limits import DAY, RATE_LIMITS
+        assert self.provider is not None
+        self.settings.check_key()
+        self.provider.prepare()
+        timeout = self.settings.timeout_over(Timeout())
+        signals, error = loops.run(_probe(self.provider, timeout))
+        self.signals = signals if signals or error is None else None
+        limiter, now = self.limiter(), time.time()
+        limiter.observe(signals)
+        if learned := limiter.learned():
+            self.entry = (self.entry or self.blank).updated(learned, rejected=False, now=now)
+            if self.key:
+                learned_limits.save(path, {self.key: self.entry}, now=now)
+        return error
 
-    for name, (_, period, _) in RATE_LIMITS.items():
-        if name in statistics.limits:
-            configured: float | None = getattr(model.quota, name)
+    def limits(self, statistics: LimiterStatistics) -> dict[str, _Limit]:
+        """Return the limits by dimension."""
+        from llmflow.rate_limits import DAY, RATE_LIMITS
+
+        found, entry = {}, self.entry
+        for name, (_, period, _) in RATE_LIMITS.items():
+            if name not in statistics.limits:
+                continue
+            configured: float | None = getattr(self.quota, name)
             learned = entry.limits.get(name) if entry else None
-            yield _Limit(
-                dimension=name,
+            found[name] = _Limit(
                 configured=configured,
-                configured_by=None if configured is None else model.origins.get(name),
+                configured_by=None if configured is None else self.origins.get(name),
                 learned=None if learned is None else learned.limit,
                 estimated=None if learned is None else learned.estimated,
                 learned_at=entry.times.get(name, 0.0) if entry and learned else None,
                 effective=statistics.limits[name],
                 burst_seconds=None if period >= DAY else statistics.burst_seconds[name],
             )
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """Return its limits as plain values for JSON."""
+        statistics, signals = self.limiter().statistics(), self.signals
+        return {
+            "model": self.name,
+            "note": self.note,
+            "dimensions": {name: each.plain() for name, each in self.limits(statistics).items()},
+            "in_flight": {
+                "configured": self.quota.max_concurrent,
+                "at_first": _at_first(statistics),
+                "effective": statistics.max_in_flight,
+            },
+            "share": statistics.share,
+            "share_by": self.share_by,
+            "reply": None if signals is None else [signal._asdict() for signal in signals],
+        }
+
+    @property
+    def share_by(self) -> str | None:
+        """The origin of the share of all limits that is used; None without one."""
+        return None if self.quota.share is None else self.origins.get("share")
+
+    def table(self, now: float) -> tuple[list[tuple[str, ...]], list[str]]:
+        """Return the rows of its table, and remarks under it."""
+        statistics = self.limiter().statistics()
+        limits, remarks = self.limits(statistics), []
+        rows = [_HEADINGS, *((name, *each.cells(now)) for name, each in limits.items())]
+        first, most = _at_first(statistics), statistics.max_in_flight
+        effective = f"{first:,} at first, then up to {most:,}" if first < most else f"{most:,}"
+        configured = self.quota.max_concurrent
+        given = _NOTHING if configured is None else f"{configured:,}"
+        rows.append(("in flight", given, _NOTHING, effective, _NOTHING))
+        if not limits:
+            remarks.append("no limit is known: a run finds it by trying")
+        if self.share_by is not None:
+            share = share_text(statistics.share)
+            remarks.append(f"a run uses {share} of each limit ({printable(self.share_by)})")
+        if self.signals is not None:
+            named = "; ".join(map(_signal, self.signals))
+            remarks.append(f"the reply names {named or 'no limit'}")
+        return rows, remarks
 
 
-def _limiter(model: _Model, entry: Remembered | None) -> Limiter:
-    """Return a limiter as a run would begin with it."""
-    from llmflow.limits import Limiter
-    from llmflow.limits.registry import START_IN_FLIGHT
-    from llmflow.transport import connection_limit
-
-    limiter = Limiter(
-        model.quota, max_in_flight=connection_limit(), start_in_flight=START_IN_FLIGHT
-    )
-    if entry is not None:
-        limiter.recall(entry.limits.values())
-    return limiter
-
-
-def _probe(model: _Model) -> tuple[Sequence[QuotaSignal], ProviderError | None]:
-    from llmflow.jobs.probe import probe
-    from llmflow.transport import Timeout
-
-    assert model.provider is not None
-    model.settings.check_key()
-    model.provider.prepare()
-    timeout = model.settings.timeout_over(Timeout())
-    return loops.run(probe(model.provider, timeout=timeout))
+async def _probe(
+    provider: WireProvider | ClientProvider, timeout: Timeout
+) -> tuple[Sequence[QuotaSignal], ProviderError | None]:
+    """Ask for one token, without admission or retries; return the reply's limits and error."""
+    refusal: ProviderError | None = None
+    for most in _FEWEST_TOKENS:
+        message = {"role": "user", "content": "Hi"}
+        request = Request(model=provider.model, messages=(message,), max_tokens=most)
+        try:
+            return await _ask(provider, request, timeout), None
+        except ProviderError as error:
+            error.provider = error.provider or provider.name
+            error.model = error.model or provider.model
+            refusal = error
+            if not isinstance(error, InvalidRequestError) or "token" not in error.message:
+                break
+    assert refusal is not None
+    return refusal.signals, refusal
 
 
-def _learned(
-    model: _Model,
-    entry: Remembered | None,
-    signals: Sequence[QuotaSignal],
-    path: Path | None,
-) -> dict[str, Remembered]:
-    """Learn limits from a reply as a run would, and save them."""
-    from llmflow.limits import learned_limits
+async def _ask(
+    provider: WireProvider | ClientProvider, request: Request, timeout: Timeout
+) -> Sequence[QuotaSignal]:
+    from llmflow import transport
 
-    limiter, now = _limiter(model, entry), time.time()
-    limiter.observe(signals)
-    learned = limiter.learned()
-    if not learned:
-        return {}
-    found = {model.key: (entry or model.blank).updated(learned, rejected=False, now=now)}
-    if model.key:
-        learned_limits.save(path, found, now=now)
-    return found
+    # Not by isinstance: before Python 3.12 that runs a protocol's properties.
+    if hasattr(type(provider), "complete"):
+        client, seconds = cast("ClientProvider", provider), timeout.total
+        try:
+            async with asyncio.timeout(seconds):
+                return (await client.complete(request, timeout=seconds)).signals
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer within {seconds:g} s") from error
+    wire = cast("WireProvider", provider)
+    reply = await transport.send(wire.encode(request), timeout=timeout)
+    signals = wire.signals(reply)
+    try:
+        wire.decode(reply)
+    except ProviderError as error:
+        error.signals = (*error.signals, *signals)
+        raise
+    return signals
+
+
+def _at_first(statistics: LimiterStatistics) -> int:
+    """Return the calls in flight at the start: fewer while no limit is known."""
+    return statistics.max_in_flight if statistics.limits else statistics.window
+
+
+def _models(config: Config, entries: dict[str, Remembered]) -> Iterator[_Model]:
+    """Yield the configured models that have limits, and then those with learned ones."""
+    for provider, table in config.providers.items():
+        for pattern in ("*", *(each for each in table.get("models", {}) if each != "*")):
+            model = _Model(config, f"{provider}/{pattern}")
+            model.entry = entries.pop(model.key, None)
+            if model.limiter().statistics().limits or model.quota.max_concurrent is not None:
+                yield model
+    yield from _learned(config, entries)
+
+
+def _learned(config: Config, entries: Mapping[str, Remembered]) -> Iterator[_Model]:
+    for key, entry in entries.items():
+        model = _Model(config, entry.name, entry=entry)
+        model.note = None if model.key == key else _ELSEWHERE
+        yield model
 
 
 def _forget(
@@ -385,38 +379,33 @@ def _forget(
     return 0
 
 
-def _print(path: Path | None, views: Sequence[_View], *, as_json: bool) -> None:
+def _print(path: Path | None, models: Sequence[_Model], *, as_json: bool) -> None:
+    """Print limits: tables on a terminal, plain text elsewhere."""
     from llmflow.config.files import display_name
 
+    stream, now = sys.stdout, time.time()
     name = None if path is None else display_name(path)
     if as_json:
-        write_json(sys.stdout, {"file": name, "models": [view.plain() for view in views]})
+        write_json(stream, {"file": name, "models": [model.plain() for model in models]})
         return
-    if name is None:
-        write(sys.stdout, "learned limits are not kept: LLMFLOW_STATE_DIR is off")
-    else:
-        write(sys.stdout, f"learned limits: {printable(name)}")
-    if not views:
-        write(sys.stdout, "no limit is configured, and none was learned in the last seven days")
-    _show(views, sys.stdout, now=time.time())
-
-
-def _show(views: Sequence[_View], stream: IO[str], *, now: float) -> None:
-    """Print views: tables on a terminal, plain text elsewhere."""
-    draws = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-    for view in views:
-        name = view.model.name
-        title = printable(f"{name} ({view.note})" if view.note else name)
-        if draws:
-            _draw(title, list(view.cells(now)), view.remarks(), stream)
-            continue
-        lines = [*columns(list(view.cells(now))), *view.remarks()]
-        print("\n".join(["", title, *(f"  {line}" for line in lines)]), file=stream)
-    stream.flush()
+    where = "learned limits are not kept: LLMFLOW_STATE_DIR is off"
+    write(stream, where if name is None else f"learned limits: {printable(name)}")
+    if not models:
+        write(stream, "no limit is configured, and none was learned in the last seven days")
+    terminal = stream if stream is not None and stream.isatty() else None
+    draws = os.environ.get("TERM", "") not in ("", "dumb")
+    for model in models:
+        title = printable(f"{model.name} ({model.note})" if model.note else model.name)
+        rows, remarks = model.table(now)
+        if draws and terminal is not None:
+            _draw(title, rows, remarks, terminal)
+        else:
+            lines = [f"  {line}" for line in (*columns(rows), *remarks)]
+            write(stream, "\n".join(["", title, *lines]))
 
 
 def _draw(
-    title: str, rows: Sequence[Sequence[str]], remarks: Iterator[str], stream: IO[str]
+    title: str, rows: Sequence[Sequence[str]], remarks: Sequence[str], stream: IO[str]
 ) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -1,25 +1,30 @@
-"""``llmflow run``: a prompt for every row of a file."""
+"""``llmflow run`` and ``llmflow resume``: prompts for every row."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from llmflow.cli.options import (
+    BUDGET,
+    RETRY_FAILED,
     GroupedCommand,
+    bad_row_options,
     drain_option,
     given_prompt,
     output_options,
+    run_names,
     task_options,
 )
 from llmflow.cli.signals import Postponed
-from llmflow.cli.task import Task
+from llmflow.cli.task import Task, in_folder
+from llmflow.errors import InputError, JournalError, redact
 
 
-@click.command(
-    "run", cls=GroupedCommand, short_help="Answer a prompt for every row of a file or folder."
-)
+@click.command("run", cls=GroupedCommand)
 @click.argument("source", metavar="INPUT")
 @task_options
 @click.option(
@@ -35,9 +40,13 @@ from llmflow.cli.task import Task
     "--dedupe", is_flag=True, help="Let identical rows in flight at the same time share one answer."
 )
 @click.option(
-    "--cache", is_flag=True, help="Use and fill the answer cache that all runs here share."
+    "--cache",
+    is_flag=True,
+    help="Use the answer cache that all runs on this machine share, and add to it.",
 )
-@click.option("--no-journal", is_flag=True, help="Keep no answers for another session.")
+@click.option(
+    "--no-journal", is_flag=True, help="Keep no journal: no later session can reuse the answers."
+)
 @drain_option("60")
 @click.option(
     "--mode",
@@ -64,7 +73,7 @@ from llmflow.cli.task import Task
 )
 @output_options
 @click.option("--dry-run", is_flag=True, help="Send nothing: show what `llmflow plan` shows.")
-def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
+def run(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
     """Answer a prompt for every row of INPUT.
 
     INPUT is a .jsonl, .csv, .tsv or .parquet file, a .txt file with one text per line,
@@ -101,3 +110,52 @@ def command(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
         from llmflow.cli.run_task import execute
 
     return execute(task)
+
+
+@click.command("resume", cls=GroupedCommand)
+@click.argument("name", metavar="RUN", shell_complete=run_names)
+@BUDGET
+@bad_row_options
+@RETRY_FAILED
+@output_options
+@drain_option("as before")
+@click.option("--config", metavar="FILE", help="Another configuration file than the run's own.")
+def resume(name: str, config: str | None, details: bool, **options: Any) -> int:
+    """Continue RUN: a name that `llmflow runs` lists, or its beginning.
+
+    The same as running the run's last command again, in its folder: answered rows are replayed
+    from the journal, and the rest is sent.
+
+    \b
+    Examples:
+      llmflow resume summaries-3cb11b
+      llmflow resume summaries --budget 10
+    """
+    with Postponed():
+        from llmflow.cli.run_task import execute
+        from llmflow.config import use_config
+        from llmflow.runs.catalog import find_run
+
+    with use_config(config):
+        found = find_run(name)
+    if found.state == "unreadable":
+        raise JournalError(found.reason or f"the journal of {found.name} cannot be read")
+    stored = found.about.get("task")
+    if not isinstance(stored, dict):
+        program = redact(str(found.about.get("program") or "a Python program"))
+        raise InputError(
+            f"the run {found.name} was started by {program}: run that again to continue"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if details:  # else as before
+        given["details"] = True
+    if config is not None:
+        given["config"] = str(Path(config).absolute())
+    task = replace(Task.restored(stored, name=found.name), **given)
+    if task.is_piped:
+        raise InputError(
+            f"the rows of {found.name} came through a pipe, which cannot be read again: pipe them "
+            f"into {task.command()}"
+        )
+    with in_folder(task.folder):
+        return execute(task, runs=found.folder.parent)

@@ -14,7 +14,7 @@ from llmflow.cli.batch_jobs import RunJobs, describe_unfinished, job_lines, task
 from llmflow.cli.options import JSON, JSON_LINES, CommandGroup, run_names
 from llmflow.cli.terminal import printable, say, write, write_json
 from llmflow.errors import InputError
-from llmflow.format import dollars
+from llmflow.format import compact, dollars
 from llmflow.tables import columns
 
 if TYPE_CHECKING:
@@ -22,18 +22,12 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("run", "state", "answers", "failed", "cost", "last used", "what")
 _NUMBERS = (2, 3, 4)
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
-@click.group(
-    "runs",
-    cls=CommandGroup,
-    short_help="List, show and remove runs.",
-    invoke_without_command=True,
-)
+@click.group("runs", cls=CommandGroup, invoke_without_command=True)
 @JSON_LINES
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> int:
+def runs(context: click.Context, as_json: bool) -> int:
     """List the runs on this machine, most recent first.
 
     Each is a folder with a journal: the answers that are replayed when it runs again.
@@ -48,12 +42,12 @@ def command(context: click.Context, as_json: bool) -> int:
         return 0
     from llmflow.runs.catalog import list_runs, runs_folder
 
-    runs = list_runs()
+    found = list_runs()
     if as_json:
-        for each in runs:
+        for each in found:
             write_json(sys.stdout, _plain(each))
-    elif runs:
-        rows = [_HEADINGS, *(_row(each) for each in runs)]
+    elif found:
+        rows = [_HEADINGS, *map(_row, found)]
         # Aligned on a terminal and elsewhere alike, so that `cut` and eyes agree.
         all(write(sys.stdout, line) for line in columns(rows, right=_NUMBERS))
     else:
@@ -61,7 +55,7 @@ def command(context: click.Context, as_json: bool) -> int:
     return 0
 
 
-@command.command("show")
+@runs.command("show")
 @click.argument("name", metavar="RUN", shell_complete=run_names)
 @JSON
 def show(name: str, as_json: bool) -> int:
@@ -82,7 +76,7 @@ def show(name: str, as_json: bool) -> int:
     return 0
 
 
-@command.command("rm")
+@runs.command("rm")
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
 @click.option(
     "--force", is_flag=True, help="Also remove runs with batch jobs that are still running."
@@ -139,7 +133,7 @@ def _facts(run: RunSummary) -> Iterator[tuple[str, str]]:
             yield "folder", task.folder
     elif run.about.get("program"):
         yield "program", str(run.about["program"])
-    yield "journal", f"{run.folder} ({_size(run.bytes)})"
+    yield "journal", f"{run.folder} ({compact(run.bytes)}B)"
     if run.state != "complete" and task is not None and not run.busy and not task.is_piped:
         yield "resume", f"llmflow resume {run.name}"
 
@@ -172,10 +166,3 @@ def _moment(seconds: float) -> str:
     if not seconds:
         return ""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _size(number: float) -> str:
-    unit = 0
-    while number >= 1000 and unit < len(_UNITS) - 1:
-        number, unit = number / 1000, unit + 1
-    return f"{number:.3g} {_UNITS[unit]}"

@@ -103,11 +103,7 @@ class Postponed:
             self.check()
 
     def check(self) -> None:
-        """Interrupt here, if a signal has come.
-
-        Raises:
-            KeyboardInterrupt: one has.
-        """
+        """Interrupt here, if a signal has come."""
         if self._count:
             raise KeyboardInterrupt
 

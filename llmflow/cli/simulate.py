@@ -22,7 +22,7 @@ _ABOVE_0 = click.FloatRange(0.0, min_open=True)
 _option = partial(click.option, show_default=True)
 
 
-@click.command("simulate", short_help="Start a simulated provider with rate limits.")
+@click.command("simulate")
 @_option("--host", default="127.0.0.1", help="Address to listen on.")
 @_option("--port", default=8000, help="Port; 0 takes a free one.")
 @_option("--rpm", type=AMOUNT, help="Requests per minute.")
@@ -39,19 +39,19 @@ _option = partial(click.option, show_default=True)
 @_option(
     "--ramp",
     type=click.FloatRange(1.0, min_open=True),
-    help="How many times their trailing average the input tokens may be; 1.5 is usual.",
+    help="Growth limit: how many times their trailing average input tokens may be; 1.5 is usual.",
 )
 @_option(
     "--ramp-window",
     default=900.0,
     type=_ABOVE_0,
-    help="Seconds over which that average trails.",
+    help="Seconds over which this average is taken.",
 )
 @_option(
     "--ramp-floor",
     default="1M",
     type=AMOUNT,
-    help="Input tokens per minute that are never too sudden.",
+    help="Input tokens per minute below which growth is not limited.",
 )
 @_option("--max-concurrent", type=click.IntRange(min=1), help="Requests in flight at once.")
 @_option(
@@ -70,20 +70,20 @@ _option = partial(click.option, show_default=True)
     "--jitter",
     default=0.0,
     type=_SECONDS,
-    help="Seconds that a request travels at most before it is admitted or rejected.",
+    help="Longest network delay of a request, in seconds, before it is admitted or rejected.",
 )
 @_option(
     "--slow-openings",
     default=0.0,
     type=_SECONDS,
-    help="Seconds, on average, until a fresh connection is listened to.",
+    help="Mean seconds until a new connection is served.",
 )
 @click.option(
     "--fault",
     "faults",
     multiple=True,
     metavar="KIND=P",
-    help="A fault and its probability, such as server_error=0.05; more than once is fine. "
+    help="A fault and its probability, such as server_error=0.05; can be repeated. "
     f"Kinds: {', '.join(_KINDS)}.",
 )
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
@@ -91,7 +91,7 @@ _option = partial(click.option, show_default=True)
     "--headers-at",
     type=click.Choice(["admission", "reply"]),
     default="admission",
-    help="The moment that an answer's rate-limit headers speak of.",
+    help="The moment whose state an answer's rate-limit headers show.",
 )
 @_option(
     "--headers-on",
@@ -102,14 +102,14 @@ _option = partial(click.option, show_default=True)
 @click.option(
     "--no-retry-after",
     is_flag=True,
-    help="Do not say when to come back after a 429; with --no-headers, nothing of the limit.",
+    help="Send no Retry-After with a 429; with --no-headers, nothing about the limit at all.",
 )
 @click.option(
     "--batch",
     multiple=True,
     metavar="NAME=VALUE",
     help="A setting of the batch API, such as seconds=5, error_rows=0.05, queue_tokens=2M or "
-    "stuck_jobs=[2]; more than once is fine. The names are those of BatchSettings.",
+    "stuck_jobs=[2]; can be repeated. The names are those of BatchSettings.",
 )
 @click.option(
     "--state",
@@ -119,23 +119,23 @@ _option = partial(click.option, show_default=True)
 @click.option(
     "--api-key",
     metavar="KEY",
-    help="The only key accepted; any other gets a 401. Without it, any key or none is right.",
+    help="The only key accepted; any other gets a 401. By default no key is needed.",
 )
-@_option("--seed", default=0, help="Makes faults and latencies repeatable.")
+@_option("--seed", default=0, help="Seed of faults and latencies, which makes them repeatable.")
 @_option(
     "--record",
     default=0,
     type=click.IntRange(min=0),
-    help="Keep so many admissions, each with its moment and latency, for GET /admissions.",
+    help="Number of admissions to record, with time and latency, for GET /admissions.",
 )
-def command(**options: Any) -> int:
+def simulate(**options: Any) -> int:
     """Serve OpenAI's chat completions and Anthropic's messages, with rate limits.
 
-    Headers, errors and limits are those of the real things; answers are extracts of the
-    prompt. Any client can talk to it; Anthropic's own wants the address without /v1.
+    Headers, errors and limits are those of the real services; answers are extracts of the
+    prompt. Any client can use it; Anthropic's own needs the address without /v1.
     OpenAI's rule charges output on arrival, by max_tokens; Anthropic's while it is produced.
-    Latencies have a tail, as real ones have, unless --latency says otherwise.
-    GET /stats tells what it saw. Ctrl-C stops it.
+    Latencies have a tail, as real ones have, unless --latency is given.
+    GET /stats returns its counts. Ctrl-C stops it.
 
     \b
     Example:

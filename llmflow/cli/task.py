@@ -129,16 +129,14 @@ class Task:
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any], *, name: str, **changes: Any) -> Self:
-        """Return what a run has kept, as a task of that run.
-
-        Raises:
-            InputError: it was kept by another version, and cannot be read.
-        """
+        """Return what a run has kept, as a task of that run."""
         known = {each.name for each in fields(cls)}
         values = {**kept, **_decoded(kept), **changes}
         values.pop(_BYTES, None)
         if not all(isinstance(kept.get(each), str) for each in _NEEDED):
-            raise InputError(_lost(name))
+            raise InputError(
+                f"the journal of run {name} does not say how it was started: run its command again"
+            )
         if unknown := sorted(set(values) - known):
             raise InputError(
                 f"the run {name} was started by another version of llmflow, with "
@@ -188,10 +186,6 @@ def _working_directory() -> str | None:
         return None
 
 
-def _lost(name: str) -> str:
-    return f"what the run {name} was started with is not in its journal: run its command again"
-
-
 def run_name(output: str, *, task: Iterable[str | None] = ()) -> str:
     """Return the name of the run that writes this output.
 
@@ -202,9 +196,6 @@ def run_name(output: str, *, task: Iterable[str | None] = ()) -> str:
     'summaries-3cb11b'
 
     `task` is what is asked of what, for an output that is a stream.
-
-    Raises:
-        ConfigurationError: the path leads to itself.
     """
     path = Path(output)
     try:

@@ -27,35 +27,20 @@ _MOSTLY: Final = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """Facts of an ended run that explain its speed.
+    """Facts of an ended run that explain its speed."""
 
-    Args:
-        statistics: the limiter's, at the end.
-        learned: what the limiter has learned.
-        quota: the configured limits.
-        seconds: how long the run took.
-        cpu_seconds: how much of that this process computed.
-        requests: requests that were sent.
-        rejected: rate-limit rejections.
-        rows: rows that have ended.
-        concurrency: how many rows could be under way at once.
-        row_seconds: for how long rows were under way, all together.
-        once: whether the rows came through a pipe.
-        stopped: whether the run ended before the last row.
-    """
-
-    statistics: LimiterStatistics
-    learned: Sequence[LearnedLimit]
-    quota: Quota
-    seconds: float
-    cpu_seconds: float
-    requests: int
-    rejected: int
-    rows: int
-    concurrency: int
-    row_seconds: float
-    once: bool
-    stopped: bool
+    statistics: LimiterStatistics  # the limiter's, at the end
+    learned: Sequence[LearnedLimit]  # what the limiter has learned
+    quota: Quota  # the configured limits
+    seconds: float  # how long the run took
+    cpu_seconds: float  # how much of that this process computed
+    requests: int  # requests that were sent
+    rejected: int  # rate-limit rejections
+    rows: int  # rows that have ended
+    concurrency: int  # how many rows could be under way at once
+    row_seconds: float  # for how long rows were under way, all together
+    once: bool  # whether the rows came through a pipe
+    stopped: bool  # whether the run ended before the last row
 
 
 def explain_bottleneck(facts: RunFacts) -> str | None:

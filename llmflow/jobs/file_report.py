@@ -1,85 +1,54 @@
-"""The closing report of ``llmflow run``, in numbers and words."""
+"""Progress of ``llmflow run``, and its closing report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import IO, Any, Final, Self
 
 from llmflow.format import dollars, duration, per_second
 from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.jobs.file_run import FileRun
 from llmflow.llm import LLM
-from llmflow.progress.view import RunView
+from llmflow.progress.view import BatchView, RunView
 from llmflow.runs.report import RunReport, answer_words, request_lines
 from llmflow.runs.run import Run
+from llmflow.runs.run_progress import RunProgress
 from llmflow.surrogates import well_formed_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The closing report of a run.
+    """The closing report of a run."""
 
-    Args:
-        model: the model string.
-        items: rows that have ended, as an answer or as a failure.
-        answered: rows with an answer.
-        failed: rows that failed for good.
-        skipped: rows that were left out because no prompt can be made of them.
-        first_skipped: what is wrong with the first of them, or None.
-        skipped_empty: rows that were left out because there is nothing in their prompt fields.
-        remaining: rows that have neither, because the run was stopped; None where
-            nobody knows how many rows a pipe would still have brought.
-        requests: requests that were sent; retries and rejected ones among them.
-        rejected: rate-limit rejections (429).
-        input_tokens: tokens of the prompts that were answered.
-        output_tokens: tokens of the answers.
-        cost: US dollars where the provider says, else None.
-        cut: answers that were cut off at max_tokens, those of earlier sessions among them.
-        empty: answers without any text, likewise.
-        retried: how often requests were sent again; rate limits are not counted.
-        retries: the same by what they had failed with: a status, or a word.
-        seconds: how long the run took.
-        limits: the limits in force, by dimension.
-        utilisation: the share of each limit that was used, by dimension.
-        bound_by: what calls waited for, as shares of the time; see `LimiterStatistics`.
-        verdict: what bounded the run and what would make it faster, or None where that is
-            not clear.
-        output: where the answers are, or None if there are none.
-        failures: where the failures are, or None if there are none.
-        reasons: for each kind of failure, its ``count`` and what the ``first`` one said.
-        stopped_by: why the run ended before the last row, or None.
-        run: what the run that the rows belong to came to: what its journal and its cache have
-            answered, its budget, and its cost over all sessions.
-    """
-
-    model: str
-    items: int
-    answered: int
-    failed: int
-    remaining: int | None
-    requests: int
-    rejected: int
-    input_tokens: int
-    output_tokens: int
-    cost: float | None
-    seconds: float
-    limits: Mapping[str, float]
-    utilisation: Mapping[str, float]
-    bound_by: Mapping[str, float]
-    verdict: str | None
-    output: str | None
-    failures: str | None
-    reasons: Mapping[str, Mapping[str, Any]]
-    stopped_by: str | None
-    cut: int = 0
-    empty: int = 0
-    retried: int = 0
-    retries: Mapping[str, int] = field(default_factory=dict)
-    run: RunReport | None = None
-    skipped: int = 0
-    first_skipped: str | None = None
-    skipped_empty: int = 0
+    model: str  # the model string
+    items: int  # rows that have ended, as an answer or as a failure
+    answered: int  # rows with an answer
+    failed: int  # rows that failed for good
+    remaining: int | None  # rows with neither, after a stop; None if the total is not known
+    requests: int  # requests that were sent; retries and rejected ones among them
+    rejected: int  # rate-limit rejections (429)
+    input_tokens: int  # tokens of the prompts that were answered
+    output_tokens: int  # tokens of the answers
+    cost: float | None  # US dollars where the provider says, else None
+    seconds: float  # how long the run took
+    limits: Mapping[str, float]  # the limits in force, by dimension
+    utilisation: Mapping[str, float]  # the share of each limit that was used, by dimension
+    bound_by: Mapping[str, float]  # what calls waited for, as shares of the time
+    verdict: str | None  # what limited the run, and what would make it faster
+    output: str | None  # where the answers are, or None if there are none
+    failures: str | None  # where the failures are, or None if there are none
+    reasons: Mapping[str, Mapping[str, Any]]  # `count` and `first` message of each kind of failure
+    stopped_by: str | None  # why the run ended before the last row, or None
+    cut: int = 0  # answers that were cut off at max_tokens, those of earlier sessions among them
+    empty: int = 0  # answers without any text, likewise
+    retried: int = 0  # how often requests were sent again; rate limits are not counted
+    retries: Mapping[str, int] = field(default_factory=dict)  # the same by status or reason
+    run: RunReport | None = None  # replayed and cached answers, budget, cost of all sessions
+    skipped: int = 0  # rows that were left out because no prompt can be made of them
+    first_skipped: str | None = None  # what is wrong with the first of them, or None
+    skipped_empty: int = 0  # rows left out because their prompt fields are empty
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
@@ -150,71 +119,118 @@ class Report:
         return lines
 
 
-def report_of(
-    job: FileRun,
-    run: Run,
-    llm: LLM,
-    view: RunView,
-    *,
-    seconds: float,
-    cpu_seconds: float,
-    output: str | None,
-    failures: str | None,
-    stopped_by: str | None,
-) -> Report:
-    """Return the closing report of a job.
+class FileProgress(RunProgress):
+    """Shows what a job is doing while the ``with`` block runs, and reports on it."""
 
-    `view` is what its progress showed at last.
-    """
-    limiter, counters, done = llm.limiter, job.counters, run.statistics()
-    statistics = limiter.statistics()
-    requests, rejected = view.traffic.requests, view.traffic.rejected
-    facts = RunFacts(
-        statistics=statistics,
-        learned=limiter.learned(),
-        quota=limiter.quota,
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        requests=requests,
-        rejected=rejected,
-        rows=counters.done,
-        concurrency=job.concurrency,
-        row_seconds=counters.row_seconds,
-        once=job.once,
-        stopped=stopped_by is not None,
-    )
-    # Of what a batch job brought, the rows find the journal's copy.
-    used = counters if job.submission is None and job.overflow is None else done
-    remaining = None if view.total is None else view.total - counters.done
-    return Report(
-        model=llm.model,
-        items=counters.answered + counters.failed,
-        skipped=counters.skipped,
-        first_skipped=counters.first_skipped,
-        skipped_empty=counters.skipped_empty,
-        answered=counters.answered,
-        failed=counters.failed,
-        remaining=remaining if stopped_by else 0,
-        requests=requests,
-        rejected=rejected,
-        input_tokens=used.input_tokens,
-        output_tokens=used.output_tokens,
-        cost=used.cost,
-        seconds=round(seconds, 3),
-        limits=statistics.limits,
-        utilisation={name: round(share, 4) for name, share in statistics.utilisation.items()},
-        bound_by={name: round(share, 4) for name, share in statistics.bound_by.items()},
-        verdict=None if run.batch_jobs else explain_bottleneck(facts),
-        output=output,
-        failures=failures,
-        reasons={
-            kind: {"count": count, "first": first}
-            for kind, (count, first) in counters.reasons.items()
-        },
-        stopped_by=stopped_by,
-        cut=counters.cut,
-        empty=counters.empty,
-        retried=done.retried,
-        retries=done.retries,
-        run=run.report(),
-    )
+    def __init__(
+        self,
+        job: FileRun,
+        llm: LLM,
+        run: Run,
+        *,
+        total: int | None,
+        stream: IO[str] | None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        limiters = {llm.limiter: llm.limiter.statistics()}
+        super().__init__(
+            run.session,
+            lambda: run.batch_jobs,
+            limiters=lambda: limiters,
+            total=total,
+            stream=stream,
+            now=now,
+        )
+        self._job, self._llm, self._run = job, llm, run
+        self._clocks = time.monotonic(), time.process_time()
+        self._seconds = self._cpu_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._clocks = time.monotonic(), time.process_time()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        started, computed = self._clocks
+        self._seconds = time.monotonic() - started
+        self._cpu_seconds = time.process_time() - computed
+        self.stop()
+
+    def view(self) -> RunView:
+        """Return the job and its run as they are now."""
+        job, rows = self._job, self._job.counters
+        view = self.watch.view(
+            rows.done, self.total, answered=rows.answered, failed=rows.failed, new=rows.done
+        )
+        busy = not view.traffic.waiting and view.traffic.in_flight >= job.concurrency
+        batch, done = view.batch, view.done
+        if (submission := job.reading) is not None:
+            batch = replace(batch or BatchView(), submitting=submission.submitted)
+        if batch is not None:  # rows are written once all jobs have ended
+            done = max(done, self._run.statistics().answered + batch.done)
+            done = done if self.total is None else min(done, self.total)
+        return replace(
+            view,
+            done=done,
+            note=None if job.contact.trouble is None else "no connection yet, trying again",
+            binds=f"--concurrency {job.concurrency:,} is the limit" if busy else None,
+            stopping=job.stopping,
+            batch=batch,
+        )
+
+    def report(self, *, output: str | None, failures: str | None, stopped_by: str | None) -> Report:
+        """Return the closing report of the job."""
+        job, run, limiter = self._job, self._run, self._llm.limiter
+        traffic, counters, done = self.view().traffic, job.counters, run.statistics()
+        statistics = limiter.statistics()
+        facts = RunFacts(
+            statistics=statistics,
+            learned=limiter.learned(),
+            quota=limiter.quota,
+            seconds=self._seconds,
+            cpu_seconds=self._cpu_seconds,
+            requests=traffic.requests,
+            rejected=traffic.rejected,
+            rows=counters.done,
+            concurrency=job.concurrency,
+            row_seconds=counters.row_seconds,
+            once=job.once,
+            stopped=stopped_by is not None,
+        )
+        # Of what a batch job brought, the rows find the journal's copy.
+        used = counters if job.submission is None and job.overflow is None else done
+        remaining = None if self.total is None else self.total - counters.done
+        reasons = counters.reasons.items()
+        return Report(
+            **{name: getattr(counters, name) for name in _COUNTED},
+            model=self._llm.model,
+            items=counters.answered + counters.failed,
+            remaining=remaining if stopped_by else 0,
+            requests=traffic.requests,
+            rejected=traffic.rejected,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cost=used.cost,
+            seconds=round(self._seconds, 3),
+            limits=statistics.limits,
+            utilisation=_rounded(statistics.utilisation),
+            bound_by=_rounded(statistics.bound_by),
+            verdict=None if run.batch_jobs else explain_bottleneck(facts),
+            output=output,
+            failures=failures,
+            reasons={kind: {"count": count, "first": first} for kind, (count, first) in reasons},
+            stopped_by=stopped_by,
+            retried=done.retried,
+            retries=done.retries,
+            run=run.report(),
+        )
+
+
+_COUNTED: Final = (
+    *("answered", "failed", "cut", "empty"),
+    *("skipped", "first_skipped", "skipped_empty"),
+)
+
+
+def _rounded(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(share, 4) for name, share in shares.items()}

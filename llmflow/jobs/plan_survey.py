@@ -43,9 +43,6 @@ class Question(NamedTuple):
 
         >>> Question.of("How high is the tide?").text
         'How high is the tide?'
-
-        Raises:
-            InputError: it is neither.
         """
         if type(prompt) is str:
             return cls(({"role": "user", "content": prompt},), prompt)
@@ -139,12 +136,7 @@ class Survey:
         self._certainly_small = max(0, min(bounds) - self._fixed) if bounds else None
 
     def read(self, rows: Iterable[Any], seen: Callable[[int], None]) -> None:
-        """Look at each row once.
-
-        Raises:
-            InputError: the rows cannot be read.
-            JournalError: the run's journal cannot.
-        """
+        """Look at each row once."""
         with closing(Asked()) as asked:
             for index, row in enumerate(rows):
                 self.counts["items"] = index + 1

@@ -13,8 +13,8 @@ from llmflow.budget import Budget
 from llmflow.config import load_config
 from llmflow.errors import InputError, LLMFlowError, ProviderError, UsageError, redact
 from llmflow.items.sources import checked_items
-from llmflow.jobs import plan_forecast as forecast
 from llmflow.jobs.plan_estimates import Span
+from llmflow.jobs.plan_forecast import Forecast, tiers_of
 from llmflow.jobs.plan_report import COUNTS, BudgetReach, Output, Pace, Plan, Primer, Sampled
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
@@ -88,7 +88,7 @@ def make_plan(
         ProviderError: of the sample: every item would fail, too.
     """
     # Not before: `from llmflow import *` must not load SQLite.
-    from llmflow.jobs.plan_survey import Survey
+    from llmflow.jobs.plan_survey import Question, Survey
     from llmflow.journal import read_summary
     from llmflow.journal.reading import Lookup
     from llmflow.runs.catalog import checked_name, runs_folder
@@ -99,14 +99,14 @@ def make_plan(
     summary = None if folder is None else read_summary(folder)
     lookup = None if folder is None else Lookup.open(folder)
     context = context_of(llm.model, base_url=getattr(llm.provider, "endpoint", None) or None)
-    most_in, most_out = (None, None) if context is None else context
+    most_in, most_out = context or (None, None)
     try:
         survey = Survey(
             llm,
             make_prompt,
             is_empty=_emptiness(prompt),
             lookup=lookup,
-            tiers=forecast.tiers_of(llm.price),
+            tiers=tiers_of(llm.price),
             max_input_tokens=most_in,
             retry_failed=retry_failed,
             cache=cache,
@@ -120,85 +120,42 @@ def make_plan(
     asked = _ask_sample(llm, survey, run, summary, about) if survey.kept() else None
     if asked is not None and folder is not None:
         summary = read_summary(folder)
-    facts: dict[str, Any] = {
-        **{name: survey.counts[name] for name in COUNTS},
-        **{f"first_{name}": survey.first.get(name) for name in ("unusable", "empty", "too_long")},
-        "skips_unusable": isinstance(prompt, Selection) and prompt.skips_bad,
-        "skips_empty": isinstance(prompt, Selection) and prompt.skips_empty,
-        "max_input_tokens": most_in,
-        "run": run,
-        "run_exists": summary is not None,
-        "price_source": price_source or f"public prices of {PRICES_AS_OF}",
-    }
-    if llm.price is None or (llm.price.is_free and not price_source):
-        facts["price_source"] = None
-    return _plan(
-        llm,
-        survey,
-        asked,
-        facts,
-        output=forecast.output_of(survey, llm, asked, most=most_out),
-        budget=usd,
-        spent=0.0 if summary is None else summary.totals.cost or 0.0,
-        origins=origins or _origins_of(llm),
-        concurrency=concurrency,
-    )
-
-
-def _plan(
-    llm: LLM,
-    survey: Survey,
-    asked: Sampled | None,
-    facts: Mapping[str, Any],
-    *,
-    output: Output,
-    budget: float | None,
-    spent: float,
-    origins: Mapping[str, str],
-    concurrency: int | None,
-) -> Plan:
-    from llmflow.jobs.plan_survey import Question
-
-    price, left, factor = llm.price, survey.items_left, forecast.correction(survey)
-    inputs = [(group.items, survey.tokens(group).by(factor)) for group in survey.left]
-    whole = sum((tokens for _, tokens in inputs), start=Span.exactly(0))
-    cost = forecast.cost_of(price, inputs, output.each)
-    paces = tuple(
-        forecast.paces(
-            llm,
-            survey,
-            whole,
-            output.each,
-            origins=origins,
-            asked=asked,
-            concurrency=concurrency,
-        )
-    )
+    forecast = Forecast(llm, survey, asked, most_out=most_out)
+    paces = tuple(forecast.paces(origins or _origins_of(llm), concurrency))
+    is_free = llm.price is None or (llm.price.is_free and not price_source)
+    skips = prompt if isinstance(prompt, Selection) else None
+    spent = 0.0 if summary is None else summary.totals.cost or 0.0
+    left, first = survey.items_left, survey.first
     return Plan(
         model=llm.model,
-        **facts,
+        **{name: survey.counts[name] for name in COUNTS},
+        first_unusable=first.get("unusable"),
+        first_empty=first.get("empty"),
+        first_too_long=first.get("too_long"),
+        skips_unusable=skips is not None and skips.skips_bad,
+        skips_empty=skips is not None and skips.skips_empty,
+        max_input_tokens=most_in,
+        run=run,
+        run_exists=summary is not None,
         left=left,
-        input_tokens=whole + survey.tokens(survey.others).by(factor),
-        input_tokens_left=whole,
+        input_tokens=forecast.all_inputs,
+        input_tokens_left=forecast.inputs,
         measured=survey.measured,
         counting=survey.counting,
-        corrected_by=survey.inputs.count if survey.inputs.count >= forecast.ENOUGH else 0,
-        output=output,
-        output_tokens_left=output.each.times(left),
-        price=price,
-        cost=cost,
-        input_cost=forecast.cost_of(price, inputs, Span.exactly(0)),
-        batch_cost=forecast.cost_of(price, inputs, output.each, batch=True),
-        primer=forecast.primer_of(llm, survey.request(Question.of("-")), left),
+        corrected_by=forecast.corrected_by,
+        output=forecast.output,
+        output_tokens_left=forecast.output.each.times(left),
+        price=llm.price,
+        price_source=None if is_free else price_source or f"public prices of {PRICES_AS_OF}",
+        cost=forecast.cost(),
+        input_cost=forecast.cost(answers=False),
+        batch_cost=forecast.cost(batch=True),
+        primer=forecast.primer(survey.request(Question.of("-"))),
         paces=paces,
         binding=max(paces, key=lambda pace: (pace.seconds.likely, pace.days), default=None),
-        budget=forecast.reach(budget, spent, cost, left),
+        budget=forecast.reach(usd, spent),
         sample=asked,
     )
-
-
-class _OnlyASampleError(LLMFlowError):
-    """Ends the session of a sample as an incomplete one."""
 
 
 def _ask_sample(
@@ -240,18 +197,15 @@ async def _ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
             return error, 0.0
         return response, max(0.0, loop.time() - started - response.waited)
 
-    kept = False
-    tasks: list[asyncio.Task[tuple[Response | ProviderError, float]]] = []
-    try:
-        async with run:
-            kept = run.totals is not None
+    async with run:
+        try:
             async with asyncio.TaskGroup() as group:
-                tasks += [group.create_task(one(each)) for each in questions]
-            raise _OnlyASampleError(f"{len(questions):,} items were asked, as the sample of a plan")
-    except _OnlyASampleError:
-        pass
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+                tasks = [group.create_task(one(each)) for each in questions]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        kept = run.totals is not None
+        asked = f"{len(questions):,} items were asked, as the sample of a plan"
+        run.close(LLMFlowError(asked))  # as an incomplete one
     results = [task.result() for task in tasks]
     failures = [error for error, _ in results if isinstance(error, ProviderError)]
     new: list[tuple[Response, float]] = []

@@ -1,4 +1,4 @@
-"""Displays of progress: a bar on terminals and notebooks, or log lines."""
+"""Displays of progress, drawn often enough: a bar, or log lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import os
 import shutil
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 BAR_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 10.0
+LEAST_SECONDS: Final = 0.25
+"""Between two pictures, whatever happens: four a second are the most."""
 _MOST_LEFT_OUT: Final = 59
 # Columns of the picture, which is 3 narrower than the terminal: one of 80 gets two lines.
 _TWO_LINES, _WIDE, _NARROWEST = 77, 97, 20
@@ -190,3 +194,102 @@ def _is_terminal(stream: IO[str] | None) -> bool:
         return stream is not None and stream.isatty()
     except (OSError, ValueError):
         return False
+
+
+_lock = threading.Lock()
+_drawing: list[Painter] = []
+
+
+class Painter:
+    """Draws a view when it is time to.
+
+    There is one at work in a process at a time, as two bars on one terminal draw over each
+    other: another one shows nothing. What cannot be drawn, since the terminal is gone,
+    ends the drawing and nothing else.
+    """
+
+    def __init__(
+        self,
+        stream: IO[str] | None,
+        view: Callable[[], RunView],
+        *,
+        now: Callable[[], float],
+        display: Callable[[IO[str]], Display] = display_for,
+    ) -> None:
+        self._stream = stream
+        self._view = view
+        self._now = now
+        self._make = display
+        self._display: Display | None = None
+        self._drawn_at = 0.0
+
+    def start(self) -> bool:
+        """Begin; return whether anything will be shown."""
+        if self._stream is None:
+            return False
+        with _lock:
+            if _drawing:
+                return False
+            _drawing.append(self)
+        try:
+            self._display = self._make(self._stream)
+        except Exception:  # noqa: BLE001 - the work is worth more than its progress
+            self._give_up()
+            return False
+        # The first picture after one interval: by then there is something to see.
+        self._drawn_at = self._now()
+        return True
+
+    @property
+    def active(self) -> bool:
+        """True if anything is shown."""
+        return self._display is not None
+
+    def tick(self, *, news: bool = False) -> None:
+        """Look, and draw if it is time to.
+
+        With `news`, something must not wait for the display's own time.
+        """
+        display = self._display
+        if display is None:
+            return
+        view = self._view()  # even if it is not drawn: rates are made of many looks
+        if self._now() < self._due(display, news=news):
+            return
+        self._drawn_at = self._now()
+        self._try(lambda: display.show(view))
+
+    def wait(self, *, news: bool = False) -> float:
+        """Return for how many seconds nothing needs to be done."""
+        display = self._display
+        if display is None or not news:
+            return LEAST_SECONDS
+        return min(LEAST_SECONDS, max(0.0, self._due(display, news=True) - self._now()))
+
+    def stop(self, last: str | None = None) -> None:
+        """Take everything away but a last line."""
+        display = self._display
+        if display is not None:
+            self._try(lambda: display.close(last))
+            self._give_up()
+
+    def _due(self, display: Display, *, news: bool) -> float:
+        seconds = LEAST_SECONDS if news else max(LEAST_SECONDS, display.seconds)
+        return self._drawn_at + seconds
+
+    def _try(self, draw: Callable[[], None]) -> None:
+        try:
+            draw()
+        except Exception:  # noqa: BLE001 - the work is worth more than its progress
+            display, self._display = self._display, None
+            if display is not None:
+                # rich has taken the program's own streams: they must come back.
+                with suppress(Exception):
+                    display.close()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._display = None
+        with _lock:
+            if self in _drawing:
+                _drawing.remove(self)

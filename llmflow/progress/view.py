@@ -22,29 +22,17 @@ _BINDING: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """State of the limiters that some work goes through.
+    """State of the limiters that some work goes through."""
 
-    Args:
-        in_flight: calls that were admitted and have not ended.
-        waiting: calls that wait for admission.
-        requests: requests since the work began; those that were sent again count again.
-        rejected: rate-limit rejections (429) since the work began.
-        quota: requests per second that the request limits allow; None where one has none.
-        paused_for: seconds until the longest pause ends; 0.0 when there is none.
-        trouble: what the last call met where nobody is answered, fit to be shown; else None.
-        binds: what calls wait for, in words; None where none waits.
-        oldest: seconds since the longest request in flight was admitted.
-    """
-
-    in_flight: int = 0
-    waiting: int = 0
-    requests: int = 0
-    rejected: int = 0
-    quota: float | None = None
-    paused_for: float = 0.0
-    trouble: str | None = None
-    binds: str | None = None
-    oldest: float = 0.0
+    in_flight: int = 0  # calls that were admitted and have not ended
+    waiting: int = 0  # calls that wait for admission
+    requests: int = 0  # requests since the work began; those that were sent again count again
+    rejected: int = 0  # rate-limit rejections (429) since the work began
+    quota: float | None = None  # requests per second that request limits allow, if any do
+    paused_for: float = 0.0  # seconds until the longest pause ends; 0.0 when there is none
+    trouble: str | None = None  # the last error while nothing is answered, printable
+    binds: str | None = None  # what calls wait for, in words; None where none waits
+    oldest: float = 0.0  # seconds since the longest request in flight was admitted
 
     @classmethod
     def of(cls, limiters: Mapping[Limiter, LimiterStatistics]) -> Traffic:
@@ -83,27 +71,16 @@ class BatchView:
     'batch: 2 running, 40/100 rows, for 1 min 30 s, about 2 min 15 s left'
 
     When they will be done is a guess: no provider says so, and none works evenly.
-
-    Args:
-        states: what the jobs that have not ended are doing, and how many do so.
-        rows: the rows of these.
-        done: how many of them are answered or failed, as far as that is known.
-        age: for how many seconds the oldest job that has not ended has been there.
-        left: for how many more seconds they will be, at the pace so far; None where there is none.
-        latest: after how many more seconds the provider gives the last of them up; None where
-            that is not known.
-        trouble: why a request about them is repeated at the moment; None if none is.
-        submitting: rows that were put into jobs so far, while more are; else None.
     """
 
-    states: Mapping[str, int] = field(default_factory=dict)
-    rows: int = 0
-    done: int = 0
-    age: float = 0.0
-    left: float | None = None
-    latest: float | None = None
-    trouble: str | None = None
-    submitting: int | None = None
+    states: Mapping[str, int] = field(default_factory=dict)  # states of unfinished jobs, counted
+    rows: int = 0  # the rows of these
+    done: int = 0  # how many of them are answered or failed, as far as that is known
+    age: float = 0.0  # for how many seconds the oldest job that has not ended has been there
+    left: float | None = None  # expected seconds until they end, at the pace so far
+    latest: float | None = None  # seconds until the last of them expires, if known
+    trouble: str | None = None  # why a request about them is being repeated
+    submitting: int | None = None  # rows that were put into jobs so far, while more are; else None
 
     @property
     def news(self) -> tuple[object, ...]:
@@ -142,49 +119,27 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """Work at one moment: counts, pace, cost, limits and jobs.
+    """Work at one moment: counts, pace, cost, limits and jobs."""
 
-    Args:
-        done: rows or calls that have ended.
-        total: how many there are in all, or None where that is not known.
-        rate: those per second that were not known before.
-        reading: those per second while nothing but what was known comes; else None.
-        requests: requests per second.
-        seconds_left: when it will be done; None where nobody knows.
-        failed: those that failed for good.
-        replayed: those that the journal answered.
-        cached: those that the cache of earlier runs answered.
-        shared: those that got the answer of an equal one in flight.
-        input_tokens: tokens of the prompts that the provider answered.
-        output_tokens: tokens of its answers.
-        cost: US dollars; None or 0.0 where there is nothing to tell.
-        budget: what the ledger holds; None without one.
-        traffic: what the limiters are doing.
-        note: what is wrong elsewhere; None where nothing is.
-        binds: what holds it up where the limiters do not; None where that is not clear.
-        stopping: whether nothing new is begun.
-        batch: the batch jobs that it waits for; None where it waits for none.
-    """
-
-    done: int
-    total: int | None
-    rate: float = 0.0
-    reading: float | None = None
-    requests: float = 0.0
-    seconds_left: float | None = None
-    failed: int = 0
-    replayed: int = 0
-    cached: int = 0
-    shared: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float | None = None
-    budget: LedgerState | None = None
-    traffic: Traffic = Traffic()
-    note: str | None = None
-    binds: str | None = None
-    stopping: bool = False
-    batch: BatchView | None = None
+    done: int  # rows or calls that have ended
+    total: int | None  # how many there are in all, or None where that is not known
+    rate: float = 0.0  # those per second that were not known before
+    reading: float | None = None  # those per second while only known ones come; else None
+    requests: float = 0.0  # requests per second
+    seconds_left: float | None = None  # when it will be done; None where nobody knows
+    failed: int = 0  # those that failed for good
+    replayed: int = 0  # those that the journal answered
+    cached: int = 0  # those that the cache of earlier runs answered
+    shared: int = 0  # those that got the answer of an equal one in flight
+    input_tokens: int = 0  # tokens of the prompts that the provider answered
+    output_tokens: int = 0  # tokens of its answers
+    cost: float | None = None  # US dollars; None or 0.0 where there is nothing to tell
+    budget: LedgerState | None = None  # what the ledger holds; None without one
+    traffic: Traffic = Traffic()  # what the limiters are doing
+    note: str | None = None  # what is wrong elsewhere; None where nothing is
+    binds: str | None = None  # what limits it where the limiters do not, if that is clear
+    stopping: bool = False  # whether nothing new is begun
+    batch: BatchView | None = None  # the batch jobs that it waits for; None where it waits for none
 
     @property
     def count(self) -> str:

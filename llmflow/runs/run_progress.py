@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Final
 
 from llmflow.errors import redact
+from llmflow.progress.display import Painter
 from llmflow.progress.pace import Pace
-from llmflow.progress.painter import Painter
 from llmflow.progress.view import BatchView, RunView, Traffic
 
 if TYPE_CHECKING:

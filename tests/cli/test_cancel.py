@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from llmflow.batch.record import JobRecord
-from llmflow.cli.outcome import resume_hint
+from llmflow.cli.run_task import resume_hint
 from llmflow.cli.task import Task
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
@@ -73,6 +73,20 @@ def test_what_a_cancelled_job_leaves_is_gone_on_with_as_one_job(
     assert answers() == [f"text {n}" for n in range(10)]
     assert sim.stats().batches.jobs_created == 2, "the one that was cancelled, and the rest"
     assert sim.stats().batches.rows_billed == 10
+
+
+def test_a_watch_that_nobody_reads_any_more_ends(
+    run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asleep(_: float) -> None:
+        raise AssertionError("it goes on")
+
+    sim = simulator(batch=stuck(60.0))
+    write_rows("in.jsonl", 10)
+    assert run(*words(sim, "--mode", "batch", "--detach")).code == 0
+    monkeypatch.setattr("time.sleep", asleep)
+    monkeypatch.setattr("llmflow.cli.job_commands.write", lambda *_: False)
+    assert run("status", the_run().name, "--watch").code == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -132,6 +132,12 @@ class TestWhatIsShown:
         assert "burst window" in out
         assert "┃" in out or "│" in out
 
+    def test_a_closed_output_is_no_obstacle(
+        self, run: Run, config: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "stdout", None)
+        assert run("quotas").code == 0
+
     def test_a_name_from_the_file_cannot_act_on_the_terminal(self, run: Run, state: Path) -> None:
         remember(state, "openai/\x1b[31mred", rpm=600)
         out = run("quotas").out

@@ -14,8 +14,7 @@ import pytest
 from llmflow import LLM, Quota
 from llmflow.budget import Budget, Estimate
 from llmflow.errors import ConnectionFailedError
-from llmflow.jobs.file_progress import FileProgress
-from llmflow.jobs.file_report import Report
+from llmflow.jobs.file_report import FileProgress, Report
 from llmflow.jobs.file_run import FileRun
 from llmflow.rows import PromptTemplate, RowSource, open_output
 from llmflow.rows.inputs import Reading
@@ -49,7 +48,7 @@ def progress(
     if run is None:
         run = Run()
         run.open()
-    return FileProgress(job, job._llm.limiter, total=total, stream=stream, run=run, **options)
+    return FileProgress(job, job._llm, run, total=total, stream=stream, **options)
 
 
 def line(shown: FileProgress) -> str:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from llmflow.progress.display import Bar, Display, Lines, display_for
-from llmflow.progress.painter import Painter
+from llmflow.progress.display import Bar, Display, Lines, Painter, display_for
 from llmflow.progress.view import RunView, Traffic
 
 

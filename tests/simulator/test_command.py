@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from llmflow.cli.simulate import command
+from llmflow.cli.simulate import simulate as command
 from llmflow.simulator import BatchSettings, Engine, SimulatorSettings, SimulatorStats
 
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from click.testing import CliRunner
 
-from llmflow.cli.simulate import command
+from llmflow.cli.simulate import simulate as command
 from llmflow.simulator import (
     Admissions,
     Engine,
