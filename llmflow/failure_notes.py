@@ -28,7 +28,7 @@ def note_item(
     owner: str,
     params: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note on an exception which item of a node or map raised it.
+    """Note on an exception which item raised it.
 
     >>> error = ValueError("no")
     >>> note_item(error, 3, {"text": "The tide rises."}, owner="Summaries")

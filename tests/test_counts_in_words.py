@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from llmflow.cli.cancel import _kept
 
 from llmflow.batch.record import JobRecord, State
 from llmflow.cli.batch_jobs import describe_unfinished
+from llmflow.cli.job_commands import _kept
 from llmflow.jobs.file_report import Report
 from llmflow.mapping.result import MapCounts
 from llmflow.progress.view import BatchView, RunView, Traffic

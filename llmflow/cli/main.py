@@ -12,7 +12,7 @@ import llmflow
 from llmflow.cli.options import BareCommandError, CommandGroup, usage_message
 from llmflow.cli.prepare import system_error
 from llmflow.cli.signals import Postponed, exit_at_next_signal, exit_code, terminable
-from llmflow.cli.terminal import complain, printable, say
+from llmflow.cli.terminal import complain, printable, say, write
 from llmflow.errors import ConfigurationError, LLMFlowError
 from llmflow.transport import raise_connection_limit
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _tell(error)
         result = 2
     except BareCommandError as error:
-        say(error.help)
+        write(sys.stderr, error.help)
         result = 2
     except click.UsageError as error:
         result = _explain(error)

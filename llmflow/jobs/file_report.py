@@ -120,7 +120,7 @@ class Report:
 
 
 class FileProgress(RunProgress):
-    """Shows what a job is doing while the ``with`` block runs, and reports on it."""
+    """Shows a job's progress, and reports on it at the end."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ def tiers_of(price: Price | None) -> tuple[int, ...]:
 
 
 class Forecast:
-    """Tokens, dollars and time of the items that a survey left to ask.
+    """Tokens, dollars and time of the items left to ask.
 
     `asked` is the sample that was sent, `most_out` is the model's own bound of an answer.
     """

@@ -172,6 +172,11 @@ class TestHelp:
         listed = re.findall(r"^  (?:-\w, )?--([a-z-]+)", options, re.MULTILINE)
         assert len(listed) == len(set(listed))
 
+    def test_without_a_command_the_help_is_shown_as_it_is_laid_out(self, run: Run) -> None:
+        result = run()
+        assert result.code == 2
+        assert result.err.strip() == run("--help").out.strip()
+
     def test_every_option_of_run_is_listed_once_and_few_are_among_others(self, run: Run) -> None:
         command = cli.get_command(click.Context(cli), "run")
         assert command is not None
