@@ -29,7 +29,7 @@ from llmflow.clock import SystemClock
 from llmflow.errors import BatchUnsupportedError, ConfigurationError, JournalError, ProviderError
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
 from llmflow.provider import batch_api_of
-from llmflow.types import Response
+from llmflow.types import MarkedPrefix, Response
 
 if TYPE_CHECKING:
     from llmflow.calls.spending import Spending
@@ -382,9 +382,10 @@ def _put_row(queue: BatchScheduler, call: Call, name: str) -> None:
         JournalError: it cannot be written.
     """
     route = call.route
-    wire = route.encoded(call.request)
-    if wire is None:
+    encode = getattr(route.provider, "encode", None)
+    if encode is None:
         raise _unsupported(route)
+    wire = encode(call.request)
     charge = call.charge = call.charge or route.provider.reserve(call.request)
     spool = queue.collector.add(
         name,
@@ -419,7 +420,8 @@ def identity_of(route: Route) -> Identity:
 def _prefix(queue: BatchScheduler, call: Call) -> bytes | None:
     """Return what tells a marked beginning from others, if a primer pays for it."""
     route = call.route
-    marked = route.marked_prefix(call.request)
+    find = getattr(route.provider, "marked_prefix", None)
+    marked: MarkedPrefix | None = None if find is None else find(call.request)
     if marked is None:
         return None
     price = route.price()

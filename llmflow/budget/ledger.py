@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from llmflow.budget.value import Budget, Estimate, LedgerState, Remaining, Spent
 from llmflow.clock import SystemClock
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
-from llmflow.limits.event_loops import HeldByLoop, wake
+from llmflow.limits.event_loops import HeldByLoop, TidyLock, wake
 
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9
@@ -81,8 +80,8 @@ class Ledger:
         self._reached: str | None = None
         self._refusal = ""
         self._told = False
-        self._lock = threading.Lock()
         self._ended: deque[tuple[Reservation, Spent | None]] = deque()
+        self._lock = TidyLock(self._ended, self._tidy)
         self._placed: HeldByLoop[Reservation] = HeldByLoop()
         self._is_of_loops = False  # whether calls of several loops have waited
 
@@ -99,13 +98,10 @@ class Ledger:
             TooLargeForBudgetError: it is above the whole budget; other calls are not concerned.
         """
         reservation = Reservation(self, estimate)
-        self._lock.acquire()
-        try:
+        with self._lock:
             if self._ended:
                 self._settle_ended()
             granted = self._grant_at_once(reservation)
-        finally:
-            self._unlock()
         if granted:
             return reservation
         if reservation.refused is not None:
@@ -131,15 +127,12 @@ class Ledger:
     def reserve_if_free(self, estimate: Estimate) -> Reservation | None:
         """Reserve for optional work if nobody else needs it; else None."""
         reservation = Reservation(self, estimate)
-        self._lock.acquire()
-        try:
+        with self._lock:
             if self._ended:
                 self._settle_ended()
             if self._reached is not None or self._waiting or not self._fits(estimate):
                 return None
             self._hold(reservation)
-        finally:
-            self._unlock()
         return reservation
 
     def detach(self, reservation: Reservation) -> None:
@@ -176,8 +169,7 @@ class Ledger:
 
     def state(self) -> LedgerState:
         """Return what the ledger holds now."""
-        self._lock.acquire()
-        try:
+        with self._lock:
             if self._ended:
                 self._settle_ended()
             return LedgerState(
@@ -189,8 +181,6 @@ class Ledger:
                 seconds=max(0.0, self._clock() - self._started),
                 reached=self._reached,
             )
-        finally:
-            self._unlock()
 
     # --- waiting ----------------------------------------------------------------------
 
@@ -205,8 +195,7 @@ class Ledger:
             left = max(0.0, self._deadline - self._clock())
             alarm = loop.call_later(left + _LATE, self._look_again)
         try:
-            self._lock.acquire()
-            try:
+            with self._lock:
                 if self._queue and self._queue[-1].loop is not loop:
                     self._is_of_loops = True
                 self._queue.append(reservation)
@@ -216,8 +205,6 @@ class Ledger:
                     loop.call_later(_LOOK_AFTER, self._look_after, reservation)
                 self._settle_ended()
                 self._pump()  # what was under way may have ended since
-            finally:
-                self._unlock()
             await future
         except BaseException:
             reservation.release()
@@ -234,7 +221,6 @@ class Ledger:
         if reservation.state == WAITING and reservation.loop is not None:
             with self._lock:
                 self._sweep()
-            self._tidy()
             reservation.loop.call_later(_LOOK_AFTER, self._look_after, reservation)
 
     def _sweep(self) -> None:
@@ -245,7 +231,6 @@ class Ledger:
     def _look_again(self) -> None:
         with self._lock:
             self._pump()
-        self._tidy()
 
     def charge(self, spent: Spent) -> None:
         """Count what was spent without having been reserved."""
@@ -253,7 +238,6 @@ class Ledger:
             self._usd += spent.usd
             self._tokens += spent.tokens
             self._requests += spent.requests
-        self._tidy()
 
     def end(self, reservation: Reservation, spent: Spent | None) -> None:
         """Take a reservation back, for `Reservation`.
@@ -265,17 +249,12 @@ class Ledger:
         self._ended.append((reservation, spent))
         self._tidy()
 
-    def _unlock(self) -> None:
-        self._lock.release()
-        if self._ended:
-            self._tidy()
-
     def _tidy(self) -> None:
-        while self._ended and self._lock.acquire(blocking=False):
+        while self._ended and self._lock.raw.acquire(blocking=False):
             try:
                 self._settle_ended()
             finally:
-                self._lock.release()
+                self._lock.raw.release()
 
     # --- state changes; the lock is held ------------------------------------------------
 

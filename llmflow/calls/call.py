@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from llmflow.errors import JournalError, ProviderError
 from llmflow.limits import Limiter
 from llmflow.provider import Provider
-from llmflow.types import Charge, MarkedPrefix, Request, Response, Usage, WireRequest
+from llmflow.types import Charge, Request, Response, Usage, WireRequest
 
 if TYPE_CHECKING:
     from llmflow.cache import Cache
@@ -188,11 +188,6 @@ class Route:
     mode_options: ModeOptions | None = None
     batch: Any = None
 
-    def encoded(self, request: Request) -> WireRequest | None:
-        """Return the wire request; None for a provider with its client."""
-        encode: Callable[[Request], WireRequest] | None = getattr(self.provider, "encode", None)
-        return None if encode is None else encode(request)
-
     @property
     def endpoint(self) -> str:
         """The provider's address: another server's answers are other answers."""
@@ -202,12 +197,6 @@ class Route:
     def has_batch_api(self) -> bool:
         """True if the provider has a batch API."""
         return getattr(self.provider, "batch", None) is not None
-
-    def marked_prefix(self, request: Request) -> MarkedPrefix | None:
-        """Return the prefix that a request marks for caching, or None."""
-        find: Callable[[Request], MarkedPrefix | None] | None
-        find = getattr(self.provider, "marked_prefix", None)
-        return None if find is None else find(request)
 
     @property
     def has_public_price(self) -> bool:

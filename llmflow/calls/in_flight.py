@@ -47,10 +47,6 @@ class InFlight:
         self._ordinals.add(nth)
         self._gone.discard(nth)
 
-    def take_lead(self) -> None:
-        """Note that the one call that there is asks."""
-        self._led = True
-
     async def lead(self, nth: int) -> bool:
         """Return True when this call should ask, False if answered.
 
@@ -192,7 +188,7 @@ class Coalescer:
         if key in self._loops.get(asyncio.get_running_loop(), ()):
             return None
         group = self.join(key, nth)
-        group.take_lead()
+        group._led = True
         return group
 
     def abandoned(self) -> list[tuple[Any, set[int]]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from llmflow.errors import ConfigurationError
 from llmflow.headers import parse_duration
@@ -18,6 +18,7 @@ Fallback = Literal["parallel", "batch"]
 MODES: Final = ("parallel", "batch", "auto")
 _FALLBACKS: Final = ("parallel", "batch")
 _DAY: Final = 86_400.0
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +74,22 @@ def as_mode_options(
     return ModeOptions(mode=mode, deadline=seconds, fallback=fallback)  # type: ignore[arg-type]
 
 
-@contextmanager
-def use_mode(options: ModeOptions | None) -> Iterator[None]:
+def use_mode(options: ModeOptions | None) -> AbstractContextManager[None]:
     """Apply a mode to all calls of the block; None changes nothing."""
-    if options is None:
+    return within(current_mode, options)
+
+
+@contextmanager
+def within(variable: ContextVar[_T | None], value: _T | None) -> Iterator[None]:
+    """Set a context variable for the block; None changes nothing."""
+    if value is None:
         yield
         return
-    token = current_mode.set(options)
+    token = variable.set(value)
     try:
         yield
     finally:
-        current_mode.reset(token)
+        variable.reset(token)
 
 
 def _seconds(deadline: float | str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmflow.calls.call import Call, Done
+from llmflow.calls.call import Call, Done, RowKey
 from llmflow.calls.session import Session
 from llmflow.errors import BatchUnsupportedError, BudgetExceededError, ProviderError
 from llmflow.events import listening
@@ -85,7 +85,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
 
 def _ended(
     session: Session,
-    row: tuple[bytes, int],
+    row: RowKey,
     group: InFlight | None,
     done: Done,
     outcome: Response | Exception,

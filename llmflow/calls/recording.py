@@ -163,7 +163,7 @@ def keep_failure(
     reservation = None if spending is None else spending.kept_for(row)
     error.redact()
     if error.fatal and done is None:  # it says nothing of the call, which is asked again
-        session.note_fatal(error)
+        session.fatal = session.fatal or error
     else:
         price_failure(error, route, in_batch=True)
         session.tally.failure(error.attempts, error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from llmflow.calls.call import NOTHING, Call, Step
+from llmflow.calls.call import NOTHING, Call, RowKey, Step
 from llmflow.calls.in_flight import copied_error
 from llmflow.errors import ConfigurationError, JournalError, UsageError
 from llmflow.parts import VALUES, plain
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from llmflow.journal import JournalProtocol, Recorded
     from llmflow.provider import Provider
 
-Row: TypeAlias = tuple[bytes, int]
-"""Fingerprint and ordinal of a call."""
 SIZE: Final = 16
 """Bytes of a fingerprint: of 10 billion questions, two have the same with a chance of 1e-19."""
 # Of a program that asks again for ever, what the journal remembers is enough.
@@ -41,7 +39,7 @@ _PAGES: Final = -8000
 """How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
 # While so many are looked up, the event loop stands still for some milliseconds.
 _AT_ONCE: Final = 500
-_Waiting: TypeAlias = "list[tuple[Row, asyncio.Future[Recorded | None]]]"
+_Waiting: TypeAlias = "list[tuple[RowKey, asyncio.Future[Recorded | None]]]"
 
 
 def replay(ordinals: Ordinals, outcome: Callable[[Recorded], Response], ask: Step) -> Step:
@@ -68,7 +66,7 @@ class LookUps:
         self._journal = journal
         self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
 
-    def find(self, row: Row) -> asyncio.Future[Recorded | None]:
+    def find(self, row: RowKey) -> asyncio.Future[Recorded | None]:
         """Look a row up, together with others of the same turn."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Recorded | None] = loop.create_future()
@@ -82,7 +80,7 @@ class LookUps:
 
     async def _find(
         self, loop: asyncio.AbstractEventLoop, waiting: _Waiting
-    ) -> Mapping[Row, Recorded]:
+    ) -> Mapping[RowKey, Recorded]:
         del self._waiting[loop]
         return await self._journal.find_many([row for row, _ in waiting])
 
@@ -90,7 +88,7 @@ class LookUps:
         self,
         loop: asyncio.AbstractEventLoop,
         waiting: _Waiting,
-        task: asyncio.Task[Mapping[Row, Recorded]],
+        task: asyncio.Task[Mapping[RowKey, Recorded]],
     ) -> None:
         if self._waiting.get(loop) is waiting:  # it was cancelled before it began
             del self._waiting[loop]
@@ -154,7 +152,7 @@ class Ordinals:
         may_be_known = self._number(call, submitted=submitted)
         return self.recorded(call.row) if may_be_known else None
 
-    async def known(self, calls: Sequence[Call]) -> Mapping[Row, Recorded]:
+    async def known(self, calls: Sequence[Call]) -> Mapping[RowKey, Recorded]:
         """Set keys and ordinals of calls; return their records."""
         rows = [call.row for call in calls if self._number(call)]
         return await self.recorded_many(rows) if rows else {}
@@ -193,12 +191,12 @@ class Ordinals:
             may_be_known = not (is_new and journal.began_empty)
         return may_be_known and journal is not None
 
-    def recorded(self, row: Row) -> Recorded | None:
+    def recorded(self, row: RowKey) -> Recorded | None:
         """Return the record of a row that is not asked again."""
         found = None if self.journal is None else self.journal.find(*row)
         return None if found is None or self._is_asked_again(found) else found
 
-    async def recorded_many(self, rows: Sequence[Row]) -> dict[Row, Recorded]:
+    async def recorded_many(self, rows: Sequence[RowKey]) -> dict[RowKey, Recorded]:
         """Return the records of the rows that are not asked again."""
         found = {} if self.journal is None else await self.journal.find_many(rows)
         return {row: each for row, each in found.items() if not self._is_asked_again(each)}

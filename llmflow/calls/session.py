@@ -219,7 +219,8 @@ class Session:
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
         self._batches: dict[asyncio.AbstractEventLoop | None, Any] = {}
-        self._fatal: ProviderError | None = None
+        self.fatal: ProviderError | None = None
+        """The error of an unawaited call that concerns all calls, until `settle`."""
         self._opening = threading.RLock()  # several event loops
         self._pid = os.getpid()
         self._is_over = False
@@ -392,10 +393,6 @@ class Session:
         await self.ask(call)
         return call.placed
 
-    def note_fatal(self, error: ProviderError) -> None:
-        """Note an unawaited call's error that concerns all calls."""
-        self._fatal = self._fatal or error
-
     async def settle(self) -> None:
         """Return when all batch jobs have ended and are recorded.
 
@@ -407,7 +404,7 @@ class Session:
         await self.ordinals.write_twins()
         if self.spending is not None and self.ordinals.has_submitted:
             self.spending.release_rows()
-        fatal, self._fatal = self._fatal, None
+        fatal, self.fatal = self.fatal, None
         if fatal is not None:
             raise fatal
 

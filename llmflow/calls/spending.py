@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from llmflow.calls.call import Call, Route
+from llmflow.calls.call import Call, Route, RowKey
 from llmflow.calls.payment import Payment, affordable, spent_on
 from llmflow.errors import BudgetExceededError, ProviderError
 from llmflow.format import counted, dollars
@@ -14,9 +14,6 @@ from llmflow.types import Response
 if TYPE_CHECKING:
     from llmflow.budget import Estimate, Ledger, OutputForecast, PromptForecast, Reservation
     from llmflow.journal import JournalProtocol
-
-Row: TypeAlias = tuple[bytes, int]
-"""Names a row of a batch job, as the journal does."""
 
 
 class _Learned(NamedTuple):
@@ -36,31 +33,31 @@ class Spending:
         self._ledger = ledger
         self._journal = journal
         self._learned: dict[Hashable, _Learned] = {}
-        self._of_rows: dict[Row, Reservation] = {}
-        self._waiting: dict[Row, Payment] = {}
+        self._of_rows: dict[RowKey, Reservation] = {}
+        self._waiting: dict[RowKey, Payment] = {}
         # Budgets are imported where there is one, and not again with each call.
         from llmflow.budget import estimate, prompt_tokens
 
         self._reckon, self._count = estimate, prompt_tokens
 
-    def keep_for(self, row: Row, reservation: Reservation | None) -> None:
+    def keep_for(self, row: RowKey, reservation: Reservation | None) -> None:
         """Keep the reserve of a job's row without a waiting call."""
         if reservation is not None:
             self._ledger.detach(reservation)
             self._of_rows[row] = reservation
 
-    def kept_for(self, row: Row) -> Reservation | None:
+    def kept_for(self, row: RowKey) -> Reservation | None:
         """Return what was kept for a row, once."""
         return self._of_rows.pop(row, None)
 
-    def wait_for(self, row: Row, payment: Payment | None) -> None:
+    def wait_for(self, row: RowKey, payment: Payment | None) -> None:
         """Register the call that waits for a row; None: no more."""
         if payment is None:
             self._waiting.pop(row, None)
         else:
             self._waiting[row] = payment
 
-    def row_lost(self, row: Row, error: ProviderError) -> None:
+    def row_lost(self, row: RowKey, error: ProviderError) -> None:
         """Charge the reserve of a row that may be billed, unanswered."""
         if not error.may_be_billed:
             return
@@ -72,7 +69,7 @@ class Spending:
             reservation.settle(usd=None, tokens=None, requests=0.0)
             self._charge(reservation.estimate.usd, reservation.estimate.tokens)
 
-    def renew_row(self, row: Row) -> bool:
+    def renew_row(self, row: RowKey) -> bool:
         """Reserve for a row's next job round; False if unaffordable."""
         payment, reservation = self._waiting.get(row), self._of_rows.get(row)
         if payment is not None:
@@ -86,7 +83,7 @@ class Spending:
         self.keep_for(row, anew)
         return True
 
-    def let_go(self, rows: Iterable[Row]) -> None:
+    def let_go(self, rows: Iterable[RowKey]) -> None:
         """Return the reserves of rows that did not run."""
         for row in rows:
             reservation = self.kept_for(row)
@@ -95,9 +92,7 @@ class Spending:
 
     def release_rows(self) -> None:
         """Return the reserves of rows that left all jobs."""
-        for reservation in self._of_rows.values():
-            reservation.release()
-        self._of_rows.clear()
+        self.let_go(list(self._of_rows))
 
     async def pay(self, call: Call, *, batch: bool) -> Payment:
         """Reserve a call's cost; waits while other calls may free some.

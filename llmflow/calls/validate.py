@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from llmflow.calls.call import Call, Step
+from llmflow.calls.mode_options import within
 from llmflow.errors import ConfigurationError, InvalidAnswerError
 from llmflow.types import Request, Response
 
@@ -59,17 +60,9 @@ def checked_validate(function: Any) -> Validate | None:
     return None if function is None else function
 
 
-@contextmanager
-def demanding(judge: Validate | None) -> Iterator[None]:
+def demanding(judge: Validate | None) -> AbstractContextManager[None]:
     """Have all answers of the block looked at; None changes nothing."""
-    if judge is None:
-        yield
-        return
-    token = validating.set(judge)
-    try:
-        yield
-    finally:
-        validating.reset(token)
+    return within(validating, judge)
 
 
 def problem_of(response: Response, judge: Validate) -> InvalidAnswerError | None:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from weakref import WeakSet
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
 from llmflow.limits.dimensions import ADMITTED, Ticket
-from llmflow.limits.event_loops import LOOK_AFTER, HeldByLoop, Timers, wake
+from llmflow.limits.event_loops import LOOK_AFTER, HeldByLoop, TidyLock, Timers, wake
 from llmflow.limits.expectation import Expectation
 from llmflow.limits.learned_limits import LearnedLimit
 from llmflow.limits.limiter_statistics import LimiterStatistics, remedy_for
@@ -59,9 +58,9 @@ class Limiter:
         more_connections: Callable[[], str] | None = None,
     ) -> None:
         rng = random.Random(seed)
-        self._lock = _TidyLock(self)
         self._more_connections = more_connections
         self._ended: deque[tuple[Permit, bool]] = deque()
+        self._lock = TidyLock(self._ended, self._tidy)
         self._admission = Admission(
             quota or Quota(),
             max_in_flight=max_in_flight,
@@ -268,7 +267,7 @@ class Limiter:
 
     def _after_fork(self) -> None:
         """Forget the parent's requests: their loops and threads are not in this process."""
-        self._lock = _TidyLock(self)
+        self._lock = TidyLock(self._ended, self._tidy)
         self._ended.clear()
         self._timers.set.clear()
         self._held.clear()
@@ -442,24 +441,6 @@ class Permit(Ticket):
 
     async def __aexit__(self, *_: object) -> None:
         self.release()
-
-
-class _TidyLock:
-    """A lock after whose release `Limiter._tidy` does what was deferred meanwhile."""
-
-    __slots__ = ("_limiter", "raw")
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-        self.raw = threading.Lock()
-
-    def __enter__(self) -> None:
-        self.raw.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.release()
-        if self._limiter._ended:
-            self._limiter._tidy()
 
 
 _all: WeakSet[Limiter] = WeakSet()

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from llmflow.calls.call import Call, Route, RunLive
+from llmflow.calls.call import Call, Route, RowKey, RunLive
 from llmflow.calls.place import place
-from llmflow.calls.replay import Row
 from llmflow.calls.session import Session
 from llmflow.errors import (
     AuthenticationError,
@@ -49,7 +48,7 @@ class _Begun(NamedTuple):
 
     item: Any
     prompt: Any = None
-    row: Row | None = None
+    row: RowKey | None = None
 
 
 _UNREAD_AT_LEAST: Final = 100
@@ -109,7 +108,7 @@ class MapEngine(Generic[ItemT]):
         self._begin = begin
         # Within an item or an attempt of somebody else, these are to know who waits for jobs.
         self._places = in_jobs and yield_slot.get() is None and not time_limits.get()
-        self._placed: dict[int, tuple[Session, Route, Row]] = {}
+        self._placed: dict[int, tuple[Session, Route, RowKey]] = {}
         self._make_prompt = make_prompt
         self._slots = ItemSlots(concurrency, self.runner.advance)
         self.enter, self.leave = self._slots.enter, self._slots.leave

@@ -127,7 +127,8 @@ class Run:
         """What events and logs call it."""
         self._about = _checked_about(about)
         self._journal: Journal | None = None
-        self._ledger: Ledger | None = None
+        self.ledger: Ledger | None = None
+        """The accounting of its budget; None without one."""
         self._session: Session | None = None
         self._on_event = on_event
         self._subscription: Subscription | None = None
@@ -188,7 +189,7 @@ class Run:
             if self._journal is not None:
                 self._journal.begin(self._about)
             if self.budget is not None:
-                self._ledger = self._new_ledger(self.budget)
+                self.ledger = self._new_ledger(self.budget)
             if self._on_event is not None:
                 self._subscription = subscribe(self._on_event, run_id=self.id)
         except BaseException:
@@ -198,7 +199,7 @@ class Run:
             raise
         self._session = open_session(
             journal=self._journal,
-            ledger=self._ledger,
+            ledger=self.ledger,
             retry_failed=self.retry_failed,
             run=self,
             run_id=self.id,
@@ -234,8 +235,8 @@ class Run:
                     end = _state_after(error)
                     if error is None and waits_for is not None:
                         end = "waiting", waits_for
-                    elif error is None and self._ledger is not None and self._ledger.reached:
-                        end = "stopped", f"the budget of {self._ledger.reached} is used up"
+                    elif error is None and self.ledger is not None and self.ledger.reached:
+                        end = "stopped", f"the budget of {self.ledger.reached} is used up"
                     self._close(*end)
                 except Exception:
                     self._ended = True
@@ -362,11 +363,6 @@ class Run:
     def noted(self, name: str) -> Any:
         """Return the value that `note` stored in any session, or None."""
         return None if self._journal is None else self._journal.noted(name)
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """The accounting of its budget; None without one."""
-        return self._ledger
 
     def statistics(self) -> RunStatistics:
         """Return what was done since the run was entered."""
