@@ -1,4 +1,4 @@
-"""Providers, one file each. They know `llmflow.provider` and `llmflow.types`, nothing above."""
+"""Providers, a folder each. They know `llmflow.provider` and `llmflow.types`, nothing above."""
 
 from __future__ import annotations
 

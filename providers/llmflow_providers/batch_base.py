@@ -17,6 +17,7 @@ from llmflow.errors import (
     ModelNotFoundError,
     OverloadedError,
     ProviderError,
+    QueueLimitError,
     RateLimitError,
 )
 from llmflow.headers import parse_reset, server_delay
@@ -42,7 +43,8 @@ class HTTPBatch(ABC):
     """A batch API over HTTP whose jobs are at one path.
 
     A subclass adds `line`, `upload`, `create`, `clean_up`, and how to read a job
-    (`_read_status`), a row (`_read_row`) and a list of jobs (`_is_for`, `_earliest`).
+    (`_read_status`), a row (`_read_row`), a list of jobs (`_is_for`, `_earliest`) and the error of
+    a full queue (`_queue_limit`).
 
     Args:
         provider: whose rows these are: it knows the address, the key and the answers.
@@ -202,13 +204,34 @@ class HTTPBatch(ABC):
 
     def _failure(self, reply: WireReply) -> ProviderError:
         """Return the error that a reply is."""
-        error = self.provider.classified(self.provider.details(reply), reply)
+        error = self._classified(self.provider.details(reply), reply)
         is_of_model = isinstance(error, ModelNotFoundError) and error.code != "model_not_found"
         if error.status == 404 and is_of_model:  # it is about a job or a file
             return InvalidRequestError(
                 error.message, status=404, code=error.code, request_id=error.request_id
             )
         return error
+
+    def _classified(
+        self, details: ErrorDetails, reply: WireReply, status: int | None = None
+    ) -> ProviderError:
+        """Return the error for a reply about a job; of a full queue, a `QueueLimitError`."""
+        error = self.provider.classified(details, reply, status)
+        limit = self._queue_limit(details, error)
+        if limit is None:
+            return error
+        return QueueLimitError(
+            details.message,
+            limit=limit or None,
+            status=error.status,
+            code=error.code,
+            request_id=error.request_id,
+            retry_after=error.retry_after,
+        )
+
+    @abstractmethod
+    def _queue_limit(self, details: ErrorDetails, error: ProviderError) -> float | None:
+        """Return how much may wait, if an error is of a full queue; 0 where it is not said."""
 
     def _odd(self, reply: WireReply) -> BadReplyError:
         """Return the error of a reply that a batch API cannot send."""

@@ -37,7 +37,7 @@ from llmflow_providers.batch_base import (
     refused_row,
     whole,
 )
-from llmflow_providers.error_body import STATUS_OF
+from llmflow_providers.error_body import STATUS_OF, ErrorDetails
 
 _START: Final = b'{"requests":['
 _END: Final = b"]}"
@@ -144,19 +144,9 @@ class AnthropicBatch(HTTPBatch):
             retry_after=next_look(reply),
         )
 
-    def _failure(self, reply: WireReply) -> errors.ProviderError:
-        """Return the error of a reply, perhaps a `QueueLimitError`."""
-        error = super()._failure(reply)
+    def _queue_limit(self, details: ErrorDetails, error: errors.ProviderError) -> float | None:
         is_limit = type(error) is errors.RateLimitError
-        if is_limit and _QUEUE.search(self.provider.details(reply).text):
-            return errors.QueueLimitError(
-                error.message,
-                status=error.status,
-                code=error.code,
-                request_id=error.request_id,
-                retry_after=error.retry_after,
-            )
-        return error
+        return 0.0 if is_limit and _QUEUE.search(details.text) else None
 
 
 def _counts(job: Mapping[str, Any]) -> dict[str, int]:

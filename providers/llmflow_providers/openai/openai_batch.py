@@ -18,7 +18,6 @@ from typing import Any, Final
 import orjson
 
 from llmflow import errors
-from llmflow.headers import server_delay
 from llmflow.provider import (
     BatchInput,
     BatchLimits,
@@ -208,9 +207,7 @@ class OpenAIBatch(HTTPBatch):
         for entry in entries if isinstance(entries, list) else ():
             details = self._details({"error": entry})
             status = 500 if details.code in _SERVER_FAILED else 400
-            error = _queue_limit(details, reply, status) or self.provider.classified(
-                details, reply, status
-            )
+            error = self._classified(details, reply, status)
             error.status = None  # there was none: the job failed long after its creation
             line = whole(mapping(entry).get("line")) or whole(mapping(entry).get("line_number"))
             found.append(BatchProblem(error, line))
@@ -233,28 +230,12 @@ class OpenAIBatch(HTTPBatch):
             status = 400 if "invalid" in given else 500
         return self.provider.classified(details, reply, status)
 
-    def _failure(self, reply: WireReply) -> errors.ProviderError:
-        """Return the error of a reply, perhaps a `QueueLimitError`."""
-        limit = _queue_limit(self.provider.details(reply), reply, reply.status)
-        return limit or super()._failure(reply)
-
-
-def _queue_limit(
-    details: ErrorDetails, reply: WireReply, status: int
-) -> errors.QueueLimitError | None:
-    """Return the error of a full queue; None of others."""
-    full = details.code == "token_limit_exceeded" or "enqueued token" in details.text
-    if not full or status not in (400, 429):
-        return None
-    named = _LIMIT.search(details.text)
-    return errors.QueueLimitError(
-        details.message,
-        limit=parse_amount(named[1]) if named and re.search("[1-9]", named[1]) else None,
-        status=status,
-        code="token_limit_exceeded",
-        request_id=reply.headers.get("x-request-id"),
-        retry_after=server_delay(reply.headers, details.text, now=reply.received_at),
-    )
+    def _queue_limit(self, details: ErrorDetails, error: errors.ProviderError) -> float | None:
+        is_full = details.code == "token_limit_exceeded" or "enqueued token" in details.text
+        if not is_full or error.status not in (400, 429):
+            return None
+        named = _LIMIT.search(details.text)
+        return parse_amount(named[1]) if named and re.search("[1-9]", named[1]) else 0.0
 
 
 def _parsed(text: str) -> Any:
