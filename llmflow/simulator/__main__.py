@@ -9,6 +9,7 @@ import os
 import sys
 
 from llmflow.errors import ConfigurationError
+from llmflow.simulator.exchange import import_shapes
 from llmflow.simulator.hosting import raise_limit_of_descriptors, run_simulator
 from llmflow.simulator.settings import SimulatorSettings
 
@@ -35,8 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.cpu is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {options.cpu})
         raise_limit_of_descriptors()
-        # What was imported will never be garbage: spare the collector its scans.
-        gc.freeze()
         run_simulator(settings, on_ready=_announce, until_stdin_ends=from_parent)
     except (ConfigurationError, OSError) as error:
         if from_parent:
@@ -49,6 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _announce(url: str) -> None:
     _say({"url": url})
+    # While the first client connects. What was imported is no garbage: spare it the scans.
+    for module in ("openai.chat_shapes", "anthropic.message_shapes"):
+        import_shapes(module)
+    gc.freeze()
 
 
 def _say(message: dict[str, str]) -> None:

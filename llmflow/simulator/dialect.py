@@ -53,7 +53,8 @@ class Dialect(ABC):
 
     def __init__(self, settings: SimulatorSettings, *, wall: float) -> None:
         self._settings, self._wall = settings, wall
-        self._quota_headers = [
+        self._header_lines = self.header_lines.replace("{organization}", settings.organization)
+        self._units = [
             (unit, "".join(f"{self.quota_names.format(unit=unit, what=w)}: %s\r\n" for w in _QUOTA))
             for unit in self.quota_units
         ]
@@ -95,25 +96,25 @@ class Dialect(ABC):
 
     def headers(self, ident: str, latency: float) -> str:
         """Return the header lines of every answer."""
-        organization, milliseconds = self._settings.organization, round(latency * 1000)
-        return self.header_lines.format(
-            ident=ident, organization=organization, milliseconds=milliseconds
-        )
+        lines = self._header_lines.replace("{ident}", ident)
+        return lines.replace("{milliseconds}", str(round(latency * 1000)))
 
     def quota_headers(self, domain: Domain, *, now: float) -> str:
         """Return the header lines that show the state of a quota."""
         if self._settings.quota_headers == "off":
             return ""
-        text, shown = "", domain.shown
-        for unit, lines in self._quota_headers:
+        if domain.display is None:
+            found = ((*each, self.shown_buckets(each[0], domain.shown)) for each in self._units)
+            domain.display = [each for each in found if each[2]]
+        text = ""
+        for unit, lines, buckets in domain.display:
             limit = level = reset = 0.0
-            for bucket in self.shown_buckets(unit, shown):
+            for bucket in buckets:
                 limit += bucket.limit
                 level += max(0.0, bucket.level)
                 reset = max(reset, bucket.reset)
-            if limit:
-                left = self.shown_rest(unit, level)
-                text += lines % (int(limit), left, self.shown_reset(reset, now=now))
+            left = self.shown_rest(unit, level)
+            text += lines % (int(limit), left, self.shown_reset(reset, now=now))
         return text
 
     def shown_buckets(self, unit: str, shown: Mapping[str, Bucket]) -> tuple[Bucket, ...]:

@@ -6,6 +6,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 import orjson
@@ -100,6 +103,12 @@ class Answer:
     def pieces(self) -> list[str]:
         """Return the text as a stream brings it: word by word."""
         return _PIECE.findall(self.text)
+
+
+@cache
+def import_shapes(module: str) -> ModuleType:
+    """Import shapes, with the first request or before it."""
+    return import_module(f"llmflow.simulator.{module}")
 
 
 def load_object(raw: bytes) -> dict[str, Any] | None:

@@ -176,7 +176,10 @@ class Account(NamedTuple):
 class Domain:
     """The accounts of one quota, such as one key and model."""
 
-    __slots__ = ("accounts", "buckets", "in_flight", "per_minute", "produced", "ramp", "shown")
+    __slots__ = (
+        *("accounts", "buckets", "display", "in_flight", "per_minute", "produced"),
+        *("ramp", "shown"),
+    )
 
     def __init__(self, settings: SimulatorSettings, *, now: float) -> None:
         accounts = []
@@ -208,6 +211,8 @@ class Domain:
                 now=now,
             )
         self.in_flight = 0
+        self.display: list[tuple[str, str, tuple[Bucket, ...]]] | None = None
+        """Units, header lines and buckets, as the dialect shows them."""
 
     @property
     def idle(self) -> bool:

@@ -28,6 +28,7 @@ from llmflow.simulator.batches.api import (
 )
 from llmflow.simulator.batches.bodies import ListError, elements, mapped
 from llmflow.simulator.batches.store import JobRecord, Store
+from llmflow.simulator.exchange import import_shapes
 from llmflow.simulator.settings import SimulatorSettings
 
 _POLL_SECONDS = 10.0
@@ -249,8 +250,7 @@ def _instant(time: float | None) -> str | None:
 
 def _custom_id(element: bytes, number: int, seen: set[str]) -> str:
     """Return the ``custom_id`` of a row, or raise its refusal."""
-    from llmflow.simulator.anthropic import message_shapes as shapes
-
+    shapes = import_shapes("anthropic.message_shapes")
     try:
         row = orjson.loads(element)
     except orjson.JSONDecodeError as error:

@@ -14,7 +14,7 @@ import orjson
 
 from llmflow.simulator.answer import count_tokens
 from llmflow.simulator.anthropic.message_wire import LIFETIME, AnthropicError, Mark, MessagesRequest
-from llmflow.simulator.exchange import Tool
+from llmflow.simulator.exchange import Tool, import_shapes
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.schema_value import schema_parts
 from llmflow.simulator.settings import SimulatorSettings
@@ -47,9 +47,7 @@ def check_version(headers: Mapping[str, str]) -> str:
 
 
 def _check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
-    # Imported with the first message: most simulators speak the other dialect alone.
-    from llmflow.simulator.anthropic import message_shapes as shapes
-
+    shapes = import_shapes("anthropic.message_shapes")
     shapes.check_shape(shapes.BETA_BODY if beta else shapes.BODY, body)
     _check_sampling(body, version)
     if body.get("tools"):

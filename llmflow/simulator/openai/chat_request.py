@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from llmflow.simulator.answer import count_tokens
-from llmflow.simulator.exchange import Form, Tool, load_object
+from llmflow.simulator.exchange import Form, Tool, import_shapes, load_object
 from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError
 from llmflow.simulator.quota import Charge
 from llmflow.simulator.schema_value import schema_parts
@@ -161,6 +161,12 @@ def _invalid(message: str, param: str | None = None, code: str | None = None) ->
     return OpenAIError(400, message, param=param, code=code)
 
 
+_RELATED = frozenset(
+    {"top_logprobs", "stream_options", "response_format"}
+    | {"tools", "tool_choice", "parallel_tool_calls"}
+)
+
+
 def _only_with(name: str, other: str, body: Mapping[str, Any]) -> None:
     """Raise the refusal of a field that needs another one."""
     if body.get(name) is not None and not body.get(other):
@@ -273,10 +279,8 @@ def parse_chat(raw: bytes, settings: SimulatorSettings) -> ChatRequest:
 
 def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatRequest:
     """Read a chat completion request that is parsed already; as `parse_chat` otherwise."""
-    # Imported with the first request: pydantic takes longer to import than all else.
-    from llmflow.simulator.openai.chat_shapes import BODY, check_shape
-
-    check_shape(BODY, body)
+    shapes = import_shapes("openai.chat_shapes")
+    shapes.check_shape(shapes.BODY, body)
     model = body["model"]
     prompt, characters, prompt_tokens = _read_messages(body["messages"])
     if settings.models and model not in settings.models:
@@ -285,7 +289,8 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
             f"The model `{model}` does not exist or you do not have access to it.",
             code="model_not_found",
         )
-    _check_fields(body)
+    if not _RELATED.isdisjoint(body):
+        _check_fields(body)
     _check_model(model, body)
     max_tokens = _max_tokens(body)
     choices = body.get("n") or 1

@@ -20,10 +20,11 @@ from llmflow.simulator.batches.api import (
 )
 from llmflow.simulator.batches.bodies import FormError, Part, boundary_of, read_form
 from llmflow.simulator.batches.store import FileRecord, JobRecord
-from llmflow.simulator.exchange import load_object
+from llmflow.simulator.exchange import import_shapes, load_object
 from llmflow.simulator.openai.chat_request import read_chat
 from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError, completion
 
+_SHAPES = "openai.chat_shapes"
 _MOST_LISTED = 10_000
 _FIELD_BYTES = 1024
 _KEPT_SECONDS = 30 * 86_400.0
@@ -169,12 +170,11 @@ class OpenAIBatches(BatchAPI):
 
     def create(self, request: BatchRequest) -> BatchReply:
         """Create a job of the rows in an uploaded file."""
-        from llmflow.simulator.openai.chat_shapes import JOB, check_shape
-
+        shapes = import_shapes(_SHAPES)
         body = load_object(request.body)
         if body is None:
             raise OpenAIError(400, "We could not parse the JSON body of your request.")
-        check_shape(JOB, body)
+        shapes.check_shape(shapes.JOB, body)
         file = self._find_file(body["input_file_id"], request)
         if file.purpose != "batch":
             raise OpenAIError(400, "The input file must have the purpose 'batch'.")
@@ -238,12 +238,10 @@ class OpenAIBatches(BatchAPI):
 
     def check(self, job: JobRecord, line: bytes, seen: set[str]) -> int:
         """Return a row's prompt tokens, or fail the job by `LineError`."""
-        from llmflow.simulator.openai.chat_shapes import row_problem
-
         row = load_object(line)
         if row is None:
             raise LineError("invalid_json_line", "This line is not parseable as valid JSON.")
-        problem = row_problem(row) or self._misfit(job, row, seen)
+        problem = import_shapes(_SHAPES).row_problem(row) or self._misfit(job, row, seen)
         if problem is not None:
             code, message, param = problem
             raise LineError(code, message, param=param)
