@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
 import struct
 from asyncio import BaseTransport
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,14 +59,11 @@ class Server(web.Server):
         max_body: int,
         opening_delay: Callable[[], float],
     ) -> None:
-        super().__init__(
-            handler,
-            request_factory=self._request,
-            handler_cancellation=True,
-        )
+        loop = asyncio.get_running_loop()
+        request = partial(web.BaseRequest, loop=loop, client_max_size=max_body)
+        super().__init__(handler, request_factory=request, handler_cancellation=True)
         self.refuse = refuse
         self.opening_delay = opening_delay
-        self._max_body = max_body
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
@@ -78,13 +77,6 @@ class Server(web.Server):
             max_field_size=_MAX_HEAD,
             max_headers=_MAX_HEADERS,
             auto_decompress=False,
-        )
-
-    def _request(
-        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
-    ) -> web.BaseRequest:
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop, client_max_size=self._max_body
         )
 
 

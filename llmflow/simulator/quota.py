@@ -370,15 +370,11 @@ class Ledger:
                     for each in domain.accounts
                 )
                 return refusal
-        return self._too_steep(domain, charge)
-
-    def _too_steep(self, domain: Domain, charge: Charge) -> Decision | None:
         ramp = domain.ramp
-        missing = ramp.deficit(charge.input) if ramp is not None else 0.0
-        if ramp is None or not missing:
-            return None
-        wait = missing / ramp.rate
-        return self._reject(Decision(domain, charge, "ramp", wait, None, ramp.limit))
+        if ramp is not None and (missing := ramp.deficit(charge.input)):
+            wait = missing / ramp.rate
+            return self._reject(Decision(domain, charge, "ramp", wait, None, ramp.limit))
+        return None
 
     def _reject(self, refusal: Decision) -> Decision:
         """Charge a rejected request: one request, where a whole one is left.

@@ -146,9 +146,12 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "object": dict,
     "null": type(None),
 }
-_OBJECT_WORDS = ("properties", "required", "additionalProperties")
-_ARRAY_WORDS = ("items", "prefixItems", "minItems")
-_STRING_WORDS = ("format", "minLength", "maxLength", "pattern")
+_WORDS = {
+    "object": ("properties", "required", "additionalProperties"),
+    "array": ("items", "prefixItems", "minItems"),
+    "string": ("format", "minLength", "maxLength", "pattern"),
+    "number": ("minimum", "maximum", "multipleOf"),
+}
 
 
 class _EndlessError(Exception):
@@ -343,15 +346,8 @@ def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 def _guessed(schema: Mapping[str, Any]) -> str:
     """Guess the type of a schema from its other words."""
-    for kind, words in (
-        ("object", _OBJECT_WORDS),
-        ("array", _ARRAY_WORDS),
-        ("string", _STRING_WORDS),
-        ("number", ("minimum", "maximum", "multipleOf")),
-    ):
-        if any(word in schema for word in words):
-            return kind
-    return "object"
+    fits = (kind for kind, words in _WORDS.items() if any(word in schema for word in words))
+    return next(fits, "object")
 
 
 def _count(value: object) -> int:

@@ -171,10 +171,7 @@ class SimulatorSettings:
             context_tokens={"low": 1},
             max_body_bytes={"low": 1},
         )
-        self._check_texts()
         self._check_nested()
-
-    def _check_texts(self) -> None:
         for name in ("host", "organization"):
             value = getattr(self, name)
             # A line break here would end a header early.

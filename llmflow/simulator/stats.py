@@ -280,13 +280,6 @@ class SimulatorStats:
         return cls(**values)
 
 
-_COUNTED = (
-    *("received", "admitted", "answered", "client_disconnects", "in_flight", "max_in_flight"),
-    *("tokens_charged", "input_tokens", "output_tokens"),
-    *("first_arrival", "last_arrival", "started"),
-)
-
-
 class Tally:
     """Counts while the simulator runs; `snapshot` gives them out."""
 
@@ -345,11 +338,13 @@ class Tally:
 
     def snapshot(self, *, batches: BatchCounts | None = None) -> SimulatorStats:
         """Return the counts of this moment."""
+        values: dict[str, Any] = {
+            item.name: dict(value) if isinstance(value, Counter) else value
+            for item in fields(SimulatorStats)
+            if (value := getattr(self, item.name, self)) is not self
+        }
         return SimulatorStats(
-            **{name: getattr(self, name) for name in _COUNTED},
-            refused=dict(self.refused),
-            rejected=dict(self.rejected),
-            faults=dict(self.faults),
+            **values,
             admitted_per_second=tuple(self._seconds),
             timeline=self._timeline.snapshot(),
             batches=batches or BatchCounts(),

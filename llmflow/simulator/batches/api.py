@@ -221,7 +221,7 @@ class BatchAPI(ABC):
         return f"{job.id}.{file}.results"
 
     def check(self, job: JobRecord, line: bytes, seen: set[str]) -> int:
-        """Return the prompt tokens of a row, or raise a `LineError`."""
+        """Return a row's prompt tokens for the queue, or raise a `LineError`."""
         del job, line, seen
         return 0
 

@@ -245,6 +245,8 @@ class OpenAIBatches(BatchAPI):
         if problem is not None:
             code, message, param = problem
             raise LineError(code, message, param=param)
+        if self._settings.batch.queue_tokens is None:
+            return 0
         try:
             return read_chat(row["body"], self._settings).prompt_tokens
         except OpenAIError:
