@@ -28,10 +28,10 @@ from llmflow.engine.graph import (
 )
 from llmflow.engine.pool import Attempt, run_pool
 from llmflow.engine.results import Results
-from llmflow.errors import ActionError, StepLimitError, UsageError
+from llmflow.errors import ActionError, StepLimitError
 from llmflow.failure_notes import note_node
 from llmflow.items.runner import OnError, check_on_error, concerns_all
-from llmflow.items.slots import ConcurrencyLimit, Slots
+from llmflow.items.slots import ConcurrencyLimit, Slots, check_limit
 from llmflow.nodes import AsyncNode
 
 DEFAULT_MAX_STEPS = 100_000
@@ -83,13 +83,8 @@ class Flow(BaseNode):
     ) -> None:
         super().__init__()
         check_node(start)
-        bad = isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1
-        if max_steps is not None and bad:
-            raise UsageError(
-                f"max_steps must be a whole number of at least 1, or None; got {max_steps!r}"
-            )
         self.start_node = start
-        self._max_steps = max_steps
+        self._max_steps = check_limit(max_steps, "max_steps")
 
     def start(self, start: _StartNode) -> _StartNode:
         """Set the first node, and return it, for chaining."""

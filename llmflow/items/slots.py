@@ -105,13 +105,13 @@ class ItemSlots(LoopSlots):
         on_room: called when there is room for another item.
     """
 
-    __slots__ = ("_on_room", "_outer", "aside")
+    __slots__ = ("_outer", "aside", "on_room")
 
     def __init__(self, limit: int, on_room: Callable[[], None]) -> None:
         super().__init__(limit)
         self.aside = 0
         """Items that wait for a job, or to go on after it."""
-        self._on_room = on_room
+        self.on_room = on_room
         self._outer = yield_slot.get()
 
     enter, leave = LoopSlots.take_at_once, LoopSlots.give_back
@@ -123,25 +123,6 @@ class ItemSlots(LoopSlots):
     def yield_slot(self) -> AbstractAsyncContextManager[None]:
         """Wait for a batch job without a slot, so others begin."""
         return _Yielded(self, nullcontext() if self._outer is None else self._outer())
-
-    def begin_wait(self) -> None:
-        """Give up the slot of an item that waits."""
-        self.aside += 1
-        self.give_back()
-        self._on_room()
-
-    async def end_wait(self, *, at_once: bool) -> None:
-        """Take a slot again; at once if the item is cancelled."""
-        try:
-            if at_once:
-                self.take_at_once()
-            else:
-                await self.take()
-        except BaseException:
-            self.take_at_once()  # which it gives back at its end
-            raise
-        finally:
-            self.aside -= 1
 
 
 class _Yielded(AbstractAsyncContextManager[None]):
@@ -155,13 +136,23 @@ class _Yielded(AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         await self._outer.__aenter__()
-        self._slots.begin_wait()
+        slots = self._slots
+        slots.aside += 1
+        slots.give_back()
+        slots.on_room()
 
     async def __aexit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        slots = self._slots
         try:
-            cancelled = kind is not None and not issubclass(kind, Exception)
-            await self._slots.end_wait(at_once=cancelled)
+            if kind is not None and not issubclass(kind, Exception):
+                slots.take_at_once()  # it is cancelled
+            else:
+                await slots.take()
+        except BaseException:
+            slots.take_at_once()  # which it gives back at its end
+            raise
         finally:
+            slots.aside -= 1
             await self._outer.__aexit__(kind, *error)  # type: ignore[arg-type]
 
 

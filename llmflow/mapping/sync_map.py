@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Generator, Iterator
+from collections.abc import AsyncIterable, Generator, Iterator
+from functools import partial
 from typing import Any, Final, Generic, Self
 
 from llmflow.background import background
@@ -167,8 +168,7 @@ def _results(exchange: _Exchange) -> Generator[Result[Any], None, None]:
     delivered = 0
     try:
         while True:
-            call: Callable[[], Any] = lambda: exchange.pass_on(*read)  # noqa: B023, E731
-            wanted = background.run(call, instead=_INSTEAD)
+            wanted = background.run(partial(exchange.pass_on, *read), instead=_INSTEAD)
             if not exchange.handed and not wanted:
                 break
             while exchange.handed:

@@ -127,9 +127,7 @@ class RowSource:
                 return list(islice(rows, count))
             finally:
                 rows.close()  # type: ignore[attr-defined]  # it is a generator
-        if self._single is None:
-            self._single = self._start()
-            self._open.append(self._single)
+        self._single = self._single or self._opened()
         wanted = count if self._limit is None else min(count, self._limit)
         self._ahead += islice(self._single, max(0, wanted - len(self._ahead)))
         if not self._ahead:
@@ -154,13 +152,13 @@ class RowSource:
     def _begin(self) -> Rows:
         if not self.once:
             self._how.repaired = Repaired()
-            rows = self._start()
-        elif self._single is not None:
-            rows, self._single = self._single, None
-            self._start = self._used_up
-            return rows
-        else:
-            rows, self._start = self._start(), self._used_up
+            return self._opened()
+        rows = self._single or self._opened()
+        self._single, self._start = None, self._used_up
+        return rows
+
+    def _opened(self) -> Rows:
+        rows = self._start()
         self._open.append(rows)
         return rows
 
