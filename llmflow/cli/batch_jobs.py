@@ -33,27 +33,18 @@ def check_options(task: Task) -> None:
     """Check that the options of batch mode go together."""
     from llmflow.calls.mode_options import as_mode_options
 
-    live = not task.in_batches
-    for is_wrong, text in (
+    for given, text in (
+        (task.detach, "--detach needs batch jobs, which run without llmflow: --mode batch"),
+        (task.deadline, "--deadline is for rows that may go into batch jobs: --mode auto or batch"),
         (
-            live and task.detach,
-            "--detach needs batch jobs, which run without llmflow: --mode batch",
-        ),
-        (
-            live and task.deadline is not None,
-            "--deadline is for rows that may go into batch jobs: --mode auto or --mode batch",
-        ),
-        (
-            live and task.fallback == "parallel",
+            task.fallback == "parallel",
             "--fallback parallel is for rows that batch jobs did not answer: --mode batch",
         ),
-        (
-            task.mode == task.fallback == "batch",
-            "--fallback batch is for --mode parallel: leave it out",
-        ),
     ):
-        if is_wrong:
+        if given not in (None, False) and not task.in_batches:
             raise ConfigurationError(text)
+    if task.mode == task.fallback == "batch":
+        raise ConfigurationError("--fallback batch is for --mode parallel: leave it out")
     if task.mode is not None or task.fallback is not None:
         as_mode_options(task.mode or "parallel", deadline=task.deadline, fallback=task.fallback)
 

@@ -67,10 +67,9 @@ def silence(stream: IO[str]) -> None:
 
 
 class TerminalRows(io.RawIOBase):
-    """Writes rows to a terminal, without the control characters inside the JSON.
+    """Writes rows to a terminal, and escapes control characters.
 
-    JSON escapes only some control characters. A model's answer may hold the others,
-    and characters that turn the direction of writing around.
+    JSON escapes only some of them, and not those that turn the direction of writing around.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -95,13 +94,7 @@ def _harmless(letter: str) -> str:
 class Notice:
     """A status line for work that takes longer than a second.
 
-    It is drawn by a thread, since the work that it tells of blocks, and it takes
-    itself away.
-
-    Args:
-        text: returns what to say now.
-        enabled: False says nothing, as does a standard error that is no terminal.
-        after: seconds until it shows.
+    It is drawn on a terminal by a thread, since the work blocks, and takes itself away.
     """
 
     def __init__(

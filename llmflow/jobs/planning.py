@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.arguments import checked_arguments
 from llmflow.background import background
 from llmflow.budget import Budget
+from llmflow.budget.forecast import DEFAULT_OUTPUT
 from llmflow.config import load_config
 from llmflow.errors import InputError, LLMFlowError, ProviderError, UsageError, redact
 from llmflow.items.sources import checked_items
 from llmflow.jobs.plan_estimates import Span
-from llmflow.jobs.plan_forecast import Forecast, tiers_of
 from llmflow.jobs.plan_report import COUNTS, BudgetReach, Output, Pace, Plan, Primer, Sampled
 from llmflow.llm import LLM
 from llmflow.mapping.frames import kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.pricing import PRICES_AS_OF, context_of
+from llmflow.rate_limits import DAY, RATE_LIMITS
 from llmflow.rows import PromptTemplate, Selection
+from llmflow.shares import share_text
+from llmflow.types import Charge, Usage
 
 if TYPE_CHECKING:
     from llmflow.jobs.plan_survey import Question, Survey
     from llmflow.journal import RunSummary
+    from llmflow.pricing import Price
     from llmflow.runs.run import Run
-    from llmflow.types import Response
+    from llmflow.types import Request, Response
 
 __all__ = ["BudgetReach", "Output", "Pace", "Plan", "Primer", "Sampled", "Span", "make_plan"]
+
+_ENOUGH: Final = 5
+"""From how many prompts' tokens, as counted by the provider, others are corrected."""
+_ESTIMATE: Final = Span(0.5, 1.0, 2.0)  # of tokens from characters; see `llmflow.tokens`
+_MINUTE: Final = 60.0
 
 
 @checked_arguments("make_plan(...)")
@@ -106,7 +116,7 @@ def make_plan(
             make_prompt,
             is_empty=_emptiness(prompt),
             lookup=lookup,
-            tiers=tiers_of(llm.price),
+            tiers=_tiers_of(llm.price),
             max_input_tokens=most_in,
             retry_failed=retry_failed,
             cache=cache,
@@ -120,7 +130,7 @@ def make_plan(
     asked = _ask_sample(llm, survey, run, summary, about) if survey.kept() else None
     if asked is not None and folder is not None:
         summary = read_summary(folder)
-    forecast = Forecast(llm, survey, asked, most_out=most_out)
+    forecast = _Forecast(llm, survey, asked, most_out=most_out)
     paces = tuple(forecast.paces(origins or _origins_of(llm), concurrency))
     is_free = llm.price is None or (llm.price.is_free and not price_source)
     skips = prompt if isinstance(prompt, Selection) else None
@@ -231,12 +241,7 @@ async def _ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
 def _rows_of(
     items: Any, prompt: str | PromptTemplate | Selection | Callable[[Any], Prompt] | None
 ) -> tuple[Iterable[Any], MakePrompt]:
-    """Return an iterable of items, and the function that makes prompts.
-
-    Raises:
-        InputError: they are no items, or the prompt does not fit them.
-        UsageError: the prompt is none.
-    """
+    """Return an iterable of items, and the function that makes prompts."""
     selected: MakePrompt | None = None
     if isinstance(prompt, Selection):
         selected, prompt = prompt.prompt, prompt.template
@@ -269,12 +274,7 @@ def _emptiness(prompt: Any) -> Callable[[Any, Any], bool]:
 
 
 def _checked(llm: Any, budget: Any, sample: Any) -> float | None:
-    """Check who would be asked, and a sample; return a budget's dollars.
-
-    Raises:
-        UsageError: it is no LLM, no budget in US dollars, or no number of items.
-        ConfigurationError: a budget is given, and the price is not known.
-    """
+    """Check who would be asked, and a sample; return a budget's dollars."""
     if not isinstance(llm, LLM):
         who = f"LLM({llm!r})" if isinstance(llm, str) else "llm"
         raise UsageError(
@@ -305,3 +305,156 @@ def _origins_of(llm: LLM) -> dict[str, str]:
     if settings is None:
         return {each.name: "the provider's default" for each in fields(quota)}
     return settings.quota_origins()
+
+
+def _tiers_of(price: Price | None) -> tuple[int, ...]:
+    """Return the numbers of tokens above which a prompt has another price."""
+    tiers = []
+    while price is not None and price.longer is not None:
+        above, price = price.longer
+        tiers.append(above)
+    return tuple(tiers)
+
+
+class _Forecast:
+    """Tokens, dollars and time of the items left to ask.
+
+    `asked` is the sample that was sent, `most_out` is the model's own bound of an answer.
+    """
+
+    def __init__(
+        self, llm: LLM, survey: Survey, asked: Sampled | None, *, most_out: int | None
+    ) -> None:
+        self._llm, self._survey, self._asked = llm, survey, asked
+        self._left = survey.items_left
+        learned = survey.inputs.count
+        self.corrected_by = learned if learned >= _ENOUGH else 0
+        """Prompts whose tokens, as counted by the provider, have corrected the others."""
+        # Without them a vocabulary is believed, and an estimate is not.
+        factor = Span.exactly(1) if survey.is_counted else _ESTIMATE
+        if self.corrected_by:
+            factor = survey.inputs.of_others(self._left)
+        self._tiers = [(group.items, survey.tokens(group).by(factor)) for group in survey.left]
+        self.inputs: Span = sum((tokens for _, tokens in self._tiers), start=Span.exactly(0))
+        """Input tokens of these items."""
+        self.all_inputs = self.inputs + survey.tokens(survey.others).by(factor)
+        """Input tokens of all items that can be asked."""
+        self.output = self._output(most_out)
+        """The expected length of an answer."""
+
+    def _output(self, most: int | None) -> Output:
+        survey, asked, bound = self._survey, self._asked, self._llm.max_tokens or math.inf
+        if known := survey.outputs.count:
+            each = survey.outputs.of_others(self._left)
+            basis = "run" if asked is None or not asked.new else "sample"
+            return Output(each=each.at_most(bound), basis=basis, answers=known)
+        if (earlier := _of_earlier_runs(self._llm.model)) is not None:
+            return replace(earlier, each=earlier.each.at_most(bound))
+        if self._llm.max_tokens is not None:
+            return Output(each=Span(0.0, bound, bound), basis="max_tokens")
+        likely = float(DEFAULT_OUTPUT if most is None else min(DEFAULT_OUTPUT, most))
+        return Output(each=Span(0.0, likely, float(most or math.inf)), basis="assumed")
+
+    def cost(self, *, answers: bool = True, batch: bool = False) -> Span | None:
+        """Return the cost in US dollars; None if no price is known."""
+        tier = self._llm.price
+        if tier is None or (batch and not tier.has_batch):
+            return None
+        each = self.output.each if answers else Span.exactly(0)
+        total = Span.exactly(0)
+        for items, tokens in self._tiers:
+            rates = replace(tier, longer=None)
+            rates = rates.in_batch() if batch else rates
+            total += tokens.times(rates.input / 1e6) + each.times(items * rates.output / 1e6)
+            tier = tier.longer[1] if tier.longer is not None else tier
+        return total
+
+    def primer(self, request: Request) -> Primer | None:
+        """Return what a cache primer saves; None if it saves nothing."""
+        llm, left = self._llm, self._left
+        find = getattr(llm.provider, "marked_prefix", None)
+        marked = None if find is None else find(request)
+        if marked is None or llm.price is None or not llm.price.has_batch or left < 2:
+            return None
+        usd = (left - 1) * llm.price.saved_by_cache(marked, batch=True)
+        chosen = llm.batch is not None and llm.batch.primer
+        return Primer(tokens=marked.tokens, usd=usd, chosen=chosen) if usd else None
+
+    def paces(self, origins: Mapping[str, str], concurrency: int | None) -> Iterator[Pace]:
+        """Yield how long each limit that is known makes a run take."""
+        llm, asked, count = self._llm, self._asked, self._left
+        statistics = llm.limiter.statistics()
+        if not count:
+            return
+        charges = list(self._charges())
+        for name, limit in statistics.limits.items():
+            unit, period, _ = RATE_LIMITS[name]
+            charge = Span(*(total[unit] for total in charges))
+            configured = getattr(llm.limiter.quota, name)
+            origin = origins.get(name, "given")
+            if configured is None or limit < configured * statistics.share:
+                origin = "learned by an earlier run" if asked is None else "learned"
+            if statistics.share < 1.0:
+                origin = f"{origin}; a share of {share_text(statistics.share)}"
+            days, seconds = 1, charge.times(_MINUTE / limit)
+            if period >= DAY:
+                # A day's worth may be sent at once, and then nothing until the next day.
+                days = max(1, math.ceil(charge.likely / limit))
+                seconds = Span(*(max(0.0, amount / limit - 1) * DAY for amount in charge))
+            yield Pace(
+                dimension=name,
+                limit=limit,
+                origin=origin,
+                charge=charge,
+                seconds=seconds,
+                days=days,
+            )
+        if asked is not None and asked.seconds:
+            at_once = min(statistics.max_in_flight, concurrency or statistics.max_in_flight)
+            charge = Span.exactly(count * asked.seconds)
+            yield Pace(
+                dimension="in_flight",
+                limit=at_once,
+                origin="as slow as the sample's answers",
+                charge=charge,
+                seconds=charge.times(1 / at_once),
+            )
+
+    def _charges(self) -> Iterator[Charge]:
+        """Yield what the provider charges for all items: low, likely, high.
+
+        By its own rule for an average item: rules are sums, or on arrival, where they were summed.
+        """
+        count, settle = self._left, self._llm.provider.settle
+        average = Charge(*(value / count for value in self._survey.reserved))
+        average = average._replace(requests=1.0)
+        for prompt, answer in zip(self.inputs, self.output.each, strict=True):
+            output = 0 if math.isinf(answer) else round(answer)
+            usage = Usage(input_tokens=round(prompt / count), output_tokens=output)
+            yield Charge(*(value * count for value in settle(average, usage)))
+
+    def reach(self, usd: float | None, spent: float) -> BudgetReach | None:
+        """Return how many items a budget covers, given a price."""
+        cost, left = self.cost(), self._left
+        if usd is None or cost is None:
+            return None
+        room = max(0.0, usd - spent)
+        items = (left if all_ <= room else math.floor(left * room / all_) for all_ in cost[::-1])
+        return BudgetReach(usd=usd, spent=spent, items=Span(*map(float, items)))
+
+
+def _of_earlier_runs(model: str) -> Output | None:
+    """Return the average answer length of a model's earlier runs."""
+    from llmflow.runs.catalog import list_runs
+
+    known = [
+        (run.totals.output_tokens, run.totals.answers)
+        for run in list_runs()
+        if run.about.get("model") == model and run.totals.answers and run.totals.output_tokens
+    ]
+    if not known:
+        return None
+    averages = [tokens / answers for tokens, answers in known]
+    tokens, answers = map(sum, zip(*known, strict=True))
+    each = Span(min(averages), tokens / answers, max(averages))
+    return Output(each=each, basis="history", answers=answers)

@@ -1,8 +1,7 @@
 """Tells an unreachable provider from connections that break at times.
 
-One connection in a thousand breaks and is worth six attempts. Where there never was
-one, because of a wrong port, a proxy or no network, six attempts for each of a
-million rows are an hour of nothing: the run stops, and says so.
+One connection in a thousand breaks and is worth six attempts. If there never was one, because of a
+wrong port, a proxy or no network, six attempts for each of a million rows are an hour of nothing.
 """
 
 from __future__ import annotations
