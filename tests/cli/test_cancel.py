@@ -12,9 +12,11 @@ import orjson
 import pytest
 
 from llmflow.batch.record import JobRecord
+from llmflow.cli.batch_jobs import RunJobs
 from llmflow.cli.run_task import resume_hint
 from llmflow.cli.task import Task
 from llmflow.config import forget_configs
+from llmflow.errors import InvalidRequestError, JournalError
 from llmflow.simulator import BatchSettings, SimulatorThread
 from tests.cli.conftest import Run, wait_for, write_rows
 from tests.cli.sessions import Process, Start, answers, ended, the_run, words
@@ -140,3 +142,37 @@ def test_jobs_that_go_on_are_told_where_the_budget_is_used_up() -> None:
     assert said.startswith(
         "1 batch job is still running at openai; to continue, run the same command"
     )
+
+
+async def test_a_job_that_has_ended_keeps_no_other_from_being_cancelled() -> None:
+    asked = []
+
+    class Jobs:
+        async def cancel(self, job: str, _: Any) -> None:
+            asked.append(job)
+            if job != "2":
+                raise InvalidRequestError("it has ended", status=409 if job == "1" else 422)
+
+    records = [
+        JobRecord(tag=job, queue="q", provider="openai", model="x", state="created", job=job)
+        for job in "123"
+    ]
+    llms: Any = {"q": SimpleNamespace(provider=SimpleNamespace(batch=Jobs()))}
+    run: Any = SimpleNamespace(busy=True)
+    assert await RunJobs(run=run, jobs=records[:2]).cancel(llms) is None
+    assert asked == ["1", "2"]
+    assert await RunJobs(run=run, jobs=records).cancel(llms) == "it has ended (HTTP 422)"
+
+
+def test_a_journal_that_cannot_be_closed_is_told_after_detached_jobs(
+    run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise JournalError("no room on the disk")
+
+    sim = simulator(batch=stuck(60.0))
+    write_rows("in.jsonl", 10)
+    monkeypatch.setattr("llmflow.runs.run.Run._close", broken)
+    result = run(*words(sim, "--mode", "batch", "--detach"))
+    assert result.code == 2
+    assert "no room on the disk" in result.err
