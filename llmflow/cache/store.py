@@ -64,12 +64,7 @@ class StoreWorker(GroupWorker):
     It is the one thread of a process that touches the cache's file. Calls hand it lookups and
     answers, and wait without blocking their event loop.
 
-    Args:
-        path: the file; made with its folder if it is not there.
-        most_bytes: how many bytes of answers it may hold.
-        patience: seconds to wait for another process.
-        pause: seconds until what did not work is tried again.
-        warn: is told what is wrong.
+    The arguments are those of `Cache`; `warn` is told what is wrong.
 
     Raises:
         RuntimeError: there are no more threads.

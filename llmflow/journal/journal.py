@@ -34,7 +34,6 @@ _PUT_JOB: Final = (
     "ON CONFLICT (tag) DO UPDATE SET at = excluded.at, record = excluded.record"
 )
 
-_A = TypeVar("_A")
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
@@ -65,7 +64,7 @@ class Journal:
         self.opened_at = wall()
         """When the session began: what is written down later, it has written."""
         self._pid = os.getpid()
-        self._is_inherited = False
+        self._is_inherited = self._is_closed = False
         self._meta = read_meta(connection)
         self._over = f"the run {folder.name} is over: its journal is closed"
         self._writer = Writer(
@@ -77,17 +76,15 @@ class Journal:
         )
         self._reading = threading.Lock()
         self._closing = threading.Lock()
-        self._altered = 0
-        reader = Reader(schema.open_reader(self._path), replace=self._writer.replace)
+        self._reader = Reader(schema.open_reader(self._path), replace=self._writer.replace)
         try:
             if self.totals.failures:
-                reader.note_failures()
-            self.began_empty = reader.is_empty()
+                self._reader.note_failures()
+            self.began_empty = self._reader.is_empty()
             """Whether it knows nothing but what this session has written down."""
         except BaseException:  # such as a page that is damaged
-            reader.connection.close()
+            self._reader.connection.close()
             raise
-        self._reader: Reader | None = reader
         _open.add(self)
 
     @classmethod
@@ -144,8 +141,7 @@ class Journal:
     @property
     def altered(self) -> int:
         """The number of rows altered since they were written."""
-        reader = self._reader
-        return self._altered if reader is None else reader.altered
+        return len(self._reader.altered)
 
     @property
     def sessions(self) -> int:
@@ -173,19 +169,18 @@ class Journal:
         A row that was altered since it was written is not known: what is recorded next for
         its question takes its place.
         """
+        self._check()
         try:
             with self._reading:
-                reader = self._reader
-                if reader is None or self._is_inherited:
-                    self._check()
+                if self._is_closed:
                     raise JournalError(self._over)
-                return reader.find((fingerprint, nth))
+                return self._reader.find((fingerprint, nth))
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise explain(self._path, error, doing="read") from error
 
     async def find_many(self, keys: Sequence[Key]) -> dict[Key, Recorded]:
         """Do what `find` does for many questions; it never waits."""
-        return self._read(Reader.find_many, keys)
+        return self._read(lambda reader: reader.find_many(keys))
 
     def put(
         self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
@@ -206,8 +201,7 @@ class Journal:
         if isinstance(outcome, Response):
             row = answer_row(fingerprint, nth, uses, self._wall(), outcome, whole=self._whole)
             return sealed_answer(row), False, paid
-        if self._reader is not None:
-            self._reader.note_failures()
+        self._reader.note_failures()
         row = failure_row(fingerprint, nth, uses, self._wall(), outcome)
         return sealed_plain(row, failed=True), True, paid
 
@@ -239,7 +233,7 @@ class Journal:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the records of all batch jobs, in order of creation."""
-        return self._read(lambda reader, _: jobs_of(reader.connection), None)
+        return self._read(lambda reader: jobs_of(reader.connection))
 
     async def drain(self) -> None:
         """Return once everything that was handed over before is durable."""
@@ -251,18 +245,17 @@ class Journal:
         if self._pid != os.getpid():
             return
         with self._closing:
-            if self._reader is None:
+            if self._is_closed:
                 return
             self._writer.close()
             with self._reading:
-                reader, self._reader = self._reader, None
-                self._altered = reader.altered
+                self._is_closed = True
             try:
                 if state is not None and self._writer.failure is None:
                     self._note(last_used_at=self._wall(), state=state, reason=reason)
             finally:
                 # The writer last, for the last one puts the log into the file.
-                reader.connection.close()
+                self._reader.connection.close()
                 schema.close_writer(self._path, self._connection)
                 self._lock.release()
                 _open.discard(self)
@@ -273,7 +266,7 @@ class Journal:
                 f"the run {self.folder.name} belongs to the process that this one was forked from: "
                 "enter a Run in the process that asks"
             )
-        if self._reader is None:
+        if self._is_closed:
             raise JournalError(self._over)
 
     def _note(self, **values: Any) -> None:
@@ -282,13 +275,13 @@ class Journal:
             self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         self._meta.update(values)
 
-    def _read(self, function: Callable[[Reader, _A], _T], argument: _A) -> _T:
+    def _read(self, look: Callable[[Reader], _T]) -> _T:
         self._check()
         try:
             with self._reading:
-                if self._reader is None:
+                if self._is_closed:
                     raise JournalError(self._over)
-                return function(self._reader, argument)
+                return look(self._reader)
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise explain(self._path, error, doing="read") from error
 

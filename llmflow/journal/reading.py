@@ -92,9 +92,7 @@ _OF_META: Final = ("reason", "id", "version", "created_at", "last_used_at", "ses
 class Reader:
     """Finds recorded outcomes. One thread at a time may use it.
 
-    Args:
-        connection: the journal, for reading.
-        replace: is told of each row that was altered.
+    It gives each row that was altered to `replace`, once.
     """
 
     def __init__(
@@ -106,16 +104,12 @@ class Reader:
         self._tables: tuple[_Table, ...] = (_ANSWERED,)
         self._ahead: dict[Key, Row] = {}
         self._last = self._in_order = 0
-        self._altered: set[Altered] = set()
+        self.altered: set[Altered] = set()
+        """The rows that fail their checksum."""
 
     def note_failures(self) -> None:
         """Look among failures, too, from now on."""
         self._tables = (_ANSWERED, _FAILED)
-
-    @property
-    def altered(self) -> int:
-        """The number of rows that fail their checksum."""
-        return len(self._altered)
 
     def is_empty(self) -> bool:
         """Return whether it has no row and no pending batch job."""
@@ -198,8 +192,8 @@ class Reader:
 
     def _give_up(self, row: Altered) -> None:
         # Once only: its id may be another row's by now.
-        if row not in self._altered:
-            self._altered.add(row)
+        if row not in self.altered:
+            self.altered.add(row)
             self._replace(row)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmflow import errors
 from llmflow.calls.replay import fingerprint
-from llmflow.errors import ProviderError, RateLimitError
+from llmflow.errors import JournalError, ProviderError, RateLimitError
 from llmflow.journal import Journal, RecordedFailure, Totals, read_summary, schema
 from llmflow.journal.rows import ANSWER_COLUMNS, FAILURE_COLUMNS
 from llmflow.types import Response, Usage
@@ -328,3 +328,16 @@ async def test_a_row_that_is_altered_is_not_replayed_though_it_was_read_ahead(
         assert journal.altered == 1
         await journal.record(key(19), 0, answer(19))
         assert journal.find(key(19), 0) == answer(19)
+
+
+async def test_a_forked_process_waits_for_no_lock_that_its_parent_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path / "run") as journal:
+        with journal._reading, monkeypatch.context() as patch:
+            patch.setattr(journal, "_is_inherited", True)
+            looking = asyncio.create_task(asyncio.to_thread(journal.find, key(), 0))
+            done, _ = await asyncio.wait([looking], timeout=5)
+        assert done
+        with pytest.raises(JournalError, match="forked"):
+            await looking
