@@ -37,7 +37,8 @@ _DURATION = rf"{_PART}(?:(?:,? (?:and )?|){_PART}){{0,4}}"
 _WORDED_PART = re.compile(rf"({_NUMBER})[ -]?({_UNIT})", re.IGNORECASE)
 _AGAIN = (
     r"(?:try(?:ing)?(?: \w{1,12}){0,4}? again|retry(?:ing|[ -]after)?|retried|resend|wait(?:ing)?"
-    r"|resets?|refresh(?:es)?|refills?|replenish(?:es)?|available|be back|resumes?|again later)"
+    r"|resets?|refresh(?:es)?|refills?|replenish(?:es)?|available|be back|resumes?|again later"
+    r"|regain access)"
 )
 _WORDS_BETWEEN = r"(?: \w{1,12}){0,4}?[ :=]{1,3}"
 _ASKED = re.compile(
@@ -48,7 +49,7 @@ _ASKED = re.compile(
     re.IGNORECASE,
 )
 _MOMENT = (
-    r"\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
+    r"\d{4}-\d\d-\d\d(?:(?:[t ]| at )\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?"
     r"(?: ?(?:z|utc|gmt)\b|[+-]\d\d:?\d\d)?)?"
 )
 _ASKED_UNTIL = re.compile(
@@ -58,7 +59,6 @@ _ASKED_UNTIL = re.compile(
 )
 # The later ones are the more exact.
 _DELAY_HEADERS = ("ratelimit-reset", "x-rate-limit-reset", "x-ratelimit-reset", "retry-after")
-_REGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d) at (\d\d:\d\d) utc", re.IGNORECASE)
 # What one second's resolution and the way of a reply explain; more is a wrong clock.
 _CLOCKS_AGREE = 1.25
 # A number above this is a Unix time, far above it one in milliseconds.
@@ -256,23 +256,15 @@ def _delay_in_words(message: str, *, now: float, longest: float) -> float | None
     until = _ASKED_UNTIL.search(message)
     if until is not None:
         return _sane(_seconds_until(until["moment"], now), longest) or None
-    return _delay_until_access(message, now=now, longest=longest)
+    return None
 
 
 def _seconds_until(moment: str, now: float) -> float | None:
     """Read an instant in a message: a Unix time, or a date that is UTC where no zone is said."""
     if moment[4] != "-":
         return parse_reset(moment, now=now, longest=LONGEST_QUOTA)
-    text = re.sub(r" ?(?:Z|UTC|GMT)$", "+00:00", moment.upper())
+    text = re.sub(r" ?(?:Z|UTC|GMT)$", "+00:00", moment.upper().replace(" AT ", "T"))
     return parse_reset(text, now=now, longest=LONGEST_QUOTA)
-
-
-def _delay_until_access(message: str, *, now: float, longest: float) -> float | None:
-    """Read Anthropic's "You will regain access on 2026-09-01 at 00:00 UTC."."""
-    found = _REGAIN.search(message)
-    if found is None:
-        return None
-    return parse_reset(f"{found[1]}T{found[2]}Z", now=now, longest=longest) or None
 
 
 def _sane(seconds: float | None, longest: float) -> float | None:

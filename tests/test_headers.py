@@ -122,6 +122,8 @@ def test_retry_after_is_seconds_or_a_date() -> None:
         ({}, "Please try again in 11.054s. Visit ...", 11.054),
         ({}, "Please try again in 1m23.4s.", 83.4),
         ({}, "Please retry after 22 seconds.", 22.0),
+        ({}, "It will be available on 2026-09-01 at 00:30 UTC.", 1840.0),
+        ({}, "You will regain access on 2026-09-01 at 00:00 UTC.", 40.0),
         ({}, "Try again in 2 minutes", 120.0),
         ({}, "Please try again in a moment.", None),
         ({}, "", None),

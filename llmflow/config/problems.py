@@ -106,20 +106,15 @@ def report(name: str, problems: Collection[Problem], lines: Mapping[Place, int])
         ((line_of(problem.place, lines) or 0, problem) for problem in problems),
         key=lambda each: each[0],
     )
-    texts = [f"{_where(line)}{_what(problem)}" for line, problem in numbered]
+    texts = []
+    for line, problem in numbered:
+        before = [f"line {line}: "] if line else []
+        before += [f"{dotted(problem.place)}: "] if problem.place else []
+        texts.append("".join([*before, problem.text]))
     if len(texts) == 1:
         separator = ", " if numbered[0][0] else ": "
         return f"{name}{separator}{texts[0]}"
     return "\n".join([f"{name} has {len(texts)} problems:", *(f"- {text}" for text in texts)])
-
-
-def _where(line: int) -> str:
-    return f"line {line}: " if line else ""
-
-
-def _what(problem: Problem) -> str:
-    place = dotted(problem.place)
-    return f"{place}: {problem.text}" if place else problem.text
 
 
 def _places(value: Mapping[str, Any]) -> Iterator[Place]:

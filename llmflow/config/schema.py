@@ -287,7 +287,7 @@ def _unknown(place: Place, value: Any) -> str:
     close = nearest(name, names)
     if close:
         return f"unknown key; did you mean {close!r}?"
-    homes = [each for each in _SECTIONS if each in names and name in _fields_of(each)]
+    homes = [each for each in _SECTIONS if each in names and name in _SECTIONS[each].model_fields]
     if homes:
         return f"unknown key; it belongs into {' or '.join(homes)}: {homes[0]} = {{ {name} = ... }}"
     return f"unknown key; known are {', '.join(names)}"
@@ -301,10 +301,6 @@ def _only_tables(value: Mapping[str, Any]) -> Iterator[str]:
             return
         yield name
         value = inner
-
-
-def _fields_of(section: str) -> set[str]:
-    return set(_SECTIONS[section].model_fields)
 
 
 def _table_at(place: Place) -> type[BaseModel]:

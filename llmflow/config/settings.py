@@ -317,10 +317,9 @@ def _matching(
     """Yield the tables of the patterns that fit a model, the most specific last."""
     patterns = table.get("models", _NOTHING)
     fitting = [each for each in patterns if each == model or fnmatch.fnmatchcase(model, each)]
-    for pattern in sorted(fitting, key=lambda each: (each == model, _literal(each))):
+
+    def precision(pattern: str) -> tuple[bool, int]:
+        return pattern == model, sum(letter not in _WILD for letter in pattern)
+
+    for pattern in sorted(fitting, key=precision):
         yield (*place, "models", pattern), patterns[pattern]
-
-
-def _literal(pattern: str) -> int:
-    """Return how many letters a pattern prescribes."""
-    return sum(letter not in _WILD for letter in pattern)
