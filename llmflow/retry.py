@@ -235,15 +235,12 @@ class Retry:
                 # Back-off spares a provider that struggles. Where nearly all others are
                 # answered, this request has met with an accident of its own.
                 seconds *= min(1.0, 2.0 * failing()) ** 2
-            return max(seconds, _retry_after(state) or 0.0)
+            error = _error(state)
+            floor = error.retry_after if isinstance(error, ProviderError) else None
+            return max(seconds, floor or 0.0)
 
         return wait
 
 
 def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
-
-
-def _retry_after(state: RetryCallState) -> float | None:
-    error = _error(state)
-    return error.retry_after if isinstance(error, ProviderError) else None

@@ -52,9 +52,14 @@ def marked_prefix(body: Mapping[str, Any]) -> MarkedPrefix | None:
     A mark on the last block is the request's own: nothing that differs could come after it.
     """
     parts = list(_parts(body))
-    last = next((at for at in reversed(range(len(parts) - 1)) if _is_marked(parts[at][1])), None)
-    if last is None:
+    marked = [
+        at
+        for at, (_, part) in enumerate(parts[:-1])
+        if isinstance(part, Mapping) and part.get("cache_control")
+    ]
+    if not marked:
         return None
+    last = marked[-1]
     digest, tokens = blake2b(digest_size=_DIGEST), 0
     digest.update(str(body.get("model")).encode())
     for role, part in parts[: last + 1]:
@@ -90,10 +95,6 @@ def _blocks(content: Any) -> Iterator[Any]:
         yield from content
     elif content:
         yield content
-
-
-def _is_marked(part: Any) -> bool:
-    return isinstance(part, Mapping) and bool(part.get("cache_control"))
 
 
 def _text(part: Any) -> str:

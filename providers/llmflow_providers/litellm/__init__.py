@@ -211,7 +211,10 @@ class LiteLLMProvider:
             vendor, found_key = client.vendor(self.model, self.base_url)
         except Exception as error:  # noqa: BLE001 - the boundary to litellm
             if is_unknown_provider(error):
-                raise UnknownModelError(_unknown(self.model)) from None
+                message = unknown_model_message(self.model)
+                raise UnknownModelError(
+                    f"{message} litellm knows no such provider either"
+                ) from None
             return client  # it may still work: the call will tell
         if self._key is None and self.base_url is None and not found_key and vendor in _ONE_KEY:
             missing = client.missing_keys(self.model, vendor)
@@ -297,10 +300,6 @@ def _why_litellm(model: str) -> str:
     if not slash or get_close_matches(prefix.lower(), natives, n=1):
         return f"{unknown_model_message(model)} Other models need litellm"
     return f"the model {model!r} needs litellm"
-
-
-def _unknown(model: str) -> str:
-    return f"{unknown_model_message(model)} litellm knows no such provider either"
 
 
 def _refusal(message: Any) -> str:

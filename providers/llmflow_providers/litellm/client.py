@@ -299,12 +299,8 @@ async def _close(client: Any) -> None:
 # --- redirects ------------------------------------------------------------------------------------
 
 
-def _see_nothing(reply: Any) -> None:
-    """Leave a reply as it is."""
-
-
 @contextlib.contextmanager
-def no_redirects(look: Look = _see_nothing) -> Iterator[None]:
+def no_redirects(look: Look = lambda _reply: None) -> Iterator[None]:
     """Disable redirects in this context, its threads and tasks.
 
     Args:

@@ -9,6 +9,7 @@ batches at Azure (March to August 2026), Groq's guide, and replies seen.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
@@ -153,7 +154,8 @@ class OpenAIBatch(HTTPBatch):
         response = mapping(response)
         body = response.get("body")
         if isinstance(body, str):  # Mistral writes what failed as JSON within JSON
-            body = _parsed(body)
+            with contextlib.suppress(ValueError):
+                body = parsed(body)
         status = row_status(response.get("status_code"))
         request_id = response.get("request_id")
         headers = {"x-request-id": request_id} if isinstance(request_id, str) else {}
@@ -236,10 +238,3 @@ class OpenAIBatch(HTTPBatch):
             return None
         named = _LIMIT.search(details.text)
         return parse_amount(named[1]) if named and re.search("[1-9]", named[1]) else 0.0
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return parsed(text)
-    except ValueError:
-        return text
