@@ -68,6 +68,15 @@ def test_a_chat_that_openai_refuses_is_refused_by_name(fields: Any, named: str) 
     assert named in f"{caught.value} {getattr(caught.value, 'param', '')}"
 
 
+@pytest.mark.parametrize("part", [{"properties": 1}, {"required": 3.5}, {"properties": True}])
+def test_a_strict_schema_with_parts_of_another_type_is_refused(part: dict[str, Any]) -> None:
+    whole = {"type": "object", "properties": {"a": {}}, "required": ["a"]}
+    schema = {**whole, "additionalProperties": False, **part}
+    named = {"name": "n", "strict": True, "schema": schema}
+    with pytest.raises(OpenAIError, match="of type 'array'"):
+        chat(response_format={"type": "json_schema", "json_schema": named})
+
+
 @pytest.mark.parametrize("schema", ["x", 5, ["a"]])
 def test_a_strict_tool_whose_schema_is_no_object_is_refused(schema: Any) -> None:
     function = {"name": "look", "strict": True, "parameters": schema}

@@ -70,8 +70,10 @@ def _strict_problem(part: Mapping[str, Any]) -> str | None:
         return None
     if part.get("additionalProperties") is not False:
         return "'additionalProperties' is required to be supplied and to be false"
-    required = part.get("required") or []
-    left_out = [key for key in part.get("properties") or {} if key not in required]
+    properties, required = part.get("properties") or {}, part.get("required") or []
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return "'properties' must be of type 'object', and 'required' of type 'array'"
+    left_out = [key for key in properties if key not in required]
     if left_out:
         return (
             "'required' is required to be supplied and to be an array including every key "
