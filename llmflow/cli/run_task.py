@@ -55,8 +55,7 @@ from llmflow.runs.run import Run, Store
 from llmflow.transport import check_connections
 
 _ALL_ANSWERED, _SOME_FAILED, _WRONG, _STOPPED = 0, 1, 2, 3
-_READER_GONE = 141
-"""What a shell shows for a program that SIGPIPE ended."""
+_READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
 
 
 def execute(task: Task, *, runs: Path | None = None) -> int:

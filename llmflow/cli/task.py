@@ -21,8 +21,7 @@ _PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json", "detach
 # No options: the argument, and where the command was given.
 _NO_OPTIONS: Final = ("source", "folder")
 _NAMES: Final = {"as_json": "json"}
-_BYTES: Final = "bytes"
-"""Under which what is no UTF-8 is kept, as hexadecimal digits."""
+_BYTES: Final = "bytes"  # under which what is no UTF-8 is kept, as hexadecimal digits
 _NEEDED: Final = ("source", "prompt", "model", "output")
 _LONGEST_NAME: Final = 40
 _ESCAPES: Final = {"\n": r"\n", "\t": r"\t", "\r": r"\r", "\\": r"\\", "'": r"\'"}

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-MOST: Final = 20_000
-"""Texts that are counted at the most, where not all are."""
+MOST: Final = 20_000  # texts that are counted at the most, where not all are
 _MOST_CHARACTERS: Final = 50_000_000
 _FEWEST: Final = 100
 _MASK: Final = 2**64 - 1
@@ -138,8 +137,7 @@ class TokenSample:
     """
 
     def __init__(self, *, exact: bool = False) -> None:
-        self.complete = True
-        """Whether it is all of them."""
+        self.complete = True  # whether it is all of them
         self._exact = exact
         self._below = _MASK
         self._texts: list[tuple[int, int, int]] = []

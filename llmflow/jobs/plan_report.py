@@ -20,40 +20,25 @@ _NARROW: Final = 0.005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Expected length of answers, and its basis.
+    """Expected length of answers, and its basis."""
 
-    Args:
-        each: tokens of one answer, on average.
-        basis: ``sample``: items of this input that were asked for the plan; ``run``: answers
-            that the run has already; ``history``: earlier runs of the same model;
-            ``max_tokens``: the bound of the request, so at most; ``assumed``: nothing is known.
-        answers: from how many answers that is.
-    """
-
-    each: Span
+    each: Span  # tokens of one answer, on average
+    # ``sample``: answers for this plan; ``run``: answers of the run; ``history``: earlier runs of
+    # the model; ``max_tokens``: the bound of each answer; ``assumed``: nothing is known
     basis: str
-    answers: int = 0
+    answers: int = 0  # from how many answers that is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Time that one limit makes a run take.
+    """Time that one limit makes a run take."""
 
-    Args:
-        dimension: the limit, such as ``"rpm"``; or ``"in_flight"``: answers that are waited for.
-        limit: what it is, per minute or day; or how many calls are in flight.
-        origin: who says so.
-        charge: what the run needs of it, in the limit's unit; seconds for ``"in_flight"``.
-        seconds: how long that takes at the least.
-        days: on how many days the run asks, where the limit is a day's; else 1.
-    """
-
-    dimension: str
-    limit: float
-    origin: str
-    charge: Span
-    seconds: Span
-    days: int = 1
+    dimension: str  # such as ``"rpm"``; or ``"in_flight"``: waiting for answers
+    limit: float  # what it is, per minute or day; or how many calls are in flight
+    origin: str  # where the limit comes from
+    charge: Span  # what the run uses of it, in its unit; seconds for ``"in_flight"``
+    seconds: Span  # the least time that this takes
+    days: int = 1  # days on which requests are sent, for a daily limit; else 1
 
     def __str__(self) -> str:
         if self.dimension == "in_flight":
@@ -68,55 +53,33 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Primer:
-    """Savings of a cache primer: a first job of one row.
+    """Savings of a cache primer: a first job of one row."""
 
-    Args:
-        tokens: of the marked beginning that all rows share, estimated.
-        usd: what reading saves against writing it, if all rows but one read it.
-        chosen: whether such a job goes first.
-    """
-
-    tokens: int
-    usd: float
-    chosen: bool
+    tokens: int  # of the marked beginning that all rows share, estimated
+    usd: float  # what reading saves against writing it, if all rows but one read it
+    chosen: bool  # whether such a job goes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReach:
-    """Number of items that a budget covers.
+    """Number of items that a budget covers."""
 
-    Args:
-        usd: the budget, in US dollars.
-        spent: what the run has spent of it before.
-        items: for how many of the items that are left it reaches.
-    """
-
-    usd: float
-    spent: float
-    items: Span
+    usd: float  # the budget, in US dollars
+    spent: float  # what the run has spent of it before
+    items: Span  # how many of the items left it covers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """A sample that was asked for the plan.
+    """A sample that was asked for the plan."""
 
-    Args:
-        items: how many items.
-        new: how many of them were not answered before, and are now.
-        failed: how many failed.
-        failure: what the first of those said, or None.
-        seconds: how long an answer took on average; None where none was new.
-        cost: what the new answers cost, in US dollars; None where nobody knows.
-        kept: whether the run's journal holds them, so that the run does not pay again.
-    """
-
-    items: int
-    new: int
-    failed: int
-    failure: str | None
-    seconds: float | None
-    cost: float | None
-    kept: bool
+    items: int  # how many items
+    new: int  # how many of them were not answered before, and are now
+    failed: int  # how many failed
+    failure: str | None  # the first error, or None
+    seconds: float | None  # mean latency; None if no answer was new
+    cost: float | None  # of the new answers, in US dollars, if known
+    kept: bool  # whether the run's journal holds them, so that the run does not pay again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -126,21 +89,21 @@ class Plan:
     Args:
         model: the model string.
         items: rows.
-        unusable: rows that no prompt can be made of; they fail without being asked.
+        unusable: rows from which no prompt can be made; they fail without being sent.
         first_unusable: the first one's index, from 0, and what is wrong with it; or None.
         skips_unusable: whether they are left out instead.
         empty: rows with nothing in their prompt fields.
         first_empty: the first one's index, or None.
-        skips_empty: whether they are left out; else they are asked as they are.
+        skips_empty: whether they are left out; else they are sent as they are.
         too_long: rows with more tokens than the model takes; they are not in the price.
         first_too_long: the first one's index, or None.
         max_input_tokens: what the model takes; None where that is not known.
         run: the name of the run; None where answers are not kept.
         run_exists: whether there has been a session of it.
-        answered: rows that the run has an answer to, which are not asked again.
-        failed_before: rows that failed for good in it; asked again only with ``--retry-failed``.
-        repeated: rows that ask what an earlier row asks.
-        left: rows that are left to ask and to pay.
+        answered: rows that the run has an answer to, which are not sent again.
+        failed_before: rows that failed for good in it; retried only with ``--retry-failed``.
+        repeated: rows that are identical to an earlier row.
+        left: rows that are still to be sent and paid.
         input_tokens: of the prompts of all rows that can be asked.
         input_tokens_left: of those that are left.
         measured: of how many rows the tokens were counted.
@@ -149,14 +112,14 @@ class Plan:
             were corrected; 0 where they were not.
         output: how long answers are expected to be.
         output_tokens_left: of all answers that are left.
-        price: what tokens cost; None where nobody knows.
-        price_source: who says so: a day, or a line of a file.
+        price: what tokens cost; None if that is not known.
+        price_source: where it comes from: a day, or a line of a file.
         cost: of what is left, in US dollars; None where no price is known.
         input_cost: the part of it that the prompts cost.
         batch_cost: the same in a batch job; None where no price of it is known.
         primer: what a cache primer saves in a batch job; None where no beginning is marked.
-        paces: how long each limit makes it take; empty where none is known.
-        binding: the one that makes it take longest; None where none is known.
+        paces: the time that each known limit makes it take.
+        binding: the slowest of them; None if no limit is known.
         budget: how far a budget goes; None without one.
         sample: the sample that was asked, or None.
     """

@@ -53,19 +53,12 @@ class Question(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """Items and their tokens.
+    """Items and their tokens."""
 
-    Args:
-        items: how many.
-        size: characters of those whose tokens may be estimated.
-        counted: tokens of those, as far as they were counted.
-        certain: tokens of the other ones, which were all counted.
-    """
-
-    items: int = 0
-    size: int = 0
-    counted: int = 0
-    certain: int = 0
+    items: int = 0  # how many
+    size: int = 0  # characters of those whose tokens may be estimated
+    counted: int = 0  # tokens of those, as far as they were counted
+    certain: int = 0  # tokens of the other ones, which were all counted
 
     def add(self, question: Question, tokens: int, *, large: bool, sign: int = 1) -> None:
         """Add an item; with -1 as the sign, take it out."""
@@ -79,8 +72,8 @@ class Group:
 class Survey:
     """Counts what the rows ask, in one pass.
 
-    `tiers` are tokens above which a prompt has another price, `keep` is how many questions to keep
-    for a sample. The other arguments are those of `make_plan`.
+    `tiers` are tokens above which a prompt has another price, `keep` is the size of a sample. The
+    other arguments are those of `make_plan`.
     """
 
     def __init__(
@@ -97,20 +90,13 @@ class Survey:
         exact: bool,
         keep: int,
     ) -> None:
-        self.counts: Counter[str] = Counter()
-        """Rows by what became of them, named as in `Plan`."""
-        self.first: dict[str, Any] = {}
-        """The index of the first row of some kinds; what is wrong with it, if it is unusable."""
-        self.others = Group()
-        """Items that can be asked and are not left to ask."""
-        self.left = [Group() for _ in range(len(tiers) + 1)]
-        """Those that are left to ask, by the tier of their price."""
-        self.reserved = [0.0, 0.0, 0.0, 0.0]
-        """What a provider charges for those on arrival, if it limits more than requests."""
-        self.inputs = Pairs()
-        """Of prompts that were answered: tokens as counted here, and by the provider."""
-        self.outputs = Pairs()
-        """Of answers: 1, and their tokens."""
+        self.counts: Counter[str] = Counter()  # rows by what became of them, as in `Plan`
+        self.first: dict[str, Any] = {}  # index of the first row of a kind, and the reason
+        self.others = Group()  # items that can be asked and are not left to ask
+        self.left = [Group() for _ in range(len(tiers) + 1)]  # items left, by tier of price
+        self.reserved = [0.0, 0.0, 0.0, 0.0]  # charged for these on arrival, beside requests
+        self.inputs = Pairs()  # of answered prompts: tokens as counted here, and by the provider
+        self.outputs = Pairs()  # of answers: 1, and their tokens
         self._llm, self._provider = llm, llm.provider
         self._make_prompt, self._is_empty = make_prompt, is_empty
         # As `llmflow.calls.session.Session` has it, without the call that it would be.
@@ -125,10 +111,8 @@ class Survey:
         self._charges = any(name not in ("rpm", "rpd") for name in limits)
         self._large = 0
         self._keep, self._kept = keep, list[tuple[int, int, Question]]()
-        self.counting = encoding_status(llm.model)
-        """How tokens are counted, in words."""
-        self.is_counted = self.counting.startswith("tiktoken")
-        """Whether by the model's own vocabulary."""
+        self.counting = encoding_status(llm.model)  # how tokens are counted, in words
+        self.is_counted = self.counting.startswith("tiktoken")  # by the model's own vocabulary
         self._sample = TokenSample(exact=exact or not self.is_counted)
         system = 0 if llm.system is None else _PER_MESSAGE + self._count(llm.system)
         self._fixed = _PER_CHAT + _PER_MESSAGE + system  # tokens of every item beside its prompt

@@ -339,8 +339,7 @@ class _Forecast:
         """Input tokens of these items."""
         self.all_inputs = self.inputs + survey.tokens(survey.others).by(factor)
         """Input tokens of all items that can be asked."""
-        self.output = self._output(most_out)
-        """The expected length of an answer."""
+        self.output = self._output(most_out)  # the expected length of an answer
 
     def _output(self, most: int | None) -> Output:
         survey, asked, bound = self._survey, self._asked, self._llm.max_tokens or math.inf

@@ -41,10 +41,8 @@ class Reachability:
     def __init__(
         self, *, patience: float = PATIENCE_SECONDS, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self.made = False
-        """Whether anything ever came back."""
-        self.lost = False
-        """Whether the patience is at its end, and nothing ever came back."""
+        self.made = False  # whether anything ever came back
+        self.lost = False  # whether the patience is at its end, and nothing ever came back
         self.trouble: ProviderError | None = None
         """The last failure to connect, as long as nothing ever came back."""
         self.on_lost: Callable[[ProviderError], None] = lambda _error: None

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 BAR_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 10.0
-LEAST_SECONDS: Final = 0.25
-"""Between two pictures, whatever happens: four a second are the most."""
+LEAST_SECONDS: Final = 0.25  # between two pictures, whatever happens: four a second are the most
 _MOST_LEFT_OUT: Final = 59
 # Columns of the picture, which is 3 narrower than the terminal: one of 80 gets two lines.
 _TWO_LINES, _WIDE, _NARROWEST = 77, 97, 20
@@ -29,8 +28,7 @@ _TWO_LINES, _WIDE, _NARROWEST = 77, 97, 20
 class Display(Protocol):
     """Something that shows how far some work is."""
 
-    seconds: float
-    """How often it wants to be told."""
+    seconds: float  # how often it wants to be told
 
     def show(self, view: RunView) -> None:
         """Show the state now."""

@@ -12,8 +12,7 @@ from llmflow.format import compact, counted, dollars, duration, per_second
 from llmflow.limits import Limiter, LimiterStatistics
 
 _TROUBLE_CHARACTERS: Final = 80
-_LONG_IN_FLIGHT: Final = 20.0
-"""Seconds after which a request without an answer is worth a word."""
+_LONG_IN_FLIGHT: Final = 20.0  # seconds after which a request without an answer is worth a word
 _BINDING: Final = {
     "in_flight": "calls in flight are the limit",
     "start": "no rate is known yet, starting slowly",
