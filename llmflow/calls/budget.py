@@ -43,7 +43,7 @@ def budget(session: Session, ask: Step) -> Step:
         if session.batches.is_waited_for(call):
             call.placed = call.done is None
             return NOTHING
-        reservation = spending.reserve_now(call, batch=True)
+        reservation = spending.reserve_now(call)
         try:
             return await ask(call)
         finally:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -39,7 +39,7 @@ _PAGES: Final = -8000
 """How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
 # While so many are looked up, the event loop stands still for some milliseconds.
 _AT_ONCE: Final = 500
-_Waiting: TypeAlias = "list[tuple[RowKey, asyncio.Future[Recorded | None]]]"
+_Turn: TypeAlias = "tuple[list[RowKey], asyncio.Task[Mapping[RowKey, Recorded]]]"
 
 
 def replay(ordinals: Ordinals, outcome: Callable[[Recorded], Response], ask: Step) -> Step:
@@ -64,44 +64,26 @@ class LookUps:
 
     def __init__(self, journal: JournalProtocol) -> None:
         self._journal = journal
-        self._waiting: dict[asyncio.AbstractEventLoop, _Waiting] = {}
+        self._turns: dict[asyncio.AbstractEventLoop, _Turn] = {}
 
-    def find(self, row: RowKey) -> asyncio.Future[Recorded | None]:
+    async def find(self, row: RowKey) -> Recorded | None:
         """Look a row up, together with others of the same turn."""
         loop = asyncio.get_running_loop()
-        found: asyncio.Future[Recorded | None] = loop.create_future()
-        waiting = self._waiting.get(loop)
-        if waiting is None:
-            waiting = self._waiting[loop] = []
-            task = loop.create_task(self._find(loop, waiting))
-            task.add_done_callback(partial(self._tell, loop, waiting))
-        waiting.append((row, found))
-        return found
+        turn = self._turns.get(loop)
+        if turn is None or turn[1].done():  # cancelled before it began
+            rows: list[RowKey] = []
+            turn = self._turns[loop] = rows, loop.create_task(self._find(loop, rows))
+        turn[0].append(row)
+        try:
+            return (await asyncio.shield(turn[1])).get(row)
+        except Exception as error:  # noqa: BLE001 - of any journal; each caller adds a traceback
+            raise copied_error(error) from error.__cause__
 
     async def _find(
-        self, loop: asyncio.AbstractEventLoop, waiting: _Waiting
+        self, loop: asyncio.AbstractEventLoop, rows: list[RowKey]
     ) -> Mapping[RowKey, Recorded]:
-        del self._waiting[loop]
-        return await self._journal.find_many([row for row, _ in waiting])
-
-    def _tell(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        waiting: _Waiting,
-        task: asyncio.Task[Mapping[RowKey, Recorded]],
-    ) -> None:
-        if self._waiting.get(loop) is waiting:  # it was cancelled before it began
-            del self._waiting[loop]
-        error = None if task.cancelled() else task.exception()
-        for row, found in waiting:
-            if found.done():
-                continue
-            if task.cancelled():
-                found.cancel()
-            elif error is not None:
-                found.set_exception(copied_error(error))
-            else:
-                found.set_result(task.result().get(row))
+        del self._turns[loop]
+        return await self._journal.find_many(rows)
 
 
 class Ordinals:

@@ -117,13 +117,13 @@ class Spending:
         call.payment = payment
         return payment
 
-    def reserve_now(self, call: Call, *, batch: bool) -> Reservation:
-        """Reserve what a call may cost, without waiting.
+    def reserve_now(self, call: Call) -> Reservation:
+        """Reserve what a call may cost in a batch job, without waiting.
 
         Raises:
             BudgetExceededError: it does not fit into what is left.
         """
-        expected = self._estimator(call, batch=batch)()
+        expected = self._estimator(call, batch=True)()
         reservation = self._ledger.reserve_nowait(expected)
         if reservation is None:
             raise BudgetExceededError(
