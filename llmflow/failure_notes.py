@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from itertools import islice
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 from llmflow.errors import redact
 
+PARTIAL: Final = "_llmflow_partial_results"
+"""Where `llmflow.partial_results` looks on an exception."""
 _PREFIX: Final = "llmflow: "
 _MOST_NOTES: Final = 8
 _MOST_CHARACTERS: Final = 60
@@ -18,6 +21,17 @@ _MOST_PARTS: Final = 4
 _SECRET_NAME: Final = re.compile(
     r"(?i)passw|passphrase|secret|credential|authori[sz]ation|api[-_ ]?key|token$"
 )
+
+
+class Finished:
+    """The finished results on an exception; not pickled with it."""
+
+    def __init__(self, results: Any = None, serial: float = math.inf) -> None:
+        self.results = results
+        self.serial = serial  # a map's is newer than that of any batch around it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Finished, ()
 
 
 def note_item(

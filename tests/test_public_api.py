@@ -72,6 +72,7 @@ def test_what_is_imported_late_is_there_all_the_same() -> None:
 import pickle, sys
 import llmflow
 assert "sqlite3" not in sys.modules and "llmflow.budget" not in sys.modules
+assert not {"llmflow.rows", "llmflow.mapping.result"} & set(sys.modules)
 assert set(llmflow.__all__) <= set(dir(llmflow))
 from llmflow import *
 assert Budget(usd=1).usd == 1 and Budget is llmflow.Budget and Budget.__module__ == "llmflow"

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from llmflow.failure_notes import note_item, note_run
+from llmflow.failure_notes import PARTIAL, Finished, note_item, note_run
 from llmflow.items.runner import OnError, concerns_all
-from llmflow.mapping.result import PARTIAL, Finished, attach
 
 _serial = itertools.count(1)
 
@@ -134,9 +133,14 @@ class Results:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:  # it ends the run, and the results are reachable from it
-            self.values.extend([NotRun] * (self._total - len(self.values)))
-            done = sum(1 for each in self.values if each is not NotRun)
-            attach(error, Finished(self.values, next(_serial)), done, self._total or None)
+            values = self.values
+            values.extend([NotRun] * (self._total - len(values)))
+            error.__dict__[PARTIAL] = Finished(values, next(_serial))
+            if not isinstance(error, Exception):
+                from llmflow.runs.interruptions import tell_results
+
+                done = sum(1 for each in values if each is not NotRun)
+                tell_results(error, done, self._total or None)
 
     @contextmanager
     def guard(self, item: Any, owner: object) -> Iterator[None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, overload
 
 from llmflow.errors import LLMFlowError, redact
+from llmflow.failure_notes import PARTIAL, Finished
 from llmflow.format import counted
 from llmflow.rows.records import answer_details, failure_details
 from llmflow.types import Response
@@ -17,8 +17,6 @@ _T = TypeVar("_T")
 
 _UNSET: Final[Any] = object()
 _NOTE: Final = "llm.map: "
-PARTIAL: Final = "_llmflow_partial_results"
-"""Where `llmflow.partial_results` looks on an exception."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,26 +156,15 @@ def error_text(error: LLMFlowError) -> str:
     return f"{type(error).__name__}: {redact(str(error))}"
 
 
-class Finished:
-    """The finished results on an exception; not pickled with it."""
-
-    def __init__(self, results: Any = None, serial: float = math.inf) -> None:
-        self.results = results
-        self.serial = serial  # a map's is newer than that of any batch around it
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Finished, ()
-
-
 def note(error: BaseException, counts: MapCounts) -> None:
     """Note unfinished items on an exception, replacing other maps' notes."""
     notes = [each for each in getattr(error, "__notes__", ()) if not each.startswith(_NOTE)]
     error.__notes__ = [*notes, f"{_NOTE}{counts}"]
 
 
-def attach(error: BaseException, finished: Finished, done: int, total: int | None) -> None:
+def attach(error: BaseException, results: object, done: int, total: int | None) -> None:
     """Let `llmflow.partial_results` find these results on the exception."""
-    error.__dict__[PARTIAL] = finished
+    error.__dict__[PARTIAL] = Finished(results)
     if not isinstance(error, Exception):
         from llmflow.runs.interruptions import tell_results
 

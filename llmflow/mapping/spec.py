@@ -31,7 +31,7 @@ from llmflow.items.sources import (
 from llmflow.mapping.engine import Begin, MapEngine, window_of
 from llmflow.mapping.frames import Columns, Table, kind_of, table_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.result import Finished, MapCounts, Result, ResultList, attach, error_text
+from llmflow.mapping.result import MapCounts, Result, ResultList, attach, error_text
 from llmflow.rows.records import DETAILS
 from llmflow.types import Quota
 
@@ -189,7 +189,7 @@ class Collector:
         counts = replace(counts, delivered=counts.delivered + len(rest))
         results = self.collected(counts)
         done = len(results) if isinstance(results, list) else counts.delivered
-        attach(error, Finished(results), done, counts.total)
+        attach(error, results, done, counts.total)
 
 
 class _FrameCollector(Collector):
