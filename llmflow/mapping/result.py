@@ -9,7 +9,6 @@ from typing import Any, Final, Generic, TypeVar, overload
 from llmflow.errors import LLMFlowError, redact
 from llmflow.failure_notes import PARTIAL, Finished
 from llmflow.format import counted
-from llmflow.rows.records import answer_details, failure_details
 from llmflow.types import Response
 
 ItemT = TypeVar("ItemT")
@@ -58,6 +57,8 @@ class Result(Generic[ItemT]):
         >>> Result(index=0, item="A", error=LLMFlowError("no")).details["error"]
         'LLMFlowError: no'
         """
+        from llmflow.rows.records import answer_details, failure_details
+
         if self.response is not None:
             return answer_details(self.response)
         error = self.error or LLMFlowError("no answer")

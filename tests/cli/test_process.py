@@ -319,6 +319,7 @@ print(len(sys.modules) - before)
             "aiohttp",
             "rich",
             "tenacity",
+            "llmflow.rows",
             "llmflow.simulator",
         ]
         program = f"""
