@@ -22,6 +22,7 @@ from tests.batch.fakes import FakeProvider, FakeServer
 GUIDE = "Answer with the words that you were asked with. " * 120
 OTHER = "Say nothing but what was said to you before this. " * 120
 PRICE = Price(input=3, output=15, cached_input=0.3, cache_write=3.75, cache_write_1h=6)
+COLD = Batch(quiet=0.05, poll=0.02)
 PRIMED = Batch(quiet=0.05, poll=0.02, primer=True)
 
 
@@ -73,7 +74,7 @@ def test_one_row_writes_what_all_others_read(sim: SimulatorThread) -> None:
 
 
 def test_without_it_every_row_writes(sim: SimulatorThread) -> None:
-    plain, _ = asked((at(sim, batch=Batch(quiet=0.05, poll=0.02)), items(20)))
+    plain, _ = asked((at(sim, batch=COLD), items(20)))
     assert cached(plain) == [False] * 20
     assert all(each.usage.cache_write_tokens > 1024 for each in plain)
 
@@ -82,7 +83,7 @@ def test_it_saves_what_it_says(sim: SimulatorThread) -> None:
     llm = at(sim)
     marked = llm.provider.marked_prefix(_request(llm))  # type: ignore[union-attr]
     said = 19 * PRICE.saved_by_cache(marked, batch=True)
-    cold = sum(each.cost or 0 for each in asked((at(sim, batch=None), items(20, "A")))[0])
+    cold = sum(each.cost or 0 for each in asked((at(sim, batch=COLD), items(20, "A")))[0])
     warm = sum(each.cost or 0 for each in asked((llm, items(20, "B")))[0])
     assert cold - warm == pytest.approx(said, rel=0.25)  # here tokens are estimated, not there
 

@@ -102,7 +102,7 @@ def test_it_ends_the_run_with_the_time_at_which_it_is_back(name: str, dialect: s
 @pytest.mark.parametrize("name", ["epoch", "words", "only in the body"])
 def test_it_is_waited_for_within_the_patience(name: str, dialect: str) -> None:
     prompts = [f"row {number}" for number in range(6)]
-    with odd_server(used_up(FORMS[name], 3.0, after=3)) as server:
+    with odd_server(used_up(FORMS[name], 2.0, after=3)) as server:
         llm = llm_for(server, dialect, 60.0)
         results = llm.map_sync(prompts, concurrency=1)
         assert [each.text for each in results] == [f"re: {prompt}" for prompt in prompts]

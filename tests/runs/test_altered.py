@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, Run
+from llmflow import LLM, Batch, Run
 from llmflow.runs.catalog import runs_folder
 from llmflow.simulator import BatchSettings, SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider
@@ -99,7 +99,8 @@ def test_altered_answers_of_batch_jobs_are_asked_again(
         url = sim.url if dialect == "openai" else sim.url.removesuffix("/v1")
 
         def play() -> tuple[list[Any], Run]:
-            llm = LLM(f"{dialect}/x", base_url=url, api_key="key", max_tokens=50)
+            soon = Batch(quiet=0.05, poll=0.05)
+            llm = LLM(f"{dialect}/x", base_url=url, api_key="key", max_tokens=50, batch=soon)
             with Run("run", mode="batch") as run:
                 return llm.map_sync(ITEMS).texts(), run
 
