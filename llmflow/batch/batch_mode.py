@@ -103,7 +103,7 @@ class BatchMode:
         if call.pending is not None:  # of a job in which it failed: another model is asked now
             call.pending.mark_durable()
         call.pending = pending = PendingCall()
-        self._put(queue, call, name)
+        _put(queue, call, name)
         call.in_batch = True
         try:
             with suspend_timeouts() if time_limits.get() else _NO_LIMITS:
@@ -141,7 +141,7 @@ class BatchMode:
                 queue.check(name)
             except RunLive:
                 continue
-            self._put(queue, call, name)
+            _put(queue, call, name)
             if call.done is not None:
                 queue.pending.place(name, call.done)
             call.placed = True
@@ -151,12 +151,6 @@ class BatchMode:
         queue = self._queues.get(_domain(route))
         if queue is not None:
             queue.withdraw(name_of(*row))
-
-    def _put(self, queue: BatchScheduler, call: Call, name: str) -> None:
-        if not queue.holds(name):
-            _put_row(queue, call, name)
-            if queue.deadline is not None:
-                queue.deadline.charge = call.charge
 
     def adopt(self, route: Route, options: ModeOptions) -> None:
         """Resume earlier processes' jobs of a model on this event loop.
@@ -373,30 +367,34 @@ async def _kept(
     raise found.error()
 
 
-def _put_row(queue: BatchScheduler, call: Call, name: str) -> None:
-    """Encode a call and put it into a file, and note its charge.
+def _put(queue: BatchScheduler, call: Call, name: str) -> None:
+    """Put a call into a file, unless a job has it; note its charge.
 
     Raises:
         BatchUnsupportedError: the provider has a client of its own.
         InvalidRequestError: the row is larger than a job may be.
         JournalError: it cannot be written.
     """
-    route = call.route
+    if queue.holds(name):
+        return
+    route, request = call.route, call.request
     encode = getattr(route.provider, "encode", None)
     if encode is None:
         raise _unsupported(route)
-    wire = encode(call.request)
-    charge = call.charge = call.charge or route.provider.reserve(call.request)
+    wire = encode(request)
+    charge = call.charge = call.charge or route.provider.reserve(request)
     spool = queue.collector.add(
         name,
         queue.client.api.line(name, wire),
         tokens=charge.input_tokens or charge.tokens,
-        schema=_schema(call.request.options) if queue.limits.uniform_schema else "",
+        schema=_schema(request.options) if queue.limits.uniform_schema else "",
         round_=1,
     )
     prefix = _prefix(queue, call) if queue.settings.primer else None
     if prefix is not None:
         spool.note_prefix(prefix, name)
+    if queue.deadline is not None:
+        queue.deadline.charge = charge
 
 
 def _unsupported(route: Route) -> ProviderError:

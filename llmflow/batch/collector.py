@@ -120,9 +120,9 @@ class Collector:
     def _is_full(self, spool: Spool, line: bytes, tokens: float) -> bool:
         most = self._slots.most_tokens
         return (
-            spool.requests >= self._requests
+            len(spool.names) >= self._requests
             or spool.size + 1 + len(line) > self._size
-            or (most is not None and spool.requests > 0 and spool.tokens + tokens > most)
+            or (most is not None and bool(spool.names) and spool.tokens + tokens > most)
         )
 
     def _maybe_all_wait(self) -> None:

@@ -29,15 +29,10 @@ class JobSlots:
     """
 
     def __init__(self, *, tokens: float | None, jobs: int | None) -> None:
-        self._tokens = tokens
         self._jobs = jobs
         self._inside: dict[str, float] = {}
         self._waiting: OrderedDict[str, tuple[float, asyncio.Future[None]]] = OrderedDict()
-
-    @property
-    def most_tokens(self) -> float | None:
-        """The token limit of one job; None where unknown."""
-        return None if self._tokens is None else self._tokens * _MARGIN
+        self.learn(tokens)
 
     @property
     def enqueued(self) -> float:
@@ -49,9 +44,10 @@ class JobSlots:
         """The number of jobs at the provider."""
         return len(self._inside)
 
-    def learn(self, tokens: float) -> None:
+    def learn(self, tokens: float | None) -> None:
         """Take the limit that the provider names."""
-        self._tokens = tokens
+        self.most_tokens = None if tokens is None else tokens * _MARGIN
+        """Of one job, and of all that are there; None where that is not known."""
         self._pump()
 
     def enter_at_once(self, tag: str, tokens: float) -> None:
@@ -95,7 +91,7 @@ class JobSlots:
             return True  # what never fits is the provider's to refuse
         if self._jobs is not None and len(self._inside) >= self._jobs:
             return False
-        return self._tokens is None or self.enqueued + tokens <= self._tokens * _MARGIN
+        return self.most_tokens is None or self.enqueued + tokens <= self.most_tokens
 
 
 class Refusals:

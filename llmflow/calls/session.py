@@ -117,14 +117,13 @@ class Tally:
         with self._lock:
             self._brought[name] += number
 
-    def known(self, name: str, *responses: Response) -> None:
-        """Count ``replayed`` calls, or one that ``failed_before``, once."""
-        number = len(responses) or 1
+    def known(self, name: str, response: Response | None = None, *, number: int = 1) -> None:
+        """Count calls that are ``replayed`` or ``failed_before``, once."""
         with self._lock:
             brought = min(self._brought[name], number)
             self._brought[name] -= brought
             self._counts[name] += number - brought
-            for response in responses[brought:]:
+            if response is not None and not brought:
                 self._look_at(response)
 
     def outcome(self, found: Recorded) -> Response:

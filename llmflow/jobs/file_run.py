@@ -7,7 +7,7 @@ was stopped, has neither and can be asked by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -338,19 +338,18 @@ class FileRun(Room):
         rows = enumerate(self.source)
         for known in keys.read():
             try:
-                found = await session.ordinals.recorded_many([key for key, _ in known])
+                texts, found = await self._look_up(session, [key for key, _ in known])
             except JournalError:
                 break  # whoever asks for a row meets it
-            answered: list[tuple[int, Row, Response]] = []
+            answered: list[tuple[int, Row, str]] = []
             for (key, digest), (index, row) in zip(known, rows, strict=False):
-                record = found.get(key)
-                if isinstance(record, Response) and self._is_same(digest, index, row):
-                    answered.append((index, row, record))
+                if key in texts and self._is_same(digest, index, row):
+                    answered.append((index, row, texts[key]))
                     continue
                 self._replay(answered)
                 if self.stopping:
                     return
-                item = self._prepare(index, row, (key, digest, record))
+                item = self._prepare(index, row, (key, digest, found.get(key)))
                 if item is not ENDED:
                     yield item
             self._replay(answered)
@@ -364,17 +363,29 @@ class FileRun(Room):
             if item is not ENDED:
                 yield item
 
-    def _replay(self, rows: list[tuple[int, Row, Response]]) -> None:
-        """Count and write answers of the journal; the list is empty then."""
+    async def _look_up(
+        self, session: Session, keys: list[RowKey]
+    ) -> tuple[Mapping[RowKey, str], Mapping[RowKey, Recorded]]:
+        """Return the texts of answers of which no more is to be written, and other records."""
+        texts: Mapping[RowKey, str] = {}
+        if session.journal is not None and not (self._details or Event.wanted):
+            texts = await session.journal.find_texts(keys)
+        others = [key for key in keys if key not in texts]
+        return texts, await session.ordinals.recorded_many(others) if others else {}
+
+    def _replay(self, rows: list[tuple[int, Row, str]]) -> None:
+        """Write and count texts of the journal; the list is empty then."""
         if rows:
-            self._tally.known("replayed", *[response for _, _, response in rows])
-            self._write(*rows)
+            self._tally.known("replayed", number=len(rows))
+            self._writer.write(*[answer_row(row, text, index) for index, row, text in rows])
+            self.counters.answered += len(rows)
+            self.counters.replayed += len(rows)
             rows.clear()
 
     def _is_same(self, digest: int, index: int, row: Row) -> bool:
-        """Return whether a row has the prompt that was submitted, and nobody listens."""
+        """Return whether a row has the prompt that was submitted."""
         try:
-            return digest == hash(self._selection.prompt(row, index)) and not Event.wanted
+            return digest == hash(self._selection.prompt(row, index))
         except InputError:
             return False
 
@@ -401,7 +412,7 @@ class FileRun(Room):
             return ENDED
         if response is None:
             return index, row, session.ask, call
-        self._write((index, row, response))
+        self._write(row, response, index)
         return ENDED
 
     async def _row(self, _: int, item: _Item) -> None:
@@ -413,7 +424,7 @@ class FileRun(Room):
         index, row, ask, call = item
         try:
             response = await ask(call)
-            self._write((index, row, response))
+            self._write(row, response, index)
         except _OF_ROWS as error:
             self._failed(row, error, index)
         except Exception as error:  # noqa: BLE001 - `run` raises what is not ours
@@ -422,26 +433,21 @@ class FileRun(Room):
             counters.in_flight -= 1
             counters.row_seconds += loop.time() - started
 
-    def _write(self, *rows: tuple[int, Row, Response]) -> None:
-        """Write answers, and count them."""
-        counters, with_details = self.counters, self._details
-        # Counted when they are written: what the writer refuses was not answered.
-        self._writer.write(
-            *[
-                answer_row(row, each.text, index, answer_details(each) if with_details else None)
-                for index, row, each in rows
-            ]
-        )
-        counters.answered += len(rows)
-        for _, _, response in rows:
-            counters.cut += response.is_cut
-            counters.empty += response.is_empty
-            if response.source == "journal":
-                counters.replayed += 1
-            elif response.source == "provider":
-                if not self.contact.made:
-                    self.contact.confirm()
-                counters.count_use(response.usage, response.cost)
+    def _write(self, row: Row, response: Response, index: int) -> None:
+        """Write an answer, and count it."""
+        counters = self.counters
+        # Counted when it is written: what the writer refuses was not answered.
+        details = answer_details(response) if self._details else None
+        self._writer.write(answer_row(row, response.text, index, details))
+        counters.answered += 1
+        counters.cut += response.is_cut
+        counters.empty += response.is_empty
+        if response.source == "journal":
+            counters.replayed += 1
+        elif response.source == "provider":
+            if not self.contact.made:
+                self.contact.confirm()
+            counters.count_use(response.usage, response.cost)
 
     def _failed(self, row: Row, error: LLMFlowError, index: int) -> None:
         """Write a row's failure, or end the run where it says nothing of the row."""

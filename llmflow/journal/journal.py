@@ -182,6 +182,10 @@ class Journal:
         """Do what `find` does for many questions; it never waits."""
         return self._read(lambda reader: reader.find_many(keys))
 
+    async def find_texts(self, keys: Sequence[Key]) -> dict[Key, str]:
+        """Return the texts of answers that have one, uncut."""
+        return self._read(lambda reader: reader.find_texts(keys))
+
     def put(
         self, fingerprint: bytes, nth: int, outcome: Outcome, *, uses: int = 1, paid: bool = True
     ) -> asyncio.Future[None]:

@@ -138,6 +138,13 @@ class JournalProtocol(Protocol):
         """Return the records of the questions that have one."""
         ...
 
+    async def find_texts(self, keys: Sequence[Key]) -> Mapping[Key, str]:
+        """Return the texts of answers that ended with ``stop``.
+
+        It may leave out others, which `find_many` has then.
+        """
+        ...
+
     def find(self, fingerprint: bytes, nth: int) -> Recorded | None:
         """Do what `find_many` does, for one question and at once.
 

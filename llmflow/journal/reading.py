@@ -31,6 +31,7 @@ from llmflow.journal.rows import (
     filled,
     from_json,
     pieces,
+    plain_text_of,
     response_of,
 )
 from llmflow.journal.schema import explain
@@ -53,6 +54,8 @@ _AFTER: Final = "SELECT {columns}, id, ordinal FROM {table} WHERE id > ? ORDER B
 _AHEAD: Final = 32
 _NEAR: Final = 2 * _AHEAD
 _SURE: Final = 4
+# After rows that were not the next ones, so often it is tried again.
+_SELDOM: Final = 16
 # More rows at once do not stay in the processor's cache until they are values.
 _MOST_AT_ONCE: Final = 32
 
@@ -65,7 +68,7 @@ class _Table:
         name: str,
         columns: Sequence[str],
         checksum_of: Callable[[Row], int],
-        value_of: Callable[[Row], Recorded],
+        value_of: Callable[[Row], Any],
     ) -> None:
         named = {
             "table": name,
@@ -82,6 +85,7 @@ class _Table:
 
 
 _ANSWERED: Final = _Table("answers", ANSWER_COLUMNS, answer_checksum, response_of)
+_TEXTS: Final = _Table("answers", ANSWER_COLUMNS, answer_checksum, plain_text_of)
 _FAILED: Final = _Table("failures", FAILURE_COLUMNS, checksum, failure_of)
 _KNOWN_ANSWER: Final = f"SELECT ordinal + uses, input_tokens, output_tokens FROM answers {_BY_KEY}"  # noqa: S608
 _KNOWN_FAILURE: Final = f"SELECT ordinal + uses FROM failures {_BY_KEY}"  # noqa: S608
@@ -103,7 +107,7 @@ class Reader:
         # Where nothing has failed, nothing has to be looked up.
         self._tables: tuple[_Table, ...] = (_ANSWERED,)
         self._ahead: dict[Key, Row] = {}
-        self._last = self._in_order = 0
+        self._last = self._in_order = self._at = self._misses = 0
         self.altered: set[Altered] = set()
         """The rows that fail their checksum."""
 
@@ -119,17 +123,15 @@ class Reader:
 
     def find(self, key: Key) -> Recorded | None:
         """Return the record of a question's answer, or None."""
-        if self._ahead:
-            row = self._ahead.pop(key, None)
-            if row is not None and (found := self._value(_ANSWERED, row)) is not None:
-                return found
-        for table in self._tables:
-            row = self._nearest(table, key)
-            if row is not None and (found := self._value(table, row)) is not None:
-                if table is _ANSWERED:
+        found: Recorded | None = None
+        if self._ahead and (row := self._ahead.pop(key, None)) is not None:
+            found = self._value(_ANSWERED, row)
+        for table in self._tables if found is None else ():
+            if found is None and (row := self._nearest(table, key)) is not None:
+                found = self._value(table, row)
+                if table is _ANSWERED and found is not None:
                     self._read_ahead(row[-2])
-                return found
-        return None
+        return found
 
     def _read_ahead(self, number: int) -> None:
         """Read the answers after this one, if they are asked for in their order.
@@ -149,14 +151,40 @@ class Reader:
         """Return the records of the questions that have one."""
         found: dict[Key, Recorded] = {}
         for table in self._tables:
-            left = [each for each in keys if each not in found]
-            for piece in pieces(self.connection, left, 2, most=_MOST_AT_ONCE):
-                for row in self._all_nearest(table, piece):
-                    if (value := self._value(table, row)) is not None:
-                        found[row[0], row[-1]] = value
+            found |= self._find_in(table, [each for each in keys if each not in found])
         return found
 
-    def _value(self, table: _Table, row: Row) -> Recorded | None:
+    def find_texts(self, keys: Sequence[Key]) -> dict[Key, str]:
+        """Return the texts of answers that ended as most do."""
+        return self._find_in(_TEXTS, keys)
+
+    def _find_in(self, table: _Table, keys: Sequence[Key]) -> dict[Key, Any]:
+        found = {} if table is _FAILED else self._next_ones(table, keys)
+        left = [each for each in keys if each not in found]
+        for piece in pieces(self.connection, left, 2, most=_MOST_AT_ONCE):
+            for row in self._all_nearest(table, piece):
+                if (value := self._value(table, row)) is not None:
+                    found[row[0], row[-1]] = value
+                    if table is not _FAILED:
+                        self._at = row[-2]
+        return found
+
+    def _next_ones(self, table: _Table, keys: Sequence[Key]) -> dict[Key, Any]:
+        """Return the answers that come next, if many are asked for in their order."""
+        found: dict[Key, Any] = {}
+        if len(keys) < _AHEAD or self._misses % _SELDOM:
+            self._misses += 1
+            return found
+        wanted = set(keys)
+        with suppress(sqlite3.Error):  # whoever needs such a row meets it again
+            for row in self.connection.execute(table.after, (self._at, len(keys))).fetchall():
+                key = row[:2]
+                if key in wanted and (value := self._value(table, row)) is not None:
+                    found[key], self._at = value, row[-2]
+        self._misses = 0 if len(found) > len(keys) // 2 else 1
+        return found
+
+    def _value(self, table: _Table, row: Row) -> Any:
         width = table.width
         columns = row[:width]
         if row[width] != table.checksum_of(columns):

@@ -149,6 +149,13 @@ def response_of(row: Sequence[Any]) -> Response:
     )
 
 
+def plain_text_of(row: Sequence[Any]) -> str | None:
+    """Return the text of an answer that is not odd, or None."""
+    _, text, reason, *_ = row
+    is_plain = type(text) is str and reason == "stop" and text and not text.isspace()
+    return text if is_plain else None
+
+
 def _outputs(written: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
     try:
         return tuple(map(value_of, written))
@@ -289,10 +296,12 @@ def _of_plain_answer(row: Row) -> int:
     SQLite keeps a NaN as NULL, and minus zero as zero.
     """
     key, ordinal, uses, at, text, reason, model, provider, request = row[:9]
-    *tokens, cost, attempts, waited, raw = row[9:]
+    read, written, cached, thought, put, put_1h, cost, attempts, waited, raw = row[9:]
     cost = math.nan if cost is None or cost != cost else cost + 0.0
     waited = math.nan if waited is None or waited != waited else waited + 0.0
-    numbers = _pack(ordinal, uses, at + 0.0, *tokens, cost, attempts, waited)
+    numbers = _pack(
+        ordinal, uses, at + 0.0, read, written, cached, thought, put, put_1h, cost, attempts, waited
+    )
     texts = (
         text,
         "" if reason is None else reason,

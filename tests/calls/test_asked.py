@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given
@@ -12,13 +13,22 @@ from hypothesis import strategies as st
 from llmflow.calls import replay
 from llmflow.calls.replay import Asked
 
-_LISTS = st.lists(st.integers(0, 12).map(lambda number: b"%016d" % number), max_size=60)
+
+def _question(number: int) -> bytes:
+    return blake2b(b"%d" % number, digest_size=16).digest()
 
 
-@given(questions=_LISTS, room=st.integers(0, 8))
-def test_counts_are_exact_in_memory_and_beyond_it(questions: list[bytes], room: int) -> None:
+_LISTS = st.lists(st.integers(0, 12).map(_question), max_size=60)
+
+
+@given(questions=_LISTS, room=st.integers(0, 8), at_once=st.integers(1, 4))
+def test_counts_are_exact_in_memory_and_beyond_it(
+    questions: list[bytes], room: int, at_once: int
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "_IN_MEMORY", room)
+        patch.setattr(replay, "_NEW_AT_ONCE", at_once)
+        patch.setattr(replay, "_BITS", 16)  # so that some share a bit
         counts, seen = Asked(), Counter[bytes]()
         for question in questions:
             assert counts.count(question) == seen[question]

@@ -81,6 +81,10 @@ class MemoryJournal:
                 return record if first + uses > nth else None
         return None
 
+    async def find_texts(self, keys: Sequence[Key]) -> dict[Key, str]:
+        found = await self.find_many(keys)
+        return {key: each.text for key, each in found.items() if getattr(each, "text", None)}
+
     def put(
         self,
         fingerprint: bytes,

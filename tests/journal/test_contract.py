@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,26 @@ class TestManyAtOnce:
     async def test_the_same_may_be_asked_twice(self, journal: JournalProtocol) -> None:
         await journal.put(key(), 0, answer())
         assert await journal.find_many([(key(), 0)] * 3) == {(key(), 0): answer()}
+
+    @pytest.mark.parametrize("seed", [None, 1])
+    async def test_texts_are_found_in_whatever_order(
+        self, journal: JournalProtocol, seed: int | None
+    ) -> None:
+        keys = [(key(n), n % 2) for n in range(1000)]
+        answers = [replace(answer(n), text=f"text {n}") for n in range(1000)]
+        odd = {3: replace(answers[3], text=""), 500: replace(answers[500], finish_reason="length")}
+        await journal.put_many((keys[n], odd.get(n, answers[n])) for n in range(1000))
+        await journal.put(key(2000), 0, ProviderError("no"))
+        if seed is not None:
+            random.Random(seed).shuffle(keys)
+        texts: dict[Any, str] = {}
+        for at in range(0, 1000, 50):
+            texts |= await journal.find_texts([*keys[at : at + 50], (key(2000), 0), (key(3000), 0)])
+        known = await journal.find_many(keys)
+        assert known.keys() == set(keys)
+        plain = {(key(n), n % 2): f"text {n}" for n in range(1000) if n not in odd}
+        assert plain.items() <= texts.items()
+        assert all(getattr(known[each], "text", None) == text for each, text in texts.items())
 
     @pytest.mark.parametrize("count", [0, 1, 300, 5000])
     async def test_many_outcomes_are_recorded_with_one_future(
