@@ -29,9 +29,6 @@ _held: weakref.WeakSet[Lock] = weakref.WeakSet()
 class Lock:
     """The right to write a run's journal.
 
-    Args:
-        folder: the run's folder.
-
     Raises:
         JournalBusyError: another process has it, or this one.
         OSError: the lock's file cannot be made.

@@ -249,11 +249,7 @@ class Lookup:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self | None:
-        """Open the journal of a run's folder; None if there is none.
-
-        Raises:
-            JournalError: it cannot be read; the message says what to do.
-        """
+        """Open the journal of a run's folder; None if there is none."""
         path = Path(folder) / schema.NAME
         try:
             if not path.stat().st_size:

@@ -329,9 +329,7 @@ class Writer(GroupWorker):
 
     Args:
         connection: the journal's only writing connection; to use it, hold `using`.
-        totals: what the journal holds already.
         explain: makes the error that everybody gets, once nothing can be written any more.
-        wall: the time of day, in seconds since 1970.
         closed: the error's text after the end.
     """
 
