@@ -13,7 +13,8 @@ from llmflow.budget.value import Budget, Estimate, LedgerState, Remaining, Spent
 from llmflow.clock import SystemClock
 from llmflow.errors import BudgetExceededError
 from llmflow.events import BudgetReached, current_run_id, emit
-from llmflow.limits.event_loops import HeldByLoop, TidyLock, wake
+from llmflow.limits.event_loops import HeldByLoop, wake
+from llmflow.limits.limiter import TidyLock
 
 # Dollars are sums of many small parts: rounding must refuse nobody.
 _ROUNDING: Final = 1.0 + 1e-9

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 _T = TypeVar("_T")
@@ -51,25 +50,6 @@ class HeldByLoop(dict[asyncio.AbstractEventLoop, set[_T]]):
         """Return, once, what the calls of closed loops hold."""
         closed = [loop for loop in self if loop.is_closed()]
         return [each for loop in closed for each in self.pop(loop)]
-
-
-class TidyLock:
-    """A lock; after its release, what was deferred meanwhile is done."""
-
-    __slots__ = ("_deferred", "_tidy", "raw")
-
-    def __init__(self, deferred: Sized, tidy: Callable[[], None]) -> None:
-        self._deferred = deferred
-        self._tidy = tidy
-        self.raw = threading.Lock()
-
-    def __enter__(self) -> None:
-        self.raw.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.release()
-        if self._deferred:
-            self._tidy()
 
 
 class Timers:

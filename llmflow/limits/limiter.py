@@ -6,9 +6,10 @@ import asyncio
 import math
 import os
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Self
 from weakref import WeakSet
@@ -16,7 +17,7 @@ from weakref import WeakSet
 from llmflow.errors import ProviderError, RateLimitError
 from llmflow.limits.admission import Admission
 from llmflow.limits.dimensions import ADMITTED, Ticket
-from llmflow.limits.event_loops import LOOK_AFTER, HeldByLoop, TidyLock, Timers, wake
+from llmflow.limits.event_loops import LOOK_AFTER, HeldByLoop, Timers, wake
 from llmflow.limits.expectation import Expectation
 from llmflow.limits.learned_limits import LearnedLimit
 from llmflow.limits.limiter_statistics import LimiterStatistics, remedy_for
@@ -441,6 +442,25 @@ class Permit(Ticket):
 
     async def __aexit__(self, *_: object) -> None:
         self.release()
+
+
+class TidyLock:
+    """A lock; after its release, what was deferred meanwhile is done."""
+
+    __slots__ = ("_deferred", "_tidy", "raw")
+
+    def __init__(self, deferred: Sized, tidy: Callable[[], None]) -> None:
+        self._deferred = deferred
+        self._tidy = tidy
+        self.raw = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.raw.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.raw.release()
+        if self._deferred:
+            self._tidy()
 
 
 _all: WeakSet[Limiter] = WeakSet()
