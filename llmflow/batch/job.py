@@ -26,7 +26,7 @@ from llmflow.batch.steps import FINAL, TIMED, Event, Step
 from llmflow.clock import Clock
 from llmflow.errors import BatchCancelledError, BatchRowLostError, ProviderError, QueueLimitError
 from llmflow.private_files import make_private_folder
-from llmflow.provider import BatchInput, BatchRow, BatchStatus
+from llmflow.provider import ENDED, BatchInput, BatchRow, BatchStatus
 
 if TYPE_CHECKING:
     from llmflow.journal import Recorded
@@ -296,7 +296,7 @@ class Job:
             return
         with contextlib.suppress(ProviderError):
             status = status or await self._client.status(job)
-            if status.has_ended:
+            if status.state in ENDED:
                 await self._client.clean_up(status)
 
     # --- refused --------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ class Job:
             await client.fetch(status, folder, result_files.bounds_for(step.record.requests))
         elif status.succeeded:
             return {"missing": ": no file is named"}
-        if not status.has_ended:
+        if status.state not in ENDED:
             return {}
         counted = min((status.succeeded or 0) + (status.failed or 0), step.record.requests)
         seen = await result_files.look_through(folder, client.api.read, self._all_names, counted)

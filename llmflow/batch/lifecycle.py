@@ -23,7 +23,7 @@ from llmflow.errors import (
     ResultsTooLargeError,
     TooLargeForLimitError,
 )
-from llmflow.provider import BatchProblem, BatchStatus
+from llmflow.provider import ENDED, BatchProblem, BatchStatus
 
 # Times are in units of `Step.poll`, the seconds until the first look: with 10 seconds, jobs are
 # looked at after 10, 20, 30 and then 60 seconds; after an hour every 120.
@@ -257,7 +257,7 @@ def _after_look(step: Step, event: Event) -> Step:
     assert status is not None
     step = replace(step, status=status, unknown=0, refused_looks=0)
     step = _heard(replace(step, asked_to_wait=status.retry_after), status)
-    return _ended(step) if status.has_ended else _watch(step, event)
+    return _ended(step) if status.state in ENDED else _watch(step, event)
 
 
 def _heard(step: Step, status: BatchStatus) -> Step:
