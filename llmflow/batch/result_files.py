@@ -125,6 +125,8 @@ class Results(Generic[_R]):
             file.seek(self._at)
             page, size = file.read(_READ_AT_ONCE), 0
             end = page.rfind(b"\n") + 1
+            if len(page) < _READ_AT_ONCE and page.endswith(b"}"):
+                end = len(page)  # the last row comes with those before it, without a wait
             if end and page.count(b"}\n") == page.count(b"\n") and b"\r" not in page:
                 self._at, self._is_open = self._at + end, False
                 return page[:end].splitlines(keepends=True)  # type: ignore[return-value]
