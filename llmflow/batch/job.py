@@ -324,9 +324,7 @@ class Job:
         await self._discard_upload()  # before anybody has an answer: a program may end with it
         await self._look_up(self.names)
         bad = self._bad if step.error is None else dict.fromkeys(self.names, step.error)
-        for name in self.names & bad.keys():
-            self.names.remove(name)
-            self._deliver({name: copy.copy(bad[name])})
+        self._fail({name: copy.copy(bad[name]) for name in self.names & bad.keys()})
         await self._recorded()
 
     async def _split(self, step: Step) -> None:
@@ -439,34 +437,30 @@ class Job:
     async def _cancel_rows(self, step: Step) -> None:
         record = step.record
         await self._look_up(self.names)
-        names, self.names = self.names, set()
-        for name in names:
-            error = BatchCancelledError(
-                f"the batch job {record.job or record.tag} was cancelled",
-                provider=record.provider,
-                model=record.model,
-                code="cancelled",
-            )
-            self._deliver({name: error})
+        error = BatchCancelledError(
+            f"the batch job {record.job or record.tag} was cancelled",
+            provider=record.provider,
+            model=record.model,
+            code="cancelled",
+        )
+        self._fail({name: copy.copy(error) for name in self.names})
         await self._recorded()
         await self._discard_upload()
 
     async def _next_round(self, step: Step) -> None:
         left, jobs = self._leftovers, self._jobs
         await self._look_up(self.names)
-        names, self.names = self.names, self.names if step.asks_again else set()
-        for name in self.names:
+        for name in self.names if step.asks_again else ():
             jobs.sink.retried(left[name])
-        for name in names - self.names:
-            self._deliver({name: left[name]})
+        if not step.asks_again:
+            self._fail({name: left[name] for name in self.names})
         await self._recorded()
         # The budget may have no more for them.
         billed = [name for name in self.names if left[name].may_be_billed]
         for name in billed:
             if not jobs.sink.renew(name):
-                self.names.discard(name)
                 left[name].message += "; it may have been billed, and the budget has no more for it"
-                self._deliver({name: left[name]})
+                self._fail({name: left[name]})
         await self._recorded()
         if self.names:
             await jobs.next_round(self, self.names)
@@ -477,6 +471,12 @@ class Job:
         """Look up rows that another process may have recorded, too."""
         if self.adopted:
             self.known = await self._jobs.sink.find_many(names)
+
+    def _fail(self, errors: Mapping[str, ProviderError]) -> None:
+        """Give rows their errors; if one cannot be written down, the rest stay the job's."""
+        for name, error in errors.items():
+            self.names.discard(name)
+            self._deliver({name: error})
 
     async def _recorded(self) -> None:
         """Return when what was given out is written down."""

@@ -183,15 +183,21 @@ class ResultSink:
         Returns:
             A future that ends with the writing, or None where nothing is written.
         """
-        session, route, answers = self._session, self._route, []
-        for name, outcome in outcomes.items():
-            row, done = call_of(name), callback(name)
-            if row is None:
-                continue
-            if isinstance(outcome, ProviderError):
-                return keep_failure(session, route, row, outcome, done)
-            answers.append((row, outcome, done))
-        return keep_answers(session, route, answers)
+        session, route, answers, callbacks = self._session, self._route, [], []
+        try:
+            for name, outcome in outcomes.items():
+                row, done = call_of(name), callback(name)
+                if row is None:
+                    continue
+                callbacks.append(done)
+                if isinstance(outcome, ProviderError):
+                    return keep_failure(session, route, row, outcome, done)
+                answers.append((row, outcome, done))
+            return keep_answers(session, route, answers)
+        except JournalError as error:
+            for done in filter(None, callbacks):  # nobody else has them any more
+                done(error)
+            raise
 
     async def drain(self) -> None:
         """Return when all that was kept before is durable."""

@@ -134,14 +134,8 @@ def keep_answers(
         told.append((row, response))
     session.tally.answer(*[response for _, response in told])
     written: asyncio.Future[None] | None = None
-    try:
-        if session.journal is not None:
-            written = session.journal.put_many(told)
-    except JournalError as error:
-        for _, _, done in answers:
-            if done is not None:
-                done(error)
-        raise
+    if session.journal is not None:
+        written = session.journal.put_many(told)
     if cache is not None:
         writes: list[Awaitable[None]] = [cache.store(row[0], each) for row, each in told]
         written = _all(writes if written is None else [*writes, written])
@@ -167,10 +161,10 @@ def keep_failure(
     else:
         price_failure(error, route, in_batch=True)
         session.tally.failure(error.attempts, error)
-    if session.journal is not None and session.is_conclusive(error):
-        written = session.journal.put(*row, error)
     if spending is not None and reservation is not None:
         spending.failed(reservation, error)
+    if session.journal is not None and session.is_conclusive(error):
+        written = session.journal.put(*row, error)
     if done is not None:
         _call_back(done, error, written)
     elif not error.fatal:
