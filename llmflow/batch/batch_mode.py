@@ -26,7 +26,13 @@ from llmflow.calls.mode_options import ModeOptions
 from llmflow.calls.replay import server_of
 from llmflow.calls.session import Session
 from llmflow.clock import SystemClock
-from llmflow.errors import BatchUnsupportedError, ConfigurationError, JournalError, ProviderError
+from llmflow.errors import (
+    BatchUnsupportedError,
+    ConfigurationError,
+    InvalidRequestError,
+    JournalError,
+    ProviderError,
+)
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
 from llmflow.provider import batch_api_of
 from llmflow.types import MarkedPrefix, Response
@@ -127,6 +133,7 @@ class BatchMode:
         Their outcomes are written down, and given to their `done`, on the event loop of the jobs.
 
         Raises:
+            InvalidRequestError: the only call's row is larger than a job may be.
             BatchUnsupportedError: the provider has no batch API.
             ConfigurationError: another event loop looks after the jobs.
         """
@@ -139,9 +146,11 @@ class BatchMode:
                 continue
             try:
                 queue.check(name)
-            except RunLive:
-                continue
-            _put(queue, call, name)
+                _put(queue, call, name)
+            except (RunLive, InvalidRequestError) as error:
+                if isinstance(error, RunLive) or len(calls) > 1:  # the others go into a job
+                    continue
+                raise
             if call.done is not None:
                 queue.pending.place(name, call.done)
             call.placed = True

@@ -133,9 +133,7 @@ def keep_answers(
             spending.arrived(reservation, response, route)
         told.append((row, response))
     session.tally.answer(*[response for _, response in told])
-    written: asyncio.Future[None] | None = None
-    if session.journal is not None:
-        written = session.journal.put_many(told)
+    written = None if session.journal is None else session.journal.put_many(told)
     if cache is not None:
         writes: list[Awaitable[None]] = [cache.store(row[0], each) for row, each in told]
         written = _all(writes if written is None else [*writes, written])

@@ -22,6 +22,7 @@ from llmflow.errors import (
     BatchUnsupportedError,
     BudgetExceededError,
     InputError,
+    InvalidRequestError,
     JournalError,
     TooLargeForBudgetError,
 )
@@ -168,7 +169,7 @@ class Submission:
             try:
                 if wanted := list(filter(None, calls)):
                     self.submitted += await submit_many(session, wanted)
-            except TooLargeForBudgetError:
+            except (InvalidRequestError, TooLargeForBudgetError):
                 continue  # whoever writes the rows says so
             except BudgetExceededError as error:
                 self.refused = error

@@ -13,8 +13,9 @@ from llmflow import LLM, Budget, Price, Run
 from llmflow.batch import Batch
 from llmflow.batch.record import JobRecord
 from llmflow.errors import BatchCancelledError
+from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.submission import Submission
-from llmflow.rows import PromptTemplate, open_rows
+from llmflow.rows import PromptTemplate, open_output, open_rows
 from llmflow.runs.run_progress import batch_view
 from tests.batch.fakes import FakeProvider, FakeServer
 
@@ -51,6 +52,27 @@ def test_a_row_that_fits_no_prompt_is_left_to_who_writes_the_rows(tmp_path: Path
     assert (submission.rows, submission.submitted, submission.is_over) == (10, 9, True)
     assert totals.answers == 9
     assert server.sizes == [9]
+
+
+def test_a_row_above_a_jobs_size_fails_alone(tmp_path: Path) -> None:
+    server = FakeServer()
+    lines = [f'{{"text": "{"long " * 500 if n == 4 else "row"} {n}"}}' for n in range(9)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+
+    async def main() -> FileRun:
+        llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.01, size=2000))
+        writer, template = open_output(tmp_path / "out.jsonl"), PromptTemplate("{text}")
+        with open_rows(str(tmp_path / "in.jsonl")) as rows:
+            async with Run("rows", folder=tmp_path, mode="batch") as run:
+                submission = Submission(llm, run, rows, template, total=9)
+                job = FileRun(llm, rows, template, writer, submission=submission)
+                await job.run()
+        return job
+
+    job = asyncio.run(main())
+    assert job.stopped_by is None
+    assert (job.counters.answered, list(job.counters.reasons)) == (8, ["InvalidRequestError"])
+    assert server.sizes == [8]
 
 
 def test_what_was_left_is_collected_and_submitted_no_more(tmp_path: Path) -> None:
