@@ -337,10 +337,8 @@ class FileRun(Room):
         """Write the rows whose outcomes the journal has, and yield the others."""
         rows = enumerate(self.source)
         for known in keys.read():
-            try:
-                texts, found = await self._look_up(session, [key for key, _ in known])
-            except JournalError:
-                break  # whoever asks for a row meets it
+            # What cannot be looked up ends the run: to ask for it would be to pay for it again.
+            texts, found = await self._look_up(session, [key for key, _ in known])
             answered: list[tuple[int, Row, str]] = []
             for (key, digest), (index, row) in zip(known, rows, strict=False):
                 if key in texts and self._is_same(digest, index, row):

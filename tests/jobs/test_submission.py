@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from llmflow import LLM, Budget, Price, Run
 from llmflow.batch import Batch
 from llmflow.batch.record import JobRecord
-from llmflow.errors import BatchCancelledError
+from llmflow.errors import BatchCancelledError, JournalError
 from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.submission import Submission
+from llmflow.journal import Journal
 from llmflow.rows import PromptTemplate, open_output, open_rows
 from llmflow.runs.run_progress import batch_view
 from tests.batch.fakes import FakeProvider, FakeServer
@@ -54,25 +55,45 @@ def test_a_row_that_fits_no_prompt_is_left_to_who_writes_the_rows(tmp_path: Path
     assert server.sizes == [9]
 
 
-def test_a_row_above_a_jobs_size_fails_alone(tmp_path: Path) -> None:
-    server = FakeServer()
-    lines = [f'{{"text": "{"long " * 500 if n == 4 else "row"} {n}"}}' for n in range(9)]
-    (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
+def write_out(server: FakeServer, path: Path, texts: Iterable[str], **options: Any) -> FileRun:
+    """Submit rows with these texts, and write their answers."""
+    (path / "in.jsonl").write_text("".join(f'{{"text": "{each}"}}\n' for each in texts))
 
     async def main() -> FileRun:
-        llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.01, size=2000))
-        writer, template = open_output(tmp_path / "out.jsonl"), PromptTemplate("{text}")
-        with open_rows(str(tmp_path / "in.jsonl")) as rows:
-            async with Run("rows", folder=tmp_path, mode="batch") as run:
+        llm = LLM(FakeProvider(server), batch=Batch(quiet=0.02, poll=0.01, **options))
+        template = PromptTemplate("{text}")
+        with open_rows(str(path / "in.jsonl")) as rows, open_output(path / "out.jsonl") as writer:
+            async with Run("rows", folder=path, mode="batch") as run:
                 submission = Submission(llm, run, rows, template, total=9)
                 job = FileRun(llm, rows, template, writer, submission=submission)
                 await job.run()
         return job
 
-    job = asyncio.run(main())
+    return asyncio.run(main())
+
+
+def test_a_row_above_a_jobs_size_fails_alone(tmp_path: Path) -> None:
+    server = FakeServer()
+    texts = [f"{'long ' * 500 if n == 4 else 'row'} {n}" for n in range(9)]
+    job = write_out(server, tmp_path, texts, size=2000)
     assert job.stopped_by is None
     assert (job.counters.answered, list(job.counters.reasons)) == (8, ["InvalidRequestError"])
     assert server.sizes == [8]
+
+
+def test_rows_are_not_paid_twice_where_their_answers_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, read = FakeServer(), Journal.find_texts
+
+    async def fail_once(journal: Journal, keys: Any) -> Any:
+        monkeypatch.setattr(Journal, "find_texts", read)
+        raise JournalError("a page of it is damaged")
+
+    monkeypatch.setattr(Journal, "find_texts", fail_once)
+    job = write_out(server, tmp_path, [f"row {n}" for n in range(9)])
+    assert server.sizes == [9]
+    assert isinstance(job.stopped_by, JournalError)
 
 
 def test_what_was_left_is_collected_and_submitted_no_more(tmp_path: Path) -> None:
