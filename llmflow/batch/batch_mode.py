@@ -367,6 +367,8 @@ async def _kept(
     """
     if keeping is not None:
         await asyncio.shield(keeping)
+    elif queue.holds(name):  # it may come while the journal is asked, and is waited for
+        return None
     found = (await queue.sink.find_many([name])).get(name)
     if isinstance(found, Response):
         return found
