@@ -76,7 +76,8 @@ class LookUps:
         turn = self._turns.get(loop)
         if turn is None or turn[1].done():  # cancelled before it began
             rows: list[RowKey] = []
-            turn = self._turns[loop] = rows, loop.create_task(self._find(loop, rows))
+            # Not by loop.create_task: an eager task factory would look up nothing, here and now.
+            turn = self._turns[loop] = rows, asyncio.Task(self._find(loop, rows), loop=loop)
         turn[0].append(row)
         try:
             return (await asyncio.shield(turn[1])).get(row)

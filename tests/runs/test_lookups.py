@@ -10,6 +10,7 @@ import pytest
 
 from llmflow.batch import Batch
 from llmflow.calls.call import Call
+from llmflow.calls.replay import LookUps
 from llmflow.errors import InvalidRequestError
 from llmflow.journal import Journal
 from llmflow.llm import LLM
@@ -18,6 +19,7 @@ from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
 from tests.batch.fakes import FakeProvider, FakeServer
 from tests.journal.helpers import answer, key, opened
+from tests.journal.memory import MemoryJournal
 from tests.runs.asking import in_run, numbered, play
 
 TEXTS = [f"item {number}" for number in range(50)]
@@ -210,3 +212,27 @@ def test_places_are_taken_again_from_the_first_one_and_once() -> None:
         ordinals.give_back(other, (0,))
         assert [asked("a").ordinal for _ in range(3)] == [1, 3, 4]
         assert [asked("b").ordinal for _ in range(2)] == [0, 1]
+
+
+async def test_an_eager_task_factory_looks_up_all_that_a_turn_asks_for(tmp_path: Path) -> None:
+    def eager(loop: asyncio.AbstractEventLoop, work: Any, **_: Any) -> Any:
+        """Run work here and now, as `asyncio.eager_task_factory` does."""
+        done = loop.create_future()
+        try:
+            while True:
+                work.send(None)
+        except StopIteration as end:
+            done.set_result(end.value)
+        return done
+
+    journal, loop = MemoryJournal.open(tmp_path), asyncio.get_running_loop()
+    rows = [(key(number), 0) for number in range(3)]
+    await journal.put_many([(row, answer(number)) for number, row in enumerate(rows)])
+    look_ups = LookUps(journal)
+    asked = [asyncio.Task(look_ups.find(row), loop=loop) for row in rows]
+    loop.set_task_factory(eager)
+    try:
+        found = [await each for each in asked]
+    finally:
+        loop.set_task_factory(None)
+    assert None not in found
