@@ -48,7 +48,7 @@ class Spool:
         self._part = path.with_name(f"{path.name}.part")
         self._dropped: set[str] = set()
         self._buffer: list[bytes] = []
-        self._buffered = 0
+        self._written = 0
         _create(self._part).close()
 
     @property
@@ -62,12 +62,11 @@ class Spool:
             self._dropped.remove(name)
             self.names.add(name)
             return
+        if self.size - self._written >= _BUFFER:
+            self._flush()
         if self.size:
             line = b"\n" + line
         self._buffer.append(line)
-        self._buffered += len(line)
-        if self._buffered >= _BUFFER:
-            self._flush()
         self.size += len(line)
         self.tokens += tokens
         self.names.add(name)
@@ -87,14 +86,16 @@ class Spool:
 
     def _flush(self, *, durable: bool = False) -> None:
         # Opened each time: no file is left open by a program that ends in between.
-        with self._part.open("ab", buffering=0) as file:
+        with self._part.open("r+b", buffering=0) as file:
+            file.seek(self._written)  # and not after what a full disk took of it before
             data = memoryview(b"".join(self._buffer))
             while data:
                 data = data[file.write(data) or 0 :]
+            file.truncate()
             if durable:
                 os.fsync(file.fileno())
         self._buffer.clear()
-        self._buffered = 0
+        self._written = self.size
 
     def seal(self) -> None:
         """Make the file a job's; blocks while the disk works."""
