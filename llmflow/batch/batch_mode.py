@@ -305,11 +305,9 @@ class BatchMode:
         Raises:
             JournalError: it cannot be written down.
         """
-        jobs = [job for queue in self._queues.values() for job in queue.jobs]
-        # What is ending writes that down itself, at this moment perhaps.
-        wanted = [job.record for job in jobs if job.request_cancel("user")]
-        self._store.put(wanted)
-        return len(wanted)
+        cancelled = [queue.cancel_all() for queue in self._queues.values()]
+        self._store.put([record for _, records in cancelled for record in records])
+        return sum(count for count, _ in cancelled)
 
     async def settle(self) -> None:
         """Return when all jobs have ended and their rows are recorded."""

@@ -119,8 +119,8 @@ class Job:
     @property
     def is_only_recording(self) -> bool:
         """True if every row has its outcome, to be recorded only."""
-        is_last = self.record.state in ("fetched", "done") or self._step.action == "fail_rows"
-        return is_last and not self.names
+        is_last = self.record.state in ("fetched", "done")
+        return not self.names and (is_last or self._step.action in ("fail_rows", "cancel_rows"))
 
     def request_cancel(self, reason: str) -> bool:
         """Have the job cancelled; what it has answered until then is kept.

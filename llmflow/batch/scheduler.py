@@ -99,6 +99,8 @@ class BatchScheduler:
         self._taken_over: set[str] = set()
         self._stranded: set[str] = set()
         self._jobs: dict[str, Job] = {}
+        self._cancellations = 0
+        """How often all was cancelled: a file may be on its way to a job meanwhile."""
         self._primers = Primers()
         self._priming = asyncio.Lock()
         self.keeping: dict[str, asyncio.Future[None]] = {}
@@ -199,6 +201,7 @@ class BatchScheduler:
 
     async def _finish(self, spool: Spool, schema: str, round_: int) -> None:
         """Write a file and its job down, and begin with it."""
+        before = self._cancellations
         try:
             record = JobRecord(
                 tag=spool.path.stem,
@@ -213,16 +216,22 @@ class BatchScheduler:
             await in_thread(spool.seal)
             record = record.but(requests=spool.requests, size=spool.size)
             if not spool.prefixes:
-                await self._begin((record, spool.names))
+                await self._begin(before, (record, spool.names))
                 return
             async with self._priming:  # the next file's job waits for the same primer
-                await self._begin(*await self._after_primer(spool, record))
+                await self._begin(before, *await self._after_primer(spool, record))
         except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
             self._fail(spool.names, error)
 
-    async def _begin(self, *jobs: tuple[JobRecord, set[str]]) -> None:
-        """Write jobs down, all or none, and begin with them."""
+    async def _begin(self, before: int, *jobs: tuple[JobRecord, set[str]]) -> None:
+        """Write jobs down, all or none, and begin with them.
+
+        What was cancelled since there were `before` cancellations is cancelled at once.
+        """
         await self.write(*[record for record, _ in jobs])
+        if self._cancellations != before:
+            jobs = tuple((record.but(cancel="user"), names) for record, names in jobs)
+            await self.write(*[record for record, _ in jobs])
         for record, names in jobs:
             job = self.launch(record, names, adopted=False)
             if self.is_late:
@@ -364,6 +373,17 @@ class BatchScheduler:
         await in_thread(self.store.put, records)
 
     # --- the end --------------------------------------------------------------------------------
+
+    def cancel_all(self) -> tuple[int, list[JobRecord]]:
+        """Cancel all jobs, those of files on their way to one, too.
+
+        Returns:
+            How many there are, and the records to be written down.
+        """
+        self._cancellations += 1
+        # What is ending writes that down itself, at this moment perhaps.
+        records = [job.record for job in self.jobs if job.request_cancel("user")]
+        return len(records) + len(self.collector.under_way), records
 
     def late(self, why: str) -> None:
         """Ask all remaining rows in parallel, first those without a job."""

@@ -65,6 +65,23 @@ def ask(
 
 
 @pytest.mark.parametrize("after", [True, False])
+def test_a_cancellation_while_a_file_becomes_a_job_cancels_that_job(
+    after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = FakeServer()
+    results, written = ask(
+        server,
+        tmp_path,
+        monkeypatch,
+        when=lambda records: any(each.state == "sealed" for each in records),
+        after=after,
+    )
+    assert [type(each) for each in results] == [BatchCancelledError] * 4
+    assert [written[-1].state, written[-1].cancel] == ["done", "user"]
+    assert server.calls.count("create") == 0
+
+
+@pytest.mark.parametrize("after", [True, False])
 @pytest.mark.parametrize("state", ["creating", "created", "fetched"])
 def test_a_cancellation_writes_down_no_earlier_state(
     state: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
