@@ -141,7 +141,7 @@ def test_modules_stay_small() -> None:
 
 # The lines of llmflow and its providers. What is new may need some: then raise it, and say in the
 # commit what for. Lower it when there are fewer.
-SOURCE_LINES = 51_500
+SOURCE_LINES = 51_520
 
 
 def test_the_source_does_not_grow_unnoticed() -> None:
@@ -155,7 +155,7 @@ CIRCLES = [
     {"llmflow.budget.ledger", "llmflow.budget.reservation"},
 ]
 # File names that occur more than once; lower it when there are fewer.
-NAMES_USED_TWICE = 7
+NAMES_USED_TWICE = 6
 
 
 def files() -> dict[str, Path]:
