@@ -194,7 +194,7 @@ class ResultSink:
                     return keep_failure(session, route, row, outcome, done)
                 answers.append((row, outcome, done))
             return keep_answers(session, route, answers)
-        except JournalError as error:
+        except Exception as error:  # such as of an answer whose usage is no number
             for done in filter(None, callbacks):  # nobody else has them any more
                 done(error)
             raise

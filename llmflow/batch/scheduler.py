@@ -340,7 +340,7 @@ class BatchScheduler:
             left = {name: each for name, each in left.items() if name not in known}
         try:
             self._keep(left, recorded)
-        except JournalError:
+        except Exception:
             job.names |= left.keys()  # nobody can go on with them
             raise
 
