@@ -51,7 +51,7 @@ SELECT {columns}, id, nth FROM asked CROSS JOIN {table} ON id = (
     ORDER BY ordinal DESC LIMIT 1)"""
 _AFTER: Final = "SELECT {columns}, id, ordinal FROM {table} WHERE id > ? ORDER BY id LIMIT ?"
 # Rows that are read ahead, and after how many in their order.
-_AHEAD: Final = 32
+_AHEAD, _MOST_AHEAD = 32, 1024
 _NEAR: Final = 2 * _AHEAD
 _SURE: Final = 4
 # After rows that were not the next ones, so often it is tried again.
@@ -172,7 +172,7 @@ class Reader:
     def _next_ones(self, table: _Table, keys: Sequence[Key]) -> dict[Key, Any]:
         """Return the answers that come next, if many are asked for in their order."""
         found: dict[Key, Any] = {}
-        if len(keys) < _AHEAD or self._misses % _SELDOM:
+        if not _AHEAD <= len(keys) <= _MOST_AHEAD or self._misses % _SELDOM:
             self._misses += 1
             return found
         wanted = set(keys)

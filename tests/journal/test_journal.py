@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import tracemalloc
 from dataclasses import fields
 from pathlib import Path
 
@@ -341,3 +342,16 @@ async def test_a_forked_process_waits_for_no_lock_that_its_parent_held(
         assert done
         with pytest.raises(JournalError, match="forked"):
             await looking
+
+
+async def test_looking_up_a_job_of_unknown_questions_reads_no_others(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        whole = {"text": "x" * 4096}
+        await journal.put_many([((key(n), 0), answer(n, raw=whole)) for n in range(2000)])
+        unknown = [(key(10**6 + n), 0) for n in range(2000)]
+        tracemalloc.start()
+        try:
+            assert await journal.find_many(unknown) == {}
+            assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+        finally:
+            tracemalloc.stop()
