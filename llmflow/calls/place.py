@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from llmflow.calls.call import Call, Done, RowKey
 from llmflow.calls.session import Session
-from llmflow.errors import BatchUnsupportedError, BudgetExceededError, ProviderError
+from llmflow.errors import (
+    BatchUnsupportedError,
+    BudgetExceededError,
+    InvalidRequestError,
+    ProviderError,
+)
 from llmflow.events import listening
 from llmflow.types import Response
 
@@ -28,12 +33,21 @@ async def submit_many(session: Session, calls: Sequence[Call]) -> int:
     if session.spending is not None or any(
         each.shares or each.route.cache is not None for each in calls
     ):
-        return sum([await session.submit(each) for each in calls])
+        return sum([await _submitted(session, each, alone=len(calls) == 1) for each in calls])
     known = await session.ordinals.known(calls)
     new = [each for each in calls if each.row not in known] if known else calls
     if new:
         await session.mode_of(new[0]).place(new)
     return sum([each.placed for each in new])
+
+
+async def _submitted(session: Session, call: Call, *, alone: bool) -> bool:
+    try:
+        return await session.submit(call)
+    except InvalidRequestError:  # larger than a job may be; the others go into one
+        if alone:
+            raise
+        return False
 
 
 async def place(session: Session, call: Call, done: Done) -> bool:

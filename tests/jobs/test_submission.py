@@ -72,7 +72,8 @@ def write_out(server: FakeServer, path: Path, texts: Iterable[str], **options: A
     return asyncio.run(main())
 
 
-def test_a_row_above_a_jobs_size_fails_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [None, 0.0])  # at 0, equal calls share an answer
+def test_a_row_above_a_jobs_size_fails_alone(temperature: float | None, tmp_path: Path) -> None:
     server = FakeServer()
     texts = [f"{'long ' * 500 if n == 4 else 'row'} {n}" for n in range(9)]
     job = write_out(server, tmp_path, texts, size=2000)
