@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import subprocess
@@ -34,6 +35,19 @@ def test_synchronous_calls_run_on_uvloop() -> None:
         assert background.run(kind, instead="") is uvloop.Loop
     finally:
         background.close()
+
+
+def test_a_ctrl_c_before_the_loop_begins_leaves_no_coroutine_unawaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loops, "new_event_loop", interrupted)
+    coroutine = kind()
+    with pytest.raises(KeyboardInterrupt):
+        loops.run(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
 
 
 def test_without_uvloop_the_loop_is_asyncios(monkeypatch: pytest.MonkeyPatch) -> None:
