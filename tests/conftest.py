@@ -34,10 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Have one worker more than cores: tests of servers and processes mostly wait."""
-    if config.option.markexpr == "unit" or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+    """Have more workers than cores: tests often wait, most of them for servers and processes."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
-    return (os.cpu_count() or 1) + 1
+    cores = os.cpu_count() or 1
+    return 2 * cores if config.option.markexpr == "unit" else cores + 1
 
 
 @pytest.hookimpl(optionalhook=True)
