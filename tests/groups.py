@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -114,9 +114,15 @@ def _names(function: FunctionType) -> frozenset[str]:
 
 def _names_of_code(code: CodeType) -> Iterator[str]:
     yield from code.co_names
-    for constant in code.co_consts:
+    yield from _names_of_constants(code.co_consts)
+
+
+def _names_of_constants(constants: Iterable[object]) -> Iterator[str]:
+    for constant in constants:
         if isinstance(constant, CodeType):
             yield from _names_of_code(constant)
+        elif isinstance(constant, tuple):  # the arguments of a call with many of them
+            yield from _names_of_constants(constant)
         elif isinstance(constant, str) and constant.startswith("sim/"):
             yield "serve_in_thread"
 
