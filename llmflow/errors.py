@@ -20,9 +20,11 @@
     │   ├── TooLargeForLimitError      one request above the whole limit
     │   ├── ContextLengthError         the prompt does not fit the model
     │   ├── ContentFilterError         refused because of its content
+    │   │   └── RefusalError           the model itself refused to answer
     │   ├── AuthenticationError        the key is wrong or may not do this
     │   ├── ModelNotFoundError         the provider has no such model
     │   ├── InvalidRequestError        the provider cannot read the request
+    │   │   └── BadGenerationError     what the model wrote is not of the wanted form
     │   ├── ConflictError              HTTP 409
     │   ├── OverloadedError            the provider has no capacity now
     │   ├── OutageError                nothing but failures for minutes
@@ -388,6 +390,10 @@ class ContentFilterError(ProviderError):
         self.cost = cost
 
 
+class RefusalError(ContentFilterError):
+    """The model refused to answer; `partial_text` holds what it said."""
+
+
 class AuthenticationError(ProviderError):
     """The key is missing, wrong, or may not do this."""
 
@@ -404,6 +410,22 @@ class ModelNotFoundError(ProviderError):
 
 class InvalidRequestError(ProviderError):
     """The provider cannot read the request; sending it again changes nothing."""
+
+
+class BadGenerationError(InvalidRequestError):
+    """The provider rejects what the model wrote: not of the wanted form.
+
+    Args:
+        message: what the provider said, already passed through `redact`.
+        partial_text: what the model wrote. Untrusted, and as long as an answer.
+        **facts: as those of `ProviderError`.
+    """
+
+    _pickled = (*ProviderError._pickled, "partial_text")
+
+    def __init__(self, message: str, *, partial_text: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.partial_text = partial_text
 
 
 class ConflictError(ProviderError):

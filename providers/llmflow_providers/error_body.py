@@ -76,6 +76,7 @@ class ErrorDetails:
         names_content: whether a field beside the message says what content it is about.
         headers: headers of another server that a gateway repeats in its body, and delays
             in fields of their names; with lower-case names.
+        generated: what the model had written when its answer was rejected (Groq).
     """
 
     message: str
@@ -88,6 +89,7 @@ class ErrorDetails:
     is_anthropic: bool = False
     names_content: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    generated: str = field(default="", repr=False)
 
 
 def read_error(reply: WireReply, *, secret: str | None) -> ErrorDetails:
@@ -129,6 +131,7 @@ def error_details(data: Any, *, secret: str | None) -> ErrorDetails:
         is_anthropic=data.get("type") == "error" and inner is error,
         names_content=_is_about_content(inner),
         headers=_repeated_headers(data, inner),
+        generated=_text(inner.get("failed_generation")),
     )
 
 
@@ -223,6 +226,11 @@ def _written(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
         return f"a {type(value).__name__} that cannot be shown"
+
+
+def _text(value: Any) -> str:
+    """Return a text, or any other JSON value as text; "" for none."""
+    return value if isinstance(value, str) else _written(value) if value else ""
 
 
 def _word(value: Any) -> str | None:

@@ -207,7 +207,7 @@ def as_error(kind: Kind, details: ErrorDetails, reply: WireReply) -> errors.Prov
         stop = "" if message.endswith((".", "!", "?")) else "."
         back = clock_time(server_time(headers, now) + delay)
         message = f"{message}{stop} The quota is back at {back}."
-    return kind(
+    error = kind(
         message,
         status=reply.status,
         code=details.code or details.type,
@@ -217,6 +217,9 @@ def as_error(kind: Kind, details: ErrorDetails, reply: WireReply) -> errors.Prov
         if issubclass(kind, _ABOUT_A_LIMIT)
         else None,
     )
+    if isinstance(error, errors.BadGenerationError):
+        error.partial_text = details.generated
+    return error
 
 
 def is_daily(details: ErrorDetails) -> bool:

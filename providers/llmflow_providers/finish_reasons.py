@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from llmflow import errors
 from llmflow.types import Response
 from llmflow_providers import words
+
+FilterErrorT = TypeVar("FilterErrorT", bound=errors.ContentFilterError)
 
 WHOLE: Final = words("stop length tool_calls end_turn max_tokens")
 """The usual endings, which need no closer look."""
@@ -37,6 +39,10 @@ _FILTERED: Final = words("""
     blocked content_blocked content_filter content_policy_violation moderation refusal sensitive
     content_filtered error_toxic guardrail_intervened
 """)
+
+
+_REFUSAL: Final = "refusal"
+"""Anthropic's word for an answer that the model itself declined to give."""
 
 
 def _word(ending: str) -> str:
@@ -82,15 +88,10 @@ def check(
     if is_filtered(ending):
         shown = errors.redact(str(ending))
         detail = f": {errors.redact(said)}" if isinstance(said, str) and said else ""
-        raise errors.ContentFilterError(
-            f"the answer was stopped because of its content (finish_reason {shown!r}){detail}",
-            status=200,
-            code="content_filter",
-            request_id=response.request_id,
-            partial_text=response.text,
-            usage=response.usage if response.usage.total_tokens else None,
-            cost=response.cost,
-        )
+        message = f"the answer was stopped because of its content (finish_reason {shown!r}){detail}"
+        is_refusal = _word(str(ending)) == _REFUSAL
+        kind = errors.RefusalError if is_refusal else errors.ContentFilterError
+        raise _of_content(kind, message, response, response.text)
     has_failed = is_failure(ending)
     for found in map(error_of, filter(None, beside)):
         if not has_failed or found.status != 200:  # else the ending says more
@@ -99,3 +100,29 @@ def check(
         word = str(ending)
         message = f"the answer ended with finish_reason {errors.redact(word)!r}"
         raise _FAILED[_word(word)](message, status=200)
+
+
+def refused(response: Response, text: str) -> errors.RefusalError:
+    """Return the error for a refusal that stands in an answer's place.
+
+    Args:
+        response: the answer, without a text.
+        text: what the model said instead. Untrusted.
+    """
+    message = f"the model refused to answer: {errors.redact(text)}"
+    return _of_content(errors.RefusalError, message, response, text)
+
+
+def _of_content(
+    kind: type[FilterErrorT], message: str, response: Response, text: str
+) -> FilterErrorT:
+    code = _REFUSAL if issubclass(kind, errors.RefusalError) else "content_filter"
+    return kind(
+        message,
+        status=200,
+        code=code,
+        request_id=response.request_id,
+        partial_text=text,
+        usage=response.usage if response.usage.total_tokens else None,
+        cost=response.cost,
+    )

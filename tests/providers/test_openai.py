@@ -120,7 +120,7 @@ def test_other_servers_words_for_the_cache_and_the_bill_are_understood(
     ("message", "text"),
     [
         ({"content": None, "tool_calls": []}, ""),
-        ({"content": None, "refusal": "I cannot."}, "I cannot."),
+        ({"content": "Sure.", "refusal": "I cannot."}, "Sure."),
         ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
         ({}, ""),
     ],

@@ -245,7 +245,7 @@ class LiteLLMProvider:
         try:
             choice = answer.choices[0]
             message = choice.message
-            text = well_formed(text_of(message.content) or _refusal(message))
+            text = well_formed(text_of(message.content))
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
@@ -264,6 +264,8 @@ class LiteLLMProvider:
             raw=answer.model_dump(warnings=False),
         )
         if finish_reason not in finish_reasons.WHOLE or not text:
+            if not text and (refusal := well_formed(_refusal(message))):
+                raise finish_reasons.refused(response, refusal)
             self._check_ending(response, choice, headers)
         return response
 

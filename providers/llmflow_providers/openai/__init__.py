@@ -114,7 +114,7 @@ class OpenAIProvider(HTTPProvider):
             if not choice.get("error"):
                 raise TypeError("a choice without a message")
             message = EMPTY
-        text = text_of(message.get("content")) or text_of(message.get("refusal"))
+        text = text_of(message.get("content"))
         finish_reason = choice.get("finish_reason")
         if not isinstance(finish_reason, str):
             finish_reason = None
@@ -132,6 +132,8 @@ class OpenAIProvider(HTTPProvider):
             raw=data,
         )
         if finish_reason not in finish_reasons.WHOLE or not text:
+            if not text and (refusal := text_of(message.get("refusal"))):
+                raise finish_reasons.refused(response, refusal)
             self._check_ending(response, choice, reply)
         return response
 

@@ -247,6 +247,8 @@ ERRORS: Final = ErrorTable(
         "content_filter": errors.ContentFilterError,
         "content_policy_violation": errors.ContentFilterError,
         "misalignment_policy_violation": errors.ContentFilterError,
+        "json_validate_failed": errors.BadGenerationError,  # Groq
+        "tool_use_failed": errors.BadGenerationError,  # Groq
         "invalid_api_key": errors.AuthenticationError,
         "no_db_connection": errors.AuthenticationError,  # LiteLLM's proxy: a key it does not know
         "model_not_found": errors.ModelNotFoundError,
