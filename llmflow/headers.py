@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from llmflow.rate_limits import DAY
 
@@ -233,6 +232,8 @@ def parse_number(text: str | None) -> float | None:
 
 @functools.lru_cache(maxsize=64)  # the replies of one second all bear the same date
 def _http_date(text: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # late: `import llmflow` is quicker without
+
     try:
         moment = parsedate_to_datetime(text)
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()

@@ -91,6 +91,26 @@ else:
     assert ended.returncode == 0, ended.stderr
 
 
+# What takes long to load, and is not needed by everyone who imports llmflow.
+LATE = {
+    *("aiohttp", "dotenv", "email.utils", "importlib.metadata", "jsonschema_rs", "litellm"),
+    *("numpy", "opentelemetry", "pandas", "pyarrow", "pydantic", "rich", "shutil", "sqlite3"),
+    *("tempfile", "tiktoken", "tomllib", "llmflow.budget", "llmflow.journal.journal"),
+    *("llmflow.cache", "llmflow.mapping.result", "llmflow.rows", "llmflow.typed"),
+}
+
+
+def test_importing_llmflow_loads_only_what_every_program_needs() -> None:
+    # What the environment's own .pth files have loaded before does not count.
+    code = (
+        "import sys; before = set(sys.modules); import llmflow; print(*sys.modules.keys() - before)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.split())
+    assert "llmflow.llm" in loaded
+    assert not loaded & LATE
+
+
 def test_options_come_after_the_obvious_first_argument() -> None:
     for item in (
         llmflow.LLM,

@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import threading
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
@@ -191,6 +190,8 @@ def read_config(path: Path, *, named_by: str | None = None) -> tuple[dict[str, A
     Raises:
         ConfigurationError: it cannot be read, is not UTF-8 or is not TOML.
     """
+    import tomllib  # late: most programs that import llmflow have no file to read
+
     name = display_name(path)
     text = _decoded(_bytes(path, named_by), name)
     try:

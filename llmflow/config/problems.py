@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -72,6 +71,8 @@ def lines_of(text: str) -> dict[Place, int]:
     tomllib tells no lines. Each line that is TOML by itself, and in this kind of
     file all are but the inner lines of arrays, is read alone.
     """
+    import tomllib
+
     found: dict[Place, int] = {}
     table: Place = ()
     for number, raw in enumerate(text.split("\n"), start=1):

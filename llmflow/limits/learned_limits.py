@@ -15,7 +15,6 @@ import math
 import os
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -262,6 +261,8 @@ def _entry(value: Any, now: float) -> Remembered | None:
 
 def _write(path: Path, entries: Mapping[str, Remembered]) -> None:
     """Put a new file in the place of the old one, whole or not at all."""
+    import tempfile  # late, with the compressors that it loads
+
     newest = sorted(entries, key=lambda key: entries[key].newest, reverse=True)[:_MOST_ENTRIES]
     data = {"version": _VERSION, "domains": {key: _plain(entries[key]) for key in newest}}
     content = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -149,6 +148,8 @@ def remove_run(name: str) -> None:
                     path.unlink()
         finally:
             lock.release()
+        import shutil
+
         shutil.rmtree(summary.folder)
     except OSError as error:
         raise JournalError(
