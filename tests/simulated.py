@@ -21,7 +21,7 @@ from llmflow.calls.live import LiveMode
 from llmflow.errors import ConnectionFailedError, ProviderError, RequestTimeoutError
 from llmflow.limits import Limiter
 from llmflow.limits.registry import START_IN_FLIGHT
-from llmflow.provider import provider_for
+from llmflow.provider_registry import provider_for
 from llmflow.retry import Retry
 from llmflow.simulator import SimulatorSettings, SimulatorStats
 from llmflow.simulator.engine import Engine

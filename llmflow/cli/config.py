@@ -132,7 +132,7 @@ def _resolved(config: Config, model: str) -> Settings:
 
 
 def _rows(settings: Settings) -> Iterator[_Row]:
-    from llmflow.provider import FALLBACK_PROVIDER, installed_providers
+    from llmflow.provider_registry import FALLBACK_PROVIDER, installed_providers
     from llmflow.retry import Retry
     from llmflow.transport import Timeout
     from llmflow.types import Quota

@@ -29,7 +29,7 @@ from llmflow.config.problems import Place, Problem, dotted, is_variable, nearest
 from llmflow.config.settings import DURABILITIES, STORES
 from llmflow.errors import redact
 from llmflow.pricing import Price
-from llmflow.provider import installed_providers
+from llmflow.provider_registry import installed_providers
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
 from llmflow.types import Quota, parse_amount

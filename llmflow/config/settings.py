@@ -12,13 +12,8 @@ from typing import Any, Final, Literal
 from llmflow.config.problems import FILE_NAME, Place, dotted, line_of
 from llmflow.errors import ConfigurationError, MissingKeyError, redact
 from llmflow.pricing import Price
-from llmflow.provider import (
-    FALLBACK_PROVIDER,
-    ClientProvider,
-    WireProvider,
-    installed_providers,
-    provider_for,
-)
+from llmflow.provider import ClientProvider, WireProvider
+from llmflow.provider_registry import FALLBACK_PROVIDER, installed_providers, provider_for
 from llmflow.retry import Retry
 from llmflow.shares import VARIABLE, share_of_environment
 from llmflow.transport import Timeout
@@ -84,7 +79,7 @@ class Settings:
         """Make the model's provider; what is given wins over what is configured.
 
         Raises:
-            ConfigurationError: as `llmflow.provider.provider_for`.
+            ConfigurationError: as `llmflow.provider_registry.provider_for`.
         """
         key = self._key() if api_key is None else api_key
         provider = provider_for(self.target, base_url=base_url or self.base_url, api_key=key)

@@ -20,7 +20,7 @@ from llmflow.parts import (
     ToolChoice,
     ToolResult,
 )
-from llmflow.provider import provider_for
+from llmflow.provider_registry import provider_for
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from llmflow import errors
-from llmflow.provider import WireProvider, provider_for
+from llmflow.provider import WireProvider
+from llmflow.provider_registry import provider_for
 from llmflow.types import Charge, QuotaSignal, Request, Usage, WireReply
 from llmflow_providers.anthropic import AnthropicProvider
 

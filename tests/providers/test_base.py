@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import llmflow.provider
+import llmflow.provider_registry
 from llmflow.errors import (
     BadReplyError,
     BillingError,
@@ -16,7 +16,8 @@ from llmflow.errors import (
     QuotaExhaustedError,
     RateLimitError,
 )
-from llmflow.provider import batch_api_of, checked, provider_for
+from llmflow.provider import batch_api_of, checked
+from llmflow.provider_registry import provider_for
 from llmflow.rate_limits import RATE_LIMITS
 from llmflow.types import Charge, Quota, QuotaSignal, Response, Usage
 from llmflow_providers.base import HTTPProvider, LimitHeaders
@@ -133,7 +134,7 @@ def test_an_entry_point_that_makes_no_provider_is_one_clear_error(
     value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = {"acme": EntryPoint("acme", value, "llmflow.providers")}
-    monkeypatch.setattr(llmflow.provider, "installed_providers", lambda: points)
+    monkeypatch.setattr(llmflow.provider_registry, "installed_providers", lambda: points)
     with pytest.raises(ConfigurationError, match=message):
         provider_for("acme/m")
 

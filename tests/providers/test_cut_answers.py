@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from llmflow.provider import provider_for
+from llmflow.provider_registry import provider_for
 from llmflow.types import Response, WireReply
 
 

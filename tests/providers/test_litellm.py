@@ -23,7 +23,8 @@ from aiohttp import web
 
 from llmflow import LLM, Retry, errors, transport
 from llmflow.limits.registry import forget_limiters
-from llmflow.provider import ClientProvider, WireProvider, provider_for
+from llmflow.provider import ClientProvider, WireProvider
+from llmflow.provider_registry import provider_for
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.transport import Timeout
 from llmflow.types import Charge, Request, Usage

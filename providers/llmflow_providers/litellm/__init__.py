@@ -28,10 +28,10 @@ from llmflow.errors import (
     UnknownModelError,
 )
 from llmflow.parts import texts
-from llmflow.provider import (
+from llmflow.provider import key_digest
+from llmflow.provider_registry import (
     FALLBACK_PROVIDER,
     installed_providers,
-    key_digest,
     unknown_model_message,
 )
 from llmflow.retry import Retry
