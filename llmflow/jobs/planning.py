@@ -18,7 +18,7 @@ from llmflow.items.sources import checked_items
 from llmflow.jobs.plan_estimates import Span
 from llmflow.jobs.plan_report import COUNTS, BudgetReach, Output, Pace, Plan, Primer, Sampled
 from llmflow.llm import LLM
-from llmflow.mapping.frames import kind_of, table_of
+from llmflow.mapping.frames import kind_of, rows_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.pricing import PRICES_AS_OF, context_of
 from llmflow.rate_limits import DAY, RATE_LIMITS
@@ -246,8 +246,8 @@ def _rows_of(
     if isinstance(prompt, Selection):
         selected, prompt = prompt.prompt, prompt.template
     if kind_of(items) is not None:
-        table = table_of(items)
-        return table.rows(), selected or prompt_maker(prompt, columns=table.columns)
+        rows = rows_of(items)
+        return rows.rows(), selected or prompt_maker(prompt, columns=rows.columns)
     checked_items(items)
     if isinstance(items, AsyncIterable):
         raise InputError(

@@ -85,9 +85,11 @@ class Answers(Generic[ItemT, CollectedT]):
         self._begun = True
         return self._spec
 
-    async def _prepared(self, spec: MapSpec) -> Prepared:
-        # Collecting a query can take long, and polars does it outside of Python.
-        return await asyncio.to_thread(spec.prepared) if spec.lazy else spec.prepared()
+    async def _prepared(self, spec: MapSpec, *, whole: bool = False) -> Prepared:
+        if not spec.unread:
+            return spec.prepared(whole=whole)
+        # It can take long, and its library does it outside of Python.
+        return await asyncio.to_thread(spec.prepared, whole=whole)
 
     async def _results(
         self, spec: MapSpec, collected: Prepared | None = None
@@ -110,7 +112,7 @@ class Answers(Generic[ItemT, CollectedT]):
         raise_failure(engine)
 
     async def _collect(self, spec: MapSpec) -> CollectedT:
-        ready = await self._prepared(spec)
+        ready = await self._prepared(spec, whole=True)
         collector = ready.collector()
         try:
             async for result in self._results(spec, ready):

@@ -26,10 +26,12 @@ from llmflow.items.sources import (
     AsyncIterableSource,
     IterableSource,
     Source,
+    ThreadSource,
     checked_items,
 )
 from llmflow.mapping.engine import Begin, MapEngine, window_of
-from llmflow.mapping.frames import Columns, Table, kind_of, table_of
+from llmflow.mapping.frame_table import Columns, Table
+from llmflow.mapping.frames import is_unread, kind_of, rows_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
 from llmflow.mapping.result import MapCounts, Result, ResultList, attach, error_text
 from llmflow.rows.records import DETAILS
@@ -90,35 +92,36 @@ class MapSpec:
         check_limit(self.concurrency, "concurrency")
         check_on_error(self.on_error)
         checked_flag("details", self.details)
-        if self.kind is None:
+        if kind_of(self.items) is None:
             checked_items(self.items)
             prompt_maker(self.prompt)
-        elif not self.lazy:
-            self.prepared()
+        elif kind_of(self.items) != ("polars", "LazyFrame"):  # which would look at its files
+            prompt_maker(self.prompt, columns=rows_of(self.items).columns)
 
     @property
-    def kind(self) -> tuple[str, str] | None:
-        """Library and class of a frame or series; None for other items."""
-        return kind_of(self.items)
+    def unread(self) -> bool:
+        """True for a query or dataset, which is yet to be read."""
+        return is_unread(self.items)
 
-    @property
-    def lazy(self) -> bool:
-        """True if the items are a query that has yet to run."""
-        return self.kind == ("polars", "LazyFrame")
+    def prepared(self, *, whole: bool = False) -> Prepared:
+        """Return items and prompts in final form.
 
-    def prepared(self) -> Prepared:
-        """Return items and prompts in final form; collects lazy frames.
+        With `whole`, for results in one piece, a query or dataset is read to its end; else as
+        its rows are wanted.
 
         Raises:
             InputError: the prompt does not fit the frame's columns.
         """
-        if self.kind is None:
+        if kind_of(self.items) is None:
             items: Any = self.items
             total = len(self.items) if isinstance(self.items, Sized) else None
             return Prepared(items, prompt_maker(self.prompt), total, None)
-        table = table_of(self.items)
-        make_prompt = prompt_maker(self.prompt, columns=table.columns)
-        return Prepared(table.rows(), make_prompt, len(table), table, self.details)
+        rows = rows_of(self.items)
+        make_prompt = prompt_maker(self.prompt, columns=rows.columns)
+        table = rows.whole() if whole else None
+        rows = rows if table is None else table
+        blocks = self.unread and not whole
+        return Prepared(rows.rows(), make_prompt, rows.total, table, self.details, blocks)
 
     def engine(self, ready: Prepared, source: Source | None = None) -> MapEngine[Any]:
         """Return an engine for the running event loop."""
@@ -126,7 +129,7 @@ class MapSpec:
             MapEngine[Any],
             self.begin,
             ready.make_prompt,
-            source or source_of(ready.items, concurrency=self.concurrency),
+            source or source_of(ready, concurrency=self.concurrency),
             concurrency=self.concurrency,
             window=self.window or window_of(self.concurrency, ordered=self.ordered),
             ordered=self.ordered,
@@ -143,13 +146,17 @@ class MapSpec:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Items and prompts in their final form."""
+    """Items and prompts in their final form.
+
+    `blocks` is true where reading an item may wait, as for a disk.
+    """
 
     items: Iterable[Any] | AsyncIterable[Any]
     make_prompt: MakePrompt
     total: int | None
     table: Table | None
     details: bool = False
+    blocks: bool = False
 
     def collector(self) -> Collector:
         """Return what puts the results together."""
@@ -158,11 +165,12 @@ class Prepared:
         return _FrameCollector(self.table, details=self.details)
 
 
-def source_of(items: Iterable[Any] | AsyncIterable[Any], *, concurrency: int) -> Source:
-    """Return items of either kind as a source."""
+def source_of(ready: Prepared, *, concurrency: int) -> Source:
+    """Return items of any kind as a source."""
+    items = ready.items
     if isinstance(items, AsyncIterable):
         return AsyncIterableSource(items, read_ahead=min(READ_AHEAD, concurrency))
-    return IterableSource(items)
+    return ThreadSource(items) if ready.blocks else IterableSource(items)
 
 
 class Collector:

@@ -79,7 +79,7 @@ class AnswerStream(Generic[ItemT]):
 
 def collect(spec: MapSpec) -> Any:
     """Ask for all items; return a list or frame in order."""
-    ready = spec.prepared()
+    ready = spec.prepared(whole=True)
     exchange, collector = _Exchange(spec, ready), ready.collector()
     try:
         for result in _results(exchange):
@@ -131,7 +131,7 @@ class _Exchange:
         """Hand over items, and take finished results; return how many items are wanted."""
         engine, fed = self.engine, self._fed
         if engine is None:
-            source = fed or source_of(self._ready.items, concurrency=self._spec.concurrency)
+            source = fed or source_of(self._ready, concurrency=self._spec.concurrency)
             engine = self.engine = self._spec.engine(self._ready, source)
             if fed is not None:
                 fed.on_low = engine.wake
