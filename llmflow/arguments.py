@@ -37,6 +37,7 @@ BELONGS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("mode", "deadline", "fallback"), (_LLM, _MAP, _RUN, _ASYNC_NODE)),
     "batch": (_LLM, _MAP),
     "validate": (_LLM, _MAP, _ASYNC_NODE),
+    "reasks": (_LLM, _MAP),
     **dict.fromkeys(("system", "max_tokens", "temperature", "options"), (_LLM, _CALL, _MAP)),
     **dict.fromkeys(("prompt", "ordered", "concurrency"), (_MAP,)),
     "on_error": (_MAP, _NODE),

@@ -135,13 +135,18 @@ class InputError(UsageError):
 
 
 class InvalidAnswerError(LLMFlowError):
-    """The answer was not accepted, nor the one to a second request.
+    """The answer was not accepted, nor those to further requests.
 
     Args:
-        message: what is wrong with it.
-        response: the answer, which was paid for.
+        message: what is wrong with the last one.
+        response: that answer as it came, with what all of them took; they were paid for.
         cause: what the function that looked at it has raised.
+
+    Attributes:
+        asked: how often the call was asked.
     """
+
+    asked: int = 1
 
     def __init__(
         self, message: str, *, response: Any = None, cause: Exception | None = None

@@ -19,7 +19,7 @@ from llmflow.runs.run import current_run
 from llmflow.types import Response
 
 if TYPE_CHECKING:
-    from llmflow.llm import Prompt
+    from llmflow.llm_asking import Prompt
 
 
 class BatchInferenceNode(AsyncParallelBatchNode):

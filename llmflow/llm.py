@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from llmflow import telemetry
 from llmflow.arguments import checked_arguments
-from llmflow.background import background
-from llmflow.batch.modes import open_session
 from llmflow.call_options import (
-    as_messages,
     checked_max_tokens,
     checked_options,
     checked_temperature,
     known_fields,
-    merged_options,
-    sendable,
 )
-from llmflow.calls.call import Call, Route
+from llmflow.calls.call import Route
 from llmflow.calls.hedge import Hedge
+from llmflow.calls.judge import REASKS, Judge, Validate, checked_reasks, checked_validate
 from llmflow.calls.live import LiveMode
 from llmflow.calls.mode_options import (
     Fallback,
@@ -31,13 +27,12 @@ from llmflow.calls.mode_options import (
     as_mode_options,
     current_mode,
 )
-from llmflow.calls.session import Session, current_session
-from llmflow.calls.validate import Validate, checked_validate, validating
 from llmflow.config import Config, Settings, load_config
 from llmflow.errors import ConfigurationError, UsageError
 from llmflow.limits import Limiter
 from llmflow.limits.gates import Gate, as_gates
 from llmflow.limits.registry import limiter_for
+from llmflow.llm_asking import Asking
 from llmflow.llm_copying import Copying, checked_batch, reduced
 from llmflow.mapping import Mappable
 from llmflow.pricing import Price, price_of
@@ -46,22 +41,13 @@ from llmflow.retry import Retry
 from llmflow.runs.catalog import machine_cache
 from llmflow.runs.run import Run, current_run, named_run
 from llmflow.transport import Timeout, connection_limit
-from llmflow.types import Quota, Request, Response
+from llmflow.types import Quota
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
 
-_outside: Final = open_session()
-"""For calls that belong to no run."""
 
-Arguments: TypeAlias = tuple[Any, Any, Any, Any]
-"""System, max_tokens, temperature and options of a call, checked."""
-_NONE: Final[Arguments] = (None, None, None, None)
-Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
-"""A text, or chat messages with ``role`` and ``content``."""
-
-
-class LLM(Mappable, Copying):
+class LLM(Mappable, Asking, Copying):
     """A model at a provider, called at the provider's own speed.
 
     Await it with a text or with chat messages; the answer's text comes back. Any
@@ -108,9 +94,10 @@ class LLM(Mappable, Copying):
             ``"batch"`` where a daily quota is used up.
         batch: how calls become jobs, as a `Batch` says.
         validate: a function of a `Response` that raises, or returns False, if the answer is not
-            accepted. It is then asked once more, with what was wrong, or with twice the tokens
-            where it was cut off: in batch mode in the next round. The same answer must always
-            be judged alike.
+            accepted. It is then asked again, with what was wrong, or with twice the tokens where
+            it was cut off: in batch mode in the next round. The same answer must always be judged
+            alike.
+        reasks: how often a call is asked again whose answer is not accepted; 0: never.
         config: another configuration file than the one that is found, or a `Config`.
 
     Raises:
@@ -142,6 +129,7 @@ class LLM(Mappable, Copying):
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        reasks: int = REASKS,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -175,6 +163,8 @@ class LLM(Mappable, Copying):
         self.provider: Provider = provider
         self.system = system
         self.validate = checked_validate(validate)
+        self.reasks = checked_reasks(reasks)
+        self._judge = Judge()
         self.max_tokens = checked_max_tokens(max_tokens)
         self.temperature = checked_temperature(temperature)
         self.options = checked_options({} if options is None else options)
@@ -264,127 +254,6 @@ class LLM(Mappable, Copying):
             self.provider.prepare()
             self._prepared = True
 
-    async def __call__(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> str:
-        """Ask, and return the answer's text. Arguments and errors as in `complete`."""
-        request = self._request(prompt, system, max_tokens, temperature, options, fields)
-        return (await self._answer(request)).text
-
-    async def complete(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> Response:
-        """Ask, and return the whole `Response`: text, usage, finish reason, cost, attempts.
-
-        Args:
-            prompt: a text, or chat messages with ``role`` and ``content``.
-            system: instructions, instead of the object's.
-            max_tokens: upper bound of the answer in tokens, instead of the object's.
-            temperature: sampling temperature, instead of the object's.
-            options: further fields of the body in the provider's dialect, over those of the
-                object; their names are not checked.
-            **fields: the same for fields that llmflow knows the provider to have, such as
-                ``top_p=0.9``.
-
-        Raises:
-            ProviderError: the call failed for good; the class says why.
-            InvalidAnswerError: `validate` accepts neither this answer nor the next.
-            UsageError: an argument or a setting is wrong.
-        """
-        return await self._answer(
-            self._request(
-                prompt, system, max_tokens, temperature, options, fields, "llm.complete(...)"
-            )
-        )
-
-    def run(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> str:
-        """Ask from code that is not asynchronous, and return the answer's text.
-
-        >>> llm = LLM("sim/demo")
-        >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
-        'The tide rises.'
-        """
-        request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.run(...)"
-        )
-        return background.run(lambda: self._answer(request), instead="await llm(...)").text
-
-    def complete_sync(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> Response:
-        """Ask from code that is not asynchronous, and return the whole `Response`."""
-        request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.complete_sync(...)"
-        )
-        return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
-
-    async def submit(
-        self,
-        prompt: Prompt,
-        *,
-        system: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        options: Mapping[str, Any] | None = None,
-        **fields: Any,
-    ) -> bool:
-        """Have a batch job answer, without waiting; arguments as in `complete`.
-
-        The answer comes into the journal of the `Run` around the call: whoever asks the same
-        there later, in this session or another, has it at once and at no cost.
-
-        >>> async def main(texts):
-        ...     async with Run("tonight", mode="batch") as run:
-        ...         for text in texts:
-        ...             await llm.submit(f"Summarize: {text}")
-        ...         await run.submitted()
-
-        Returns:
-            Whether it is asked; not if its outcome is known already.
-
-        Raises:
-            UsageError: there is no run with a name around the call.
-            BatchUnsupportedError: the provider has no batch API.
-            BudgetExceededError: it does not fit into what is left of the run's budget.
-        """
-        run = self.run_around
-        if run is None:
-            raise UsageError('submit needs a run around it: async with Run("name"): ...')
-        request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)"
-        )
-        return await run.session.submit(self._call(request, wanted=False)[1])
-
     async def collect(self) -> None:
         """Resume earlier sessions' batch jobs of this model and run.
 
@@ -418,67 +287,6 @@ class LLM(Mappable, Copying):
         """The mode that a call would be in here; None: parallel."""
         run, options = self.run_around, self._route.mode_options or current_mode.get()
         return options or (None if run is None else run.mode_options)
-
-    def call_for(
-        self, prompt: Prompt, arguments: Arguments = _NONE, *, wanted: bool = True
-    ) -> tuple[Session, Call]:
-        """Return an unasked call, and the session that asks it."""
-        return self._call(self._request(prompt, *arguments, {}), wanted=wanted)
-
-    def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
-        session, call = self._call(request)
-        return session.ask(call)
-
-    def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
-        session = current_session() or (_outside if self._run is None else self._run.session)
-        session.check()
-        options = self._route.mode_options or current_mode.get() or session.mode_options
-        if not wanted:
-            options = options or ModeOptions(mode="batch")
-        elif options is not None and options.mode == "parallel" and options.fallback is None:
-            options = None  # as if nobody had chosen
-        validate = self.validate or validating.get() if wanted else None
-        shares = request.temperature == 0 if self._shares is None else self._shares
-        return session, Call(
-            request,
-            self._route,
-            mode_options=options,
-            validate=validate,
-            wanted=wanted,
-            shares=shares,
-        )
-
-    def _request(
-        self,
-        prompt: Prompt,
-        system: str | None,
-        max_tokens: int | None,
-        temperature: float | None,
-        options: Mapping[str, Any] | None,
-        fields: Mapping[str, Any],
-        place: str = "llm(...)",
-    ) -> Request:
-        if not self._prepared:
-            self.prepare()
-        if max_tokens is not None:
-            checked_max_tokens(max_tokens)
-        if temperature is not None:
-            checked_temperature(temperature)
-        further: Mapping[str, Any] = self.options
-        if fields or options is not None:
-            further = merged_options(
-                further, options, fields, known=self.known_options, place=place
-            )
-        is_text = isinstance(prompt, str)  # as nearly all are
-        request = Request(
-            model=self.provider.model,
-            messages=({"role": "user", "content": prompt},) if is_text else as_messages(prompt),
-            system=self.system if system is None else system,
-            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
-            temperature=self.temperature if temperature is None else temperature,
-            options=further,
-        )
-        return request if is_text else sendable(request, self.provider)
 
 
 def _configured_batch(settings: Settings | None) -> Batch | None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from llmflow.calls.judge import Validate, checked_reasks, checked_validate
 from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options
-from llmflow.calls.validate import Validate, checked_validate
 from llmflow.errors import ConfigurationError, MissingKeyError
 from llmflow.runs.run import Run
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmflow.calls.call import Route
 
 # What may have been set anew since the object was made.
-_LIVE: Final = ("system", "max_tokens", "temperature", "options", "validate")
+_LIVE: Final = ("system", "max_tokens", "temperature", "options", "validate", "reasks")
 
 
 class Copying:
@@ -31,6 +31,7 @@ class Copying:
 
     provider: Any
     validate: Validate | None
+    reasks: int
     _given: dict[str, Any]
     _own: frozenset[str]
     _route: Route
@@ -54,6 +55,7 @@ class Copying:
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        reasks: int | None = None,
     ) -> Self:
         """Return an LLM with other settings, sharing quota and connections.
 
@@ -63,6 +65,7 @@ class Copying:
             fallback: the other way, for what the mode leaves over.
             batch: how calls become jobs.
             validate: what is demanded of every answer.
+            reasks: how often a call is asked again whose answer is not accepted.
 
         Raises:
             ConfigurationError: one of them is wrong.
@@ -80,6 +83,8 @@ class Copying:
         twin._given = {**self._given, **changed}
         if validate is not None:
             twin.validate = checked_validate(validate)
+        if reasks is not None:
+            twin.reasks = checked_reasks(reasks)
         return twin
 
 

@@ -20,8 +20,9 @@ from types import CoroutineType
 from typing import Any, TypedDict, Unpack
 
 from llmflow.arguments import checked_arguments
+from llmflow.calls.judge import Validate, checked_validate
 from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions, as_mode_options, use_mode
-from llmflow.calls.validate import Validate, checked_validate, demanding
+from llmflow.calls.validate import demanding
 from llmflow.engine.graph import (
     BaseNode,
     async_items,

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from llmflow.arguments import values_by_name
 from llmflow.errors import ConfigurationError
 from llmflow.parts import Output, OutputSchema, Parsed, Tool, ToolCall, ToolChoice, Vector, Wanted
 from llmflow.shares import parse_share, share_text
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    ParsedT = TypeVar("ParsedT", default=Any)
+else:  # without the default, which the standard library has from Python 3.13 on
+    from typing import TypeVar
+
+    ParsedT = TypeVar("ParsedT")
 
 _WITHOUT_TEXT = ("tool_calls", "function_call")
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}
@@ -221,7 +230,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(Generic[ParsedT]):
     """The answer to one `Request`, with what it took to get it.
 
     Args:
@@ -258,9 +267,10 @@ class Response:
     outputs: tuple[Output, ...] = ()
 
     @property
-    def parsed(self) -> Any:
-        """The answer as JSON data; None if the provider gave none."""
-        return next((each.value for each in self.outputs if isinstance(each, Parsed)), None)
+    def parsed(self) -> ParsedT:
+        """The answer as its call's ``output_type``; without one, None."""
+        value: Any = next((each.value for each in self.outputs if isinstance(each, Parsed)), None)
+        return value  # type: ignore[no-any-return]
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

@@ -36,7 +36,7 @@ LAYERS = [
     {"background", "rows"},
     {"call_options"},
     {"mapping"},
-    {"llm", "llm_copying"},
+    {"llm", "llm_asking", "llm_copying"},
     {"engine"},
     {"nodes"},
     {"inference"},

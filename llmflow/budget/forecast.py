@@ -146,8 +146,9 @@ def estimate(
     `Budget.check_price`.
     """
     prompt = float(prompt_tokens(request)) if prompt is None else prompt
-    output = _bound(request)
-    if output is None:
+    bound = bound_of(request)[1]
+    output = float(bound or 0)
+    if bound is None:
         output = expected_output
         if charge is not None and 0 < charge.output_tokens < output:
             output = charge.output_tokens
@@ -170,14 +171,19 @@ def estimate(
     return Estimate(usd, prompt + output, 1.0)
 
 
-def _bound(request: Request) -> float | None:
+def bound_of(request: Request) -> tuple[str | None, int | None]:
+    """Return the option that bounds a request's answer, and its tokens.
+
+    >>> bound_of(Request(model="m", messages=(), options={"max_completion_tokens": 50}))
+    ('max_completion_tokens', 50)
+    """
     if request.max_tokens:
-        return request.max_tokens
+        return None, request.max_tokens
     for name in _BOUNDS if request.options else ():
         value = request.options.get(name)
         if isinstance(value, int) and value > 0:
-            return value
-    return None
+            return name, value
+    return None, None
 
 
 def prompt_tokens(request: Request) -> int:

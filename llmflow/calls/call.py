@@ -16,6 +16,7 @@ from llmflow.types import Charge, Request, Response, Usage, WireRequest
 if TYPE_CHECKING:
     from llmflow.cache import Cache
     from llmflow.calls.in_flight import InFlight
+    from llmflow.calls.judge import Judge
     from llmflow.calls.mode_options import ModeOptions
     from llmflow.calls.payment import Payment, Second, Sending
     from llmflow.limits import Permit
@@ -52,7 +53,7 @@ class Call:
         request: what is asked.
         route: how it reaches its answer.
         mode_options: the mode that is chosen for it; None: live.
-        validate: looks at its answer; None where any is accepted.
+        judge: looks at its answer; None where any is accepted.
         wanted: whether the answer is waited for; else it comes into the journal.
         shares: whether equal calls in flight have one answer.
 
@@ -66,6 +67,7 @@ class Call:
         pending: what waits in a batch job until its answer is written down, or None.
         placed: whether a batch job has it, if nobody waits for its answer.
         done: gets the outcome of a placed call, once it is written down; or None.
+        answer: an answer that is known and counted, and not accepted; or None.
         charge: what its provider reserves for it, where that was asked already.
         payment: what is kept back for it; None where nobody limits that.
         retried: is told of each failure after which the request is sent again; None where
@@ -76,7 +78,7 @@ class Call:
     route: Route
     _: KW_ONLY
     mode_options: ModeOptions | None = None
-    validate: Callable[[Response], Any] | None = None
+    judge: Judge | None = None
     wanted: bool = True
     shares: bool = False
     id: int = field(init=False, default_factory=count(1).__next__)
@@ -88,6 +90,7 @@ class Call:
     pending: Pending | None = field(init=False, default=None)
     placed: bool = field(init=False, default=False)
     done: Done | None = field(init=False, default=None)
+    answer: Response | None = field(init=False, default=None)
     charge: Charge | None = field(init=False, default=None)
     payment: Payment | None = field(init=False, default=None)
     retried: Callable[[ProviderError], None] | None = field(init=False, default=None)
@@ -99,7 +102,7 @@ class Call:
 
     def again(self, request: Request) -> Call:
         """Return a call for another request, in this route and mode."""
-        return replace(self, request=request, validate=None)
+        return replace(self, request=request, judge=None)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -141,7 +144,12 @@ Step: TypeAlias = Callable[[Call], Coroutine[Any, Any, Response]]
 
 
 class RunLive(Exception):  # noqa: N818 - nothing is wrong
-    """No batch job answers the call: ask it live."""
+    """No batch job answers the call: ask it live.
+
+    `answer` is one that a job has brought, and that is not accepted; else None.
+    """
+
+    answer: Response | None = None
 
 
 class Mode(Protocol):

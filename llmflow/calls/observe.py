@@ -74,6 +74,8 @@ class RunStatistics:
         cost: US dollars of its answers; None where no price is known.
         cut: answers that were cut off at `max_tokens`, wherever they are from.
         empty: answers without any text, or call of a tool.
+        reasked: answers that were not accepted and asked again; they count as nothing else, but
+            for their requests, tokens and cost.
         retries: how often requests were sent again, by what they had failed with: a status,
             or a word such as ``time-out``. Rate limits are not among them.
     """
@@ -91,6 +93,7 @@ class RunStatistics:
     cost: float | None = None
     cut: int = 0
     empty: int = 0
+    reasked: int = 0
     retries: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmflow.calls.call import Call, Done, RowKey
+from llmflow.calls.call import Call, Done, RowKey, RunLive
 from llmflow.calls.session import Session
 from llmflow.errors import (
     BatchUnsupportedError,
     BudgetExceededError,
+    InvalidAnswerError,
     InvalidRequestError,
     ProviderError,
 )
@@ -19,6 +20,7 @@ from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.calls.in_flight import InFlight
+    from llmflow.calls.judge import Judge
 
 
 async def submit_many(session: Session, calls: Sequence[Call]) -> int:
@@ -55,7 +57,8 @@ async def place(session: Session, call: Call, done: Done) -> bool:
 
     `done` is called once, on the event loop of the jobs, after the outcome is recorded: with
     the answer or the error. With `RunLive` in its place no job answers it: make the call anew
-    and ask it as any other. Nothing of the call is kept in memory but its row's name.
+    and ask it as any other; where that has an answer, it is not accepted, and the call has the
+    same row and `answer`. Nothing of the call is kept in memory but its row's name.
 
     Args:
         session: the session of the call.
@@ -70,7 +73,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         JournalError: its row cannot be written.
         ConfigurationError: another event loop looks after the jobs.
     """
-    if call.mode_options is None or call.validate is not None or listening():
+    if call.mode_options is None or call.answer is not None or listening():
         return False
     if session.journal is not None and not call.key:
         return False
@@ -82,6 +85,8 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         group = session.coalescer.lead_new((call.key, call.route.cache), call.ordinal)
         if group is None:  # an equal call is in flight
             return False
+    if call.judge is not None:
+        done = partial(_judged, call.judge, done)
     call.wanted, call.done = False, partial(_ended, session, call.row, group, done)
     try:
         await session.send(call)
@@ -95,6 +100,17 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         elif group is not None:
             group.give_up(call.ordinal)
     return call.placed
+
+
+def _judged(judge: Judge, done: Done, outcome: Response | Exception) -> None:
+    """Hand on an outcome; of an answer, whether it is accepted."""
+    if isinstance(outcome, Response):
+        try:
+            outcome = judge.look(outcome)
+        except InvalidAnswerError:
+            answer, outcome = outcome, RunLive()
+            outcome.answer = answer
+    done(outcome)
 
 
 def _ended(

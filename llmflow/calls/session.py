@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, Token
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.in_flight import Coalescer
 from llmflow.calls.observe import RunStatistics, kind_of
 from llmflow.calls.replay import Ordinals
 from llmflow.calls.spending import Spending
-from llmflow.errors import ContentFilterError, ProviderError, UsageError
+from llmflow.errors import ContentFilterError, InvalidAnswerError, ProviderError, UsageError
 from llmflow.events import Event, current_run_id
 from llmflow.limits import Limiter, LimiterStatistics
 from llmflow.types import Response
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llmflow.calls.call import Call, Mode, Route, Step
     from llmflow.calls.mode_options import ModeOptions
     from llmflow.journal import JournalProtocol, Recorded
+
+_COUNTED_AS: Final = {"journal": "replayed", "cache": "cached", "shared": "shared"}
 
 _entered: ContextVar[Session | None] = ContextVar("llmflow_session", default=None)
 """The session of the innermost run whose block the running code is in.
@@ -100,12 +102,26 @@ class Tally:
                     self._cost = (self._cost or 0.0) + response.cost
                 self._look_at(response)
 
-    def _look_at(self, response: Response) -> None:
+    def not_accepted(self, response: Response, *, again: bool) -> None:
+        """Count an answer no more; it is asked `again`, or fails."""
+        counts, was_known = self._counts, response.source == "journal"
+        with self._lock:
+            name = _COUNTED_AS.get(response.source, "answered")
+            if was_known and not counts[name]:
+                name = "answered"  # in this session, before the call came
+            counts[name] -= 1
+            self._look_at(response, -1)
+            if again:
+                counts["reasked"] += 1
+            else:
+                counts["failed_before" if was_known else "failed"] += 1
+
+    def _look_at(self, response: Response, number: int = 1) -> None:
         """Count what is odd about an answer."""
         text = response.text
         if response.finish_reason != "stop" or not text or text.isspace():  # few are so
-            self._counts["cut"] += response.is_cut
-            self._counts["empty"] += response.is_empty
+            self._counts["cut"] += number * response.is_cut
+            self._counts["empty"] += number * response.is_empty
 
     def retried(self, error: ProviderError) -> None:
         """Count a request that is sent again after a failure."""
@@ -294,7 +310,7 @@ class Session:
             call.wanted,
             call.shares,
             call.mode_options is not None,
-            call.validate is not None,
+            call.judge is not None,
             route.cache is not None,
             Event.wanted,
         )
@@ -307,16 +323,34 @@ class Session:
         """Return an answer from the journal before the first step.
 
         If nothing is known of the call, that is not looked up again. With `submitted`, it has
-        the number of a submitted one. Where the journal is waited for, the step does so.
+        the number of a submitted one. Where the journal is waited for, the step does so. A wrong
+        answer is as in `judged`.
 
         Raises:
             ProviderError: it has failed for good.
         """
-        if self.journal is None or self.ordinals.waits or call.validate is not None or Event.wanted:
+        if self.journal is None or self.ordinals.waits or Event.wanted:
             return None
         self.note_route(call.route)
         found = self.ordinals.identify(call, submitted=submitted)
-        return None if found is None else self.tally.outcome(found)
+        return None if found is None else self.judged(call, found)
+
+    def judged(self, call: Call, found: Recorded) -> Response | None:
+        """Count a call's record; return its answer if that is accepted.
+
+        If not, the call holds it as its `answer`, and is to be asked as it is.
+
+        Raises:
+            ProviderError: it has failed for good.
+        """
+        response = self.tally.outcome(found)
+        if call.judge is None:
+            return response
+        try:
+            return call.judge.look(response)
+        except InvalidAnswerError:
+            call.answer = response
+            return None
 
     def note_route(self, route: Route) -> None:
         """Record a call's route, before the first call on it."""

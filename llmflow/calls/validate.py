@@ -1,63 +1,62 @@
-"""Step 1: ask once more for an answer that is not accepted."""
+"""Step 1: ask again for an answer that is not accepted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from llmflow.calls.call import Call, Step
+from llmflow.calls.call import Call, Route, Step
+from llmflow.calls.judge import Validate
 from llmflow.calls.mode_options import within
-from llmflow.errors import ConfigurationError, InvalidAnswerError
-from llmflow.types import Request, Response
+from llmflow.errors import InvalidAnswerError
+from llmflow.types import Request, Response, Usage
 
-Validate: TypeAlias = Callable[[Response], Any]
-"""Looks at an answer. It raises, or returns False, if that is not accepted."""
+if TYPE_CHECKING:
+    from llmflow.calls.session import Tally
 
 validating: ContextVar[Validate | None] = ContextVar("llmflow_validate", default=None)
 """What the node around the running code demands of answers."""
 
-_MOST_CHARACTERS: Final = 1000
 _AGAIN: Final = (
     "That answer was not accepted: {}\nAnswer the request again, and mind what was wrong."
 )
 
 
-def validate(ask: Step) -> Step:
-    """Return the step that validates answers and asks once more."""
+def validate(tally: Tally, ask: Step) -> Step:
+    """Return the step that judges answers and asks again.
+
+    The steps below know nothing of that: a further request is a call with a key of its own, so
+    that journal and cache have the answers as they came, and a resumed run goes on where it was.
+    """
 
     async def step(call: Call) -> Response:
-        response, judge = await ask(call), call.validate
+        judge, response = call.judge, call.answer
+        if response is None:
+            response = await ask(call)
         if judge is None:
             return response
-        problem = problem_of(response, judge)
-        if problem is None:
-            return response
-        second = again(call.request, problem)
-        if second is None:
-            raise problem
-        response = await ask(call.again(second))
-        if (problem := problem_of(response, judge)) is not None:
-            raise problem
-        return response
+        request, refused = call.request, list[Response]()
+        while True:
+            try:
+                accepted = judge.look(response)
+            except InvalidAnswerError as error:
+                problem = error
+            else:
+                return together(accepted, refused) if refused else accepted
+            further = None
+            if len(refused) < judge.reasks:
+                further = again(call.request, request, problem, call.route)
+            tally.not_accepted(response, again=further is not None)
+            if further is None:
+                raise _final(problem, request, together(response, refused), len(refused) + 1)
+            refused.append(response)
+            request = further
+            response = await ask(call.again(request))
 
     return step
-
-
-def checked_validate(function: Any) -> Validate | None:
-    """Return what looks at answers.
-
-    Raises:
-        ConfigurationError: it cannot be called.
-    """
-    if function is not None and not callable(function):
-        raise ConfigurationError(
-            "validate must be a function of a Response that raises, or returns False, for what is "
-            f"not accepted; got {function!r}"
-        )
-    return None if function is None else function
 
 
 def demanding(judge: Validate | None) -> AbstractContextManager[None]:
@@ -65,33 +64,95 @@ def demanding(judge: Validate | None) -> AbstractContextManager[None]:
     return within(validating, judge)
 
 
-def problem_of(response: Response, judge: Validate) -> InvalidAnswerError | None:
-    """Return what is wrong with an answer, or None."""
-    if response.finish_reason == "length":
-        return InvalidAnswerError("it was cut off at max_tokens", response=response)
-    try:
-        accepted = judge(response)
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
-        text = str(error)[:_MOST_CHARACTERS] or type(error).__name__
-        return InvalidAnswerError(text, response=response, cause=error)
-    if accepted is False:
-        return InvalidAnswerError("it is not what was asked for", response=response)
-    return None
+def again(
+    first: Request, last: Request, problem: InvalidAnswerError, route: Route
+) -> Request | None:
+    """Return the next request; None if it would change nothing.
 
+    What was cut off gets twice as many tokens, as far as the model can write so many. Of the
+    rest, the model is shown its last answer and what was wrong with it: not those before, so
+    that a prompt does not grow with each.
 
-def again(request: Request, problem: InvalidAnswerError) -> Request | None:
-    """Return the second request; None if it would change nothing.
-
-    What was cut off gets twice as many tokens. Of the rest, the model is shown its answer and
-    what was wrong with it.
+    Args:
+        first: what the call asks.
+        last: the request with the wrong answer.
+        problem: what is wrong with that.
+        route: the call's way.
     """
     response = problem.response
     assert response is not None
-    if response.finish_reason == "length":
-        most = request.max_tokens
-        return None if most is None else replace(request, max_tokens=2 * most)
+    if response.is_cut:
+        return _longer(last, route)
     told = (
         {"role": "assistant", "content": response.text or "(no text)"},
         {"role": "user", "content": _AGAIN.format(problem.message)},
     )
-    return replace(request, messages=(*request.messages, *told))
+    return replace(last, messages=(*first.messages, *told))
+
+
+def together(response: Response, before: list[Response]) -> Response:
+    """Return an answer with what the wrong ones before it took.
+
+    Those of another source are left out: what an earlier session has paid, this one has not.
+    """
+    before = [each for each in before if each.source == response.source]
+    if not before:
+        return response
+    answers = [*before, response]
+    costs = [each.cost for each in answers if each.cost is not None]
+    return replace(
+        response,
+        usage=Usage(**{name: _sum(answers, name) for name in Usage.__dataclass_fields__}),
+        cost=sum(costs) if costs else None,
+        attempts=sum(each.attempts for each in answers),
+        waited=sum(each.waited for each in answers),
+    )
+
+
+def _sum(answers: list[Response], name: str) -> int:
+    return sum(getattr(each.usage, name) for each in answers)
+
+
+def _longer(request: Request, route: Route) -> Request | None:
+    """Return a request with twice the tokens for its answer, or None."""
+    from llmflow.budget.forecast import bound_of
+
+    provider = route.provider
+    option, bound = bound_of(request)
+    if bound is None:
+        bound = getattr(provider, "default_max_tokens", None)
+    if bound is None:
+        return None
+    more = 2 * bound
+    most = _most_written(f"{provider.name}/{provider.model}", route.endpoint or None)
+    if most is not None:
+        more = min(more, most)
+    if more <= bound:
+        return None
+    if option is None:
+        return replace(request, max_tokens=more)
+    return replace(request, options={**request.options, option: more})
+
+
+@functools.lru_cache(maxsize=256)
+def _most_written(model: str, endpoint: str | None) -> int | None:
+    """Return how many tokens a model writes at the most; None where nobody knows."""
+    from llmflow.pricing import context_of
+
+    context = context_of(model, base_url=endpoint)
+    return None if context is None else context.max_output_tokens or None
+
+
+def _final(
+    problem: InvalidAnswerError, request: Request, response: Response, asked: int
+) -> InvalidAnswerError:
+    """Return the error of a call whose last answer is wrong."""
+    problem.response, problem.asked = response, asked
+    if response.is_cut:
+        from llmflow.budget.forecast import bound_of
+
+        _, bound = bound_of(request)
+        if bound is not None:
+            problem.message = f"it was cut off at max_tokens={bound}: raise max_tokens"
+            problem.args = (problem.message,)
+    return problem

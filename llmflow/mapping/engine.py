@@ -44,11 +44,15 @@ Begin: TypeAlias = Callable[[Any], tuple[Session, Call]]
 
 
 class _Begun(NamedTuple):
-    """An item with its prompt, or, if it was placed and no job answers it, its row."""
+    """An item with its prompt, or, if it was placed and no job answers it, its row.
+
+    `answer` is what is known of it and not accepted.
+    """
 
     item: Any
     prompt: Any = None
     row: RowKey | None = None
+    answer: Response | None = None
 
 
 _UNREAD_AT_LEAST: Final = 100
@@ -192,6 +196,8 @@ class MapEngine(Generic[ItemT]):
                 return ENDED
         except LLMFlowError:
             pass  # its task meets it again
+        if call.answer is not None:
+            return _Begun(item, prompt, call.row, call.answer)
         if call.key:  # the task makes the call anew
             session.ordinals.give_back(call, (call.ordinal,))
         return _Begun(item, prompt)
@@ -203,7 +209,7 @@ class MapEngine(Generic[ItemT]):
             return  # it was cancelled
         self._slots.aside -= 1
         if isinstance(outcome, RunLive):
-            self.runner.end_placed((index, _Begun(item, row=placed[2])))
+            self.runner.end_placed((index, _Begun(item, row=placed[2], answer=outcome.answer)))
             return
         if isinstance(outcome, Response):
             self._answered_by(index, item, outcome)
@@ -223,15 +229,17 @@ class MapEngine(Generic[ItemT]):
     async def _answer(self, index: int, item: Any) -> None:
         """Ask for one item, and keep what comes of it."""
         yield_slot.set(self._slots.yield_slot)
-        prompt = row = None
+        prompt = row = answer = None
         if type(item) is _Begun:
-            item, prompt, row = item
+            item, prompt, row, answer = item
         try:
             if prompt is None:
                 prompt = self._make_prompt(item, index)
             session, call = self._begin(prompt)
-            if row is not None and session.journal is None:  # which has taken its number back
+            # Of one without an answer, a journal has taken the number back.
+            if row is not None and (session.journal is None or answer is not None):
                 call.key, call.ordinal = row
+                call.answer = answer
             response = await session.ask(call)
         except asyncio.CancelledError:
             raise

@@ -14,8 +14,8 @@ from typing import (
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.calls.judge import Validate
     from llmflow.calls.mode_options import Fallback, ModeName
-    from llmflow.calls.validate import Validate
     from llmflow.items.runner import OnError
     from llmflow.mapping.async_map import Answers
     from llmflow.mapping.frames import FrameT, Series

@@ -40,9 +40,9 @@ from llmflow.types import Quota
 if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.calls.call import Call
+    from llmflow.calls.judge import Validate
     from llmflow.calls.mode_options import Fallback, ModeName, ModeOptions
     from llmflow.calls.session import Session
-    from llmflow.calls.validate import Validate
     from llmflow.limits import Limiter
     from llmflow.runs.run import Run
 

@@ -141,6 +141,8 @@ class RunReport(RunStatistics):
             lines.append(self.ways)
         lines += request_lines(self, self.money)
         lines += answer_words(self.answers, cut=self.cut, empty=self.empty, option="max_tokens")
+        if self.reasked:
+            lines.append(reask_words(self.reasked))
         lines += self.batches
         if self.budget_spent is not None:
             end = f": {self.reached} reached" if self.reached else ""
@@ -235,6 +237,15 @@ def answer_words(answers: int, *, cut: int, empty: int, option: str) -> list[str
     lines = [", ".join(parts)] if parts else []
     words = too_many_cut(answers, cut=cut, option=option)
     return lines if words is None else [*lines, words]
+
+
+def reask_words(number: int) -> str:
+    """Return a remark on answers that were asked again.
+
+    >>> reask_words(12)
+    '12 answers were not accepted and asked again'
+    """
+    return f"{counted(number, 'answer was', 'answers were')} not accepted and asked again"
 
 
 def too_many_cut(answers: int, *, cut: int, option: str) -> str | None:

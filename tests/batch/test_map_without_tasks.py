@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, AsyncNode, Batch, Budget, Price, Run
+from llmflow import LLM, AsyncNode, Batch, Budget, Price, Response, Run
 from llmflow.errors import ConfigurationError, ContentFilterError, ServerError
 from tests.batch.fakes import FakeProvider, FakeServer
 
@@ -49,6 +49,33 @@ async def test_a_second_map_takes_the_answers_from_the_journal(tmp_path: Path) -
             results = await llm_at(server).map([*TEXTS, *TEXTS])
             assert results.texts() == [f"batch: {text}" for text in [*TEXTS, *TEXTS]]
     assert server.sizes == [2 * MANY]
+
+
+@pytest.mark.parametrize("name", ["run", None])
+async def test_only_what_is_not_accepted_gets_a_task(tmp_path: Path, name: str | None) -> None:
+    def fate(prompt: str, number: int) -> Any:
+        return "better" if "not accepted" in prompt else f"batch: {prompt}"
+
+    def no_sevens(response: Response) -> bool:
+        return "7" not in response.text
+
+    wrong = [each for each in TEXTS if "7" in each]
+    server, most = FakeServer(fate=fate, looks=3), 0
+    for attempt in range(2 if name else 1):
+        async with Run(name, **({"folder": tmp_path} if name else {})) as run:
+            stream = llm_at(server).map(TEXTS, validate=no_sevens)
+            found = {}
+            async for result in stream:
+                if len(found) < MANY - len(wrong):
+                    most = max(most, len(asyncio.all_tasks()))
+                found[result.item] = result.text
+            done = run.statistics()
+            assert (done.answered, done.replayed) == ((0, MANY) if attempt else (MANY, 0))
+            assert (done.reasked, done.in_flight) == (len(wrong), 0)
+        assert [found[each] for each in wrong] == ["better"] * len(wrong)
+        assert sorted(found) == sorted(TEXTS)
+    assert server.sizes == [MANY, len(wrong)], "nothing is asked twice"
+    assert most < len(wrong) + 20
 
 
 async def test_failures_are_results(tmp_path: Path) -> None:

@@ -160,7 +160,6 @@ async def test_equal_calls_share_the_row_of_the_first(tmp_path: Path) -> None:
     [
         {},
         {"mode": "auto"},
-        {"mode": "batch", "validate": lambda response: True},
         {"mode": "parallel", "fallback": "batch"},
     ],
 )
@@ -172,10 +171,25 @@ async def test_other_calls_are_not_placed_and_are_asked_as_any_other(
     async with Run("run", folder=tmp_path) as run:
         asking = Asking(run, llm)
         call = asking.call("1")
-        call.validate = llm.validate
         assert not await asking.place("1", call=call)
         assert (await run.session.ask(call)).text.endswith(": 1")
         assert asking.came == {}
+
+
+async def test_a_wrong_answer_comes_as_one_to_ask_again_and_a_right_one_as_itself(
+    tmp_path: Path,
+) -> None:
+    llm = llm_at(FakeServer(), validate=lambda response: "1" in response.text)
+    async with Run("run", mode="batch", folder=tmp_path) as run:
+        asking = Asking(run, llm)
+        assert [await asking.place(each) for each in "12"] == [True, True]
+        found = await asking.until(2)
+        assert found["1"] == "batch: 1"
+        assert isinstance(found["2"], RunLive)
+        assert found["2"].answer.text == "batch: 2"
+        again = asking.call("2")
+        again.key, again.answer = b"key", found["2"].answer
+        assert not await asking.place("2", call=again), "it waits for its further request"
 
 
 async def test_what_does_not_fit_into_the_budget_now_is_not_placed(tmp_path: Path) -> None:
