@@ -141,16 +141,12 @@ class InvalidAnswerError(LLMFlowError):
         message: what is wrong with the last one.
         response: that answer as it came, with what all of them took; they were paid for.
         cause: what the function that looked at it has raised.
-
-    Attributes:
-        asked: how often the call was asked.
     """
 
     asked: int = 1
+    """How often the call was asked."""
 
-    def __init__(
-        self, message: str, *, response: Any = None, cause: Exception | None = None
-    ) -> None:
+    def __init__(self, message: str, *, response: Any = None, cause: Any = None) -> None:
         super().__init__(message)
         self.message = message
         self.response = response
