@@ -22,6 +22,7 @@ LAYERS = [
     {"events", "pricing"},
     {"items"},
     {"retry"},
+    {"typed"},
     {"provider", "transport"},
     {"provider_registry"},
     {"config"},
@@ -125,6 +126,7 @@ def test_providers_know_the_protocol_and_nothing_above() -> None:
         "retry",
         "surrogates",
         "tokens",
+        "typed",
         "types",
     }
     for path in (ROOT / "providers").rglob("*.py"):
@@ -143,7 +145,7 @@ def test_modules_stay_small() -> None:
 
 # The lines of llmflow and its providers. What is new may need some: then raise it, and say in the
 # commit what for. Lower it when there are fewer.
-SOURCE_LINES = 52_200
+SOURCE_LINES = 54_950
 
 
 def test_the_source_does_not_grow_unnoticed() -> None:
@@ -157,7 +159,7 @@ CIRCLES = [
     {"llmflow.budget.ledger", "llmflow.budget.reservation"},
 ]
 # File names that occur more than once; lower it when there are fewer.
-NAMES_USED_TWICE = 6
+NAMES_USED_TWICE = 7
 
 
 def files() -> dict[str, Path]:

@@ -1,0 +1,1 @@
+"""Answers as data: output types and their JSON schemas."""

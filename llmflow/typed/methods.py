@@ -1,0 +1,173 @@
+"""Chooses how a provider is asked for JSON of a schema."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import orjson
+
+from llmflow.errors import ConfigurationError
+from llmflow.parts import OutputSchema
+from llmflow.tokens import estimate_tokens
+from llmflow.typed.instructions import instructions_for
+from llmflow.typed.rules import SchemaRules
+from llmflow.typed.subset import Inexpressible, fitted
+
+OutputMethod = Literal["json_schema", "json_object", "tool", "prompt"]
+"""How JSON is asked for: the server's schema mode, its JSON mode, a forced tool, in words."""
+
+ANSWER_TOOL: Final = "return_answer"
+"""The name of the tool that a model must call with its answer."""
+
+_MOST_KEPT: Final = 512
+_IN_WORDS: Final = ("json_object", "prompt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The way in which one output schema is sent.
+
+    Args:
+        method: the method.
+        schema: the schema as it is sent: rewritten for what the server takes.
+        strict: whether the server is asked to keep to it.
+        tokens: an estimate of the input tokens that it adds.
+        instructions: for ``json_object`` and ``prompt``: the text that asks for it; else empty.
+    """
+
+    method: OutputMethod
+    schema: Mapping[str, Any]
+    strict: bool
+    tokens: int
+    instructions: str = ""
+
+
+class OutputMethods:
+    """The methods to ask a provider for JSON, the best first.
+
+    A schema goes by the first one that can express it. What was worked out for an
+    `OutputSchema` is kept, by its identity.
+
+    >>> from llmflow.typed.rules import RULES_OPENAI_STRICT
+    >>> methods = OutputMethods(("json_schema", RULES_OPENAI_STRICT), ("prompt", None))
+    >>> schema = {"type": "object", "properties": {"score": {"type": "integer"}}}
+    >>> methods.chosen(OutputSchema(schema=schema)).method
+    'json_schema'
+
+    Args:
+        methods: names, each with the rules that its schema must keep; None: any schema. One name
+            may be there twice, first strict and then not.
+        forced: the only method to use; None: the first that can express a schema.
+
+    Raises:
+        ConfigurationError: the forced method is not among them.
+    """
+
+    def __init__(
+        self, *methods: tuple[OutputMethod, SchemaRules | None], forced: OutputMethod | None = None
+    ) -> None:
+        self.methods = methods
+        self.forced = forced
+        names = list(dict.fromkeys(name for name, _ in methods))
+        if forced is not None and forced not in names:
+            if forced not in get_args(OutputMethod):
+                known = ", ".join(get_args(OutputMethod))
+                raise ConfigurationError(f"output_method must be one of {known}; got {forced!r}")
+            raise ConfigurationError(
+                f"output_method {forced!r} is not known for this model; use {' or '.join(names)}"
+            )
+        self._chosen: dict[int, tuple[OutputSchema, Chosen]] = {}
+        self._refused: dict[int, tuple[OutputSchema, set[OutputMethod]]] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"OutputMethods({', '.join(name for name, _ in self.methods)})"
+
+    def forced_to(self, method: OutputMethod | None) -> OutputMethods:
+        """Return the same with one method only; None: with all.
+
+        Raises:
+            ConfigurationError: it is not among them.
+        """
+        return OutputMethods(*self.methods, forced=method)
+
+    def chosen(self, output: OutputSchema) -> Chosen:
+        """Return how a schema is sent.
+
+        Raises:
+            ConfigurationError: no method can express it.
+        """
+        found = self._chosen.get(id(output))
+        if found is not None and found[0] is output:
+            return found[1]
+        with self._lock:
+            chosen = self._choose(output)
+            _keep(self._chosen, id(output), (output, chosen))
+        return chosen
+
+    def refuse(self, output: OutputSchema, method: OutputMethod) -> bool:
+        """Use the next method for a schema; False if none is left.
+
+        The server refused this one. Calls in flight may all tell the same refusal.
+        """
+        with self._lock:
+            kept = self._refused.get(id(output))
+            refused = kept[1] if kept is not None and kept[0] is output else set()
+            try:
+                chosen = self._choose(output, {*refused, method})
+            except ConfigurationError:
+                return False
+            _keep(self._refused, id(output), (output, {*refused, method}))
+            _keep(self._chosen, id(output), (output, chosen))
+            return True
+
+    def _choose(self, output: OutputSchema, refused: set[OutputMethod] | None = None) -> Chosen:
+        if refused is None:
+            kept = self._refused.get(id(output))
+            refused = kept[1] if kept is not None and kept[0] is output else set()
+        problems = []
+        for method, rules in self.methods:
+            if method in refused or (self.forced is not None and method != self.forced):
+                continue
+            try:
+                return _sent(output, method, rules)
+            except Inexpressible as error:
+                problems.append((rules, error))
+        raise ConfigurationError(self._unsaid(output, problems))
+
+    def _unsaid(
+        self, output: OutputSchema, problems: list[tuple[SchemaRules | None, Inexpressible]]
+    ) -> str:
+        if not problems:
+            return f"the server refused every method to ask for the output type {output.name}"
+        rules, error = problems[0]
+        where = f" at {error.path}" if error.path else ""
+        remedy = "change the type"
+        if self.forced is not None:
+            remedy += ", or leave output_method out"
+        title = rules.title if rules is not None else "this server"
+        return f"output type {output.name}: {title} cannot express it{where}: {error.why}; {remedy}"
+
+
+def _sent(output: OutputSchema, method: OutputMethod, rules: SchemaRules | None) -> Chosen:
+    schema = dict(output.schema) if rules is None else fitted(output.schema, rules)
+    strict = output.strict and rules is not None and rules.strict and method not in _IN_WORDS
+    instructions = instructions_for(schema) if method in _IN_WORDS else ""
+    text = instructions or orjson.dumps(schema).decode() + output.name
+    extra = 40 if method == "tool" else 5
+    return Chosen(
+        method=method,
+        schema=schema,
+        strict=strict,
+        tokens=estimate_tokens(text) + extra,
+        instructions=instructions,
+    )
+
+
+def _keep(kept: dict[int, Any], key: int, value: Any) -> None:
+    if key not in kept and len(kept) >= _MOST_KEPT:
+        kept.pop(next(iter(kept)))
+    kept[key] = value

@@ -1,0 +1,198 @@
+"""Schemas and checks of Python types, by pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from pydantic import PydanticUserError, TypeAdapter, create_model
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError, SchemaError, ValidationError
+
+from llmflow.errors import ConfigurationError
+from llmflow.typed.mismatch import path_text, problem
+from llmflow.typed.pointers import resolved
+
+RESPONSE: Final = "response"
+_DECIMAL: Final = r"^-?[0-9]+(\.[0-9]+)?$"
+_USE: Final = "use a pydantic model, dataclass, TypedDict, Literal, enum, list or plain type"
+_BOUNDS: Final = ("gt", "ge", "lt", "le", "multiple_of")
+
+
+class _Schemas(GenerateJsonSchema):
+    """Writes schemas for models to read: without the titles that repeat names."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as its base has it
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+    def decimal_schema(self, schema: Any) -> dict[str, Any]:
+        """Return a text of digits; a number where there are bounds, which texts cannot have.
+
+        pydantic's own is a union of both, with a pattern that OpenAI's strict mode refuses.
+        """
+        if any(schema.get(bound) is not None for bound in _BOUNDS):
+            found = dict(super().decimal_schema(schema)["anyOf"][0])
+            return {**found, "format": "decimal"}
+        return {"type": "string", "format": "decimal", "pattern": _DECIMAL}
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        return _untitled(super().model_schema(schema), schema["cls"])
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        return _untitled(super().dataclass_schema(schema), schema["cls"])
+
+    def typed_dict_schema(self, schema: Any) -> dict[str, Any]:
+        return _untitled(super().typed_dict_schema(schema), schema.get("cls"))
+
+
+def _untitled(schema: dict[str, Any], cls: Any) -> dict[str, Any]:
+    if schema.get("title") == getattr(cls, "__name__", None):
+        schema.pop("title", None)
+    return schema
+
+
+class PydanticCheck:
+    """Reads answers of a Python type.
+
+    Args:
+        given: the type.
+
+    Raises:
+        ConfigurationError: the type has no JSON schema.
+    """
+
+    errors: tuple[type[Exception], ...] = (ValidationError,)
+
+    def __init__(self, given: Any) -> None:
+        self.own = _adapter(given)
+        schema = _schema(self.own, given)
+        self.wraps = not _is_record(schema)
+        adapter = self.own
+        if self.wraps:
+            fields: dict[str, Any] = {RESPONSE: (given, ...)}
+            adapter = _adapter(create_model("Answer", **fields))
+            schema = _schema(adapter, given)
+        self.schema = _rooted(schema)
+        self._adapter = adapter
+        self._validate: Callable[[str], Any] = adapter.validator.validate_json
+        self._validate_own: Callable[[str], Any] = self.own.validator.validate_json
+        self._dump = self.own.serializer.to_python
+        self._columns = tuple(self.schema["properties"])
+        self._keys = () if self.wraps else _dumped_names(self.own, self._columns)
+
+    def read(self, text: str) -> Any:
+        """Return the value of an answer's JSON; raises one of `errors`."""
+        if self.wraps:
+            return self._validate(text).response
+        return self._validate(text)
+
+    def read_unwrapped(self, text: str) -> Any:
+        """Return the value of JSON that is not wrapped as an object."""
+        return self._validate_own(text)
+
+    def row(self, value: Any) -> dict[str, Any]:
+        """Return a value as plain JSON data by column."""
+        try:
+            dumped = self._dump(value, mode="json", by_alias=True, warnings=False)
+        except PydanticSerializationError:
+            dumped = self._dump(value, mode="json", by_alias=True, warnings=False, fallback=str)
+        if self.wraps:
+            return {RESPONSE: dumped}
+        if type(dumped) is dict and tuple(dumped) == self._columns:
+            return dumped
+        get = dumped.get
+        return {name: get(key) for name, key in zip(self._columns, self._keys, strict=True)}
+
+    def problems(self, error: Exception) -> Iterator[str]:
+        """Yield what is wrong, a line each."""
+        assert isinstance(error, ValidationError)
+        for each in error.errors(include_url=False, include_context=False):
+            path = path_text([step for step in each["loc"] if not _is_branch(step)])
+            if each["type"] == "json_invalid":
+                yield problem(path, each["msg"].replace("Invalid JSON", "not valid JSON"))
+            elif each["type"] in ("missing", "extra_forbidden"):
+                yield problem(path, each["msg"])
+            else:
+                yield problem(path, each["msg"], each["input"])
+
+
+def _is_branch(step: str | int) -> bool:
+    """Return True if a step is no key, but pydantic's name for a validator or a union's type."""
+    return isinstance(step, str) and step.endswith((")", "]")) and ("(" in step or "[" in step)
+
+
+def _adapter(given: Any) -> TypeAdapter[Any]:
+    shown = _shown(given)
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(given)
+        adapter.rebuild()
+        return adapter
+    except PydanticSchemaGenerationError as error:
+        reason = str(error).splitlines()[0].partition(". Set `arb")[0]
+        raise ConfigurationError(
+            f"output_type {shown} has no JSON schema: {reason.rstrip('.')}; {_USE}"
+        ) from error
+    except (PydanticUserError, SchemaError, NameError, TypeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigurationError(
+            f"output_type {shown} cannot be used: {reason.rstrip('.')}; {_USE}, and define "
+            "the classes that it names before it, in a module"
+        ) from error
+
+
+def _schema(adapter: TypeAdapter[Any], given: Any) -> dict[str, Any]:
+    try:
+        schema = adapter.json_schema(schema_generator=_Schemas)
+    except (PydanticInvalidForJsonSchema, PydanticUserError, RecursionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigurationError(
+            f"output_type {_shown(given)} has no JSON schema: {reason}; {_USE}"
+        ) from error
+    for part in schema.get("$defs", {}).values():
+        if "enum" in part or "const" in part:
+            part.pop("title", None)  # the name of the enum's class
+    return schema
+
+
+def _shown(given: Any) -> str:
+    return getattr(given, "__name__", None) or repr(given)[:80]
+
+
+def _is_record(schema: Mapping[str, Any]) -> bool:
+    """Return True if a schema is an object of named properties."""
+    try:
+        schema = _rooted(schema)
+    except LookupError:
+        return False
+    return schema.get("type") == "object" and "properties" in schema
+
+
+def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema whose root is no reference."""
+    result = dict(schema)
+    for _ in range(20):
+        if "$ref" not in result:
+            break
+        target = resolved(schema, result.pop("$ref"))
+        result = {**target, **result}
+    return result
+
+
+def _dumped_names(adapter: TypeAdapter[Any], columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that the columns' values have when they are written."""
+
+    def names(mode: Any, by_alias: bool) -> list[str]:
+        schema = adapter.json_schema(schema_generator=_Schemas, mode=mode, by_alias=by_alias)
+        return list(_rooted(schema).get("properties", ()))
+
+    try:
+        fields = names("validation", False)
+        written = dict(zip(names("serialization", False), names("serialization", True)))  # noqa: B905
+    except (PydanticUserError, LookupError):
+        return columns
+    if len(fields) != len(columns):
+        return columns
+    return tuple(written.get(name, name) for name in fields)
