@@ -46,9 +46,8 @@ from llmflow.jobs.submission import Submission
 from llmflow.journal import read_summary
 from llmflow.limits.registry import remember_limits
 from llmflow.mapping.spec import default_concurrency
-from llmflow.rows import RowSource, RowWriter, Selection, open_output
+from llmflow.rows import RowLayout, RowSource, RowWriter, Selection, open_output
 from llmflow.rows.output_files import partial_path
-from llmflow.rows.records import output_fields, output_types
 from llmflow.rows.writers import partial_file
 from llmflow.runs.catalog import runs_folder
 from llmflow.runs.run import Run, Store
@@ -100,6 +99,7 @@ class _Session:
     ) -> None:
         self._task, self._rows, self._selection = task, rows, selection
         self._runs, self._postponed = runs, postponed
+        self._layout = RowLayout(details=task.details)
         resolved = resolve_model(task)
         self._llm, self._contact = resolved.llm, resolved.contact
         self._llm.prepare()
@@ -192,7 +192,7 @@ class _Session:
 
     def _open_output(self, before: list[int] | None) -> RowWriter:
         """Open the output; `before` is the last session's partial file."""
-        task, rows = self._task, self._rows
+        task, rows, layout = self._task, self._rows, self._layout
         if task.output == "-" and sys.stdout is None:
             raise ConfigurationError("standard output is closed: name a file with -o")
         stdout: Any = TerminalRows(sys.stdout) if self._shows_rows else None
@@ -201,8 +201,8 @@ class _Session:
         known = self._known and before == self._partial()
         writer = open_output(
             task.output,
-            fields=output_fields(rows.fields, details=task.details) if rows.fields else None,
-            types=output_types(rows.types, details=task.details) if rows.types else None,
+            fields=layout.fields(rows.fields) if rows.fields else None,
+            types=layout.types(rows.types) if rows.types else None,
             inputs=[] if task.source == "-" else [task.source],
             stdout=stdout,
             keep_partial=not known,
@@ -237,7 +237,7 @@ class _Session:
             contact=self._contact,
             submission=submission,
             overflow=overflow,
-            details=task.details,
+            layout=self._layout,
         )
 
     # --- its work and its end ---------------------------------------------------------

@@ -12,7 +12,7 @@ from llmflow.jobs.bottleneck import RunFacts, explain_bottleneck
 from llmflow.jobs.file_run import FileRun
 from llmflow.llm import LLM
 from llmflow.progress.view import BatchView, RunView
-from llmflow.runs.report import RunReport, answer_words, request_lines
+from llmflow.runs.report import RunReport, answer_words, reask_words, request_lines
 from llmflow.runs.run import Run
 from llmflow.runs.run_progress import RunProgress
 from llmflow.surrogates import well_formed_value
@@ -43,6 +43,7 @@ class Report:
     stopped_by: str | None  # why the run ended before the last row, or None
     cut: int = 0  # answers that were cut off at max_tokens, those of earlier sessions among them
     empty: int = 0  # answers without any text, likewise
+    reasked: int = 0  # answers that did not fit the schema, and were asked again
     retried: int = 0  # how often requests were sent again; rate limits are not counted
     retries: Mapping[str, int] = field(default_factory=dict)  # the same by status or reason
     run: RunReport | None = None  # replayed and cached answers, budget, cost of all sessions
@@ -67,6 +68,8 @@ class Report:
             *request_lines(self, money if self.run is None else self.run.money),
             *answer_words(self.answered, cut=self.cut, empty=self.empty, option="--max-tokens"),
         ]
+        if self.reasked:
+            lines.append(reask_words(self.reasked))
         if self.limits:
             shares = (
                 f"{self.utilisation[name]:.0%} of {limit:,.0f} {name}"
@@ -220,6 +223,7 @@ class FileProgress(RunProgress):
             failures=failures,
             reasons={kind: {"count": count, "first": first} for kind, (count, first) in reasons},
             stopped_by=stopped_by,
+            reasked=done.reasked,
             retried=done.retried,
             retries=done.retries,
             run=run.report(),

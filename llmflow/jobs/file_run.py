@@ -18,6 +18,7 @@ from llmflow.errors import (
     BudgetExceededError,
     ContentFilterError,
     InputError,
+    InvalidAnswerError,
     JournalError,
     LLMFlowError,
     ProviderError,
@@ -40,11 +41,10 @@ from llmflow.rows import (
     LeftOut,
     PromptTemplate,
     Row,
+    RowLayout,
     RowSource,
     RowWriter,
     Selection,
-    answer_row,
-    failed_row,
 )
 from llmflow.rows.records import answer_details
 from llmflow.runs.run import current_run
@@ -56,12 +56,14 @@ if TYPE_CHECKING:
 
 DEFAULT_CONCURRENCY = 100
 _BUSY_POLL_SECONDS = 0.05
-_OF_ROWS = ProviderError, InputError, BudgetExceededError, JournalError
+_OF_ROWS = ProviderError, InvalidAnswerError, InputError, BudgetExceededError, JournalError
 """What a row may fail with; everything else ends the run."""
 _Item: TypeAlias = tuple[int, Row, Step, Call]
 """What a row's task gets: its index, the row, and what asks its call."""
 _Known: TypeAlias = "tuple[RowKey, int, Recorded | None]"
 """Key of a row's call, hash of its prompt, and what the journal knows of it."""
+_Answered: TypeAlias = tuple[int, Row, Mapping[str, Any]]
+"""Index of a row, the row, and its answer's columns."""
 _UNKNOWN: Final[_Known] = NO_KEY, NO_HASH, None
 
 
@@ -130,7 +132,8 @@ class FileRun(Room):
     `concurrency` rows are under way at once. `contact` is what the LLM's retry policy notes of its
     connections; where it is lost, the run stops. `submission` puts the rows into batch jobs before
     they are asked for one by one. `overflow` puts what is left into batch jobs when the daily quota
-    is used up; without it that ends the run, or each row goes into a job by itself.
+    is used up; without it that ends the run, or each row goes into a job by itself. `layout` is
+    what the rows of the output hold.
     """
 
     def __init__(
@@ -146,7 +149,7 @@ class FileRun(Room):
         contact: Reachability | None = None,
         submission: Submission | None = None,
         overflow: Submission | None = None,
-        details: bool = False,
+        layout: RowLayout | None = None,
     ) -> None:
         self.counters = Counters()
         self.stopped_by: BaseException | None = None
@@ -162,7 +165,7 @@ class FileRun(Room):
         self.source = source
         self._selection = template if isinstance(template, Selection) else Selection(template)
         self._writer = writer
-        self._details = details
+        self._layout = RowLayout() if layout is None else layout
         self.concurrency = concurrency
         self.fails_fast = fail_fast
         """Whether the first row that fails ends it."""
@@ -338,11 +341,11 @@ class FileRun(Room):
         rows = enumerate(self.source)
         for known in keys.read():
             # What cannot be looked up ends the run: to ask for it would be to pay for it again.
-            texts, found = await self._look_up(session, [key for key, _ in known])
-            answered: list[tuple[int, Row, str]] = []
+            answers, found = await self._look_up(session, [key for key, _ in known])
+            answered: list[_Answered] = []
             for (key, digest), (index, row) in zip(known, rows, strict=False):
-                if key in texts and self._is_same(digest, index, row):
-                    answered.append((index, row, texts[key]))
+                if key in answers and self._is_same(digest, index, row):
+                    answered.append((index, row, answers[key]))
                     continue
                 self._replay(answered)
                 if self.stopping:
@@ -363,19 +366,24 @@ class FileRun(Room):
 
     async def _look_up(
         self, session: Session, keys: list[RowKey]
-    ) -> tuple[Mapping[RowKey, str], Mapping[RowKey, Recorded]]:
-        """Return the texts of answers of which no more is to be written, and other records."""
-        texts: Mapping[RowKey, str] = {}
-        if session.journal is not None and not (self._details or Event.wanted):
-            texts = await session.journal.find_texts(keys)
-        others = [key for key in keys if key not in texts]
-        return texts, await session.ordinals.recorded_many(others) if others else {}
+    ) -> tuple[Mapping[RowKey, Mapping[str, Any]], Mapping[RowKey, Recorded]]:
+        """Return the columns of answers of which no more is to be written, and other records."""
+        layout = self._layout
+        answers: dict[RowKey, Mapping[str, Any]] = {}
+        if session.journal is not None and not (layout.details or Event.wanted):
+            for key, text in (await session.journal.find_texts(keys)).items():
+                columns = layout.columns_of_text(text)
+                if columns is not None:  # else it is asked again, by a task of its own
+                    answers[key] = columns
+        others = [key for key in keys if key not in answers]
+        return answers, await session.ordinals.recorded_many(others) if others else {}
 
-    def _replay(self, rows: list[tuple[int, Row, str]]) -> None:
-        """Write and count texts of the journal; the list is empty then."""
+    def _replay(self, rows: list[_Answered]) -> None:
+        """Write and count answers of the journal; the list is empty then."""
         if rows:
             self._tally.known("replayed", number=len(rows))
-            self._writer.write(*[answer_row(row, text, index) for index, row, text in rows])
+            make = self._layout.answer
+            self._writer.write(*[make(row, answer, index) for index, row, answer in rows])
             self.counters.answered += len(rows)
             self.counters.replayed += len(rows)
             rows.clear()
@@ -401,10 +409,10 @@ class FileRun(Room):
             response = None
             if digest != hash(prompt) or Event.wanted:
                 response = session.recall(call, submitted=self.submission is not None)
-            elif found is None:
-                call.key, call.ordinal = key
             else:
-                response = session.tally.outcome(found)
+                call.key, call.ordinal = key
+                if found is not None:
+                    response = session.judged(call, found)
         except _OF_ROWS as error:
             self._failed(row, error, index)
             return ENDED
@@ -435,8 +443,9 @@ class FileRun(Room):
         """Write an answer, and count it."""
         counters = self.counters
         # Counted when it is written: what the writer refuses was not answered.
-        details = answer_details(response) if self._details else None
-        self._writer.write(answer_row(row, response.text, index, details))
+        layout = self._layout
+        details = answer_details(response) if layout.details else None
+        self._writer.write(layout.answer(row, layout.columns_of(response), index, details))
         counters.answered += 1
         counters.cut += response.is_cut
         counters.empty += response.is_empty
@@ -452,10 +461,13 @@ class FileRun(Room):
         if error.fatal or self.contact.lost:  # the next run asks it again
             self._stop(error)
             return
-        self._writer.fail(failed_row(row, error, index, details=self._details))
+        self._writer.fail(self._layout.failure(row, error, index))
         self.counters.failed += 1
+        # What was stopped, or is not accepted, is paid for.
         if isinstance(error, ContentFilterError) and error.usage is not None:
-            self.counters.count_use(error.usage, error.cost)  # what was stopped is paid for
+            self.counters.count_use(error.usage, error.cost)
+        elif isinstance(error, InvalidAnswerError) and error.response.source == "provider":
+            self.counters.count_use(error.response.usage, error.response.cost)
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
         self.counters.reasons[kind] = (count + 1, first)

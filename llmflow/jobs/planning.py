@@ -13,7 +13,14 @@ from llmflow.background import background
 from llmflow.budget import Budget
 from llmflow.budget.forecast import DEFAULT_OUTPUT
 from llmflow.config import load_config
-from llmflow.errors import InputError, LLMFlowError, ProviderError, UsageError, redact
+from llmflow.errors import (
+    InputError,
+    InvalidAnswerError,
+    LLMFlowError,
+    ProviderError,
+    UsageError,
+    redact,
+)
 from llmflow.items.sources import checked_items
 from llmflow.jobs.plan_estimates import Span
 from llmflow.jobs.plan_report import COUNTS, BudgetReach, Output, Pace, Plan, Primer, Sampled
@@ -197,11 +204,11 @@ async def _ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
     questions = survey.kept()
     loop = asyncio.get_running_loop()
 
-    async def one(question: Question) -> tuple[Response | ProviderError, float]:
+    async def one(question: Question) -> tuple[Response | LLMFlowError, float]:
         started = loop.time()
         try:
             response = await llm.complete(question.messages)
-        except ProviderError as error:
+        except (ProviderError, InvalidAnswerError) as error:
             if error.fatal:
                 raise
             return error, 0.0
@@ -217,10 +224,10 @@ async def _ask(llm: LLM, survey: Survey, run: Run) -> Sampled:
         asked = f"{len(questions):,} items were asked, as the sample of a plan"
         run.close(LLMFlowError(asked))  # as an incomplete one
     results = [task.result() for task in tasks]
-    failures = [error for error, _ in results if isinstance(error, ProviderError)]
+    failures = [error for error, _ in results if isinstance(error, LLMFlowError)]
     new: list[tuple[Response, float]] = []
     for question, (response, seconds) in zip(questions, results, strict=True):
-        if isinstance(response, ProviderError):
+        if isinstance(response, LLMFlowError):
             continue
         usage = response.usage
         survey.note_sample(question, (usage.input_tokens, usage.output_tokens), kept=kept)

@@ -197,6 +197,7 @@ class Submission:
             max_tokens=given.max_tokens,
             temperature=given.temperature,
             options=given.options,
+            wanted=given.wanted,
         )
         return Call(
             request,

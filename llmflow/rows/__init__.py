@@ -1,7 +1,7 @@
 """Rows in and out: files, folders, streams, and prompts from rows."""
 
 from llmflow.rows.inputs import BadRow, Row
-from llmflow.rows.records import answer_row, failed_path, failed_row
+from llmflow.rows.records import RowLayout, failed_path
 from llmflow.rows.source import RowSource, open_rows
 from llmflow.rows.template import LeftOut, OnBadRow, PromptTemplate, Selection, check_fits
 from llmflow.rows.writers import RowWriter, open_output
@@ -12,13 +12,12 @@ __all__ = [
     "OnBadRow",
     "PromptTemplate",
     "Row",
+    "RowLayout",
     "RowSource",
     "RowWriter",
     "Selection",
-    "answer_row",
     "check_fits",
     "failed_path",
-    "failed_row",
     "open_output",
     "open_rows",
 ]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from llmflow.errors import ContentFilterError, redact
+from llmflow.errors import ConfigurationError, ContentFilterError, InvalidAnswerError, redact
 from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.typed.columns import Column
+    from llmflow.typed.output_type import OutputType
 
 DETAILS: Final = (
     "finish_reason",
@@ -19,10 +23,8 @@ DETAILS: Final = (
     "error",
 )
 """The columns that details add to a row; what is not known is null."""
-_ANSWER = frozenset({"index", "response"})
-_FAILED = frozenset({"index", "error"})
-_ANSWER_AND_DETAILS = _ANSWER | frozenset(DETAILS)
-_FAILED_AND_DETAILS = _FAILED | frozenset(DETAILS)
+_TEXT: Final = ("response",)
+"""The answer's columns without an output type."""
 
 
 def answer_details(response: Response) -> dict[str, Any]:
@@ -41,6 +43,10 @@ def answer_details(response: Response) -> dict[str, Any]:
 
 def failure_details(error: BaseException) -> dict[str, Any]:
     """Return a failure's values for `DETAILS`, without its ``error``."""
+    if isinstance(error, InvalidAnswerError) and error.response is not None:
+        details = answer_details(error.response)
+        del details["error"]
+        return details
     usage = getattr(error, "usage", None)  # of an answer that was stopped on its way
     return {
         "finish_reason": "content_filter" if isinstance(error, ContentFilterError) else None,
@@ -52,58 +58,109 @@ def failure_details(error: BaseException) -> dict[str, Any]:
     }
 
 
-def output_fields(fields: Sequence[str], *, details: bool = False) -> list[str]:
-    """Return the fields of output rows, in order, for input fields.
+class RowLayout:
+    """The columns of output rows: the input's, the answer's, details.
 
-    >>> output_fields(["id", "index"])
+    An input field with the name of another column is kept as ``input_<name>``, so that nothing
+    of the input is lost.
+
+    >>> layout = RowLayout()
+    >>> layout.fields(["id", "index"])
     ['index', 'id', 'input_index', 'response']
-    """
-    renamed = free_names(fields, _ANSWER_AND_DETAILS if details else _ANSWER)
-    own = [renamed.get(name, name) for name in fields]
-    return ["index", *own, "response", *(DETAILS if details else ())]
-
-
-def output_types(types: Mapping[str, Any], *, details: bool = False) -> dict[str, Any]:
-    """Return the types of output columns for input columns with these types.
-
-    >>> output_types({"id": "int8", "index": "int16"})
-    {'id': 'int8', 'input_index': 'int16'}
-    """
-    renamed = free_names(list(types), _ANSWER_AND_DETAILS if details else _ANSWER)
-    return {renamed.get(name, name): kind for name, kind in types.items()}
-
-
-def answer_row(
-    row: Mapping[str, Any],
-    response_text: str,
-    index: int,
-    details: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the output row of an answered input row.
-
-    The input's fields stay. Where one has a name of ours it is kept as
-    ``input_<name>``, so that nothing of the input is lost.
-
-    >>> answer_row({"text": "Hello", "index": "A7"}, "Hi", 0)
+    >>> layout.answer({"text": "Hello", "index": "A7"}, {"response": "Hi"}, 0)
     {'index': 0, 'text': 'Hello', 'input_index': 'A7', 'response': 'Hi'}
+
+    Args:
+        output: whose fields are the answer's columns; None: the text alone, as ``response``.
+        details: whether `DETAILS` are columns, too.
+
+    Raises:
+        ConfigurationError: a field of `output` has the name of a column of ours.
     """
-    if details is not None:
-        own = _renamed(row, _ANSWER_AND_DETAILS)
-        return {"index": index, **own, "response": response_text, **details}
-    if _ANSWER.isdisjoint(row):
-        return {"index": index, **row, "response": response_text}
-    return {"index": index, **_renamed(row, _ANSWER), "response": response_text}
+
+    def __init__(self, output: OutputType | None = None, *, details: bool = False) -> None:
+        self.columns: tuple[Column, ...] = () if output is None else output.columns
+        """The answer's columns with their kinds; none without an output type."""
+        answer = _TEXT if output is None else tuple(each.name for each in output.columns)
+        ours = ("index", *DETAILS) if details else ("index",)
+        for name in answer:
+            if name in ours:
+                raise ConfigurationError(_is_reserved(name))
+        self.details = details
+        self.output, self._answer, self._more = output, answer, ours[1:]
+        self._taken = frozenset((*ours, *answer))
+        self._failed = frozenset(("index", "error", *self._more))
+
+    def fields(self, fields: Sequence[str]) -> list[str]:
+        """Return the fields of output rows, in order, for input fields."""
+        renamed = free_names(fields, self._taken)
+        own = [renamed.get(name, name) for name in fields]
+        return ["index", *own, *self._answer, *self._more]
+
+    def types(self, types: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the types of the input's columns by their new names.
+
+        >>> RowLayout().types({"id": "int8", "index": "int16"})
+        {'id': 'int8', 'input_index': 'int16'}
+        """
+        renamed = free_names(list(types), self._taken)
+        return {renamed.get(name, name): kind for name, kind in types.items()}
+
+    def columns_of(self, response: Response) -> Mapping[str, Any]:
+        """Return the answer's columns of a response that was accepted."""
+        if self.output is None:
+            return {"response": response.text}
+        return self.output.row(response.parsed)
+
+    def columns_of_text(self, text: str) -> Mapping[str, Any] | None:
+        """Return the answer's columns of a recorded text.
+
+        None if it is not what is wanted.
+        """
+        if self.output is None:
+            return {"response": text}
+        from llmflow.typed.output_type import AnswerMismatch
+
+        try:
+            return self.output.row(self.output.parse(text))
+        except AnswerMismatch:
+            return None
+
+    def answer(
+        self,
+        row: Mapping[str, Any],
+        answer: Mapping[str, Any],
+        index: int,
+        details: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the output row of an answered input row."""
+        own = row if self._taken.isdisjoint(row) else _renamed(row, self._taken)
+        if details is None:
+            return {"index": index, **own, **answer}
+        return {"index": index, **own, **answer, **details}
+
+    def failure(self, row: Mapping[str, Any], error: BaseException, index: int) -> dict[str, Any]:
+        """Return the failure file's row: the input and the reason.
+
+        ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
+        ``request_id``; what is not known is null. Of an answer that was stopped because of its
+        content it holds what was written, as ``partial_text``; of one that was not accepted
+        the whole text, as ``text``.
+        """
+        more = failure_details(error) if self.details else {}
+        reason = failure_reason(error)
+        return {"index": index, **_renamed(row, self._failed), **more, "error": reason}
 
 
-def failed_row(
-    row: Mapping[str, Any], error: BaseException, index: int, *, details: bool = False
-) -> dict[str, Any]:
-    """Return the failure file's row: the input and the reason.
+def _is_reserved(name: str) -> str:
+    """Say that a field of a schema cannot be a column."""
+    what = "the row's position" if name == "index" else "a column of --details"
+    remedy = "" if name == "index" else ", or leave out --details"
+    return f"schema: the field {name!r} has the name of {what}: call it otherwise{remedy}"
 
-    ``error`` holds ``type``, ``message``, ``status``, ``attempts`` and
-    ``request_id``; what is not known is null. Of an answer that was stopped because of its
-    content it holds what was written, as ``partial_text``.
-    """
+
+def failure_reason(error: BaseException) -> dict[str, Any]:
+    """Return why a row has failed, as the failure file has it."""
     reason = {
         "type": type(error).__name__,
         "message": redact(str(error)),
@@ -113,10 +170,9 @@ def failed_row(
     }
     if partial_text := getattr(error, "partial_text", ""):
         reason["partial_text"] = partial_text
-    if details:
-        more = failure_details(error)
-        return {"index": index, **_renamed(row, _FAILED_AND_DETAILS), **more, "error": reason}
-    return {"index": index, **_renamed(row, _FAILED), "error": reason}
+    if isinstance(error, InvalidAnswerError) and error.response is not None:
+        reason["text"] = error.response.text
+    return reason
 
 
 def failed_path(output: Path) -> Path:

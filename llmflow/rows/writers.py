@@ -127,7 +127,7 @@ class RowWriter:
     partial file.
 
     >>> with open_output("summaries.jsonl") as out:  # doctest: +SKIP
-    ...     out.write(answer_row(row, "A short text.", 0))
+    ...     out.write(RowLayout().answer(row, {"response": "A short text."}, 0))
     """
 
     def __init__(

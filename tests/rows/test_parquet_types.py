@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from llmflow.errors import InputError
-from llmflow.rows import answer_row, open_output, open_rows
-from llmflow.rows.records import output_fields, output_types
+from llmflow.rows import RowLayout, open_output, open_rows
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402 - only where it is installed
@@ -59,12 +58,12 @@ def through(tmp_path: Path, table: Any) -> Any:
     assert rows.types is not None
     out = open_output(
         tmp_path / "out.parquet",
-        fields=output_fields(tuple(rows.types)),
-        types=output_types(rows.types),
+        fields=RowLayout().fields(tuple(rows.types)),
+        types=RowLayout().types(rows.types),
     )
     with out:
         for index, row in enumerate(rows):
-            out.write(answer_row(row, "yes", index))
+            out.write(RowLayout().answer(row, {"response": "yes"}, index))
     return pq.read_table(tmp_path / "out.parquet")
 
 
@@ -96,7 +95,7 @@ def test_many_rows_in_another_order(tmp_path: Path) -> None:
     out = open_output(tmp_path / "out.parquet", types=rows.types)
     with out:
         for index, row in reversed(list(enumerate(rows))):
-            out.write(answer_row(row, "yes", index))
+            out.write(RowLayout().answer(row, {"response": "yes"}, index))
     assert pq.read_table(tmp_path / "out.parquet").column("at").to_pylist() == times[::-1]
 
 

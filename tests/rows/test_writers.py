@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmflow.errors import ConfigurationError, MissingExtraError, RateLimitError
-from llmflow.rows import answer_row, failed_path, failed_row, open_output, open_rows, output_files
+from llmflow.rows import RowLayout, failed_path, open_output, open_rows, output_files
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 names = texts.filter(lambda name: name.strip() != "")
@@ -462,7 +462,7 @@ class TestWhatCannotWork:
 
 class TestRecords:
     def test_an_answer_keeps_the_rows_fields(self) -> None:
-        assert answer_row({"id": 7, "text": "a"}, "b", 3) == {
+        assert RowLayout().answer({"id": 7, "text": "a"}, {"response": "b"}, 3) == {
             "index": 3,
             "id": 7,
             "text": "a",
@@ -471,7 +471,7 @@ class TestRecords:
 
     def test_fields_with_names_of_ours_are_kept_beside(self) -> None:
         row = {"response": "old", "index": "A", "input_response": "older"}
-        assert answer_row(row, "new", 0) == {
+        assert RowLayout().answer(row, {"response": "new"}, 0) == {
             "index": 0,
             "input_index": "A",
             "response": "new",
@@ -483,7 +483,7 @@ class TestRecords:
         error = RateLimitError(
             "slow down sk-abcdef123456", status=429, attempts=3, request_id="req_1"
         )
-        assert failed_row({"text": "a", "error": "old"}, error, 5) == {
+        assert RowLayout().failure({"text": "a", "error": "old"}, error, 5) == {
             "index": 5,
             "text": "a",
             "input_error": "old",
@@ -497,7 +497,7 @@ class TestRecords:
         }
 
     def test_a_failure_of_any_kind_has_a_reason(self) -> None:
-        assert failed_row({}, KeyError("x"), 0)["error"] == {
+        assert RowLayout().failure({}, KeyError("x"), 0)["error"] == {
             "type": "KeyError",
             "message": "'x'",
             "status": None,

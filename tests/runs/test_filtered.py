@@ -10,7 +10,7 @@ import pytest
 
 from llmflow import LLM, Run
 from llmflow.errors import ContentFilterError
-from llmflow.rows.records import failed_row
+from llmflow.rows import RowLayout
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Response, Usage
 
@@ -52,7 +52,7 @@ def test_an_answer_that_a_provider_calls_filtered_is_a_failure(folder: Path) -> 
 
 
 def test_the_failed_row_has_the_partial_text_and_others_have_no_such_field() -> None:
-    row: dict[str, Any] = failed_row({}, ContentFilterError("no", partial_text="Half"), 0)
+    row: dict[str, Any] = RowLayout().failure({}, ContentFilterError("no", partial_text="Half"), 0)
     assert row["error"]["partial_text"] == "Half"
-    assert "partial_text" not in failed_row({}, ContentFilterError("no"), 0)["error"]
+    assert "partial_text" not in RowLayout().failure({}, ContentFilterError("no"), 0)["error"]
     assert orjson.dumps(row)
