@@ -6,10 +6,12 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import time, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
@@ -17,6 +19,9 @@ from llmflow.errors import InputError, MissingExtraError
 from llmflow.rows.cells import JsonLines, cell, json_line
 from llmflow.rows.inputs import Rows, reading
 from llmflow.rows.output_files import create_anew
+
+if TYPE_CHECKING:
+    from llmflow.typed.columns import Column
 
 # Few enough rows that 256 documents of 100 kB are 25 MB, enough that the cost of a
 # batch is shared.
@@ -88,14 +93,20 @@ class Parquet(JsonLines):
     its last bytes. So the rows wait as JSON lines, which a crash leaves intact, and
     the types come from all rows. Columns hold truth values, 64-bit integers, 64-bit
     floats or text; mixed kinds, lists and objects become text. Columns of a Parquet
-    input keep its types.
+    input keep its types, and those of an answer's fields have the types of their kinds.
     """
 
-    def __init__(self, fields: Sequence[str] = (), types: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        fields: Sequence[str] = (),
+        types: Mapping[str, Any] | None = None,
+        columns: Sequence[Column] = (),
+    ) -> None:
         super().__init__()
         pa = need_pyarrow()
         self._kinds: Kinds = {name: set() for name in fields}
         self._types = types or {}
+        self._columns = columns
         self._spelled = [name for name, kind in self._types.items() if needs_spelling(pa, kind)]
 
     def encode(self, row: Mapping[str, Any]) -> bytes:
@@ -117,34 +128,58 @@ class Parquet(JsonLines):
         """Return the Parquet file made from the partial one."""
         whole = partial.with_suffix(".parquet")
         with create_anew(whole, mode) as raw:
-            write_parquet(partial, raw, self._kinds, self._types)
+            write_parquet(partial, raw, self._kinds, self._types, self._columns)
             os.fsync(raw.fileno())
         partial.unlink()
         return whole
 
 
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """A column of a given type, made of JSON values.
+
+    `made` raises what it likes if one of them does not fit.
+    """
+
+    type: Any
+    made: Callable[[Sequence[Any]], Any]
+
+
 def write_parquet(
-    spool: Path, target: BinaryIO, kinds: Kinds, types: Mapping[str, Any] | None = None
+    spool: Path,
+    target: BinaryIO,
+    kinds: Kinds,
+    types: Mapping[str, Any] | None = None,
+    columns: Sequence[Column] = (),
 ) -> None:
     """Turn a file of JSON lines into Parquet, batch by batch.
 
-    A column whose values do not fit its given Arrow type has a type by its values.
+    A column whose values do not fit its given Arrow type, or kind, has a type by its values.
     """
     pa = need_pyarrow()
-    kept = {name: kind for name, kind in (types or {}).items() if name in kinds}
-    while (misfit := _write(pa, spool, target, kinds, kept)) is not None:
-        del kept[misfit]
+    kinds = {**kinds, **{each.name: kinds.get(each.name, set()) for each in columns}}
+    typed = {
+        name: _Typed(kind, partial(_column, pa, kind=kind))
+        for name, kind in (types or {}).items()
+        if name in kinds
+    }
+    typed |= {each.name: _typed_answers(pa, each) for each in columns}
+    while (misfit := _write(pa, spool, target, kinds, typed)) is not None:
+        del typed[misfit]
         target.seek(0)
         target.truncate()
 
 
 def _write(
-    pa: Any, spool: Path, target: BinaryIO, kinds: Kinds, kept: Mapping[str, Any]
+    pa: Any, spool: Path, target: BinaryIO, kinds: Kinds, typed: Mapping[str, _Typed]
 ) -> str | None:
     """Write all rows; return the name of a column whose values do not fit its type, if any."""
-    names = {name: _column_type(kinds[name]) for name in kinds if name not in kept}
+    names = {name: _column_type(kinds[name]) for name in kinds if name not in typed}
     schema = pa.schema(
-        [(name, kept[name] if name in kept else getattr(pa, names[name])()) for name in kinds]
+        [
+            (name, typed[name].type if name in typed else getattr(pa, names[name])())
+            for name in kinds
+        ]
     )
     # orjson reads integers above 64 bits as floats.
     big = any(_BigInt in kinds[name] for name in names)
@@ -153,18 +188,31 @@ def _write(
             columns = {}
             for name in kinds:
                 values = [row.get(name) for row in rows]
-                if name not in kept:
+                if name not in typed:
                     kind = names[name]
                     columns[name] = pa.array(
                         [_fit(value, kind) for value in values], schema.field(name).type
                     )
                     continue
                 try:
-                    columns[name] = _column(pa, values, kept[name])
+                    columns[name] = typed[name].made(values)
                 except Exception:  # noqa: BLE001 - Arrow, decimal and base64 have their own
                     return name
             writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
     return None
+
+
+def _typed_answers(pa: Any, column: Column) -> _Typed:
+    """Return the typed column of a field of answers."""
+    from llmflow.typed.arrow_columns import arrow_type
+    from llmflow.typed.column_values import reader
+
+    kind, read = arrow_type(column.kind), reader(column.kind)
+
+    def made(values: Sequence[Any]) -> Any:
+        return pa.array([None if each is None else read(each) for each in values], type=kind)
+
+    return _Typed(kind, made)
 
 
 def _batches(spool: Path, loads: Callable[[bytes], Any]) -> Iterator[list[dict[str, Any]]]:

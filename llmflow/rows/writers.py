@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 from llmflow.errors import ConfigurationError
-from llmflow.rows.cells import JsonLines, cell, json_line, without_formula
+from llmflow.rows.cells import JsonLines, cell, json_line, json_text, without_formula
 from llmflow.rows.output_files import (
     Appender,
     Partial,
@@ -25,6 +25,9 @@ from llmflow.rows.output_files import (
 from llmflow.rows.parquet import Parquet
 from llmflow.rows.records import failed_path
 from llmflow.surrogates import well_formed
+
+if TYPE_CHECKING:
+    from llmflow.typed.columns import Column
 
 WRITABLE = ".jsonl, .ndjson, .csv, .tsv, .parquet, or - for stdout"
 STREAM_FAILURES = "llmflow.failed.jsonl"
@@ -48,9 +51,15 @@ class Csv(JsonLines):
     """
 
     def __init__(
-        self, suffix: str, fields: Sequence[str] = (), *, escape_formulas: bool = False
+        self,
+        suffix: str,
+        fields: Sequence[str] = (),
+        columns: Sequence[Column] = (),
+        *,
+        escape_formulas: bool = False,
     ) -> None:
         super().__init__(suffix)
+        self._json = _json_names(columns)
         self._delimiter = "\t" if suffix == ".tsv" else ","
         self._columns = dict.fromkeys(fields)
         self._in_header = 0
@@ -60,6 +69,9 @@ class Csv(JsonLines):
     def encode(self, row: Mapping[str, Any]) -> bytes:
         """Return a row as a record, with a header before the first."""
         columns = self._columns
+        for name in self._json:  # else a text could not be told from other values
+            if row.get(name) is not None:
+                row = {**row, name: json_text(row[name])}
         if not row.keys() <= columns.keys():
             columns.update(dict.fromkeys(row))
         header = b""
@@ -117,6 +129,15 @@ class Csv(JsonLines):
             return bytes(line.encode())
         except UnicodeEncodeError:
             return well_formed(line).encode()
+
+
+def _json_names(columns: Sequence[Column]) -> list[str]:
+    """Return the columns with values of several types."""
+    if not columns:
+        return []
+    from llmflow.typed.columns import JSON
+
+    return [each.name for each in columns if each.kind == JSON]
 
 
 class RowWriter:
@@ -295,6 +316,7 @@ def open_output(
     *,
     fields: Sequence[str] | None = None,
     types: Mapping[str, Any] | None = None,
+    columns: Sequence[Column] = (),
     inputs: Iterable[str | os.PathLike[str]] = (),
     stdout: IO[bytes] | None = None,
     keep_partial: bool = True,
@@ -316,6 +338,7 @@ def open_output(
         path: a path, or ``-``.
         fields: columns known beforehand, for formats that have columns.
         types: Arrow types that columns of a Parquet file are to have, where they are known.
+        columns: the fields of answers, with the kinds of their values.
         inputs: paths that the run reads; it must not write over them.
         stdout: the binary stream that ``-`` means; by default the process's own.
         keep_partial: move the rows of an earlier, unfinished run away instead of replacing them.
@@ -355,7 +378,7 @@ def open_output(
         name=name,
         target=target,
         failures=failures,
-        encoding=_format_of(target, fields or (), types, escape_formulas=escape_formulas),
+        encoding=_format_of(target, fields or (), types, columns, escape_formulas=escape_formulas),
         keep_partial=keep_partial,
         flush_interval=flush_interval,
         now=now,
@@ -396,18 +419,19 @@ def _format_of(
     path: Path,
     fields: Sequence[str],
     types: Mapping[str, Any] | None,
+    columns: Sequence[Column],
     *,
     escape_formulas: bool,
 ) -> JsonLines:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return Csv(suffix, fields, escape_formulas=escape_formulas)
+        return Csv(suffix, fields, columns, escape_formulas=escape_formulas)
     if escape_formulas:
         raise _no_table(str(path))
     if suffix in ("", ".jsonl", ".ndjson"):
         return JsonLines(path.suffix)
     if suffix == ".parquet":
-        return Parquet(fields, types)
+        return Parquet(fields, types, columns)
     raise ConfigurationError(f"{path}: unknown format; writable are {WRITABLE}")
 
 
