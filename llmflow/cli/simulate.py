@@ -86,6 +86,13 @@ _option = partial(click.option, show_default=True)
     help="A fault and its probability, such as server_error=0.05; can be repeated. "
     f"Kinds: {', '.join(_KINDS)}.",
 )
+@_option(
+    "--invalid-answer-rate",
+    default=0.0,
+    type=click.FloatRange(0.0, 1.0),
+    help="Share of conversations whose first answer does not fit the JSON schema that is wanted; "
+    "the next one does.",
+)
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
 @_option(
     "--headers-at",

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final
 
 import orjson
 
+from llmflow.simulator.conversation import Conversation
 from llmflow.simulator.exchange import Answer, Call
+from llmflow.simulator.fitting import fits
 from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.written_schema import Written, written_schema
+from llmflow.simulator.wrong_answer import Mistakes, wrong_answer
 
 # Longer texts are judged by their beginning, so that an answer stays cheap.
 _READ_CHARS = 8_000
@@ -126,17 +133,85 @@ def answer_text(prompt: str, *, style: str, max_tokens: int | None) -> str:
     return choose(instruction, text) or summarize(text, max_tokens=max_tokens) or "(empty)"
 
 
-def answer(call: Call, *, style: str) -> Answer:
-    """Let the simulated model answer."""
-    text = answer_text(call.prompt, style=style, max_tokens=call.max_tokens)
-    if call.tool is not None:
-        text = call.tool.input(text)
-    elif call.form == "object":
-        text = orjson.dumps({"answer": text}).decode()
-    elif call.form is not None:
-        text = orjson.dumps(fill_schema(call.form, text)).decode()
-    tokens = count_tokens(text)
-    if call.max_tokens is None or tokens <= call.max_tokens:
-        return Answer(text=text, tokens=tokens, tool=call.tool)
-    text = cut_to_tokens(text, call.max_tokens)
-    return Answer(text=text, tokens=count_tokens(text), cut=True, tool=call.tool)
+def answer(call: Call, *, style: str, mistakes: Mistakes | None = None) -> Answer:
+    """Let the simulated model answer.
+
+    Args:
+        call: what is asked.
+        style: see `SimulatorSettings.answer`.
+        mistakes: which first answers do not fit the schema that is wanted.
+    """
+    tool = call.tool
+    if tool is not None and tool.schema is not None:
+        said = _fitting(call, tool.schema, style=style, mistakes=mistakes)
+    elif tool is None and (schema := _wanted(call)) is not None:
+        said = _fitting(call, schema, style=style, mistakes=mistakes)
+    else:
+        text = answer_text(call.prompt, style=style, max_tokens=call.max_tokens)
+        said = Answer(text=text, tokens=count_tokens(text))
+    said.tool = tool
+    if call.max_tokens is None or said.tokens <= call.max_tokens:
+        return said
+    said.text = cut_to_tokens(said.text, call.max_tokens)
+    said.tokens, said.cut, said.wrong = count_tokens(said.text), True, None
+    return said
+
+
+_ANY_ANSWER: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {"answer": {"type": "string"}},
+    "required": ["answer"],
+}
+
+
+def _wanted(call: Call) -> Mapping[str, Any] | None:
+    """Return the schema that an answer must fit, None for an answer in words."""
+    if call.form is not None and call.form != "object":
+        return call.form
+    found = _written(call)
+    if found is not None:
+        return found.schema
+    return _ANY_ANSWER if call.form == "object" else None
+
+
+def _written(call: Call) -> Written | None:
+    """Return the schema that the words of a request ask for."""
+    if "{" not in call.prompt and len(call.messages) < 2 and not call.system:
+        return None  # as most requests
+    said = Conversation(call.messages, call.system)
+    asked = "\n".join(turn.text for turn in said.turns if not turn.by_model)
+    return written_schema(said.instructions) or written_schema(asked)
+
+
+def _fitting(
+    call: Call, schema: Mapping[str, Any], *, style: str, mistakes: Mistakes | None
+) -> Answer:
+    """Return the JSON that a schema wants, or once something else."""
+    said = Conversation(call.messages, call.system)
+    prompt = said.question(partial(fits, schema)) if said.goes_on else call.prompt
+    found = written_schema(prompt)
+    text = answer_text(
+        prompt if found is None else found.rest, style=style, max_tokens=call.max_tokens
+    )
+    value = fill_schema(schema, text)
+    if call.tool is not None and not isinstance(value, dict):
+        value = {}
+    wrong = None
+    if mistakes is not None and not said.goes_on:
+        kind = mistakes.kind(said.first, max_tokens=call.max_tokens)
+        as_object = call.tool is not None and call.tool.read
+        wrong = kind and wrong_answer(
+            kind, value, schema, as_object=as_object, has_room=partial(_has_room, call)
+        )
+    if not wrong:
+        whole = orjson.dumps(value).decode()
+        return Answer(text=whole, tokens=count_tokens(whole))
+    if wrong.kind != "cut_off" or call.max_tokens is None:
+        return Answer(text=wrong.text, tokens=count_tokens(wrong.text), wrong=wrong.kind)
+    # It has used all of its tokens: the rest went into what is not seen.
+    text, tokens = cut_to_tokens(wrong.text, call.max_tokens), call.max_tokens
+    return Answer(text=text, tokens=tokens, cut=True, wrong=wrong.kind)
+
+
+def _has_room(call: Call, text: str) -> bool:
+    return call.max_tokens is None or count_tokens(text) <= call.max_tokens

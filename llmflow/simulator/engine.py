@@ -22,6 +22,7 @@ from llmflow.simulator.known_dialects import dialects
 from llmflow.simulator.quota import Charge, Decision, Ledger
 from llmflow.simulator.settings import SimulatorSettings
 from llmflow.simulator.stats import Admission, Admissions, AdmissionTally, SimulatorStats, Tally
+from llmflow.simulator.wrong_answer import Mistakes, WrongKind
 
 _ROUTES = {
     "/models": ("GET", "models"),
@@ -56,6 +57,7 @@ class Reply:
         side: the dialect of the request that was admitted, with its quotas.
         call: that request.
         tokens: input and output tokens of a proper answer.
+        wrong: what is wrong on purpose with the answer to a schema.
         produced: tokens that are charged while the answer is produced.
         used: what the request is settled to when it is answered; None leaves its charge.
         epoch: how many resets were before it.
@@ -74,6 +76,7 @@ class Reply:
     side: _Side | None = None
     call: Any = None
     tokens: tuple[int, int] = (0, 0)
+    wrong: WrongKind | None = None
     produced: int = 0
     used: Charge | None = None
     epoch: int = 0
@@ -128,6 +131,7 @@ class Engine:
         )
         self._asked = {side.dialect.path: side for side in self._sides}
         self._dice = Dice(self._latency, settings.faults, seed=settings.seed)
+        self._mistakes = Mistakes(settings.invalid_answer_rate, seed=settings.seed)
         self._tally = Tally(now=now)
         self._admissions = AdmissionTally(settings.record, now=now) if settings.record else None
         told = settings.headers_on == "all"
@@ -220,6 +224,8 @@ class Engine:
         if proper:
             side.dialect.answered(reply.call, now=now)
             self._tally.answer(*reply.tokens, now=now)
+            if reply.wrong is not None:
+                self._tally.invalid_answers[reply.wrong] += 1
 
     def _side(self, path: str, headers: Mapping[str, str]) -> _Side:
         asked = self._asked.get(path)
@@ -255,7 +261,7 @@ class Engine:
         self, side: _Side, call: Call, decision: Decision, ident: str, now: float
     ) -> Reply:
         dialect = side.dialect
-        said = answer(call, style=self.settings.answer)
+        said = answer(call, style=self.settings.answer, mistakes=self._mistakes)
         fate = self._dice.roll(output_tokens=0 if call.stream else said.tokens)
         headers = dialect.headers(ident, fate.latency)
         if self._told_at_admission:
@@ -288,6 +294,7 @@ class Engine:
         """Put the answer into a reply, and charge its production."""
         dialect, call, seconds = side.dialect, reply.call, reply.delay
         reply.tokens = (call.prompt_tokens, said.tokens * call.choices)
+        reply.wrong = said.wrong
         reply.used, created = dialect.used(call, said), dialect.created(now)
         if call.stream:
             reply.events = dialect.events(call, said, ident=ident, created=created)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import orjson
 
 from llmflow.simulator.quota import Charge
-from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.wrong_answer import WrongKind
 
 Form = Literal["object"] | Mapping[str, Any] | None
 """Any JSON object, or what a schema allows, or plain text."""
@@ -59,18 +59,13 @@ class Tool:
     Args:
         name: its name.
         schema: the JSON schema of its input; None for a tool that takes free text.
+        read: whether the service itself reads its input, so that it is always an object.
 
     """
 
     name: str
     schema: Mapping[str, Any] | None
-
-    def input(self, text: str) -> str:
-        """Return the plainest input that the schema allows, containing `text`."""
-        if self.schema is None:
-            return text
-        value = fill_schema(self.schema, text)
-        return orjson.dumps(value if isinstance(value, dict) else {}).decode()
+    read: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +84,10 @@ class Call:
     choices: int = 1
     tool: Tool | None = None
     """The tool that must be called."""
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The messages of the request, as it has them."""
+    system: object = None
+    """Instructions that are not among them."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +98,8 @@ class Answer:
     tokens: int
     cut: bool = False
     tool: Tool | None = None
+    wrong: WrongKind | None = None
+    """What is wrong with it on purpose."""
 
     def pieces(self) -> list[str]:
         """Return the text as a stream brings it: word by word."""

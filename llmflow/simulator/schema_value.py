@@ -15,7 +15,7 @@ _BOUND_WORDS: Final = (
     *_BOUND_TEXTS,
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
     *("minLength", "maxLength", "minItems", "maxItems", "uniqueItems"),
-    *("minProperties", "maxProperties"),
+    *("minProperties", "maxProperties", "prefixItems"),
 )
 _DESCRIBED: Final = re.compile(r"(?:\A|\n\n)\{(\w+: .*)\}\Z", re.DOTALL)
 _NEXT_BOUND: Final = re.compile(r", (?=[A-Za-z]+: )")
@@ -121,7 +121,7 @@ def _has(part: Any, char: str) -> bool:
 _MOST_DEPTH = 24
 # Below this, what may be left out is, and the shortest of several alternatives is taken.
 _PLAIN_DEPTH = 6
-_FORMATS = {
+FORMATS = {
     "date-time": "2026-01-31T12:00:00Z",
     "date": "2026-01-31",
     "time": "12:00:00Z",
@@ -171,6 +171,21 @@ def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
         return _Filler(schema, text).value(schema, 0)
     except (_EndlessError, TypeError, ValueError, ArithmeticError):
         return {}  # such as a bound that is no number
+
+
+def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a part of a schema with all that it refers to.
+
+    Bounds in its description count.
+
+    >>> root = {"$defs": {"n": {"description": "{minimum: 3}"}}}
+    >>> resolved({"$ref": "#/$defs/n"}, root)["minimum"]
+    3
+    """
+    try:
+        return with_described(_Filler(root, "")._merged(schema))
+    except _EndlessError:
+        return {}
 
 
 class _Filler:
@@ -282,8 +297,15 @@ class _Filler:
         for name in required:
             if isinstance(name, str) and name not in filled:
                 filled[name] = self.value(more, depth + 1)
-        for number in range(_count(schema.get("minProperties")) - len(filled)):
-            filled[f"key{number + 1}"] = self.value(more, depth + 1)
+        least = _count(schema.get("minProperties"))
+        # A dictionary has an entry where there is room for one.
+        one = not properties and isinstance(more, Mapping) and bool(more) and depth < _PLAIN_DEPTH
+        for number in range(max(least, int(one)) - len(filled)):
+            try:
+                filled[f"key{number + 1}"] = self.value(more, depth + 1)
+            except _EndlessError:
+                if number < least:
+                    raise
         return filled
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
@@ -405,8 +427,8 @@ def _string(schema: Mapping[str, Any], text: str) -> str:
     name, pattern = schema.get("format"), schema.get("pattern")
     if isinstance(pattern, str):
         return matching(pattern, text, least=_count(schema.get("minLength")))
-    if name in _FORMATS:
-        return _FORMATS[name]
+    if name in FORMATS:
+        return FORMATS[name]
     least, most = _count(schema.get("minLength")), schema.get("maxLength")
     if len(text) < least:
         text += "." * (least - len(text))

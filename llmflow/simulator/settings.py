@@ -98,6 +98,11 @@ class SimulatorSettings:
         organization: the name in messages and headers.
         answer: ``"summary"`` extracts one or two sentences; ``"echo"`` repeats the prompt's
             beginning, which costs the simulator less time.
+        invalid_answer_rate: where an answer must fit a JSON schema, the share of conversations
+            whose first answer does not: it is no JSON, lacks a field, is out of range, has words
+            around or within it, or is cut off, each of them equally often; live and in batch
+            jobs. It is right as soon as the user answers to it; what was cut off is right
+            with twice the ``max_tokens``. Without ``max_tokens`` nothing is cut off.
         latency: how long answers take; a number of seconds is a constant. Unset it is
             `Latency.usual`, lognormal around half a second.
         jitter: the most seconds that a request travels before it is admitted or rejected,
@@ -151,6 +156,7 @@ class SimulatorSettings:
     retry_text: bool = True
     organization: str = "org-simulator"
     answer: AnswerStyle = "summary"
+    invalid_answer_rate: float = 0.0
     latency: Latency | float = field(default_factory=Latency.usual)
     jitter: float = 0.0
     slow_openings: float = 0.0
@@ -171,6 +177,11 @@ class SimulatorSettings:
             context_tokens={"low": 1},
             max_body_bytes={"low": 1},
         )
+        if self.invalid_answer_rate > 1:
+            raise ConfigurationError(
+                "invalid_answer_rate must be at most 1, for it is a share; "
+                f"got {self.invalid_answer_rate!r}"
+            )
         self._check_nested()
         for name in ("host", "organization"):
             value = getattr(self, name)

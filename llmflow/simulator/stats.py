@@ -223,6 +223,9 @@ class SimulatorStats:
         refused: requests that were wrong in themselves, by HTTP status.
         rejected: requests over the quota, by reason.
         faults: injected faults by kind.
+        invalid_answers: live answers that did not fit their schema on purpose, by what was
+            wrong; see `SimulatorSettings.invalid_answer_rate`. Those of batch jobs are
+            in `batches`.
         client_disconnects: clients that left before their answer; hangs among them.
         tokens_charged: tokens charged: on arrival, while an answer was produced, and what
             was given back taken off.
@@ -247,6 +250,7 @@ class SimulatorStats:
     refused: Mapping[str, int]
     rejected: Mapping[str, int]
     faults: Mapping[str, int]
+    invalid_answers: Mapping[str, int]
     client_disconnects: int
     tokens_charged: float
     input_tokens: int
@@ -287,6 +291,7 @@ class Tally:
         self.started = now
         self.received = self.admitted = self.answered = self.client_disconnects = 0
         self.refused, self.rejected, self.faults = (Counter[str]() for _ in range(3))
+        self.invalid_answers = Counter[str]()
         self.tokens_charged = 0.0
         self.input_tokens = self.output_tokens = 0
         self.in_flight = self.max_in_flight = 0

@@ -47,14 +47,18 @@ class Provider:
     Args:
         state: its folder; None: a temporary one.
         at: the moment at which it is started.
+        invalid: its `invalid_answer_rate`.
         batch: what its batch APIs are set to.
 
     """
 
-    def __init__(self, *, state: Path | None = None, at: float = 0.0, **batch: Any) -> None:
+    def __init__(
+        self, *, state: Path | None = None, at: float = 0.0, invalid: float = 0.0, **batch: Any
+    ) -> None:
         folder = None if state is None else str(state)
         self.at = at
-        self.batches = Batches(SimulatorSettings(batch=BatchSettings(state=folder, **batch)))
+        settings = BatchSettings(state=folder, **batch)
+        self.batches = Batches(SimulatorSettings(batch=settings, invalid_answer_rate=invalid))
 
     def __enter__(self) -> Self:
         return self

@@ -60,12 +60,11 @@ class Measured(BaseModel):
 
 
 class Painted(BaseModel):
-    """Enums: of a class, of values of several types, of numbers."""
+    """Enums: of a class, of texts, of numbers."""
 
     colour: Colour
     size: Literal["S", "M", "L"]
     level: Literal[1, 2, 3]
-    mixed: Literal["all", 0]
 
 
 class Partial(BaseModel):
@@ -173,6 +172,7 @@ FOURTEEN: Final[dict[str, type[BaseModel]]] = {
 BARE: Final[dict[str, Any]] = {
     "list of models": list[Review],
     "literal": Literal["positive", "negative"],
+    "literal of two types": Literal["all", 0],
     "enum": Colour,
     "union of models": Cat | Dog,
     "tuple": tuple[int, str],

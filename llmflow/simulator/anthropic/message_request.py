@@ -7,16 +7,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import orjson
 
 from llmflow.simulator.answer import count_tokens
 from llmflow.simulator.anthropic.message_wire import LIFETIME, AnthropicError, Mark, MessagesRequest
+from llmflow.simulator.anthropic.output_schema import check_schemas, wanted_format
 from llmflow.simulator.exchange import Tool, import_shapes
 from llmflow.simulator.quota import Charge
-from llmflow.simulator.schema_value import schema_parts
 from llmflow.simulator.settings import SimulatorSettings
 
 NO_SAMPLING = "2026-10-21"
@@ -57,8 +56,7 @@ def _check_fields(body: Mapping[str, Any], *, version: str, beta: bool) -> None:
     thinking = body.get("thinking") or {}
     if thinking.get("budget_tokens", 0) >= body["max_tokens"] > 0:
         raise _invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
-    if form := (body.get("output_config") or {}).get("format"):
-        check_schema(form["schema"], "output_config.format.schema")
+    check_schemas(body)
 
 
 @lru_cache(maxsize=256)
@@ -78,9 +76,6 @@ def _check_tools(tools: list[Mapping[str, Any]]) -> None:
     names = [tool["name"] for tool in tools if "name" in tool]
     if len(set(names)) < len(names):
         raise _invalid("tools: Tool names must be unique.")
-    for index, tool in enumerate(tools):
-        if tool.get("strict") and "input_schema" in tool:
-            check_schema(tool["input_schema"], f"tools.{index}.custom.input_schema")
 
 
 def _check_choice(body: Mapping[str, Any]) -> None:
@@ -92,75 +87,6 @@ def _check_choice(body: Mapping[str, Any]) -> None:
         raise _invalid("Thinking may not be enabled when tool_choice forces tool use.")
     if "name" in choice and choice["name"] not in [tool.get("name") for tool in tools]:
         raise _invalid(f"Tool '{choice['name']}' not found in provided tools")
-
-
-_NUMBER_WORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_REFUSED: Mapping[str, tuple[str, ...]] = {
-    "integer": _NUMBER_WORDS,
-    "number": _NUMBER_WORDS,
-    "string": ("minLength", "maxLength"),
-    "array": ("maxItems", "uniqueItems"),
-    "object": ("minProperties", "maxProperties", "patternProperties"),
-}
-
-
-def check_schema(schema: Mapping[str, Any], place: str) -> None:
-    """Raise the refusal of a schema outside the supported subset."""
-    for _, part in _parts(schema):
-        _check_part(part, place)
-    for name in ("$defs", "definitions"):
-        _check_circles(schema, name, place)
-
-
-def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    return schema_parts(schema, lists=("anyOf", "allOf"))
-
-
-def _check_part(part: Mapping[str, Any], place: str) -> None:
-    kind = part.get("type")
-    if not isinstance(kind, str):
-        return
-    refused = [word for word in _REFUSED.get(kind, ()) if word in part]
-    if refused:
-        words, verb = ("properties", "are") if len(refused) > 1 else ("property", "is")
-        named = ", ".join(refused) if len(refused) > 1 else f"'{refused[0]}'"
-        raise _bad_schema(place, f"For '{kind}' type, {words} {named} {verb} not supported")
-    if kind == "array" and part.get("minItems", 0) not in (0, 1):
-        raise _bad_schema(
-            place, "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
-        )
-    if kind == "object" and part.get("additionalProperties") is not False:
-        raise _bad_schema(
-            place, "For 'object' type, 'additionalProperties' must be explicitly set to false"
-        )
-
-
-def _check_circles(schema: Mapping[str, Any], name: str, place: str) -> None:
-    """Refuse definitions that lead back to themselves."""
-    parts = schema.get(name)
-    if not isinstance(parts, dict):
-        return
-    prefix = f"#/{name}/"
-    leads = {
-        one: [
-            str(inner["$ref"]).removeprefix(prefix) for _, inner in _parts(part) if "$ref" in inner
-        ]
-        for one, part in parts.items()
-        if isinstance(part, dict)
-    }
-    try:
-        TopologicalSorter(leads).prepare()
-    except CycleError as error:
-        circle = " -> ".join(reversed(error.args[1]))
-        raise _bad_schema(
-            place,
-            f"Circular reference detected in schema definitions: {circle}. "
-            "Self-referencing or mutually-referencing definitions are not supported.",
-        ) from None
-
-
-def _bad_schema(place: str, reason: str) -> AnthropicError:
-    return AnthropicError(400, f"{place}: {reason}")
 
 
 class _Prompt:
@@ -298,7 +224,7 @@ def read_messages(
     if settings.models and model not in settings.models:
         raise AnthropicError(404, f"model: {model}")
     _check_context(prompt.tokens, max_tokens, settings.context_tokens)
-    form = (body.get("output_config") or {}).get("format")
+    form = wanted_format(body)
     estimate = math.ceil(prompt.characters / 4)
     return MessagesRequest(
         model=model,
@@ -306,6 +232,8 @@ def read_messages(
         prompt_tokens=prompt.tokens,
         max_tokens=max_tokens,
         stream=bool(body.get("stream")),
+        messages=body["messages"],
+        system=body.get("system"),
         form=form["schema"] if form else None,
         tool=_forced_tool(body) if "tool_choice" in body else None,
         charge=Charge(estimate, estimate),
@@ -335,4 +263,4 @@ def _forced_tool(body: Mapping[str, Any]) -> Tool | None:
     name = choice["name"] if choice["type"] == "tool" else tools[0].get("name")
     tool = next(tool for tool in tools if tool.get("name") == name)
     schema = tool.get("input_schema")
-    return Tool(name=str(name), schema=schema if isinstance(schema, Mapping) else {})
+    return Tool(name=str(name), schema=schema if isinstance(schema, Mapping) else {}, read=True)

@@ -16,6 +16,7 @@ from llmflow.simulator.answer import answer
 from llmflow.simulator.batches.store import FileRecord, JobRecord, Phase, Store, digest
 from llmflow.simulator.exchange import Answer, DialectError
 from llmflow.simulator.settings import SimulatorSettings
+from llmflow.simulator.wrong_answer import Mistakes
 
 _Item = TypeVar("_Item", FileRecord, JobRecord)
 
@@ -87,7 +88,8 @@ RowKind = Literal["succeeded", "errored"] | Ending
 class Row(NamedTuple):
     """The result line of a row: its file, outcome and cost.
 
-    `custom_id` and `body`, the digest of its request, are for the bill of one that succeeded.
+    `custom_id` and `body`, the digest of its request, are for the bill of one that succeeded;
+    so is `invalid`, an answer that does not fit its schema on purpose.
     """
 
     file: ResultFile
@@ -97,6 +99,7 @@ class Row(NamedTuple):
     output_tokens: int = 0
     custom_id: str = ""
     body: int = 0
+    invalid: bool = False
 
 
 class LineError(Exception):
@@ -153,6 +156,7 @@ class BatchAPI(ABC):
         carry: Callable[[JobRecord], object] = lambda _: None,
     ) -> None:
         self._settings, self._store, self._carry = settings, store, carry
+        self._mistakes = Mistakes(settings.invalid_answer_rate, seed=settings.seed)
         self._most_rows = settings.batch.max_requests or self.most_rows
         self._most_bytes = settings.batch.max_bytes or self.most_bytes
 
@@ -247,7 +251,7 @@ class BatchAPI(ABC):
             body = orjson.Fragment(error.body(""))
             result = self.result(row, "errored", ident=ident, status=error.status, body=body)
             return Row(self.error_file, _line(result), "errored")
-        said = answer(call, style=self._settings.answer)
+        said = answer(call, style=self._settings.answer, mistakes=self._mistakes)
         whole = self.whole(call, said, ident=ident, created=int(job.started or job.created))
         result = self.result(row, "succeeded", ident=ident, status=200, body=orjson.Fragment(whole))
         return Row(
@@ -258,6 +262,7 @@ class BatchAPI(ABC):
             output_tokens=said.tokens * call.choices,
             custom_id=row["custom_id"],
             body=digest(row[self.body_field]),
+            invalid=said.wrong is not None,
         )
 
     def unanswered(self, line: bytes, *, ident: str, why: Ending) -> Row:

@@ -148,6 +148,7 @@ class Life:
         self._steps = self._live()
         self._left: list[int] = []
         self._bills: list[Bill] = []
+        self._invalid: list[int] = []
 
     def step(self, now: float) -> bool:
         """Do the step that is due; return True if the job continues."""
@@ -262,8 +263,9 @@ class Life:
             while cursor < due and work < _STEP_BYTES:
                 work += _ROW_BYTES + self._do(self._fates.order[cursor])
                 cursor += 1
-            self._store.ledger.add(job.ordinal, self._bills)
+            self._store.ledger.add(job.ordinal, self._bills, invalid=self._invalid)
             self._bills.clear()
+            self._invalid.clear()
             yield _AT_ONCE
         return cursor
 
@@ -311,6 +313,8 @@ class Life:
         if row.kind == "succeeded":
             bill = Bill(index, row.custom_id, row.body, row.input_tokens, row.output_tokens)
             self._bills.append(bill)
+            if row.invalid:
+                self._invalid.append(index)
         for _ in range({"missing": 0, "duplicate": 2}.get(fate or "", 1)):
             self._results.write(row)
         return len(line)

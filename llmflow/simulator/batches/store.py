@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS billed (
     PRIMARY KEY (job, row)
 ) WITHOUT ROWID
 """
+_INVALID = """
+CREATE TABLE IF NOT EXISTS invalid (job INTEGER, row INTEGER, PRIMARY KEY (job, row)) WITHOUT ROWID
+"""
 _TWICE = """
 SELECT coalesce(sum(jobs - 1), 0)
 FROM (SELECT count(DISTINCT job) AS jobs FROM billed GROUP BY {column} HAVING jobs > 1)
@@ -37,6 +40,8 @@ class BatchCounts:
         rows_billed: rows answered with success, whatever became of their results.
         rows_billed_twice: those of them whose ``custom_id`` had been billed in another job.
         bodies_billed_twice: those whose request had been, under whatever name.
+        rows_invalid: rows billed whose answer did not fit its schema on purpose; see
+            `SimulatorSettings.invalid_answer_rate`.
         input_tokens: tokens of the prompts billed.
         output_tokens: tokens of the answers billed.
 
@@ -47,6 +52,7 @@ class BatchCounts:
     rows_billed: int = 0
     rows_billed_twice: int = 0
     bodies_billed_twice: int = 0
+    rows_invalid: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
 
@@ -95,17 +101,21 @@ class Ledger:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=OFF")
             database.execute(_TABLE)
+            database.execute(_INVALID)
         except sqlite3.Error as error:
             if database is not None:
                 database.close()
             raise ValueError(f"{path.name}: {error}") from error
         self._database = database
 
-    def add(self, job: int, bills: Iterable[Bill]) -> None:
-        """Bill rows of the job of this number."""
+    def add(self, job: int, bills: Iterable[Bill], *, invalid: Iterable[int] = ()) -> None:
+        """Bill rows of a job; `invalid` are those answered wrongly."""
         self._database.executemany(
             "INSERT OR IGNORE INTO billed VALUES (?, ?, ?, ?, ?, ?)",
             [(job, *bill) for bill in bills],
+        )
+        self._database.executemany(
+            "INSERT OR IGNORE INTO invalid VALUES (?, ?)", [(job, row) for row in invalid]
         )
         self._database.commit()
 
@@ -119,6 +129,7 @@ class Ledger:
             rows_billed=rows,
             rows_billed_twice=self._twice("custom_id"),
             bodies_billed_twice=self._twice("body"),
+            rows_invalid=self._database.execute("SELECT count(*) FROM invalid").fetchone()[0],
             input_tokens=input_tokens,
             output_tokens=output_tokens,
         )

@@ -11,76 +11,9 @@ from typing import Any, Literal
 from llmflow.simulator.answer import count_tokens
 from llmflow.simulator.exchange import Form, Tool, import_shapes, load_object
 from llmflow.simulator.openai.chat_wire import ChatRequest, OpenAIError
+from llmflow.simulator.openai.strict_schema import check_format, check_tool
 from llmflow.simulator.quota import Charge
-from llmflow.simulator.schema_value import schema_parts
 from llmflow.simulator.settings import SimulatorSettings
-
-_REFUSED = (
-    *("allOf", "oneOf", "not", "if", "dependentRequired", "dependentSchemas"),
-    *("default", "examples", "propertyNames", "patternProperties", "unevaluatedProperties"),
-    *("minProperties", "maxProperties", "uniqueItems", "unevaluatedItems"),
-    *("contains", "minContains", "maxContains"),
-)
-_STRICT_FORMATS = (
-    *("date-time", "time", "date", "duration"),
-    *("email", "hostname", "ipv4", "ipv6", "uuid"),
-)
-
-
-def check_strict(schema: Mapping[str, Any], name: str, *, param: str = "response_format") -> None:
-    """Raise the refusal of a schema outside ``strict: true``.
-
-    Args:
-        schema: the schema.
-        name: what it is called in the request.
-        param: where it is in the request; a tool's own schema is in ``tools[…]``.
-    """
-    reason: str | None = "schema must be a JSON Schema of 'type: \"object\"'"
-    path: tuple[str, ...] = ()
-    if schema.get("type") == "object" and "anyOf" not in schema:
-        checked = ((path, _strict_problem(part)) for path, part in schema_parts(schema))
-        path, reason = next((each for each in checked if each[1]), ((), None))
-    if reason is None:
-        return
-    place = ", ".join(f"'{part}'" for part in path) + ("," if len(path) == 1 else "")
-    is_tool = param != "response_format"
-    what = "function" if is_tool else "response_format"
-    raise OpenAIError(
-        400,
-        f"Invalid schema for {what} '{name}': In context=({place}), {reason}.",
-        param=param,
-        code="invalid_function_parameters" if is_tool else "invalid_json_schema",
-    )
-
-
-def _strict_problem(part: Mapping[str, Any]) -> str | None:
-    """Return why a part of a schema is outside the subset."""
-    refused = next((key for key in _REFUSED if key in part), None)
-    if refused is not None:
-        return f"'{refused}' is not permitted"
-    if "$ref" in part and len(part) > 1:
-        extra = next(key for key in part if key != "$ref")
-        return f"$ref cannot have keywords {{'{extra}'}}"
-    kind = part.get("type")
-    if kind == "array" and not isinstance(part.get("items"), dict):
-        return "array schema missing items"
-    if "format" in part and part["format"] not in _STRICT_FORMATS:
-        return f"'{part['format']}' is not a valid format"
-    if kind != "object" and "properties" not in part:
-        return None
-    if part.get("additionalProperties") is not False:
-        return "'additionalProperties' is required to be supplied and to be false"
-    properties, required = part.get("properties") or {}, part.get("required") or []
-    if not isinstance(properties, dict) or not isinstance(required, list):
-        return "'properties' must be of type 'object', and 'required' of type 'array'"
-    left_out = [key for key in properties if key not in required]
-    if left_out:
-        return (
-            "'required' is required to be supplied and to be an array including every key "
-            f"in properties. Missing '{left_out[0]}'"
-        )
-    return None
-
 
 Reasoning = Literal["always", "by_effort", "never"]
 _SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
@@ -186,14 +119,9 @@ def _check_fields(body: Mapping[str, Any]) -> None:
             "to use 'response_format' of type 'json_object'.",
             "messages",
         )
-    outer = wanted.get("json_schema") or {}
-    if outer.get("strict"):
-        check_strict(outer["schema"], outer["name"])
+    check_format(wanted, body["model"])
     for index, tool in enumerate(tools):
-        inner = tool.get("function") or {}
-        if inner.get("strict"):
-            param = f"tools[{index}].function.parameters"
-            check_strict(inner.get("parameters") or {}, inner["name"], param=param)
+        check_tool(tool.get("function") or {}, f"tools[{index}].function.parameters")
     for name in ("tool_choice", "parallel_tool_calls"):
         if body.get(name) is not None and not tools:
             message = f"'{name}' is only allowed when 'tools' are specified."
@@ -303,6 +231,7 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
         max_tokens=max_tokens,
         choices=choices,
         stream=bool(body.get("stream")),
+        messages=body["messages"],
         form=_form(body.get("response_format") or {}),
         tool=_forced_tool(body) if "tool_choice" in body else None,
         charge=_charge(characters, max_tokens, choices, settings),
