@@ -20,6 +20,7 @@ _RUN: Final = "Run(...)"
 _NODE: Final = "a node"
 _ASYNC_NODE: Final = "an async node"
 _CALL: Final = "llm(...)"
+_INFERENCE_NODE: Final = "BatchInferenceNode(...)"
 
 _OF_LLM: Final = (
     *("base_url", "api_key", "quota", "retry", "hedge"),
@@ -37,7 +38,9 @@ BELONGS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("mode", "deadline", "fallback"), (_LLM, _MAP, _RUN, _ASYNC_NODE)),
     "batch": (_LLM, _MAP),
     "validate": (_LLM, _MAP, _ASYNC_NODE),
-    "reasks": (_LLM, _MAP),
+    "output_type": (_LLM, _CALL, _MAP, _INFERENCE_NODE),
+    "reasks": (_LLM, _MAP, _INFERENCE_NODE),
+    "output_method": (_LLM,),
     **dict.fromkeys(("system", "max_tokens", "temperature", "options"), (_LLM, _CALL, _MAP)),
     **dict.fromkeys(("prompt", "ordered", "concurrency"), (_MAP,)),
     "on_error": (_MAP, _NODE),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from llmflow.arguments import belongs_elsewhere, refuse
 from llmflow.errors import ConfigurationError, InputError, redact
@@ -13,15 +14,26 @@ from llmflow.parts import VALUES, Text
 from llmflow.provider import Provider
 from llmflow.types import Request
 
-CALL: Final = ("prompt", "system", "max_tokens", "temperature", "options")
+if TYPE_CHECKING:
+    from llmflow.typed.methods import OutputMethod
+    from llmflow.typed.output_type import OutputType
+
+ProviderT = TypeVar("ProviderT", bound=Provider)
+
+CALL: Final = ("prompt", "system", "max_tokens", "temperature", "options", "output_type")
 """The arguments of one call."""
 
 MAP: Final = (
     *CALL,
     *("items", "ordered", "on_error", "concurrency", "mode", "deadline", "fallback", "batch"),
-    *("validate", "progress"),
+    *("validate", "reasks", "progress"),
 )
 """The arguments of a map."""
+
+# Fields of bodies, in all dialects, that say what form an answer has.
+_FORMS: Final = ("response_format", "output_format", "text_format", "guided_json")
+_WITH_A_FORM: Final = ("output_config", "text")
+_TOOLS: Final = ("tools", "tool_choice", "functions", "function_call")
 
 _NOT_A_FIELD: Final = {
     "model": "make another LLM for another model: its quota is another, too",
@@ -76,6 +88,75 @@ def check_fields(
             _refuse_field(name, value)
         elif belongs_elsewhere(name) if known is None else name not in known:
             raise refuse(name, place=place, own=own, known=known or (), fields=True)
+
+
+def checked_output(given: Any) -> OutputType:
+    """Return the output type that a call is given.
+
+    Raises:
+        ConfigurationError: it is no type that a JSON schema can describe.
+    """
+    from llmflow.typed.output_type import as_output_type
+
+    return as_output_type(given)
+
+
+def asked_by(method: OutputMethod, provider: ProviderT) -> ProviderT:
+    """Return a provider that is asked for data by one method only.
+
+    Raises:
+        ConfigurationError: it does not have that method.
+    """
+    outputs = getattr(provider, "outputs", None)
+    if outputs is None:
+        raise ConfigurationError(f"output_method: {type(provider).__name__} takes no output type")
+    twin: Any = copy.copy(provider)  # it may be another LLM's, too
+    twin.outputs = outputs.forced_to(method)
+    return twin  # type: ignore[no-any-return]
+
+
+def check_output(output: OutputType | None, options: Mapping[str, Any], provider: Provider) -> None:
+    """Check that a provider can be asked for an output type.
+
+    Raises:
+        ConfigurationError: it cannot, or an option says another form of the answer.
+    """
+    outputs = getattr(provider, "outputs", None)
+    if output is not None and outputs is not None:
+        outputs.chosen(output.output)
+    if output is not None and options:
+        check_beside_output(options, provider, output)
+
+
+def check_beside_output(options: Mapping[str, Any], provider: Provider, output: OutputType) -> None:
+    """Refuse fields of a body that say the form of an answer, too.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in _FORMS:
+        if options.get(name) is not None:
+            raise _said_twice(name)
+    for name in _WITH_A_FORM:
+        if isinstance(held := options.get(name), Mapping) and held.get("format") is not None:
+            raise _said_twice(f"{name}.format")
+    outputs = getattr(provider, "outputs", None)
+    if outputs is None or outputs.chosen(output.output).method != "tool":
+        return
+    for name in _TOOLS:
+        if options.get(name):
+            raise ConfigurationError(
+                f"{name!r} cannot be one of the options beside output_type: "
+                f"{provider.name}/{provider.model} answers by a tool of llmflow's own; leave one "
+                "of the two out"
+            )
+
+
+def _said_twice(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name!r} cannot be one of the options beside output_type, which says the form of the "
+        "answer: leave one of the two out"
+    )
 
 
 def known_fields(provider: object) -> frozenset[str] | None:

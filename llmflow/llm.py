@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from llmflow import telemetry
 from llmflow.arguments import checked_arguments
 from llmflow.call_options import (
+    asked_by,
+    check_output,
     checked_max_tokens,
     checked_options,
+    checked_output,
     checked_temperature,
     known_fields,
 )
@@ -45,6 +48,8 @@ from llmflow.types import Quota
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
+    from llmflow.typed.methods import OutputMethod
+    from llmflow.typed.output_type import OutputType
 
 
 class LLM(Mappable, Asking, Copying):
@@ -97,6 +102,9 @@ class LLM(Mappable, Asking, Copying):
             accepted. It is then asked again, with what was wrong, or with twice the tokens where
             it was cut off: in batch mode in the next round. The same answer must always be judged
             alike.
+        output_type: what every answer must be; see `complete`.
+        output_method: how the provider is asked for that: ``"json_schema"``, ``"json_object"``,
+            ``"tool"`` or ``"prompt"``; None: the first that it can do.
         reasks: how often a call is asked again whose answer is not accepted; 0: never.
         config: another configuration file than the one that is found, or a `Config`.
 
@@ -129,6 +137,8 @@ class LLM(Mappable, Asking, Copying):
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        output_type: Any = None,
+        output_method: OutputMethod | None = None,
         reasks: int = REASKS,
         config: Config | str | os.PathLike[str] | None = None,
     ) -> None:
@@ -159,17 +169,20 @@ class LLM(Mappable, Asking, Copying):
             )
         else:
             provider = checked(model)
+        if method := output_method or (settings and settings.output_method):
+            provider = asked_by(method, provider)
         self._price = price
         self.provider: Provider = provider
         self.system = system
         self.validate = checked_validate(validate)
         self.reasks = checked_reasks(reasks)
-        self._judge = Judge()
+        self._judge, self._output = Judge(), None
         self.max_tokens = checked_max_tokens(max_tokens)
         self.temperature = checked_temperature(temperature)
         self.options = checked_options({} if options is None else options)
         self.known_options = known_fields(provider)
         """The names that calls take as fields of the provider's body; None: any."""
+        self.output_type = output_type
         default_quota, default_retry = provider.default_quota, provider.default_retry or Retry()
         default_timeout = Timeout()
         if settings is not None:
@@ -218,6 +231,17 @@ class LLM(Mappable, Asking, Copying):
     def model(self) -> str:
         """The model string, ``provider/model``."""
         return f"{self.provider.name}/{self.provider.model}"
+
+    @property
+    def output_type(self) -> OutputType | None:
+        """What its answers must be; None for texts."""
+        return self._output
+
+    @output_type.setter
+    def output_type(self, given: Any) -> None:
+        output = None if given is None else checked_output(given)
+        check_output(output, self.options, self.provider)
+        self._output = output
 
     @property
     def price(self) -> Price | None:

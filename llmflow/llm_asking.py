@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.background import background
 from llmflow.batch.modes import open_session
 from llmflow.call_options import (
     as_messages,
+    check_beside_output,
     checked_max_tokens,
+    checked_output,
     checked_temperature,
     merged_options,
     sendable,
@@ -23,6 +25,9 @@ from llmflow.errors import UsageError
 from llmflow.provider import Provider
 from llmflow.runs.run import Run
 from llmflow.types import Request, Response
+
+if TYPE_CHECKING:
+    from llmflow.typed.output_type import OutputType
 
 _outside: Final = open_session()
 """For calls that belong to no run."""
@@ -50,6 +55,7 @@ class Asking:
     _shares: bool | None
     _prepared: bool
     _judge: Judge
+    _output: OutputType | None
 
     @property
     def run_around(self) -> Run | None:
@@ -68,11 +74,19 @@ class Asking:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        output_type: Any = None,
         **fields: Any,
     ) -> str:
-        """Ask, and return the answer's text. Arguments and errors as in `complete`."""
-        request = self._request(prompt, system, max_tokens, temperature, options, fields)
-        return (await self._answer(request)).text
+        """Ask, and return the answer's text, or its value with an `output_type`.
+
+        Arguments and errors as in `complete`.
+        """
+        output = self._output if output_type is None else checked_output(output_type)
+        request = self._request(
+            prompt, system, max_tokens, temperature, options, fields, output=output
+        )
+        response = await self._answer(request, output)
+        return response.text if output is None else response.parsed
 
     async def complete(
         self,
@@ -82,6 +96,7 @@ class Asking:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        output_type: Any = None,
         **fields: Any,
     ) -> Response:
         """Ask, and return the whole `Response`: text, usage, finish reason, cost, attempts.
@@ -93,18 +108,24 @@ class Asking:
             temperature: sampling temperature, instead of the object's.
             options: further fields of the body in the provider's dialect, over those of the
                 object; their names are not checked.
+            output_type: what the answer must be, in place of the object's: a pydantic model,
+                dataclass, TypedDict, ``Literal``, enum, ``list[...]``, ``int``, union or any
+                other type that pydantic knows, or a JSON schema as a dict. The provider is told,
+                in the way it can be, and `Response.parsed` is the value.
             **fields: the same for fields that llmflow knows the provider to have, such as
                 ``top_p=0.9``.
 
         Raises:
             ProviderError: the call failed for good; the class says why.
-            InvalidAnswerError: `validate` accepts neither this answer nor the next.
+            InvalidAnswerError: the answer is not of the `output_type`, or `validate` does not
+                accept it, and so are those to `reasks` further requests.
             UsageError: an argument or a setting is wrong.
         """
+        output = self._output if output_type is None else checked_output(output_type)
+        place = "llm.complete(...)"
         return await self._answer(
-            self._request(
-                prompt, system, max_tokens, temperature, options, fields, "llm.complete(...)"
-            )
+            self._request(prompt, system, max_tokens, temperature, options, fields, place, output),
+            output,
         )
 
     def run(
@@ -115,18 +136,21 @@ class Asking:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        output_type: Any = None,
         **fields: Any,
     ) -> str:
-        """Ask from code that is not asynchronous, and return the answer's text.
+        """Ask from code that is not asynchronous; the result is as in ``await llm(...)``.
 
         >>> llm = LLM("sim/demo")
         >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
         'The tide rises.'
         """
+        output = self._output if output_type is None else checked_output(output_type)
         request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.run(...)"
+            prompt, system, max_tokens, temperature, options, fields, "llm.run(...)", output
         )
-        return background.run(lambda: self._answer(request), instead="await llm(...)").text
+        response = background.run(lambda: self._answer(request, output), instead="await llm(...)")
+        return response.text if output is None else response.parsed
 
     def complete_sync(
         self,
@@ -136,13 +160,18 @@ class Asking:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        output_type: Any = None,
         **fields: Any,
     ) -> Response:
         """Ask from code that is not asynchronous, and return the whole `Response`."""
+        output = self._output if output_type is None else checked_output(output_type)
+        place = "llm.complete_sync(...)"
         request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.complete_sync(...)"
+            prompt, system, max_tokens, temperature, options, fields, place, output
         )
-        return background.run(lambda: self._answer(request), instead="await llm.complete(...)")
+        return background.run(
+            lambda: self._answer(request, output), instead="await llm.complete(...)"
+        )
 
     async def submit(
         self,
@@ -152,6 +181,7 @@ class Asking:
         max_tokens: int | None = None,
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
+        output_type: Any = None,
         **fields: Any,
     ) -> bool:
         """Have a batch job answer, without waiting; arguments as in `complete`.
@@ -176,8 +206,9 @@ class Asking:
         run = self.run_around
         if run is None:
             raise UsageError('submit needs a run around it: async with Run("name"): ...')
+        output = self._output if output_type is None else checked_output(output_type)
         request = self._request(
-            prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)"
+            prompt, system, max_tokens, temperature, options, fields, "llm.submit(...)", output
         )
         return await run.session.submit(self._call(request, wanted=False)[1])
 
@@ -185,13 +216,17 @@ class Asking:
         self, prompt: Prompt, arguments: Arguments = _NONE, *, wanted: bool = True
     ) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
-        return self._call(self._request(prompt, *arguments, {}), wanted=wanted)
+        output = self._output
+        request = self._request(prompt, *arguments, {}, output=output)
+        return self._call(request, output, wanted=wanted)
 
-    def _answer(self, request: Request) -> Coroutine[Any, Any, Response]:
-        session, call = self._call(request)
+    def _answer(self, request: Request, output: OutputType | None) -> Coroutine[Any, Any, Response]:
+        session, call = self._call(request, output)
         return session.ask(call)
 
-    def _call(self, request: Request, *, wanted: bool = True) -> tuple[Session, Call]:
+    def _call(
+        self, request: Request, output: OutputType | None = None, *, wanted: bool = True
+    ) -> tuple[Session, Call]:
         session = current_session() or (_outside if self._run is None else self._run.session)
         session.check()
         options = self._route.mode_options or current_mode.get() or session.mode_options
@@ -200,7 +235,9 @@ class Asking:
         elif options is not None and options.mode == "parallel" and options.fallback is None:
             options = None  # as if nobody had chosen
         validate = self.validate or validating.get() if wanted else None
-        judge = None if validate is None else self._judge_of(validate)
+        judge = None
+        if validate is not None or (output is not None and wanted):
+            judge = self._judge_of(validate, output)
         shares = request.temperature == 0 if self._shares is None else self._shares
         return session, Call(
             request,
@@ -211,11 +248,16 @@ class Asking:
             shares=shares,
         )
 
-    def _judge_of(self, validate: Validate | None) -> Judge:
+    def _judge_of(self, validate: Validate | None, output: OutputType | None) -> Judge:
         """Return what looks at answers, made once for many calls."""
         judge = self._judge
-        if judge.validate is not validate or judge.reasks != self.reasks:
-            judge = self._judge = Judge(validate=validate, reasks=self.reasks)
+        if (
+            judge.output is not output
+            or judge.validate is not validate
+            or judge.reasks != self.reasks
+        ):
+            judge = Judge(validate=validate, output=output, reasks=self.reasks)
+            self._judge = judge
         return judge
 
     def _request(
@@ -227,6 +269,7 @@ class Asking:
         options: Mapping[str, Any] | None,
         fields: Mapping[str, Any],
         place: str = "llm(...)",
+        output: OutputType | None = None,
     ) -> Request:
         if not self._prepared:
             self.prepare()
@@ -240,6 +283,8 @@ class Asking:
                 further, options, fields, known=self.known_options, place=place
             )
         is_text = isinstance(prompt, str)  # as nearly all are
+        if output is not None and further:
+            check_beside_output(further, self.provider, output)
         request = Request(
             model=self.provider.model,
             messages=({"role": "user", "content": prompt},) if is_text else as_messages(prompt),
@@ -247,8 +292,9 @@ class Asking:
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             temperature=self.temperature if temperature is None else temperature,
             options=further,
+            wanted=() if output is None else (output.output,),
         )
-        return request if is_text else sendable(request, self.provider)
+        return request if is_text and output is None else sendable(request, self.provider)
 
 
 for _method in (Asking.__call__, Asking.complete, Asking.submit):

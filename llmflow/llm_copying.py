@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from llmflow.calls.call import Route
 
 # What may have been set anew since the object was made.
-_LIVE: Final = ("system", "max_tokens", "temperature", "options", "validate", "reasks")
+_LIVE: Final = (
+    *("system", "max_tokens", "temperature", "options"),
+    *("validate", "reasks", "output_type"),
+)
 
 
 class Copying:
@@ -32,6 +35,7 @@ class Copying:
     provider: Any
     validate: Validate | None
     reasks: int
+    output_type: Any
     _given: dict[str, Any]
     _own: frozenset[str]
     _route: Route
@@ -55,6 +59,7 @@ class Copying:
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        output_type: Any = None,
         reasks: int | None = None,
     ) -> Self:
         """Return an LLM with other settings, sharing quota and connections.
@@ -65,6 +70,7 @@ class Copying:
             fallback: the other way, for what the mode leaves over.
             batch: how calls become jobs.
             validate: what is demanded of every answer.
+            output_type: what every answer must be.
             reasks: how often a call is asked again whose answer is not accepted.
 
         Raises:
@@ -83,6 +89,8 @@ class Copying:
         twin._given = {**self._given, **changed}
         if validate is not None:
             twin.validate = checked_validate(validate)
+        if output_type is not None:
+            twin.output_type = output_type
         if reasks is not None:
             twin.reasks = checked_reasks(reasks)
         return twin
@@ -143,9 +151,13 @@ def _check(name: str, value: Any) -> None:
         raise _refused(name, "a Run belongs to this process: give the run's name")
     if name == "model" and (getattr(value, "key", None) or getattr(value, "_key", None)):
         raise _refused(name, "the provider holds a key: give a model string instead")
+    if name == "output_type":
+        value = getattr(value, "type", value)  # what was given, of an `OutputType`
     try:
         pickle.dumps(value)
     except Exception as error:
+        if name == "output_type":
+            raise _refused(name, "give a type of a module, not one made in place") from error
         if callable(value):
             raise _refused(name, "give a function of a module, not one made in place") from error
         raise _refused(name, f"it cannot be pickled ({type(error).__name__})") from error

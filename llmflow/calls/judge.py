@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.errors import ConfigurationError, InvalidAnswerError
+from llmflow.parts import Parsed
 from llmflow.types import Response
+
+if TYPE_CHECKING:
+    from llmflow.typed.output_type import OutputType
 
 Validate: TypeAlias = Callable[[Response], Any]
 """Looks at an answer. It raises, or returns False, if that is not accepted."""
@@ -23,30 +27,44 @@ class Judge:
 
     Args:
         validate: the user's function, or None.
+        output: the type of the answer, or None; the function sees it as `Response.parsed`.
         reasks: how often a call is asked again at most.
     """
 
     validate: Validate | None = None
+    output: OutputType | None = None
     reasks: int = REASKS
 
     def look(self, response: Response) -> Response:
-        """Return an accepted answer.
+        """Return an accepted answer, with its value.
 
         Raises:
             InvalidAnswerError: it is not accepted; its `response` is the answer as it came.
         """
         if response.finish_reason == "length":
             raise InvalidAnswerError("it was cut off at max_tokens", response=response)
+        found = response if self.output is None else self._valued(self.output, response)
         if self.validate is None:
-            return response
+            return found
         try:
-            accepted = self.validate(response)
+            accepted = self.validate(found)
         except Exception as error:
             text = str(error)[:_MOST_CHARACTERS] or type(error).__name__
             raise InvalidAnswerError(text, response=response, cause=error) from error
         if accepted is False:
             raise InvalidAnswerError("it is not what was asked for", response=response)
-        return response
+        return found
+
+    def _valued(self, output: OutputType, response: Response) -> Response:
+        try:
+            value = output.parse(response.text)
+        except Exception as error:  # a validator of the user's may raise anything
+            text = str(error)[:_MOST_CHARACTERS]
+            if not isinstance(error, ValueError) or not text:
+                text = f"{type(error).__name__}: {text}"
+            raise InvalidAnswerError(text, response=response, cause=error) from error
+        others = [each for each in response.outputs if type(each) is not Parsed]
+        return replace(response, outputs=(Parsed(value=value), *others))
 
 
 def checked_validate(function: Any) -> Validate | None:

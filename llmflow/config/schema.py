@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -32,6 +32,7 @@ from llmflow.pricing import Price
 from llmflow.provider_registry import installed_providers
 from llmflow.retry import Retry
 from llmflow.transport import Timeout
+from llmflow.typed.methods import OutputMethod
 from llmflow.types import Quota, parse_amount
 
 NO_LIMIT: Final = "none"
@@ -145,6 +146,7 @@ _Whole = Annotated[int, Strict()]
 _Amount = Annotated[Any, AfterValidator(partial(parse_amount, name="enqueued_tokens"))]
 
 
+_OutputMethod = Annotated[str, AfterValidator(partial(_one_of, get_args(OutputMethod)))]
 _Switch = Annotated[bool, Strict()]
 
 
@@ -174,6 +176,7 @@ class ModelTable(_Table):
     timeout: Annotated[TimeoutTable | None, BeforeValidator(_total)] = None
     price: PriceTable | None = None
     batch: BatchTable | None = None
+    output_method: _OutputMethod | None = None
 
 
 class KeyModelTable(_Table):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from llmflow.config.problems import FILE_NAME, Place, dotted, line_of
 from llmflow.errors import ConfigurationError, MissingKeyError, redact
@@ -18,6 +18,9 @@ from llmflow.retry import Retry
 from llmflow.shares import VARIABLE, share_of_environment
 from llmflow.transport import Timeout
 from llmflow.types import Quota
+
+if TYPE_CHECKING:
+    from llmflow.typed.methods import OutputMethod
 
 STORES: Final = ("full", "answers", "off")
 """What a run may keep; see `llmflow.Run`."""
@@ -51,6 +54,7 @@ class Settings:
         timeout: fields of a `Timeout`.
         price: fields of a `Price`.
         batch: fields of a `Batch`.
+        output_method: how the provider is asked for an output type; None: as it can be.
         origins: the line and place of each setting, such as ``"quota.rpm"``.
         source: the file, or None.
     """
@@ -65,6 +69,7 @@ class Settings:
     timeout: Mapping[str, Any] = field(default_factory=dict)
     price: Mapping[str, Any] = field(default_factory=dict)
     batch: Mapping[str, Any] = field(default_factory=dict)
+    output_method: OutputMethod | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
 
@@ -239,14 +244,17 @@ class Config:
 
     def _merged(
         self, provider: str, model: str, key_name: str | None
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        merged: dict[str, dict[str, Any]] = {each: {} for each in _MERGED}
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        merged: dict[str, Any] = {each: {} for each in _MERGED}
         origins = {}
         for place, table in self._applying(provider, model, key_name):
-            for section, values in merged.items():
+            for section in _MERGED:
                 for name, value in table.get(section, _NOTHING).items():
-                    values[name] = value
+                    merged[section][name] = value
                     origins[f"{section}.{name}"] = self._origin((*place, section, name))
+            if "output_method" in table:
+                merged["output_method"] = table["output_method"]
+                origins["output_method"] = self._origin((*place, "output_method"))
         return merged, origins
 
     def _applying(
