@@ -129,7 +129,7 @@ def check_output(output: OutputType | None, options: Mapping[str, Any], provider
 
 
 def check_beside_output(options: Mapping[str, Any], provider: Provider, output: OutputType) -> None:
-    """Refuse fields of a body that say the form of an answer, too.
+    """Refuse options that say the form of an answer, too.
 
     Raises:
         ConfigurationError: there is one.

@@ -234,7 +234,7 @@ class LLM(Mappable, Asking, Copying):
 
     @property
     def output_type(self) -> OutputType | None:
-        """What its answers must be; None for texts."""
+        """The type of its answers; None for texts."""
         return self._output
 
     @output_type.setter

@@ -139,7 +139,7 @@ class Asking:
         output_type: Any = None,
         **fields: Any,
     ) -> str:
-        """Ask from code that is not asynchronous; the result is as in ``await llm(...)``.
+        """Ask as ``await llm(...)`` does, from code that is not asynchronous.
 
         >>> llm = LLM("sim/demo")
         >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
