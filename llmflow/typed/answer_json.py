@@ -12,6 +12,7 @@ from llmflow.typed.pointers import resolved
 _FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
 _BEGINNING: Final = re.compile(r"[{\[]")
 _MOST_VALUES: Final = 16
+_MOST_VISITS: Final = 10_000
 _DECODER: Final = json.JSONDecoder()
 
 
@@ -59,90 +60,115 @@ def _values(text: str) -> Iterator[str]:
         start = end
 
 
-def tidied(data: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+def tidied(data: Any, schema: Mapping[str, Any]) -> Any:
     """Return JSON data with optional values as the schema has them.
 
     Null for an optional property that cannot be null means that it is left out: where a server
     requires every property, that is the only way to say it. And where it knows no null,
     a required property that may be null is left out.
+
+    >>> tidied({"a": None}, {"properties": {"a": {"type": "integer"}}})
+    {}
     """
-    if not isinstance(schema, Mapping):
+    try:
+        return _Tidier(schema).value(data, schema)
+    except _TooLargeError:
         return data
-    if "$ref" in schema:
-        try:
-            target = resolved(root, schema["$ref"])
-        except LookupError:
+
+
+class _TooLargeError(Exception):
+    """More was looked at than an honest answer needs."""
+
+
+class _Tidier:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._left = _MOST_VISITS
+
+    def value(self, data: Any, schema: Any) -> Any:
+        """Return data of a schema, tidied."""
+        if not isinstance(data, (dict, list)):
             return data
-        data = tidied(data, target, root)
-    for key in ("anyOf", "oneOf", "allOf"):
-        for option in schema.get(key, ()):
-            if isinstance(data, (dict, list)) and _may_fit(data, option, root):
-                data = tidied(data, option, root)
-    if isinstance(data, dict) and isinstance(schema.get("properties"), Mapping):
-        return _tidied_object(data, schema, root)
-    if isinstance(data, dict) and isinstance(schema.get("additionalProperties"), Mapping):
-        more = schema["additionalProperties"]
-        return {name: tidied(value, more, root) for name, value in data.items()}
-    if isinstance(data, list):
-        first, items = schema.get("prefixItems", ()), schema.get("items")
-        parts = [*first, *[items] * (len(data) - len(first))]
-        return [tidied(value, part, root) for value, part in zip(data, parts, strict=False)]
-    return data
+        self._left -= 1
+        if self._left < 0:
+            raise _TooLargeError
+        schema = target_of(schema, self._root)
+        if not isinstance(schema, Mapping):
+            return data
+        for part in schema.get("allOf", ()):
+            data = self.value(data, part)
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                # One only: with several, the time would double at each level of an answer.
+                data = self.value(data, self._likeliest(data, schema[key]))
+        if isinstance(data, list):
+            first, items = schema.get("prefixItems", ()), schema.get("items")
+            parts = [*first, *[items] * (len(data) - len(first))]
+            return [self.value(each, part) for each, part in zip(data, parts, strict=False)]
+        more, properties = schema.get("additionalProperties"), schema.get("properties", {})
+        if isinstance(more, Mapping):
+            data = {
+                name: each if name in properties else self.value(each, more)
+                for name, each in data.items()
+            }
+        return self._object(data, properties, schema.get("required", ()))
 
+    def _object(
+        self, data: dict[str, Any], properties: Mapping[str, Any], required: Any
+    ) -> dict[str, Any]:
+        root, result = self._root, {}
+        for name, value in data.items():
+            part = properties.get(name)
+            left_out = value is None and part is not None and name not in required
+            if not (left_out and not allows_null(part, root)):
+                result[name] = self.value(value, part)
+        for name in required:
+            # What allows anything is no optional value.
+            if name not in result and properties.get(name) and allows_null(properties[name], root):
+                result[name] = None
+        return result
 
-def _tidied_object(
-    data: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any]
-) -> dict[str, Any]:
-    properties, required = schema["properties"], schema.get("required", ())
-    result = {}
-    for name, value in data.items():
-        part = properties.get(name)
-        left_out = value is None and part is not None and name not in required
-        if not (left_out and not allows_null(part, root)):
-            result[name] = tidied(value, part, root)
-    for name in required:
-        # What allows anything is no optional value.
-        if name not in result and properties.get(name) and allows_null(properties[name], root):
-            result[name] = None
-    return result
+    def _likeliest(self, data: Any, options: Any) -> Any:
+        """Return the alternative that an object or list is most likely of."""
+        scores = [self._score(data, option) for option in options]
+        return options[scores.index(max(scores))] if scores else None
 
-
-def _may_fit(data: Any, option: Any, root: Mapping[str, Any]) -> bool:
-    """Return True if an object or list can be of an alternative, by its constants."""
-    for _ in range(20):
+    def _score(self, data: Any, option: Any) -> int:
+        option = target_of(option, self._root)
         if not isinstance(option, Mapping):
-            return False
-        if "$ref" not in option:
-            break
+            return -2
+        if isinstance(data, list):
+            return 1 if "items" in option or "prefixItems" in option else -2
+        properties = option.get("properties")
+        if not isinstance(properties, Mapping):
+            return 0 if option.get("type", "object") == "object" else -2
+        score = 0
+        for name, part in properties.items():
+            if name in data:
+                values = part.get("enum", [part["const"]] if "const" in part else None)
+                if values is not None and data[name] not in values:
+                    return -1
+                score += 1
+        return score
+
+
+def target_of(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return a schema, or what its reference leads to."""
+    for _ in range(20):
+        if not isinstance(schema, Mapping) or "$ref" not in schema:
+            return schema
         try:
-            option = resolved(root, option["$ref"])
+            schema = resolved(root, schema["$ref"])
         except LookupError:
-            return False
-    if isinstance(data, list):
-        return "items" in option or "prefixItems" in option
-    properties = option.get("properties")
-    if not isinstance(properties, Mapping):
-        return True
-    for name, part in properties.items():
-        if isinstance(part, Mapping) and name in data:
-            if "const" in part and part["const"] != data[name]:
-                return False
-            if "enum" in part and data[name] is not None and data[name] not in part["enum"]:
-                return False
-    return True
+            return None
+    return None
 
 
 def allows_null(schema: Any, root: Mapping[str, Any]) -> bool:
     """Return True if null may be a schema's value."""
-    for _ in range(20):
-        if not isinstance(schema, Mapping):
-            return schema is True
-        if "$ref" not in schema:
-            break
-        try:
-            schema = resolved(root, schema["$ref"])
-        except LookupError:
-            return True
+    schema = target_of(schema, root)
+    if not isinstance(schema, Mapping):
+        return schema is True
     if "const" in schema:
         return schema["const"] is None
     if "enum" in schema:

@@ -35,7 +35,8 @@ class Chosen:
         schema: the schema as it is sent: rewritten for what the server takes.
         strict: whether the server is asked to keep to it.
         tokens: an estimate of the input tokens that it adds.
-        instructions: for ``json_object`` and ``prompt``: the text that asks for it; else empty.
+        instructions: the text that asks for it, for ``json_object``, ``prompt``, and servers
+            that show a model no schema; else empty.
     """
 
     method: OutputMethod
@@ -79,8 +80,8 @@ class OutputMethods:
             raise ConfigurationError(
                 f"output_method {forced!r} is not known for this model; use {' or '.join(names)}"
             )
-        self._chosen: dict[int, tuple[OutputSchema, Chosen]] = {}
-        self._refused: dict[int, tuple[OutputSchema, set[OutputMethod]]] = {}
+        self._chosen: dict[int, tuple[OutputSchema, Chosen, int]] = {}
+        self._refused: dict[int, tuple[OutputSchema, set[int]]] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -104,38 +105,50 @@ class OutputMethods:
         if found is not None and found[0] is output:
             return found[1]
         with self._lock:
-            chosen = self._choose(output)
-            _keep(self._chosen, id(output), (output, chosen))
-        return chosen
+            return self._keep_chosen(output, self._refused_of(output))
 
-    def refuse(self, output: OutputSchema, method: OutputMethod) -> bool:
+    def refuse(self, output: OutputSchema, sent: Chosen | OutputMethod) -> bool:
         """Use the next method for a schema; False if none is left.
 
         The server refused this one. Calls in flight may all tell the same refusal.
+
+        Args:
+            output: the schema.
+            sent: what was chosen when the refused request was sent; or a method, which is then
+                used no more.
         """
         with self._lock:
-            kept = self._refused.get(id(output))
-            refused = kept[1] if kept is not None and kept[0] is output else set()
+            refused = set(self._refused_of(output))
+            found = self._chosen.get(id(output))
+            if isinstance(sent, str):
+                refused |= {place for place, (name, _) in enumerate(self.methods) if name == sent}
+            elif found is not None and found[0] is output:
+                if found[1] is not sent:
+                    return True  # another call's refusal came first
+                refused.add(found[2])
             try:
-                chosen = self._choose(output, {*refused, method})
+                self._keep_chosen(output, refused)
             except ConfigurationError:
                 return False
-            _keep(self._refused, id(output), (output, {*refused, method}))
-            _keep(self._chosen, id(output), (output, chosen))
+            _keep(self._refused, id(output), (output, refused))
             return True
 
-    def _choose(self, output: OutputSchema, refused: set[OutputMethod] | None = None) -> Chosen:
-        if refused is None:
-            kept = self._refused.get(id(output))
-            refused = kept[1] if kept is not None and kept[0] is output else set()
+    def _refused_of(self, output: OutputSchema) -> set[int]:
+        kept = self._refused.get(id(output))
+        return kept[1] if kept is not None and kept[0] is output else set()
+
+    def _keep_chosen(self, output: OutputSchema, refused: set[int]) -> Chosen:
         problems = []
-        for method, rules in self.methods:
-            if method in refused or (self.forced is not None and method != self.forced):
+        for place, (method, rules) in enumerate(self.methods):
+            if place in refused or (self.forced is not None and method != self.forced):
                 continue
             try:
-                return _sent(output, method, rules)
+                chosen = _sent(output, method, rules)
             except Inexpressible as error:
                 problems.append((rules, error))
+            else:
+                _keep(self._chosen, id(output), (output, chosen, place))
+                return chosen
         raise ConfigurationError(self._unsaid(output, problems))
 
     def _unsaid(
@@ -155,7 +168,8 @@ class OutputMethods:
 def _sent(output: OutputSchema, method: OutputMethod, rules: SchemaRules | None) -> Chosen:
     schema = dict(output.schema) if rules is None else fitted(output.schema, rules)
     strict = output.strict and rules is not None and rules.strict and method not in _IN_WORDS
-    instructions = instructions_for(schema) if method in _IN_WORDS else ""
+    told = method in _IN_WORDS or (rules is not None and rules.shown)
+    instructions = instructions_for(schema) if told else ""
     text = instructions or orjson.dumps(schema).decode() + output.name
     extra = 40 if method == "tool" else 5
     return Chosen(

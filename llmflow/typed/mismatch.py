@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+RESPONSE: Final = "response"
+"""The property that holds the value of a type that is no object."""
+
 MOST_PROBLEMS: Final = 10
 MOST_LENGTH: Final = 1000
 _MOST_VALUE: Final = 60
@@ -26,7 +29,7 @@ def mismatch(problems: Iterable[str]) -> AnswerMismatch:
     >>> str(mismatch(["score: Input should be less than 6 (got 9)"]))
     'score: Input should be less than 6 (got 9)'
     """
-    found = list(islice(problems, MOST_PROBLEMS + 1))
+    found = list(islice(dict.fromkeys(problems), MOST_PROBLEMS + 1))
     lines = [_shortened(line, MOST_LENGTH) for line in found[:MOST_PROBLEMS]]
     if len(found) > MOST_PROBLEMS:
         lines.append("and more")

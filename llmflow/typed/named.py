@@ -61,9 +61,10 @@ def from_name(text: str) -> OutputType:
 def _from_file(path: Path) -> OutputType:
     try:
         schema = json.loads(path.read_text("utf-8"))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
-            f"schema {path} cannot be read: {error.strerror or error}; give a file of a JSON schema"
+            f"schema {path} cannot be read: {reason}; give a file of a JSON schema"
         ) from None
     except RecursionError:
         raise ConfigurationError(f"schema {path} is nested too deeply") from None
@@ -85,7 +86,7 @@ def _imported(text: str) -> Any:
         sys.path.insert(0, folder)
     try:
         found: Any = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends itself when it is imported
         reason = str(error) or type(error).__name__
         raise ConfigurationError(
             f"schema {text}: module {name} cannot be imported: {reason.splitlines()[0]}; "

@@ -10,9 +10,10 @@ from typing import Any, Final, Protocol
 
 from llmflow.errors import ConfigurationError
 from llmflow.parts import OutputSchema
-from llmflow.typed.answer_json import candidates, tidied
+from llmflow.typed.answer_json import candidates, target_of, tidied
 from llmflow.typed.columns import Column, columns_of
-from llmflow.typed.mismatch import AnswerMismatch, mismatch
+from llmflow.typed.levels import levels, most_levels
+from llmflow.typed.mismatch import RESPONSE, AnswerMismatch, mismatch, problem
 
 __all__ = ["AnswerMismatch", "OutputType", "as_output_type"]
 
@@ -33,7 +34,7 @@ class _Check(Protocol):
     def read(self, text: str) -> Any: ...
     def read_unwrapped(self, text: str) -> Any: ...
     def row(self, value: Any) -> dict[str, Any]: ...
-    def problems(self, error: Exception) -> Any: ...
+    def problems(self, error: Exception, data: Any) -> Any: ...
 
 
 class OutputType:
@@ -49,7 +50,10 @@ class OutputType:
         check: what reads answers.
     """
 
-    __slots__ = ("_check", "_read", "columns", "name", "output", "row", "schema", "type", "wraps")
+    __slots__ = (
+        *("_check", "_most_levels", "_read", "columns", "name", "output", "row", "schema"),
+        *("type", "wraps"),
+    )
 
     def __init__(self, given: Any, name: str, check: _Check) -> None:
         self.type = given
@@ -60,6 +64,7 @@ class OutputType:
         self.columns: tuple[Column, ...] = columns_of(self.schema)
         self.row = check.row
         """Return a value as plain JSON data by column."""
+        self._most_levels = most_levels(self.schema)
         self._check = check
         self._read = check.read
 
@@ -70,7 +75,7 @@ class OutputType:
         return as_output_type, (self.type,)
 
     @classmethod
-    def restored(cls, *, name: str, schema: Mapping[str, Any]) -> OutputType:
+    def restored(cls, *, name: str, schema: Mapping[str, Any], wraps: bool = False) -> OutputType:
         """Return the type of a stored name and schema.
 
         Its values are JSON data.
@@ -78,13 +83,14 @@ class OutputType:
         Args:
             name: the name, exactly.
             schema: the logical schema, an object at the root.
+            wraps: whether the type was wrapped: then values are those of "response".
 
         Raises:
             ConfigurationError: it is no schema.
         """
         from llmflow.typed.schema_check import SchemaCheck
 
-        return cls(schema, name, SchemaCheck(schema))
+        return cls(schema, name, SchemaCheck(schema, wrapped=wraps))
 
     def parse(self, text: str) -> Any:
         """Return the value of an answer.
@@ -95,20 +101,30 @@ class OutputType:
         Raises:
             AnswerMismatch: the answer does not fit; the text says where.
         """
-        if "NaN" not in text and "Infinity" not in text:  # which are no JSON
-            try:
-                return self._read(text)
-            except self._check.errors:
-                pass
-            except UnicodeEncodeError:  # half of a surrogate pair
-                text = text.encode("utf-8", "replace").decode()
-        return self._parse_leniently(text)
+        most = self._most_levels
+        if most is not None and levels(text) > most:
+            raise AnswerMismatch(f"nested too deeply: at most {most} levels are checked")
+        try:
+            if "NaN" not in text and "Infinity" not in text:  # which are no JSON
+                try:
+                    return self._read(text)
+                except self._check.errors:
+                    pass
+                except UnicodeEncodeError:  # half of a surrogate pair
+                    pass
+            return self._read_leniently(text.encode("utf-8", "replace").decode())
+        except (AnswerMismatch, KeyboardInterrupt, GeneratorExit):
+            raise
+        # In a synchronous check CancelledError cancels nothing, and SystemExit must not end a run.
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise mismatch([problem("", f"the check of the type raised {said}")]) from error
 
-    def _parse_leniently(self, text: str) -> Any:
+    def _read_leniently(self, text: str) -> Any:
         from pydantic_core import from_json, to_json
 
-        check, first = self._check, None
-        text = text.encode("utf-8", "replace").decode()
+        check = self._check
+        first: tuple[Exception, Any] | None = None
         found: list[Any] = []
         for each in candidates(text):
             try:
@@ -117,31 +133,26 @@ class OutputType:
                 continue
             found.append(data)
             try:
-                return check.read(to_json(tidied(data, self.schema, self.schema)).decode())
+                return check.read(to_json(tidied(data, self.schema)).decode())
             except check.errors as error:
-                first = first or error
-            except (ValueError, RecursionError):
-                raise AnswerMismatch("nested too deeply, or a number is too long") from None
+                first = first or (error, data)
         if self.wraps:
-            inner = self.schema["properties"]["response"]
+            if not found and self._is_a_word():
+                found = [text.strip()]
             for data in found:
+                bare = tidied({RESPONSE: data}, self.schema)[RESPONSE]
                 try:
-                    return check.read_unwrapped(to_json(tidied(data, inner, self.schema)).decode())
+                    return check.read_unwrapped(to_json(bare).decode())
                 except check.errors:
                     continue
-            if not found and _is_one_of_some(inner):
-                try:
-                    return check.read_unwrapped(to_json(text.strip()).decode())
-                except check.errors:
-                    pass
         if first is not None:
-            raise mismatch(check.problems(first)) from None
+            raise mismatch(check.problems(*first)) from None
         raise mismatch([_not_json(text)])
 
-
-def _is_one_of_some(schema: Mapping[str, Any]) -> bool:
-    """Return True for a schema of some values: then a bare word can be no other text."""
-    return "enum" in schema or "const" in schema or "$ref" in schema
+    def _is_a_word(self) -> bool:
+        """Return True if the wrapped value is one of some: then a bare word is no other text."""
+        inner = target_of(self.schema["properties"][RESPONSE], self.schema)
+        return isinstance(inner, Mapping) and ("enum" in inner or "const" in inner)
 
 
 def _not_json(text: str) -> str:

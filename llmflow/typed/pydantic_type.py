@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import PydanticUserError, TypeAdapter, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticSerializationError, SchemaError, ValidationError
+from pydantic_core import SchemaError, ValidationError
 
 from llmflow.errors import ConfigurationError
-from llmflow.typed.mismatch import path_text, problem
+from llmflow.typed.mismatch import RESPONSE, mismatch, path_text, problem
 from llmflow.typed.pointers import resolved
 
-RESPONSE: Final = "response"
 _DECIMAL: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 _USE: Final = "use a pydantic model, dataclass, TypedDict, Literal, enum, list or plain type"
 _BOUNDS: Final = ("gt", "ge", "lt", "le", "multiple_of")
@@ -97,8 +96,8 @@ class PydanticCheck:
         """Return a value as plain JSON data by column."""
         try:
             dumped = self._dump(value, mode="json", by_alias=True, warnings=False)
-        except PydanticSerializationError:
-            dumped = self._dump(value, mode="json", by_alias=True, warnings=False, fallback=str)
+        except Exception as error:
+            raise mismatch([problem("", f"it cannot be written as JSON: {error}")]) from error
         if self.wraps:
             return {RESPONSE: dumped}
         if type(dumped) is dict and tuple(dumped) == self._columns:
@@ -106,11 +105,11 @@ class PydanticCheck:
         get = dumped.get
         return {name: get(key) for name, key in zip(self._columns, self._keys, strict=True)}
 
-    def problems(self, error: Exception) -> Iterator[str]:
-        """Yield what is wrong, a line each."""
+    def problems(self, error: Exception, data: Any) -> Iterator[str]:
+        """Yield what is wrong with data, a line each."""
         assert isinstance(error, ValidationError)
         for each in error.errors(include_url=False, include_context=False):
-            path = path_text([step for step in each["loc"] if not _is_branch(step)])
+            path = path_text(_steps(each["loc"], data))
             if each["type"] == "json_invalid":
                 yield problem(path, each["msg"].replace("Invalid JSON", "not valid JSON"))
             elif each["type"] in ("missing", "extra_forbidden"):
@@ -119,9 +118,17 @@ class PydanticCheck:
                 yield problem(path, each["msg"], each["input"])
 
 
-def _is_branch(step: str | int) -> bool:
-    """Return True if a step is no key, but pydantic's name for a validator or a union's type."""
-    return isinstance(step, str) and step.endswith((")", "]")) and ("(" in step or "[" in step)
+def _steps(location: Sequence[str | int], data: Any) -> list[str | int]:
+    """Return the keys and places of an error, without the names of unions' alternatives."""
+    steps: list[str | int] = []
+    for number, step in enumerate(location):
+        try:
+            data = data[step]
+        except (LookupError, TypeError):
+            if number < len(location) - 1 or not isinstance(data, dict):
+                continue
+        steps.append(step)
+    return steps
 
 
 def _adapter(given: Any) -> TypeAdapter[Any]:

@@ -24,6 +24,8 @@ class SchemaRules:
     Args:
         title: its name in messages.
         strict: whether the server is asked to keep to the schema, where that is a choice.
+        shown: whether the schema is written into the instructions as well: the server only
+            keeps the answer to it, and shows it to no model.
         closed: objects must forbid further properties; so dicts with keys of their own cannot
             be said.
         open_dicts: ``additionalProperties`` may be a schema.
@@ -47,6 +49,7 @@ class SchemaRules:
 
     title: str
     strict: bool = True
+    shown: bool = False
     closed: bool = True
     open_dicts: bool = False
     untyped: bool = False

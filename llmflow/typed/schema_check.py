@@ -7,10 +7,8 @@ from copy import deepcopy
 from typing import Any, Final
 
 from llmflow.errors import ConfigurationError
-from llmflow.typed.mismatch import path_text, problem
+from llmflow.typed.mismatch import RESPONSE, path_text, problem
 from llmflow.typed.pointers import resolved, subschemas
-
-RESPONSE: Final = "response"
 
 
 class SchemaMismatchError(ValueError):
@@ -26,6 +24,7 @@ class SchemaCheck:
 
     Args:
         given: the schema.
+        wrapped: whether it is the schema of an object that only wraps the wanted one.
 
     Raises:
         ConfigurationError: it is no JSON schema.
@@ -33,10 +32,14 @@ class SchemaCheck:
 
     errors: tuple[type[Exception], ...] = (SchemaMismatchError,)
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], *, wrapped: bool = False) -> None:
         schema = checked(given)
+        if wrapped:
+            schema = _unwrapped(schema)
         root = rooted(schema)
-        self.wraps = not (root.get("type") == "object" and isinstance(root.get("properties"), dict))
+        self.wraps = wrapped or not (
+            root.get("type") == "object" and isinstance(root.get("properties"), dict)
+        )
         self.schema = _wrapped(schema) if self.wraps else root
         self._validator = _validator(self.schema)
         self._own = _validator(schema) if self.wraps else self._validator
@@ -71,8 +74,8 @@ class SchemaCheck:
         get = value.get
         return {name: get(name) for name in self._columns}
 
-    def problems(self, error: Exception) -> Iterator[str]:
-        """Yield what is wrong, a line each."""
+    def problems(self, error: Exception, data: Any) -> Iterator[str]:  # noqa: ARG002
+        """Yield what is wrong with data, a line each."""
         assert isinstance(error, SchemaMismatchError)
         yield from error.problems
 
@@ -191,6 +194,16 @@ def _wrapped(schema: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {RESPONSE: inner},
         "required": [RESPONSE],
     }
+
+
+def _unwrapped(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that a wrapping one holds."""
+    properties = schema.get("properties")
+    inner = properties.get(RESPONSE) if isinstance(properties, dict) else None
+    if not isinstance(inner, dict):
+        raise ConfigurationError(_not_a_schema(ValueError("it has no property response")))
+    outer = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
+    return {**outer, **inner}
 
 
 def _moved(part: Any) -> Any:

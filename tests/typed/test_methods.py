@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmflow.errors import ConfigurationError
@@ -40,6 +42,21 @@ def test_a_method_that_the_server_refused_is_not_used_again() -> None:
     assert '"a":{"type":"integer"}' in methods.chosen(CLOSED).instructions
     assert not methods.refuse(CLOSED, "prompt")
     assert methods.chosen(OPEN).method == "json_schema"
+
+
+def test_refusals_of_calls_in_flight_leave_out_no_method() -> None:
+    methods = ALL.forced_to(None)
+    sent = methods.chosen(CLOSED)
+    assert all(methods.refuse(CLOSED, sent) for _ in range(5))
+    assert (methods.chosen(CLOSED).method, methods.chosen(CLOSED).strict) == ("json_schema", False)
+    assert methods.refuse(CLOSED, methods.chosen(CLOSED))
+    assert methods.chosen(CLOSED).method == "tool"
+
+
+def test_a_server_that_shows_no_schema_gets_it_in_words_as_well() -> None:
+    shown = OutputMethods(("json_schema", replace(RULES_OPENAI_STRICT, shown=True)))
+    assert "JSON schema" in shown.chosen(CLOSED).instructions
+    assert ALL.forced_to(None).chosen(CLOSED).instructions == ""
 
 
 def test_a_forced_method_is_the_only_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import enum
@@ -9,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
 from llmflow.errors import ConfigurationError
 from llmflow.typed.columns import Column, ListOf, Scalar
@@ -177,6 +178,60 @@ def test_a_stored_type_gives_the_same_schema_and_columns() -> None:
         restored = OutputType.restored(name=made.name, schema=dict(made.schema))
         assert (restored.name, restored.columns) == (made.name, made.columns)
         assert restored.output == made.output
+
+
+def test_a_stored_type_that_wraps_takes_bare_words() -> None:
+    made = as_output_type(Mood)
+    restored = OutputType.restored(name=made.name, schema=made.schema, wraps=True)
+    assert restored.output == made.output
+    assert (restored.parse("good"), restored.row("good")) == ("good", {"response": "good"})
+
+
+class Left(BaseModel):
+    left: Left | Right | None = None
+
+
+class Right(BaseModel):
+    left: Left | Right | None = None
+
+
+def test_an_answer_of_many_recursive_alternatives_is_read_quickly() -> None:
+    made = as_output_type(Left)
+    stored = OutputType.restored(name=made.name, schema=made.schema)
+    for each in (made, stored):
+        with pytest.raises(AnswerMismatch, match="at most 14 levels"):
+            each.parse('{"left":' * 30 + "5" + "}" * 30)
+        with pytest.raises(AnswerMismatch, match=r"^left"):
+            each.parse('{"left":' * 8 + "5" + "}" * 8)
+        each.parse('{"left":' * 13 + "null" + "}" * 13)
+
+
+def test_a_path_has_keys_and_places_only() -> None:
+    with pytest.raises(AnswerMismatch) as caught:
+        as_output_type(Left).parse('{"left": {"left": 5}}')
+    assert str(caught.value) == "left.left: Input should be an object (got 5)"
+    with pytest.raises(AnswerMismatch, match=r"^response\[1\]: Input should be a valid integer"):
+        as_output_type(list[int | None]).parse('{"response": [1, "x"]}')
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), asyncio.CancelledError(), SystemExit(1)])
+def test_a_check_of_the_type_that_fails_is_a_mismatch(error: BaseException) -> None:
+    def check(value: int) -> int:
+        raise error
+
+    with pytest.raises(
+        AnswerMismatch, match=f"the check of the type raised {type(error).__name__}"
+    ):
+        as_output_type(Annotated[int, AfterValidator(check)]).parse("5")
+
+
+def test_a_value_that_cannot_be_written_is_a_mismatch() -> None:
+    def write(value: int) -> int:
+        raise ValueError("no")
+
+    made = as_output_type(Annotated[int, PlainSerializer(write)])
+    with pytest.raises(AnswerMismatch, match="cannot be written as JSON"):
+        made.row(made.parse("5"))
 
 
 def _function() -> None: ...
