@@ -11,13 +11,17 @@ from llmflow.mapping.frame_table import (
     INTEGERS,
     UNNAMED,
     Columns,
+    Kinds,
     Rows,
     Table,
+    built_or_text,
     checked_names,
     clean,
 )
+from llmflow.rows.arrow_columns import arrow_type
 from llmflow.rows.cells import is_missing
 from llmflow.rows.records import free_names
+from llmflow.typed.columns import ColumnKind
 
 _OBJECTS: Final = 256
 """Rows that are Python objects at a time."""
@@ -49,17 +53,18 @@ class ArrowTable(Table):
         rows = _rows(self._frame.to_batches(max_chunksize=_OBJECTS))
         yield from rows if self.columns is not None else (row[UNNAMED] for row in rows)
 
-    def joined(self, columns: Columns) -> Any:
+    def joined(self, columns: Columns, kinds: Kinds | None = None) -> Any:
         """Return the table or batch with added columns."""
         pyarrow: Any = sys.modules["pyarrow"]
         frame = self._frame
         taken = free_names(frame.column_names, columns)
-        kinds = dict.fromkeys(INTEGERS, pyarrow.int64()) | dict.fromkeys(FLOATS, pyarrow.float64())
         frame = frame.rename_columns([taken.get(name, name) for name in frame.column_names])
         for name, values in columns.items():
-            kind = kinds.get(name, pyarrow.string())
-            fit = values if name in kinds else clean(values)
-            frame = frame.append_column(name, pyarrow.array(fit, type=kind))
+            if kinds and name in kinds:
+                added = _typed(pyarrow, name, kinds[name], values)
+            else:
+                added = _own(pyarrow, name, values)
+            frame = frame.append_column(name, added)
         if self._whole:
             return frame
         arrays = [each.combine_chunks() for each in frame.columns]
@@ -119,6 +124,24 @@ def _fragment_batches(fragment: Any, schema: Any) -> Iterator[Any]:
     )
     for part in fragment.split_by_row_group():
         yield from part.to_batches(schema=schema, fragment_scan_options=options, **_READING)
+
+
+def _own(pyarrow: Any, name: str, values: list[Any]) -> Any:
+    if name in INTEGERS:
+        return pyarrow.array(values, type=pyarrow.int64())
+    if name in FLOATS:
+        return pyarrow.array(values, type=pyarrow.float64())
+    return pyarrow.array(clean(values), type=pyarrow.string())
+
+
+def _typed(pyarrow: Any, name: str, kind: ColumnKind, values: list[Any]) -> Any:
+    def build(values: list[Any]) -> Any:
+        return pyarrow.array(values, type=arrow_type(kind))
+
+    def build_text(texts: list[str | None]) -> Any:
+        return pyarrow.array(texts, type=pyarrow.string())
+
+    return built_or_text(build, build_text, name, values)
 
 
 def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:

@@ -6,9 +6,22 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from llmflow.mapping.frame_table import FLOATS, INTEGERS, UNNAMED, Columns, Rows, Table, clean
+from llmflow.mapping.frame_table import (
+    FLOATS,
+    INTEGERS,
+    UNNAMED,
+    Columns,
+    Kinds,
+    Rows,
+    Table,
+    built_or_text,
+    clean,
+)
 from llmflow.rows.cells import is_missing
+from llmflow.rows.column_values import DECIMAL_DIGITS, DECIMAL_SCALE, is_json
 from llmflow.rows.records import free_names
+from llmflow.surrogates import well_formed
+from llmflow.typed.columns import ColumnKind, ListOf, Scalar, Struct
 
 _BATCH: Final = 1_024
 
@@ -31,18 +44,57 @@ class PolarsTable(Table):
             return (None if is_missing(value) else value for value in self._values)
         return _rows(self._frame)
 
-    def joined(self, columns: Columns) -> Any:
+    def joined(self, columns: Columns, kinds: Kinds | None = None) -> Any:
         """Return the frame with added columns."""
-        polars: Any = sys.modules["polars"]
         frame = self._frame.rename(free_names(self._frame.columns, columns))
-        kinds = dict.fromkeys(INTEGERS, polars.Int64) | dict.fromkeys(FLOATS, polars.Float64)
         out = frame.with_columns(
-            polars.Series(name, values, dtype=kinds[name])
-            if name in kinds
-            else polars.Series(name, clean(values), dtype=polars.String)
+            _typed(name, kinds[name], values) if kinds and name in kinds else _own(name, values)
             for name, values in columns.items()
         )
         return out.lazy() if self._lazy else out
+
+
+def _own(name: str, values: list[Any]) -> Any:
+    polars: Any = sys.modules["polars"]
+    if name in INTEGERS:
+        return polars.Series(name, values, dtype=polars.Int64)
+    if name in FLOATS:
+        return polars.Series(name, values, dtype=polars.Float64)
+    return polars.Series(name, clean(values), dtype=polars.String)
+
+
+def _typed(name: str, kind: ColumnKind, values: list[Any]) -> Any:
+    polars: Any = sys.modules["polars"]
+
+    def build(values: list[Any]) -> Any:
+        return polars.Series(name, values, dtype=polars_type(kind))
+
+    def build_text(texts: list[str | None]) -> Any:
+        return polars.Series(name, texts, dtype=polars.String)
+
+    return built_or_text(build, build_text, name, values)
+
+
+def polars_type(kind: ColumnKind) -> Any:
+    """Return a column's type, for values as `value_reader` makes them."""
+    pl: Any = sys.modules["polars"]
+    if is_json(kind):
+        return pl.String
+    if isinstance(kind, ListOf):
+        return pl.List(polars_type(kind.item))
+    if isinstance(kind, Struct):
+        return pl.Struct({well_formed(each.name): polars_type(each.kind) for each in kind.fields})
+    assert isinstance(kind, Scalar)
+    return {
+        "string": pl.String,
+        "integer": pl.Int64,
+        "number": pl.Float64,
+        "boolean": pl.Boolean,
+        "date": pl.Date,
+        "datetime": pl.Datetime("us", "UTC"),
+        "time": pl.Time,
+        "decimal": pl.Decimal(DECIMAL_DIGITS, DECIMAL_SCALE),
+    }[kind.name]
 
 
 class PolarsQuery(Rows):

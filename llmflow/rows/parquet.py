@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from llmflow.errors import InputError, MissingExtraError
+from llmflow.rows.arrow_columns import arrow_type
 from llmflow.rows.cells import JsonLines, cell, json_line
+from llmflow.rows.column_values import value_reader
 from llmflow.rows.inputs import Rows, reading
 from llmflow.rows.output_files import create_anew
 
@@ -204,13 +206,10 @@ def _write(
 
 def _typed_answers(pa: Any, column: Column) -> _Typed:
     """Return the typed column of a field of answers."""
-    from llmflow.typed.arrow_columns import arrow_type
-    from llmflow.typed.column_values import reader
-
-    kind, read = arrow_type(column.kind), reader(column.kind)
+    kind, read = arrow_type(column.kind), value_reader(column.kind)
 
     def made(values: Sequence[Any]) -> Any:
-        return pa.array([None if each is None else read(each) for each in values], type=kind)
+        return pa.array(map(read, values), type=kind)
 
     return _Typed(kind, made)
 
