@@ -46,6 +46,15 @@ class Provider(Protocol):
         known_options: optional: the names of the fields that calls may give as keywords, for its
             body; without it, or where it is None, any name that is not llmflow's own.
         batch: optional: its `BatchAPI`, or None where it has none.
+        outputs: optional: the `llmflow.typed.methods.OutputMethods` by which it can be asked for
+            answers of a schema, the request's `output`, and ``output_schema`` among what it
+            `sends`. It sends what ``outputs.chosen(request.output)`` says, and charges its tokens;
+            what a model gives as arguments of the tool ``return_answer`` is the response's text.
+            llmflow sets other methods where the user wants one. Without it a schema is refused.
+        refuses_output: optional, with `outputs`: a method of an error and its request that
+            returns whether the server did not know the method: then the next one is used.
+        default_max_tokens: optional: the bound of an answer that it sends where a request has
+            none, or None.
         reserves_output: whether ``max_tokens`` is charged when a request arrives. Where it is
             not, what is produced is charged, and llmflow reserves what it has learned to expect.
     """

@@ -47,7 +47,7 @@ LAYERS = [
 ]
 BESIDE = {
     "simulator": {"errors", "loops", "private_files", "types", "simulator"},
-    "testing": {"errors", "retry", "types"},
+    "testing": {"errors", "parts", "retry", "typed", "types"},
 }
 TOP = {"__init__", "__main__"}
 
@@ -145,7 +145,7 @@ def test_modules_stay_small() -> None:
 
 # The lines of llmflow and its providers. What is new may need some: then raise it, and say in the
 # commit what for. Lower it when there are fewer.
-SOURCE_LINES = 57_000
+SOURCE_LINES = 57_040
 
 
 def test_the_source_does_not_grow_unnoticed() -> None:

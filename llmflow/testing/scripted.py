@@ -6,15 +6,31 @@ import asyncio
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import orjson
 
 from llmflow.errors import InvalidRequestError, ProviderError, UsageError
+from llmflow.parts import OutputSchema
 from llmflow.retry import Retry
 from llmflow.types import Charge, Quota, Request, Response, Usage
 
-Reply: TypeAlias = str | ProviderError | Response
-"""An answer's text, an error to raise, or a whole response."""
+if TYPE_CHECKING:
+    from llmflow.typed.methods import OutputMethods
+
+
+class AnswerModel(Protocol):
+    """An instance of a pydantic model."""
+
+    def model_dump_json(self) -> str:
+        """Return it as JSON."""
+        ...
+
+
+Reply: TypeAlias = str | ProviderError | Response | Mapping[str, Any] | AnswerModel
+"""An answer's text, or data or a model that are its JSON; an error to raise; a whole response."""
 
 
 class ScriptedProvider:
@@ -33,6 +49,9 @@ class ScriptedProvider:
     >>> run_virtual(llm.complete("Hi")).attempts
     2
 
+    Output types are asked for as by a server's own schema mode: the schema that a call wants is
+    the `output` of its request, and an answer may be given as data.
+
     Args:
         replies: what to answer, in order.
         default: what to answer when the script is at its end: a reply, or a function
@@ -41,7 +60,8 @@ class ScriptedProvider:
         quota: the quota that this provider claims to have.
         retry: the retry policy that it asks for.
         model: the model's name.
-        sends: the kinds of parts and outputs that it takes beside texts, such as ``image``.
+        sends: the kinds of parts and outputs that it takes beside texts and output schemas, such
+            as ``image``.
     """
 
     name = "scripted"
@@ -59,7 +79,7 @@ class ScriptedProvider:
         sends: Collection[str] = (),
     ) -> None:
         self.model = model
-        self.sends = frozenset(sends)
+        self.sends = frozenset({OutputSchema.kind, *sends})
         self.default_quota = quota
         self.default_retry = retry
         self.requests: list[Request] = []
@@ -77,6 +97,15 @@ class ScriptedProvider:
     def domain(self) -> Hashable:
         """A quota domain of its own."""
         return self._domain
+
+    @cached_property
+    def outputs(self) -> OutputMethods:
+        """Its methods to be asked for JSON: all, the best first."""
+        from llmflow.typed.methods import OutputMethods
+
+        return OutputMethods(
+            ("json_schema", None), ("tool", None), ("json_object", None), ("prompt", None)
+        )
 
     def prepare(self) -> None:
         """Nothing can be missing."""
@@ -114,10 +143,11 @@ class ScriptedProvider:
         if isinstance(reply, Response):
             return reply
         charge = self.reserve(request)
+        text = _written(reply)
         return Response(
-            text=reply,
+            text=text,
             usage=Usage(
-                input_tokens=int(charge.input_tokens), output_tokens=math.ceil(len(reply) / 4)
+                input_tokens=int(charge.input_tokens), output_tokens=math.ceil(len(text) / 4)
             ),
             finish_reason="stop",
             model=self.model,
@@ -132,3 +162,12 @@ class ScriptedProvider:
                 f"the script's {self._scripted} replies are used up; give more, or a default=..."
             )
         return self._default(request) if callable(self._default) else self._default
+
+
+def _written(reply: str | Mapping[str, Any] | AnswerModel) -> str:
+    """Return the text of an answer that may be given as data."""
+    if isinstance(reply, str):
+        return reply
+    if isinstance(reply, Mapping):
+        return orjson.dumps(dict(reply)).decode()
+    return reply.model_dump_json()

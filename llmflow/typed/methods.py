@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-import orjson
-
 from llmflow.errors import ConfigurationError
 from llmflow.parts import OutputSchema
 from llmflow.tokens import estimate_tokens
-from llmflow.typed.instructions import instructions_for
+from llmflow.typed.instructions import instructions_for, schema_text
 from llmflow.typed.rules import SchemaRules
 from llmflow.typed.subset import Inexpressible, fitted
 
@@ -170,7 +168,7 @@ def _sent(output: OutputSchema, method: OutputMethod, rules: SchemaRules | None)
     strict = output.strict and rules is not None and rules.strict and method not in _IN_WORDS
     told = method in _IN_WORDS or (rules is not None and rules.shown)
     instructions = instructions_for(schema) if told else ""
-    text = instructions or orjson.dumps(schema).decode() + output.name
+    text = instructions or schema_text(schema) + output.name
     extra = 40 if method == "tool" else 5
     return Chosen(
         method=method,

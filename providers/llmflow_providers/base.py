@@ -369,8 +369,10 @@ def dollars(value: Any) -> float | None:
     return float(value) if 0 <= value < _MOST else None
 
 
-def _plain(value: Any) -> dict[Any, Any]:
+def _plain(value: Any) -> Any:
     """Write any mapping as an object; orjson knows only the dict."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, orjson.Fragment):  # for the json of the standard library
+        return orjson.loads(orjson.dumps(value))
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")

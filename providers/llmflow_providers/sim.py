@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from llmflow.provider import BatchLimits
 from llmflow.types import Quota
 from llmflow_providers.openai import OpenAIProvider
-from llmflow_providers.openai.dialects import OPENAI_FIELDS
+from llmflow_providers.openai.dialects import OPENAI, OPENAI_FIELDS
 
 if TYPE_CHECKING:
     from llmflow.simulator import SimulatorThread
+    from llmflow_providers.openai.chat_output import ChatOutput
     from llmflow_providers.openai.openai_batch import OpenAIBatch
 
 QUOTA: Final = Quota(rpm=600, tpm=100_000, burst_seconds=1)
@@ -63,6 +64,12 @@ class SimProvider(OpenAIProvider):
         from llmflow_providers.openai.openai_batch import OpenAIBatch
 
         return OpenAIBatch(self, BatchLimits(poll=0.5, calls_per_minute=6000))
+
+    def _typed_output(self) -> ChatOutput:
+        from llmflow_providers.openai.chat_output import ChatOutput
+
+        # It checks requests as OpenAI's own server does, wherever it runs.
+        return ChatOutput(OPENAI, self.model, self.base_url, who=f"{self.name}/{self.model}")
 
     def prepare(self) -> None:
         """Start the built-in server, once per process."""

@@ -58,8 +58,10 @@ def test_no_provider_of_llmflow_takes_parts_yet(model: str, part: Any) -> None:
 )
 def test_tools_and_wanted_outputs_are_refused_alike(wanted: Any) -> None:
     request = Request(model="m", messages=({"role": "user", "content": "Hi"},), wanted=(wanted,))
+    provider = ScriptedProvider()
+    provider.sends = frozenset()
     with pytest.raises(ConfigurationError, match=f"cannot be sent this {wanted.kind}"):
-        sendable(request, ScriptedProvider())
+        sendable(request, provider)
     assert sendable(request, ScriptedProvider(sends={wanted.kind})) is request
 
 
@@ -68,8 +70,8 @@ def test_the_message_names_provider_part_and_remedy_and_shows_no_bytes() -> None
         LLM(ScriptedProvider(sends=["tool"])).run(prompt(IMAGE))
     assert str(caught.value) == (
         "scripted/model cannot be sent this image: Image(data=<6 bytes>, media_type='image/png'); "
-        "of parts and outputs the provider takes text, tool. Leave it out, give it in the "
-        "provider's own format as a dict or in options, or ask a provider that takes it"
+        "of parts and outputs the provider takes output_schema, text, tool. Leave it out, give it "
+        "in the provider's own format as a dict or in options, or ask a provider that takes it"
     )
 
 

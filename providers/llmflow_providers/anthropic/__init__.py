@@ -36,9 +36,11 @@ from llmflow_providers.base import (
     word,
 )
 from llmflow_providers.error_rules import ANTHROPIC_TEXTS, ErrorTable
+from llmflow_providers.schema_asking import SchemaAsking
 
 if TYPE_CHECKING:
     from llmflow_providers.anthropic.anthropic_batch import AnthropicBatch
+    from llmflow_providers.anthropic.message_output import MessageOutput
 
 VERSION: Final = "2023-06-01"
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -109,7 +111,7 @@ ERRORS: Final = ErrorTable(
 )
 
 
-class AnthropicProvider(HTTPProvider):
+class AnthropicProvider(SchemaAsking, HTTPProvider):
     """Messages at Anthropic, or at a server that speaks its dialect.
 
     >>> AnthropicProvider("claude-sonnet-5-5", base_url="http://localhost:8000/v1").base_url
@@ -135,6 +137,7 @@ class AnthropicProvider(HTTPProvider):
     error_table = ERRORS
     known_options = FIELDS
     reserves_output = False
+    default_max_tokens = DEFAULT_MAX_TOKENS
 
     @staticmethod
     def address(url: str) -> str:
@@ -154,7 +157,9 @@ class AnthropicProvider(HTTPProvider):
         """Turn a request into a call of the Messages API.
 
         Raises:
-            ConfigurationError: its option ``cache_system`` is neither ``"5m"`` nor ``"1h"``.
+            ConfigurationError: its option ``cache_system`` is neither ``"5m"`` nor ``"1h"``; or
+                the server cannot be told the schema that it wants, or its options speak of the
+                answer's form themselves.
         """
         return WireRequest("POST", self._url, self._headers, dump_body(self._body(request)))
 
@@ -164,8 +169,10 @@ class AnthropicProvider(HTTPProvider):
 
         return marked_prefix(self._body(request))
 
-    @staticmethod
-    def _body(request: Request) -> dict[str, Any]:
+    def _body(self, request: Request) -> dict[str, Any]:
+        output = self.typed.prepared(request) if request.wanted else None
+        if output is not None:
+            request = output.request
         messages: Sequence[Mapping[str, Any]] = request.messages
         system: Any = request.system
         if any(each.get("role") in _SYSTEM_ROLES for each in messages):
@@ -186,7 +193,15 @@ class AnthropicProvider(HTTPProvider):
                 from llmflow_providers.anthropic.prompt_cache import mark_system
 
                 mark_system(body)
+        if output is not None:
+            body.update(output.fields)
         return body
+
+    def _typed_output(self) -> MessageOutput:
+        from llmflow_providers.anthropic.message_output import MessageOutput
+
+        is_official = self.base_url == self.official_url
+        return MessageOutput(self.model, is_official=is_official, who=f"{self.name}/{self.model}")
 
     def understand(self, data: Any, reply: WireReply) -> Response:
         """Turn a message into a response. Arguments as `HTTPProvider.understand`."""
@@ -195,6 +210,8 @@ class AnthropicProvider(HTTPProvider):
         stop_reason = data.get("stop_reason")
         if not isinstance(stop_reason, str):
             stop_reason = None
+        if len(blocks) > 1 or not text:
+            text, stop_reason = _answer(blocks, text, stop_reason)
         response = Response(
             text=text,
             usage=_usage(mapping(data.get("usage"))),
@@ -249,6 +266,8 @@ class AnthropicProvider(HTTPProvider):
         for message in request.messages:
             for text in texts(message.get("content")):
                 prompt += estimate_tokens(text)
+        if request.wanted:
+            prompt += self.typed.tokens(request)
         most = request.max_tokens or count(request.options.get("max_tokens")) or DEFAULT_MAX_TOKENS
         return Charge(1.0, float(prompt + most), float(prompt), float(most))
 
@@ -281,6 +300,17 @@ def model_class(model: str) -> str:
     """
     shared = _CLASS.fullmatch(model)
     return shared[1] if shared else _VERSION_ENDING.sub("", model)
+
+
+def _answer(blocks: Any, text: str, stop_reason: str | None) -> tuple[str, str | None]:
+    """Return text and ending of an answer that may be given as a tool call."""
+    if all(each["type"] != "tool_use" for each in blocks):
+        return text, stop_reason
+    from llmflow_providers.anthropic.message_output import answer_in_blocks
+    from llmflow_providers.typed_output import ending_of_answer
+
+    answer = answer_in_blocks(blocks)
+    return (text, stop_reason) if answer is None else (answer, ending_of_answer(stop_reason))
 
 
 def _joined_system(system: str | None, messages: Sequence[Mapping[str, Any]]) -> Any:

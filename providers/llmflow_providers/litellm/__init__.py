@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from llmflow.errors import (
     BadReplyError,
@@ -36,7 +36,7 @@ from llmflow.provider_registry import (
 )
 from llmflow.retry import Retry
 from llmflow.surrogates import well_formed, well_formed_value
-from llmflow.tokens import TokenEstimator
+from llmflow.tokens import Estimate, TokenEstimator
 from llmflow.types import Charge, Quota, Request, Response, Usage
 from llmflow_providers import finish_reasons, words
 from llmflow_providers.base import (
@@ -61,6 +61,10 @@ from llmflow_providers.litellm.replies import (
     vendor_dialect,
 )
 from llmflow_providers.openai import reserved, settled
+from llmflow_providers.schema_asking import SchemaAsking
+
+if TYPE_CHECKING:
+    from llmflow_providers.litellm.litellm_output import LiteLLMOutput
 
 # Providers with one key and no other way to log in. Elsewhere (cloud roles, tokens,
 # variables with several names) litellm's own list of what is missing is a guess.
@@ -72,7 +76,7 @@ _LONGEST: Final = 7 * 86_400.0
 _THEIRS: Final = "llm_provider-"
 
 
-class LiteLLMProvider:
+class LiteLLMProvider(SchemaAsking):
     """One model, called through litellm.
 
     >>> LiteLLMProvider("cohere_chat/command-r").domain[0]
@@ -101,6 +105,7 @@ class LiteLLMProvider:
         self.reserves_output = self._dialect.reserves_output
         self._tokens = TokenEstimator(model)
         self._client: LiteLLMClient | None = None
+        self._has_looked = False  # at what litellm can send for a schema
         self._look = looking(model, self._key)
         # litellm's retries must be off twice: its own, and those of the SDK below it.
         self._fixed: dict[str, Any] = {"model": model, "max_retries": 0, "num_retries": 0}
@@ -168,10 +173,20 @@ class LiteLLMProvider:
         client = self._client
         if client is None:
             client = self._client = self._checked(await loader.load_in_thread())
+        if request.wanted and not self._has_looked:
+            self._has_looked = True
+            known = client.known_fields(self.model)
+            if known is not None:
+                cast("LiteLLMOutput", self.typed).keep(known)
         answer = await self._ask(client, self._arguments(request, timeout), timeout)
         if isinstance(answer, LLMFlowError):
             raise answer
         return self._response(answer)
+
+    def _typed_output(self) -> LiteLLMOutput:
+        from llmflow_providers.litellm.litellm_output import LiteLLMOutput
+
+        return LiteLLMOutput(self.model, who=f"{self.name}/{self.model}")
 
     def reserve(self, request: Request) -> Charge:
         """Return the prompt's estimated tokens and, in full, the answer's upper bound."""
@@ -179,6 +194,10 @@ class LiteLLMProvider:
             *texts(request.system),
             *[text for message in request.messages for text in texts(message.get("content"))],
         )
+        if request.wanted:
+            more = self.typed.tokens(request)
+            base, prompt = prompt.base + more, Estimate(prompt + more)
+            prompt.base = base
         return reserved(self._dialect, prompt, request.max_tokens or 0)
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
@@ -226,6 +245,9 @@ class LiteLLMProvider:
         return client
 
     def _arguments(self, request: Request, timeout: float) -> dict[str, Any]:
+        output = self.typed.prepared(request) if request.wanted else None
+        if output is not None:
+            request = output.request
         options = request.options
         if options.get("stream"):
             raise ConfigurationError("a whole answer is returned at once: stream is not supported")
@@ -239,6 +261,8 @@ class LiteLLMProvider:
             arguments["max_tokens"] = request.max_tokens
         if request.temperature is not None:
             arguments["temperature"] = request.temperature
+        if output is not None:
+            options = {**options, **output.fields}
         return {**arguments, **options, **self._fixed}
 
     def _response(self, answer: Any) -> Response:
@@ -249,6 +273,8 @@ class LiteLLMProvider:
         except (LookupError, TypeError, AttributeError):
             raise BadReplyError("the answer holds no choice", status=200) from None
         finish_reason = _finish_reason(choice)
+        if getattr(message, "tool_calls", None):
+            text, finish_reason = _answer(message.tool_calls, text, finish_reason)
         hidden: Mapping[str, Any] = getattr(answer, "_hidden_params", None) or EMPTY
         headers = _headers(answer, hidden)
         cost = dollars(hidden.get("response_cost"))
@@ -302,6 +328,17 @@ def _why_litellm(model: str) -> str:
     if not slash or get_close_matches(prefix.lower(), natives, n=1):
         return f"{unknown_model_message(model)} Other models need litellm"
     return f"the model {model!r} needs litellm"
+
+
+def _answer(calls: Any, text: str, finish_reason: str | None) -> tuple[str, str | None]:
+    """Return text and ending of an answer that may be given as a tool call."""
+    from llmflow_providers.litellm.litellm_output import answer_of
+    from llmflow_providers.typed_output import ending_of_answer
+
+    answer = answer_of(calls)
+    if answer is None:
+        return text, finish_reason
+    return well_formed(answer), ending_of_answer(finish_reason)
 
 
 def _refusal(message: Any) -> str:

@@ -113,6 +113,14 @@ class LiteLLMClient:
         names = self._litellm.validate_environment(model).get("missing_keys") or []
         return [each for each in names if each.endswith("_API_KEY")] if vendor else []
 
+    def known_fields(self, model: str) -> list[str] | None:
+        """Return the fields that litellm can send; None if unknown."""
+        try:
+            found: list[str] | None = self._litellm.get_supported_openai_params(model)
+        except Exception:  # noqa: BLE001 - the boundary to litellm
+            return None
+        return found
+
     def _is_listened_to(self, arguments: Mapping[str, Any]) -> bool:
         """Return whether the user has litellm log or count this call."""
         litellm = self._litellm

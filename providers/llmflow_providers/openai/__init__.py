@@ -40,8 +40,10 @@ from llmflow_providers.openai.dialects import (
     dialect_at,
     dialect_named,
 )
+from llmflow_providers.schema_asking import SchemaAsking
 
 if TYPE_CHECKING:
+    from llmflow_providers.openai.chat_output import ChatOutput
     from llmflow_providers.openai.openai_batch import OpenAIBatch
 
 _TICKS_PER_DOLLAR: Final = 1e10
@@ -52,7 +54,7 @@ _REASONING_MODEL: Final = re.compile(r"(?:o\d|gpt-(?:[5-9]|\d\d))(?:$|[.-])")
 _MISTRAL_MODEL: Final = re.compile(r"[sx]tral", re.IGNORECASE)  # Codestral, Pixtral ...
 
 
-class OpenAIProvider(HTTPProvider):
+class OpenAIProvider(SchemaAsking, HTTPProvider):
     """Chat completions at OpenAI or a compatible server.
 
     Args:
@@ -91,7 +93,15 @@ class OpenAIProvider(HTTPProvider):
         self.known_options = self.dialect.fields
 
     def encode(self, request: Request) -> WireRequest:
-        """Turn a request into a chat completion call."""
+        """Turn a request into a chat completion call.
+
+        Raises:
+            ConfigurationError: the server cannot be told the schema that it wants, or its options
+                speak of the answer's form themselves.
+        """
+        output = self.typed.prepared(request) if request.wanted else None
+        if output is not None:
+            request = output.request
         messages: list[Mapping[str, Any]] = list(request.messages)
         if request.system is not None:
             messages.insert(0, {"role": "system", "content": request.system})
@@ -104,6 +114,8 @@ class OpenAIProvider(HTTPProvider):
             body["temperature"] = request.temperature
         if request.options:
             body.update(request.options)
+        if output is not None:
+            body.update(output.fields)
         return WireRequest("POST", self._url, self._headers, dump_body(body))
 
     def understand(self, data: Any, reply: WireReply) -> Response:
@@ -120,6 +132,8 @@ class OpenAIProvider(HTTPProvider):
             finish_reason = None
         elif finish_reason != "stop":
             finish_reason = finish_reasons.plain(finish_reason)
+        if message.get("tool_calls"):
+            text, finish_reason = _answer(message["tool_calls"], text, finish_reason)
         usage = mapping(data.get("usage"))
         response = Response(
             text=text,
@@ -164,12 +178,20 @@ class OpenAIProvider(HTTPProvider):
         for message in request.messages:
             characters += len(text_of(message.get("content")))
         prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
+        if request.wanted:
+            prompt += self.typed.tokens(request)
         most = request.max_tokens or count(request.options.get("max_completion_tokens"))
         return reserved(self.dialect, float(prompt), float(most))
 
     def settle(self, charge: Charge, usage: Usage) -> Charge:
         """Return the final charge: OpenAI's reserve, else the usage."""
         return settled(self.dialect, charge, usage)
+
+    def _typed_output(self) -> ChatOutput:
+        from llmflow_providers.openai.chat_output import ChatOutput
+
+        who = f"{self.name}/{self.model}"
+        return ChatOutput(self.dialect, self.model, self.base_url, who=who)
 
     def _check_ending(
         self, response: Response, choice: Mapping[str, Any], reply: WireReply
@@ -229,6 +251,16 @@ def bound_field(dialect: str, field: str, model: str) -> str:
     if dialect == "compatible" and _REASONING_MODEL.match(name):
         return "max_completion_tokens"
     return field
+
+
+def _answer(calls: Any, text: str, finish_reason: str | None) -> tuple[str, str | None]:
+    """Return text and ending of an answer that may be given as a tool call."""
+    from llmflow_providers.typed_output import answer_in, ending_of_answer
+
+    answer = answer_in(calls)
+    if answer is None:
+        return text, finish_reason
+    return answer, ending_of_answer(finish_reason)
 
 
 def _cost(usage: Mapping[str, Any]) -> float | None:
