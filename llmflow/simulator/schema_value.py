@@ -34,15 +34,20 @@ def with_described(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     if found is None:
         return schema
     bounds: dict[str, Any] = {}
-    for each in _NEXT_BOUND.split(found[1]):
-        name, _, value = each.partition(": ")
+    parts = _NEXT_BOUND.split(found[1])
+    while parts:
+        name, _, value = parts.pop(0).partition(": ")
         if name in _BOUND_TEXTS:
             bounds[name] = value
         elif name in _BOUND_WORDS:
-            try:
-                bounds[name] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                continue
+            # A list of schemas may have descriptions with bounds of their own.
+            for end in range(len(parts) + 1):
+                try:
+                    bounds[name] = ast.literal_eval(", ".join((value, *parts[:end])))
+                except (ValueError, SyntaxError):
+                    continue
+                del parts[:end]
+                break
     return {**bounds, **schema}
 
 

@@ -14,7 +14,6 @@ from llmflow.typed.alternatives import (
     is_nullable,
     nullable,
     only,
-    word,
 )
 from llmflow.typed.merging import merged
 from llmflow.typed.pointers import name_of, reached, references, resolved
@@ -366,6 +365,7 @@ class _Fitter:
     def _array(self, node: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
         rules, inside = self._rules, f"{path}[]"
         result: dict[str, Any] = {"type": "array"}
+        told: dict[str, Any] = {}
         first, items = node.get("prefixItems"), node.get("items")
         words = ["minItems", "maxItems", "uniqueItems"]
         if isinstance(first, list) and first:
@@ -378,23 +378,25 @@ class _Fitter:
                 rest = [] if items in (None, False) else [items]
                 options = {"anyOf": [*first, *rest]}
                 result["items"] = self._fit(options, inside, depth + 1)
-                order = "In this order: " + ", ".join(word(part) for part in parts) + "."
-                told = " ".join(filter(None, (node.get("description"), order)))
-                node = {**node, "description": told}
+                told["prefixItems"] = parts
         elif items is not None and items is not True:
             result["items"] = self._fit(items, inside, depth + 1)
         elif not rules.untyped:
             raise Inexpressible(inside, "any value is allowed there")
-        return self._described(result, node, words)
+        return self._described(result, node, words, told)
 
     # Bounds and descriptions
 
     def _described(
-        self, result: dict[str, Any], node: Mapping[str, Any], words: Any
+        self,
+        result: dict[str, Any],
+        node: Mapping[str, Any],
+        words: Any,
+        told: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Add the bounds that a server knows, and describe the others."""
+        """Add the bounds that a server knows, and describe the others, `told` among them."""
         rules = self._rules
-        told: dict[str, Any] = {}
+        told = dict(told or {})
         for name, value in node.items():
             if name in _SILENT or (name == "format" and value == "decimal"):
                 continue
