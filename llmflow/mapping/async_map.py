@@ -113,7 +113,8 @@ class Answers(Generic[ItemT, CollectedT]):
 
     async def _collect(self, spec: MapSpec) -> CollectedT:
         ready = await self._prepared(spec, whole=True)
-        collector = ready.collector()
+        collector = ready.collector
+        assert collector is not None
         try:
             async for result in self._results(spec, ready):
                 collector.add(result)

@@ -51,6 +51,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -73,6 +75,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -95,6 +99,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -116,6 +122,8 @@ class Mappable:
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        output_type: Any = None,
+        reasks: int | None = None,
         progress: bool = False,
         details: bool = False,
         **fields: Any,
@@ -155,11 +163,15 @@ class Mappable:
             options: further fields of the body in the provider's dialect, over those of the LLM;
                 their names are not checked.
             mode: how these items are answered, in place of what the LLM, the node or the run says;
-                see `LLM`, as for the next four.
+                see `LLM`, as for the next six.
             deadline: when all is to be answered, such as ``"6h"``.
             fallback: the other way, for what the mode leaves over.
             batch: how calls become jobs. In a run, what was given first for a model counts.
             validate: what is demanded of every answer.
+            output_type: what every answer must be, such as a pydantic model; see `complete`. A
+                `Result` has the value as `parsed`; a frame gets its fields as typed columns, or
+                a column ``response`` for what has no fields.
+            reasks: how often an answer that is not accepted is asked for again.
             progress: show on standard error, or in the notebook, how far the map is.
             details: add to a frame the columns ``finish_reason``, ``model``, ``input_tokens``,
                 ``output_tokens``, ``cost`` and ``attempts``, before ``error``. A `Result` has
@@ -177,7 +189,7 @@ class Mappable:
         from llmflow.mapping.spec import Given, spec_of, varied
 
         spec = spec_of(
-            varied(self, mode, deadline, fallback, batch, validate),
+            varied(self, mode, deadline, fallback, batch, validate, output_type, reasks),
             items,
             _unnamed,
             Given("llm.map(...)", system, max_tokens, temperature, options, fields),
@@ -208,6 +220,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -230,6 +244,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -252,6 +268,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -275,6 +293,8 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: Any = ...,
+        reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
@@ -297,6 +317,8 @@ class Mappable:
         fallback: Fallback | None = None,
         batch: Batch | None = None,
         validate: Validate | None = None,
+        output_type: Any = None,
+        reasks: int | None = None,
         progress: bool = False,
         details: bool = False,
         **fields: Any,
@@ -322,7 +344,7 @@ class Mappable:
         from llmflow.mapping.sync_map import AnswerStream, collect
 
         spec = spec_of(
-            varied(self, mode, deadline, fallback, batch, validate),
+            varied(self, mode, deadline, fallback, batch, validate, output_type, reasks),
             items,
             _unnamed,
             Given("llm.map_sync(...)", system, max_tokens, temperature, options, fields),

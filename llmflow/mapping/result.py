@@ -51,6 +51,17 @@ class Result(Generic[ItemT]):
         return self.response.text
 
     @property
+    def parsed(self) -> Any:
+        """The answer as the `output_type`; without one, None.
+
+        Raises:
+            LLMFlowError: the item has no answer: its `error`.
+        """
+        if self.response is None:
+            raise self.error or LLMFlowError(f"item {self.index} has no answer")
+        return self.response.parsed
+
+    @property
     def details(self) -> dict[str, Any]:
         """Details of the call, as the columns of ``details=True``.
 
@@ -140,6 +151,19 @@ class ResultList(list[Result[ItemT]]):
         if default is _UNSET:
             return [result.text for result in self]
         return [default if each.response is None else each.response.text for each in self]
+
+    def parsed(self, default: Any = _UNSET) -> list[Any]:
+        """Return the answers as the `output_type`.
+
+        Args:
+            default: what takes the place of a value where an item failed.
+
+        Raises:
+            LLMFlowError: an item failed and there is no default: the first one's error.
+        """
+        if default is _UNSET:
+            return [result.parsed for result in self]
+        return [default if each.response is None else each.response.parsed for each in self]
 
     @property
     def failed(self) -> list[Result[ItemT]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from llmflow.arguments import by_name, checked_flag
@@ -29,12 +28,10 @@ from llmflow.items.sources import (
     ThreadSource,
     checked_items,
 )
+from llmflow.mapping.collectors import Collector, FrameCollector
 from llmflow.mapping.engine import Begin, MapEngine, window_of
-from llmflow.mapping.frame_table import Columns, Table
 from llmflow.mapping.frames import is_unread, kind_of, rows_of
 from llmflow.mapping.prompts import MakePrompt, Prompt, prompt_maker
-from llmflow.mapping.result import MapCounts, Result, ResultList, attach, error_text
-from llmflow.rows.records import DETAILS
 from llmflow.types import Quota
 
 if TYPE_CHECKING:
@@ -45,6 +42,7 @@ if TYPE_CHECKING:
     from llmflow.calls.session import Session
     from llmflow.limits import Limiter
     from llmflow.runs.run import Run
+    from llmflow.typed.output_type import OutputType
 
 DEFAULT_CONCURRENCY = 100
 _AT_LEAST_WITH_A_LIMIT = 1000
@@ -74,7 +72,8 @@ class MapSpec:
     """One map, checked, not begun.
 
     `items` and `prompt` are what the user passed, `run_around` returns the run whose progress is
-    shown, and `details` puts further columns into a frame. For the rest see `MapEngine`.
+    shown, `details` puts further columns into a frame, and `output` is what answers are. For the
+    rest see `MapEngine`.
     """
 
     begin: Begin
@@ -87,6 +86,7 @@ class MapSpec:
     window: int | None = None
     run_around: Callable[[], Run | None] | None = None
     details: bool = False
+    output: OutputType | None = None
 
     def __post_init__(self) -> None:
         check_limit(self.concurrency, "concurrency")
@@ -115,13 +115,14 @@ class MapSpec:
         if kind_of(self.items) is None:
             items: Any = self.items
             total = len(self.items) if isinstance(self.items, Sized) else None
-            return Prepared(items, prompt_maker(self.prompt), total, None)
+            return Prepared(items, prompt_maker(self.prompt), total, Collector())
         rows = rows_of(self.items)
         make_prompt = prompt_maker(self.prompt, columns=rows.columns)
-        table = rows.whole() if whole else None
-        rows = rows if table is None else table
-        blocks = self.unread and not whole
-        return Prepared(rows.rows(), make_prompt, rows.total, table, self.details, blocks)
+        if not whole:
+            return Prepared(rows.rows(), make_prompt, rows.total, None, blocks=self.unread)
+        table = rows.whole()
+        collector = FrameCollector(table, details=self.details, output=self.output)
+        return Prepared(table.rows(), make_prompt, table.total, collector)
 
     def engine(self, ready: Prepared, source: Source | None = None) -> MapEngine[Any]:
         """Return an engine for the running event loop."""
@@ -148,21 +149,15 @@ class MapSpec:
 class Prepared:
     """Items and prompts in their final form.
 
-    `blocks` is true where reading an item may wait, as for a disk.
+    `collector` puts the results together, where they are wanted in one piece. `blocks` is true
+    where reading an item may wait, as for a disk.
     """
 
     items: Iterable[Any] | AsyncIterable[Any]
     make_prompt: MakePrompt
     total: int | None
-    table: Table | None
-    details: bool = False
+    collector: Collector | None
     blocks: bool = False
-
-    def collector(self) -> Collector:
-        """Return what puts the results together."""
-        if self.table is None:
-            return Collector()
-        return _FrameCollector(self.table, details=self.details)
 
 
 def source_of(ready: Prepared, *, concurrency: int) -> Source:
@@ -171,56 +166,6 @@ def source_of(ready: Prepared, *, concurrency: int) -> Source:
     if isinstance(items, AsyncIterable):
         return AsyncIterableSource(items, read_ahead=min(READ_AHEAD, concurrency))
     return ThreadSource(items) if ready.blocks else IterableSource(items)
-
-
-class Collector:
-    """Puts results together that come in any order."""
-
-    def __init__(self) -> None:
-        self._results: list[Result[Any]] = []
-
-    def add(self, result: Result[Any]) -> None:
-        """Take one result."""
-        self._results.append(result)
-
-    def collected(self, counts: MapCounts) -> Any:
-        """Return all of them in the order of the items."""
-        return ResultList(sorted(self._results, key=attrgetter("index")), counts)
-
-    def attach_to(self, error: BaseException, engine: MapEngine[Any] | None) -> None:
-        """Attach what there is to the exception that ended a map."""
-        counts = MapCounts() if engine is None else engine.counts
-        # Answers that came while something else was waited for.
-        rest = () if engine is None else tuple(engine.ready)
-        for result in rest:
-            self.add(result)
-        counts = replace(counts, delivered=counts.delivered + len(rest))
-        results = self.collected(counts)
-        done = len(results) if isinstance(results, list) else counts.delivered
-        attach(error, results, done, counts.total)
-
-
-class _FrameCollector(Collector):
-    """Keeps what columns hold: a frame has no place for more."""
-
-    def __init__(self, table: Table, *, details: bool) -> None:
-        self._table = table
-        names = ("response", *DETAILS) if details else ("response", "error")
-        self._columns: Columns = {name: [None] * len(table) for name in names}
-        self._details = details
-
-    def add(self, result: Result[Any]) -> None:
-        columns, index = self._columns, result.index
-        if result.response is not None:
-            columns["response"][index] = result.response.text
-        elif result.error is not None:
-            columns["error"][index] = error_text(result.error)
-        if self._details:
-            for name, value in result.details.items():
-                columns[name][index] = value
-
-    def collected(self, counts: MapCounts) -> Any:  # noqa: ARG002 - no place for them
-        return self._table.joined(self._columns)
 
 
 class Asked(Protocol):
@@ -244,6 +189,11 @@ class Asked(Protocol):
     @property
     def run_around(self) -> Run | None:
         """The run that a call would belong to."""
+        ...
+
+    @property
+    def output_type(self) -> OutputType | None:
+        """The type of answers."""
         ...
 
     @property
@@ -298,12 +248,21 @@ def varied(
     fallback: Fallback | None,
     batch: Batch | None,
     validate: Validate | None,
+    output_type: Any,
+    reasks: int | None,
 ) -> Asked:
     """Return an LLM with a map's settings, or the LLM itself."""
-    if all(each is None for each in (mode, deadline, fallback, batch, validate)):
+    given = (mode, deadline, fallback, batch, validate, output_type, reasks)
+    if all(each is None for each in given):
         return llm
     return llm.varied(
-        mode=mode, deadline=deadline, fallback=fallback, batch=batch, validate=validate
+        mode=mode,
+        deadline=deadline,
+        fallback=fallback,
+        batch=batch,
+        validate=validate,
+        output_type=output_type,
+        reasks=reasks,
     )
 
 
@@ -345,6 +304,7 @@ def spec_of(
         in_jobs=in_jobs,
         run_around=(lambda: llm.run_around) if progress else None,
         details=details,
+        output=llm.output_type,
     )
 
 

@@ -80,7 +80,8 @@ class AnswerStream(Generic[ItemT]):
 def collect(spec: MapSpec) -> Any:
     """Ask for all items; return a list or frame in order."""
     ready = spec.prepared(whole=True)
-    exchange, collector = _Exchange(spec, ready), ready.collector()
+    exchange, collector = _Exchange(spec, ready), ready.collector
+    assert collector is not None
     try:
         for result in _results(exchange):
             collector.add(result)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, TypeAlias
 
 from llmflow.rows.cells import json_text
 from llmflow.surrogates import well_formed, well_formed_value
-from llmflow.typed.columns import AnyJson, ColumnKind, ListOf, Scalar, Struct
+from llmflow.typed.columns import AnyJson, Column, ColumnKind, ListOf, Scalar, Struct
 
 Reader: TypeAlias = Callable[[Any], Any]
 """Returns the value of a column for plain JSON data; raises `ValueError` where it cannot."""
@@ -20,6 +20,12 @@ DECIMAL_SCALE: Final = 18
 _WHOLE_DIGITS: Final = DECIMAL_DIGITS - DECIMAL_SCALE
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 _MOST_REASON: Final = 100
+_EXACT: Final[Mapping[str, type]] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+}
 
 
 def is_json(kind: ColumnKind) -> bool:
@@ -41,6 +47,41 @@ def value_reader(kind: ColumnKind, *, json_as_text: bool = True) -> Reader:
     """
     read = _reader(kind, json_as_text=json_as_text)
     return lambda value: None if value is None else read(value)
+
+
+def read_column(
+    column: Column, values: Sequence[Any], *, json_as_text: bool = True
+) -> tuple[list[Any], dict[int, str]]:
+    """Return a column's values, and by place why some are null.
+
+    >>> from llmflow.typed.columns import Column, Scalar
+    >>> read_column(Column("score", Scalar("integer")), [3, None, 2**70])
+    ([3, None, None], {2: 'score: does not fit a 64-bit integer: 1180591620717411303424'})
+    """
+    if _are_read(column.kind, values):
+        return list(values), {}
+    read = value_reader(column.kind, json_as_text=json_as_text)
+    found: list[Any] = []
+    misfits = {}
+    for index, value in enumerate(values):
+        try:
+            found.append(read(value))
+        except ValueError as error:
+            found.append(None)
+            misfits[index] = misfit(column.name, value, error)
+    return found, misfits
+
+
+def _are_read(kind: ColumnKind, values: Sequence[Any]) -> bool:
+    """Return whether all values are what a reader would return, by a look at the whole."""
+    exact = _EXACT.get(kind.name) if isinstance(kind, Scalar) else None
+    if exact is None or not set(map(type, values)) <= {exact, type(None)}:
+        return False
+    if exact is str:
+        return all(each is None or each.isascii() for each in values)
+    if exact is int:
+        return all(each is None or _SMALLEST <= each <= _LARGEST for each in values)
+    return True
 
 
 def misfit(name: str, value: object, error: Exception) -> str:

@@ -184,7 +184,9 @@ def failed_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.failed.jsonl")
 
 
-def free_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]:
+def free_names(
+    names: Collection[str], taken: Collection[str], prefix: str = "input_"
+) -> dict[str, str]:
     """Return new names for those that are taken by names of ours.
 
     >>> free_names(["text", "error", "input_error"], {"response", "error"})
@@ -193,9 +195,9 @@ def free_names(names: Collection[str], taken: Collection[str]) -> dict[str, str]
     renamed = {}
     for name in names:
         if name in taken:
-            free = f"input_{name}"
+            free = f"{prefix}{name}"
             while free in names:
-                free = f"input_{free}"
+                free = f"{prefix}{free}"
             renamed[name] = free
     return renamed
 
