@@ -63,7 +63,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         UsageError: there is no LLM, or an argument is out of range.
     """
 
-    llm: LLM | str | None = None
+    llm: LLM[Any] | str | None = None
 
     @checked_arguments(options=AsyncNodeOptions)
     def __init__(
@@ -74,7 +74,7 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         max_wait: float | None = None,
         concurrency_limit: int | None = None,
         *,
-        llm: LLM | str | None = None,
+        llm: LLM[Any] | str | None = None,
         on_error: OnError = "raise",
         mode: ModeName | None = "batch",
         **options: Unpack[AsyncNodeOptions],

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 from llmflow import telemetry
 from llmflow.arguments import checked_arguments
@@ -44,15 +44,52 @@ from llmflow.retry import Retry
 from llmflow.runs.catalog import machine_cache
 from llmflow.runs.run import Run, current_run, named_run
 from llmflow.transport import Timeout, connection_limit
-from llmflow.types import Quota
+from llmflow.types import AnswerT, OutputT, Quota
 
 if TYPE_CHECKING:
     from llmflow.batch import Batch
     from llmflow.typed.methods import OutputMethod
     from llmflow.typed.output_type import OutputType
 
+    class LLMOptions(TypedDict, total=False):
+        """Options of an LLM beside its model and output type."""
 
-class LLM(Mappable, Asking, Copying):
+        base_url: str | None
+        api_key: str | None
+        quota: Quota | None
+        retry: Retry | None
+        timeout: float | Timeout | None
+        gate: Gate | Sequence[Gate] | None
+        hedge: Hedge | None
+        system: str | None
+        max_tokens: int | None
+        temperature: float | None
+        options: Mapping[str, Any] | None
+        journal: str | Run | None
+        dedupe: bool | None
+        cache: bool
+        price: Price | None
+        mode: ModeName | None
+        deadline: float | str | None
+        fallback: Fallback | None
+        batch: Batch | None
+        validate: Validate | None
+        output_method: OutputMethod | None
+        reasks: int
+        config: Config | str | os.PathLike[str] | None
+
+    class Changes(TypedDict, total=False):
+        """Changes of `LLM.varied` beside the output type."""
+
+        mode: ModeName | None
+        deadline: float | str | None
+        fallback: Fallback | None
+        batch: Batch | None
+        validate: Validate | None
+        reasks: int | None
+
+
+class LLM(Mappable, Asking[AnswerT], Copying):
     """A model at a provider, called at the provider's own speed.
 
     Await it with a text or with chat messages; the answer's text comes back. Any
@@ -112,6 +149,30 @@ class LLM(Mappable, Asking, Copying):
         ConfigurationError: a setting or the file is wrong, or nobody knows the model's provider.
     """
 
+    @overload
+    def __init__(
+        self: LLM[str],
+        model: str | Provider,
+        *,
+        output_type: None = ...,
+        **options: Unpack[LLMOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LLM[OutputT],
+        model: str | Provider,
+        *,
+        output_type: type[OutputT],
+        **options: Unpack[LLMOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: LLM[Any],
+        model: str | Provider,
+        *,
+        output_type: Any,
+        **options: Unpack[LLMOptions],
+    ) -> None: ...
     @checked_arguments(text="llm = LLM(model), and then llm.run(prompt), or await llm(prompt)")
     def __init__(
         self,
@@ -220,6 +281,18 @@ class LLM(Mappable, Asking, Copying):
         self._given = given
         self._own = frozenset({*vars(self), "_own"})
         telemetry.auto()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def varied(self, *, output_type: None = ..., **changes: Unpack[Changes]) -> Self: ...
+        @overload
+        def varied(
+            self, *, output_type: type[OutputT], **changes: Unpack[Changes]
+        ) -> LLM[OutputT]: ...
+        @overload
+        def varied(self, *, output_type: Any, **changes: Unpack[Changes]) -> LLM[Any]: ...
+        def varied(self, **changes: Any) -> Any: ...  # noqa: D102
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced(self, LLM, self._given, self._own)

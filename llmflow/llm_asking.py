@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, overload
 
 from llmflow.background import background
 from llmflow.batch.modes import open_session
@@ -24,7 +24,7 @@ from llmflow.calls.validate import validating
 from llmflow.errors import UsageError
 from llmflow.provider import Provider
 from llmflow.runs.run import Run
-from llmflow.types import Request, Response
+from llmflow.types import AnswerT, OutputT, Request, Response
 
 if TYPE_CHECKING:
     from llmflow.typed.output_type import OutputType
@@ -39,7 +39,7 @@ Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with ``role`` and ``content``."""
 
 
-class Asking:
+class Asking(Generic[AnswerT]):
     """Gives an LLM its methods for one call."""
 
     provider: Provider
@@ -66,6 +66,42 @@ class Asking:
         """Check key, model and extras now."""
         raise NotImplementedError
 
+    @overload
+    async def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> AnswerT: ...
+    @overload
+    async def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: type[OutputT],
+        **fields: Any,
+    ) -> OutputT: ...
+    @overload
+    async def __call__(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: Any,
+        **fields: Any,
+    ) -> Any: ...
     async def __call__(
         self,
         prompt: Prompt,
@@ -76,7 +112,7 @@ class Asking:
         options: Mapping[str, Any] | None = None,
         output_type: Any = None,
         **fields: Any,
-    ) -> str:
+    ) -> Any:
         """Ask, and return the answer's text, or its value with an `output_type`.
 
         Arguments and errors as in `complete`.
@@ -88,6 +124,54 @@ class Asking:
         response = await self._answer(request, output)
         return response.text if output is None else response.parsed
 
+    @overload
+    async def complete(
+        self: Asking[str],
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> Response: ...
+    @overload
+    async def complete(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> Response[AnswerT]: ...
+    @overload
+    async def complete(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: type[OutputT],
+        **fields: Any,
+    ) -> Response[OutputT]: ...
+    @overload
+    async def complete(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: Any,
+        **fields: Any,
+    ) -> Response: ...
     async def complete(
         self,
         prompt: Prompt,
@@ -128,6 +212,42 @@ class Asking:
             output,
         )
 
+    @overload
+    def run(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> AnswerT: ...
+    @overload
+    def run(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: type[OutputT],
+        **fields: Any,
+    ) -> OutputT: ...
+    @overload
+    def run(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: Any,
+        **fields: Any,
+    ) -> Any: ...
     def run(
         self,
         prompt: Prompt,
@@ -138,9 +258,10 @@ class Asking:
         options: Mapping[str, Any] | None = None,
         output_type: Any = None,
         **fields: Any,
-    ) -> str:
+    ) -> Any:
         """Ask as ``await llm(...)`` does, from code that is not asynchronous.
 
+        >>> from llmflow import LLM
         >>> llm = LLM("sim/demo")
         >>> llm.run("Summarize: The tide rises. The tide falls.")  # doctest: +SKIP
         'The tide rises.'
@@ -152,6 +273,54 @@ class Asking:
         response = background.run(lambda: self._answer(request, output), instead="await llm(...)")
         return response.text if output is None else response.parsed
 
+    @overload
+    def complete_sync(
+        self: Asking[str],
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> Response: ...
+    @overload
+    def complete_sync(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: None = ...,
+        **fields: Any,
+    ) -> Response[AnswerT]: ...
+    @overload
+    def complete_sync(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: type[OutputT],
+        **fields: Any,
+    ) -> Response[OutputT]: ...
+    @overload
+    def complete_sync(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        output_type: Any,
+        **fields: Any,
+    ) -> Response: ...
     def complete_sync(
         self,
         prompt: Prompt,

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     ParsedT = TypeVar("ParsedT", default=Any)
+    AnswerT = TypeVar("AnswerT", default=str)
 else:  # without the default, which the standard library has from Python 3.13 on
     from typing import TypeVar
 
     ParsedT = TypeVar("ParsedT")
+    AnswerT = TypeVar("AnswerT")
+OutputT = TypeVar("OutputT")
+"""What a call's own ``output_type`` gives."""
 
 _WITHOUT_TEXT = ("tool_calls", "function_call")
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}

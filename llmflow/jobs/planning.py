@@ -50,7 +50,7 @@ _MINUTE: Final = 60.0
 
 @checked_arguments("make_plan(...)")
 def make_plan(
-    llm: LLM,
+    llm: LLM[Any],
     items: Any,
     prompt: str | PromptTemplate | Selection | Callable[[Any], Prompt] | None = None,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import copy
 import inspect
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import llmflow.llm
 from llmflow import (
     LLM,
     AsyncBatchFlow,
@@ -262,3 +264,27 @@ class TestWithoutAName:
         error = UnknownArgumentError("no", name="x", nearest="y")
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.name, again.nearest) == ("no", "x", "y")
+
+
+class TestWhatTypeCheckersSee:
+    @pytest.mark.parametrize(
+        ("name", "function", "others"),
+        [
+            ("LLMOptions", LLM.__init__, {"self", "model", "output_type"}),
+            ("Changes", LLM.varied, {"self", "output_type"}),
+        ],
+    )
+    def test_it_is_what_is_taken(self, name: str, function: Any, others: set[str]) -> None:
+        tree = ast.parse(inspect.getsource(llmflow.llm))
+        (options,) = (
+            each for each in ast.walk(tree) if isinstance(each, ast.ClassDef) and each.name == name
+        )
+        shown = [line.target.id for line in options.body if isinstance(line, ast.AnnAssign)]  # type: ignore[union-attr]
+        taken = [each for each in inspect.signature(function).parameters if each not in others]
+        assert shown == taken
+
+    def test_an_llm_may_be_written_with_its_type(self) -> None:
+        llm = LLM[int]("sim/demo", output_type=int)
+        again = pickle.loads(pickle.dumps(llm))
+        assert type(again) is type(llm) is LLM
+        assert again.output_type is llm.output_type

@@ -1,0 +1,92 @@
+"""Checked by mypy and pyright only: output types, and what calls return for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, TypedDict, assert_type
+
+from pydantic import BaseModel
+
+from llmflow import LLM, BatchInferenceNode, Response, make_plan
+
+
+class Review(BaseModel):
+    score: int
+
+
+@dataclass
+class Person:
+    name: str
+
+
+class Place(TypedDict):
+    town: str
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+async def calls(llm: LLM, wanted: type[Review] | None) -> None:
+    assert_type(await llm("text", output_type=Review), Review)
+    assert_type(await llm("text", output_type=Person, max_tokens=5, top_p=0.9), Person)
+    assert_type(await llm("text", output_type=Place), Place)
+    assert_type(await llm("text", output_type=Colour), Colour)
+    assert_type(await llm("text", output_type=int), int)
+    assert_type(await llm("text", output_type=list[Review]), list[Review])
+    assert_type(await llm("text", output_type=dict[str, Review]), dict[str, Review])
+    assert_type(await llm("text", output_type=tuple[int, str]), tuple[int, str])
+    # What is no class: its value can be used as anything.
+    assert_type(await llm("text", output_type=Literal["yes", "no"]), Any)
+    assert_type(await llm("text", output_type=Review | Person), Any)
+    assert_type(await llm("text", output_type={"type": "object"}), Any)
+    assert_type(await llm("text", output_type=wanted), Any)
+
+    assert_type(await llm.complete("text", output_type=Review), Response[Review])
+    assert_type((await llm.complete("text", output_type=Review)).parsed, Review)
+    assert_type((await llm.complete("text", output_type=Literal["yes"])).parsed, Any)
+    assert_type((await llm.complete("text")).parsed, Any)
+    assert_type(await llm.submit("text", output_type=Review), bool)
+
+
+def calls_sync(llm: LLM) -> None:
+    assert_type(llm.run("text", output_type=Review), Review)
+    assert_type(llm.run("text", output_type=Literal["yes", "no"]), Any)
+    assert_type(llm.complete_sync("text", output_type=Review), Response[Review])
+    assert_type(llm.complete_sync("text").parsed, Any)
+
+
+async def of_the_llm() -> None:
+    assert_type(LLM("sim/demo"), LLM)
+    assert_type(LLM("sim/demo"), LLM[str])
+    reviews = LLM("sim/demo", output_type=Review, max_tokens=5, reasks=2)
+    assert_type(reviews, LLM[Review])
+    assert_type(await reviews("text"), Review)
+    assert_type(reviews.run("text"), Review)
+    assert_type((await reviews.complete("text")).parsed, Review)
+    assert_type(reviews.complete_sync("text").parsed, Review)
+    assert_type(await reviews("text", output_type=int), int)
+    assert_type(LLM("sim/demo", output_type=Literal["yes", "no"]), LLM[Any])
+    assert_type(reviews.varied(mode="auto"), LLM[Review])
+    assert_type(reviews.varied(output_type=Person), LLM[Person])
+    assert_type(LLM("sim/demo").varied(output_type=list[int], reasks=0), LLM[list[int]])
+
+
+class Reviewer(LLM[Review]):
+    def __init__(self) -> None:
+        super().__init__("sim/demo", output_type=Review, temperature=0)
+
+
+async def of_a_subclass() -> None:
+    assert_type(await Reviewer()("text"), Review)
+    assert_type(Reviewer().varied(mode="batch"), Reviewer)
+
+
+class Labels(BatchInferenceNode):
+    def result(self, text: str, response: Response[Review]) -> int:
+        return response.parsed.score
+
+
+Labels(llm=LLM("sim/demo", output_type=Review))
+make_plan(LLM("sim/demo", output_type=Review), ["text"])
