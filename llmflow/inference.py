@@ -15,6 +15,7 @@ from llmflow.items.idle import MOST_WAITING, yield_slot
 from llmflow.items.runner import OnError
 from llmflow.llm import LLM
 from llmflow.nodes import AsyncNodeOptions, AsyncParallelBatchNode
+from llmflow.parts import Parsed
 from llmflow.runs.run import current_run
 from llmflow.types import Response
 
@@ -58,6 +59,9 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         deadline: as in `AsyncNode`.
         fallback: as in `AsyncNode`.
         validate: as in `AsyncNode`.
+        output_type: what every answer must be; the results are its values. See `LLM`.
+        reasks: how often an item is asked again whose answer is not accepted; None: as the LLM
+            says.
 
     Raises:
         UsageError: there is no LLM, or an argument is out of range.
@@ -77,6 +81,8 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         llm: LLM[Any] | str | None = None,
         on_error: OnError = "raise",
         mode: ModeName | None = "batch",
+        output_type: Any = None,
+        reasks: int | None = None,
         **options: Unpack[AsyncNodeOptions],
     ) -> None:
         if isinstance(max_retries, str | LLM):
@@ -101,6 +107,8 @@ class BatchInferenceNode(AsyncParallelBatchNode):
                 f"{type(self).__name__} needs an LLM: {type(self).__name__}(llm=LLM(...)), or "
                 f"an attribute llm of the class; got {asked!r}"
             )
+        if isinstance(asked, LLM) and (output_type is not None or reasks is not None):
+            asked = asked.varied(output_type=output_type, reasks=reasks)
         self.llm = asked
 
     def request(self, item: Any, /) -> Prompt | Mapping[str, Any]:
@@ -112,8 +120,9 @@ class BatchInferenceNode(AsyncParallelBatchNode):
         return prompt
 
     def result(self, item: Any, response: Response, /) -> Any:  # noqa: ARG002
-        """Return an item's result, by default the answer's text."""
-        return response.text
+        """Return an item's result, by default the answer's value or text."""
+        is_typed = any(type(each) is Parsed for each in response.outputs)
+        return response.parsed if is_typed else response.text
 
     async def exec_async(self, item: Any, /) -> Any:
         """Ask for one item."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -34,8 +35,9 @@ from llmflow.errors import (
     ProviderError,
 )
 from llmflow.items.idle import suspend_timeouts, time_limits, yield_slot
+from llmflow.parts import OutputSchema
 from llmflow.provider import batch_api_of
-from llmflow.types import MarkedPrefix, Response
+from llmflow.types import MarkedPrefix, Request, Response
 
 if TYPE_CHECKING:
     from llmflow.calls.spending import Spending
@@ -396,7 +398,7 @@ def _put(queue: BatchScheduler, call: Call, name: str) -> None:
         name,
         queue.client.api.line(name, wire),
         tokens=charge.input_tokens or charge.tokens,
-        schema=_schema(request.options) if queue.limits.uniform_schema else "",
+        schema=_schema(request) if queue.limits.uniform_schema else "",
         round_=1,
     )
     prefix = _prefix(queue, call) if queue.settings.primer else None
@@ -438,13 +440,23 @@ def _prefix(queue: BatchScheduler, call: Call) -> bytes | None:
     return None
 
 
-def _schema(options: Mapping[str, Any]) -> str:
+def _schema(request: Request) -> str:
     """Return what tells the JSON schema that a call wants from others."""
+    if (output := request.output) is not None:
+        return _digest_of(output)
+    options = request.options
     wanted = {
         name: options[name] for name in ("response_format", "output_config") if name in options
     }
-    if not wanted:
-        return ""
+    return _digest(wanted) if wanted else ""
+
+
+@functools.lru_cache(maxsize=128)
+def _digest_of(output: OutputSchema) -> str:
+    return _digest([output.name, output.strict, dict(output.schema)])
+
+
+def _digest(wanted: Any) -> str:
     import orjson
 
     try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.budget.value import Estimate
 from llmflow.pricing import Price
 from llmflow.tokens import estimate_tokens
 from llmflow.types import Charge, Request, Usage
+
+if TYPE_CHECKING:
+    from llmflow.parts import Wanted
+    from llmflow.typed.methods import OutputMethods
 
 DEFAULT_OUTPUT: Final = 1024
 """Tokens of an answer that are expected while nothing is known."""
@@ -186,10 +191,11 @@ def bound_of(request: Request) -> tuple[str | None, int | None]:
     return None, None
 
 
-def prompt_tokens(request: Request) -> int:
+def prompt_tokens(request: Request, outputs: OutputMethods | None = None) -> int:
     """Return about how many tokens a prompt has, rather too many.
 
-    An image or document counts as an image of usual size.
+    An image or document counts as an image of usual size. `outputs` are the provider's ways to
+    be sent a schema, if it has them.
     """
     tokens = estimate_tokens(request.system) if request.system else 0
     for message in request.messages:
@@ -200,12 +206,22 @@ def prompt_tokens(request: Request) -> int:
         elif isinstance(content, list | tuple):
             tokens += sum(_part_tokens(content))
     if request.wanted:
-        tokens += estimate_tokens(repr(request.wanted))
+        output = request.output
+        if outputs is None or output is None:
+            tokens += _wanted_tokens(request.wanted)
+        else:
+            tokens += outputs.chosen(output).tokens
+            tokens += _wanted_tokens(tuple(each for each in request.wanted if each is not output))
     if request.options:
         for name in _ALSO_SENT:
             if name in request.options:
                 tokens += estimate_tokens(repr(request.options[name]))
     return tokens
+
+
+@functools.lru_cache(maxsize=128)
+def _wanted_tokens(wanted: tuple[Wanted, ...]) -> int:
+    return estimate_tokens(repr(wanted)) if wanted else 0
 
 
 def _part_tokens(parts: list[Any] | tuple[Any, ...]) -> Iterator[int]:

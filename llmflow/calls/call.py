@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmflow.calls.payment import Payment, Second, Sending
     from llmflow.limits import Permit
     from llmflow.pricing import Price
+    from llmflow.typed.methods import Chosen
 
 TIMES_THE_ESTIMATE: Final = 100
 ALWAYS_FITS: Final = 2048
@@ -116,6 +117,7 @@ class LiveCall:
     now: Callable[[], float]
     kind: Hashable = None
     expect: Callable[[], Charge] | None = None
+    chosen: Chosen | None = None
     attempts: int = 0
     place: int = 0
     in_flight: float = 0.0

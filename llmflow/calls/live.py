@@ -29,6 +29,7 @@ from llmflow.calls.call import (
 )
 from llmflow.calls.hedge import Hedge, Hedging
 from llmflow.calls.observe import CallReporter
+from llmflow.calls.output_methods import method_of, refuses_method
 from llmflow.calls.payment import Payment, Second
 from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page, may_be_billed
 from llmflow.calls.session import Session
@@ -159,6 +160,8 @@ class LiveMode:
         # Of the loop itself: a call asks for the time often.
         now = self._now or asyncio.get_running_loop().time
         call = LiveCall(asked.id, request, charge, wire, now)
+        if request.wanted:
+            call.chosen = method_of(self.provider, request)
         if not self._reserves_output:
             call.kind = _kind(request)
             call.expect = partial(self.limiter.expectation.of, call.kind, call.charge)
@@ -222,6 +225,9 @@ class LiveMode:
                     )
                     if error.transient:
                         raise
+                    if call.chosen is not None and self._asks_otherwise(call, error):
+                        counted = 1
+                        continue
                     await self._refusals.let_pass(call, error, sent=permit.admitted_at)
                     counted = 1
         except ProviderError as error:
@@ -234,6 +240,19 @@ class LiveMode:
                 permit.release()
             if call.doubted:
                 self.limiter.standing.left(call)
+
+    def _asks_otherwise(self, call: LiveCall, error: ProviderError) -> bool:
+        """Return whether a request is sent again with its schema in another way.
+
+        It is remembered by the provider: other calls are sent so at once.
+        """
+        if not refuses_method(self.provider, call, error):
+            return False
+        call.chosen = method_of(self.provider, call.request)
+        if self._wire is not None:
+            call.wire = self._wire.encode(call.request)
+        self._reporter.retried(call, call.attempts, error, 0.0)
+        return True
 
     async def _admitted(self, call: LiveCall, permit: Permit | None, counted: int) -> Permit:
         """Return the permit of the next request; that of the one before, if there is one."""

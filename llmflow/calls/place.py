@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmflow.calls.call import Call, Done, RowKey, RunLive
 from llmflow.calls.session import Session
 from llmflow.errors import (
+    BadGenerationError,
     BatchUnsupportedError,
     BudgetExceededError,
     InvalidAnswerError,
@@ -86,7 +87,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         if group is None:  # an equal call is in flight
             return False
     if call.judge is not None:
-        done = partial(_judged, call.judge, done)
+        done = partial(_judged, session, call.judge, done)
     call.wanted, call.done = False, partial(_ended, session, call.row, group, done)
     try:
         await session.send(call)
@@ -102,8 +103,10 @@ async def place(session: Session, call: Call, done: Done) -> bool:
     return call.placed
 
 
-def _judged(judge: Judge, done: Done, outcome: Response | Exception) -> None:
+def _judged(session: Session, judge: Judge, done: Done, outcome: Response | Exception) -> None:
     """Hand on an outcome; of an answer, whether it is accepted."""
+    if isinstance(outcome, BadGenerationError) and judge.output is not None:
+        outcome = session.tally.generated(outcome)
     if isinstance(outcome, Response):
         try:
             outcome = judge.look(outcome)

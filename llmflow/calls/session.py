@@ -15,10 +15,16 @@ from llmflow.calls.in_flight import Coalescer
 from llmflow.calls.observe import RunStatistics, kind_of
 from llmflow.calls.replay import Ordinals
 from llmflow.calls.spending import Spending
-from llmflow.errors import ContentFilterError, InvalidAnswerError, ProviderError, UsageError
+from llmflow.errors import (
+    BadGenerationError,
+    ContentFilterError,
+    InvalidAnswerError,
+    ProviderError,
+    UsageError,
+)
 from llmflow.events import Event, current_run_id
 from llmflow.limits import Limiter, LimiterStatistics
-from llmflow.types import Response
+from llmflow.types import Response, Usage
 
 if TYPE_CHECKING:
     from llmflow.budget import Ledger
@@ -101,6 +107,23 @@ class Tally:
                 if response.cost is not None:
                     self._cost = (self._cost or 0.0) + response.cost
                 self._look_at(response)
+
+    def generated(self, error: BadGenerationError) -> Response:
+        """Count what a provider has not handed out as an answer."""
+        counts, was_known = self._counts, error.source == "journal"
+        with self._lock:
+            counts["failed_before" if was_known else "failed"] -= 1
+            counts[_COUNTED_AS.get(error.source, "answered")] += 1
+        return Response(
+            text=error.partial_text,
+            usage=Usage(),
+            finish_reason="stop",
+            model=error.model or "",
+            provider=error.provider or "",
+            request_id=error.request_id,
+            attempts=error.attempts,
+            source=error.source,
+        )
 
     def not_accepted(self, response: Response, *, again: bool) -> None:
         """Count an answer no more; it is asked `again`, or fails."""
@@ -343,7 +366,12 @@ class Session:
         Raises:
             ProviderError: it has failed for good.
         """
-        response = self.tally.outcome(found)
+        try:
+            response = self.tally.outcome(found)
+        except BadGenerationError as error:
+            if call.judge is None or call.judge.output is None:
+                raise
+            response = self.tally.generated(error)
         if call.judge is None:
             return response
         try:

@@ -100,7 +100,7 @@ class Spending:
         Raises:
             BudgetExceededError: it does not fit.
         """
-        prompt = self._count(call.request)
+        prompt = self._counted(call)
         live = self._estimator(call, batch=False, prompt=prompt)
         anew = self._estimator(call, batch=True, prompt=prompt) if batch else live
         reservation, ledger = self.kept_for(call.row), self._ledger
@@ -185,7 +185,7 @@ class Spending:
         self, call: Call, *, batch: bool, prompt: float | None = None
     ) -> Callable[[], Estimate]:
         """Return what estimates a call, again with what was learned meanwhile."""
-        counted = float(self._count(call.request) if prompt is None else prompt)
+        counted = float(self._counted(call) if prompt is None else prompt)
         route = call.route
         price, provider = route.price(), route.provider
         self._ledger.budget.check_price(f"{provider.name}/{provider.model}", price)
@@ -204,6 +204,10 @@ class Spending:
             )
 
         return anew
+
+    def _counted(self, call: Call) -> int:
+        """Return about how many tokens a call's prompt has, its schema among them."""
+        return self._count(call.request, getattr(call.route.provider, "outputs", None))
 
     def _of_model(self, route: Route) -> _Learned:
         """Return what is known of a model's prompts and answers in this run."""

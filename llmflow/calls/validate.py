@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from llmflow.calls.call import Call, Route, Step
-from llmflow.calls.judge import Validate
+from llmflow.calls.judge import Judge, Validate
 from llmflow.calls.mode_options import within
-from llmflow.errors import InvalidAnswerError
+from llmflow.errors import BadGenerationError, InvalidAnswerError
 from llmflow.types import Request, Response, Usage
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def validate(tally: Tally, ask: Step) -> Step:
 
     async def step(call: Call) -> Response:
         judge, response = call.judge, call.answer
-        if response is None:
-            response = await ask(call)
         if judge is None:
-            return response
+            return await ask(call)
+        if response is None:
+            response = await raw(call, judge)
         request, refused = call.request, list[Response]()
         while True:
             try:
@@ -54,7 +54,16 @@ def validate(tally: Tally, ask: Step) -> Step:
                 raise _final(problem, request, together(response, refused), len(refused) + 1)
             refused.append(response)
             request = further
-            response = await ask(call.again(request))
+            response = await raw(call.again(request), judge)
+
+    async def raw(call: Call, judge: Judge) -> Response:
+        """Return an answer as it is, also one that the provider has refused to hand out."""
+        try:
+            return await ask(call)
+        except BadGenerationError as error:
+            if judge.output is None:
+                raise
+            return tally.generated(error)
 
     return step
 

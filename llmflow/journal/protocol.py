@@ -57,7 +57,8 @@ class RecordedFailure:
         given = asdict(self)
         for name in ("kind", "message", "at"):
             del given[name]
-        if not given["partial_text"] or not issubclass(cls, errors.ContentFilterError):
+        has_text = (errors.ContentFilterError, errors.BadGenerationError)
+        if not given["partial_text"] or not issubclass(cls, has_text):
             del given["partial_text"]
         return cls(self.message, **given)
 

@@ -6,21 +6,28 @@ import asyncio
 import copy
 import enum
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import pytest
 
-from llmflow import LLM, AsyncNode, Batch, Response, Run
+from llmflow import LLM, AsyncNode, Batch, BatchInferenceNode, Budget, Response, Run
+from llmflow.budget import prompt_tokens
+from llmflow.budget.forecast import DEFAULT_OUTPUT
 from llmflow.errors import (
+    BadGenerationError,
     ConfigurationError,
     InvalidAnswerError,
+    InvalidRequestError,
+    ProviderError,
     UnknownArgumentError,
 )
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.typed.methods import OutputMethods
+from llmflow.typed.output_type import as_output_type
+from llmflow.types import Request
 from tests.batch.fakes import FakeProvider, FakeServer
 
 RIGHT = '{"mood": "good", "score": 4}'
@@ -345,3 +352,201 @@ def test_a_type_made_in_place_cannot_be_carried_and_the_error_says_what_to_do() 
 
     with pytest.raises(ConfigurationError, match=r"output_type=.*type of a module"):
         pickle.dumps(LLM("sim/demo", output_type=Local))
+
+
+class Refusing(ScriptedProvider):
+    """A server that takes no schema, and says so."""
+
+    def __init__(self, *ways: Any, error: ProviderError | None = None, **options: Any) -> None:
+        super().__init__(sends=("output_schema",), **options)
+        self.outputs = OutputMethods(*[(each, None) for each in ways])
+        self.error = error or InvalidRequestError("no json_schema here", status=400)
+        self.sent: list[str] = []
+
+    def refuses_output(self, error: ProviderError, request: Request) -> bool:
+        return "json_schema" in error.message and request.output is not None
+
+    async def complete(self, request: Request, *, timeout: float) -> Response:
+        assert request.output is not None
+        method = self.outputs.chosen(request.output).method
+        self.sent.append(method)
+        if method != "tool":
+            raise copy.copy(self.error)
+        return await super().complete(request, timeout=timeout)
+
+
+class TestRefusedMethods:
+    def test_the_next_method_is_asked_and_remembered(self) -> None:
+        provider = Refusing("json_schema", "json_object", "tool", default=RIGHT)
+        llm: Any = LLM(provider, output_type=Review)
+
+        async def main() -> Any:
+            async with Run() as run:
+                found = await asyncio.gather(*[llm(f"review {n}") for n in range(5)])
+                return found, run.statistics()
+
+        found, done = run_virtual(main())
+        assert [each.score for each in found] == [4] * 5
+        assert (done.answered, done.failed) == (5, 0)
+        assert set(provider.sent[-5:]) == {"tool"}
+        count = len(provider.sent)
+        assert run_virtual(llm("another")).score == 4
+        assert provider.sent[count:] == ["tool"]
+
+    def test_without_another_method_the_refusal_is_the_error(self) -> None:
+        provider = Refusing("json_schema")
+        with pytest.raises(InvalidRequestError, match="no json_schema here"):
+            run_virtual(LLM(provider, output_type=Review)("a review"))
+        assert provider.sent == ["json_schema"]
+
+    def test_another_refusal_is_the_error_at_once(self) -> None:
+        provider = Refusing("json_schema", "tool", error=InvalidRequestError("no", status=400))
+        with pytest.raises(InvalidRequestError, match="no"):
+            run_virtual(LLM(provider, output_type=Review)("a review"))
+        assert provider.sent == ["json_schema"]
+
+
+class TestRefusedGenerations:
+    """Some servers reject what their own model wrote."""
+
+    def test_it_is_a_wrong_answer(self, tmp_path: Path) -> None:
+        error = BadGenerationError("not the schema", partial_text=WRONG, status=400)
+        provider = ScriptedProvider([error, RIGHT], sends=("output_schema",))
+        llm: Any = LLM(provider, output_type=Review)
+
+        async def main() -> Any:
+            async with Run("refused", folder=tmp_path) as run:
+                return await llm("a review"), run.statistics()
+
+        found, done = asyncio.run(main())
+        assert found.score == 4
+        assert WRONG in [each["content"] for each in provider.requests[1].messages]
+        assert (done.answered, done.failed, done.reasked) == (1, 0, 1)
+        found, done = asyncio.run(main())
+        assert found.score == 4
+        assert (done.replayed, done.failed_before, done.reasked) == (1, 0, 1)
+        assert len(provider.requests) == 2
+
+    def test_what_stays_wrong_keeps_its_text(self, tmp_path: Path) -> None:
+        error = BadGenerationError("not the schema", partial_text="{", status=400)
+        provider = ScriptedProvider([error, error], sends=("output_schema",))
+
+        async def main() -> Any:
+            async with Run() as run:
+                with pytest.raises(InvalidAnswerError) as caught:
+                    await LLM(provider, output_type=Review)("a review")
+                return caught.value, run.statistics()
+
+        problem, done = asyncio.run(main())
+        assert problem.response.text == "{"
+        assert (done.answered, done.failed, done.reasked) == (0, 1, 1)
+
+    def test_without_a_type_it_is_the_error(self) -> None:
+        provider = ScriptedProvider([BadGenerationError("no", partial_text="{")])
+        with pytest.raises(BadGenerationError):
+            run_virtual(LLM(provider, validate=lambda response: False)("a review"))
+
+
+async def test_rejected_rows_of_a_job_are_asked_again(tmp_path: Path) -> None:
+    def fate(prompt: str, job: int) -> Any:
+        is_wrong = prompt.endswith("3") and "not accepted" not in prompt
+        return BadGenerationError("no", partial_text="{", status=400) if is_wrong else RIGHT
+
+    server = FakeServer(fate=fate)
+    llm = LLM(FakeJobs(server), mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+    async with Run("rows", folder=tmp_path) as run:
+        results = await llm.varied(output_type=Review).map([f"{n}" for n in range(10)])
+        assert [len(results.failed), run.statistics().answered] == [0, 10]
+        assert (run.statistics().failed, run.statistics().reasked) == (0, 1)
+    assert server.sizes == [10, 1]
+
+
+class Reviews(BatchInferenceNode):
+    async def prep_async(self, shared: Any) -> Any:
+        return shared["texts"]
+
+    async def post_async(self, shared: Any, prep_res: Any, results: Any) -> None:
+        shared["results"] = results
+
+
+class TestNode:
+    @pytest.mark.parametrize("mode", ["batch", "parallel"])
+    def test_its_results_are_values(self, mode: Any, tmp_path: Path) -> None:
+        def fate(prompt: str, job: int) -> str:
+            return WRONG if prompt.endswith("3") and "not accepted" not in prompt else RIGHT
+
+        server = FakeServer(fate=fate)
+        llm = LLM(FakeJobs(server), batch=Batch(quiet=0.02, poll=0.005))
+        if mode == "parallel":
+            llm = LLM(ScriptedProvider(default=RIGHT, sends=("output_schema",)))
+        shared: dict[str, Any] = {"texts": [f"{n}" for n in range(5)]}
+        node = Reviews(llm=llm, mode=mode, output_type=Review, reasks=2)
+        asyncio.run(node.run_async(shared))
+        assert shared["results"] == [Review(mood="good", score=4)] * 5
+        assert llm.output_type is None, "of the node only"
+        if mode == "batch":
+            assert server.sizes == [5, 1]
+
+    def test_no_re_asks_is_a_failure_of_the_item(self) -> None:
+        llm = LLM(ScriptedProvider([WRONG], sends=("output_schema",)))
+        node = Reviews(llm=llm, mode="parallel", output_type=Review, reasks=0, on_error="collect")
+        shared: dict[str, Any] = {"texts": ["a"]}
+        asyncio.run(node.run_async(shared))
+        assert isinstance(shared["results"][0].error, InvalidAnswerError)
+
+    def test_an_item_may_have_a_type_of_its_own(self) -> None:
+        class Two(Reviews):
+            def request(self, item: Any) -> Any:
+                return {"prompt": item, "output_type": Point} if item == "point" else item
+
+        replies = {"point": '{"x": 1, "y": 2}', "review": RIGHT}
+        provider = ScriptedProvider(
+            default=lambda request: replies[request.messages[0]["content"]],
+            sends=("output_schema",),
+        )
+        shared: dict[str, Any] = {"texts": ["point", "review"]}
+        node = Two(llm=LLM(provider), mode="parallel", output_type=Review)
+        asyncio.run(node.run_async(shared))
+        assert shared["results"] == [Point(1, 2), Review(mood="good", score=4)]
+
+
+class TestWhatIsSentBesideThePrompt:
+    REQUEST = LLM("sim/demo").call_for("A question.")[1].request
+
+    def test_a_schema_counts_as_the_provider_sends_it(self) -> None:
+        output = as_output_type(Review).output
+        request = replace(self.REQUEST, wanted=(output,))
+        outputs = OutputMethods(("prompt", None))
+        bare = prompt_tokens(self.REQUEST)
+        assert prompt_tokens(request, outputs) == bare + outputs.chosen(output).tokens
+        assert prompt_tokens(request) > bare
+
+    @pytest.mark.virtual_time
+    async def test_a_budget_keeps_back_what_the_schema_takes(self) -> None:
+        provider = Scripted(default=RIGHT, sends=("output_schema",), latency=1.0)
+        async with Run(budget=Budget(tokens=10**6)) as run:
+            asking = asyncio.ensure_future(LLM(provider)("?", output_type=Review))
+            while not provider.requests:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+            ledger = run.session.ledger
+            assert ledger is not None
+            kept = 10**6 - (ledger.remaining().tokens or 0)
+            await asking
+        schema = OutputMethods(("prompt", None)).chosen(as_output_type(Review).output).tokens
+        assert schema + DEFAULT_OUTPUT < kept < 2 * schema + DEFAULT_OUTPUT
+
+    def test_jobs_of_one_schema_are_told_apart_by_it(self) -> None:
+        server = FakeServer(
+            fate=lambda prompt, job: RIGHT if prompt == "review" else '{"x": 1, "y": 2}'
+        )
+        server.limits = replace(server.limits, uniform_schema=True)
+        llm: Any = LLM(FakeJobs(server), mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+
+        async def main() -> Any:
+            return await asyncio.gather(
+                *[llm("review", output_type=Review) for _ in range(3)],
+                *[llm("point", output_type=Point) for _ in range(2)],
+            )
+
+        assert asyncio.run(main()) == [Review(mood="good", score=4)] * 3 + [Point(1, 2)] * 2
+        assert sorted(server.sizes) == [2, 3]
