@@ -140,6 +140,8 @@ class OutputType:
             if not found and self._is_a_word():
                 found = [text.strip()]
             for data in found:
+                if data == {}:
+                    continue  # the field is missing, and this is no empty dictionary
                 bare = tidied({RESPONSE: data}, self.schema)[RESPONSE]
                 try:
                     return check.read_unwrapped(to_json(bare).decode())

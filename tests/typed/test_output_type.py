@@ -267,3 +267,11 @@ def test_what_has_no_schema_is_refused_with_the_remedy(given: Any, remedy: str) 
     with pytest.raises(ConfigurationError, match=remedy) as caught:
         as_output_type(given)
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_object_is_no_bare_dictionary() -> None:
+    """What a model answers that left out the field would have been taken."""
+    with pytest.raises(AnswerMismatch, match="response"):
+        as_output_type(dict[str, int]).parse("{}")
+    assert as_output_type(dict[str, int]).parse('{"a": 1}') == {"a": 1}
+    assert as_output_type(dict[str, int]).parse('{"response": {}}') == {}
