@@ -24,6 +24,7 @@ _GROUPS: Final = {
     "Prompt and rows": "prompt prompt_file system cache_system limit format encoding delimiter "
     "on_bad_row skip_empty fail_fast",
     "Model": "model base_url max_tokens temperature option timeout",
+    "Structured output": "schema reasks output_method",
     "Limits": "rpm tpm concurrency budget",
     "Output": "output details escape_formulas",
     "Journal": "run no_journal retry_failed dedupe cache drain",
@@ -155,6 +156,13 @@ def run_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
         return []
 
 
+def json_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:  # noqa: ARG001
+    """Complete the name of a file, for the shell."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 def given_prompt(prompt: str | None, prompt_file: str | None) -> str:
     """Return the prompt from --prompt or --prompt-file."""
     if prompt is not None and prompt_file is not None:
@@ -196,6 +204,29 @@ BUDGET: Final = click.option(
 )
 RETRY_FAILED: Final = click.option(
     "--retry-failed", is_flag=True, help="Retry rows that failed in an earlier session."
+)
+
+
+SCHEMA: Final = click.option(
+    "--schema",
+    metavar="SCHEMA",
+    shell_complete=json_files,
+    help="Ask for data instead of text: a file with a JSON Schema (FILE.json), a type in a module "
+    "(package.module:Model), or fields: 'sentiment: positive|negative|neutral, topics: list[str], "
+    "score: float?'. Each field becomes a column.",
+)
+SCHEMA_AGAIN: Final = click.option(
+    "--schema",
+    metavar="SCHEMA",
+    shell_complete=json_files,
+    help="Check answers by this type, such as package.module:Model, in place of the stored schema, "
+    "which must be the same.",
+)
+REASKS: Final = click.option(
+    "--reasks",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How often to ask again for an answer that does not fit the schema; default: 1.",
 )
 
 
@@ -294,6 +325,14 @@ task_options = option_set(
         type=click.Choice(["5m", "1h"]),
         help="Mark the system prompt for the provider's prompt cache, for this long, if the "
         "provider requires marks (anthropic).",
+    ),
+    SCHEMA,
+    REASKS,
+    click.option(
+        "--output-method",
+        type=click.Choice(["json_schema", "json_object", "tool", "prompt"]),
+        help="How to ask for it: the provider's JSON-schema mode, its JSON mode, a tool, or in the "
+        "prompt; default: the first of them that the model can do.",
     ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows."),
     BUDGET,

@@ -11,6 +11,7 @@ import click
 
 from llmflow.cli.options import JSON, GroupedCommand, given_prompt, task_options
 from llmflow.cli.prepare import check_prompt, resolve_model, rows_of, warn_of_repairs
+from llmflow.cli.schemas import named_output, with_stored_schema
 from llmflow.cli.task import Task
 from llmflow.cli.terminal import Notice, printable, say, write, write_json
 from llmflow.format import counted
@@ -89,11 +90,14 @@ def show_plan(task: Task, *, sample: int = 0, exact: bool = False) -> int:
 def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
     from llmflow.config import load_config
     from llmflow.jobs.planning import make_plan
+    from llmflow.rows import RowLayout
 
     rows, selection = rows_of(task)
     with rows:
         check_prompt(rows, selection, quiet=task.quiet)
-        asked = resolve_model(task)
+        output = named_output(task)
+        RowLayout(output)  # checks the names of its fields
+        asked = resolve_model(task, output)
         prices = [
             place for name, place in asked.settings.origins.items() if name.startswith("price.")
         ]
@@ -123,7 +127,11 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
                 origins=asked.settings.quota_origins()
                 | {name: f"--{name}" for name in asked.given},
                 price_source=prices[0] if prices else None,
-                about={"kind": "command", "model": asked.llm.model, "task": task.stored()},
+                about={
+                    "kind": "command",
+                    "model": asked.llm.model,
+                    "task": with_stored_schema(task, output).stored(),
+                },
                 seen=seen,
             )
         warn_of_repairs(rows)

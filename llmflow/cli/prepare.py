@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmflow.jobs.reachability import Reachability
     from llmflow.llm import LLM
     from llmflow.rows import RowSource, Selection
+    from llmflow.typed.output_type import OutputType
 
 _NEEDED: Final = 32
 """Connections, the files of the journal, input and output, and modules that come late."""
@@ -91,8 +92,8 @@ class ResolvedModel:
     given: Mapping[str, Any]
 
 
-def resolve_model(task: Task) -> ResolvedModel:
-    """Return the LLM of a task."""
+def resolve_model(task: Task, output: OutputType | None = None) -> ResolvedModel:
+    """Return the LLM of a task, which asks for `output`."""
     from llmflow.cli.options import provider_options
     from llmflow.config import load_config
     from llmflow.jobs.reachability import Reachability
@@ -114,6 +115,11 @@ def resolve_model(task: Task) -> ResolvedModel:
                 "prompts to be marked for their cache; leave it out"
             )
         marks = {"cache_system": task.cache_system}
+    typed: dict[str, Any] = {}
+    if output is not None:
+        typed = {"output_type": output, "output_method": task.output_method}
+        if task.reasks is not None:
+            typed["reasks"] = task.reasks
     llm = LLM(
         task.model,
         base_url=task.base_url,
@@ -127,6 +133,7 @@ def resolve_model(task: Task) -> ResolvedModel:
         config=config,
         timeout=task.timeout,
         options={**provider_options(task.option), **marks},
+        **typed,
     )
     return ResolvedModel(llm=llm, contact=contact, settings=settings, given=given)
 

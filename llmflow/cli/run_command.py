@@ -11,6 +11,7 @@ import click
 from llmflow.cli.options import (
     BUDGET,
     RETRY_FAILED,
+    SCHEMA_AGAIN,
     GroupedCommand,
     bad_row_options,
     drain_option,
@@ -21,6 +22,7 @@ from llmflow.cli.options import (
 )
 from llmflow.cli.signals import Postponed
 from llmflow.cli.task import Task, in_folder
+from llmflow.cli.terminal import say
 from llmflow.errors import InputError, JournalError, redact
 
 
@@ -117,14 +119,16 @@ def run(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
 @BUDGET
 @bad_row_options
 @RETRY_FAILED
+@SCHEMA_AGAIN
 @output_options
 @drain_option("as before")
 @click.option("--config", metavar="FILE", help="Another configuration file than the run's own.")
-def resume(name: str, config: str | None, details: bool, **options: Any) -> int:
+def resume(name: str, config: str | None, details: bool, schema: str | None, **options: Any) -> int:
     """Continue RUN: a name that `llmflow runs` lists, or its beginning.
 
     The same as running the run's last command again, in its folder: answered rows are replayed
-    from the journal, and the rest is sent.
+    from the journal, and the rest is sent. A --schema is the one that the run began with, as it
+    was then: no file is read again for it and no module imported, unless --schema names it.
 
     \b
     Examples:
@@ -133,6 +137,7 @@ def resume(name: str, config: str | None, details: bool, **options: Any) -> int:
     """
     with Postponed():
         from llmflow.cli.run_task import execute
+        from llmflow.cli.schemas import resumed_output, stored_schema_remark
         from llmflow.config import use_config
         from llmflow.runs.catalog import find_run
 
@@ -157,5 +162,8 @@ def resume(name: str, config: str | None, details: bool, **options: Any) -> int:
             f"the rows of {found.name} came through a pipe, which cannot be read again: pipe them "
             f"into {task.command()}"
         )
+    task, output = resumed_output(task, schema)
+    if not task.quiet and (remark := stored_schema_remark(task)) is not None:
+        say(f"llmflow: {remark}")
     with in_folder(task.folder):
-        return execute(task, runs=found.folder.parent)
+        return execute(task, runs=found.folder.parent, output=output)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmflow import loops
 from llmflow.budget import Budget
@@ -20,6 +21,7 @@ from llmflow.cli.prepare import (
     rows_of,
     warn_of_repairs,
 )
+from llmflow.cli.schemas import named_output, with_stored_schema
 from llmflow.cli.signals import (
     INTERRUPTED_CODES,
     Postponed,
@@ -35,6 +37,7 @@ from llmflow.errors import (
     BudgetExceededError,
     ConfigurationError,
     InputError,
+    InvalidAnswerError,
     LLMFlowError,
     ProviderError,
 )
@@ -53,16 +56,20 @@ from llmflow.runs.catalog import runs_folder
 from llmflow.runs.run import Run, Store
 from llmflow.transport import check_connections
 
+if TYPE_CHECKING:
+    from llmflow.typed.output_type import OutputType
+
 _ALL_ANSWERED, _SOME_FAILED, _WRONG, _STOPPED = 0, 1, 2, 3
 _READER_GONE = 141  # what a shell shows for a program that SIGPIPE ended
 
 
-def execute(task: Task, *, runs: Path | None = None) -> int:
+def execute(task: Task, *, runs: Path | None = None, output: OutputType | None = None) -> int:
     """Run a task, and return the exit code.
 
     What can be checked is checked first; nothing is written before.
 
-    `runs` is the folder of the run's folder; by default what `runs_folder` says.
+    `runs` is the folder of the run's folder; by default what `runs_folder` says. `output` is what
+    the answers are to be; by default what the task's schema says.
     """
     found: tuple[RowSource, Selection] | None = None
     with ExitStack() as stack:
@@ -78,12 +85,15 @@ def execute(task: Task, *, runs: Path | None = None) -> int:
         if found is None:
             return show_plan(task)
         rows, selection = found
+        if output is None:
+            output = named_output(task)
+        layout = RowLayout(output, details=task.details)
         postponed = Postponed()
         # A pipe may never bring a row: nothing but an exception ends the wait for one.
         with nullcontext() if rows.once else postponed:
             check_prompt(rows, selection, quiet=task.quiet, each=postponed.check)
         with ExitStack() as opened, Postponed() as postponed:
-            return _Session(task, rows, selection, runs, postponed).execute(opened)
+            return _Session(task, rows, selection, layout, runs, postponed).execute(opened)
 
 
 class _Session:
@@ -94,13 +104,14 @@ class _Session:
         task: Task,
         rows: RowSource,
         selection: Selection,
+        layout: RowLayout,
         runs: Path | None,
         postponed: Postponed,
     ) -> None:
         self._task, self._rows, self._selection = task, rows, selection
         self._runs, self._postponed = runs, postponed
-        self._layout = RowLayout(details=task.details)
-        resolved = resolve_model(task)
+        self._layout = layout
+        resolved = resolve_model(task, layout.output)
         self._llm, self._contact = resolved.llm, resolved.contact
         self._llm.prepare()
         postponed.check()
@@ -168,7 +179,8 @@ class _Session:
 
     def _stored_task(self) -> dict[str, Any]:
         """Return the task with what only this shell's environment says of it."""
-        task, llm, named = self._task, self._llm, named_config()
+        task = with_stored_schema(self._task, self._layout.output)
+        llm, named = self._llm, named_config()
         if task.config is None and named is not None:
             task = replace(task, config=str(named))
         place: str | None = getattr(llm.provider, "endpoint", None)
@@ -203,6 +215,7 @@ class _Session:
             task.output,
             fields=layout.fields(rows.fields) if rows.fields else None,
             types=layout.types(rows.types) if rows.types else None,
+            columns=layout.columns,
             inputs=[] if task.source == "-" else [task.source],
             stdout=stdout,
             keep_partial=not known,
@@ -322,10 +335,9 @@ class _Session:
         elif not task.quiet and (report.items or not report.stopped_by):
             say("\n".join(report.lines()))
         if report.stopped_by is None:
-            # A row that does not fit the prompt is looked at again in any case.
-            asked = any(kind != InputError.__name__ for kind in report.reasons)
-            if asked and run.name is not None and not task.quiet and not task.as_json:
-                say("the same command with --retry-failed retries failed rows")
+            if run.name is not None and not task.quiet and not task.as_json:
+                for hint in _retry_hints(report):
+                    say(hint)
             return
         message = _stop_message(report, run, resume_hint(run, task, report))
         if self._code in INTERRUPTED_CODES:
@@ -370,6 +382,16 @@ def _reason(job: FileRun) -> tuple[int, str]:
     if isinstance(error, (ProviderError, BudgetExceededError)):
         return _STOPPED if error.fatal else _SOME_FAILED, text
     return _SOME_FAILED if job.fails_fast and isinstance(error, InputError) else _WRONG, text
+
+
+def _retry_hints(report: Report) -> Iterator[str]:
+    """Yield how rows that failed can be asked again."""
+    # A row that does not fit the prompt is looked at again in any case.
+    kinds = report.reasons.keys() - {InputError.__name__}
+    if InvalidAnswerError.__name__ in kinds:
+        yield "the same command with a higher --reasks asks again for answers that do not fit"
+    if kinds - {InvalidAnswerError.__name__}:
+        yield "the same command with --retry-failed retries failed rows"
 
 
 def _stop_message(report: Report, run: Run, hint: str | None) -> str:

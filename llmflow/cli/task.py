@@ -19,7 +19,7 @@ from llmflow.surrogates import well_formed, well_formed_value
 # Of one session only, not of the run.
 _PASSING: Final = ("run", "retry_failed", "dry_run", "quiet", "as_json", "detach")
 # No options: the argument, and where the command was given.
-_NO_OPTIONS: Final = ("source", "folder")
+_NO_OPTIONS: Final = ("source", "folder", "stored_schema")
 _NAMES: Final = {"as_json": "json"}
 _BYTES: Final = "bytes"  # under which what is no UTF-8 is kept, as hexadecimal digits
 _NEEDED: Final = ("source", "prompt", "model", "output")
@@ -32,7 +32,8 @@ class Task:
     """The options of ``llmflow run``.
 
     All fields are options of the command, but for `folder`: where it was given, which is
-    where ``llmflow.toml`` is looked for.
+    where ``llmflow.toml`` is looked for; and `stored_schema`: name and content of the schema that
+    `schema` stood for when the run began.
     """
 
     source: str
@@ -50,6 +51,10 @@ class Task:
     timeout: float | None = None
     system: str | None = None
     cache_system: str | None = None
+    schema: str | None = None
+    reasks: int | None = None
+    output_method: str | None = None
+    stored_schema: Mapping[str, Any] | None = None
     limit: int | None = None
     format: str | None = None
     encoding: str | None = None
@@ -85,7 +90,7 @@ class Task:
         if self.run is not None:
             return self.run
         task = (_absolute(self.source), self.prompt, self.model, self.system, self.base_url)
-        return run_name(self.output, task=task)
+        return run_name(self.output, task=task if self.schema is None else (*task, self.schema))
 
     @property
     def in_batches(self) -> bool:

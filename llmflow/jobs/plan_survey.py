@@ -13,7 +13,7 @@ from llmflow.call_options import as_messages, sendable
 from llmflow.calls.replay import Asked, canonical, fingerprint, server_of
 from llmflow.errors import InputError, redact
 from llmflow.jobs.plan_estimates import Pairs, Span, TokenSample, spread
-from llmflow.parts import texts
+from llmflow.parts import Wanted, texts
 from llmflow.rows import LeftOut
 from llmflow.tokens import count_tokens, encoding_status, estimate_tokens
 from llmflow.types import Request
@@ -28,6 +28,15 @@ _MOST_BYTES: Final = 4  # of one character; a token has at least one
 # begin (OpenAI's cookbook, "How to count tokens with tiktoken").
 _PER_MESSAGE: Final = 4
 _PER_CHAT: Final = 3
+
+
+def _schema_tokens(llm: LLM) -> int:
+    """Return the tokens of the schema that goes with every request."""
+    outputs = getattr(llm.provider, "outputs", None)
+    if llm.output_type is None or outputs is None:
+        return 0
+    tokens: int = outputs.chosen(llm.output_type.output).tokens
+    return tokens
 
 
 class Question(NamedTuple):
@@ -115,7 +124,11 @@ class Survey:
         self.is_counted = self.counting.startswith("tiktoken")  # by the model's own vocabulary
         self._sample = TokenSample(exact=exact or not self.is_counted)
         system = 0 if llm.system is None else _PER_MESSAGE + self._count(llm.system)
-        self._fixed = _PER_CHAT + _PER_MESSAGE + system  # tokens of every item beside its prompt
+        self._wanted: tuple[Wanted, ...] = ()
+        if llm.output_type is not None:
+            self._wanted = (llm.output_type.output,)
+        # Tokens of every item beside its prompt.
+        self._fixed = _PER_CHAT + _PER_MESSAGE + system + _schema_tokens(llm)
         bounds = [*tiers, *(() if max_input_tokens is None else (max_input_tokens,))]
         self._certainly_small = max(0, min(bounds) - self._fixed) if bounds else None
 
@@ -171,6 +184,7 @@ class Survey:
             max_tokens=llm.max_tokens,
             temperature=llm.temperature,
             options=llm.options,
+            wanted=self._wanted,
         )
         return sendable(request, self._provider)
 
