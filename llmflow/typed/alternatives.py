@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llmflow.typed.pointers import name_of
-
 NULL: Final = {"type": "null"}
 OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
     "object": ("properties", "required", "additionalProperties", "patternProperties"),
@@ -35,6 +33,23 @@ def nullable(schema: dict[str, Any]) -> dict[str, Any]:
         options = schema["anyOf"]
         return schema if NULL in options else {**schema, "anyOf": [*options, NULL]}
     return {"anyOf": [schema, NULL]} if schema else schema
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that allows no null, if anything is left then.
+
+    >>> without_null({"anyOf": [{"type": "string"}, {"type": "null"}], "description": "A note."})
+    {'type': 'string', 'description': 'A note.'}
+    """
+    options = [part for part in schema.get("anyOf", ()) if part != NULL]
+    if not options or len(options) == len(schema["anyOf"]):
+        return schema
+    if len(options) > 1:
+        return {**schema, "anyOf": options}
+    rest = {name: part for name, part in schema.items() if name != "anyOf"}
+    if "$ref" in options[0]:
+        return dict(options[0])
+    return {**options[0], **rest}
 
 
 def is_nullable(schema: Any) -> bool:
@@ -69,14 +84,3 @@ def only(node: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def family(kind: str) -> str:
     """Return the type whose bounds a type has: number for integer."""
     return "number" if kind == "integer" else kind
-
-
-def word(schema: Mapping[str, Any]) -> str:
-    """Return a word for a schema's values."""
-    if "$ref" in schema:
-        return name_of(schema["$ref"])
-    if "anyOf" in schema:
-        return " or ".join(word(part) for part in schema["anyOf"])
-    kind = schema.get("type", "any value")
-    name = " or ".join(kind) if isinstance(kind, list) else str(kind)
-    return f"{name} ({schema['format']})" if "format" in schema else name

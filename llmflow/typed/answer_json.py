@@ -130,26 +130,66 @@ class _Tidier:
 
     def _likeliest(self, data: Any, options: Any) -> Any:
         """Return the alternative that an object or list is most likely of."""
-        scores = [self._score(data, option) for option in options]
+        scores = [self._score(data, option, _LEVELS_LOOKED_AT) for option in options]
         return options[scores.index(max(scores))] if scores else None
 
-    def _score(self, data: Any, option: Any) -> int:
-        option = target_of(option, self._root)
-        if not isinstance(option, Mapping):
-            return -2
-        if isinstance(data, list):
-            return 1 if "items" in option or "prefixItems" in option else -2
-        properties = option.get("properties")
-        if not isinstance(properties, Mapping):
-            return 0 if option.get("type", "object") == "object" else -2
+    def _score(self, data: Any, schema: Any, levels: int) -> int:
+        """Return how well data fits a schema at first sight; below 0: it does not."""
+        self._left -= 1
+        if self._left < 0:
+            raise _TooLargeError
+        schema = target_of(schema, self._root)
+        if not isinstance(schema, Mapping) or not levels:
+            return 0
+        values = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if values is not None:
+            return 2 if data in values else _NEVER
+        for key in ("anyOf", "oneOf"):
+            if schema.get(key):
+                return max(self._score(data, option, levels) for option in schema[key])
+        if not _is_of(data, schema.get("type")):
+            return _NEVER
+        if isinstance(data, dict):
+            return self._object_score(data, schema, levels - 1)
+        if isinstance(data, list) and data:
+            first = schema.get("prefixItems") or [schema.get("items")]
+            return self._score(data[0], first[0], levels - 1)
+        return 1
+
+    def _object_score(self, data: dict[str, Any], schema: Mapping[str, Any], levels: int) -> int:
+        properties, more = schema.get("properties", {}), schema.get("additionalProperties")
         score = 0
-        for name, part in properties.items():
-            if name in data:
-                values = part.get("enum", [part["const"]] if "const" in part else None)
-                if values is not None and data[name] not in values:
-                    return -1
-                score += 1
+        for name, value in data.items():
+            if name in properties:
+                optional = value is None and name not in schema.get("required", ())
+                inner = 0 if optional else self._score(value, properties[name], levels)
+                score += 1 + inner
+            elif more is False:
+                return _NEVER
+            if score < 0:
+                return _NEVER
+        for name in schema.get("required", ()):
+            if name not in data and not allows_null(properties.get(name), self._root):
+                return _NEVER
         return score
+
+
+_NEVER: Final = -1_000_000
+_LEVELS_LOOKED_AT: Final = 4
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int, float),
+    "number": (int, float),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def _is_of(data: Any, kinds: Any) -> bool:
+    names = kinds if isinstance(kinds, list) else [kinds]
+    return any(type(data) in _TYPES.get(str(name), (type(data),)) for name in names)
 
 
 def target_of(schema: Any, root: Mapping[str, Any]) -> Any:

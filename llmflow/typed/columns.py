@@ -99,6 +99,7 @@ def columns_of(schema: Mapping[str, Any]) -> tuple[Column, ...]:
 class _Kinds:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._known: dict[str, ColumnKind] = {}
 
     def of(self, schema: Any, seen: tuple[str, ...]) -> ColumnKind:
         """Return the kind of a schema's values."""
@@ -106,9 +107,7 @@ class _Kinds:
             return JSON
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            if reference in seen or reference in reached(self._root, reference):
-                return JSON
-            return self.of(resolved(self._root, reference), (*seen, reference))
+            return self._referred(reference, seen)
         for key in ("anyOf", "oneOf", "allOf"):
             if isinstance(schema.get(key), list):
                 return self._union(schema[key], seen)
@@ -116,6 +115,19 @@ class _Kinds:
         if isinstance(values, list):
             return _of_values(values, schema)
         return self._typed(schema, seen)
+
+    def _referred(self, reference: str, seen: tuple[str, ...]) -> ColumnKind:
+        found = self._known.get(reference)
+        if found is None:
+            found = JSON
+            if reference not in seen and reference not in reached(self._root, reference):
+                try:
+                    target = resolved(self._root, reference)
+                except LookupError:
+                    return JSON
+                found = self.of(target, (*seen, reference))
+            self._known[reference] = found
+        return found
 
     def _union(self, options: list[Any], seen: tuple[str, ...]) -> ColumnKind:
         """Return the kind that all alternatives have, null apart."""

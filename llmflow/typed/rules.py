@@ -14,6 +14,8 @@ _NUMBERS: Final = frozenset(
 _ITEMS: Final = frozenset(("minItems", "maxItems"))
 _LENGTHS: Final = frozenset(("minLength", "maxLength"))
 
+LONG_ENUM: Final = 250
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaRules:
@@ -45,6 +47,8 @@ class SchemaRules:
         min_items_most: the highest ``minItems``; None: any.
         most_properties, most_depth, most_enum, most_optional, most_unions: how many properties,
             levels, values of enums, optional properties and unions there may be; None: any.
+        most_characters: of all names of properties and values of enums together.
+        most_long_enum: characters of the values of an enum of more than `LONG_ENUM` values.
     """
 
     title: str
@@ -71,6 +75,8 @@ class SchemaRules:
     most_enum: int | None = None
     most_optional: int | None = None
     most_unions: int | None = None
+    most_characters: int | None = None
+    most_long_enum: int | None = None
 
 
 RULES_OPENAI_STRICT: Final = SchemaRules(
@@ -81,6 +87,8 @@ RULES_OPENAI_STRICT: Final = SchemaRules(
     most_properties=5000,
     most_depth=10,
     most_enum=1000,
+    most_characters=120_000,
+    most_long_enum=15_000,
 )
 """OpenAI, Azure: ``strict: true``."""
 

@@ -14,10 +14,11 @@ from llmflow.typed.alternatives import (
     is_nullable,
     nullable,
     only,
+    without_null,
 )
 from llmflow.typed.merging import merged
 from llmflow.typed.pointers import name_of, reached, references, resolved
-from llmflow.typed.rules import SchemaRules
+from llmflow.typed.rules import LONG_ENUM, SchemaRules
 
 _ANNOTATIONS: Final = ("description", "title")
 # Said nowhere: the first ones mean nothing to a model, the others are read here.
@@ -31,6 +32,7 @@ _SILENT: Final = frozenset(
 )
 _LOOKAROUND: Final = re.compile(r"\(\?<?[=!]")
 _MOST_STEPS: Final = 64
+_MOST_PARTS: Final = 20_000
 
 
 class Inexpressible(ValueError):  # noqa: N818 - a name of its own
@@ -63,18 +65,39 @@ def fitted(schema: Mapping[str, Any], rules: SchemaRules) -> dict[str, Any]:
     Raises:
         Inexpressible: what the schema says cannot be said there.
     """
-    return _Fitter(schema, rules).root()
+    try:
+        return _Fitter(schema, rules).root()
+    except _TooManyError:
+        if rules.most_optional is None:
+            raise
+        return _Fitter(schema, rules, saves=True).root()
+
+
+class _TooManyError(Inexpressible):
+    """There is more of something than a server takes."""
 
 
 class _Fitter:
-    def __init__(self, schema: Mapping[str, Any], rules: SchemaRules) -> None:
-        self._schema, self._rules = schema, rules
+    """Rewrites one schema.
+
+    Args:
+        schema: the schema.
+        rules: what the server takes.
+        saves: keep the counts of optional properties and unions low: optional properties cannot
+            be null, and once there are as many as the server takes, they are required and can.
+    """
+
+    def __init__(
+        self, schema: Mapping[str, Any], rules: SchemaRules, *, saves: bool = False
+    ) -> None:
+        self._schema, self._rules, self._saves = schema, rules, saves
         self._names: dict[str, str] = {}
         self._defs: dict[str, Any] = {}
         self._inside: tuple[str, ...] = ()
         """References whose schemas are being written."""
         self._reach: dict[str, set[str]] = {}
         self._properties = self._optional = self._unions = self._values = 0
+        self._characters = self._parts = 0
 
     def root(self) -> dict[str, Any]:
         schema, rules = self._schema, self._rules
@@ -95,9 +118,10 @@ class _Fitter:
             (self._optional, rules.most_optional, "optional properties"),
             (self._unions, rules.most_unions, "unions"),
             (self._values, rules.most_enum, "values of enums"),
+            (self._characters, rules.most_characters, "characters of names and values"),
         ):
             if most is not None and count > most:
-                raise Inexpressible("", f"{count:,} {what}, of at most {most:,}")
+                raise _TooManyError("", f"{count:,} {what}, of at most {most:,}")
         return result
 
     def _fit(self, schema: Any, path: str, depth: int) -> dict[str, Any]:
@@ -105,6 +129,11 @@ class _Fitter:
         rules = self._rules
         if rules.most_depth is not None and depth > rules.most_depth:
             raise Inexpressible(path, f"more than {rules.most_depth} levels")
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise Inexpressible(
+                path, f"more than {_MOST_PARTS:,} parts, all references written out"
+            )
         if schema is False:
             raise Inexpressible(path, "no value is allowed there")
         inside = self._inside
@@ -229,7 +258,12 @@ class _Fitter:
         if "const" in node and "enum" in node:
             values = [value for value in values if value in node["enum"]]
         groups = by_type(values, node.get("type"))
+        size = sum(len(str(value)) for value in values)
         self._values += len(values)
+        self._characters += size
+        most = rules.most_long_enum
+        if most is not None and len(values) > LONG_ENUM and size > most:
+            raise Inexpressible(path, f"an enum of {size:,} characters, of at most {most:,}")
         if "object" in groups and not rules.untyped:
             raise Inexpressible(path, "an enum of objects or lists")
         if not groups:
@@ -332,13 +366,15 @@ class _Fitter:
         for name, part in given.items():
             if part is not False:
                 inner = self._fit(part, f"{path}.{name}" if path else name, depth + 1)
-                if rules.all_required and name not in wanted:
-                    inner = nullable(inner)
-                if rules.all_required or (name in wanted and not self._may_be_left_out(part)):
+                needed = name in wanted and not self._may_be_left_out(part)
+                if not needed:
+                    needed, inner = self._optional_property(inner)
+                if needed:
                     required.append(name)
                 properties[name] = inner
+                self._optional += not needed
         self._properties += len(properties)
-        self._optional += len(properties) - len(required)
+        self._characters += sum(map(len, properties))
         result: dict[str, Any] = {"type": "object"}
         if properties or "properties" in node or rules.closed:
             result["properties"] = properties
@@ -349,6 +385,21 @@ class _Fitter:
         elif rules.open_dicts and "additionalProperties" in node:
             result["additionalProperties"] = self._more(more, path, depth)
         return self._described(result, node, ("minProperties", "maxProperties"))
+
+    def _optional_property(self, schema: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Return whether an optional property is required for the server, and its schema."""
+        rules = self._rules
+        if rules.all_required:
+            return True, nullable(schema)
+        if not self._saves or rules.most_optional is None:
+            return False, schema
+        has_union = "anyOf" in schema
+        if self._optional < rules.most_optional:
+            schema = without_null(schema)
+            self._unions -= has_union and "anyOf" not in schema
+            return False, schema
+        self._unions += not has_union
+        return True, nullable(schema)
 
     def _more(self, more: Any, path: str, depth: int) -> Any:
         if isinstance(more, bool) or (not more and not self._rules.untyped):
