@@ -38,17 +38,27 @@ def schema_text(schema: Mapping[str, Any]) -> str:
 def with_instructions(request: Request, instructions: str) -> Request:
     """Return a request whose system text ends with instructions.
 
-    A conversation that begins with a system message gets them there: some servers refuse a second
-    one. The user's own words stay as they are.
-
     >>> with_instructions(Request(model="m", messages=()), "Answer with JSON.").system
     'Answer with JSON.'
     """
-    first = request.messages[0] if request.messages else {}
+    messages = list(request.messages)
+    system = add_instructions(instructions, request.system, messages)
+    return replace(request, system=system, messages=tuple(messages))
+
+
+def add_instructions(
+    instructions: str, system: str | None, messages: list[Mapping[str, Any]]
+) -> str | None:
+    """Return the system text with instructions at its end.
+
+    A conversation that begins with a system message gets them there, in this list: some servers
+    refuse a second one. The user's own words stay as they are.
+    """
+    if system:
+        return f"{system}\n\n{instructions}"
+    first = messages[0] if messages else {}
     content = first.get("content")
-    begins = first.get("role") in _SYSTEM_ROLES and isinstance(content, str)
-    if request.system is None and begins:
-        message = {**first, "content": f"{content}\n\n{instructions}"}
-        return replace(request, messages=(message, *request.messages[1:]))
-    before = f"{request.system}\n\n" if request.system else ""
-    return replace(request, system=before + instructions)
+    if system is None and first.get("role") in _SYSTEM_ROLES and isinstance(content, str):
+        messages[0] = {**first, "content": f"{content}\n\n{instructions}"}
+        return None
+    return instructions

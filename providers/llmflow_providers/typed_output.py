@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 from llmflow.errors import ConfigurationError
-from llmflow.typed.instructions import with_instructions
 from llmflow.typed.methods import ANSWER_TOOL, Chosen, OutputMethod, OutputMethods
 from llmflow.typed.rules import SchemaRules
 from llmflow.types import Request
@@ -30,18 +29,18 @@ _ENDED_WITH_TOOL: Final = words("tool_calls tool_use function_call")
 _MOST_KEPT: Final = 64
 
 
-class Prepared(NamedTuple):
-    """A request that wants a schema, as it is sent.
+class Sent(NamedTuple):
+    """All that is sent for a schema.
 
     Args:
-        request: the request, with the instructions that it needs.
-        fields: fields of the body that come before its options.
         chosen: how the schema is sent.
+        fields: fields of the body, which come before options.
+        instructions: what the system prompt ends with, or nothing.
     """
 
-    request: Request
-    fields: Mapping[str, Any]
     chosen: Chosen
+    fields: Mapping[str, Any]
+    instructions: str = ""
 
 
 class TypedOutput(ABC):
@@ -57,14 +56,14 @@ class TypedOutput(ABC):
     def __init__(self, methods: OutputMethods, *, who: str) -> None:
         self.methods = methods
         self.who = who
-        self._kept: dict[int, tuple[Chosen, Mapping[str, Any]]] = {}
+        self._kept: dict[int, Sent] = {}
 
     @abstractmethod
     def written_fields(self, chosen: Chosen, name: str) -> Mapping[str, Any]:
         """Return the fields of the body for a schema of this name."""
 
-    def prepared(self, request: Request) -> Prepared | None:
-        """Return a request as sent; None if it wants no schema.
+    def sent(self, request: Request) -> Sent | None:
+        """Return the parts sent for a request's schema, or None.
 
         Raises:
             ConfigurationError: the server cannot be told such a schema, or the options speak of
@@ -75,29 +74,26 @@ class TypedOutput(ABC):
             return None
         chosen = self.methods.chosen(output)
         found = self._kept.get(id(chosen))
-        if found is None or found[0] is not chosen:
+        if found is None or found.chosen is not chosen:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            found = self._kept[id(chosen)] = (chosen, self.written_fields(chosen, output.name))
-        if request.options:
-            self.check(request.options, chosen)
-        if chosen.instructions:
-            request = with_instructions(request, chosen.instructions)
-        return Prepared(request, found[1], chosen)
+            fields = self.written_fields(chosen, output.name)
+            found = self._kept[id(chosen)] = Sent(chosen, fields, chosen.instructions)
+        return self.beside(request.options, found) if request.options else found
 
     def tokens(self, request: Request) -> int:
         """Return an estimate of the tokens that a request's schema adds."""
         output = request.output
         return 0 if output is None else self.methods.chosen(output).tokens
 
-    def check(self, options: Mapping[str, Any], chosen: Chosen) -> None:
-        """Check that options do not speak of the answer's form themselves.
+    def beside(self, options: Mapping[str, Any], sent: Sent) -> Sent:
+        """Return what is sent for a schema beside options.
 
         Raises:
-            ConfigurationError: they do.
+            ConfigurationError: they speak of the answer's form themselves.
         """
-        if chosen.method != "tool":
-            return
+        if sent.chosen.method != "tool":
+            return sent
         given = [name for name in TOOL_OPTIONS if options.get(name) is not None]
         if given:
             raise ConfigurationError(
@@ -105,6 +101,7 @@ class TypedOutput(ABC):
                 f"{' and '.join(given)} in options cannot stand beside an output type: leave "
                 f"{'it' if len(given) == 1 else 'them'} out, or set output_method='prompt'"
             )
+        return sent
 
 
 def refuse_field(field: str) -> ConfigurationError:

@@ -69,10 +69,10 @@ def test_the_methods_of_a_vendor(model: str, methods: str) -> None:
 
 def test_a_vendor_that_is_not_known_is_shown_the_schema_as_well() -> None:
     output = LiteLLMOutput("acme/x", who="litellm/acme/x")
-    prepared = output.prepared(ask())
-    assert prepared is not None
-    assert "response_format" in prepared.fields
-    assert "JSON schema" in str(prepared.request.system)
+    sent = output.sent(ask())
+    assert sent is not None
+    assert "response_format" in sent.fields
+    assert "JSON schema" in sent.instructions
 
 
 async def test_a_schema_reaches_the_vendor_as_it_was_made() -> None:

@@ -409,7 +409,7 @@ def test_the_callers_own_tools_stay_beside_a_schema_of_the_servers() -> None:
 
 def test_a_schema_is_written_once_and_is_the_same_bytes_each_time() -> None:
     for provider in (openai(), claude()):
-        fields = [provider.typed.prepared(ask()).fields for _ in range(3)]  # type: ignore[union-attr]
+        fields = [provider.typed.sent(ask()).fields for _ in range(3)]  # type: ignore[union-attr]
         assert fields[0] is fields[1] is fields[2]
         bodies = {provider.encode(ask()).body for _ in range(3)}
         assert len(bodies) == 1

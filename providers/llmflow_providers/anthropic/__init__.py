@@ -170,11 +170,14 @@ class AnthropicProvider(SchemaAsking, HTTPProvider):
         return marked_prefix(self._body(request))
 
     def _body(self, request: Request) -> dict[str, Any]:
-        output = self.typed.prepared(request) if request.wanted else None
-        if output is not None:
-            request = output.request
+        output = self.typed.sent(request) if request.wanted else None
         messages: Sequence[Mapping[str, Any]] = request.messages
         system: Any = request.system
+        if output is not None and output.instructions:
+            from llmflow.typed.instructions import add_instructions
+
+            messages = list(messages)
+            system = add_instructions(output.instructions, system, messages)
         if any(each.get("role") in _SYSTEM_ROLES for each in messages):
             system = _joined_system(system, messages)
             messages = [each for each in messages if each.get("role") not in _SYSTEM_ROLES]

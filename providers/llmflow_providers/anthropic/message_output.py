@@ -10,14 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llmflow.typed.instructions import with_instructions
 from llmflow.typed.methods import ANSWER_TOOL, Chosen, OutputMethods
 from llmflow.typed.rules import RULES_ANTHROPIC, RULES_LOOSE
-from llmflow.types import Request
 from llmflow_providers.base import mapping
 from llmflow_providers.typed_output import (
     TOOL_DESCRIPTION,
-    Prepared,
+    Sent,
     TypedOutput,
     Way,
     arguments_text,
@@ -86,31 +84,27 @@ class MessageOutput(TypedOutput):
             return {"tools": [written(tool)], "tool_choice": _FORCED}
         return {}
 
-    def prepared(self, request: Request) -> Prepared | None:
-        """Return a request as it is sent. As `TypedOutput.prepared`.
+    def beside(self, options: Mapping[str, Any], sent: Sent) -> Sent:
+        """Return what is sent beside options. As `TypedOutput.beside`.
 
         A model that thinks cannot be forced to call a tool: it is asked to.
         """
-        found = super().prepared(request)
-        options = request.options
-        if found is None or not options:
-            return found
-        if found.chosen.method == "json_schema" and "output_config" in options:
-            config = {**mapping(options["output_config"]), **found.fields["output_config"]}
-            return found._replace(fields={"output_config": config})
-        thinking = mapping(options.get("thinking")).get("type")
-        if found.chosen.method == "tool" and thinking not in _NO_THINKING:
-            asked = with_instructions(found.request, _CALL_IT)
-            return found._replace(request=asked, fields={**found.fields, "tool_choice": _FREE})
-        return found
-
-    def check(self, options: Mapping[str, Any], chosen: Chosen) -> None:
-        """Check the options. As `TypedOutput.check`."""
-        super().check(options, chosen)
-        if mapping(options.get("output_config")).get("format") is not None:
+        sent = super().beside(options, sent)
+        config = mapping(options.get("output_config"))
+        if config.get("format") is not None:
             raise refuse_field("output_config.format")
         if options.get("output_format") is not None:
             raise refuse_field("output_format")
+        method = sent.chosen.method
+        if method == "json_schema" and config:
+            return sent._replace(
+                fields={"output_config": {**config, **sent.fields["output_config"]}}
+            )
+        thinking = mapping(options.get("thinking")).get("type")
+        if method == "tool" and thinking not in _NO_THINKING:
+            fields = {**sent.fields, "tool_choice": _FREE}
+            return sent._replace(fields=fields, instructions=_CALL_IT)
+        return sent
 
 
 def answer_in_blocks(blocks: Any) -> str | None:

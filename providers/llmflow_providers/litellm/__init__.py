@@ -245,9 +245,11 @@ class LiteLLMProvider(SchemaAsking):
         return client
 
     def _arguments(self, request: Request, timeout: float) -> dict[str, Any]:
-        output = self.typed.prepared(request) if request.wanted else None
-        if output is not None:
-            request = output.request
+        output = self.typed.sent(request) if request.wanted else None
+        if output is not None and output.instructions:
+            from llmflow.typed.instructions import with_instructions
+
+            request = with_instructions(request, output.instructions)
         options = request.options
         if options.get("stream"):
             raise ConfigurationError("a whole answer is returned at once: stream is not supported")

@@ -18,7 +18,7 @@ from llmflow_providers.openai.chat_output import (
     output_methods,
     ways_of,
 )
-from llmflow_providers.typed_output import Prepared, Way, arguments_text, is_answer
+from llmflow_providers.typed_output import Sent, Way, arguments_text, is_answer
 
 _RULES: Final = {
     "anthropic": RULES_ANTHROPIC,
@@ -69,9 +69,9 @@ class LiteLLMOutput(ChatFields):
         """Return a value as it is: litellm takes no JSON."""
         return value
 
-    def prepared(self, request: Request) -> Prepared | None:
-        """Return a request with fields that litellm may change."""
-        found = super().prepared(request)
+    def sent(self, request: Request) -> Sent | None:
+        """Return what is sent, with fields that litellm may change."""
+        found = super().sent(request)
         return found and found._replace(fields=copy.deepcopy(dict(found.fields)))
 
     def keep(self, known: Collection[str]) -> None:

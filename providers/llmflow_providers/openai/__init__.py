@@ -99,12 +99,15 @@ class OpenAIProvider(SchemaAsking, HTTPProvider):
             ConfigurationError: the server cannot be told the schema that it wants, or its options
                 speak of the answer's form themselves.
         """
-        output = self.typed.prepared(request) if request.wanted else None
-        if output is not None:
-            request = output.request
+        output = self.typed.sent(request) if request.wanted else None
         messages: list[Mapping[str, Any]] = list(request.messages)
-        if request.system is not None:
-            messages.insert(0, {"role": "system", "content": request.system})
+        system = request.system
+        if output is not None and output.instructions:
+            from llmflow.typed.instructions import add_instructions
+
+            system = add_instructions(output.instructions, system, messages)
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
         body: dict[str, Any] = {"model": request.model, "messages": messages}
         if request.max_tokens is not None:
             dialect = self.dialect

@@ -22,12 +22,11 @@ from llmflow.typed.rules import (
     RULES_OPENAI_LOOSE,
     RULES_OPENAI_STRICT,
 )
-from llmflow.types import Request
 from llmflow_providers.base import mapping
 from llmflow_providers.openai.dialects import Dialect
 from llmflow_providers.typed_output import (
     TOOL_DESCRIPTION,
-    Prepared,
+    Sent,
     TypedOutput,
     Way,
     refuse_field,
@@ -91,6 +90,7 @@ _BY_MODEL: Final[tuple[tuple[frozenset[str], re.Pattern[str], tuple[Way, ...]], 
 
 _FORCED: Final = {"type": "function", "function": {"name": ANSWER_TOOL}}
 _ROUTER: Final = "openrouter.ai"
+_TAKES_ALL: Final = {"require_parameters": True}
 
 
 def ways_of(dialect: str, model: str, host: str = "") -> tuple[Way, ...]:
@@ -142,11 +142,11 @@ class ChatFields(TypedOutput):
             }
         return {}
 
-    def check(self, options: Mapping[str, Any], chosen: Chosen) -> None:
-        """Check the options. As `TypedOutput.check`."""
-        super().check(options, chosen)
+    def beside(self, options: Mapping[str, Any], sent: Sent) -> Sent:
+        """Return what is sent beside options. As `TypedOutput.beside`."""
         if options.get("response_format") is not None:
             raise refuse_field("response_format")
+        return super().beside(options, sent)
 
 
 class ChatOutput(ChatFields):
@@ -164,11 +164,16 @@ class ChatOutput(ChatFields):
         super().__init__(output_methods(ways_of(dialect.name, model, host)), who=who)
         self._is_router = host == _ROUTER
 
-    def prepared(self, request: Request) -> Prepared | None:
-        """Return a request as it is sent. As `TypedOutput.prepared`."""
-        found = super().prepared(request)
-        if found is None or not self._is_router or found.chosen.method == "prompt":
-            return found
-        # Else it may choose a server that ignores the format.
-        routes = {"require_parameters": True, **mapping(request.options.get("provider"))}
-        return found._replace(fields={**found.fields, "provider": routes})
+    def written_fields(self, chosen: Chosen, name: str) -> Mapping[str, Any]:
+        """Return the fields of the body. As `TypedOutput.written_fields`."""
+        fields = super().written_fields(chosen, name)
+        # Else a router may choose a server that ignores them.
+        return {**fields, "provider": _TAKES_ALL} if self._is_router and fields else fields
+
+    def beside(self, options: Mapping[str, Any], sent: Sent) -> Sent:
+        """Return what is sent beside options. As `TypedOutput.beside`."""
+        sent = super().beside(options, sent)
+        if "provider" not in sent.fields or "provider" not in options:
+            return sent
+        routes = {**_TAKES_ALL, **mapping(options["provider"])}
+        return sent._replace(fields={**sent.fields, "provider": routes})
