@@ -11,6 +11,7 @@ from llmflow.errors import UsageError
 from llmflow.mapping.engine import MapEngine
 from llmflow.mapping.result import ItemT, MapCounts, Result, ended_stream, note
 from llmflow.mapping.spec import MapSpec, Prepared
+from llmflow.types import ParsedT
 
 CollectedT = TypeVar("CollectedT")
 _INSTEAD: Final = (
@@ -19,7 +20,7 @@ _INSTEAD: Final = (
 )
 
 
-class Answers(Generic[ItemT, CollectedT]):
+class Answers(Generic[ItemT, CollectedT, ParsedT]):
     """The answers of one `LLM.map`: iterate over them or await them.
 
     Nothing is asked before one of the two begins, and it can be done once. The stream
@@ -32,7 +33,7 @@ class Answers(Generic[ItemT, CollectedT]):
         self._begun = False
         self._engine: MapEngine[ItemT] | None = None
         # Weak: a loop that is left drops the stream, and so ends it.
-        self._stream: weakref.ref[AsyncGenerator[Result[ItemT], None]] | None = None
+        self._stream: weakref.ref[AsyncGenerator[Result[ItemT, ParsedT], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<llm.map: {'not begun' if self._engine is None else self.counts}>"
@@ -54,7 +55,7 @@ class Answers(Generic[ItemT, CollectedT]):
                 f"llm.map(...) has no {name!r} before it is awaited: write {_INSTEAD}"
             )
 
-    def __aiter__(self) -> AsyncIterator[Result[ItemT]]:
+    def __aiter__(self) -> AsyncIterator[Result[ItemT, ParsedT]]:
         stream = self._results(self._begin())
         self._stream = weakref.ref(stream)
         return stream
@@ -93,7 +94,7 @@ class Answers(Generic[ItemT, CollectedT]):
 
     async def _results(
         self, spec: MapSpec, collected: Prepared | None = None
-    ) -> AsyncGenerator[Result[ItemT], None]:
+    ) -> AsyncGenerator[Result[ItemT, ParsedT], None]:
         engine = self._engine = spec.engine(collected or await self._prepared(spec))
         try:
             engine.start()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmflow.mapping.result import ResultList
     from llmflow.mapping.spec import Asked
     from llmflow.mapping.sync_map import AnswerStream
+    from llmflow.types import OutputT
 
 ItemT = TypeVar("ItemT")
 Row: TypeAlias = dict[str, Any]
@@ -81,6 +82,30 @@ class Mappable:
         details: bool = ...,
         **fields: Any,
     ) -> Answers[Any, Any]: ...
+    @overload
+    def map(
+        self: Asked,
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        *,
+        prompt: str | Callable[[ItemT], Prompt] | None = ...,
+        ordered: bool = ...,
+        on_error: OnError = ...,
+        concurrency: int | None = ...,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        output_type: type[OutputT],
+        reasks: int | None = ...,
+        progress: bool = ...,
+        details: bool = ...,
+        **fields: Any,
+    ) -> Answers[ItemT, ResultList[ItemT, OutputT], OutputT]: ...
     @overload
     def map(
         self: Asked,
@@ -268,12 +293,61 @@ class Mappable:
         fallback: Fallback | None = ...,
         batch: Batch | None = ...,
         validate: Validate | None = ...,
+        output_type: type[OutputT],
+        reasks: int | None = ...,
+        progress: bool = ...,
+        details: bool = ...,
+        **fields: Any,
+    ) -> ResultList[ItemT, OutputT]: ...
+    @overload
+    def map_sync(
+        self: Asked,
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        *,
+        prompt: str | Callable[[ItemT], Prompt] | None = ...,
+        stream: Literal[False] = ...,
+        on_error: OnError = ...,
+        concurrency: int | None = ...,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
         output_type: Any = ...,
         reasks: int | None = ...,
         progress: bool = ...,
         details: bool = ...,
         **fields: Any,
     ) -> ResultList[ItemT]: ...
+    @overload
+    def map_sync(
+        self: Asked,
+        items: Iterable[ItemT] | AsyncIterable[ItemT],
+        *,
+        prompt: str | Callable[[ItemT], Prompt] | None = ...,
+        stream: Literal[True],
+        ordered: bool = ...,
+        on_error: OnError = ...,
+        concurrency: int | None = ...,
+        system: str | None = ...,
+        max_tokens: int | None = ...,
+        temperature: float | None = ...,
+        options: Mapping[str, Any] | None = ...,
+        mode: ModeName | None = ...,
+        deadline: float | str | None = ...,
+        fallback: Fallback | None = ...,
+        batch: Batch | None = ...,
+        validate: Validate | None = ...,
+        output_type: type[OutputT],
+        reasks: int | None = ...,
+        progress: bool = ...,
+        details: bool = ...,
+        **fields: Any,
+    ) -> AnswerStream[ItemT, OutputT]: ...
     @overload
     def map_sync(
         self: Asked,

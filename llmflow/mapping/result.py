@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from llmflow.errors import LLMFlowError, redact
 from llmflow.failure_notes import PARTIAL, Finished
 from llmflow.format import counted
-from llmflow.types import Response
+from llmflow.types import ParsedT, Response
 
 ItemT = TypeVar("ItemT")
 _T = TypeVar("_T")
@@ -19,7 +20,7 @@ _NOTE: Final = "llm.map: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result(Generic[ItemT]):
+class Result(Generic[ItemT, ParsedT]):
     """One item with its answer, or with its error.
 
     >>> from llmflow.errors import InputError
@@ -36,8 +37,11 @@ class Result(Generic[ItemT]):
 
     index: int
     item: ItemT
-    response: Response | None = None
+    response: Response[ParsedT] | None = None
     error: LLMFlowError | None = None
+
+    if not TYPE_CHECKING:  # Result[str] at run time, too: only type checkers know defaults
+        __class_getitem__ = classmethod(GenericAlias)
 
     @property
     def text(self) -> str:
@@ -51,7 +55,7 @@ class Result(Generic[ItemT]):
         return self.response.text
 
     @property
-    def parsed(self) -> Any:
+    def parsed(self) -> ParsedT:
         """The answer as the `output_type`; without one, None.
 
         Raises:
@@ -128,12 +132,15 @@ class MapCounts:
         return f"of {counted(self.total, 'item')}, {answered}, {neither} neither"
 
 
-class ResultList(list[Result[ItemT]]):
+class ResultList(list[Result[ItemT, ParsedT]], Generic[ItemT, ParsedT]):
     """All results, in the order of the input."""
 
-    def __init__(self, results: Iterable[Result[ItemT]], counts: MapCounts) -> None:
+    def __init__(self, results: Iterable[Result[ItemT, ParsedT]], counts: MapCounts) -> None:
         super().__init__(results)
         self.counts = counts
+
+    if not TYPE_CHECKING:  # ResultList[str] at run time, too: only type checkers know defaults
+        __class_getitem__ = classmethod(GenericAlias)
 
     @overload
     def texts(self) -> list[str]: ...
@@ -152,6 +159,10 @@ class ResultList(list[Result[ItemT]]):
             return [result.text for result in self]
         return [default if each.response is None else each.response.text for each in self]
 
+    @overload
+    def parsed(self) -> list[ParsedT]: ...
+    @overload
+    def parsed(self, default: _T) -> list[ParsedT | _T]: ...
     def parsed(self, default: Any = _UNSET) -> list[Any]:
         """Return the answers as the `output_type`.
 
@@ -166,7 +177,7 @@ class ResultList(list[Result[ItemT]]):
         return [default if each.response is None else each.response.parsed for each in self]
 
     @property
-    def failed(self) -> list[Result[ItemT]]:
+    def failed(self) -> list[Result[ItemT, ParsedT]]:
         """The results of the items that failed."""
         return [result for result in self if result.response is None]
 

@@ -21,6 +21,7 @@ from llmflow.mapping.async_map import raise_failure
 from llmflow.mapping.engine import MapEngine
 from llmflow.mapping.result import ItemT, MapCounts, Result, ended_stream
 from llmflow.mapping.spec import MapSpec, Prepared, source_of
+from llmflow.types import ParsedT
 
 _INSTEAD: Final = "async for result in llm.map(...), or await llm.map(...)"
 _RESULTS_AT_ONCE: Final = 128
@@ -28,7 +29,7 @@ _READ_AHEAD_AT_LEAST: Final = 16
 _READING_SECONDS: Final = 0.01
 
 
-class AnswerStream(Generic[ItemT]):
+class AnswerStream(Generic[ItemT, ParsedT]):
     """The answers of one ``LLM.map_sync(..., stream=True)``: iterate over them as they come.
 
     Nothing is asked before the iteration begins, and it can be done once. A loop that
@@ -40,7 +41,7 @@ class AnswerStream(Generic[ItemT]):
         self._begun = False
         self._exchange: _Exchange | None = None
         # Weak: a loop that is left drops the stream, and so ends it.
-        self._stream: weakref.ref[Generator[Result[ItemT], None, None]] | None = None
+        self._stream: weakref.ref[Generator[Result[ItemT, ParsedT], None, None]] | None = None
 
     def __repr__(self) -> str:
         return f"<llm.map_sync: {self.counts}>"
@@ -51,7 +52,7 @@ class AnswerStream(Generic[ItemT]):
         engine = None if self._exchange is None else self._exchange.engine
         return MapCounts() if engine is None else engine.counts
 
-    def __iter__(self) -> Iterator[Result[ItemT]]:
+    def __iter__(self) -> Iterator[Result[ItemT, ParsedT]]:
         if self._begun:
             raise UsageError(
                 "this map was used already, and to ask again costs again: "

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, TypedDict, assert_type
 
+import polars as pl
 from pydantic import BaseModel
 
-from llmflow import LLM, BatchInferenceNode, Response, make_plan
+from llmflow import LLM, BatchInferenceNode, Response, Result, ResultList, make_plan
+from llmflow.mapping.sync_map import AnswerStream
 
 
 class Review(BaseModel):
@@ -81,6 +83,31 @@ class Reviewer(LLM[Review]):
 async def of_a_subclass() -> None:
     assert_type(await Reviewer()("text"), Review)
     assert_type(Reviewer().varied(mode="batch"), Reviewer)
+
+
+async def many(llm: LLM, texts: list[str]) -> None:
+    async for result in llm.map(texts, prompt="{text}", output_type=Review):
+        assert_type(result, Result[str, Review])
+        assert_type(result.parsed, Review)
+    results = await llm.map(texts, output_type=Review, reasks=0)
+    assert_type(results, ResultList[str, Review])
+    assert_type(results.parsed(), list[Review])
+    assert_type(results.parsed(default=None), list[Review | None])
+    assert_type((await llm.map(texts)).parsed(), list[Any])
+    assert_type(await llm.map(texts, output_type=Literal["yes"]), ResultList[str])
+    frame = pl.DataFrame({"text": texts})
+    assert_type(await llm.map(frame, prompt="{text}", output_type=Review), pl.DataFrame)
+    async for row in llm.map(frame, prompt="{text}", output_type=Review):
+        assert_type(row.item, dict[str, Any])
+
+
+def many_sync(llm: LLM, texts: list[str]) -> None:
+    assert_type(llm.map_sync(texts, output_type=Review).parsed(), list[Review])
+    assert_type(llm.map_sync(texts, output_type=int, stream=True), AnswerStream[str, int])
+    for result in llm.map_sync(texts, output_type=int, stream=True):
+        assert_type(result.parsed, int)
+    frame = pl.DataFrame({"text": texts})
+    assert_type(llm.map_sync(frame, prompt="{text}", output_type=Review), pl.DataFrame)
 
 
 class Labels(BatchInferenceNode):
