@@ -48,7 +48,7 @@ def pipeline(
     if wanted and is_heard:
         step = observe(session.run_id, step)
     if validates:
-        step = validate(session.tally, step)
+        step = validate(session, step)
     return step
 
 

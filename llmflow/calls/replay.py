@@ -155,6 +155,18 @@ class Ordinals:
             raise
         return None if found is None or self._is_asked_again(found) else found
 
+    async def goes_on(self, call: Call) -> bool:
+        """Return whether a call is asked whose question follows a known failure.
+
+        It is if an earlier session has asked it, or if failures are to be asked again.
+        """
+        if self.journal is None or self._retry_failed:
+            return self._retry_failed
+        found = await self.find(call) if self.waits else self.identify(call)
+        self.give_back(call, (call.ordinal,))
+        call.key, call.ordinal = b"", 0  # the step looks it up once more, and counts it
+        return found is not None
+
     def _number(self, call: Call, *, submitted: bool = False) -> bool:
         """Set a call's key and ordinal; return whether it may have a record."""
         key = call.key = self.fingerprint(call)

@@ -15,7 +15,7 @@ from llmflow.errors import BadGenerationError, InvalidAnswerError
 from llmflow.types import Request, Response, Usage
 
 if TYPE_CHECKING:
-    from llmflow.calls.session import Tally
+    from llmflow.calls.session import Session
 
 validating: ContextVar[Validate | None] = ContextVar("llmflow_validate", default=None)
 """What the node around the running code demands of answers."""
@@ -25,12 +25,13 @@ _AGAIN: Final = (
 )
 
 
-def validate(tally: Tally, ask: Step) -> Step:
+def validate(session: Session, ask: Step) -> Step:
     """Return the step that judges answers and asks again.
 
     The steps below know nothing of that: a further request is a call with a key of its own, so
     that journal and cache have the answers as they came, and a resumed run goes on where it was.
     """
+    tally, ordinals = session.tally, session.ordinals
 
     async def step(call: Call) -> Response:
         judge, response = call.judge, call.answer
@@ -46,15 +47,17 @@ def validate(tally: Tally, ask: Step) -> Step:
                 problem = error
             else:
                 return together(accepted, refused) if refused else accepted
-            further = None
-            if len(refused) < judge.reasks:
-                further = again(call.request, request, problem, call.route)
-            tally.not_accepted(response, again=further is not None)
-            if further is None:
+            further = again(call.request, request, problem, call.route)
+            following = None if further is None else call.again(further)
+            if following is not None and len(refused) >= judge.reasks:
+                goes_on = response.source == "journal" and await ordinals.goes_on(following)
+                following = following if goes_on else None
+            tally.not_accepted(response, again=following is not None)
+            if following is None:
                 raise _final(problem, request, together(response, refused), len(refused) + 1)
             refused.append(response)
-            request = further
-            response = await raw(call.again(request), judge)
+            request = following.request
+            response = await raw(following, judge)
 
     async def raw(call: Call, judge: Judge) -> Response:
         """Return an answer as it is, also one that the provider has refused to hand out."""

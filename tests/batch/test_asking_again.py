@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
-from llmflow import LLM, Price, Response, Run, RunStatistics, Usage
+from llmflow import LLM, Budget, Price, Response, Run, RunStatistics, Usage
 from llmflow.batch import Batch
-from llmflow.errors import ConfigurationError, ContentFilterError, InvalidAnswerError
+from llmflow.errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    ContentFilterError,
+    InvalidAnswerError,
+)
 from llmflow.format import counted as counted_in_words
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.types import Request
@@ -180,6 +185,72 @@ def test_every_call_counts_once_however_often_it_is_asked(tmp_path: Path) -> Non
     assert len(provider.requests) == 6
 
 
+def test_a_failure_goes_on_where_more_is_allowed_or_failures_are_asked_again(
+    tmp_path: Path,
+) -> None:
+    provider = ScriptedProvider(["1", "3", "5", "7", "8"])
+
+    async def ask(reasks: int, **options: Any) -> tuple[str, RunStatistics]:
+        async with Run("going-on", folder=tmp_path, **options) as run:
+            results = await LLM(provider, validate=must_be_even, reasks=reasks).map(["?"])
+        error = results[0].error
+        assert error is None or isinstance(error, InvalidAnswerError)
+        return "" if error else results[0].text, run.statistics()
+
+    for reasks, options, requests, text in (
+        (1, {}, 2, ""),
+        (1, {}, 2, ""),  # what failed is known to have failed
+        (2, {}, 3, ""),
+        (1, {}, 3, ""),  # also with fewer: what was asked is there
+        (1, {"retry_failed": True}, 4, ""),
+        (0, {"retry_failed": True}, 5, "8"),
+        (0, {}, 5, "8"),
+    ):
+        found, done = asyncio.run(ask(reasks, **options))
+        assert (found, len(provider.requests)) == (text, requests)
+        assert done.done == 1
+        assert done.failed_before == (not text and not done.requests)
+
+
+def test_a_run_that_ended_between_two_answers_goes_on_with_the_next_request(
+    tmp_path: Path,
+) -> None:
+    provider = ScriptedProvider(["1", "2"])
+    ask = provider.complete
+
+    async def stopped(request: Request, *, timeout: float) -> Response:
+        if len(request.messages) > 1:
+            raise KeyboardInterrupt
+        return await ask(request, timeout=timeout)
+
+    async def main() -> tuple[str, RunStatistics]:
+        async with Run("ended", folder=tmp_path) as run:
+            return await LLM(provider, validate=must_be_even)("?"), run.statistics()
+
+    provider.complete = stopped  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    provider.complete = ask  # type: ignore[method-assign]
+    text, done = asyncio.run(main())
+    assert (text, done.answered, done.replayed, done.requests) == ("2", 1, 0, 1)
+    text, done = asyncio.run(main())
+    assert (text, done.answered, done.replayed, done.requests) == ("2", 0, 1, 0)
+    assert len(provider.requests) == 2
+
+
+def test_a_further_request_that_the_budget_does_not_cover_says_so(tmp_path: Path) -> None:
+    provider = ScriptedProvider(["1", "2"])
+
+    async def main() -> RunStatistics:
+        async with Run("poor", folder=tmp_path, budget=Budget(requests=1)) as run:
+            with pytest.raises(BudgetExceededError):
+                await LLM(provider, validate=must_be_even)("?")
+        return run.statistics()
+
+    done = asyncio.run(main())
+    assert (done.done, done.reasked, done.requests) == (0, 1, 1)
+
+
 def test_a_further_request_that_fails_keeps_its_own_error() -> None:
     provider = ScriptedProvider(["1", ContentFilterError("no")])
     with pytest.raises(ContentFilterError):
@@ -201,4 +272,4 @@ def test_what_is_no_number_of_times_is_refused(reasks: Any) -> None:
 
 def test_what_cannot_judge_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="validate"):
-        LLM(ScriptedProvider(), validate="json")  # type: ignore[arg-type]
+        LLM(ScriptedProvider(), validate="json")  # type: ignore[call-overload]

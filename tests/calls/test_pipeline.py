@@ -52,7 +52,7 @@ def pooled(session: Session, members: list[Route]) -> Step:
     each = cached(budget(session, send(session)))
     whole = record(session, pool(members, each))
     known = replay(session.ordinals, session.tally.outcome, coalesce(session, whole))
-    return validate(session.tally, session.tally.counting(known))
+    return validate(session, session.tally.counting(known))
 
 
 def routes(*scripts: list[str | ProviderError]) -> list[Route]:
