@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import logging
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, create_model
 
-from llmflow import LLM, partial_results
+from llmflow import LLM, Batch, Run, partial_results
 from llmflow.errors import AuthenticationError, ConfigurationError, InvalidAnswerError
 from llmflow.rows.cells import is_missing
 from llmflow.rows.records import DETAILS
 from llmflow.testing import ScriptedProvider
 from llmflow.types import Request
+from tests.batch.fakes import FakeProvider, FakeServer
 from tests.typed.fourteen import BARE, FOURTEEN
 
 pandas = pytest.importorskip("pandas")
@@ -292,3 +295,39 @@ def test_a_type_that_cannot_be_one_is_refused_before_anything_is_asked() -> None
     with pytest.raises(ConfigurationError, match="reasks"):
         LLM(provider).map_sync(["a"], output_type=int, reasks=-1)
     assert provider.requests == []
+
+
+async def test_a_batch_map_judges_answers_without_a_task_for_each(tmp_path: Path) -> None:
+    rows = 2_000
+    first = iter(range(rows))
+
+    def fate(prompt: str, number: int) -> Any:
+        again = "not accepted" in prompt
+        wrong = not again and next(first) % 10 == 0
+        return "no JSON" if wrong else json.dumps(GOOD)
+
+    server, most = FakeServer(fate=fate, looks=3), 0
+    provider = FakeProvider(server)
+    provider.sends = frozenset({"output_schema"})
+    llm = LLM(provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005), output_type=Review)
+    frame = polars.DataFrame({"text": [f"{n}" for n in range(rows)]})
+    async with Run("run", folder=tmp_path) as run:
+        answers = asyncio.ensure_future(_awaited(llm.map(frame, prompt="{text}")))
+        while not answers.done():
+            most = max(most, len(asyncio.all_tasks()))
+            await asyncio.sleep(0.001)
+        done = run.statistics()
+    assert answers.result()["score"].to_list() == [5] * rows
+    assert answers.result()["error"].null_count() == rows
+    assert (done.answered, done.reasked) == (rows, rows // 10)
+    assert server.sizes == [rows, rows // 10]
+    assert most < rows // 10 + 20
+    async with Run("run", folder=tmp_path) as run:
+        again = await llm.map(frame, prompt="{text}")
+        assert run.statistics().replayed == rows
+    assert again.equals(answers.result())
+    assert len(server.sizes) == 2
+
+
+async def _awaited(answers: Any) -> Any:
+    return await answers
