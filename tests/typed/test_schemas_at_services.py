@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, create_model
 
@@ -31,6 +31,7 @@ from llmflow.typed.rules import (
     RULES_OPENAI_LOOSE,
     RULES_OPENAI_STRICT,
 )
+from tests.examples import examples
 from tests.typed.fourteen import BARE, FOURTEEN
 
 SETTINGS = SimulatorSettings()
@@ -181,7 +182,7 @@ KINDS = st.recursive(st.one_of(PLAIN, bounded()), holding, max_leaves=8)
 
 
 @given(KINDS)
-@settings(max_examples=60)
+@examples(60)
 def test_types_by_chance_are_taken_and_answered(kind: Any) -> None:
     if kind is type(None):
         return
