@@ -49,12 +49,14 @@ class Asked:
         nth: how often this prompt was sent, from 1.
         total: how many requests have come, from 1.
         dialect: ``openai`` or ``anthropic``.
+        body: all of it.
     """
 
     prompt: str
     nth: int
     total: int
     dialect: str
+    body: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 Rule = Callable[[Asked], Odd]
@@ -121,11 +123,12 @@ class OddServer:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer as the rule says."""
-        content = (await request.json())["messages"][-1]["content"]
+        sent = await request.json()
+        content = sent["messages"][-1]["content"]
         prompt = content if isinstance(content, str) else content[0]["text"]
         self._times[prompt] += 1
         dialect = "anthropic" if request.path.endswith("/messages") else "openai"
-        asked = Asked(prompt, self._times[prompt], len(self.asked) + 1, dialect)
+        asked = Asked(prompt, self._times[prompt], len(self.asked) + 1, dialect, sent)
         self.asked.append(asked)
         odd = self.rule(asked)
         is_raw = isinstance(odd.body, bytes)
