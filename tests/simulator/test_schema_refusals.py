@@ -45,6 +45,13 @@ def test_openai_takes_recursion_and_ten_levels() -> None:
     strict(deep(10))
 
 
+def test_a_schema_is_refused_as_often_as_it_is_sent() -> None:
+    for name in ("one", "two"):
+        with pytest.raises(OpenAIError, match=f"'{name}': .*'uniqueItems' is not permitted"):
+            strict(closed({"a": {"type": "array", "items": TEXT, "uniqueItems": True}}), name=name)
+        strict(closed({"a": {"type": "array", "items": TEXT}}), name=name)
+
+
 @pytest.mark.parametrize(
     ("schema", "named"),
     [

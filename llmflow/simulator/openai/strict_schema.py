@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import orjson
+
 from llmflow.simulator.openai.chat_wire import OpenAIError
 from llmflow.simulator.schema_value import schema_parts
 
@@ -26,6 +28,8 @@ _LONG_ENUM: Final = 250
 _MOST_LONG_ENUM_CHARACTERS: Final = 15_000
 _MOST_CHARACTERS: Final = 120_000
 _LOOKAROUND: Final = re.compile(r"(?<!\\)(?:\\\\)*\(\?<?[=!]")
+_MOST_TAKEN: Final = 64
+_TAKEN: Final[set[bytes]] = set()
 # Those from before structured outputs, and of them those from before JSON mode.
 _NO_SCHEMA: Final = re.compile(
     r"(?:gpt-3\.5(?:-|$)|gpt-4(?:-|$)|gpt-4o-2024-05-13$|chatgpt-4o-latest$|o1-(?:mini|preview)(?:-|$))"
@@ -70,6 +74,20 @@ def check_tool(function: Mapping[str, Any], param: str) -> None:
 
 def _check_strict(schema: Mapping[str, Any], what: str, param: str) -> None:
     """Raise the refusal of a schema outside ``strict: true``."""
+    try:
+        text = orjson.dumps(schema)
+    except TypeError:  # a number that only Python's own reader takes
+        text = b""
+    if text in _TAKEN:  # all calls of a run have the same
+        return
+    _find_fault(schema, what, param)
+    if text:
+        if len(_TAKEN) >= _MOST_TAKEN:
+            _TAKEN.clear()
+        _TAKEN.add(text)
+
+
+def _find_fault(schema: Mapping[str, Any], what: str, param: str) -> None:
     if schema.get("type") != "object" or "anyOf" in schema:
         raise _invalid(what, _no_object(schema), param)
     parts = list(schema_parts(schema))
