@@ -263,7 +263,8 @@ def sendable(request: Request, provider: Provider) -> Request:
         if type(message.get("content")) is not str:
             break
     else:
-        if not request.wanted:
+        wanted = request.wanted
+        if not wanted or (len(wanted) == 1 and wanted[0].kind in getattr(provider, "sends", ())):
             return request
     messages = tuple(_with_plain_text(each) for each in request.messages)
     takes = {Text.kind, *getattr(provider, "sends", ())}

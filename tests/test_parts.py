@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from typing import Any
@@ -201,3 +202,16 @@ def test_a_request_tells_what_is_wanted_by_kind() -> None:
 def test_a_plan_counts_the_texts_among_parts() -> None:
     question = Question.of([{"role": "user", "content": (Text(text="How high?"), IMAGE)}])
     assert question.text == "How high?"
+
+
+def test_a_value_takes_the_place_of_the_one_before_and_nothing_else_changes() -> None:
+    call = ToolCall(id="1", name="a", arguments={})
+    facts: dict[str, Any] = {
+        **{each.name: each.name for each in dataclasses.fields(Response)},
+        "outputs": (Parsed(value=1), call),
+    }
+    answer = Response(**facts)
+    assert answer.with_parsed(2).outputs == (Parsed(value=2), call)
+    for each in dataclasses.fields(Response):
+        if each.name != "outputs":
+            assert getattr(answer.with_parsed(2), each.name) == each.name

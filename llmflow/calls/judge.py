@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmflow.errors import ConfigurationError, InvalidAnswerError
-from llmflow.parts import Parsed
 from llmflow.types import Response
 
 if TYPE_CHECKING:
@@ -63,8 +62,7 @@ class Judge:
             if not isinstance(error, ValueError) or not text:
                 text = f"{type(error).__name__}: {text}"
             raise InvalidAnswerError(text, response=response, cause=error) from error
-        others = [each for each in response.outputs if type(each) is not Parsed]
-        return replace(response, outputs=(Parsed(value=value), *others))
+        return response.with_parsed(value)
 
 
 def checked_validate(function: Any) -> Validate | None:

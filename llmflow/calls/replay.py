@@ -15,7 +15,7 @@ import orjson
 from llmflow.calls.call import NOTHING, Call, RowKey, Step
 from llmflow.calls.in_flight import copied_error
 from llmflow.errors import ConfigurationError, JournalError, UsageError
-from llmflow.parts import VALUES, plain
+from llmflow.parts import VALUES, OutputSchema, plain
 from llmflow.surrogates import well_formed_value
 from llmflow.types import Request, Response
 
@@ -43,6 +43,9 @@ _PAGES: Final = -8000
 """How much of the file stays in memory: SQLite's `cache_size`, here in KiB."""
 # While so many are looked up, the event loop stands still for some milliseconds.
 _AT_ONCE: Final = 500
+_MOST_SCHEMAS: Final = 256
+_SCHEMAS: Final[dict[int, tuple[OutputSchema, bytes]]] = {}
+"""Schemas as JSON, by the identity of the object, which is kept beside it."""
 _Turn: TypeAlias = "tuple[list[RowKey], asyncio.Task[Mapping[RowKey, Recorded]]]"
 
 
@@ -433,6 +436,8 @@ def canonical(request: Request) -> bytes:
     if request.wanted:
         parts.append(request.wanted)
     try:
+        if request.wanted:
+            return _dumped([*parts[:-1], [_written_once(each) for each in request.wanted]])
         return _dumped(parts)
     except TypeError as error:
         try:
@@ -451,6 +456,21 @@ def canonical(request: Request) -> bytes:
 
 def _dumped(value: Any) -> bytes:
     return orjson.dumps(value, default=_described, option=orjson.OPT_PASSTHROUGH_DATACLASS)
+
+
+def _written_once(value: Any) -> Any:
+    """Return a schema as JSON that was written before; any other value as it is.
+
+    One `OutputSchema` stands in all calls of a type, and nobody changes its schema.
+    """
+    if type(value) is not OutputSchema:
+        return value
+    found = _SCHEMAS.get(id(value))
+    if found is None or found[0] is not value:
+        if len(_SCHEMAS) >= _MOST_SCHEMAS:
+            _SCHEMAS.clear()
+        found = _SCHEMAS[id(value)] = (value, _dumped(value))
+    return orjson.Fragment(found[1])
 
 
 def _described(value: Any) -> Any:

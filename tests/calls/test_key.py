@@ -129,6 +129,25 @@ def test_the_key_is_made_of_a_digest_of_an_image() -> None:
     assert len(canonical(asked((Image(data=bytes(5_000_000)),)))) < 200
 
 
+def test_a_schema_that_was_written_before_gives_the_same_key() -> None:
+    schema = OutputSchema(schema={"type": "object", "title": "ö"})
+    first = key(asked(wanted=(schema,)))
+    assert key(asked(wanted=(schema,))) == first
+    assert key(asked(wanted=(OutputSchema(schema={"type": "object", "title": "ö"}),))) == first
+    assert canonical(asked(wanted=(schema,))).endswith(
+        b'{},[{"kind":"output_schema","schema":{"type":"object","title":"\xc3\xb6"},'
+        b'"name":"answer","strict":true}]]'
+    )
+
+
+@pytest.mark.parametrize("prompt", ["cut \ud83d", 2**70])
+@pytest.mark.parametrize("title", ["T", "cut \ud83d", 2**70])
+def test_what_orjson_cannot_write_may_stand_beside_a_schema(prompt: Any, title: Any) -> None:
+    one, other = (OutputSchema(schema={"title": [title, each]}) for each in ("a", "b"))
+    assert key(asked(prompt, wanted=(one,))) == key(asked(prompt, wanted=(one,)))
+    assert key(asked(prompt, wanted=(one,))) != key(asked(prompt, wanted=(other,)))
+
+
 def test_half_a_surrogate_pair_may_stand_beside_an_image() -> None:
     assert key(asked((Text(text="cut \ud83d"), Image(data=b"1")))) != key(
         asked((Text(text="cut"), Image(data=b"1")))
