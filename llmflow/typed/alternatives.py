@@ -52,6 +52,21 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {**options[0], **rest}
 
 
+def of_2020(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a list's schema with prefixItems, as of draft 2020-12.
+
+    >>> of_2020({"items": [{"type": "integer"}], "additionalItems": False})
+    {'items': False, 'prefixItems': [{'type': 'integer'}]}
+    """
+    if not isinstance(schema.get("items"), list):
+        return schema
+    rest = {name: part for name, part in schema.items() if name != "additionalItems"}
+    rest.pop("items")
+    if "additionalItems" in schema:
+        rest = {"items": schema["additionalItems"], **rest}
+    return {**rest, "prefixItems": schema["items"]}
+
+
 def is_nullable(schema: Any) -> bool:
     """Return True if a schema names null among its types."""
     if not isinstance(schema, Mapping):

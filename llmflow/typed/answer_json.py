@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from llmflow.typed.alternatives import of_2020
 from llmflow.typed.pointers import resolved
 
 _FENCE: Final = re.compile(r"```[A-Za-z0-9_+-]*[ \t]*\r?\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -102,6 +103,7 @@ class _Tidier:
                 # One only: with several, the time would double at each level of an answer.
                 data = self.value(data, self._likeliest(data, schema[key]))
         if isinstance(data, list):
+            schema = of_2020(schema)
             first, items = schema.get("prefixItems", ()), schema.get("items")
             parts = [*first, *[items] * (len(data) - len(first))]
             return [self.value(each, part) for each, part in zip(data, parts, strict=False)]
@@ -152,6 +154,7 @@ class _Tidier:
         if isinstance(data, dict):
             return self._object_score(data, schema, levels - 1)
         if isinstance(data, list) and data:
+            schema = of_2020(schema)
             first = schema.get("prefixItems") or [schema.get("items")]
             return self._score(data[0], first[0], levels - 1)
         return 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from llmflow.typed.alternatives import of_2020
 from llmflow.typed.pointers import reached, resolved
 
 ScalarName = Literal[
@@ -158,6 +159,7 @@ class _Kinds:
         return found
 
     def _array(self, schema: Mapping[str, Any], seen: tuple[str, ...]) -> ColumnKind:
+        schema = of_2020(schema)
         first = schema.get("prefixItems")
         options = list(first) if isinstance(first, list) else []
         if "items" in schema and schema["items"] is not False:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from llmflow.errors import ConfigurationError
+from llmflow.typed.one_line import KNOWN, from_one_line
 from llmflow.typed.output_type import OutputType, as_output_type
 
 _MODULE: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -52,9 +53,11 @@ def from_name(text: str) -> OutputType:
     if kind == "file":
         return _from_file(Path(text.strip()))
     if kind == "module":
-        return as_output_type(_imported(text.strip()))
-    from llmflow.typed.one_line import from_one_line
-
+        found = _imported(text.strip())
+        try:
+            return as_output_type(found)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"schema {text.strip()}: {error}") from error
     return as_output_type(from_one_line(text))
 
 
@@ -90,14 +93,19 @@ def _imported(text: str) -> Any:
         reason = str(error) or type(error).__name__
         raise ConfigurationError(
             f"schema {text}: module {name} cannot be imported: {reason.splitlines()[0]}; "
-            "it is looked for in the working directory and where Python's packages are"
+            "it is looked for in the working directory and where Python's packages are; "
+            f"the types of fields in one line are {KNOWN}"
         ) from error
     finally:
         if added and folder in sys.path:
             sys.path.remove(folder)
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ConfigurationError(f"schema {text}: {name} has no {part}{_near(found, part)}")
+            file = getattr(found, "__file__", None)
+            place = f" ({file})" if file else ""
+            raise ConfigurationError(
+                f"schema {text}: {name}{place} has no {part}{_near(found, part)}"
+            )
         found = getattr(found, part)
     return found
 

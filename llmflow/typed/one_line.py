@@ -22,9 +22,9 @@ _TYPES: Final[Mapping[str, type]] = {
     "date": dt.date,
     "datetime": dt.datetime,
 }
-_KNOWN: Final = "str, int, float, bool, date, datetime, list[TYPE], or words such as yes|no"
-_TOKEN: Final = re.compile(r"\s*(?:([A-Za-z_0-9][\w-]*)|(.))", re.DOTALL)
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+KNOWN: Final = "str, int, float, bool, date, datetime, list[TYPE], or words such as yes|no"
+_TOKEN: Final = re.compile(r"\s*(?:(\w[\w-]*)|(.))", re.DOTALL)
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_DEPTH: Final = 8
 
 
@@ -83,7 +83,7 @@ class _Reader:
         if name is None:
             self._fail("a field's name is missing")
         if not _NAME.fullmatch(name):
-            self._fail(f"{name!r} is no name of a field: names are letters, digits and _", at)
+            self._fail(f"{name!r} is no name of a field: names are of letters, digits and _", at)
         if name in fields:
             self._fail(f"the field {name!r} is there twice", at)
         self._take()
@@ -92,7 +92,7 @@ class _Reader:
     def _type(self, depth: int) -> Any:
         word, at = self._peek(), self._position()
         if word is None:
-            self._fail(f"a type is missing: {_KNOWN}")
+            self._fail(f"a type is missing: {KNOWN}")
         self._take()
         if self._peek() == "|":
             return self._words(word, at)
@@ -108,7 +108,7 @@ class _Reader:
         if kind is None:
             near = difflib.get_close_matches(word.lower(), [*_TYPES, "list"], 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            self._fail(f"unknown type {word!r}; {hint}types are {_KNOWN}", at)
+            self._fail(f"unknown type {word!r}; {hint}types are {KNOWN}", at)
         return kind
 
     def _words(self, first: str, at: int) -> Any:
@@ -119,13 +119,19 @@ class _Reader:
             self._fail(f"{first!r} is no word", at)
         while self._peek() == "|":
             self._take()
-            word, at = self._peek(), self._position()
+            word, place = self._peek(), self._position()
             if word is None or not self._is_plain(word):
-                self._fail("a word is missing after '|'", at)
+                self._fail("a word is missing after '|'", place)
             if word in words:
-                self._fail(f"the word {word!r} is there twice", at)
+                self._fail(f"the word {word!r} is there twice", place)
             words.append(word)
             self._take()
+        if {*words} <= {*_TYPES, "null", "none", "None"}:
+            self._fail(
+                f"{'|'.join(words)} are types, not words; {words[0]}? may be null, and a union of "
+                "types needs a file or module:Model",
+                at,
+            )
         return Literal[tuple(words)]
 
     def _is_plain(self, word: str) -> bool:

@@ -11,7 +11,7 @@ ONE: Final = (
     *("items", "additionalProperties", "contains", "not", "if", "then", "else"),
     *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
 )
-SEVERAL: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
+SEVERAL: Final = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 BY_NAME: Final = (*("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"),)
 
 
@@ -24,7 +24,7 @@ def resolved(root: Mapping[str, Any], reference: object) -> Any:
     Raises:
         LookupError: there is nothing, or it is not in this schema.
     """
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or not (reference + "/").startswith("#/"):
         raise LookupError(reference)
     part: Any = root
     for name in reference[1:].split("/")[1:]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import PydanticUserError, TypeAdapter, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import SchemaError, ValidationError
+from pydantic_core import ValidationError
 
 from llmflow.errors import ConfigurationError
 from llmflow.typed.mismatch import RESPONSE, mismatch, path_text, problem
@@ -68,19 +68,26 @@ class PydanticCheck:
     def __init__(self, given: Any) -> None:
         self.own = _adapter(given)
         schema = _schema(self.own, given)
+        self._names = _named_tuple(given)
+        if self._names:
+            schema = _as_object(_rooted(schema), self._names)
         self.wraps = not _is_record(schema)
         adapter = self.own
         if self.wraps:
             fields: dict[str, Any] = {RESPONSE: (given, ...)}
             adapter = _adapter(create_model("Answer", **fields))
             schema = _schema(adapter, given)
+            if schema["properties"][RESPONSE] == {}:
+                raise ConfigurationError(
+                    f"output_type {_shown(given)} says nothing of the answer; {_USE}"
+                )
         self.schema = _rooted(schema)
         self._adapter = adapter
         self._validate: Callable[[str], Any] = adapter.validator.validate_json
         self._validate_own: Callable[[str], Any] = self.own.validator.validate_json
         self._dump = self.own.serializer.to_python
         self._columns = tuple(self.schema["properties"])
-        self._keys = () if self.wraps else _dumped_names(self.own, self._columns)
+        self._keys = () if self.wraps or self._names else _dumped_names(self.own, self._columns)
 
     def read(self, text: str) -> Any:
         """Return the value of an answer's JSON; raises one of `errors`."""
@@ -100,6 +107,8 @@ class PydanticCheck:
             raise mismatch([problem("", f"it cannot be written as JSON: {error}")]) from error
         if self.wraps:
             return {RESPONSE: dumped}
+        if self._names:
+            return dict(zip(self._names, dumped, strict=True))
         if type(dumped) is dict and tuple(dumped) == self._columns:
             return dumped
         get = dumped.get
@@ -142,7 +151,7 @@ def _adapter(given: Any) -> TypeAdapter[Any]:
         raise ConfigurationError(
             f"output_type {shown} has no JSON schema: {reason.rstrip('.')}; {_USE}"
         ) from error
-    except (PydanticUserError, SchemaError, NameError, TypeError, RecursionError) as error:
+    except Exception as error:  # such as an ImportError of EmailStr, or of a class's own schema
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigurationError(
             f"output_type {shown} cannot be used: {reason.rstrip('.')}; {_USE}, and define "
@@ -175,6 +184,31 @@ def _is_record(schema: Mapping[str, Any]) -> bool:
     except LookupError:
         return False
     return schema.get("type") == "object" and "properties" in schema
+
+
+def _named_tuple(given: Any) -> tuple[str, ...]:
+    """Return the fields of a NamedTuple, of any other type none."""
+    is_one = isinstance(given, type) and issubclass(given, tuple)
+    return tuple(getattr(given, "_fields", ())) if is_one else ()
+
+
+def _as_object(schema: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the schema of a NamedTuple as an object, which pydantic takes as well.
+
+    A list, as pydantic has it, would tell a model no names.
+    """
+    parts, least = schema["prefixItems"], schema.get("minItems", 0)
+    rest = {
+        name: part
+        for name, part in schema.items()
+        if name not in ("prefixItems", "minItems", "maxItems", "type")
+    }
+    return {
+        **rest,
+        "type": "object",
+        "properties": dict(zip(names, parts, strict=True)),
+        "required": list(names[:least]),
+    }
 
 
 def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:

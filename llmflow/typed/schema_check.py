@@ -125,6 +125,11 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         schema: dict[str, Any] = orjson.loads(orjson.dumps(deepcopy(dict(given))))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(_not_a_schema(error)) from None
+    inner = schema.get("json_schema", schema.get("schema"))
+    if isinstance(inner, dict) and not {"properties", "$ref"} & schema.keys():
+        raise ConfigurationError(
+            _not_a_schema(ValueError("it is a response_format; give the schema that is in it"))
+        )
     if not _says_something(schema):
         known = ", ".join(list(map(str, schema))[:3]) or "nothing"
         raise ConfigurationError(
@@ -147,6 +152,7 @@ _MEANING: Final = frozenset(
     (
         *("type", "properties", "items", "prefixItems", "enum", "const", "anyOf", "oneOf"),
         *("allOf", "$ref", "additionalProperties", "pattern", "format", "minimum", "maximum"),
+        *("not", "if", "required", "minLength", "maxLength", "contains", "patternProperties"),
     )
 )
 

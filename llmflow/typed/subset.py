@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from llmflow.typed.alternatives import (
@@ -13,24 +13,16 @@ from llmflow.typed.alternatives import (
     family,
     is_nullable,
     nullable,
+    of_2020,
     only,
     without_null,
 )
+from llmflow.typed.bounds import SILENT, described
 from llmflow.typed.merging import merged
 from llmflow.typed.pointers import name_of, reached, references, resolved
 from llmflow.typed.rules import LONG_ENUM, SchemaRules
 
 _ANNOTATIONS: Final = ("description", "title")
-# Said nowhere: the first ones mean nothing to a model, the others are read here.
-_SILENT: Final = frozenset(
-    (
-        *("$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "examples", "example"),
-        *("deprecated", "readOnly", "writeOnly", "discriminator", "type", "properties"),
-        *("required", "additionalProperties", "items", "prefixItems", "enum", "const"),
-        *("anyOf", "oneOf", "description", "title"),
-    )
-)
-_LOOKAROUND: Final = re.compile(r"\(\?<?[=!]")
 _MOST_STEPS: Final = 64
 _MOST_PARTS: Final = 20_000
 
@@ -176,7 +168,7 @@ class _Fitter:
             siblings = {
                 name: part
                 for name, part in schema.items()
-                if name != "$ref" and (name not in _SILENT or name == "description")
+                if name != "$ref" and (name not in SILENT or name == "description")
             }
             siblings |= {name: schema[name] for name in ("properties", "type") if name in schema}
             if self._keeps(reference, siblings, path):
@@ -291,7 +283,7 @@ class _Fitter:
             name: part
             for name, part in node.items()
             if name != key and name not in _ANNOTATIONS and name != "default"
-            if name not in _SILENT or name in ("type", "properties", "required", "items", "oneOf")
+            if name not in SILENT or name in ("type", "properties", "required", "items", "oneOf")
         }
         options: list[dict[str, Any]] = []
         for option in node[key]:
@@ -335,6 +327,15 @@ class _Fitter:
         options = [NULL if kind == "null" else {**only(rest, kind), "type": kind} for kind in kinds]
         result = self._union({"anyOf": options}, path, depth)
         return _annotated(result, node)
+
+    def _described(
+        self,
+        result: dict[str, Any],
+        node: Mapping[str, Any],
+        words: Collection[str],
+        told: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        return described(result, node, words, self._rules, told or {})
 
     # Single types
 
@@ -415,6 +416,7 @@ class _Fitter:
 
     def _array(self, node: Mapping[str, Any], path: str, depth: int) -> dict[str, Any]:
         rules, inside = self._rules, f"{path}[]"
+        node = of_2020(node)
         result: dict[str, Any] = {"type": "array"}
         told: dict[str, Any] = {}
         first, items = node.get("prefixItems"), node.get("items")
@@ -435,50 +437,6 @@ class _Fitter:
         elif not rules.untyped:
             raise Inexpressible(inside, "any value is allowed there")
         return self._described(result, node, words, told)
-
-    # Bounds and descriptions
-
-    def _described(
-        self,
-        result: dict[str, Any],
-        node: Mapping[str, Any],
-        words: Any,
-        told: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Add the bounds that a server knows, and describe the others, `told` among them."""
-        rules = self._rules
-        told = dict(told or {})
-        for name, value in node.items():
-            if name in _SILENT or (name == "format" and value == "decimal"):
-                continue
-            if name == "default" and value is None:
-                continue
-            if self._knows(name, value) and (name in words or name == "default" or rules.untyped):
-                result[name] = value
-            else:
-                told[name] = value
-        if "title" in node and isinstance(node["title"], str):
-            result["title"] = node["title"]
-        text = node.get("description")
-        if told:
-            bounds = "{" + ", ".join(f"{name}: {value}" for name, value in told.items()) + "}"
-            text = f"{text}\n\n{bounds}" if text else bounds
-        if text:
-            result["description"] = text
-        return result
-
-    def _knows(self, name: str, value: Any) -> bool:
-        rules = self._rules
-        if name == "format":
-            return rules.formats is None or value in rules.formats
-        if name not in rules.keywords:
-            return False
-        if name == "pattern":
-            wrong = not rules.lookaround and _LOOKAROUND.search(str(value))
-            return not wrong and (rules.anchors or not set(str(value)) & set("^$"))
-        if name == "minItems" and rules.min_items_most is not None:
-            return bool(value <= rules.min_items_most)
-        return True
 
 
 def _annotations(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,11 @@ def test_every_type_is_there() -> None:
         ("a: yes|", "column 8: a word is missing"),
         ("a-b: int", "column 1: 'a-b' is no name of a field"),
         ("a:", "column 3: a type is missing"),
+        ("a: float|null", "column 4: float|null are types, not words; float? may be null"),
+        ("größe: int", "column 1: 'größe' is no name of a field"),
+        ("a: int, , b: int", "column 9: ',' is no name of a field"),
+        ("a: list[list[list[list[list[list[list[list[list[int]]]]]]]]]", "go no deeper"),
+        ("a: 'good'|bad", "column 4: unknown type"),
     ],
 )
 def test_an_unreadable_line_is_refused_with_the_position(text: str, problem: str) -> None:
@@ -65,6 +71,22 @@ def test_a_module_of_the_working_directory_is_imported(
     assert from_name("shop_types_of_a_test:Sale").name == "Sale"
     with pytest.raises(ConfigurationError, match="did you mean Sale"):
         from_name("shop_types_of_a_test:Sales")
+    assert str(tmp_path) not in sys.path
+    (tmp_path / "shop_types_of_a_test.py").write_text("PRICE = 5\n")
+    sys.modules.pop("shop_types_of_a_test")
+    with pytest.raises(ConfigurationError, match="schema shop_types_of_a_test:PRICE: output_type"):
+        from_name("shop_types_of_a_test:PRICE")
+
+
+@pytest.mark.parametrize("source", ["raise SystemExit(2)", "import no_such_thing", "def f(:"])
+def test_a_module_that_fails_when_it_is_imported_is_told_in_a_line(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_types_of_a_test.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot be imported: ") as caught:
+        from_name("failing_types_of_a_test:Model")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_of_a_schema_is_read(tmp_path: Path) -> None:
