@@ -246,7 +246,8 @@ class LiveMode:
 
         It is remembered by the provider: other calls are sent so at once.
         """
-        if not refuses_method(self.provider, call, error):
+        assert call.chosen is not None
+        if not refuses_method(self.provider, call.request, call.chosen, error):
             return False
         call.chosen = method_of(self.provider, call.request)
         if self._wire is not None:

@@ -22,6 +22,7 @@ from llmflow.types import Response
 if TYPE_CHECKING:
     from llmflow.calls.in_flight import InFlight
     from llmflow.calls.judge import Judge
+    from llmflow.calls.output_methods import Sent
 
 
 async def submit_many(session: Session, calls: Sequence[Call]) -> int:
@@ -87,7 +88,7 @@ async def place(session: Session, call: Call, done: Done) -> bool:
         if group is None:  # an equal call is in flight
             return False
     if call.judge is not None:
-        done = partial(_judged, session, call.judge, done)
+        done = partial(_judged, session, call.judge, session.refused_rows.sent(call), done)
     call.wanted, call.done = False, partial(_ended, session, call.row, group, done)
     try:
         await session.send(call)
@@ -103,10 +104,19 @@ async def place(session: Session, call: Call, done: Done) -> bool:
     return call.placed
 
 
-def _judged(session: Session, judge: Judge, done: Done, outcome: Response | Exception) -> None:
+def _judged(
+    session: Session, judge: Judge, sent: Sent | None, done: Done, outcome: Response | Exception
+) -> None:
     """Hand on an outcome; of an answer, whether it is accepted."""
     if isinstance(outcome, BadGenerationError) and judge.output is not None:
         outcome = session.tally.generated(outcome)
+    elif (
+        isinstance(outcome, ProviderError)
+        and sent is not None
+        and session.refused_rows.asks_again(sent, outcome)
+    ):
+        session.tally.forgiven(outcome)
+        outcome = RunLive()  # a new call, in whatever mode
     if isinstance(outcome, Response):
         try:
             outcome = judge.look(outcome)

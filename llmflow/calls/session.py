@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llmflow.calls.in_flight import Coalescer
 from llmflow.calls.observe import RunStatistics, kind_of
+from llmflow.calls.output_methods import RefusedRows
 from llmflow.calls.replay import Ordinals
 from llmflow.calls.spending import Spending
 from llmflow.errors import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from llmflow.calls.mode_options import ModeOptions
     from llmflow.journal import JournalProtocol, Recorded
 
-_COUNTED_AS: Final = {"journal": "replayed", "cache": "cached", "shared": "shared"}
+_COUNTED_AS: Final = {"cache": "cached", "shared": "shared"}
 
 _entered: ContextVar[Session | None] = ContextVar("llmflow_session", default=None)
 """The session of the innermost run whose block the running code is in.
@@ -108,12 +109,17 @@ class Tally:
                     self._cost = (self._cost or 0.0) + response.cost
                 self._look_at(response)
 
+    def forgiven(self, error: ProviderError) -> None:
+        """Count a failure no more: it is asked again in another way."""
+        with self._lock:
+            self._take_back("failed_before", "failed", error.source)
+
     def generated(self, error: BadGenerationError) -> Response:
         """Count what a provider has not handed out as an answer."""
-        counts, was_known = self._counts, error.source == "journal"
         with self._lock:
-            counts["failed_before" if was_known else "failed"] -= 1
-            counts[_COUNTED_AS.get(error.source, "answered")] += 1
+            was_known = self._take_back("failed_before", "failed", error.source)
+            name = "replayed" if was_known else _COUNTED_AS.get(error.source, "answered")
+            self._counts[name] += 1
         return Response(
             text=error.partial_text,
             usage=Usage(),
@@ -127,17 +133,20 @@ class Tally:
 
     def not_accepted(self, response: Response, *, again: bool) -> None:
         """Count an answer no more; it is asked `again`, or fails."""
-        counts, was_known = self._counts, response.source == "journal"
+        source = response.source
         with self._lock:
-            name = _COUNTED_AS.get(response.source, "answered")
-            if was_known and not counts[name]:
-                name = "answered"  # in this session, before the call came
-            counts[name] -= 1
+            self._take_back("replayed", _COUNTED_AS.get(source, "answered"), source)
             self._look_at(response, -1)
-            if again:
-                counts["reasked"] += 1
-            else:
-                counts["failed_before" if was_known else "failed"] += 1
+            failed = "failed_before" if source == "journal" else "failed"
+            self._counts["reasked" if again else failed] += 1
+
+    def _take_back(self, known: str, new: str, source: str) -> bool:
+        """Count one call less; return whether an earlier session's outcome was meant."""
+        counts = self._counts
+        # What a job has brought in this session was counted as new, before the call came.
+        was_known = source == "journal" and counts[known] > 0
+        counts[known if was_known else new] -= 1
+        return was_known
 
     def _look_at(self, response: Response, number: int = 1) -> None:
         """Count what is odd about an answer."""
@@ -253,6 +262,7 @@ class Session:
         self.ordinals = Ordinals(
             journal, retry_failed=retry_failed, abandoned=self.coalescer.abandoned
         )
+        self.refused_rows = RefusedRows()
         self.is_conclusive = is_conclusive or (lambda error: not error.fatal)
         # Of a run only: what is outside of runs goes on for ever.
         self._routes: dict[Route, LimiterStatistics] = {}
@@ -368,9 +378,12 @@ class Session:
         """
         try:
             response = self.tally.outcome(found)
-        except BadGenerationError as error:
+        except ProviderError as error:
             if call.judge is None or call.judge.output is None:
                 raise
+            if not isinstance(error, BadGenerationError):
+                self._refused(call, error)
+                return None
             response = self.tally.generated(error)
         if call.judge is None:
             return response
@@ -379,6 +392,14 @@ class Session:
         except InvalidAnswerError:
             call.answer = response
             return None
+
+    def _refused(self, call: Call, error: ProviderError) -> None:
+        """Have a call asked as a new one if its failure was of how its schema was sent."""
+        sent = self.refused_rows.sent(call)
+        if sent is None or not self.refused_rows.asks_again(sent, error):
+            raise error
+        self.tally.forgiven(error)
+        call.key, call.ordinal = b"", 0
 
     def note_route(self, route: Route) -> None:
         """Record a call's route, before the first call on it."""

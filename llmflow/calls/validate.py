@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from llmflow.calls.call import Call, Route, Step
 from llmflow.calls.judge import Judge, Validate
 from llmflow.calls.mode_options import within
-from llmflow.errors import BadGenerationError, InvalidAnswerError
+from llmflow.errors import BadGenerationError, InvalidAnswerError, ProviderError
 from llmflow.types import Request, Response, Usage
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def validate(session: Session, ask: Step) -> Step:
         if judge is None:
             return await ask(call)
         if response is None:
-            response = await raw(call, judge)
+            response = await _raw(session, ask, call, judge)
         request, refused = call.request, list[Response]()
         while True:
             try:
@@ -57,18 +57,28 @@ def validate(session: Session, ask: Step) -> Step:
                 raise _final(problem, request, together(response, refused), len(refused) + 1)
             refused.append(response)
             request = following.request
-            response = await raw(following, judge)
+            response = await _raw(session, ask, following, judge)
 
-    async def raw(call: Call, judge: Judge) -> Response:
-        """Return an answer as it is, also one that the provider has refused to hand out."""
+    return step
+
+
+async def _raw(session: Session, ask: Step, call: Call, judge: Judge) -> Response:
+    """Return an answer as it is, also one that the provider has refused to hand out."""
+    if judge.output is None:
+        return await ask(call)
+    while True:
+        # A live call asks otherwise by itself; a job that may take it does not.
+        sent = None if call.mode_options is None else session.refused_rows.sent(call)
         try:
             return await ask(call)
         except BadGenerationError as error:
-            if judge.output is None:
+            return session.tally.generated(error)
+        except ProviderError as error:
+            sent = sent or session.refused_rows.sent(call)
+            if sent is None or not session.refused_rows.asks_again(sent, error):
                 raise
-            return tally.generated(error)
-
-    return step
+            session.tally.forgiven(error)
+        call = call.again(call.request)
 
 
 def demanding(judge: Validate | None) -> AbstractContextManager[None]:

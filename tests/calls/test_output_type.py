@@ -27,7 +27,7 @@ from llmflow.errors import (
 from llmflow.testing import ScriptedProvider, run_virtual
 from llmflow.typed.methods import OutputMethods
 from llmflow.typed.output_type import as_output_type
-from llmflow.types import Request
+from llmflow.types import Request, WireRequest
 from tests.batch.fakes import FakeProvider, FakeServer
 
 RIGHT = '{"mood": "good", "score": 4}'
@@ -335,7 +335,7 @@ class TestOptions:
 
     def test_a_misspelt_argument_is_named(self) -> None:
         with pytest.raises(UnknownArgumentError, match="output_type"):
-            LLM(scripted(), outputtype=Review)  # type: ignore[call-arg]
+            LLM(scripted(), outputtype=Review)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("copied", [lambda llm: pickle.loads(pickle.dumps(llm)), copy.deepcopy])
@@ -550,3 +550,88 @@ class TestWhatIsSentBesideThePrompt:
 
         assert asyncio.run(main()) == [Review(mood="good", score=4)] * 3 + [Point(1, 2)] * 2
         assert sorted(server.sizes) == [2, 3]
+
+
+class RefusedJobs(FakeProvider):
+    """Its rows fail where they are sent by json_schema."""
+
+    sends = frozenset({"output_schema"})
+
+    def __init__(self, server: FakeServer, *methods: Any) -> None:
+        super().__init__(server)
+        self.outputs = OutputMethods(*[(each, None) for each in methods])
+
+    def refuses_output(self, error: ProviderError, request: Request) -> bool:
+        return "json_schema" in error.message
+
+    def encode(self, request: Request) -> WireRequest:
+        if request.output is not None:
+            method = self.outputs.chosen(request.output).method
+            said = f"{method}: {request.messages[-1]['content']}"
+            request = replace(request, messages=({"role": "user", "content": said},))
+        return super().encode(request)
+
+
+def by_method(prompt: str, job: int) -> Any:
+    if prompt.startswith("json_schema"):
+        return InvalidRequestError("unknown json_schema", status=400)
+    return RIGHT
+
+
+class TestRefusedMethodsInJobs:
+    @pytest.mark.parametrize("name", ["run", None])
+    async def test_rows_go_into_the_next_job_by_the_next_method(
+        self, tmp_path: Path, name: str | None
+    ) -> None:
+        server = FakeServer(fate=by_method)
+        for again in range(2 if name else 1):
+            provider = RefusedJobs(server, "json_schema", "tool")
+            llm = LLM(provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+            folder = tmp_path if name else None
+            async with Run(name, folder=folder) as run:
+                typed = llm.varied(output_type=Review)
+                results = await typed.map([f"{n}" for n in range(10)])
+                assert [each.parsed.score for each in results] == [4] * 10
+                done = run.statistics()
+            assert (done.failed, done.failed_before, done.done) == (0, 0, 10)
+            assert done.answered == (0 if again else 10)
+        assert server.sizes == [10, 10]
+
+    async def test_calls_that_wait_are_asked_again_too(self, tmp_path: Path) -> None:
+        server = FakeServer(fate=by_method)
+        provider = RefusedJobs(server, "json_schema", "tool")
+        llm: Any = LLM(provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+        async with Run("run", folder=tmp_path) as run:
+            found = await asyncio.gather(*[llm(f"{n}", output_type=Review) for n in range(5)])
+            assert [each.score for each in found] == [4] * 5
+            assert (run.statistics().failed, run.statistics().answered) == (0, 5)
+        assert server.sizes == [5, 5]
+
+    async def test_what_was_submitted_is_asked_again_when_it_is_asked_for(
+        self, tmp_path: Path
+    ) -> None:
+        server = FakeServer(fate=by_method)
+        provider = RefusedJobs(server, "json_schema", "tool")
+        llm: Any = LLM(
+            provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005), output_type=Review
+        )
+        async with Run("run", folder=tmp_path) as run:
+            for n in range(5):
+                assert await llm.submit(f"{n}")
+            await run.settled()
+            results = await llm.map([f"{n}" for n in range(5)])
+            assert [each.parsed.score for each in results] == [4] * 5
+            assert (run.statistics().failed, run.statistics().failed_before) == (0, 0)
+            assert run.statistics().done == 5
+        assert server.sizes == [5, 5]
+
+    async def test_without_another_method_the_refusal_is_the_error(self, tmp_path: Path) -> None:
+        server = FakeServer(fate=by_method)
+        provider = RefusedJobs(server, "json_schema")
+        llm = LLM(provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+        for _ in range(2):
+            async with Run("run", folder=tmp_path) as run:
+                results = await llm.varied(output_type=Review).map(["1", "2"])
+                assert [type(each.error) for each in results] == [InvalidRequestError] * 2
+            assert run.statistics().done == 2
+        assert server.sizes == [2]
