@@ -133,6 +133,13 @@ def cell(value: object) -> str:
     >>> cell({"a": [1, True]})
     '{"a":[1,true]}'
     """
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[return-value]
+    if kind is int or (kind is float and value == value):
+        return str(value)
+    if kind is bool:
+        return "true" if value else "false"
     if isinstance(value, str):
         return value
     if is_missing(value):
