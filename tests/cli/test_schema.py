@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from llmflow.calls.session import Session
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
 from tests.cli.sessions import Start, report_of, words
+from tests.cli.sessions import ended as ended_with
 
 pytestmark = pytest.mark.http
 
@@ -193,6 +196,43 @@ class TestColumns:
             assert [row["a"] for row in csv.DictReader(file)] == ["'=1+1"]
 
 
+class TestMethods:
+    @pytest.mark.parametrize("model", ["openai/m", "anthropic/claude-sonnet-4-5"])
+    @pytest.mark.parametrize("method", ["json_schema", "json_object", "tool", "prompt", None])
+    def test_each_gives_the_same_columns(
+        self, run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch, model: str, method: Any
+    ) -> None:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-key")
+        sim = simulator()
+        write_rows("in.jsonl", 2)
+        given = words(sim, "--schema", "topic: str, n: int, moods: list[good|bad]?")
+        if model.startswith("anthropic"):
+            given += ["--model", model, "--base-url", f"{sim.root_url}/v1"]
+        if method is not None:
+            given += ["--output-method", method]
+        ended = run(*given)
+        if model.startswith("anthropic") and method == "json_object":
+            assert ended.code == 2
+            assert "json_object" in ended.error
+            return
+        assert ended.code == 0, ended.err
+        for row in columns("out.jsonl"):
+            assert list(row)[3:] == ["topic", "n", "moods"]
+            assert isinstance(row["n"], int)
+
+
+class TestStreams:
+    def test_rows_through_pipes(self, process: Any, simulator: Start) -> None:
+        sim = simulator()
+        given = words(sim, "--schema", "topic: str, n: int", source="-", out="-")
+        popen = process(*given, stdin=subprocess.PIPE)
+        result = ended_with(popen, b'{"text": "a"}\n{"text": "b"}\n')
+        assert result.code == 0, result.err
+        rows = [orjson.loads(line) for line in result.out.splitlines()]
+        assert sorted(row["text"] for row in rows) == ["a", "b"]
+        assert all(list(row) == ["index", "text", "topic", "n"] for row in rows)
+
+
 class TestWrongAnswers:
     def test_they_are_asked_again_and_counted(self, run: Run, simulator: Start) -> None:
         sim = simulator(invalid_answer_rate=1.0)
@@ -270,12 +310,44 @@ class TestBatchMode:
         assert run(*words(sim, *options, out="live.jsonl")).code == 0
         assert columns("live.jsonl") == columns("out.jsonl")
 
+    def test_auto_and_a_fallback_know_the_schema(self, run: Run, simulator: Start) -> None:
+        write_rows("in.jsonl", 5)
+        for number, options in enumerate(
+            (["--mode", "auto", "--deadline", "1h"], ["--mode", "batch", "--fallback", "parallel"])
+        ):
+            sim = simulator(batch=BatchSettings(**QUICK), invalid_answer_rate=0.5)
+            out = f"out{number}.jsonl"
+            ended = run(*words(sim, "--schema", "topic: str, n: int", *options, out=out))
+            assert ended.code == 0, ended.err
+            assert {tuple(row)[3:] for row in columns(out)} == {("topic", "n")}
+
+    def test_known_answers_are_written_without_asking(
+        self, run: Run, simulator: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Any] = []
+        ask = Session.ask
+        monkeypatch.setattr(
+            Session, "ask", lambda self, call: asked.append(call) or ask(self, call)
+        )
+        sim = simulator(batch=BatchSettings(**QUICK), invalid_answer_rate=0.3)
+        write_rows("in.jsonl", 30)
+        given = words(sim, "--schema", "topic: str, n: int", "--mode", "batch")
+        assert run(*given).code == 0
+        wrong = sim.stats().batches.rows_invalid
+        assert 0 < wrong < 30
+        assert len(asked) == wrong, "only the wrong ones are calls of their own"
+        first, billed = columns("out.jsonl"), sim.stats().batches.rows_billed
+        asked.clear()
+        assert run(*given).code == 0
+        assert columns("out.jsonl") == first
+        assert (len(asked), sim.stats().batches.rows_billed) == (wrong, billed)
+
     @pytest.mark.parametrize("schema", ["topic: str, n: int", "shapes:Review", "schema.json"])
     def test_resume_collects_with_the_stored_schema(
         self, run: Run, simulator: Start, schema: str
     ) -> None:
         Path("schema.json").write_text('{"type": "object", "properties": {"a": {"enum": [1]}}}')
-        sim = simulator(batch=BatchSettings(**QUICK))
+        sim = simulator(batch=BatchSettings(**QUICK), invalid_answer_rate=0.4, seed=5)
         write_rows("in.jsonl", 5)
         ended = run(*words(sim, "--schema", schema, "--mode", "batch", "--detach", "--run", "one"))
         assert ended.code == 0, ended.err
@@ -285,7 +357,8 @@ class TestBatchMode:
         ended = run("resume", "one")
         assert ended.code == 0, ended.err
         assert len(columns("out.jsonl")) == 5
-        assert sim.stats().batches.rows_billed == 5
+        batches = sim.stats().batches
+        assert batches.rows_billed == 5 + batches.rows_invalid
         assert "shapes" not in sys.modules
 
 
