@@ -10,6 +10,7 @@ import click
 
 from llmflow.cli.options import (
     BUDGET,
+    REASKS,
     RETRY_FAILED,
     SCHEMA_AGAIN,
     GroupedCommand,
@@ -120,6 +121,7 @@ def run(prompt: str | None, prompt_file: str | None, **options: Any) -> int:
 @bad_row_options
 @RETRY_FAILED
 @SCHEMA_AGAIN
+@REASKS
 @output_options
 @drain_option("as before")
 @click.option("--config", metavar="FILE", help="Another configuration file than the run's own.")

@@ -16,7 +16,7 @@ from llmflow.calls.session import Session
 from llmflow.config import forget_configs
 from llmflow.simulator import BatchSettings, SimulatorThread
 from tests.cli.conftest import Run, listing, rows_of, write_rows
-from tests.cli.sessions import Start, report_of, words
+from tests.cli.sessions import Start, report_of, runs_folder, words
 from tests.cli.sessions import ended as ended_with
 
 pytestmark = pytest.mark.http
@@ -277,6 +277,9 @@ class TestWrongAnswers:
         assert sent(sim) == 6
         # The same again is answered from the journal, and one more question is asked and paid.
         assert run(*words(sim, *options)).code == 1
+        assert sent(sim) == 6
+        (name,) = [each.name for each in runs_folder().iterdir()]
+        assert run("resume", name, "--reasks", "2").code == 0, "the schema alone is kept"
         assert sent(sim) == 6
         assert run(*words(sim, *options, "--reasks", "2")).code == 1
         assert sent(sim) == 9
