@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from llmflow import LLM, Quota, Retry
 from llmflow.clock import SystemClock
-from llmflow.errors import InvalidRequestError, ServerError, UsageError
+from llmflow.errors import InvalidAnswerError, InvalidRequestError, ServerError, UsageError
 from llmflow.testing import ScriptedProvider, VirtualLoop, run_virtual
-from llmflow.types import Response, Usage
+from llmflow.typed.methods import OutputMethod
+from llmflow.types import Request, Response, Usage
 
 
 async def times(*waits: float) -> list[float]:
@@ -132,3 +135,37 @@ def test_one_text_is_no_script() -> None:
 async def test_virtual_time_inside_a_running_loop_is_refused() -> None:
     with pytest.raises(UsageError, match="runs already"):
         run_virtual(asyncio.sleep(1))
+
+
+class _Review(BaseModel):
+    title: str
+    score: int
+
+
+def test_a_scripted_answer_may_be_data_or_a_model() -> None:
+    review = _Review(title="Tides", score=3)
+    provider = ScriptedProvider([review, {"title": "Tides", "score": 3}, '{"title": "Tides"}'])
+    llm = LLM(provider, output_type=_Review, reasks=0)
+    assert llm.complete_sync("One").parsed == review
+    assert llm.complete_sync("Two").parsed == review
+    with pytest.raises(InvalidAnswerError, match="score"):
+        llm.complete_sync("Three")
+    wanted = provider.requests[0].output
+    assert wanted is not None
+    assert (wanted.name, sorted(wanted.schema["properties"])) == ("Review", ["score", "title"])
+
+
+def test_a_default_may_answer_what_the_schema_wants() -> None:
+    def reply(request: Request) -> dict[str, Any]:
+        assert request.output is not None
+        return dict.fromkeys(request.output.schema["properties"], 1)
+
+    llm = LLM(ScriptedProvider(default=reply))
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    assert llm.complete_sync("One", output_type=schema).parsed == {"a": 1}
+
+
+def test_a_scripted_provider_knows_every_method_of_asking_for_a_schema() -> None:
+    for method in get_args(OutputMethod):
+        llm = LLM(ScriptedProvider(['{"title": "a", "score": 1}']), output_method=method)
+        assert llm.complete_sync("One", output_type=_Review).parsed.score == 1
