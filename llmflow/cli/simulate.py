@@ -93,6 +93,11 @@ _option = partial(click.option, show_default=True)
     help="Share of conversations whose first answer does not fit the JSON schema that is wanted; "
     "the next one does.",
 )
+@click.option(
+    "--varied-values",
+    is_flag=True,
+    help="Choose values that a JSON schema leaves open by each text, not the plainest ones.",
+)
 @click.option("--no-headers", is_flag=True, help="Send no rate-limit headers.")
 @_option(
     "--headers-at",

@@ -15,9 +15,10 @@ from typing import Any, Final
 import orjson
 
 from llmflow.simulator.conversation import Conversation
-from llmflow.simulator.exchange import Answer, Call
+from llmflow.simulator.exchange import Answer, Call, Tool
 from llmflow.simulator.fitting import fits
-from llmflow.simulator.schema_value import fill_schema
+from llmflow.simulator.schema_value import Filler, fill_schema
+from llmflow.simulator.varied_value import VariedFiller
 from llmflow.simulator.written_schema import Written, written_schema
 from llmflow.simulator.wrong_answer import Mistakes, wrong_answer
 
@@ -133,19 +134,24 @@ def answer_text(prompt: str, *, style: str, max_tokens: int | None) -> str:
     return choose(instruction, text) or summarize(text, max_tokens=max_tokens) or "(empty)"
 
 
-def answer(call: Call, *, style: str, mistakes: Mistakes | None = None) -> Answer:
+def answer(
+    call: Call, *, style: str, mistakes: Mistakes | None = None, varied: bool = False
+) -> Answer:
     """Let the simulated model answer.
 
     Args:
         call: what is asked.
         style: see `SimulatorSettings.answer`.
         mistakes: which first answers do not fit the schema that is wanted.
+        varied: see `SimulatorSettings.varied_values`.
     """
+    if call.tool is None and call.offered:
+        call.tool = _asked_tool(call)
     tool = call.tool
-    if tool is not None and tool.schema is not None:
-        said = _fitting(call, tool.schema, style=style, mistakes=mistakes)
-    elif tool is None and (schema := _wanted(call)) is not None:
-        said = _fitting(call, schema, style=style, mistakes=mistakes)
+    schema = _wanted(call) if tool is None else tool.schema
+    if schema is not None:
+        filler = VariedFiller if varied else Filler
+        said = _fitting(call, schema, filler, style=style, mistakes=mistakes)
     else:
         text = answer_text(call.prompt, style=style, max_tokens=call.max_tokens)
         said = Answer(text=text, tokens=count_tokens(text))
@@ -157,6 +163,7 @@ def answer(call: Call, *, style: str, mistakes: Mistakes | None = None) -> Answe
     return said
 
 
+_CALLING: Final = re.compile(r"\b(?:call|calling|use|using)\b", re.IGNORECASE)
 _ANY_ANSWER: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {"answer": {"type": "string"}},
@@ -183,8 +190,22 @@ def _written(call: Call) -> Written | None:
     return written_schema(said.instructions) or written_schema(asked)
 
 
+def _asked_tool(call: Call) -> Tool | None:
+    """Return the tool that the instructions ask to be called, None if they do not."""
+    said = Conversation(call.messages, call.system).instructions
+    if not _CALLING.search(said):
+        return None
+    named = (tool for tool in call.offered if re.search(rf"\b{re.escape(tool.name)}\b", said))
+    return next(named, None)
+
+
 def _fitting(
-    call: Call, schema: Mapping[str, Any], *, style: str, mistakes: Mistakes | None
+    call: Call,
+    schema: Mapping[str, Any],
+    filler: type[Filler],
+    *,
+    style: str,
+    mistakes: Mistakes | None,
 ) -> Answer:
     """Return the JSON that a schema wants, or once something else."""
     said = Conversation(call.messages, call.system)
@@ -193,7 +214,7 @@ def _fitting(
     text = answer_text(
         prompt if found is None else found.rest, style=style, max_tokens=call.max_tokens
     )
-    value = fill_schema(schema, text)
+    value = fill_schema(schema, text, filler)
     if call.tool is not None and not isinstance(value, dict):
         value = {}
     wrong = None

@@ -261,7 +261,10 @@ class Engine:
         self, side: _Side, call: Call, decision: Decision, ident: str, now: float
     ) -> Reply:
         dialect = side.dialect
-        said = answer(call, style=self.settings.answer, mistakes=self._mistakes)
+        settings = self.settings
+        said = answer(
+            call, style=settings.answer, mistakes=self._mistakes, varied=settings.varied_values
+        )
         fate = self._dice.roll(output_tokens=0 if call.stream else said.tokens)
         headers = dialect.headers(ident, fate.latency)
         if self._told_at_admission:

@@ -84,6 +84,8 @@ class Call:
     choices: int = 1
     tool: Tool | None = None
     """The tool that must be called."""
+    offered: Sequence[Tool] = ()
+    """The tools that may be called instead."""
     messages: Sequence[Mapping[str, Any]] = ()
     """The messages of the request, as it has them."""
     system: object = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from re import _parser as parser  # type: ignore[attr-defined]  # there from 3.11 to 3.14
 from typing import Any, Final
 from urllib.parse import unquote
+
+from llmflow.simulator.pattern_text import matching
 
 _BOUND_TEXTS: Final = ("pattern", "format")
 _BOUND_WORDS: Final = (
@@ -51,78 +53,6 @@ def with_described(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**bounds, **schema}
 
 
-_ALPHABET = "a0A1b2 -_.@/:"
-_CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w"}
-_REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
-
-
-def matching(pattern: str, text: str, *, least: int = 0) -> str:
-    """Return `text` if it matches a pattern, else a short match.
-
-    >>> matching("^[A-Z]{2}-[0-9]+$", "the sea")
-    'AA-0'
-    """
-    try:
-        if re.search(pattern, text):
-            return text
-        made = _make(parser.parse(pattern), {})
-        while len(made) < least and re.search(pattern, made + made[-1:]) and made:
-            made += made[-1]
-    except (re.error, RecursionError):
-        return text  # not Python's syntax: no text is known to match
-    return made
-
-
-def _make(parts: Any, groups: dict[int, str]) -> str:
-    return "".join(_one(str(name), value, groups) for name, value in parts)
-
-
-def _one(name: str, value: Any, groups: dict[int, str]) -> str:
-    if name == "LITERAL":
-        return chr(value)
-    if name in _REPEATS:
-        low, _, inner = value
-        return _make(inner, groups) * int(low)
-    if name == "SUBPATTERN":
-        text = _make(value[-1], groups)
-        if value[0] is not None:
-            groups[value[0]] = text
-        return text
-    if name == "GROUPREF":
-        return groups.get(value, "")
-    if name == "ATOMIC_GROUP":
-        return _make(value, groups)
-    if name == "BRANCH":
-        return _make(value[1][0], groups)
-    if name == "NOT_LITERAL":
-        return next(char for char in _ALPHABET if ord(char) != value)
-    if name == "IN":
-        return _member(value)
-    return "a" if name == "ANY" else ""
-
-
-def _member(parts: Any) -> str:
-    """Return a character of a class."""
-    first, value = str(parts[0][0]), parts[0][1]
-    if first in ("LITERAL", "RANGE"):
-        return chr(value if isinstance(value, int) else value[0])
-    negated = first == "NEGATE"
-    rest = parts[1:] if negated else parts
-    found = (c for c in _ALPHABET if any(_has(part, c) for part in rest) != negated)
-    return next(found, _ALPHABET[0])
-
-
-def _has(part: Any, char: str) -> bool:
-    name, value = str(part[0]), part[1]
-    if name == "RANGE":
-        return bool(value[0] <= ord(char) <= value[1])
-    if name != "CATEGORY":
-        return bool(value == ord(char))
-    category = str(value)
-    kind = _CATEGORIES.get(category.rpartition("_")[2], "")
-    return (re.match(kind, char) is not None) != ("_NOT_" in category)
-
-
 _MOST_DEPTH = 24
 # Below this, what may be left out is, and the shortest of several alternatives is taken.
 _PLAIN_DEPTH = 6
@@ -163,7 +93,7 @@ class _EndlessError(Exception):
     """A schema for which no value of bounded depth is found."""
 
 
-def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
+def fill_schema(schema: Mapping[str, Any], text: str, filler: type[Filler] | None = None) -> Any:
     """Return the plainest value that a schema allows, containing `text`.
 
     References, unions, ranges, lengths, formats and recursion are followed, ranges and
@@ -173,7 +103,7 @@ def fill_schema(schema: Mapping[str, Any], text: str) -> Any:
     3
     """
     try:
-        return _Filler(schema, text).value(schema, 0)
+        return (filler or Filler)(schema, text).value(schema, 0)
     except (_EndlessError, TypeError, ValueError, ArithmeticError):
         return {}  # such as a bound that is no number
 
@@ -188,18 +118,52 @@ def resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
     3
     """
     try:
-        return with_described(_Filler(root, "")._merged(schema))
+        return with_described(Filler(root, "")._merged(schema))
     except _EndlessError:
         return {}
 
 
-class _Filler:
+class Filler:
+    """Fills a schema with values, the plainest where it leaves a choice.
+
+    Args:
+        root: the whole schema.
+        text: what texts are to contain.
+    """
+
     def __init__(self, root: Mapping[str, Any], text: str) -> None:
-        self._root, self._text = root, text
+        self._root, self.text = root, text
+
+    # Choices, for those who choose otherwise.
+
+    def choice(self, options: list[Any]) -> Any:
+        """Return one of the values of an enum."""
+        return options[0]
+
+    def flag(self) -> bool:
+        """Return a truth value."""
+        return True
+
+    def number(self, schema: Mapping[str, Any], *, whole: bool) -> int | float:
+        """Return the number next to 0 that is in range."""
+        return plain_number(schema, whole=whole)
+
+    def string(self, schema: Mapping[str, Any]) -> str:
+        """Return the text, or a form of text that a schema wants."""
+        return plain_string(schema, self.text)
+
+    def items(self, least: int, most: int) -> int:
+        """Return how many items a list has that may have more."""
+        return min(max(least, 1), most)
+
+    def item(self, schema: Mapping[str, Any], number: int) -> Any:
+        """Return an item of a list, None to make it as usual."""
+        del schema, number
 
     def value(self, schema: object, depth: int) -> Any:
+        """Return a value that a part of the schema allows."""
         if not isinstance(schema, Mapping):
-            return self._text  # `true`, or nothing that is a schema
+            return self.text  # `true`, or nothing that is a schema
         if depth > _MOST_DEPTH:
             raise _EndlessError
         schema = with_described(self._merged(schema))
@@ -207,8 +171,8 @@ class _Filler:
             return schema["const"]
         options = schema.get("enum")
         if isinstance(options, list) and options:
-            return next((one for one in options if _fits(one, schema)), options[0])
-        if "default" in schema and _fits(schema["default"], schema):
+            return self.choice([one for one in options if fits_type(one, schema)] or options)
+        if "default" in schema and fits_type(schema["default"], schema):
             return schema["default"]
         for key in ("anyOf", "oneOf"):
             options = schema.get(key)
@@ -277,11 +241,11 @@ class _Filler:
             case "array":
                 return self._array(schema, depth)
             case "string":
-                return _string(schema, self._text)
+                return self.string(schema)
             case "integer" | "number":
-                return _number(schema, whole=kind == "integer")
+                return self.number(schema, whole=kind == "integer")
             case "boolean":
-                return True
+                return self.flag()
         return None
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -320,9 +284,9 @@ class _Filler:
         filled = [self.value(part, depth + 1) for part in first]
         items = schema.get("items", schema.get("contains"))
         most = schema.get("maxItems")
-        wanted = max(least, 1 if isinstance(items, Mapping) and depth < _PLAIN_DEPTH else 0)
-        if isinstance(most, int):
-            wanted = min(wanted, most)
+        most = most if isinstance(most, int) else sys.maxsize
+        free = isinstance(items, Mapping) and depth < _PLAIN_DEPTH and not first
+        wanted = self.items(least, most) if free else min(least, most)
         for number in range(wanted - len(filled)):
             try:
                 filled.append(self._item(items, number, schema, depth))
@@ -332,8 +296,14 @@ class _Filler:
                 break
         return filled
 
+    def _one_item(self, items: object, number: int, depth: int) -> Any:
+        own = None
+        if isinstance(items, Mapping):
+            own = self.item(with_described(self._merged(items)), number)
+        return self.value(items, depth + 1) if own is None else own
+
     def _item(self, items: object, number: int, schema: Mapping[str, Any], depth: int) -> Any:
-        value = self.value(items, depth + 1)
+        value = self._one_item(items, number, depth)
         if not number or not schema.get("uniqueItems"):
             return value
         part = self._merged(items) if isinstance(items, Mapping) else {}
@@ -381,7 +351,7 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _fits(value: object, schema: Mapping[str, Any]) -> bool:
+def fits_type(value: object, schema: Mapping[str, Any]) -> bool:
     """Return True if a value fits a schema's type and bounds."""
     kinds = schema.get("type")
     for kind in kinds if isinstance(kinds, list) else [kinds]:
@@ -396,12 +366,13 @@ def _fits(value: object, schema: Mapping[str, Any]) -> bool:
             _count(schema.get("minLength")) <= len(value) <= schema.get("maxLength", math.inf)
         )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, high = _bounds(schema, 1e-9)
+        low, high = bounds_of(schema, 1e-9)
         return low <= value <= high
     return True
 
 
-def _bounds(schema: Mapping[str, Any], step: float) -> tuple[float, float]:
+def bounds_of(schema: Mapping[str, Any], step: float) -> tuple[float, float]:
+    """Return the range of numbers; `step` leads away from excluded ends."""
     low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
     over, under = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if isinstance(over, (int, float)) and not isinstance(over, bool):
@@ -411,13 +382,13 @@ def _bounds(schema: Mapping[str, Any], step: float) -> tuple[float, float]:
     return low, high
 
 
-def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
+def plain_number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
     """Return the number next to 0 that is in range."""
     step = schema.get("multipleOf")
     factor: Any = step if isinstance(step, (int, float)) and step > 0 else None
-    low, high = _bounds(schema, factor or (1 if whole else 1e-3))
+    low, high = bounds_of(schema, factor or (1 if whole else 1e-3))
     if not whole and factor is None and low > high:  # a narrow open range: its middle
-        low, high = _bounds(schema, 0)
+        low, high = bounds_of(schema, 0)
         return (low + high) / 2
     value: Any = 0 if low <= 0 <= high else (low if low > 0 else high)
     if factor is not None:
@@ -428,7 +399,8 @@ def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
     return value if whole else float(value)
 
 
-def _string(schema: Mapping[str, Any], text: str) -> str:
+def plain_string(schema: Mapping[str, Any], text: str) -> str:
+    """Return a text that a schema allows."""
     name, pattern = schema.get("format"), schema.get("pattern")
     if isinstance(pattern, str):
         return matching(pattern, text, least=_count(schema.get("minLength")))

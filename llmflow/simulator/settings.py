@@ -103,6 +103,9 @@ class SimulatorSettings:
             around or within it, or is cut off, each of them equally often; live and in batch
             jobs. It is right as soon as the user answers to it; what was cut off is right
             with twice the ``max_tokens``. Without ``max_tokens`` nothing is cut off.
+        varied_values: where a schema leaves a choice, answers take what the text names and
+            otherwise one by chance, the same for the same text; else the plainest: the first of
+            an enum, the number next to 0, true.
         latency: how long answers take; a number of seconds is a constant. Unset it is
             `Latency.usual`, lognormal around half a second.
         jitter: the most seconds that a request travels before it is admitted or rejected,
@@ -157,6 +160,7 @@ class SimulatorSettings:
     organization: str = "org-simulator"
     answer: AnswerStyle = "summary"
     invalid_answer_rate: float = 0.0
+    varied_values: bool = False
     latency: Latency | float = field(default_factory=Latency.usual)
     jitter: float = 0.0
     slow_openings: float = 0.0

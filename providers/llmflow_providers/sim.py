@@ -89,6 +89,7 @@ def _embedded_url() -> str:
                 tpm=QUOTA.tpm,
                 burst_seconds=float(QUOTA.burst_seconds or 1.0),
                 latency=Latency(seconds=0.4, sigma=0.3),
+                varied_values=True,
                 batch=BatchSettings(seconds=1.0, validation_seconds=0.1, finalizing_seconds=0.1),
             )
             _server = serve_in_thread(settings)

@@ -18,7 +18,10 @@ from llmflow.simulator import BatchSettings, Engine, SimulatorSettings, Simulato
             "--ramp 1.5 --ramp-window 5 --ramp-floor 10k",
             {"ramp": 1.5, "ramp_window": 5, "ramp_floor": "10k"},
         ),
-        ("--invalid-answer-rate 0.2", {"invalid_answer_rate": 0.2}),
+        (
+            "--invalid-answer-rate 0.2 --varied-values",
+            {"invalid_answer_rate": 0.2, "varied_values": True},
+        ),
         (
             "--no-headers --no-retry-after",
             {"quota_headers": "off", "retry_after": False, "retry_text": False},

@@ -131,6 +131,28 @@ def test_a_call_that_is_cut_says_so() -> None:
     assert (told["stop_reason"], told["content"][0]["input"]) == ("max_tokens", {})
 
 
+ASKED = "Give your answer by calling the tool weather, once and as a whole."
+
+
+def test_a_tool_that_the_instructions_ask_for_is_called_where_none_is_forced() -> None:
+    """As by a model that thinks, whose calls cannot be forced."""
+    system = {"role": "system", "content": ASKED}
+    for choice in ({}, {"tool_choice": "auto"}):
+        body = {"model": "sim", "messages": [system, *USER], "tools": CHAT_TOOLS, **choice}
+        (part,) = orjson.loads(post("/v1/chat/completions", body).body)["choices"]
+        assert part["finish_reason"] == "tool_calls"
+        assert json.loads(part["message"]["tool_calls"][0]["function"]["arguments"]) == INPUT
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    told = messaged({"type": "auto"}, system=ASKED, thinking=thinking, max_tokens=4096)
+    assert (told["stop_reason"], told["content"][0]["input"]) == ("tool_use", INPUT)
+
+
+@pytest.mark.parametrize("system", ["You may call tools.", "The weather is fine.", "call weathers"])
+def test_other_instructions_call_no_tool(system: str) -> None:
+    assert messaged({"type": "auto"}, system=system)["stop_reason"] == "end_turn"
+    assert messaged({"type": "none"}, system=ASKED)["stop_reason"] == "end_turn"
+
+
 def events(reply: Reply) -> list[Any]:
     lines = b"".join(reply.events or []).decode().splitlines()
     found = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]

@@ -59,7 +59,9 @@ async def play(
     **options: Any,
 ) -> Played:
     """Ask for a type many times, and look at what it cost."""
-    settings = SimulatorSettings(latency=0, batch=JOBS, invalid_answer_rate=rate)
+    settings = SimulatorSettings(
+        latency=0, batch=JOBS, invalid_answer_rate=rate, varied_values=True
+    )
     async with Simulator(settings) as sim:
         llm = LLM(
             MODELS[dialect],
@@ -111,6 +113,20 @@ async def test_types_that_are_no_objects_are_no_exception(
     )
     assert 0 < played.wrong == played.reasked < ITEMS / 2
     assert played.values == right.values
+
+
+@pytest.mark.parametrize("mode", ["parallel", "batch"])
+async def test_a_model_that_thinks_and_cannot_be_forced_calls_the_tool(
+    mode: Mode, tmp_path: Path
+) -> None:
+    options = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+    played = await play(
+        *(FOURTEEN["recursive"], "thoughts", tmp_path),
+        dialect="anthropic",
+        mode=mode,
+        options=options,
+    )
+    assert 0 < played.wrong == played.reasked
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,10 @@ def check(kind: OutputType, dialect: str, method: OutputMethod | None) -> str | 
     except ConfigurationError:
         assert method is not None, "no method can express it"
         return None
-    said = answer(asked(dialect, kind.output.name, chosen), style="summary")
-    kind.row(kind.parse(said.text))
+    for varied in (False, True):
+        call = asked(dialect, kind.output.name, chosen)
+        said = answer(call, style="summary", varied=varied)
+        kind.row(kind.parse(said.text))
     return chosen.method + ("" if chosen.strict else " loose")
 
 
@@ -156,7 +158,7 @@ def bounded(draw: st.DrawFn) -> Any:
 @st.composite
 def model(draw: st.DrawFn, inner: st.SearchStrategy[Any]) -> Any:
     names = draw(st.lists(WORDS, min_size=0, max_size=5, unique=True))
-    fields = {}
+    fields: dict[str, Any] = {}
     for name in names:
         kind = draw(inner)
         default = draw(st.sampled_from(["none", "null", "left out"]))

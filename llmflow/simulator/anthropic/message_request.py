@@ -236,6 +236,7 @@ def read_messages(
         system=body.get("system"),
         form=form["schema"] if form else None,
         tool=_forced_tool(body) if "tool_choice" in body else None,
+        offered=_offered_tools(body) if "tools" in body else (),
         charge=Charge(estimate, estimate),
         estimate=estimate,
         marks=_read_marks(body, prompt),
@@ -261,6 +262,19 @@ def _forced_tool(body: Mapping[str, Any]) -> Tool | None:
     if not choice or choice["type"] not in ("any", "tool"):
         return None
     name = choice["name"] if choice["type"] == "tool" else tools[0].get("name")
-    tool = next(tool for tool in tools if tool.get("name") == name)
+    return _tool(next(tool for tool in tools if tool.get("name") == name))
+
+
+def _offered_tools(body: Mapping[str, Any]) -> list[Tool]:
+    """Return the tools among which a request leaves the choice."""
+    kind = (body.get("tool_choice") or {"type": "auto"})["type"]
+    return [_tool(tool) for tool in body.get("tools") or () if kind == "auto"]
+
+
+def _tool(tool: Mapping[str, Any]) -> Tool:
     schema = tool.get("input_schema")
-    return Tool(name=str(name), schema=schema if isinstance(schema, Mapping) else {}, read=True)
+    return Tool(
+        name=str(tool.get("name")),
+        schema=schema if isinstance(schema, Mapping) else {},
+        read=True,
+    )

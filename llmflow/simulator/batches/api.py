@@ -251,7 +251,8 @@ class BatchAPI(ABC):
             body = orjson.Fragment(error.body(""))
             result = self.result(row, "errored", ident=ident, status=error.status, body=body)
             return Row(self.error_file, _line(result), "errored")
-        said = answer(call, style=self._settings.answer, mistakes=self._mistakes)
+        style, varied = self._settings.answer, self._settings.varied_values
+        said = answer(call, style=style, mistakes=self._mistakes, varied=varied)
         whole = self.whole(call, said, ident=ident, created=int(job.started or job.created))
         result = self.result(row, "succeeded", ident=ident, status=200, body=orjson.Fragment(whole))
         return Row(

@@ -234,6 +234,7 @@ def read_chat(body: Mapping[str, Any], settings: SimulatorSettings) -> ChatReque
         messages=body["messages"],
         form=_form(body.get("response_format") or {}),
         tool=_forced_tool(body) if "tool_choice" in body else None,
+        offered=_offered_tools(body) if "tools" in body else (),
         charge=_charge(characters, max_tokens, choices, settings),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
     )
@@ -292,6 +293,13 @@ def _forced_tool(body: Mapping[str, Any]) -> Tool | None:
         choice = allowed["tools"][0]
     name = _tool_name(choice)
     return next((_chat_tool(tool) for tool in tools if _tool_name(tool) == name), None)
+
+
+def _offered_tools(body: Mapping[str, Any]) -> list[Tool]:
+    """Return the tools among which a request leaves the choice."""
+    choice = body.get("tool_choice")
+    free = choice in (None, "auto")
+    return [_chat_tool(tool) for tool in body.get("tools") or ()] if free else []
 
 
 def _chat_tool(tool: Mapping[str, Any]) -> Tool:
