@@ -77,7 +77,9 @@ class RunWatch:
         left = None
         # While nothing is answered, nobody knows when it will be.
         if total is not None and (counts.answered if answered is None else answered):
-            left = pace.left(total - done, expected=max(0, self._written - before))
+            # Of what is written, answers that were asked again are no calls.
+            written = self._written - before - counts.reasked
+            left = pace.left(total - done, expected=max(0, written))
         return RunView(
             done=done,
             total=total,
