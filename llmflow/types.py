@@ -178,8 +178,8 @@ class Request:
         options: further fields of the provider's own body, sent as they are.
         wanted: what the answer may hold beside a text: see `output`, `tools` and `tool_choice`.
 
-    Of parts, no provider of llmflow's own sends more than texts yet, and none takes what is
-    `wanted`: that is refused before anything is sent.
+    Of parts, no provider of llmflow's own sends more than texts yet, and of what is `wanted` they
+    take an `OutputSchema`: the rest is refused before anything is sent.
     """
 
     model: str

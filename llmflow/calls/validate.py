@@ -54,7 +54,8 @@ def validate(session: Session, ask: Step) -> Step:
                 following = following if goes_on else None
             tally.not_accepted(response, again=following is not None)
             if following is None:
-                raise _final(problem, request, together(response, refused), len(refused) + 1)
+                took = together(response, refused)
+                raise _final(problem, request, call.route, took, len(refused) + 1)
             refused.append(response)
             request = following.request
             response = await _raw(session, ask, following, judge)
@@ -137,18 +138,11 @@ def _sum(answers: list[Response], name: str) -> int:
 
 def _longer(request: Request, route: Route) -> Request | None:
     """Return a request with twice the tokens for its answer, or None."""
-    from llmflow.budget.forecast import bound_of
-
-    provider = route.provider
-    option, bound = bound_of(request)
-    if bound is None:
-        bound = getattr(provider, "default_max_tokens", None)
+    option, bound = _bound(request, route)
     if bound is None:
         return None
-    more = 2 * bound
-    most = _most_written(f"{provider.name}/{provider.model}", route.endpoint or None)
-    if most is not None:
-        more = min(more, most)
+    most = _most_written(route)
+    more = 2 * bound if most is None else min(2 * bound, most)
     if more <= bound:
         return None
     if option is None:
@@ -156,9 +150,22 @@ def _longer(request: Request, route: Route) -> Request | None:
     return replace(request, options={**request.options, option: more})
 
 
-@functools.lru_cache(maxsize=256)
-def _most_written(model: str, endpoint: str | None) -> int | None:
+def _bound(request: Request, route: Route) -> tuple[str | None, int | None]:
+    """Return the bound of an answer, and its option; the provider's own if none is said."""
+    from llmflow.budget.forecast import bound_of
+
+    option, bound = bound_of(request)
+    return option, bound or getattr(route.provider, "default_max_tokens", None)
+
+
+def _most_written(route: Route) -> int | None:
     """Return how many tokens a model writes at the most; None where nobody knows."""
+    provider = route.provider
+    return _most_of(f"{provider.name}/{provider.model}", route.endpoint or None)
+
+
+@functools.lru_cache(maxsize=256)
+def _most_of(model: str, endpoint: str | None) -> int | None:
     from llmflow.pricing import context_of
 
     context = context_of(model, base_url=endpoint)
@@ -166,15 +173,17 @@ def _most_written(model: str, endpoint: str | None) -> int | None:
 
 
 def _final(
-    problem: InvalidAnswerError, request: Request, response: Response, asked: int
+    problem: InvalidAnswerError, request: Request, route: Route, response: Response, asked: int
 ) -> InvalidAnswerError:
     """Return the error of a call whose last answer is wrong."""
     problem.response, problem.asked = response, asked
     if response.is_cut:
-        from llmflow.budget.forecast import bound_of
-
-        _, bound = bound_of(request)
-        if bound is not None:
-            problem.message = f"it was cut off at max_tokens={bound}: raise max_tokens"
-            problem.args = (problem.message,)
+        _, bound = _bound(request, route)
+        most = _most_written(route)
+        if bound is None or (most is not None and bound >= most):
+            text = "it was cut off at the most that the model writes: ask for less at once"
+        else:
+            text = f"it was cut off at max_tokens={bound}: raise max_tokens"
+        problem.message = text
+        problem.args = (text,)
     return problem

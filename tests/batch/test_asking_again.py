@@ -69,9 +69,11 @@ def test_what_was_cut_off_gets_twice_the_tokens() -> None:
 
 def test_what_was_cut_off_at_nobodys_bound_is_a_failure() -> None:
     provider = ScriptedProvider(default=replace(answer("2"), finish_reason="length"))
-    with pytest.raises(InvalidAnswerError, match="cut off"):
+    with pytest.raises(InvalidAnswerError, match="cut off at the most that the model writes"):
         run_virtual(LLM(provider, validate=must_be_even)("a number"))
     assert len(provider.requests) == 1
+    with pytest.raises(InvalidAnswerError, match="cut off at max_tokens=20: raise max_tokens"):
+        run_virtual(LLM(provider, validate=must_be_even, max_tokens=10)("a number"))
 
 
 def test_both_answers_are_in_the_journal() -> None:
@@ -121,7 +123,7 @@ def test_tokens_are_doubled_up_to_what_the_model_writes() -> None:
 
     cut = replace(answer("2"), finish_reason="length")
     provider = Known(default=cut, model="gpt-4o")  # 16,384 tokens
-    with pytest.raises(InvalidAnswerError, match="cut off at max_tokens=16384"):
+    with pytest.raises(InvalidAnswerError, match="cut off at the most that the model writes"):
         run_virtual(LLM(provider, validate=must_be_even, reasks=9, max_tokens=10_000)("?"))
     assert [each.max_tokens for each in provider.requests] == [10_000, 16_384]
 
