@@ -61,6 +61,16 @@ def _values(text: str) -> Iterator[str]:
         start = end
 
 
+def json_text(data: Any) -> str:
+    """Return JSON data as text."""
+    from pydantic_core import to_json
+
+    try:
+        return to_json(data).decode()
+    except ValueError:  # an integer of more than 64 bits, in older versions
+        return json.dumps(data)
+
+
 def tidied(data: Any, schema: Mapping[str, Any]) -> Any:
     """Return JSON data with optional values as the schema has them.
 

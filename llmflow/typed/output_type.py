@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from llmflow.errors import ConfigurationError
 from llmflow.parts import OutputSchema
-from llmflow.typed.answer_json import candidates, target_of, tidied
+from llmflow.typed.answer_json import candidates, json_text, target_of, tidied
 from llmflow.typed.columns import Column, columns_of
 from llmflow.typed.levels import levels, most_levels
 from llmflow.typed.mismatch import RESPONSE, AnswerMismatch, mismatch, problem
@@ -121,7 +121,7 @@ class OutputType:
             raise mismatch([problem("", f"the check of the type raised {said}")]) from error
 
     def _read_leniently(self, text: str) -> Any:
-        from pydantic_core import from_json, to_json
+        from pydantic_core import from_json
 
         check = self._check
         first: tuple[Exception, Any] | None = None
@@ -133,7 +133,7 @@ class OutputType:
                 continue
             found.append(data)
             try:
-                return check.read(to_json(tidied(data, self.schema)).decode())
+                return check.read(json_text(tidied(data, self.schema)))
             except check.errors as error:
                 first = first or (error, data)
         if self.wraps:
@@ -144,7 +144,7 @@ class OutputType:
                     continue  # the field is missing, and this is no empty dictionary
                 bare = tidied({RESPONSE: data}, self.schema)[RESPONSE]
                 try:
-                    return check.read_unwrapped(to_json(bare).decode())
+                    return check.read_unwrapped(json_text(bare))
                 except check.errors:
                     continue
         if first is not None:

@@ -13,6 +13,7 @@ from pydantic_core import ValidationError
 from llmflow.errors import ConfigurationError
 from llmflow.typed.mismatch import RESPONSE, mismatch, path_text, problem
 from llmflow.typed.pointers import resolved
+from llmflow.typed.typed_dicts import with_known_dicts
 
 _DECIMAL: Final = r"^-?[0-9]+(\.[0-9]+)?$"
 _USE: Final = "use a pydantic model, dataclass, TypedDict, Literal, enum, list or plain type"
@@ -66,6 +67,7 @@ class PydanticCheck:
     errors: tuple[type[Exception], ...] = (ValidationError,)
 
     def __init__(self, given: Any) -> None:
+        given = _known(given)
         self.own = _adapter(given)
         schema = _schema(self.own, given)
         self._names = _named_tuple(given)
@@ -140,6 +142,13 @@ def _steps(location: Sequence[str | int], data: Any) -> list[str | int]:
     return steps
 
 
+def _known(given: Any) -> Any:
+    try:
+        return with_known_dicts(given)
+    except Exception as error:  # of a name that is not defined
+        raise _unusable(given, error) from error
+
+
 def _adapter(given: Any) -> TypeAdapter[Any]:
     shown = _shown(given)
     try:
@@ -152,11 +161,15 @@ def _adapter(given: Any) -> TypeAdapter[Any]:
             f"output_type {shown} has no JSON schema: {reason.rstrip('.')}; {_USE}"
         ) from error
     except Exception as error:  # such as an ImportError of EmailStr, or of a class's own schema
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigurationError(
-            f"output_type {shown} cannot be used: {reason.rstrip('.')}; {_USE}, and define "
-            "the classes that it names before it, in a module"
-        ) from error
+        raise _unusable(given, error) from error
+
+
+def _unusable(given: Any, error: Exception) -> ConfigurationError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return ConfigurationError(
+        f"output_type {_shown(given)} cannot be used: {reason}; {_USE}, and define the classes "
+        "that it names before it, in a module"
+    )
 
 
 def _schema(adapter: TypeAdapter[Any], given: Any) -> dict[str, Any]:
