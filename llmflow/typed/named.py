@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import re
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from llmflow.errors import ConfigurationError
+from llmflow.errors import ConfigurationError, redact
 from llmflow.typed.one_line import KNOWN, from_one_line
 from llmflow.typed.output_type import OutputType, as_output_type
 
@@ -63,7 +64,7 @@ def from_name(text: str) -> OutputType:
 
 def _from_file(path: Path) -> OutputType:
     try:
-        schema = json.loads(path.read_text("utf-8"))
+        schema = json.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
@@ -88,11 +89,12 @@ def _imported(text: str) -> Any:
     if added:
         sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(name)
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may be for the rows
+            found: Any = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a script ends itself when it is imported
-        reason = str(error) or type(error).__name__
+        reason = redact(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise ConfigurationError(
-            f"schema {text}: module {name} cannot be imported: {reason.splitlines()[0]}; "
+            f"schema {text}: module {name} cannot be imported: {reason}; "
             "it is looked for in the working directory and where Python's packages are; "
             f"the types of fields in one line are {KNOWN}"
         ) from error

@@ -100,6 +100,32 @@ def test_a_file_of_a_schema_is_read(tmp_path: Path) -> None:
         from_name(str(path))
 
 
+def test_a_file_of_a_schema_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object", "properties": {"a": {"type": "integer"}}}', "utf-8-sig")
+    assert [column.name for column in from_name(str(path)).columns] == ["a"]
+
+
+def test_what_a_module_prints_is_not_among_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "printing_types_of_a_test.py").write_text("print('loading')\nModel = int\n")
+    monkeypatch.chdir(tmp_path)
+    from_name("printing_types_of_a_test:Model")
+    assert capsys.readouterr() == ("", "loading\n")
+
+
+def test_a_key_in_the_error_of_an_import_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "raise KeyError('sk-proj-abcdef1234567890')"
+    (tmp_path / "telling_types_of_a_test.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="cannot be imported: ") as caught:
+        from_name("telling_types_of_a_test:Model")
+    assert "abcdef" not in str(caught.value)
+
+
 def test_what_a_name_names() -> None:
     assert kind_of("score:int") == "one_line"
     assert kind_of("shop:Review") == "module"
