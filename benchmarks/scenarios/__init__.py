@@ -17,6 +17,7 @@ from scenarios.paced import run_paced
 from scenarios.quotas import PACED
 from scenarios.resume import resume
 from scenarios.shared import shared
+from scenarios.typed import typed
 from scenarios.waiters import waiters
 from scenarios.watching import watching
 
@@ -45,5 +46,6 @@ RUNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "batch": batch,
     "batch-run": batch_run,
     "at-once": at_once,
+    "typed": typed,
 }
 ALL = {**SCENARIOS, **RUNS}

@@ -57,13 +57,24 @@ class Command:
         source: the input.
         url: the server's address.
         options: further options.
+        prompt: the prompt's template.
+        column: the column of the output that an answered row has.
     """
 
-    def __init__(self, folder: Path, source: Path, url: str, *options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        url: str,
+        *options: str,
+        prompt: str = "Summarize: {text}",
+        column: str = "response",
+    ) -> None:
         self.output = folder / "out.jsonl"
+        self._column = column
         self._folder = folder
         self._line = [sys.executable, "-m", "llmflow", "run", str(source)]
-        self._line += ["--prompt", "Summarize: {text}", "--model", "openai/bench"]
+        self._line += ["--prompt", prompt, "--model", "openai/bench"]
         self._line += ["--base-url", url, "-o", str(self.output), "--run", "bench", *options]
         self._env = {**os.environ, "OPENAI_API_KEY": KEY, "LLMFLOW_JOURNAL_DIR": str(folder)}
 
@@ -91,7 +102,7 @@ class Command:
         had = bytearray(n)
         more = 0
         for row in read_rows(self.output):
-            if row["response"]:
+            if row[self._column]:
                 more += had[row["index"]]
                 had[row["index"]] = 1
         return n - sum(had), more
