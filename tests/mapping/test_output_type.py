@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, create_model, field_serializer
 
 from llmflow import LLM, Batch, Run, partial_results
 from llmflow.errors import AuthenticationError, ConfigurationError, InvalidAnswerError
@@ -26,6 +26,7 @@ from tests.typed.fourteen import BARE, FOURTEEN
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
 pyarrow = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.dataset")
 
 MAKERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "pandas": pandas.DataFrame,
@@ -320,14 +321,69 @@ async def test_a_batch_map_judges_answers_without_a_task_for_each(tmp_path: Path
     assert answers.result()["score"].to_list() == [5] * rows
     assert answers.result()["error"].null_count() == rows
     assert (done.answered, done.reasked) == (rows, rows // 10)
-    assert server.sizes == [rows, rows // 10]
+    asked = sum(server.sizes)
+    assert asked == rows + rows // 10
     assert most < rows // 10 + 20
     async with Run("run", folder=tmp_path) as run:
         again = await llm.map(frame, prompt="{text}")
         assert run.statistics().replayed == rows
     assert again.equals(answers.result())
-    assert len(server.sizes) == 2
+    assert sum(server.sizes) == asked
 
 
 async def _awaited(answers: Any) -> Any:
     return await answers
+
+
+def test_an_answer_that_its_type_cannot_write_is_not_lost() -> None:
+    class Sealed(BaseModel):
+        score: int
+
+        @field_serializer("score")
+        def _write(self, value: int) -> int:
+            raise KeyError(value)
+
+    out = always({"score": 5}).map_sync(
+        polars.DataFrame({"text": ["a"]}), prompt="{text}", output_type=Sealed
+    )
+    assert out["score"].to_list() == [None]
+    assert '{"score": 5}' in out["error"][0]
+
+
+@every_library
+def test_a_series_or_array_becomes_a_frame_with_typed_columns(library: str) -> None:
+    items: Any = {
+        "pandas": pandas.Series(["a"], name="score", index=[7]),
+        "polars": polars.Series("score", ["a"]),
+        "pyarrow": pyarrow.array(["a"]),
+    }[library]
+    out = always(GOOD).map_sync(items, output_type=Review)
+    assert names(out)[1:] == ["sentiment", "score", "topics", "error"]
+    assert names(out)[0] == ("text" if library == "pyarrow" else "input_score")
+    assert values(out, "score") == [5]
+
+
+def test_a_json_schema_gives_columns_too() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "": {"type": "integer"},
+            "day": {"type": ["string", "null"], "format": "date"},
+            "of any kind": {},
+        },
+        "required": ["", "day", "of any kind"],
+    }
+    llm = always({"": 1.0, "day": "2026-01-02", "of any kind": [1, {"a": None}]})
+    out = llm.map_sync(polars.DataFrame({"text": ["a"]}), prompt="{text}", output_type=schema)
+    assert out.drop("text").row(0) == (1, dt.date(2026, 1, 2), '[1,{"a":null}]', None)
+
+
+async def test_a_lazy_frame_and_a_dataset_get_them_too() -> None:
+    llm = always(GOOD)
+    lazy = polars.LazyFrame({"text": ["a", "b"]})
+    out = await llm.map(lazy, prompt="{text}", output_type=Review)
+    assert type(out) is polars.LazyFrame
+    assert out.collect()["score"].to_list() == [5, 5]
+    data = pyarrow.dataset.dataset(pyarrow.table({"text": ["a"]}))
+    table = await llm.map(data, prompt="{text}", output_type=Review)
+    assert table["topics"].to_pylist() == [["plot"]]
