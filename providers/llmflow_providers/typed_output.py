@@ -62,6 +62,10 @@ class TypedOutput(ABC):
     def written_fields(self, chosen: Chosen, name: str) -> Mapping[str, Any]:
         """Return the fields of the body for a schema of this name."""
 
+    def instructions(self, chosen: Chosen) -> str:
+        """Return the words for the system prompt that a choice needs."""
+        return chosen.instructions
+
     def sent(self, request: Request) -> Sent | None:
         """Return the parts sent for a request's schema, or None.
 
@@ -78,7 +82,7 @@ class TypedOutput(ABC):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
             fields = self.written_fields(chosen, output.name)
-            found = self._kept[id(chosen)] = Sent(chosen, fields, chosen.instructions)
+            found = self._kept[id(chosen)] = Sent(chosen, fields, self.instructions(chosen))
         return self.beside(request.options, found) if request.options else found
 
     def tokens(self, request: Request) -> int:

@@ -290,7 +290,7 @@ def test_an_effort_stays_beside_the_output_format() -> None:
 
 @pytest.mark.parametrize("output", [OPEN, RECURSIVE], ids=["open", "recursive"])
 def test_what_the_output_format_cannot_say_goes_as_a_tool(output: OutputSchema) -> None:
-    body = sent(claude(), ask(output))
+    body = sent(claude("claude-opus-4-8"), ask(output))
     assert "output_config" not in body
     (tool,) = body["tools"]
     assert tool["name"] == ANSWER_TOOL
@@ -352,6 +352,28 @@ def test_a_model_that_thinks_is_asked_to_call_the_tool_and_not_forced(kind: str)
     body = sent(claude("claude-3-7-sonnet-20250219"), off)
     assert body["tool_choice"]["type"] == "tool"
     assert "system" not in body
+
+
+@pytest.mark.parametrize(
+    ("model", "forced"),
+    [
+        ("claude-opus-4-8", True),
+        ("claude-sonnet-4-5-20250929", True),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", True),
+        ("claude-3-opus-20240229", True),
+        ("claude-opus-5", False),
+        ("claude-sonnet-5-5", False),
+        ("claude-fable-5-1", False),
+        ("claude-of-tomorrow", False),
+    ],
+)
+def test_claude_since_5_thinks_by_itself_and_is_asked_to_call_the_tool(
+    model: str, forced: bool
+) -> None:
+    body = sent(claude(model), ask(OPEN, system="Be brief."))
+    assert body["tool_choice"]["type"] == ("tool" if forced else "auto")
+    assert (ANSWER_TOOL in body["system"]) is not forced
+    assert body["system"].startswith("Be brief.")
 
 
 def test_another_method_can_be_asked_for() -> None:

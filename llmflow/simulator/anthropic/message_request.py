@@ -24,6 +24,10 @@ PLAIN_VERSION = "2023-06-01"
 VERSIONS = ("2023-01-01", PLAIN_VERSION, NO_SAMPLING)
 _SAMPLING = ("temperature", "top_p", "top_k")
 _NO_SAMPLING_MODELS = re.compile(r"claude-(?:opus-(?:4-[78]|5(?:-5)?)|haiku-5-5)(?:$|-\d{8}$)")
+# Claude 5.5 and the 5.1 of Fable and Mythos refuse any tool to be forced (September 2026).
+_THINKS_ALWAYS = re.compile(
+    r"claude-(?:(?:opus|sonnet)-5-5|(?:fable|mythos)-5(?:-1)?)(?:$|-\d{8}$)"
+)
 _ROLES = ("user", "assistant")
 _IMAGE_TOKENS = 1600
 _MESSAGE_TOKENS = 3
@@ -82,9 +86,10 @@ def _check_choice(body: Mapping[str, Any]) -> None:
     choice, tools = body["tool_choice"], body.get("tools")
     if not tools:
         raise _invalid("tool_choice: tool_choice may only be specified while providing tools")
-    thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
-    if choice["type"] in ("any", "tool") and thinks:
-        raise _invalid("Thinking may not be enabled when tool_choice forces tool use.")
+    if choice["type"] in ("any", "tool"):
+        thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+        if thinks or _THINKS_ALWAYS.match(body["model"].rpartition("/")[2]):
+            raise _invalid("Thinking may not be enabled when tool_choice forces tool use.")
     if "name" in choice and choice["name"] not in [tool.get("name") for tool in tools]:
         raise _invalid(f"Tool '{choice['name']}' not found in provided tools")
 

@@ -35,6 +35,9 @@ _CALL_IT: Final = f"Give your answer by calling the tool {ANSWER_TOOL}, once and
 _FORCED: Final = {"type": "tool", "name": ANSWER_TOOL, "disable_parallel_tool_use": True}
 _FREE: Final = {"type": "auto", "disable_parallel_tool_use": True}
 _NO_THINKING: Final = (None, "disabled")
+# Later ones think unless told otherwise, or always: then no tool can be forced. Some refuse it in
+# any case (Opus 5.5, Sonnet 5.5, Fable 5.1, Mythos 5.1).
+_CLAUDE_4_5_ON: Final = re.compile(r"claude-(?:opus|sonnet|haiku)-4[.-][5-9]")
 
 
 def takes_format(model: str, *, is_official: bool) -> bool:
@@ -66,6 +69,7 @@ class MessageOutput(TypedOutput):
 
     def __init__(self, model: str, *, is_official: bool, who: str) -> None:
         has_format = takes_format(model, is_official=is_official)
+        self._can_force = not has_format or _CLAUDE_4_5_ON.search(model) is not None
         # Where it has none, it can still be asked for by name.
         ways = (_FORMAT, _TOOL, _PROMPT) if has_format else (_TOOL, _PROMPT, _FORMAT)
         super().__init__(OutputMethods(*ways), who=who)
@@ -81,8 +85,14 @@ class MessageOutput(TypedOutput):
                 "description": TOOL_DESCRIPTION,
                 "input_schema": chosen.schema,
             }
-            return {"tools": [written(tool)], "tool_choice": _FORCED}
+            choice = _FORCED if self._can_force else _FREE
+            return {"tools": [written(tool)], "tool_choice": choice}
         return {}
+
+    def instructions(self, chosen: Chosen) -> str:
+        """Return what is said. As `TypedOutput.instructions`."""
+        is_asked = chosen.method == "tool" and not self._can_force
+        return _CALL_IT if is_asked else super().instructions(chosen)
 
     def beside(self, options: Mapping[str, Any], sent: Sent) -> Sent:
         """Return what is sent beside options. As `TypedOutput.beside`.
