@@ -67,7 +67,7 @@ def test_the_judge_grades_every_answer(capsys: pytest.CaptureFixture[str]) -> No
     main_of("judge_answers")
     *graded, mean = capsys.readouterr().out.splitlines()
     questions = runpy.run_path(str(EXAMPLES / "judge_answers.py"))["QUESTIONS"]
-    assert [line.split("  ")[-1] for line in graded] == questions
+    assert [line.split(maxsplit=2)[-1] for line in graded] == questions
     grades = [int(line[0]) for line in graded]
     assert mean == f"{sum(grades) / len(grades):.1f}  on average"
 
