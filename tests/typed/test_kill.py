@@ -94,10 +94,17 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
     return False
 
 
-def expected_wrong() -> int:
+SETTINGS = SimulatorSettings(
+    latency=Latency(seconds=0.04, spread=0.5),
+    batch=BatchSettings(seconds=0.3, validation_seconds=0.05, finalizing_seconds=0.05),
+    invalid_answer_rate=RATE,
+)
+
+
+def expected_wrong(items: int) -> int:
     """Return how many of the items are answered wrongly at first."""
     mistakes = Mistakes(RATE, seed=0)
-    kinds = (mistakes.kind(f"Item {n} is here.", max_tokens=TOKENS) for n in range(ITEMS))
+    kinds = (mistakes.kind(f"Item {n} is here.", max_tokens=TOKENS) for n in range(items))
     return sum(kind is not None for kind in kinds)
 
 
@@ -107,13 +114,8 @@ def test_killed_again_and_again_all_is_answered_rightly(
     dialect: str, mode: str, tmp_path: Path
 ) -> None:
     chance = random.Random(f"{dialect} {mode}")
-    out, wrong = tmp_path / "out.json", expected_wrong()
-    settings = SimulatorSettings(
-        latency=Latency(seconds=0.04, spread=0.5),
-        batch=BatchSettings(seconds=0.3, validation_seconds=0.05, finalizing_seconds=0.05),
-        invalid_answer_rate=RATE,
-    )
-    with SimulatorProcess(settings) as sim:
+    out, wrong = tmp_path / "out.json", expected_wrong(ITEMS)
+    with SimulatorProcess(SETTINGS) as sim:
         url = sim.root_url if dialect == "anthropic" else sim.url
         asked = (url, MODELS[dialect], mode, str(out))
         killed = 0
@@ -135,5 +137,52 @@ def test_killed_again_and_again_all_is_answered_rightly(
     if mode == "batch":
         assert (paid, stats.batches.rows_invalid, stats.answered) == (needed, wrong, 0)
         assert stats.batches.bodies_billed_twice == 0
+    else:
+        assert needed <= paid <= needed + AT_ONCE * killed
+
+
+ROWS = 300
+COMMAND = (
+    *("run", "in.jsonl", "--prompt", "{text}", "-o", "out.jsonl"),
+    *("--schema", "title: str, mood: good|bad, score: int, when: date?"),
+    *("--max-tokens", str(TOKENS), "--concurrency", str(AT_ONCE)),
+)
+
+
+@pytest.mark.parametrize("mode", ["parallel", "batch"])
+@pytest.mark.parametrize("dialect", MODELS)
+def test_a_command_that_is_killed_writes_all_columns_in_the_end(
+    dialect: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chance, texts = random.Random(f"{dialect} {mode}"), [f"Item {n} is here." for n in range(ROWS)]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    Path("llmflow.toml").write_text("[batch]\npoll = 0.05\nquiet = 0.2\n")
+    environment = {**os.environ, "LLMFLOW_CONFIG": "llmflow.toml", "ANTHROPIC_API_KEY": "sk-x"}
+    with SimulatorProcess(SETTINGS) as sim:
+        url = sim.root_url if dialect == "anthropic" else sim.url
+        asked = ("--model", MODELS[dialect], "--base-url", url, "--mode", mode)
+        command = [sys.executable, "-m", "llmflow", *COMMAND, *asked, "--quiet"]
+        killed = 0
+        for _ in range(KILLS):
+            process = subprocess.Popen(command, env=environment)
+            try:
+                assert process.wait(timeout=chance.uniform(0.8, 1.8)) == 0
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+        subprocess.run(command, env=environment, check=True, timeout=90)
+        stats = sim.stats()
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    values = {"mood": "good", "score": 0, "when": "2026-01-31"}
+    rows.sort(key=lambda row: row["index"])
+    made = [{name: row[name] for name in ("title", *values)} for row in rows]
+    assert made == [{"title": text, **values} for text in texts]
+    assert killed >= 1
+    wrong = expected_wrong(ROWS)
+    paid, needed = stats.answered + stats.batches.rows_billed, ROWS + wrong
+    if mode == "batch":
+        assert (paid, stats.batches.bodies_billed_twice) == (needed, 0)
     else:
         assert needed <= paid <= needed + AT_ONCE * killed
