@@ -15,6 +15,7 @@ from llmflow.provider import Provider
 from llmflow.types import Request
 
 if TYPE_CHECKING:
+    from llmflow.config import Settings
     from llmflow.typed.methods import OutputMethod
     from llmflow.typed.output_type import OutputType
 
@@ -101,12 +102,27 @@ def checked_output(given: Any) -> OutputType:
     return as_output_type(given)
 
 
-def asked_by(method: OutputMethod, provider: ProviderT) -> ProviderT:
+def asked_by(
+    method: OutputMethod | None, provider: ProviderT, settings: Settings | None
+) -> ProviderT:
     """Return a provider that is asked for data by one method only.
+
+    It is the given one, else that of the settings.
 
     Raises:
         ConfigurationError: it does not have that method.
     """
+    if method is not None:
+        return _forced(method, provider)
+    if settings is None or settings.output_method is None:
+        return provider
+    try:
+        return _forced(settings.output_method, provider)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} ({settings.origins['output_method']})") from error
+
+
+def _forced(method: OutputMethod, provider: ProviderT) -> ProviderT:
     outputs = getattr(provider, "outputs", None)
     if outputs is None:
         raise ConfigurationError(f"output_method: {type(provider).__name__} takes no output type")

@@ -230,8 +230,7 @@ class LLM(Mappable, Asking[AnswerT], Copying):
             )
         else:
             provider = checked(model)
-        if method := output_method or (settings and settings.output_method):
-            provider = asked_by(method, provider)
+        provider = asked_by(output_method, provider, settings)
         self._price = price
         self.provider: Provider = provider
         self.system = system

@@ -152,6 +152,9 @@ def _rows(settings: Settings) -> Iterator[_Row]:
     yield from _values("retry", retry, settings)
     yield from _values("timeout", settings.timeout_over(Timeout()), settings)
     yield from _price(settings, provider)
+    if settings.output_method is not None:
+        origin = settings.origins["output_method"]
+        yield _Row("output_method", settings.output_method, origin)
     if settings.batch:
         from llmflow.batch import Batch
 

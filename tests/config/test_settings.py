@@ -15,6 +15,7 @@ from llmflow.batch import Batch
 from llmflow.config import Config, Settings, use_config
 from llmflow.config.schema import BatchTable, PriceTable, QuotaTable, RetryTable, TimeoutTable
 from llmflow.errors import ConfigurationError, MissingKeyError
+from llmflow.parts import OutputSchema
 from llmflow.pricing import Price
 from llmflow.simulator import SimulatorSettings, serve_in_thread
 from llmflow.testing import ScriptedProvider
@@ -127,6 +128,29 @@ def test_a_keys_limits_count_where_the_provider_names_its_variable(load: Load) -
     by_default = load(keys.format("OPENAI_API_KEY"))
     assert by_default.settings("openai/x").quota == {"rpm": 9}
     assert load(keys.format("WORK_OPENAI_KEY")).settings("openai/x").quota == {}
+
+
+def test_an_output_method_is_that_of_the_narrowest_table_or_of_code(load: Load) -> None:
+    config = load(
+        "[providers.openai]\noutput_method = 'json_schema'\n"
+        "[providers.openai.models.'gpt-4o*']\noutput_method = 'tool'\n"
+    )
+    output = OutputSchema(schema={"type": "object", "properties": {"n": {"type": "integer"}}})
+
+    def method(model: str, **options: Any) -> str:
+        provider: Any = LLM(model, config=config, **options).provider
+        return str(provider.outputs.chosen(output).method)
+
+    assert method("openai/gpt-5") == "json_schema"
+    assert method("openai/gpt-4o") == "tool"
+    assert method("openai/gpt-4o", output_method="json_schema") == "json_schema"
+    assert config.settings("openai/gpt-4o").origins["output_method"] == "llmflow.toml, line 4"
+
+
+def test_a_method_that_a_model_does_not_know_is_refused_with_its_place(load: Load) -> None:
+    config = load("[providers.anthropic]\n\noutput_method = 'json_object'")
+    with pytest.raises(ConfigurationError, match=r"output_method .* \(llmflow.toml, line 3\)$"):
+        LLM("anthropic/claude-opus-5", config=config)
 
 
 def test_an_llm_takes_from_the_file_what_it_is_not_given(config: Config) -> None:

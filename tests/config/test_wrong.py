@@ -152,6 +152,7 @@ def test_a_place_is_written_as_in_the_file() -> None:
         ("[journal]\nstor = 'full'", "line 2: journal.stor: unknown key; did you mean 'store'?"),
         ("[journal]\nstore = 'answer'", "journal.store: no such choice: 'answer'; did you mean"),
         ("[journal]\nstore = 'x'", "no such choice: 'x'; choices are full, answers, off"),
+        ("[providers.openai]\noutput_method = 'tol'", "choice: 'tol'; did you mean 'tool'?"),
         ("[journal]\ndurability = 'powr'", "no such choice: 'powr'; did you mean 'power'?"),
         ("[journal]\nstore = true", "journal.store: must be a text in quotes"),
         ("[journal]\ndir = ' '", "journal.dir: must be a folder's name"),
