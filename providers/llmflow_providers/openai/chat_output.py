@@ -75,10 +75,11 @@ _BY_MODEL: Final[tuple[tuple[frozenset[str], re.Pattern[str], tuple[Way, ...]], 
         re.compile(r"gpt-oss"),
         (("json_schema", RULES_GROQ), _GROQ_LOOSE, TOOL, JSON_MODE, PROMPT),
     ),
-    # OpenAI's models from before August 2024, also behind a gateway and as deployments.
+    # OpenAI's models from before August 2024, and those that hear and speak; also behind a gateway
+    # and as deployments.
     (
         frozenset({"openai", "azure", "compatible"}),
-        re.compile(r"(?:ft:)?gpt-(?:3\.?5|4(?:$|[-:])|4o-2024-05-13)"),
+        re.compile(r"(?:ft:)?gpt-(?:3\.?5|4(?:$|[-:])|4o-2024-05-13|(?:4o-)?(?:mini-)?audio)"),
         (TOOL, PROMPT),
     ),
     (
