@@ -17,6 +17,7 @@ SILENT: Final = frozenset(
         *("anyOf", "oneOf", "description", "title"),
     )
 )
+_BOOLEAN_ONCE: Final = ("exclusiveMinimum", "exclusiveMaximum")
 _LOOKAROUND: Final = re.compile(r"\(\?<?[=!]")
 
 
@@ -60,8 +61,8 @@ def described(
 def _knows(rules: SchemaRules, name: str, value: Any) -> bool:
     if name == "format":
         return rules.formats is None or value in rules.formats
-    if name not in rules.keywords:
-        return False
+    if name not in rules.keywords or (isinstance(value, bool) and name in _BOOLEAN_ONCE):
+        return False  # exclusiveMinimum was True or False until draft 4
     if name == "pattern":
         wrong = not rules.lookaround and _LOOKAROUND.search(str(value))
         return not wrong and (rules.anchors or not set(str(value)) & set("^$"))

@@ -72,6 +72,8 @@ class OutputType:
         return f"OutputType({self.name})"
 
     def __reduce__(self) -> Any:
+        if isinstance(self.type, Mapping):
+            return _restored, (self.name, dict(self.schema), self.wraps)
         return as_output_type, (self.type,)
 
     @classmethod
@@ -155,6 +157,10 @@ class OutputType:
         """Return True if the wrapped value is one of some: then a bare word is no other text."""
         inner = target_of(self.schema["properties"][RESPONSE], self.schema)
         return isinstance(inner, Mapping) and ("enum" in inner or "const" in inner)
+
+
+def _restored(name: str, schema: Mapping[str, Any], wraps: bool) -> OutputType:
+    return OutputType.restored(name=name, schema=schema, wraps=wraps)
 
 
 def _not_json(text: str) -> str:

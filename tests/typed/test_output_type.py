@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import enum
+import pickle
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -185,6 +186,13 @@ def test_a_stored_type_that_wraps_takes_bare_words() -> None:
     restored = OutputType.restored(name=made.name, schema=made.schema, wraps=True)
     assert restored.output == made.output
     assert (restored.parse("good"), restored.row("good")) == ("good", {"response": "good"})
+
+
+@pytest.mark.parametrize("given", [Review, {"title": "Level", "type": "integer"}, Mood])
+def test_an_output_type_can_be_sent_to_another_process(given: Any) -> None:
+    made = as_output_type(given)
+    copy = pickle.loads(pickle.dumps(made))
+    assert (copy.name, copy.schema, copy.wraps) == (made.name, made.schema, made.wraps)
 
 
 class Left(BaseModel):
