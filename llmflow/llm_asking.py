@@ -57,6 +57,14 @@ class Asking(Generic[AnswerT]):
     _judge: Judge
     _output: OutputType | None
 
+    if TYPE_CHECKING:  # of an answer as data: what `mapping.spec.Valued` has from this
+
+        @overload
+        def _value_type(self: Asking[str]) -> Any: ...
+        @overload
+        def _value_type(self) -> AnswerT: ...
+        def _value_type(self) -> Any: ...
+
     @property
     def run_around(self) -> Run | None:
         """The run that a call here belongs to, or None."""

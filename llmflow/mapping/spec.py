@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from llmflow.arguments import by_name, checked_flag
 from llmflow.call_options import (
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from llmflow.limits import Limiter
     from llmflow.runs.run import Run
     from llmflow.typed.output_type import OutputType
+
+ValueT_co = TypeVar("ValueT_co", covariant=True)
 
 DEFAULT_CONCURRENCY = 100
 _AT_LEAST_WITH_A_LIMIT = 1000
@@ -209,6 +211,12 @@ class Asked(Protocol):
     ) -> tuple[Session, Call]:
         """Return an unasked call, and the session that asks it."""
         ...
+
+
+class Valued(Asked, Protocol[ValueT_co]):
+    """Protocol: an LLM with a type of answers, for type checkers."""
+
+    def _value_type(self) -> ValueT_co: ...
 
 
 class Given(NamedTuple):

@@ -95,6 +95,12 @@ async def many(llm: LLM, texts: list[str]) -> None:
     assert_type(results.parsed(default=None), list[Review | None])
     assert_type((await llm.map(texts)).parsed(), list[Any])
     assert_type(await llm.map(texts, output_type=Literal["yes"]), ResultList[str])
+    reviews = LLM("sim/demo", output_type=Review)
+    assert_type(await reviews.map(texts), ResultList[str, Review])
+    assert_type(await reviews.map(texts, output_type=int), ResultList[str, int])
+    assert_type(await reviews.map(texts, output_type=Literal["yes"]), ResultList[str])
+    async for answer in reviews.map(texts):
+        assert_type(answer.parsed, Review)
     frame = pl.DataFrame({"text": texts})
     assert_type(await llm.map(frame, prompt="{text}", output_type=Review), pl.DataFrame)
     async for row in llm.map(frame, prompt="{text}", output_type=Review):
@@ -104,6 +110,10 @@ async def many(llm: LLM, texts: list[str]) -> None:
 def many_sync(llm: LLM, texts: list[str]) -> None:
     assert_type(llm.map_sync(texts, output_type=Review).parsed(), list[Review])
     assert_type(llm.map_sync(texts, output_type=int, stream=True), AnswerStream[str, int])
+    reviews = LLM("sim/demo", output_type=Review)
+    assert_type(reviews.map_sync(texts).parsed(), list[Review])
+    assert_type(reviews.map_sync(texts, stream=True), AnswerStream[str, Review])
+    assert_type(llm.map_sync(texts, output_type=Literal["yes"], stream=True), AnswerStream[str])
     for result in llm.map_sync(texts, output_type=int, stream=True):
         assert_type(result.parsed, int)
     frame = pl.DataFrame({"text": texts})
