@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -335,9 +334,9 @@ class _Session:
         elif not task.quiet and (report.items or not report.stopped_by):
             say("\n".join(report.lines()))
         if report.stopped_by is None:
-            if run.name is not None and not task.quiet and not task.as_json:
-                for hint in _retry_hints(report):
-                    say(hint)
+            hint = _retry_hint(report)
+            if hint is not None and run.name is not None and not task.quiet and not task.as_json:
+                say(hint)
             return
         message = _stop_message(report, run, resume_hint(run, task, report))
         if self._code in INTERRUPTED_CODES:
@@ -384,14 +383,14 @@ def _reason(job: FileRun) -> tuple[int, str]:
     return _SOME_FAILED if job.fails_fast and isinstance(error, InputError) else _WRONG, text
 
 
-def _retry_hints(report: Report) -> Iterator[str]:
-    """Yield how rows that failed can be asked again."""
+def _retry_hint(report: Report) -> str | None:
+    """Return how rows that failed can be asked again."""
     # A row that does not fit the prompt is looked at again in any case.
     kinds = report.reasons.keys() - {InputError.__name__}
-    if InvalidAnswerError.__name__ in kinds:
-        yield "the same command with a higher --reasks asks again for answers that do not fit"
-    if kinds - {InvalidAnswerError.__name__}:
-        yield "the same command with --retry-failed retries failed rows"
+    if not kinds:
+        return None
+    more = " or a higher --reasks" if InvalidAnswerError.__name__ in kinds else ""
+    return f"the same command with --retry-failed{more} retries failed rows"
 
 
 def _stop_message(report: Report, run: Run, hint: str | None) -> str:

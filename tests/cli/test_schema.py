@@ -264,8 +264,7 @@ class TestWrongAnswers:
         options = ["--schema", "strict:Never", "--details"]
         ended = run(*words(sim, *options))
         assert ended.code == 1, ended.err
-        assert "the same command with a higher --reasks asks again" in ended.err
-        assert "--retry-failed" not in ended.err
+        assert "the same command with --retry-failed or a higher --reasks retries" in ended.err
         assert rows_of("out.jsonl") == []
         failed = rows_of("out.failed.jsonl")
         assert len(failed) == 3
@@ -283,6 +282,8 @@ class TestWrongAnswers:
         assert sent(sim) == 6
         assert run(*words(sim, *options, "--reasks", "2")).code == 1
         assert sent(sim) == 9
+        assert run(*words(sim, *options, "--retry-failed")).code == 1
+        assert sent(sim) == 12
 
     def test_without_reasks_nothing_is_asked_again(self, run: Run, simulator: Start) -> None:
         sim = simulator(invalid_answer_rate=1.0)
