@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -49,23 +50,32 @@ def stored_output(task: Task) -> OutputType | None:
     if stored is None and _kind_of(task.schema) == "one_line":
         return named_output(task)
     from llmflow.typed.output_type import OutputType
+    from llmflow.typed.stored_check import StoredCheck
 
-    name, schema = (stored or {}).get("name"), (stored or {}).get("schema")
+    stored = stored or {}
+    name, schema, wraps = stored.get("name"), stored.get("schema"), stored.get("wraps") is True
     if not isinstance(name, str) or not isinstance(schema, dict):
         raise InputError(f"the journal of run {task.run} has no schema: run its command again")
-    return OutputType.restored(name=name, schema=schema)
+    if stored.get("of_type") is True:
+        return OutputType(schema, name, StoredCheck(schema, wrapped=wraps))
+    return OutputType.restored(name=name, schema=schema, wraps=wraps)
 
 
 def with_stored_schema(task: Task, output: OutputType | None) -> Task:
     """Return a task that brings along what its schema stands for now."""
-    if output is None or task.schema is None:
+    if output is None or task.schema is None or task.stored_schema is not None:
         return task
     kind, schema = _kind_of(task.schema), task.schema
     if kind == "one_line":  # it says all by itself
-        return replace(task, stored_schema=None)
+        return task
     if kind == "file":
         schema = str(Path(schema).absolute())
-    stored = {"name": output.name, "schema": dict(output.schema)}
+    stored = {
+        "name": output.name,
+        "schema": dict(output.schema),
+        "wraps": output.wraps,
+        "of_type": not isinstance(output.type, Mapping),
+    }
     return replace(task, schema=schema, stored_schema=stored)
 
 
