@@ -14,7 +14,13 @@ from typing import Any, Literal, NamedTuple
 import pytest
 
 from llmflow import LLM, Batch, Quota, Run
-from llmflow.simulator import BatchSettings, Simulator, SimulatorSettings, SimulatorStats
+from llmflow.simulator import (
+    BatchSettings,
+    Simulator,
+    SimulatorSettings,
+    SimulatorStats,
+    serve_in_thread,
+)
 from tests.typed.fourteen import BARE, FOURTEEN
 
 pytestmark = pytest.mark.http
@@ -152,3 +158,41 @@ async def test_every_method_is_as_good(
     for played in (live, batch):
         assert 0 < played.wrong == played.reasked
         assert played.values == right.values
+
+
+def rows_of(frame: Any) -> str:
+    """Return the rows of a frame of any library, as text."""
+    for way in ("to_pylist", "to_dicts"):
+        if hasattr(frame, way):
+            return str(getattr(frame, way)())
+    return str(frame.to_dict("records"))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_frames_have_the_same_columns_in_both_modes(library: str) -> None:
+    module: Any = pytest.importorskip(library)
+    make = module.table if library == "pyarrow" else module.DataFrame
+    settings = SimulatorSettings(
+        latency=0, batch=JOBS, invalid_answer_rate=RATE, varied_values=True
+    )
+    with serve_in_thread(settings) as sim:
+        llm = LLM(
+            MODELS["openai"],
+            base_url=sim.url,
+            api_key="k",
+            max_tokens=TOKENS,
+            batch=QUICK,
+            quota=QUOTA,
+        )
+        for name, kind in FOURTEEN.items():
+            frame = make({"text": [f"Whales sing {number} of {name}." for number in range(8)]})
+            live, batch = (
+                llm.map_sync(frame, prompt="{text}", output_type=kind, mode=mode)
+                for mode in ("parallel", "batch")
+            )
+            assert rows_of(live) == rows_of(batch)
+            assert "Error" not in rows_of(live)
+        stats = sim.stats()
+    wrong = sum(stats.invalid_answers.values()) + stats.batches.rows_invalid
+    assert wrong > len(FOURTEEN)
+    assert stats.answered + stats.batches.rows_billed == 2 * 8 * len(FOURTEEN) + wrong
