@@ -413,12 +413,11 @@ class FileRun(Room):
                 call.key, call.ordinal = key
                 if found is not None:
                     response = session.judged(call, found)
+            if response is None:
+                return index, row, session.ask, call
+            self._write(row, response, index)
         except _OF_ROWS as error:
             self._failed(row, error, index)
-            return ENDED
-        if response is None:
-            return index, row, session.ask, call
-        self._write(row, response, index)
         return ENDED
 
     async def _row(self, _: int, item: _Item) -> None:

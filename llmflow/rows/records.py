@@ -107,10 +107,17 @@ class RowLayout:
         return {renamed.get(name, name): kind for name, kind in types.items()}
 
     def columns_of(self, response: Response) -> Mapping[str, Any]:
-        """Return the answer's columns of a response that was accepted."""
+        """Return the answer's columns of a response that was accepted.
+
+        Raises:
+            InvalidAnswerError: its type cannot write the value.
+        """
         if self.output is None:
             return {"response": response.text}
-        return self.output.row(response.parsed)
+        try:
+            return self.output.row(response.parsed)
+        except ValueError as error:  # an AnswerMismatch, which is imported where it is needed
+            raise InvalidAnswerError(str(error), response=response, cause=error) from error
 
     def columns_of_text(self, text: str) -> Mapping[str, Any] | None:
         """Return the answer's columns of a recorded text.

@@ -285,6 +285,31 @@ class TestWrongAnswers:
         assert run(*words(sim, *options, "--retry-failed")).code == 1
         assert sent(sim) == 12
 
+    @pytest.mark.parametrize("details", [[], ["--details"]])
+    @pytest.mark.parametrize("mode", ["parallel", "batch"])
+    def test_a_value_that_its_type_cannot_write_is_a_failed_row(
+        self, mode: str, details: list[str], run: Run, simulator: Start
+    ) -> None:
+        sim = simulator(batch=BatchSettings(**QUICK))
+        Path("llmflow.toml").write_text(CONFIG)
+        Path("shapes.py").write_text(
+            "from pydantic import BaseModel, field_serializer\n\n\n"
+            "class Told(BaseModel):\n    name: str\n\n"
+            "    @field_serializer('name')\n    def told(self, value: str) -> str:\n"
+            "        if value == 'text 3':\n            raise KeyError(value)\n"
+            "        return value\n"
+        )
+        write_rows("in.jsonl", 5)
+        options = ["--schema", "shapes:Told", *details, "--mode", mode]
+        config = ["--config", "llmflow.toml"]
+        for _ in range(2):  # asked, and from the journal
+            assert run(*words(sim, *options, *config)).code == 1
+            assert sorted(row["index"] for row in rows_of("out.jsonl")) == [0, 1, 2, 4]
+            (failed,) = rows_of("out.failed.jsonl")
+            assert (failed["index"], failed["error"]["type"]) == (3, "InvalidAnswerError")
+            assert "it cannot be written as JSON" in failed["error"]["message"]
+            assert orjson.loads(failed["error"]["text"]) == {"name": "text 3"}
+
     def test_without_reasks_nothing_is_asked_again(self, run: Run, simulator: Start) -> None:
         sim = simulator(invalid_answer_rate=1.0)
         write_rows("in.jsonl", 4)
