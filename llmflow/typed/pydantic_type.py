@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from pydantic import PydanticUserError, TypeAdapter, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ValidationError
 
 from llmflow.errors import ConfigurationError
+from llmflow.typed.answer_json import target_of
 from llmflow.typed.mismatch import RESPONSE, mismatch, path_text, problem
 from llmflow.typed.pointers import resolved
 from llmflow.typed.typed_dicts import with_known_dicts
@@ -84,6 +86,9 @@ class PydanticCheck:
                     f"output_type {_shown(given)} says nothing of the answer; {_USE}"
                 )
         self.schema = _rooted(schema)
+        # Of sets of texts, the order is another one in each process.
+        self._has_sets = '"uniqueItems":true' in orjson.dumps(self.schema).decode()
+        self._own_schema = self.schema["properties"][RESPONSE] if self.wraps else self.schema
         self._adapter = adapter
         self._validate: Callable[[str], Any] = adapter.validator.validate_json
         self._validate_own: Callable[[str], Any] = self.own.validator.validate_json
@@ -107,6 +112,8 @@ class PydanticCheck:
             dumped = self._dump(value, mode="json", by_alias=True, warnings=False)
         except Exception as error:
             raise mismatch([problem("", f"it cannot be written as JSON: {error}")]) from error
+        if self._has_sets:
+            dumped = _in_order(dumped, self._own_schema, self.schema)
         if self.wraps:
             return {RESPONSE: dumped}
         if self._names:
@@ -127,6 +134,23 @@ class PydanticCheck:
                 yield problem(path, each["msg"])
             else:
                 yield problem(path, each["msg"], each["input"])
+
+
+def _in_order(data: Any, schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return JSON data with the values of its sets in order."""
+    schema = target_of(schema, root)
+    if not isinstance(schema, Mapping) or not isinstance(data, (dict, list)):
+        return data
+    for key in ("anyOf", "oneOf"):
+        for option in schema.get(key, ()):
+            data = _in_order(data, option, root)
+    if isinstance(data, dict):
+        properties, more = schema.get("properties", {}), schema.get("additionalProperties")
+        return {
+            name: _in_order(value, properties.get(name, more), root) for name, value in data.items()
+        }
+    items = [_in_order(each, schema.get("items"), root) for each in data]
+    return sorted(items, key=orjson.dumps) if schema.get("uniqueItems") else items
 
 
 def _steps(location: Sequence[str | int], data: Any) -> list[str | int]:

@@ -151,6 +151,16 @@ def test_a_named_tuple_is_an_object_with_its_names() -> None:
     assert made.columns == (Column("x", Scalar("integer")), Column("label", Scalar("string")))
 
 
+def test_the_values_of_a_set_are_in_the_same_order_in_every_process() -> None:
+    words = [f"word {number}" for number in range(20)]
+    for given, value, row in (
+        (set[str], set(words), sorted(words)),
+        (frozenset[str] | None, frozenset(words), sorted(words)),
+        (dict[str, set[str]], {"a": set(words)}, {"a": sorted(words)}),
+    ):
+        assert as_output_type(given).row(value) == {"response": row}
+
+
 def test_titles_that_the_user_gave_stay() -> None:
     schema = as_output_type(Loose).schema
     assert schema["title"] == "Fancy"
