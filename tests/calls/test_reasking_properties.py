@@ -112,6 +112,12 @@ def outcomes(results: Any) -> list[str]:
     return found
 
 
+def tokens_of(results: Any) -> int:
+    """Return the tokens that the results say they took."""
+    responses = [each.response or getattr(each.error, "response", None) for each in results]
+    return sum(each.usage.total_tokens for each in responses if each is not None)
+
+
 @settings(max_examples=25)
 @pytest.mark.parametrize("way", [live, in_jobs])
 @given(
@@ -125,14 +131,14 @@ def test_every_call_ends_once_and_nothing_is_paid_twice(
     expected = [served.expected(item, reasks) for item in range(len(scripts))]
     llm, items = way(served), [f"{n}" for n in range(len(scripts))]
 
-    async def main(folder: Path) -> tuple[list[str], RunStatistics]:
+    async def main(folder: Path) -> tuple[list[str], int, RunStatistics]:
         async with Run("scripts", folder=folder) as run:
             results = await llm.map(items, output_type=Number, reasks=reasks)
-        return outcomes(results), run.statistics()
+        return outcomes(results), tokens_of(results), run.statistics()
 
     with tempfile.TemporaryDirectory() as folder:
         for session in range(2):
-            found, done = asyncio.run(main(Path(folder)))
+            found, tokens, done = asyncio.run(main(Path(folder)))
             assert found == [end for end, _ in expected]
             assert dict(served.asked) == {n: count for n, (_, count) in enumerate(expected)}
             rights = found.count("right")
@@ -143,3 +149,5 @@ def test_every_call_ends_once_and_nothing_is_paid_twice(
             assert (done.in_flight, done.cut) == (0, 0)
             if session:
                 assert done.requests == 0
+            elif "filtered" not in found:  # whose earlier answers no result has
+                assert tokens == done.input_tokens + done.output_tokens
