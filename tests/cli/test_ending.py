@@ -50,6 +50,7 @@ KEYS = {
     "stopped_by",
     "cut",
     "empty",
+    "reasked",
     "retried",
     "retries",
     "skipped",
