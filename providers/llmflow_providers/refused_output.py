@@ -23,7 +23,9 @@ _BEGINNING: Final = 500  # further on, messages repeat the request
 # "does not support output format", "compiled grammar is too large"); vLLM's backends.
 _FORMAT: Final = re.compile(
     r"response[_ ]?format|json[_ -]?(?:schema|object|mode)\b|\boutput[_ ](?:config|format)"
-    r"|structured[_ -]?outputs?|\bschemas?\b|\bgrammar\b|guided[_ ](?:json|decoding|generation)"
+    r"|structured[_ -]?outputs?|\bgrammar\b|guided[_ ](?:json|decoding|generation)"
+    r"|(?:invalid|unsupported|response|output|input|the|this) ?_?schema\b"
+    r"|\bschemas? (?:is|has|contains?|type|with|must|uses)\b"
     r"|xgrammar|response_mime_type|responsejsonschema"
 )
 # "Thinking mode does not support this tool_choice", "No endpoints found that support tool use",

@@ -117,9 +117,9 @@ SERVERS: dict[str, tuple[str, Rule, list[str]]] = {
     "LM Studio": ("openai/m", lm_studio, ["json_schema"]),
     "vLLM without a parser": ("openai/m", old_vllm, ["json_schema", "tool", "prompt"]),
     "OpenRouter": ("openai/m", router, ["json_schema", "tool"]),
-    "a Claude without a format": ("anthropic/claude-next", old_claude, ["json_schema", "tool"]),
+    "a Claude without a format": ("anthropic/claude-opus-4-8", old_claude, ["json_schema", "tool"]),
     "a Claude that thinks": (
-        "anthropic/claude-next",
+        "anthropic/claude-opus-4-8",
         thinking_claude,
         ["json_schema", "tool", "prompt"],
     ),

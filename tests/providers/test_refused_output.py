@@ -175,6 +175,7 @@ def test_anthropics_words_are_recognised(message: str) -> None:
     ("body", "status"),
     [
         (nested("max_tokens must be at least 1"), 400),
+        (nested("messages.0: value does not match any schema of a content block"), 400),
         (nested("Unsupported value: 'temperature' does not support 0.5 with this model."), 400),
         (nested("Invalid 'messages[0].content': string too long."), 400),
         (nested("This model's maximum context length is 8192 tokens, with tools and schema"), 400),
