@@ -145,7 +145,7 @@ def test_modules_stay_small() -> None:
 
 # The lines of llmflow and its providers. What is new may need some: then raise it, and say in the
 # commit what for. Lower it when there are fewer.
-SOURCE_LINES = 60_800
+SOURCE_LINES = 59_400
 
 
 def test_the_source_does_not_grow_unnoticed() -> None:
