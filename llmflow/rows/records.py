@@ -196,14 +196,16 @@ def free_names(
 ) -> dict[str, str]:
     """Return new names for those that are taken by names of ours.
 
+    No two are alike, and none is one of ours.
+
     >>> free_names(["text", "error", "input_error"], {"response", "error"})
     {'error': 'input_input_error'}
     """
-    renamed = {}
+    renamed: dict[str, str] = {}
     for name in names:
         if name in taken:
             free = f"{prefix}{name}"
-            while free in names:
+            while free in names or free in taken or free in renamed.values():
                 free = f"{prefix}{free}"
             renamed[name] = free
     return renamed

@@ -132,6 +132,16 @@ def test_fields_become_typed_columns_in_order(library: str) -> None:
     assert types(out)[1:4] == wanted[library]
 
 
+@every_library
+def test_a_column_that_is_called_otherwise_takes_the_name_of_no_field(library: str) -> None:
+    both = create_model("Both", text=(str, ...), input_text=(str, ...))
+    frame = MAKERS[library]({"text": ["a"]})
+    llm = always({"text": "b", "input_text": "c"})
+    out = llm.map_sync(frame, prompt="{text}", output_type=both)
+    assert names(out) == ["input_input_text", "text", "input_text", "error"]
+    assert [values(out, name) for name in names(out)] == [["a"], ["b"], ["c"], [None]]
+
+
 def test_the_output_type_of_the_llm_counts_too() -> None:
     llm = LLM(scripted(default=json.dumps(GOOD)), output_type=Review)
     out = llm.map_sync(polars.DataFrame({"text": ["a"]}), prompt="{text}")

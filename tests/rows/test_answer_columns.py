@@ -74,6 +74,32 @@ class TestNames:
         row = shape.answer({"text": "a", "n": 1}, {"n": 2}, 0)
         assert row == {"index": 0, "text": "a", "input_n": 1, "n": 2}
 
+    @pytest.mark.parametrize(
+        ("fields", "details", "row", "kept"),
+        [
+            (("text", "input_text"), False, {"text": "a"}, {"input_input_text": "a"}),
+            (("tokens",), True, {"tokens": "a"}, {"input_input_tokens": "a"}),
+            (
+                ("x", "input_x"),
+                False,
+                {"x": "a", "input_x": "b"},
+                {"input_input_x": "a", "input_input_input_x": "b"},
+            ),
+        ],
+    )
+    def test_a_field_that_is_called_otherwise_takes_the_name_of_no_other_column(
+        self, fields: tuple[str, ...], details: bool, row: dict[str, str], kept: dict[str, str]
+    ) -> None:
+        properties = {name: {"type": "string"} for name in fields}
+        output = as_output_type({"type": "object", "properties": properties})
+        shape = RowLayout(output, details=details)
+        names = shape.fields(list(row))
+        assert len(names) == len(set(names))
+        made = shape.answer(row, dict.fromkeys(fields, "answer"), 0)
+        assert {name: made[name] for name in kept} == kept
+        assert {made[name] for name in fields} == {"answer"}
+        assert set(made) <= set(names)
+
     def test_a_response_of_the_row_is_no_column_of_ours(self) -> None:
         assert layout().answer({"response": "r"}, {"n": 2}, 0)["response"] == "r"
 
