@@ -120,24 +120,26 @@ class Tally:
             was_known = self._take_back("failed_before", "failed", error.source)
             name = "replayed" if was_known else _COUNTED_AS.get(error.source, "answered")
             self._counts[name] += 1
-        return Response(
-            text=error.partial_text,
-            usage=Usage(),
-            finish_reason="stop",
-            model=error.model or "",
-            provider=error.provider or "",
-            request_id=error.request_id,
-            attempts=error.attempts,
-            source=error.source,
-        )
+            response = Response(
+                text=error.partial_text,
+                usage=Usage(),
+                finish_reason="stop",
+                model=error.model or "",
+                provider=error.provider or "",
+                request_id=error.request_id,
+                attempts=error.attempts,
+                source=error.source,
+            )
+            self._look_at(response)  # `not_accepted` takes that back
+        return response
 
     def not_accepted(self, response: Response, *, again: bool) -> None:
         """Count an answer no more; it is asked `again`, or fails."""
         source = response.source
         with self._lock:
-            self._take_back("replayed", _COUNTED_AS.get(source, "answered"), source)
+            was_known = self._take_back("replayed", _COUNTED_AS.get(source, "answered"), source)
             self._look_at(response, -1)
-            failed = "failed_before" if source == "journal" else "failed"
+            failed = "failed_before" if was_known else "failed"
             self._counts["reasked" if again else failed] += 1
 
     def _take_back(self, known: str, new: str, source: str) -> bool:

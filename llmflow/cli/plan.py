@@ -96,7 +96,7 @@ def _plan(task: Task, *, sample: int, exact: bool) -> Plan:
     with rows:
         check_prompt(rows, selection, quiet=task.quiet)
         output = named_output(task)
-        RowLayout(output)  # checks the names of its fields
+        RowLayout(output, details=task.details)  # checks the names of its fields
         asked = resolve_model(task, output)
         prices = [
             place for name, place in asked.settings.origins.items() if name.startswith("price.")

@@ -441,6 +441,22 @@ class TestRefusedGenerations:
         assert problem.response.text == "{"
         assert (done.answered, done.failed, done.reasked) == (0, 1, 1)
 
+    @pytest.mark.parametrize("is_again", [False, True])
+    def test_one_without_text_counts_as_empty_only_while_it_is_the_answer(
+        self, tmp_path: Path, is_again: bool
+    ) -> None:
+        error = BadGenerationError("not the schema", status=400)
+        provider = ScriptedProvider([error, RIGHT], sends=("output_schema",))
+
+        async def main() -> Any:
+            async with Run("empty", folder=tmp_path) as run:
+                assert (await LLM(provider, output_type=Review)("a review")).score == 4
+                return run.statistics()
+
+        for _ in range(1 + is_again):
+            done = asyncio.run(main())
+            assert (done.answers, done.reasked, done.empty, done.cut) == (1, 1, 0, 0)
+
     def test_without_a_type_it_is_the_error(self) -> None:
         provider = ScriptedProvider([BadGenerationError("no", partial_text="{")])
         with pytest.raises(BadGenerationError):

@@ -339,6 +339,19 @@ class TestBatchMode:
         assert run(*words(sim, *options, out="live.jsonl")).code == 0
         assert columns("live.jsonl") == columns("out.jsonl")
 
+    def test_a_row_that_fails_in_this_session_is_none_of_an_earlier_one(
+        self, run: Run, simulator: Start
+    ) -> None:
+        sim = simulator(batch=BatchSettings(**QUICK), invalid_answer_rate=1.0)
+        write_rows("in.jsonl", 4)
+        given = words(sim, "--schema", "topic: str, n: int", "--reasks", "0", "--mode", "batch")
+        for known in (0, 4):
+            ended = run(*given, "--json")
+            assert ended.code == 1, ended.err
+            done = report_of(ended)["run"]
+            assert (done["failed_before"], done["failed"]) == (known, 4 - known)
+            assert (done["answered"], done["replayed"]) == (0, 0)
+
     def test_auto_and_a_fallback_know_the_schema(self, run: Run, simulator: Start) -> None:
         write_rows("in.jsonl", 5)
         for number, options in enumerate(
@@ -519,6 +532,13 @@ class TestPlan:
         given = ["plan", *words(sim, *options)[1:], "--json"]
         plan = orjson.loads(run(*given).out)
         assert (plan["answered"], plan["left"]) == (4, 6)
+
+    def test_a_dry_run_knows_the_columns_of_details(self, run: Run, simulator: Start) -> None:
+        write_rows("in.jsonl", 1)
+        given = words(simulator(), "--schema", "cost: int", "--details", "--dry-run")
+        ended = run(*given)
+        assert (ended.code, ended.out) == (2, "")
+        assert "'cost' has the name of a column of --details" in ended.error
 
     def test_a_dry_run_sends_nothing(self, run: Run, simulator: Start) -> None:
         sim = simulator()
