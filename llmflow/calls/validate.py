@@ -15,6 +15,7 @@ from llmflow.errors import BadGenerationError, InvalidAnswerError, ProviderError
 from llmflow.types import Request, Response, Usage
 
 if TYPE_CHECKING:
+    from llmflow.calls.output_methods import Sent
     from llmflow.calls.session import Session
 
 validating: ContextVar[Validate | None] = ContextVar("llmflow_validate", default=None)
@@ -38,7 +39,12 @@ def validate(session: Session, ask: Step) -> Step:
         if judge is None:
             return await ask(call)
         if response is None:
-            response = await _raw(session, ask, call, judge)
+            # As in `_raw`, without a coroutine between: nearly all answers come so.
+            sent = _sent_as(session, call, judge)
+            try:
+                response = await ask(call)
+            except ProviderError as error:
+                response = await _recovered(session, ask, call, judge, sent, error)
         request, refused = call.request, list[Response]()
         while True:
             try:
@@ -65,21 +71,43 @@ def validate(session: Session, ask: Step) -> Step:
 
 async def _raw(session: Session, ask: Step, call: Call, judge: Judge) -> Response:
     """Return an answer as it is, also one that the provider has refused to hand out."""
-    if judge.output is None:
+    sent = _sent_as(session, call, judge)
+    try:
         return await ask(call)
-    while True:
-        # A live call asks otherwise by itself; a job that may take it does not.
-        sent = None if call.mode_options is None else session.refused_rows.sent(call)
-        try:
-            return await ask(call)
-        except BadGenerationError as error:
-            return session.tally.generated(error)
-        except ProviderError as error:
-            sent = sent or session.refused_rows.sent(call)
-            if sent is None or not session.refused_rows.asks_again(sent, error):
-                raise
-            session.tally.forgiven(error)
-        call = call.again(call.request)
+    except ProviderError as error:
+        return await _recovered(session, ask, call, judge, sent, error)
+
+
+def _sent_as(session: Session, call: Call, judge: Judge) -> Sent | None:
+    """Return how a job may take the call's schema; None where a live call asks."""
+    # A live call asks otherwise by itself; a job that may take it does not.
+    if call.mode_options is None or judge.output is None:
+        return None
+    return session.refused_rows.sent(call)
+
+
+async def _recovered(
+    session: Session,
+    ask: Step,
+    call: Call,
+    judge: Judge,
+    sent: Sent | None,
+    error: ProviderError,
+) -> Response:
+    """Return what was generated, or the answer to a schema that is sent otherwise.
+
+    Raises:
+        ProviderError: the error, which says something else.
+    """
+    if judge.output is None:
+        raise error
+    if isinstance(error, BadGenerationError):
+        return session.tally.generated(error)
+    sent = sent or session.refused_rows.sent(call)
+    if sent is None or not session.refused_rows.asks_again(sent, error):
+        raise error
+    session.tally.forgiven(error)
+    return await _raw(session, ask, call.again(call.request), judge)
 
 
 def demanding(judge: Validate | None) -> AbstractContextManager[None]:
