@@ -200,8 +200,6 @@ class FileProgress(RunProgress):
             once=job.once,
             stopped=stopped_by is not None,
         )
-        # Of what a batch job brought, the rows find the journal's copy.
-        used = counters if job.submission is None and job.overflow is None else done
         remaining = None if self.total is None else self.total - counters.done
         reasons = counters.reasons.items()
         return Report(
@@ -211,9 +209,9 @@ class FileProgress(RunProgress):
             remaining=remaining if stopped_by else 0,
             requests=traffic.requests,
             rejected=traffic.rejected,
-            input_tokens=used.input_tokens,
-            output_tokens=used.output_tokens,
-            cost=used.cost,
+            input_tokens=done.input_tokens,
+            output_tokens=done.output_tokens,
+            cost=done.cost,
             seconds=round(self._seconds, 3),
             limits=statistics.limits,
             utilisation=_rounded(statistics.utilisation),

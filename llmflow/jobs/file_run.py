@@ -16,7 +16,6 @@ from llmflow.calls.call import Call, RowKey, Step
 from llmflow.calls.mode_options import use_mode
 from llmflow.errors import (
     BudgetExceededError,
-    ContentFilterError,
     InputError,
     InvalidAnswerError,
     JournalError,
@@ -48,7 +47,7 @@ from llmflow.rows import (
 )
 from llmflow.rows.records import answer_details
 from llmflow.runs.run import current_run
-from llmflow.types import Response, Usage
+from llmflow.types import Response
 
 if TYPE_CHECKING:
     from llmflow.calls.session import Session, Tally
@@ -79,9 +78,6 @@ class Counters:
     """How many of the answers were cut off at `max_tokens`, wherever they are from."""
     empty: int = 0
     """How many of the answers are empty."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float | None = None
     reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
     """How many rows failed with each kind of error, and what the first of them said."""
     skipped: int = 0
@@ -104,13 +100,6 @@ class Counters:
     def left_out(self) -> int:
         """Rows that were not asked, as it was wanted."""
         return self.skipped + self.skipped_empty
-
-    def count_use(self, usage: Usage, cost: float | None) -> None:
-        """Count what an answer took."""
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
-        if cost is not None:
-            self.cost = (self.cost or 0.0) + cost
 
     def leave_out(self, row: LeftOut) -> None:
         """Count a row that is not asked."""
@@ -450,10 +439,8 @@ class FileRun(Room):
         counters.empty += response.is_empty
         if response.source == "journal":
             counters.replayed += 1
-        elif response.source == "provider":
-            if not self.contact.made:
-                self.contact.confirm()
-            counters.count_use(response.usage, response.cost)
+        elif response.source == "provider" and not self.contact.made:
+            self.contact.confirm()
 
     def _failed(self, row: Row, error: LLMFlowError, index: int) -> None:
         """Write a row's failure, or end the run where it says nothing of the row."""
@@ -462,11 +449,6 @@ class FileRun(Room):
             return
         self._writer.fail(self._layout.failure(row, error, index))
         self.counters.failed += 1
-        # What was stopped, or is not accepted, is paid for.
-        if isinstance(error, ContentFilterError) and error.usage is not None:
-            self.counters.count_use(error.usage, error.cost)
-        elif isinstance(error, InvalidAnswerError) and error.response.source == "provider":
-            self.counters.count_use(error.response.usage, error.response.cost)
         kind = type(error).__name__
         count, first = self.counters.reasons.get(kind, (0, redact(str(error))))
         self.counters.reasons[kind] = (count + 1, first)

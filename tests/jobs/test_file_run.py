@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from llmflow import LLM
+from llmflow import LLM, Run
 from llmflow.errors import (
     AuthenticationError,
     ConnectionFailedError,
@@ -20,6 +20,7 @@ from llmflow.errors import (
     OverloadedError,
     RateLimitError,
 )
+from llmflow.jobs.file_report import FileProgress, Report
 from llmflow.jobs.file_run import FileRun
 from llmflow.jobs.reachability import Reachability
 from llmflow.rows import PromptTemplate, RowSource, RowWriter, open_output
@@ -42,6 +43,14 @@ def source(rows: Iterable[Any], *, once: bool = False) -> RowSource:
             yield row
 
     return RowSource(start, how=Reading(name="rows"), once=once)
+
+
+async def reported(job: FileRun) -> Report:
+    """Run a job, and return its report."""
+    async with Run() as run:
+        progress = FileProgress(job, job._llm, run, total=None, stream=None)
+        await job.run()
+        return progress.report(output=None, failures=None, stopped_by=None)
 
 
 class Setting:
@@ -111,8 +120,17 @@ class TestAllIsWell:
 
     async def test_tokens_add_up(self, setting: Setting) -> None:
         job = setting.job(ScriptedProvider(default="four"), texts(10))
-        await job.run()
-        assert (job.counters.input_tokens, job.counters.output_tokens) == (30, 10)
+        done = await reported(job)
+        assert (done.answered, done.input_tokens, done.output_tokens) == (10, 30, 10)
+
+    async def test_a_wrong_answer_counts_also_where_the_next_request_fails(
+        self, setting: Setting
+    ) -> None:
+        job = setting.job(ScriptedProvider(["four", ContentFilterError("no")]), texts(1))
+        job._llm.validate = lambda _: False
+        done = await reported(job)
+        assert (done.failed, done.reasked) == (1, 1)
+        assert (done.input_tokens, done.output_tokens) == (3, 1)
 
     async def test_a_source_that_can_be_read_once_is_read_by_a_thread(
         self, setting: Setting
