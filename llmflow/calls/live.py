@@ -29,7 +29,7 @@ from llmflow.calls.call import (
 )
 from llmflow.calls.hedge import Hedge, Hedging
 from llmflow.calls.observe import CallReporter
-from llmflow.calls.output_methods import method_of, refuses_method
+from llmflow.calls.output_methods import method_of, note_answer, refuses_method
 from llmflow.calls.payment import Payment, Second
 from llmflow.calls.refusals import FILTERED, Refusals, filtered, is_page, may_be_billed
 from llmflow.calls.session import Session
@@ -181,6 +181,9 @@ class LiveMode:
         finally:
             if calls is not None:
                 calls.end()
+        if call.chosen is not None:
+            certain = self._wire is not None
+            note_answer(self.provider, request, call.chosen, is_certain=certain)
         waited = now() - started - call.in_flight
         if call.attempts == 1 and waited < _WORTH_TELLING:
             return response

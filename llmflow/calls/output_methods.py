@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmflow.errors import ProviderError
 from llmflow.parts import OutputSchema
 from llmflow.provider import Provider
-from llmflow.types import Request
+from llmflow.types import Request, Response
 
 if TYPE_CHECKING:
     from llmflow.calls.call import Call
@@ -37,6 +37,21 @@ def refuses_method(provider: Any, request: Request, sent: Chosen, error: Provide
     if refuses is None or not refuses(error, request):
         return False
     return bool(provider.outputs.refuse(request.output, sent))
+
+
+def note_answer(provider: Any, request: Request, sent: Chosen, *, is_certain: bool) -> None:
+    """Note that a request's method has given an answer.
+
+    Args:
+        provider: the provider that was asked.
+        request: the request.
+        sent: its method when it was asked.
+        is_certain: whether it was sent so. Else it may have waited while another method took the
+            place of this one, which then does not count.
+    """
+    outputs, output = provider.outputs, request.output
+    if is_certain or outputs.chosen(output) is sent:
+        outputs.answered(output, sent)
 
 
 class Sent(NamedTuple):
@@ -77,6 +92,11 @@ class RefusedRows:
         ):
             last = self._last = Sent(provider, replace(request, messages=()), chosen)
         return last
+
+    def answered(self, sent: Sent | None, response: Response) -> None:
+        """Note the method of a row's answer."""
+        if sent is not None and response.source == "provider":
+            note_answer(sent.provider, sent.request, sent.chosen, is_certain=False)
 
     def asks_again(self, sent: Sent, error: ProviderError) -> bool:
         """Return whether a failed row is asked by another method.

@@ -118,6 +118,7 @@ def _judged(
         session.tally.forgiven(outcome)
         outcome = RunLive()  # a new call, in whatever mode
     if isinstance(outcome, Response):
+        session.refused_rows.answered(sent, outcome)
         try:
             outcome = judge.look(outcome)
         except InvalidAnswerError:

@@ -45,6 +45,8 @@ def validate(session: Session, ask: Step) -> Step:
                 response = await ask(call)
             except ProviderError as error:
                 response = await _recovered(session, ask, call, judge, sent, error)
+            else:
+                session.refused_rows.answered(sent, response)
         request, refused = call.request, list[Response]()
         while True:
             try:
@@ -73,9 +75,11 @@ async def _raw(session: Session, ask: Step, call: Call, judge: Judge) -> Respons
     """Return an answer as it is, also one that the provider has refused to hand out."""
     sent = _sent_as(session, call, judge)
     try:
-        return await ask(call)
+        response = await ask(call)
     except ProviderError as error:
         return await _recovered(session, ask, call, judge, sent, error)
+    session.refused_rows.answered(sent, response)
+    return response
 
 
 def _sent_as(session: Session, call: Call, judge: Judge) -> Sent | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 from llmflow.errors import ConfigurationError
@@ -79,11 +80,15 @@ class OutputMethods:
                 f"output_method {forced!r} is not known for this model; use {' or '.join(names)}"
             )
         self._chosen: dict[int, tuple[OutputSchema, Chosen, int]] = {}
-        self._refused: dict[int, tuple[OutputSchema, set[int]]] = {}
+        self._refused: dict[int, tuple[OutputSchema, dict[int, Chosen | None]]] = {}
+        self._answered: dict[int, Chosen] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"OutputMethods({', '.join(name for name, _ in self.methods)})"
+
+    def __reduce__(self) -> Any:
+        return partial(type(self), *self.methods, forced=self.forced), ()  # nothing worked out
 
     def forced_to(self, method: OutputMethod | None) -> OutputMethods:
         """Return the same with one method only; None: with all.
@@ -108,7 +113,8 @@ class OutputMethods:
     def refuse(self, output: OutputSchema, sent: Chosen | OutputMethod) -> bool:
         """Use the next method for a schema; False if none is left.
 
-        The server refused this one. Calls in flight may all tell the same refusal.
+        The server refused this one. Calls in flight may all tell the same refusal. Where this one
+        has given an answer, the error is about the prompt, and the method stays.
 
         Args:
             output: the schema.
@@ -116,14 +122,17 @@ class OutputMethods:
                 used no more.
         """
         with self._lock:
-            refused = set(self._refused_of(output))
+            refused = dict(self._refused_of(output))
             found = self._chosen.get(id(output))
             if isinstance(sent, str):
-                refused |= {place for place, (name, _) in enumerate(self.methods) if name == sent}
+                places = (place for place, (name, _) in enumerate(self.methods) if name == sent)
+                refused = {**dict.fromkeys(places), **refused}
             elif found is not None and found[0] is output:
                 if found[1] is not sent:
                     return True  # another call's refusal came first
-                refused.add(found[2])
+                if self._answered.get(id(sent)) is sent:
+                    return False
+                refused[found[2]] = sent
             try:
                 self._keep_chosen(output, refused)
             except ConfigurationError:
@@ -131,11 +140,32 @@ class OutputMethods:
             _keep(self._refused, id(output), (output, refused))
             return True
 
-    def _refused_of(self, output: OutputSchema) -> set[int]:
-        kept = self._refused.get(id(output))
-        return kept[1] if kept is not None and kept[0] is output else set()
+    def answered(self, output: OutputSchema, sent: Chosen) -> None:
+        """Keep using a method that has given an answer.
 
-    def _keep_chosen(self, output: OutputSchema, refused: set[int]) -> Chosen:
+        It is refused no more, and is used again if it was: the error of a prompt may have come
+        before the first answer.
+
+        Args:
+            output: the schema.
+            sent: what was chosen when the answered request was sent.
+        """
+        if self._answered.get(id(sent)) is sent:
+            return
+        with self._lock:
+            _keep(self._answered, id(sent), sent)
+            refused = dict(self._refused_of(output))
+            for place, chosen in tuple(refused.items()):
+                if chosen is sent:
+                    del refused[place]
+                    _keep(self._refused, id(output), (output, refused))
+                    _keep(self._chosen, id(output), (output, sent, place))
+
+    def _refused_of(self, output: OutputSchema) -> Mapping[int, Chosen | None]:
+        kept = self._refused.get(id(output))
+        return kept[1] if kept is not None and kept[0] is output else {}
+
+    def _keep_chosen(self, output: OutputSchema, refused: Collection[int]) -> Chosen:
         problems = []
         for place, (method, rules) in enumerate(self.methods):
             if place in refused or (self.forced is not None and method != self.forced):

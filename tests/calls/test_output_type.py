@@ -375,6 +375,17 @@ class Refusing(ScriptedProvider):
         return await super().complete(request, timeout=timeout)
 
 
+class OneBadPrompt(Refusing):
+    """Refuses one prompt, in words that are like those about a method."""
+
+    async def complete(self, request: Request, *, timeout: float) -> Response:
+        assert request.output is not None
+        self.sent.append(self.outputs.chosen(request.output).method)
+        if request.messages[-1]["content"] == "bad":
+            raise copy.copy(self.error)
+        return await ScriptedProvider.complete(self, request, timeout=timeout)
+
+
 class TestRefusedMethods:
     def test_the_next_method_is_asked_and_remembered(self) -> None:
         provider = Refusing("json_schema", "json_object", "tool", default=RIGHT)
@@ -392,6 +403,20 @@ class TestRefusedMethods:
         count = len(provider.sent)
         assert run_virtual(llm("another")).score == 4
         assert provider.sent[count:] == ["tool"]
+
+    def test_the_error_of_one_prompt_does_not_change_the_method_of_the_others(self) -> None:
+        provider = OneBadPrompt("json_schema", "tool", default=RIGHT)
+        llm: Any = LLM(provider, output_type=Review)
+
+        async def main() -> Any:
+            first = await llm("a review")
+            rest = [llm("bad"), *[llm(f"review {number}") for number in range(3)]]
+            return [first, *await asyncio.gather(*rest, return_exceptions=True)]
+
+        found = run_virtual(main())
+        assert isinstance(found.pop(1), InvalidRequestError)
+        assert [each.score for each in found] == [4] * 4
+        assert provider.sent == ["json_schema"] * 5
 
     def test_without_another_method_the_refusal_is_the_error(self) -> None:
         provider = Refusing("json_schema")
@@ -612,6 +637,22 @@ class TestRefusedMethodsInJobs:
             assert (done.failed, done.failed_before, done.done) == (0, 0, 10)
             assert done.answered == (0 if again else 10)
         assert server.sizes == [10, 10]
+
+    async def test_the_error_of_one_row_does_not_change_the_method_of_later_jobs(self) -> None:
+        def fate(prompt: str, job: int) -> Any:
+            return by_method(prompt, job) if prompt.endswith("bad") else RIGHT
+
+        server = FakeServer(fate=fate)
+        provider = RefusedJobs(server, "json_schema", "tool")
+        llm = LLM(provider, mode="batch", batch=Batch(quiet=0.02, poll=0.005))
+        async with Run():
+            typed = llm.varied(output_type=Review)
+            first = await typed.map(["1", "2"])
+            assert [each.parsed.score for each in first] == [4] * 2
+            later = await typed.map(["3", "bad"])
+        assert isinstance(later[1].error, InvalidRequestError)
+        assert later[0].parsed.score == 4
+        assert server.sizes == [2, 2]
 
     async def test_calls_that_wait_are_asked_again_too(self, tmp_path: Path) -> None:
         server = FakeServer(fate=by_method)

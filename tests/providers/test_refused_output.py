@@ -7,11 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
-from llmflow import errors
+from llmflow import LLM, errors
 from llmflow.parts import OutputSchema
 from llmflow.types import Request, WireReply
 from llmflow_providers.anthropic import AnthropicProvider
 from llmflow_providers.openai import OpenAIProvider
+from tests.odd_server import DIALECTS, Asked, Odd, answer, odd_server
 
 NOW = 1_788_220_760.0
 OUTPUT = OutputSchema(schema={"type": "object", "properties": {"a": {"type": "string"}}})
@@ -210,3 +211,30 @@ def test_a_refused_method_is_followed_by_the_next_until_none_is_left() -> None:
         if not provider.outputs.refuse(OUTPUT, chosen.method):
             break
     assert used == ["json_schema", "tool", "prompt", "json_object"]
+
+
+@pytest.mark.http
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_error_of_the_first_prompt_changes_the_method_only_until_the_first_answer(
+    dialect: str,
+) -> None:
+    def rule(asked: Asked) -> Odd:
+        if asked.prompt == "bad":
+            return Odd(nested("Invalid schema in the text of messages[0]"), 400)
+        return Odd(answer(dialect, '{"response": 7}'))
+
+    with odd_server(rule) as server:
+        llm = LLM(
+            f"{dialect}/claude-m",
+            base_url=server.url(dialect),
+            api_key="sk-odd-123456",
+            max_tokens=9,
+        )
+        results = llm.map_sync(["bad", *map(str, range(4))], output_type=int)
+        assert [each.parsed for each in results[1:]] == [7] * 4
+        assert isinstance(results[0].error, errors.InvalidRequestError)
+        first, count = server.asked[0].body, len(server.asked)
+        llm.map_sync(["later", "bad"], output_type=int)
+        later = [{**each.body, "messages": None} for each in server.asked[count:]]
+    assert len(later) == 2, "the method has given an answer: nothing else is tried"
+    assert later == [{**first, "messages": None}] * 2

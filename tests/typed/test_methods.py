@@ -53,6 +53,28 @@ def test_refusals_of_calls_in_flight_leave_out_no_method() -> None:
     assert methods.chosen(CLOSED).method == "tool"
 
 
+def test_an_error_of_one_prompt_refuses_no_method_that_has_given_an_answer() -> None:
+    methods = ALL.forced_to(None)
+    sent = methods.chosen(CLOSED)
+    methods.answered(CLOSED, sent)
+    assert not methods.refuse(CLOSED, sent)
+    assert methods.chosen(CLOSED) is sent
+    assert methods.refuse(OPEN, methods.chosen(OPEN)), "of another schema nothing is known"
+
+
+def test_an_error_of_one_prompt_before_the_first_answer_refuses_a_method_until_then() -> None:
+    methods = ALL.forced_to(None)
+    sent = methods.chosen(CLOSED)
+    assert methods.refuse(CLOSED, sent)
+    second = methods.chosen(CLOSED)
+    assert methods.refuse(CLOSED, second)
+    methods.answered(CLOSED, sent)
+    assert methods.chosen(CLOSED) is sent
+    assert methods.refuse(CLOSED, methods.chosen(CLOSED)) is False
+    assert methods.refuse(CLOSED, second), "a late one: the call is sent again by the method in use"
+    assert methods.chosen(CLOSED) is sent
+
+
 def test_a_server_that_shows_no_schema_gets_it_in_words_as_well() -> None:
     shown = OutputMethods(("json_schema", replace(RULES_OPENAI_STRICT, shown=True)))
     assert "JSON schema" in shown.chosen(CLOSED).instructions
