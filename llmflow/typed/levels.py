@@ -10,7 +10,7 @@ from typing import Any, Final
 from llmflow.typed.pointers import reached, subschemas
 
 _MOST_CHECKS: Final = 20_000
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _BRACKET: Final = re.compile(r"[\[{}\]]")
 
 

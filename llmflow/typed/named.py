@@ -27,7 +27,7 @@ def kind_of(text: str) -> Literal["file", "module", "one_line"]:
     ('file', 'module', 'one_line')
     """
     text = text.strip()
-    if text.endswith(".json") or (":" not in text and ("/" in text or Path(text).is_file())):
+    if text.endswith(".json") or (":" not in text and ("/" in text or _is_file(text))):
         return "file"
     if _MODULE.fullmatch(text):
         module, _, name = text.partition(":")
@@ -59,7 +59,16 @@ def from_name(text: str) -> OutputType:
             return as_output_type(found)
         except ConfigurationError as error:
             raise ConfigurationError(f"schema {text.strip()}: {error}") from error
+    if text.lstrip().startswith("{"):
+        raise ConfigurationError("a JSON schema is given as a file: write it into FILE.json")
     return as_output_type(from_one_line(text))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 def _from_file(path: Path) -> OutputType:

@@ -103,9 +103,7 @@ class OutputType:
         Raises:
             AnswerMismatch: the answer does not fit; the text says where.
         """
-        most = self._most_levels
-        if most is not None and levels(text) > most:
-            raise AnswerMismatch(f"nested too deeply: at most {most} levels are checked")
+        self._check_levels(text)
         try:
             if "NaN" not in text and "Infinity" not in text:  # which are no JSON
                 try:
@@ -133,6 +131,7 @@ class OutputType:
                 data = from_json(each, allow_inf_nan=False)
             except ValueError:
                 continue
+            self._check_levels(each)  # after an odd quote, those of the whole text are no brackets
             found.append(data)
             try:
                 return check.read(json_text(tidied(data, self.schema)))
@@ -152,6 +151,11 @@ class OutputType:
         if first is not None:
             raise mismatch(check.problems(*first)) from None
         raise mismatch([_not_json(text)])
+
+    def _check_levels(self, text: str) -> None:
+        most = self._most_levels
+        if most is not None and levels(text) > most:
+            raise AnswerMismatch(f"nested too deeply: at most {most} levels are checked")
 
     def _is_a_word(self) -> bool:
         """Return True if the wrapped value is one of some: then a bare word is no other text."""
@@ -243,8 +247,9 @@ def _made(given: Any) -> OutputType:
 
         from llmflow.typed.schema_check import SchemaCheck
 
+        checked = SchemaCheck(given)
         kept = deepcopy(dict(given))
-        return OutputType(kept, _name(kept.get("title")), SchemaCheck(kept))
+        return OutputType(kept, _name(kept.get("title")), checked)
     _refuse(given)
     from llmflow.typed.pydantic_type import PydanticCheck
 
@@ -259,11 +264,10 @@ def _name(given: Any) -> str:
 
 
 def _refuse(given: Any) -> None:
-    """Raise an error for what is no type, or one that says nothing."""
+    """Raise an error for what is no type, or accepts any answer."""
     if given is Any or given is object:
         raise ConfigurationError(
-            f"output_type {'Any' if given is Any else 'object'} says nothing of the answer; "
-            f"give {_TYPES}"
+            f"output_type {'Any' if given is Any else 'object'} accepts any answer; give {_TYPES}"
         )
     if given is None or given is type(None):
         raise ConfigurationError(f"output_type None is not a type of answers; give {_TYPES}")

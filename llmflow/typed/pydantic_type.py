@@ -14,7 +14,7 @@ from pydantic_core import ValidationError
 from llmflow.errors import ConfigurationError
 from llmflow.typed.answer_json import target_of
 from llmflow.typed.mismatch import RESPONSE, mismatch, path_text, problem
-from llmflow.typed.pointers import resolved
+from llmflow.typed.schema_check import rooted
 from llmflow.typed.typed_dicts import with_known_dicts
 
 _DECIMAL: Final = r"^-?[0-9]+(\.[0-9]+)?$"
@@ -74,7 +74,7 @@ class PydanticCheck:
         schema = _schema(self.own, given)
         self._names = _named_tuple(given)
         if self._names:
-            schema = _as_object(_rooted(schema), self._names)
+            schema = _as_object(rooted(schema), self._names)
         self.wraps = not _is_record(schema)
         adapter = self.own
         if self.wraps:
@@ -82,10 +82,8 @@ class PydanticCheck:
             adapter = _adapter(create_model("Answer", **fields))
             schema = _schema(adapter, given)
             if schema["properties"][RESPONSE] == {}:
-                raise ConfigurationError(
-                    f"output_type {_shown(given)} says nothing of the answer; {_USE}"
-                )
-        self.schema = _rooted(schema)
+                raise ConfigurationError(f"output_type {_shown(given)} accepts any answer; {_USE}")
+        self.schema = rooted(schema)
         # Of sets of texts, the order is another one in each process.
         self._has_sets = '"uniqueItems":true' in orjson.dumps(self.schema).decode()
         self._own_schema = self.schema["properties"][RESPONSE] if self.wraps else self.schema
@@ -120,6 +118,9 @@ class PydanticCheck:
             return dict(zip(self._names, dumped, strict=True))
         if type(dumped) is dict and tuple(dumped) == self._columns:
             return dumped
+        if not isinstance(dumped, dict):
+            kind = type(dumped).__name__
+            raise mismatch([problem("", f"the type's own serializer gives {kind}, not an object")])
         get = dumped.get
         return {name: get(key) for name, key in zip(self._columns, self._keys, strict=True)}
 
@@ -150,7 +151,12 @@ def _in_order(data: Any, schema: Any, root: Mapping[str, Any]) -> Any:
             name: _in_order(value, properties.get(name, more), root) for name, value in data.items()
         }
     items = [_in_order(each, schema.get("items"), root) for each in data]
-    return sorted(items, key=orjson.dumps) if schema.get("uniqueItems") else items
+    if not schema.get("uniqueItems"):
+        return items
+    try:
+        return sorted(items)
+    except TypeError:  # of objects, or of several types
+        return sorted(items, key=orjson.dumps)
 
 
 def _steps(location: Sequence[str | int], data: Any) -> list[str | int]:
@@ -189,6 +195,11 @@ def _adapter(given: Any) -> TypeAdapter[Any]:
 
 
 def _unusable(given: Any, error: Exception) -> ConfigurationError:
+    if getattr(error, "code", None) == "typed-dict-version":
+        return ConfigurationError(
+            f"output_type {_shown(given)} has a class with a TypedDict: before Python 3.12 "
+            "that must be one of typing_extensions (from typing_extensions import TypedDict)"
+        )
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return ConfigurationError(
         f"output_type {_shown(given)} cannot be used: {reason}; {_USE}, and define the classes "
@@ -211,13 +222,13 @@ def _schema(adapter: TypeAdapter[Any], given: Any) -> dict[str, Any]:
 
 
 def _shown(given: Any) -> str:
-    return getattr(given, "__name__", None) or repr(given)[:80]
+    return given.__name__ if isinstance(given, type) else repr(given)[:80]
 
 
 def _is_record(schema: Mapping[str, Any]) -> bool:
     """Return True if a schema is an object of named properties."""
     try:
-        schema = _rooted(schema)
+        schema = rooted(schema)
     except LookupError:
         return False
     return schema.get("type") == "object" and "properties" in schema
@@ -248,23 +259,12 @@ def _as_object(schema: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]
     }
 
 
-def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema whose root is no reference."""
-    result = dict(schema)
-    for _ in range(20):
-        if "$ref" not in result:
-            break
-        target = resolved(schema, result.pop("$ref"))
-        result = {**target, **result}
-    return result
-
-
 def _dumped_names(adapter: TypeAdapter[Any], columns: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names that the columns' values have when they are written."""
 
     def names(mode: Any, by_alias: bool) -> list[str]:
         schema = adapter.json_schema(schema_generator=_Schemas, mode=mode, by_alias=by_alias)
-        return list(_rooted(schema).get("properties", ()))
+        return list(rooted(schema).get("properties", ()))
 
     try:
         fields = names("validation", False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from typing import Any, Final
 
 from llmflow.errors import ConfigurationError
+from llmflow.typed.levels import levels
 from llmflow.typed.mismatch import RESPONSE, path_text, problem
 from llmflow.typed.pointers import resolved, subschemas
+
+_MOST_LEVELS: Final = 100
+_OF_THE_WHOLE: Final = ("$schema", "$id", "$defs", "definitions")
 
 
 class SchemaMismatchError(ValueError):
@@ -122,9 +125,12 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     import orjson
 
     try:
-        schema: dict[str, Any] = orjson.loads(orjson.dumps(deepcopy(dict(given))))
+        text = orjson.dumps(dict(given))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(_not_a_schema(error)) from None
+    if levels(text.decode()) > _MOST_LEVELS:  # it is looked through by recursion
+        raise ConfigurationError(_not_a_schema(ValueError(f"more than {_MOST_LEVELS} levels")))
+    schema: dict[str, Any] = orjson.loads(text)
     inner = schema.get("json_schema", schema.get("schema"))
     if isinstance(inner, dict) and not {"properties", "$ref"} & schema.keys():
         raise ConfigurationError(
@@ -132,9 +138,7 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if not _says_something(schema):
         known = ", ".join(list(map(str, schema))[:3]) or "nothing"
-        raise ConfigurationError(
-            _not_a_schema(ValueError(f"it says nothing of the answer: found {known}"))
-        )
+        raise ConfigurationError(_not_a_schema(ValueError(f"it accepts any answer: found {known}")))
     _validator(schema)
     for part in _all_parts(schema):
         reference = part.get("$ref")
@@ -188,12 +192,16 @@ def rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _wrapped(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema for an object with one property, of the given schema."""
     inner = dict(schema)
-    outer: dict[str, Any] = {
-        name: inner.pop(name) for name in ("$schema", "$defs", "definitions") if name in inner
-    }
-    if any(part.get("$ref") == "#" for part in _all_parts(schema)):
-        outer["$defs"] = {**outer.get("$defs", {}), "Response": _moved(inner)}
-        inner = {"$ref": "#/$defs/Response"}
+    name = "Response"
+    while name in inner.get("$defs", ()):
+        name += "_"
+    is_referred_to = any(_is_within_root(part.get("$ref")) for part in _all_parts(schema))
+    if is_referred_to:
+        inner = _moved(inner, f"#/$defs/{name}")
+    outer: dict[str, Any] = {name: inner.pop(name) for name in _OF_THE_WHOLE if name in inner}
+    if is_referred_to:
+        outer["$defs"] = {**outer.get("$defs", {}), name: inner}
+        inner = {"$ref": f"#/$defs/{name}"}
     return {
         **outer,
         "type": "object",
@@ -208,15 +216,23 @@ def _unwrapped(schema: dict[str, Any]) -> dict[str, Any]:
     inner = properties.get(RESPONSE) if isinstance(properties, dict) else None
     if not isinstance(inner, dict):
         raise ConfigurationError(_not_a_schema(ValueError("it has no property response")))
-    outer = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
+    outer = {name: schema[name] for name in _OF_THE_WHOLE if name in schema}
     return {**outer, **inner}
 
 
-def _moved(part: Any) -> Any:
+def _is_within_root(reference: object) -> bool:
+    """Return True if a reference is to the root or its parts, not to a definition."""
+    is_one = isinstance(reference, str) and reference.startswith("#")
+    return is_one and not str(reference).startswith(("#/$defs/", "#/definitions/"))
+
+
+def _moved(part: Any, place: str) -> Any:
     """Return a schema whose references to the root are to where it is moved."""
     if isinstance(part, list):
-        return [_moved(each) for each in part]
+        return [_moved(each, place) for each in part]
     if not isinstance(part, Mapping):
         return part
-    moved = {name: _moved(each) for name, each in part.items()}
-    return {**moved, "$ref": "#/$defs/Response"} if part.get("$ref") == "#" else moved
+    moved = {name: _moved(each, place) for name, each in part.items()}
+    if _is_within_root(part.get("$ref")):
+        moved["$ref"] = place + part["$ref"][1:]
+    return moved

@@ -226,6 +226,7 @@ class _Fitter:
         while name in self._defs:
             number += 1
             name = f"{base}_{number}"
+        self._characters += len(name)
         return name
 
     def _closes_circle(self, schema: Any) -> bool:

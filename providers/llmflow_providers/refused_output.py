@@ -15,6 +15,7 @@ from llmflow.errors import (
     ProviderError,
 )
 from llmflow.types import Request
+from llmflow_providers.typed_output import TOOL_OPTIONS
 
 _STATUSES: Final = frozenset({None, 400, 404, 405, 422, 501})
 _BEGINNING: Final = 500  # further on, messages repeat the request
@@ -36,7 +37,6 @@ _TOOL: Final = re.compile(
 )
 # OpenRouter, where no server behind it takes all of a request's fields.
 _PARAMETERS: Final = re.compile(r"no endpoints found that (?:support|can handle)")
-_OWN_TOOLS: Final = ("tools", "tool_choice", "functions", "function_call")
 
 
 def refuses_output(error: ProviderError, request: Request) -> bool:
@@ -57,5 +57,5 @@ def refuses_output(error: ProviderError, request: Request) -> bool:
         return False
     if _FORMAT.search(text) or _PARAMETERS.search(text):
         return True
-    has_own_tools = any(name in request.options for name in _OWN_TOOLS)
+    has_own_tools = any(name in request.options for name in TOOL_OPTIONS)
     return bool(_TOOL.search(text)) and not has_own_tools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -39,7 +40,9 @@ class SchemaAsking(ABC):
 
     @outputs.setter
     def outputs(self, methods: OutputMethods) -> None:
-        self.typed.methods = methods
+        own = copy.copy(self.typed)  # a copy of the provider has the same one
+        own.methods = methods
+        self.typed = own
 
     def refuses_output(self, error: ProviderError, request: Request) -> bool:
         """Return whether the server refuses how a schema was sent.

@@ -58,6 +58,9 @@ class TypedOutput(ABC):
         self.who = who
         self._kept: dict[int, Sent] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {}}  # written JSON cannot be pickled
+
     @abstractmethod
     def written_fields(self, chosen: Chosen, name: str) -> Mapping[str, Any]:
         """Return the fields of the body for a schema of this name."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
@@ -12,6 +14,7 @@ from anthropic.types.message_create_params import MessageCreateParamsNonStreamin
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
+from llmflow import LLM
 from llmflow.errors import ConfigurationError
 from llmflow.parts import OutputSchema
 from llmflow.typed.methods import ANSWER_TOOL, OutputMethod
@@ -420,6 +423,28 @@ def test_options_that_speak_of_the_answers_form_are_refused(
     with pytest.raises(ConfigurationError, match=told) as caught:
         provider.encode(ask(options=options))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("provider", [openai(), claude()], ids=lambda each: each.name)
+def test_an_output_method_of_one_llm_changes_no_other_llm_of_the_same_provider(
+    provider: OpenAIProvider | AnthropicProvider,
+) -> None:
+    before = sent(provider, ask())
+    twin: Any = LLM(provider, output_method="tool").provider
+    assert "tools" in sent(twin, ask())
+    assert sent(provider, ask()) == before
+    assert "tools" not in before
+
+
+@pytest.mark.parametrize("copied", [lambda each: pickle.loads(pickle.dumps(each)), copy.deepcopy])
+@pytest.mark.parametrize("provider", [openai(), claude()], ids=lambda each: each.name)
+def test_a_provider_that_was_asked_for_a_schema_can_still_be_copied(
+    provider: OpenAIProvider | AnthropicProvider, copied: Any
+) -> None:
+    sent(provider, ask())
+    assert sent(copied(provider), ask()) == sent(provider, ask())
+    twin: Any = LLM(provider, output_method="tool").provider
+    assert sent(copied(twin), ask()) == sent(twin, ask())
 
 
 def test_the_callers_own_tools_stay_beside_a_schema_of_the_servers() -> None:

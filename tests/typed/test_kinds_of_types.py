@@ -19,6 +19,7 @@ from pydantic import (
     JsonValue,
     RootModel,
     computed_field,
+    model_serializer,
 )
 from typing_extensions import TypeAliasType, TypedDict
 
@@ -41,6 +42,14 @@ class Movie(TypedDict):
 class Point(NamedTuple):
     x: int
     label: str = "here"
+
+
+class WrittenAsText(BaseModel):
+    size: int
+
+    @model_serializer
+    def _written(self) -> str:
+        return str(self.size)
 
 
 class Level(enum.IntEnum):
@@ -161,6 +170,17 @@ def test_the_values_of_a_set_are_in_the_same_order_in_every_process() -> None:
         assert as_output_type(given).row(value) == {"response": row}
 
 
+def test_the_numbers_of_a_set_are_in_the_order_of_numbers() -> None:
+    assert as_output_type(set[int]).row({10, 9, -1, 100}) == {"response": [-1, 9, 10, 100]}
+    mixed = as_output_type(set[int | str]).row({1, "a"})
+    assert sorted(mixed["response"], key=str) == [1, "a"]
+
+
+def test_a_serializer_that_gives_no_object_is_told_in_a_line() -> None:
+    with pytest.raises(AnswerMismatch, match="own serializer gives str, not an object"):
+        as_output_type(WrittenAsText).row(WrittenAsText(size=1))
+
+
 def test_titles_that_the_user_gave_stay() -> None:
     schema = as_output_type(Loose).schema
     assert schema["title"] == "Fancy"
@@ -197,7 +217,7 @@ def test_kinds_of_columns(given: Any, kind: Any) -> None:
 
 @pytest.mark.parametrize("given", [TypeVar("ItemT"), type[int]])
 def test_a_type_of_any_value_is_refused(given: Any) -> None:
-    with pytest.raises(ConfigurationError, match="says nothing of the answer"):
+    with pytest.raises(ConfigurationError, match="accepts any answer"):
         as_output_type(given)
 
 
@@ -244,6 +264,72 @@ def test_schemas_of_any_root(schema: dict[str, Any], text: str, value: Any) -> N
     assert made.schema["type"] == "object"
     assert made.parse(text) == value
     assert list(made.row(value)) == [column.name for column in made.columns]
+
+
+TREE_IN_DEFINITIONS = {
+    "anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Pair"}],
+    "$defs": {"Pair": {"type": "array", "items": {"$ref": "#"}, "minItems": 2}},
+}
+
+
+def test_definitions_that_refer_to_the_root_still_do_where_it_is_wrapped() -> None:
+    tree = as_output_type(TREE_IN_DEFINITIONS)
+    assert tree.parse('{"response": [1, [2, 3]]}') == [1, [2, 3]]
+    with pytest.raises(AnswerMismatch):
+        tree.parse('{"response": [1, {"response": 2}]}')
+    again = type(tree).restored(name=tree.name, schema=tree.schema, wraps=True)
+    assert again.schema == tree.schema
+    assert again.parse("[1, [2, 3]]") == [1, [2, 3]]
+
+
+def test_a_reference_to_a_part_of_the_root_is_kept_where_it_is_wrapped() -> None:
+    pairs = {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}, {"$ref": "#/prefixItems/0"}],
+        "items": False,
+    }
+    kind = as_output_type(pairs)
+    assert kind.parse('{"response": [1, 2]}') == [1, 2]
+    with pytest.raises(AnswerMismatch):
+        kind.parse('{"response": [1, "2"]}')
+
+
+def test_a_definition_named_as_the_moved_root_stays() -> None:
+    given = {
+        "type": "array",
+        "items": {"anyOf": [{"$ref": "#"}, {"$ref": "#/$defs/Response"}]},
+        "$defs": {"Response": {"type": "string"}},
+    }
+    assert as_output_type(given).parse('{"response": ["a", ["b"]]}') == ["a", ["b"]]
+
+
+def test_a_wrapped_schema_with_an_id_finds_its_definitions() -> None:
+    given = {
+        "$id": "https://example.com/tags",
+        "type": "array",
+        "items": {"$ref": "#/$defs/Tag"},
+        "$defs": {"Tag": {"type": "string"}},
+    }
+    assert as_output_type(given).parse('["a"]') == ["a"]
+
+
+@pytest.mark.parametrize("levels", [60, 120, 300, 5000])
+def test_a_schema_of_very_many_levels_is_refused_in_a_line(levels: int) -> None:
+    schema: dict[str, Any] = {"type": "integer"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    with pytest.raises(ConfigurationError, match="no JSON schema"):
+        as_output_type(schema)
+
+
+@pytest.mark.parametrize("reference", ["http://example.com/a", "other.json#/a", "#a", "#/$defs/a"])
+def test_a_reference_to_nothing_is_refused_in_a_line(reference: str) -> None:
+    for schema in (
+        {"type": "object", "properties": {"a": {"$ref": reference}}},
+        {"type": "array", "items": {"$ref": reference}},
+    ):
+        with pytest.raises(ConfigurationError, match="no JSON schema"):
+            as_output_type(schema)
 
 
 def test_a_schema_s_rules_are_checked() -> None:

@@ -135,3 +135,14 @@ def test_what_a_name_names() -> None:
 def test_a_module_that_is_missing_is_said_so() -> None:
     with pytest.raises(ConfigurationError, match="module no_such_module_here cannot be imported"):
         from_name("no_such_module_here:Review")
+
+
+@pytest.mark.parametrize("text", ["word " * 100, "a" * 5000])
+def test_a_text_that_is_too_long_for_a_file_name_is_refused_in_a_line(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="column"):
+        from_name(text)
+
+
+def test_a_schema_in_place_of_its_file_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigurationError, match=r"write it into FILE\.json"):
+        from_name('{"type": "object", "properties": {"a": {"type": "integer"}}}')

@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import enum
 import pickle
+import time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
 from llmflow.errors import ConfigurationError
 from llmflow.typed.columns import Column, ListOf, Scalar
+from llmflow.typed.levels import levels
 from llmflow.typed.output_type import AnswerMismatch, OutputType, as_output_type
 
 
@@ -214,6 +216,20 @@ def test_an_answer_of_many_recursive_alternatives_is_read_quickly() -> None:
         each.parse('{"left":' * 13 + "null" + "}" * 13)
 
 
+def test_an_odd_quote_before_the_answer_hides_none_of_its_levels() -> None:
+    deep = '{"left":' * 30 + "5" + "}" * 30
+    for text in (f'It is 5" wide: {deep}', f'"\n```json\n{deep}\n```'):
+        with pytest.raises(AnswerMismatch, match="at most 14 levels"):
+            as_output_type(Left).parse(text)
+
+
+def test_the_levels_of_a_text_that_never_ends_are_counted_in_one_pass() -> None:
+    began = time.process_time()
+    assert levels('{["' + '\\"' * 200_000) == 2
+    assert levels('{"a": "[\\') == 1
+    assert time.process_time() - began < 2
+
+
 def test_a_path_has_keys_and_places_only() -> None:
     with pytest.raises(AnswerMismatch) as caught:
         as_output_type(Left).parse('{"left": {"left": 5}}')
@@ -252,15 +268,15 @@ class _Plain:
 @pytest.mark.parametrize(
     ("given", "remedy"),
     [
-        (Any, "says nothing"),
-        (object, "says nothing"),
+        (Any, "accepts any answer"),
+        (object, "accepts any answer"),
         (None, "not a type"),
         ("score: int", "must be a type"),
         (5, "must be a type"),
         (_function, "validate="),
         (Point(1, 2), "give the class Point"),
         (_Plain, "use a pydantic model"),
-        ({}, "says nothing"),
+        ({}, "accepts any answer"),
         ({"typ": "object"}, "found typ"),
         ({"type": "text"}, "no JSON schema: type"),
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}, r"/\$defs/b"),

@@ -120,6 +120,14 @@ def test_references_that_multiply_when_they_are_written_out_are_refused() -> Non
     assert len(fitted(schema, RULES_ANTHROPIC)["$defs"]) == 41
 
 
+def test_the_names_of_definitions_count_among_the_characters_of_a_schema() -> None:
+    names = [f"{number:03}{'x' * 1_300}" for number in range(100)]
+    schema = object_of(**{f"p{at}": {"$ref": f"#/$defs/{name}"} for at, name in enumerate(names)})
+    schema["$defs"] = {name: {"type": "string"} for name in names}
+    with pytest.raises(Inexpressible, match="characters of names and values, of at most 120,000"):
+        fitted(schema, RULES_OPENAI_STRICT)
+
+
 def test_an_enum_that_is_too_long_is_refused() -> None:
     values = [f"{n:>080}" for n in range(251)]
     with pytest.raises(Inexpressible, match="a: an enum of 20,080 characters, of at most 15,000"):

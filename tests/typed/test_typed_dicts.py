@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import pytest
@@ -21,6 +23,11 @@ class Movie(TypedDict):
 
 class Maker(TypedDict, total=False):
     name: Required[str]
+    movies: list[Movie]
+
+
+@dataclasses.dataclass
+class Shelf:
     movies: list[Movie]
 
 
@@ -62,3 +69,12 @@ def test_a_name_that_is_not_defined_is_told() -> None:
     broken: Any = TypedDict("broken", {"a": "Nowhere"})  # type: ignore[name-defined]  # noqa: F821
     with pytest.raises(ConfigurationError, match=r"output_type broken cannot be used: .*Nowhere"):
         as_output_type(broken)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pydantic takes them then")
+@pytest.mark.parametrize("given", [Shelf, list[Shelf]])
+def test_one_in_a_dataclass_is_refused_with_the_one_line_to_change(given: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"Shelf.*from typing_extensions import TypedDict\)$"
+    ):
+        as_output_type(given)
