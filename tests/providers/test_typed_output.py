@@ -6,12 +6,11 @@ import copy
 import inspect
 import pickle
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, get_args
 
 import orjson
 import pytest
-from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
-from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
 from llmflow import LLM
@@ -89,8 +88,20 @@ _STRICT: dict[str, Any] = (
     if "extra" in inspect.signature(TypeAdapter.validate_python).parameters
     else {}
 )
-CHAT: TypeAdapter[Any] = TypeAdapter(CompletionCreateParamsNonStreaming)
-MESSAGE: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
+
+
+@cache
+def chat_type() -> TypeAdapter[Any]:
+    """Return the type of a request in OpenAI's SDK, where that is installed."""
+    sdk: Any = pytest.importorskip("openai.types.chat.completion_create_params")
+    return TypeAdapter(sdk.CompletionCreateParamsNonStreaming)
+
+
+@cache
+def message_type() -> TypeAdapter[Any]:
+    """Return the type of a request in Anthropic's SDK, where that is installed."""
+    sdk: Any = pytest.importorskip("anthropic.types.message_create_params")
+    return TypeAdapter(sdk.MessageCreateParamsNonStreaming)
 
 
 def check(adapter: TypeAdapter[Any], body: Mapping[str, Any]) -> None:
@@ -110,10 +121,10 @@ def read(value: Any) -> None:
 
 def test_the_check_finds_unknown_fields_and_wrong_types() -> None:
     with pytest.raises(ValueError, match="response_format"):
-        check(CHAT, {**sent(openai(), ask()), "response_format": {"type": "json_schema"}})
+        check(chat_type(), {**sent(openai(), ask()), "response_format": {"type": "json_schema"}})
     if _STRICT:
         with pytest.raises(ValueError, match="unheard_of"):
-            check(MESSAGE, {**sent(claude(), ask()), "unheard_of": 1})
+            check(message_type(), {**sent(claude(), ask()), "unheard_of": 1})
 
 
 @pytest.mark.parametrize("name", ALL_TYPES)
@@ -121,10 +132,10 @@ def test_the_check_finds_unknown_fields_and_wrong_types() -> None:
 def test_what_is_sent_is_a_request_of_openais_sdk(dialect: str, name: str) -> None:
     output = as_output_type(ALL_TYPES[name]).output
     provider = openai(dialect)
-    check(CHAT, sent(provider, ask(output, max_tokens=50)))
+    check(chat_type(), sent(provider, ask(output, max_tokens=50)))
     for method in ("tool", "json_object", "prompt"):
         provider.outputs = provider.outputs.forced_to(method)
-        check(CHAT, sent(provider, ask(output)))
+        check(chat_type(), sent(provider, ask(output)))
 
 
 @pytest.mark.parametrize("name", ALL_TYPES)
@@ -132,12 +143,12 @@ def test_what_is_sent_is_a_request_of_openais_sdk(dialect: str, name: str) -> No
 def test_what_is_sent_is_a_request_of_anthropics_sdk(model: str, name: str) -> None:
     output = as_output_type(ALL_TYPES[name]).output
     provider = claude(model)
-    check(MESSAGE, sent(provider, ask(output, max_tokens=50)))
+    check(message_type(), sent(provider, ask(output, max_tokens=50)))
     thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
-    check(MESSAGE, sent(provider, ask(output, options=thinking, max_tokens=4000)))
+    check(message_type(), sent(provider, ask(output, options=thinking, max_tokens=4000)))
     for method in ("tool", "prompt"):
         provider.outputs = provider.outputs.forced_to(method)
-        check(MESSAGE, sent(provider, ask(output)))
+        check(message_type(), sent(provider, ask(output)))
 
 
 @pytest.mark.parametrize("name", FOURTEEN)

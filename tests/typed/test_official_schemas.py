@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anthropic import transform_schema
-from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel
 
 from llmflow.simulator.anthropic.message_wire import AnthropicError
@@ -18,6 +16,9 @@ from llmflow.typed.output_type import as_output_type
 from llmflow.typed.rules import RULES_ANTHROPIC, RULES_OPENAI_STRICT, SchemaRules
 from llmflow.typed.subset import Inexpressible, fitted
 from tests.typed.fourteen import FOURTEEN
+
+transform_schema: Any = pytest.importorskip("anthropic").transform_schema
+to_strict_json_schema: Any = pytest.importorskip("openai.lib._pydantic").to_strict_json_schema
 
 
 def taken_by_openai(schema: dict[str, Any]) -> bool:
